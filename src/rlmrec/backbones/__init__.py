@@ -1,0 +1,10 @@
+"""The recommenders that can be aligned with text, by name."""
+
+from __future__ import annotations
+
+from rlmrec.backbones.base import Backbone
+from rlmrec.backbones.lightgcn import LightGCN
+
+BACKBONES: dict[str, type[LightGCN]] = {"lightgcn": LightGCN}
+
+__all__ = ["BACKBONES", "Backbone", "LightGCN"]

@@ -233,9 +233,12 @@ class Dataset:
                 raise WorkspaceError(f"{path} is missing or was changed: run 'rlmrec data …' again")
             tables[name] = pl.read_parquet(path)
         n_users, n_items = manifest["users"], manifest["items"]
+        train, valid, test = (_interactions(tables[split], n_users, n_items) for split in SPLITS)
         return cls(
             manifest["name"],
-            *(_interactions(tables[split], n_users, n_items) for split in SPLITS),
+            train,
+            valid,
+            test,
             Vocabulary(tables["users"]["id"].to_list(), "user"),
             Vocabulary(tables["items"]["id"].to_list(), "item"),
             _texts(tables["items"]),

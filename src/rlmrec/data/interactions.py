@@ -6,6 +6,7 @@ Everything is vectorised; 10 million interactions pass each filter in seconds (b
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,8 @@ class Interactions:
 
     def take(self, index: IntArray | npt.NDArray[np.bool_]) -> Interactions:
         """The interactions at ``index`` (positions or a mask); the numbers of users and items stay."""
-        return replace(self, **{name: column[index] for name, column in self.columns().items()})
+        taken: dict[str, Any] = {name: column[index] for name, column in self.columns().items()}
+        return replace(self, **taken)
 
     def keys(self) -> IntArray:
         """int64[n]: user · n_items + item, one number per pair."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from rlmrec.errors import DataError, UnknownIdError
 
 RawId = int | str
+# What a lookup takes: numpy's integers too.
+AnyId = int | str | np.integer[Any]
 
 
 class Vocabulary:
@@ -32,7 +34,7 @@ class Vocabulary:
         (1, 'b7', 2)
     """
 
-    def __init__(self, ids: Iterable[RawId], kind: str = "id") -> None:
+    def __init__(self, ids: Iterable[AnyId], kind: str = "id") -> None:
         self.kind = kind
         self.ids: list[RawId] = [int(i) if isinstance(i, np.integer) else i for i in ids]
         types = {type(i) for i in self.ids}
@@ -61,7 +63,7 @@ class Vocabulary:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def row(self, raw: RawId) -> int:
+    def row(self, raw: AnyId) -> int:
         """The row of one raw id.
 
         Raises:
@@ -79,7 +81,7 @@ class Vocabulary:
         examples = ", ".join(repr(i) for i in self.ids[:3])
         raise UnknownIdError(f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …)")
 
-    def rows(self, raw: Sequence[RawId] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def rows(self, raw: Sequence[AnyId] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The rows of several raw ids; the first unknown one raises."""
         return np.fromiter((self.row(r) for r in raw), np.int64, count=len(raw))
 

@@ -1,0 +1,154 @@
+"""Our own tests as an import: a new backbone or alignment is checked in a dozen lines.
+
+``blocks`` makes a dataset whose right answer is known; ``check_backbone`` and ``check_alignment`` raise
+``AssertionError`` with what is wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rlmrec.alignment.base import Alignment
+from rlmrec.backbones.base import Backbone
+from rlmrec.batch import Batch
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.split import split_by_ratio
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.graph import Graph
+from rlmrec.text.semantics import Semantics
+
+
+def blocks(
+    n_blocks: int = 3, users: int = 20, items: int = 15, density: float = 0.5, text_size: int = 8, seed: int = 0
+) -> tuple[Dataset, Semantics]:
+    """A dataset of groups: users of a group interact with that group's items alone.
+
+    A recommender that has learned anything ranks the own group's items first; the text vectors of a group
+    point in one direction, with noise.
+
+    Args:
+        n_blocks: number of groups.
+        users: users of each group.
+        items: items of each group.
+        density: probability of each interaction within a group.
+        text_size: d_s, at least ``n_blocks``.
+        seed: of everything random.
+    """
+    rng = np.random.default_rng(seed)
+    n_users, n_items = n_blocks * users, n_blocks * items
+    same = np.arange(n_users)[:, None] // users == np.arange(n_items)[None, :] // items
+    chosen = same & (rng.random(same.shape) < density)
+    chosen[np.arange(n_users), (np.arange(n_users) // users) * items] = True  # nobody is left out
+    rows, columns = np.nonzero(chosen)
+    parts = split_by_ratio(Interactions(rows, columns, n_users, n_items), (3, 1, 1), rng)
+    dataset = Dataset(
+        "blocks",
+        *parts,
+        Vocabulary((f"u{i}" for i in range(n_users)), "user"),
+        Vocabulary((f"i{i}" for i in range(n_items)), "item"),
+    )
+    directions = np.eye(n_blocks, text_size, dtype=np.float32)
+
+    def texts(count: int) -> np.ndarray:
+        noise = 0.1 * rng.standard_normal((n_blocks * count, text_size), np.float32)
+        vectors: np.ndarray = directions.repeat(count, axis=0) + noise
+        return vectors
+
+    return dataset, Semantics(texts(users), texts(items), {"dataset": dataset.fingerprint})
+
+
+def sample_batch(dataset: Dataset, size: int = 16, seed: int = 0) -> Batch:
+    """A batch of training triples in which users and items repeat."""
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(len(dataset.train), size=size)
+    users, positives = dataset.train.users[picked], dataset.train.items[picked]
+    return Batch(*map(torch.from_numpy, (users, positives, rng.integers(dataset.n_items, size=size))))
+
+
+def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
+    """Check what every backbone owes: shapes, determinism, use of x and of the graph, gradients.
+
+    Args:
+        backbone: sized for ``dataset``.
+        dataset: for example ``blocks()[0]``.
+
+    Raises:
+        AssertionError: what is wrong.
+    """
+    graph = Graph.from_interactions(dataset.train, backbone.self_loops)
+    batch = sample_batch(dataset)
+    backbone.eval()
+    x = backbone.initial()
+    n_nodes = dataset.n_users + dataset.n_items
+    _expect(x.shape[0] == n_nodes and x.dim() == 2, f"initial() is {tuple(x.shape)}, expected ({n_nodes}, d)")
+    users, items = backbone.encode(x, graph)
+    for kind, got, size in (("users", users, dataset.n_users), ("items", items, dataset.n_items)):
+        expected = (size, backbone.output_size)
+        _expect(tuple(got.shape) == expected, f"encode() gives {kind} of {tuple(got.shape)}, expected {expected}")
+    again = backbone.encode(x, graph)
+    _expect(torch.equal(users, again[0]) and torch.equal(items, again[1]), "encode() is not deterministic")
+    with torch.no_grad():
+        moved = backbone.encode(x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), graph)
+    _expect(not torch.allclose(users, moved[0]), "encode() gives the same users whatever x is: does it read its own tables?")
+    _expect(not torch.allclose(items, moved[1]), "encode() gives the same items whatever x is: does it read its own tables?")
+
+    backbone.train()
+    outputs = [backbone.objective(x, graph, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
+    _expect(bool(outputs[0].terms), "objective() returns no terms")
+    for name, term in outputs[0].terms.items():
+        _expect(term.dim() == 0 and bool(torch.isfinite(term)), f"term {name!r} is {term}, expected a finite scalar")
+        _expect(
+            torch.equal(term, outputs[1].terms[name]) or not _stateless(backbone),
+            f"term {name!r} differs for equal rng: all randomness must come from rng",
+        )
+    backbone.zero_grad()
+    torch.stack(list(outputs[0].terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    silent = [name for name, p in backbone.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    _expect(not silent, f"no gradient reaches {', '.join(silent)}")
+    backbone.zero_grad()
+
+
+def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) -> None:
+    """Check what every alignment owes: shapes, finite named terms, gradients to its parameters and to x.
+
+    Args:
+        alignment: made for ``backbone``'s sizes and ``dataset``'s text vectors.
+        backbone: sized for ``dataset``.
+        dataset: for example ``blocks()[0]``.
+
+    Raises:
+        AssertionError: what is wrong.
+    """
+    graph = Graph.from_interactions(dataset.train, backbone.self_loops)
+    batch = sample_batch(dataset)
+    x = backbone.initial().detach().requires_grad_()
+    corrupted, masked = alignment.corrupt(x, torch.Generator().manual_seed(0))
+    _expect(corrupted.shape == x.shape, f"corrupt() gives {tuple(corrupted.shape)}, expected {tuple(x.shape)}")
+    if masked is not None:
+        kept = torch.ones(len(x), dtype=torch.bool)
+        kept[masked] = False
+        _expect(torch.equal(corrupted[kept], x[kept]), "corrupt() changes rows that it does not name as masked")
+    out = backbone.objective(corrupted, graph, batch, torch.Generator().manual_seed(1))
+    terms = alignment.loss(out.users, out.items, batch, masked)
+    for name, term in terms.items():
+        _expect(term.dim() == 0 and bool(torch.isfinite(term)), f"term {name!r} is {term}, expected a finite scalar")
+        _expect(name not in out.terms, f"term {name!r} is also a term of the backbone")
+    if not terms:
+        return
+    alignment.zero_grad()
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    _expect(x.grad is not None and bool(x.grad.any()), "no gradient of the alignment reaches the embeddings")
+    silent = [name for name, p in alignment.named_parameters() if p.grad is None]
+    _expect(not silent, f"no gradient reaches {', '.join(silent)}")
+    alignment.zero_grad()
+
+
+def _stateless(backbone: Backbone) -> bool:
+    return not list(backbone.buffers())
+
+
+def _expect(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)

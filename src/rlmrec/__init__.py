@@ -1,0 +1,76 @@
+"""rlmrec: recommendations that understand text.
+
+Graph collaborative filtering whose user and item embeddings are aligned with language-model profiles
+(RLMRec, Ren et al., WWW 2024). The names below are the whole public interface for everyday use; they are
+imported when first asked for, so that serving needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlmrec.alignment import Alignment, Contrastive, Generative
+    from rlmrec.backbones import Backbone, LightGCN
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.data.interactions import Interactions
+    from rlmrec.data.vocabulary import Vocabulary
+    from rlmrec.errors import RlmrecError
+    from rlmrec.evaluation.ranking import DotProduct, evaluate
+    from rlmrec.graph import Graph
+    from rlmrec.serving.recommender import Recommender
+    from rlmrec.text.semantics import Semantics
+    from rlmrec.training.trainer import TrainConfig, embeddings, train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Alignment": "rlmrec.alignment",
+    "Backbone": "rlmrec.backbones",
+    "Contrastive": "rlmrec.alignment",
+    "Dataset": "rlmrec.data.dataset",
+    "DotProduct": "rlmrec.evaluation.ranking",
+    "Generative": "rlmrec.alignment",
+    "Graph": "rlmrec.graph",
+    "Interactions": "rlmrec.data.interactions",
+    "LightGCN": "rlmrec.backbones",
+    "Recommender": "rlmrec.serving.recommender",
+    "RlmrecError": "rlmrec.errors",
+    "Semantics": "rlmrec.text.semantics",
+    "TrainConfig": "rlmrec.training.trainer",
+    "Vocabulary": "rlmrec.data.vocabulary",
+    "embeddings": "rlmrec.training.trainer",
+    "evaluate": "rlmrec.evaluation.ranking",
+    "train": "rlmrec.training.trainer",
+}
+
+__all__ = [
+    "Alignment",
+    "Backbone",
+    "Contrastive",
+    "Dataset",
+    "DotProduct",
+    "Generative",
+    "Graph",
+    "Interactions",
+    "LightGCN",
+    "Recommender",
+    "RlmrecError",
+    "Semantics",
+    "TrainConfig",
+    "Vocabulary",
+    "embeddings",
+    "evaluate",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'rlmrec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

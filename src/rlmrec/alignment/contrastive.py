@@ -1,0 +1,102 @@
+"""RLMRec-Con: pull each embedding to its own text, away from the others' (Section 3.3.1, Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from rlmrec.alignment.base import Alignment
+from rlmrec.alignment.projector import Projector
+from rlmrec.batch import Batch
+from rlmrec.config import Config
+from rlmrec.losses import info_nce
+from rlmrec.text.semantics import Semantics
+
+
+class ContrastiveConfig(Config):
+    """Options of the contrastive alignment, with the paper's symbols."""
+
+    weight: float = Field(1e-2, ge=0, description="w, the share of L_info in the loss")
+    temperature: float = Field(0.2, gt=0, description="τ")
+    negatives: Literal["all-users", "batch"] = Field(
+        "all-users",
+        description="all-users: every user's text is a candidate for a user (reproduces Table 1); "
+        "batch: the candidates are those of the batch (the paper's text)",
+    )
+
+
+class Contrastive(Alignment):
+    """w · [ InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg) ].
+
+    Equation 16 with the InfoNCE of Equation 18. With ``negatives="all-users"`` C_u holds the texts of all
+    users and C_pos, C_neg those of the batch's items, repeats counted; with ``"batch"`` all three hold
+    the distinct texts of the batch.
+
+    The projector runs once on each distinct node that the options demand.
+
+    Args:
+        semantics: the text vectors s.
+        output_size: d', of the backbone's final embeddings.
+        config: options.
+
+    Raises:
+        DataError: from ``Semantics``, when the vectors are not usable.
+
+    Source: Ren et al., WWW 2024.
+    """
+
+    Config = ContrastiveConfig
+    user_text: Tensor
+    item_text: Tensor
+
+    def __init__(
+        self, semantics: Semantics, output_size: int, config: ContrastiveConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config or ContrastiveConfig()
+        self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
+        self.register_buffer("item_text", torch.from_numpy(semantics.items), persistent=False)
+        self.projector = Projector(semantics.size, output_size)
+
+    def loss(
+        self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The three InfoNCE terms, summed and weighted."""
+        del masked
+        all_users = self.config.negatives == "all-users"
+        user_rows, user_at, user_counts = _distinct(batch.users)
+        if all_users:
+            user_text = self.projector(self.user_text)  # (U, d')
+            own_text = F.embedding(user_rows, user_text)
+        else:
+            user_text = own_text = self.projector(self.user_text[user_rows])
+        total = info_nce(
+            F.embedding(user_rows, users), own_text, user_text, self.config.temperature, user_counts
+        )
+
+        # One projection for positives and negatives together: many items are both.
+        item_rows, at, _ = _distinct(torch.cat([batch.positives, batch.negatives]))
+        item_text = self.projector(self.item_text[item_rows])
+        embeddings = F.embedding(item_rows, items)
+        for part in torch.tensor_split(at, [len(batch.positives)]):
+            present, _, counts = _distinct(part)
+            text = F.embedding(present, item_text)
+            total = total + info_nce(
+                F.embedding(present, embeddings),
+                text,
+                text,
+                self.config.temperature,
+                counts,
+                counts if all_users else None,
+            )
+        return {"contrastive": self.config.weight * total}
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted distinct rows, where each entry of ``rows`` stands among them, and how often each occurs."""
+    distinct, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
+    return distinct, inverse, counts

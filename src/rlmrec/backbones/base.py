@@ -1,0 +1,96 @@
+"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4). Subclass it to bring your own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlmrec.batch import Batch
+from rlmrec.graph import Graph
+from rlmrec.losses import bpr
+
+
+class Objective(NamedTuple):
+    """What a backbone hands out for one batch.
+
+    users: final embeddings e_u, (U, d').
+    items: final embeddings e_v, (I, d').
+    terms: its losses by name, already weighted; their sum is L_R.
+    """
+
+    users: Tensor
+    items: Tensor
+    terms: dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """A recommender over U users and I items, given x: the initial embeddings of all N = U + I nodes.
+
+    A subclass implements ``encode``; one with a training pass of its own (noise, several views) overrides
+    ``objective`` too. The initial embeddings and the graph are arguments, never state: an alignment can
+    mask x and a test can pass any x.
+
+    Args:
+        n_users: U.
+        n_items: I.
+        embedding_size: d, of the initial embeddings.
+
+    Attributes:
+        output_size: d', of the final embeddings; d unless a subclass says otherwise.
+        self_loops: whether its graph is that of A + I.
+    """
+
+    self_loops = False
+
+    def __init__(self, n_users: int, n_items: int, embedding_size: int) -> None:
+        super().__init__()
+        self.n_users = n_users
+        self.n_items = n_items
+        self.output_size = embedding_size
+        self.user_embedding = nn.Parameter(torch.empty(n_users, embedding_size))
+        self.item_embedding = nn.Parameter(torch.empty(n_items, embedding_size))
+        nn.init.xavier_uniform_(self.user_embedding)
+        nn.init.xavier_uniform_(self.item_embedding)
+
+    def initial(self) -> Tensor:
+        """x = [x_u ; x_v], (N, d)."""
+        return torch.cat([self.user_embedding, self.item_embedding])
+
+    @abstractmethod
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """e_u, e_v = R(x_u, x_v): deterministic; evaluation and serving use this.
+
+        Args:
+            x: (N, d).
+            graph: of the training interactions.
+
+        Returns:
+            final embeddings of users (U, d') and items (I, d').
+        """
+
+    def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
+        """L_R on one batch; by default BPR on ``encode``.
+
+        Args:
+            x: (N, d), possibly masked.
+            graph: of the training interactions.
+            batch: B triples.
+            rng: source of any randomness, on the device of x.
+        """
+        del rng  # nothing random here
+        users, items = self.encode(x, graph)
+        return Objective(users, items, {"bpr": bpr_on(users, items, batch)})
+
+
+def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
+    """BPR of a batch's triples under the given final embeddings."""
+    # F.embedding and not indexing: the gradient of an index runs on one core.
+    return bpr(
+        F.embedding(batch.users, users),
+        F.embedding(batch.positives, items),
+        F.embedding(batch.negatives, items),
+    )

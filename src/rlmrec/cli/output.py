@@ -1,0 +1,78 @@
+"""What the commands print: tables and progress for people, one JSON line for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder that holds this project's dataset, vectors and runs.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")]
+
+_stderr = Console(stderr=True, highlight=False)
+
+
+def error(message: str) -> None:
+    """One line on stderr."""
+    _stderr.print(f"[bold red]error[/]: {escape(' '.join(message.split()))}", soft_wrap=True)
+
+
+class Output:
+    """Where a command's output goes.
+
+    Args:
+        as_json: people's output to stderr and one JSON line to stdout, instead of all to stdout.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False)
+
+    def say(self, message: str) -> None:
+        """A line for people; Rich markup allowed, so escape what comes from data."""
+        self.console.print(message, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
+        """A table; the first ``text_columns`` columns are text, the others numbers."""
+        table = Table(title=escape(title), title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(escape(column), justify="left" if index < text_columns else "right")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.console.print(table)
+
+    def result(self, payload: Any) -> None:
+        """The JSON line, if one was asked for."""
+        if self.as_json:
+            print(json.dumps(payload, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        """A progress bar; call what it yields with ``completed`` and, if you like, a ``note``."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        with bar:
+            task = bar.add_task(escape(label), total=total, note="")
+
+            def update(completed: int, note: str = "") -> None:
+                bar.update(task, completed=completed, note=escape(note))
+
+            yield update

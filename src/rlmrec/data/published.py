@@ -1,0 +1,393 @@
+"""The folders that the paper's authors publish: pickled matrices, vectors and profiles.
+
+A pickle is a program. This one never runs: a name in it is not looked up but answered from a short list of
+stand-ins for numpy and scipy.sparse, which only note down what they are given. Arrays and matrices are then
+made from the notes, after every length, type and range has been checked. So the pickles of old and new
+versions of numpy and scipy read alike, and no code of either ever sees an unchecked byte.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.tables import read_table
+from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.errors import DataError
+
+MATRICES = {"train": "trn_mat.pkl", "valid": "val_mat.pkl", "test": "tst_mat.pkl"}
+VECTORS = {"user": "usr_emb_np.pkl", "item": "itm_emb_np.pkl"}
+PROFILES = {"user": "usr_prf.pkl", "item": "itm_prf.pkl"}
+MAPPER_IDS = {
+    "user": ("uid", ("reviewerID", "user_id", "username")),
+    "item": ("iid", ("asin", "business_id", "product_id")),
+}
+
+FloatMatrix = npt.NDArray[np.float32]
+Profiles = dict[int, dict[str, str]]
+
+
+def read_published(
+    folder: Path | str, users_mapper: Path | str | None = None, items_mapper: Path | str | None = None
+) -> Dataset:
+    """Read trn_mat.pkl, val_mat.pkl and tst_mat.pkl as a dataset that keeps its split.
+
+    Args:
+        folder: holds the three files.
+        users_mapper: JSON lines that give each row (``uid``) its raw id; None: the rows are the ids.
+        items_mapper: likewise (``iid``).
+
+    Returns:
+        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files.
+
+    Raises:
+        DataError: a file is missing, damaged or asks for anything but numpy and scipy.sparse, the matrices
+            do not fit each other, or the splits are refused by ``Dataset``.
+    """
+    folder = Path(folder)
+    pairs = {split: _matrix(folder / name) for split, name in MATRICES.items()}
+    shapes = {MATRICES[split]: shape for split, (_, _, shape) in pairs.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape[0]} x {shape[1]}" for name, shape in shapes.items())
+        raise DataError(f"{folder}: expected three matrices of one shape (users x items), got {listed}")
+    n_users, n_items = shapes[MATRICES["train"]]
+    parts = []
+    start = 0
+    for users, items, _ in pairs.values():
+        part = Interactions(users, items, n_users, n_items).merged()
+        parts.append(
+            Interactions(part.users, part.items, n_users, n_items, id=np.arange(start, start + len(part)))
+        )
+        start += len(part)
+    return Dataset(
+        folder.resolve().name,
+        *parts,
+        _vocabulary("user", n_users, users_mapper),
+        _vocabulary("item", n_items, items_mapper),
+        provenance={"source": "published", "files": list(MATRICES.values())},
+    )
+
+
+def read_published_vectors(folder: Path | str, dataset: Dataset) -> tuple[FloatMatrix, FloatMatrix] | None:
+    """Read usr_emb_np.pkl and itm_emb_np.pkl.
+
+    Args:
+        folder: the published folder.
+        dataset: what ``read_published`` made of it.
+
+    Returns:
+        users float32[U, d_s] and items float32[I, d_s]; None when neither file is there.
+
+    Raises:
+        DataError: one file is missing, holds NaN or infinity, or has another number of rows or columns than
+            it must have.
+    """
+    paths = _both(Path(folder), VECTORS)
+    if paths is None:
+        return None
+    users = _vectors(paths["user"], dataset.n_users, "user")
+    items = _vectors(paths["item"], dataset.n_items, "item")
+    if users.shape[1] != items.shape[1]:
+        raise DataError(
+            f"{folder}: user vectors have {users.shape[1]} dimensions and item vectors {items.shape[1]}: "
+            "expected those of one encoder"
+        )
+    return users, items
+
+
+def read_published_profiles(folder: Path | str) -> tuple[Profiles, Profiles] | None:
+    """Read usr_prf.pkl and itm_prf.pkl.
+
+    Returns:
+        for users and for items: row → {"profile": text, "reasoning": text where there is one}; None when
+        neither file is there.
+
+    Raises:
+        DataError: one file is missing, damaged or not such a dictionary.
+    """
+    paths = _both(Path(folder), PROFILES)
+    return None if paths is None else (_profiles(paths["user"]), _profiles(paths["item"]))
+
+
+def _matrix(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], tuple[int, int]]:
+    """Rows and columns of the non-zero entries, and the shape."""
+    noted = load(path)
+    if not isinstance(noted, _Matrix):
+        raise DataError(f"{path}: expected a scipy.sparse matrix, got {_what(noted)}")
+    state = noted.state
+    shape = state.get("_shape", state.get("shape"))
+    if not (isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
+        raise DataError(f"{path}: expected a matrix of users x items, got shape {shape!r}")
+    data = _array(path, state.get("data"), "data")
+    if noted.format == "coo":
+        coordinates = state.get("coords", (state.get("row"), state.get("col")))
+        if not (isinstance(coordinates, tuple) and len(coordinates) == 2):
+            raise DataError(f"{path}: expected row and column indices, got {_what(coordinates)}")
+        rows, columns = (
+            _indices(path, part, name) for part, name in zip(coordinates, ("row", "col"), strict=True)
+        )
+    else:
+        columns, pointers = (_indices(path, state.get(name), name) for name in ("indices", "indptr"))
+        lines = shape[0] if noted.format == "csr" else shape[1]
+        if (
+            len(pointers) != lines + 1
+            or pointers[0] != 0
+            or pointers[-1] != len(columns)
+            or (np.diff(pointers) < 0).any()
+        ):
+            raise DataError(f"{path}: indptr is not {lines + 1} ascending numbers from 0 to {len(columns)}")
+        rows = np.repeat(np.arange(lines), np.diff(pointers))
+        if noted.format == "csc":
+            rows, columns = columns, rows
+    if not data.ndim == rows.ndim == columns.ndim == 1 or not len(data) == len(rows) == len(columns):
+        raise DataError(
+            f"{path}: {data.shape} values, {rows.shape} rows and {columns.shape} columns do not match"
+        )
+    if not np.isfinite(data).all():
+        raise DataError(f"{path}: {int((~np.isfinite(data)).sum())} values are NaN or infinite")
+    for name, index, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
+        if len(index) and (index.min() < 0 or index.max() >= size):
+            raise DataError(
+                f"{path}: {name} indices span {index.min()}..{index.max()}, expected 0..{size - 1}"
+            )
+    filled = data != 0
+    return rows[filled], columns[filled], shape
+
+
+def _vectors(path: Path, n: int, kind: str) -> FloatMatrix:
+    vectors = _array(path, load(path), "the file")
+    if vectors.ndim != 2 or len(vectors) != n:
+        raise DataError(
+            f"{path} has shape {vectors.shape}, the dataset has {n} {kind}s: expected one row of d_s numbers each"
+        )
+    vectors = vectors.astype(np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{path}: {int((~finite).sum())} of {n} rows hold NaN or infinity, the first is row {int(finite.argmin())}"
+        )
+    return vectors
+
+
+def _profiles(path: Path) -> Profiles:
+    noted = load(path)
+    if not isinstance(noted, dict):
+        raise DataError(f"{path}: expected a dictionary of row → profile, got {_what(noted)}")
+    profiles: Profiles = {}
+    for row, profile in noted.items():
+        texts = (
+            {name: profile[name] for name in ("profile", "reasoning") if name in profile}
+            if isinstance(profile, dict)
+            else {}
+        )
+        if (
+            type(row) is not int
+            or "profile" not in texts
+            or not all(isinstance(text, str) for text in texts.values())
+        ):
+            raise DataError(
+                f"{path}, entry {str(row)[:40]!r}: expected row → {{'profile': text, 'reasoning': text}}, "
+                f"got {str(profile)[:80]}"
+            )
+        profiles[row] = texts
+    return profiles
+
+
+def _vocabulary(kind: str, n: int, mapper: Path | str | None) -> Vocabulary:
+    if mapper is None:
+        return Vocabulary(range(n), kind)
+    row_name, id_names = MAPPER_IDS[kind]
+    table = read_table(mapper, ids=(row_name,))
+    name = next((name for name in id_names if name in table.frame.columns), None)
+    if name is None:
+        raise DataError(
+            f"{mapper} has no column {' or '.join(map(repr, id_names))}: its columns are "
+            f"{', '.join(map(repr, table.frame.columns))}"
+        )
+    table = read_table(mapper, (row_name, name), ids=(row_name, name))
+    rows, raw = table.ids(row_name, kind), table.ids(name, kind)
+    if rows.sort().to_list() != list(range(n)):
+        raise DataError(
+            f"{mapper}, column {row_name!r}: expected each of 0..{n - 1} once, got {len(rows)} rows that span "
+            f"{rows.min()}..{rows.max()}"
+        )
+    try:
+        return Vocabulary(raw.gather(rows.arg_sort()).to_list(), kind)
+    except DataError as error:
+        raise DataError(f"{mapper}, column {name!r}: {error}") from None
+
+
+def _both(folder: Path, names: Mapping[str, str]) -> dict[str, Path] | None:
+    present = {kind: folder / name for kind, name in names.items() if (folder / name).exists()}
+    if 0 < len(present) < len(names):
+        missing = next(name for kind, name in names.items() if kind not in present)
+        raise DataError(f"{folder / missing} does not exist: users and items come together")
+    return present or None
+
+
+# The restricted unpickler. Stand-ins hold what a pickle says of arrays and matrices; they do nothing.
+
+
+class _Dtype:
+    """numpy.dtype: a code such as "f8" and then, by BUILD, the byte order."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", code)):
+            raise _Refused(f"an array of type {code!r} (numbers only)")
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1]
+        if order not in ("<", ">", "|", "="):
+            raise ValueError("byte order")
+        self.value = self.value.newbyteorder(order)
+
+
+class _Array:
+    """numpy.ndarray: shape, type, order and bytes."""
+
+    def __init__(self, *_: object) -> None:
+        self.value: npt.NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_column, content = state
+        self.value = _filled(content, dtype, shape, "F" if by_column else "C")
+
+
+class _Matrix:
+    """A scipy.sparse class: its attributes."""
+
+    format = ""
+
+    def __init__(self, *_: object) -> None:
+        self.state: dict[str, Any] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if not isinstance(state, dict):
+            raise TypeError("state")
+        self.state = state
+
+
+class _Coo(_Matrix):
+    format = "coo"
+
+
+class _Csr(_Matrix):
+    format = "csr"
+
+
+class _Csc(_Matrix):
+    format = "csc"
+
+
+def _filled(content: object, dtype: object, shape: object, order: Any) -> npt.NDArray[Any]:
+    if not (
+        isinstance(dtype, _Dtype) and isinstance(content, bytes | bytearray) and isinstance(shape, tuple)
+    ):
+        raise TypeError("array state")
+    # -1 would let reshape guess; a wrong size raises.
+    if order not in ("C", "F") or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("array shape")
+    return np.frombuffer(bytes(content), dtype.value).reshape(shape, order=order)
+
+
+def _from_buffer(content: object, dtype: object, shape: object, order: object) -> _Array:
+    array = _Array()
+    array.value = _filled(content, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: object, content: object) -> Any:
+    return _filled(content, dtype, (), "C").item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How pickles of protocol 2 and below spell bytes."""
+    if encoding != "latin1":
+        raise ValueError("encoding")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+    **{
+        (f"scipy.sparse.{module}", f"{stand_in.format}_{kind}"): stand_in
+        for stand_in in (_Coo, _Csr, _Csc)
+        for module in (stand_in.format, f"_{stand_in.format}")
+        for kind in ("matrix", "array")
+    },
+}
+
+
+class _Refused(Exception):
+    """What the pickle asked for."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = _ALLOWED.get((module, name))
+        if allowed is None:
+            raise _Refused(f"{module}.{name}")
+        # A new object each time: BUILD can set attributes of whatever it finds on the stack.
+        return (
+            type(allowed.__name__, (allowed,), {})
+            if isinstance(allowed, type)
+            else lambda *given: allowed(*given)
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("a persistent object")
+
+
+def load(path: Path) -> Any:
+    """Read a pickle of plain values, arrays and sparse matrices, the latter two as stand-ins.
+
+    Raises:
+        DataError: the file is absent, is no complete pickle, or names anything that is not on the list;
+            nothing that it names is imported or run.
+    """
+    try:
+        with path.open("rb") as handle:
+            return _Unpickler(handle).load()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except _Refused as refused:
+        raise DataError(
+            f"{path} was refused, nothing of it was run: it asks for {refused}, expected only arrays of numpy and "
+            "matrices of scipy.sparse"
+        ) from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{path} is damaged or no pickle ({type(error).__name__}: {error})") from None
+
+
+def _array(path: Path, noted: object, name: str) -> npt.NDArray[Any]:
+    if not isinstance(noted, _Array) or noted.value is None:
+        raise DataError(f"{path}: expected {name} to be a numpy array, got {_what(noted)}")
+    return noted.value
+
+
+def _indices(path: Path, noted: object, name: str) -> npt.NDArray[np.int64]:
+    array = _array(path, noted, name)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise DataError(
+            f"{path}: expected {name} to be a list of integers, got {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64)
+
+
+def _what(value: object) -> str:
+    return "a numpy array" if isinstance(value, _Array) else f"{type(value).__name__}"

@@ -1,0 +1,565 @@
+"""Tables with named columns (CSV, TSV, JSON-lines, Parquet): interactions, ready splits and texts.
+
+Ids keep the type their file gives them. CSV and TSV have none, so there an id column counts as integers
+only if every value is written as one (``7``, not ``007`` or ``+7``) and as text otherwise.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import polars as pl
+
+from rlmrec.data.interactions import FloatArray, IntArray, Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import DataError
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
+
+Records = Callable[[], Iterator[tuple[int, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of one file, and where each row stands in it.
+
+    Args:
+        path: the file, for messages.
+        frame: n rows; untyped files give text, JSON-lines text except for ids, Parquet what it holds.
+        typed: whether the file itself tells integer ids from text.
+        records: reads the file again as (line, record), blank lines with an empty record; None when the
+            file has no lines. Only errors need it, so no line number is kept for each row.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    typed: bool
+    records: Records | None = None
+
+    def place(self, row: int) -> str:
+        """Where a row stands: the line an editor shows, or the row (from 1) of a Parquet file."""
+        if self.records is not None:
+            filled = (line for line, record in self.records() if record)
+            for number, line in enumerate(filled):
+                if number == row:
+                    return f"line {line}"
+        return f"row {row + 1}"
+
+    def ids(self, column: str, kind: str) -> pl.Series:
+        """The column as Int64 or String.
+
+        Raises:
+            DataError: an id is missing, or the column holds something else.
+        """
+        raw = self.frame[column]
+        if raw.dtype.is_integer():
+            try:
+                raw = raw.cast(pl.Int64)
+            except pl.exceptions.InvalidOperationError:
+                raise DataError(
+                    f"{self.path}: column {column!r} has {kind} ids beyond 64 bits: write them as text"
+                ) from None
+            missing = raw.is_null()
+        elif raw.dtype in (pl.String, pl.Categorical, pl.Enum):
+            raw = raw.cast(pl.String)
+            missing = (raw.str.strip_chars() == "").fill_null(True)
+        else:
+            raise DataError(
+                f"{self.path}: column {column!r} holds {raw.dtype}, {kind} ids must be integers or text: "
+                "convert the column"
+            )
+        if missing.any():
+            raise DataError(
+                f"{self.path}, {self.place(_first(missing))}, column {column!r}: the {kind} id is missing "
+                f"({missing.sum()} in all): fill it in or drop the row"
+            )
+        return raw
+
+    def numbers(self, column: str) -> FloatArray:
+        """The column as float64[n]; dates become seconds since 1970.
+
+        Raises:
+            DataError: a value is missing, not a number, or not finite.
+        """
+        raw = self.frame[column]
+        if raw.dtype in (pl.Date, pl.Datetime):
+            values = raw.dt.epoch("us") / 1e6
+        elif raw.dtype == pl.String:
+            values = raw.str.strip_chars().cast(pl.Float64, strict=False)
+        elif raw.dtype.is_numeric():
+            values = raw.cast(pl.Float64)
+        else:
+            raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected numbers")
+        bad = ~values.is_finite().fill_null(False)
+        if bad.any():
+            row = _first(bad)
+            value = "" if raw[row] is None else raw[row]
+            raise DataError(
+                f"{self.path}, {self.place(row)}, column {column!r}: expected a finite number, got {value!r} "
+                f"({bad.sum()} such in all)"
+            )
+        return cast(FloatArray, values.to_numpy())
+
+    def texts(self, column: str) -> pl.Series:
+        """The column as String: empty becomes null, a list is joined by ", ", other values as they print."""
+        raw = self.frame[column]
+        try:
+            if isinstance(raw.dtype, pl.List):
+                raw = raw.list.eval(pl.element().cast(pl.String)).list.join(", ")
+            raw = raw.struct.json_encode() if isinstance(raw.dtype, pl.Struct) else raw.cast(pl.String)
+        except pl.exceptions.PolarsError:
+            raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected text") from None
+        return raw.set(raw == "", None)
+
+
+def read_interactions(
+    path: Path | str,
+    user: str = "user_id",
+    item: str = "item_id",
+    rating: str | None = None,
+    timestamp: str | None = None,
+    review: str | None = None,
+) -> tuple[Interactions, Vocabulary, Vocabulary]:
+    """Read interactions from one table.
+
+    Args:
+        path: a .csv, .tsv, .jsonl (each also .gz) or .parquet file.
+        user: the column of user ids.
+        item: the column of item ids.
+        rating: the column of ratings; None reads none.
+        timestamp: the column of seconds since 1970 (in Parquet a date will do); None reads none.
+        review: the column of review texts; None reads none.
+
+    Returns:
+        the interactions in the file's order, the users and the items (integers ascending, text sorted).
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, or a value is not what it must be; the
+            message names file, line and column.
+    """
+    columns = [name for name in (user, item, rating, timestamp, review) if name is not None]
+    table = read_table(path, columns, ids=(user, item))
+    (interactions,), users, items = assemble([table], user, item, rating, timestamp, review)
+    return interactions, users, items
+
+
+def read_splits(
+    train: Path | str,
+    valid: Path | str,
+    test: Path | str,
+    user: str = "user_id",
+    item: str = "item_id",
+    rating: str | None = None,
+    timestamp: str | None = None,
+    review: str | None = None,
+) -> tuple[Interactions, Interactions, Interactions, Vocabulary, Vocabulary]:
+    """Read ready splits from three tables, which share one vocabulary of users and one of items.
+
+    Args:
+        train, valid, test: the files; the other arguments are those of ``read_interactions``.
+
+    Returns:
+        training, validation, test (``id`` counts on over the three files), the users and the items.
+
+    Raises:
+        DataError: as ``read_interactions``, or ids are integers in one file and text in another.
+    """
+    columns = [name for name in (user, item, rating, timestamp, review) if name is not None]
+    tables = [read_table(path, columns, ids=(user, item)) for path in (train, valid, test)]
+    parts, users, items = assemble(tables, user, item, rating, timestamp, review)
+    return parts[0], parts[1], parts[2], users, items
+
+
+def read_texts(
+    path: Path | str, vocabulary: Vocabulary, id_column: str, text_columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Read the texts of users or items.
+
+    Args:
+        path: a table as for ``read_interactions``, one row per id; ids the vocabulary lacks are ignored.
+        vocabulary: the users or items, n of them.
+        id_column: the column of their ids.
+        text_columns: the columns to take; None takes all others.
+
+    Returns:
+        n rows in the vocabulary's order; all columns text, null where there is none.
+
+    Raises:
+        DataError: as ``read_interactions``; an id occurs twice, or none is known.
+    """
+    columns = None if text_columns is None else [id_column, *text_columns]
+    return align(read_table(path, columns, ids=(id_column,)), vocabulary, id_column)
+
+
+def assemble(
+    tables: Sequence[Table],
+    user: str,
+    item: str,
+    rating: str | None = None,
+    timestamp: str | None = None,
+    review: str | None = None,
+) -> tuple[list[Interactions], Vocabulary, Vocabulary]:
+    """Interactions of each table over shared vocabularies; ``id`` counts on over the tables."""
+    user_rows, users = _factorise(tables, user, "user")
+    item_rows, items = _factorise(tables, item, "item")
+    parts = []
+    start = 0
+    for table, user_row, item_row in zip(tables, user_rows, item_rows, strict=True):
+        parts.append(
+            Interactions(
+                user_row, item_row, len(users), len(items),
+                table.numbers(rating) if rating is not None else None,
+                table.numbers(timestamp) if timestamp is not None else None,
+                np.array(table.texts(review).to_list(), object) if review is not None else None,
+                np.arange(start, start + len(user_row)),
+            )
+        )  # fmt: skip
+        start += len(user_row)
+    return parts, users, items
+
+
+def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
+    """The text columns of ``table`` with one row per id of ``vocabulary``, in its order."""
+    kind, ids = vocabulary.kind, table.ids(id_column, vocabulary.kind)
+    if ids.n_unique() < len(ids):
+        twice = _first(~ids.is_first_distinct())
+        first = _first(ids == ids[twice])
+        raise DataError(
+            f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} stands in "
+            f"{table.place(first)} already: keep one row per {kind}"
+        )
+    dtype = pl.String if vocabulary.is_text else pl.Int64
+    if table.typed and ids.dtype != dtype:
+        raise DataError(
+            f"{table.path}, column {id_column!r}: {_NAMES[ids.dtype]}, but the {kind} ids of the dataset are "
+            f"{_NAMES[dtype]}: make them one type"
+        )
+    known = pl.Series("id", vocabulary.ids, dtype=dtype)
+    if ids.dtype != dtype:  # an untyped file; what is not written as an integer matches none
+        known = known.cast(pl.String)
+    if not known.is_in(ids.implode()).any():
+        raise DataError(
+            f"{table.path}, column {id_column!r}: none of its {len(ids)} ids is a known {kind}: "
+            f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}"
+        )
+    names = [name for name in table.frame.columns if name != id_column]
+    # Positional names: a text column may be called "id" as well.
+    texts = [table.texts(name).alias(str(position)) for position, name in enumerate(names)]
+    joined = known.to_frame().join(
+        pl.DataFrame([ids.alias("id"), *texts]), on="id", how="left", maintain_order="left"
+    )
+    return joined.drop("id").rename({str(position): name for position, name in enumerate(names)})
+
+
+def read_table(path: Path | str, columns: Sequence[str] | None = None, ids: Sequence[str] = ()) -> Table:
+    """Read columns of a table by the ending of its name.
+
+    Args:
+        path: a .csv, .tsv, .jsonl (each also .gz) or .parquet file.
+        columns: their names; None reads all, and ``ids`` must be among them.
+        ids: those that hold ids, whose type JSON-lines must not mix.
+
+    Raises:
+        DataError: the file is absent, empty, damaged, of an unknown kind, or lacks a column.
+    """
+    path = Path(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compressed = suffixes[-1:] == [".gz"]
+    ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
+    if ending in _SEPARATORS:
+        table = read_delimited(path, _SEPARATORS[ending], columns=columns, required=ids)
+    elif ending in _JSON_LINES:
+        table = _read_json_lines(path, columns, ids)
+    elif ending == ".parquet" and not compressed:
+        table = _read_parquet(path, columns, ids)
+    else:
+        raise DataError(f"{path}: unknown ending, expected .csv, .tsv, .jsonl (each also .gz) or .parquet")
+    return table
+
+
+def read_delimited(
+    path: Path,
+    separator: str,
+    *,
+    quote: str | None = '"',
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    columns: Sequence[str] | None = None,
+    required: Sequence[str] = (),
+) -> Table:
+    """Read a text file with one record a line, everything as text.
+
+    Args:
+        path: the file, plain or gzipped.
+        separator: one character between fields.
+        quote: the character around fields that hold a separator or a line break; None when there is none.
+        names: the columns of a file without a header; None takes them from the first line.
+        encoding: of the file.
+        columns: the columns to read; None reads all.
+        required: columns that must be there, whether ``columns`` names them or not.
+
+    Raises:
+        DataError: as ``read_table``.
+    """
+    _refuse_absent(path)
+    records = partial(_fields, path, separator, quote, encoding)
+    try:
+        header = list(names) if names else next((fields for _, fields in records() if fields), None)
+        if header is None:
+            raise DataError(f"{path} is empty: expected a header and rows")
+        _refuse_missing(path, header, [*(columns or ()), *required])
+        frame = pl.read_csv(
+            path if encoding == "utf-8" else io.BytesIO(_plain(path).decode(encoding).encode()),
+            has_header=names is None,
+            new_columns=names,
+            columns=list(dict.fromkeys(columns)) if columns is not None else None,
+            separator=separator,
+            quote_char=quote,
+            infer_schema=False,
+            glob=False,
+        )
+    except (*_UNREADABLE, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {_why(path, records, encoding, error)}") from None
+    skipped = 0 if names else 1
+    body = partial(_after_header, records, skipped)
+    frame = _without_blank_lines(frame, body)
+    if not len(frame):
+        raise DataError(f"{path} has {'a header but no rows' if skipped else 'no rows'}")
+    return Table(path, frame, typed=False, records=body)
+
+
+def _read_json_lines(path: Path, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
+    _refuse_absent(path)
+    records = partial(_json_objects, path)
+    values: dict[str, list[Any]] = {name: [] for name in columns or ()}
+    seen: dict[str, None] = {}
+    n = 0
+    for _, record in records():
+        if not record:
+            continue
+        for name in record.keys() - seen.keys() if columns is None else ():
+            values[name] = [None] * n
+        if not record.keys() <= seen.keys():
+            seen.update(dict.fromkeys(record))
+        for name, column in values.items():
+            value = record.get(name)
+            column.append(value if name in ids else _json_text(value))
+        n += 1
+    if not n:
+        raise DataError(f"{path} is empty: expected one JSON object a line")
+    _refuse_missing(path, list(seen), [*(columns or ()), *ids])
+    table = Table(path, pl.DataFrame(), typed=True, records=records)
+    series = [
+        _json_ids(table, name, values[name])
+        if name in ids
+        else pl.Series(name, values[name], dtype=pl.String)
+        for name in (columns if columns is not None else seen)
+    ]
+    return Table(path, pl.DataFrame(series), typed=True, records=records)
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
+    _refuse_absent(path)
+    try:
+        header = list(pl.read_parquet_schema(path))
+        _refuse_missing(path, header, [*(columns or ()), *ids])
+        frame = pl.read_parquet(
+            path, columns=list(dict.fromkeys(columns)) if columns is not None else None, glob=False
+        )
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is not a readable Parquet file: {_line(error)}") from None
+    if not len(frame):
+        raise DataError(f"{path} has columns but no rows")
+    return Table(path, frame, typed=True)
+
+
+_NAMES: dict[Any, str] = {pl.Int64: "integers", pl.String: "text"}
+
+
+def _factorise(tables: Sequence[Table], column: str, kind: str) -> tuple[list[IntArray], Vocabulary]:
+    """The rows of each table's ids in one sorted vocabulary. Everything per interaction runs in Polars."""
+    ids = [table.ids(column, kind) for table in tables]
+    typed = {series.dtype: table for table, series in zip(tables, ids, strict=True) if table.typed}
+    if len(typed) > 1:
+        raise DataError(
+            f"column {column!r}: {kind} ids are integers in {typed[pl.Int64()].path} and text in "
+            f"{typed[pl.String()].path}: make them one type"
+        )
+    distinct = [series.unique() for series in ids]
+    if pl.String not in typed:
+        odd = [
+            series.filter(~_is_integer(series)) if series.dtype == pl.String else series.clear()
+            for series in distinct
+        ]
+        first = next((number for number, series in enumerate(odd) if len(series)), None)
+        if first is None:
+            ids = [series.cast(pl.Int64) for series in ids]
+            distinct = [series.cast(pl.Int64) for series in distinct]
+        elif typed:
+            row = _first(ids[first] == odd[first][0])
+            raise DataError(
+                f"{tables[first].path}, {tables[first].place(row)}, column {column!r}: {kind} ids are "
+                f"integers in {typed[pl.Int64()].path}, got {ids[first][row]!r}: make them one type"
+            )
+    union = pl.concat(distinct).unique().sort()
+    rows = pl.int_range(len(union), eager=True)
+    numbered = [cast(IntArray, series.replace_strict(union, rows).to_numpy()) for series in ids]
+    return numbered, Vocabulary(union.to_list(), kind)
+
+
+def _is_integer(texts: pl.Series) -> pl.Series:
+    """Whether each text is how an integer of 64 bits is written: ``str(int(text)) == text``."""
+    return (texts.cast(pl.Int64, strict=False).cast(pl.String) == texts).fill_null(False)
+
+
+def _json_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
+    types = {type(value) for value in values} - {type(None)}
+    odd = next(
+        (row for row, value in enumerate(values) if value is not None and type(value) not in (int, str)), None
+    )
+    if odd is not None:
+        raise DataError(
+            f"{table.path}, {table.place(odd)}, column {column!r}: got {json.dumps(values[odd])[:80]}, "
+            "ids must be integers or text"
+        )
+    if len(types) > 1:
+        integers = {value: row for row, value in reversed(list(enumerate(values))) if isinstance(value, int)}
+        texts = {value: row for row, value in reversed(list(enumerate(values))) if isinstance(value, str)}
+        number = next((value for value in integers if str(value) in texts), None)
+        text = str(number) if number is not None else next(reversed(texts))
+        number = number if number is not None else next(reversed(integers))
+        raise DataError(
+            f"{table.path}, column {column!r} mixes integers and text: {number} in "
+            f"{table.place(integers[number])}, {json.dumps(text)} in {table.place(texts[text])}: make them one type"
+        )
+    try:
+        return pl.Series(column, values, dtype=pl.Int64 if int in types else pl.String)
+    except (OverflowError, TypeError, pl.exceptions.PolarsError):
+        raise DataError(
+            f"{table.path}: column {column!r} has ids beyond 64 bits: write them as text"
+        ) from None
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
+        return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return ", ".join(text for text in map(_json_text, value) if text)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line; blank lines come as an empty object."""
+    line = 0
+    try:
+        with _open(path) as handle:
+            for line, text in enumerate(handle, start=1):
+                record = json.loads(text.decode("utf-8-sig")) if text.strip() else {}
+                if not isinstance(record, dict):
+                    raise DataError(
+                        f"{path}, line {line}: expected one JSON object a line, got {text[:40]!r}"
+                    )
+                yield line, record
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {line}: expected one JSON object a line ({error})") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {_line(error)}") from None
+
+
+def _fields(path: Path, separator: str, quote: str | None, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """First line and fields of each record; blank lines come as an empty record."""
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    with _open(path) as raw, io.TextIOWrapper(raw, encoding, newline="") as handle:
+        reader = csv.reader(
+            handle,
+            delimiter=separator,
+            quotechar=quote,
+            quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+        )
+        line = 1
+        for fields in reader:
+            yield line, fields
+            line = reader.line_num + 1
+
+
+def _after_header(records: Records, skipped: int) -> Iterator[tuple[int, Any]]:
+    for line, fields in records():
+        if skipped and fields:
+            skipped -= 1  # blank lines above the header are no rows either
+        elif not skipped:
+            yield line, fields
+
+
+def _without_blank_lines(frame: pl.DataFrame, body: Records) -> pl.DataFrame:
+    """Drop the rows that Polars makes of blank lines; one with commas but no values stays."""
+    empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    if not empty.any():
+        return frame
+    blank = [row for row, (_, fields) in enumerate(body()) if not fields]
+    rows = pl.int_range(len(frame), eager=True)
+    return frame.filter(~(empty & rows.is_in(pl.Series(blank, dtype=pl.Int64).implode())))
+
+
+def _why(path: Path, records: Records, encoding: str, error: BaseException) -> str:
+    """Name the line that Polars could not read, which it does not say itself."""
+    line = 0
+    try:
+        with _open(path) as handle:
+            for text in handle:
+                line += 1
+                text.decode(encoding)
+        width = None
+        for line, fields in records():
+            width = len(fields) if width is None else width
+            if len(fields) > width:
+                return f"line {line} has {len(fields)} fields, the first line has {width}"
+    except UnicodeDecodeError as undecodable:
+        return f"line {line} is not {encoding.upper()} ({undecodable.reason})"
+    except (*_UNREADABLE, csv.Error) as again:
+        return _line(again)
+    return _line(error)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _plain(path: Path) -> bytes:
+    with _open(path) as handle:
+        return handle.read()
+
+
+def _refuse_absent(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} {'is a folder, expected a file' if path.is_dir() else 'does not exist'}")
+
+
+def _refuse_missing(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in header:
+            raise DataError(f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}")
+        if list(header).count(name) > 1:
+            raise DataError(f"{path} has {list(header).count(name)} columns {name!r}: rename all but one")
+
+
+def _first(mask: pl.Series) -> int:
+    return int(cast(int, mask.arg_max()))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,145 @@
+"""One run: build what a RunSpec says, train it, evaluate it, keep what serving and comparison need."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlmrec.alignment import Alignment, Contrastive, Generative
+from rlmrec.backbones import Backbone
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
+from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
+from rlmrec.files import atomic_file, read_json, write_json, write_text
+from rlmrec.serving.recommender import Recommender
+from rlmrec.text.semantics import Semantics
+from rlmrec.training import checkpoint
+from rlmrec.training.trainer import embeddings, train
+
+K = (5, 10, 20)
+
+
+def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple[Backbone, Alignment]:
+    """The modules of a run, freshly initialised from its seed.
+
+    Raises:
+        ConfigError: the alignment needs text vectors and there are none.
+    """
+    kind = alignment_class(spec.alignment)
+    with torch.random.fork_rng():  # the caller's random numbers stay as they were
+        torch.manual_seed(spec.seed)
+        backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, spec.backbone_config)  # type: ignore[arg-type]
+        if kind is Alignment:
+            return backbone, Alignment()
+        if semantics is None:
+            raise ConfigError(f"alignment {spec.alignment!r} needs text vectors: run 'rlmrec encode' first")
+        if kind is Generative:
+            size = backbone.initial().shape[1]
+            return backbone, Generative(semantics, backbone.output_size, size, spec.alignment_config)  # type: ignore[arg-type]
+        return backbone, Contrastive(semantics, backbone.output_size, spec.alignment_config)  # type: ignore[arg-type]
+
+
+def run(
+    spec: RunSpec,
+    dataset: Dataset,
+    semantics: Semantics | None,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train, restore the best, evaluate on validation and test, and write the run's folder.
+
+    A run that was killed goes on where it was. One that has ended with the same options is not repeated:
+    its metrics come back.
+
+    Args:
+        spec: what to run.
+        dataset: on what.
+        semantics: text vectors; None when the alignment is "none".
+        folder: the run's folder.
+        device: "cpu", "cuda" or "mps".
+        overwrite: start anew even if the folder holds a run.
+        on_epoch: told each epoch's record.
+
+    Returns:
+        what ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: the folder holds a run with other options.
+    """
+    config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
+    if semantics is not None and spec.alignment != "none":
+        config["data"]["texts"] = str(semantics.manifest.get("texts_sha256", ""))
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "metrics.json").exists():
+        metrics: dict[str, Any] = read_json(folder / "metrics.json")
+        if metrics["config"] != config:
+            changed = [k for k in config if metrics["config"].get(k) != config[k]]
+            raise ConfigError(
+                f"{folder} holds a run with another {' and '.join(changed)}: choose another --name, or --overwrite it"
+            )
+        return metrics
+    backbone, alignment = build(spec, dataset, semantics)
+    write_text(folder / "config.toml", tomli_w.dumps(config))
+    history = train(
+        backbone, alignment, dataset, spec.training,
+        seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch,
+    )  # fmt: skip
+    with atomic_file(folder / "model.safetensors") as temporary:
+        state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+        state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+    users, items = embeddings(backbone, dataset)
+    Recommender.from_embeddings(users, items, dataset, {"config": config}).save(folder / "recommender")
+    results = evaluate_embeddings(users, items, dataset, folder)
+    metrics = {
+        **results,
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.epochs),
+        "seconds_per_epoch": history.seconds_per_epoch,
+        "seconds_evaluation": history.seconds_evaluation,
+        "environment": {
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "config": config,
+    }
+    write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
+    checkpoint.remove(folder)
+    return metrics
+
+
+def evaluate_embeddings(users: Any, items: Any, dataset: Dataset, folder: Path | None = None) -> dict[str, Any]:
+    """Test and validation metrics of final embeddings; with a folder, the per-user values are kept there."""
+    results: dict[str, Any] = {}
+    for split in ("test", "valid"):
+        if not len(dataset.split(split)):
+            results[split] = None
+            continue
+        ranking: Ranking = evaluate(DotProduct(users, items), dataset, k=K, split=split)
+        results[split] = ranking.metrics()
+        if folder is not None:
+            ranking.save(folder / f"{split}.parquet")
+    return results
+
+
+def load_backbone(spec: RunSpec, dataset: Dataset, folder: Path) -> Backbone:
+    """The trained backbone of a finished run."""
+    backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, spec.backbone_config)  # type: ignore[arg-type]
+    state = load_file(folder / "model.safetensors")
+    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    return backbone.eval()

@@ -1,0 +1,159 @@
+"""RunSpec: which backbone, which alignment, which options. Presets and --set resolved to config classes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, resources
+from typing import Any
+
+from rlmrec.alignment import ALIGNMENTS, Alignment
+from rlmrec.backbones import BACKBONES, Backbone
+from rlmrec.config import Config, make
+from rlmrec.errors import ConfigError
+from rlmrec.training.trainer import TrainConfig
+
+PRESETS = ("general", "amazon", "yelp", "steam")
+DEFAULT_PRESET = "general"
+
+
+class NoOptions(Config):
+    """Of a component that has none."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A training run, fully resolved: the same spec, dataset, vectors and machine give the same numbers.
+
+    Args:
+        backbone: a name of ``BACKBONES``, or "package.module:Class" of your own.
+        alignment: a name of ``ALIGNMENTS``.
+        backbone_config: the backbone's options.
+        alignment_config: the alignment's options.
+        training: the trainer's options.
+        seed: of initialisation and training.
+        preset: where the options came from, for the record.
+    """
+
+    backbone: str
+    alignment: str
+    backbone_config: Config
+    alignment_config: Config
+    training: TrainConfig
+    seed: int
+    preset: str
+
+    @classmethod
+    def resolve(
+        cls,
+        backbone: str = "lightgcn",
+        alignment: str = "none",
+        preset: str = DEFAULT_PRESET,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> RunSpec:
+        """Take the preset's options for this backbone and alignment, then ``options`` over them.
+
+        Raises:
+            ConfigError: an unknown name, or an option that neither backbone, alignment nor trainer has.
+        """
+        backbone_config = getattr(backbone_class(backbone), "Config", NoOptions)
+        alignment_config = getattr(alignment_class(alignment), "Config", NoOptions)
+        homes: dict[str, type[Config]] = {
+            "backbone": backbone_config,
+            "alignment": alignment_config,
+            "training": TrainConfig,
+        }
+        values: dict[str, dict[str, Any]] = {home: {} for home in homes}
+        for name, value in {**preset_options(preset, backbone, alignment), **(options or {})}.items():
+            home = next((home for home, kind in homes.items() if name in kind.model_fields), None)
+            if home is None:
+                known = ", ".join(sorted(field for kind in homes.values() for field in kind.model_fields))
+                raise ConfigError(f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}")
+            values[home][name] = value
+        return cls(
+            backbone,
+            alignment,
+            make(backbone_config, values["backbone"]),
+            make(alignment_config, values["alignment"]),
+            make(TrainConfig, values["training"]),
+            seed,
+            preset,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain values: what ``config.toml`` holds."""
+        return {
+            "run": {
+                "backbone": self.backbone,
+                "alignment": self.alignment,
+                "preset": self.preset,
+                "seed": self.seed,
+            },
+            "backbone": self.backbone_config.model_dump(),
+            "alignment": self.alignment_config.model_dump(),
+            "training": self.training.model_dump(),
+        }
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The class called ``name``, or at the path "package.module:Class".
+
+    Raises:
+        ConfigError: no such name or path, or not a Backbone.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)} or package.module:Class")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"backbone {name!r} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Backbone)):
+        raise ConfigError(f"backbone {name!r} is not a subclass of rlmrec.Backbone")
+    return found
+
+
+def alignment_class(name: str) -> type[Alignment]:
+    """The alignment called ``name``.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    if name not in ALIGNMENTS:
+        raise ConfigError(f"unknown alignment {name!r}: expected one of {', '.join(ALIGNMENTS)}")
+    return ALIGNMENTS[name]
+
+
+def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]:
+    """The options that a preset has for a backbone with an alignment; none for a backbone of your own.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    text = (resources.files("rlmrec.experiments") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
+    options: dict[str, Any] = tomllib.loads(text).get(backbone, {}).get(alignment, {})
+    return options
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``["layers=2", "negatives=batch"]`` → ``{"layers": 2, "negatives": "batch"}``.
+
+    Raises:
+        ConfigError: an entry without "=".
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {setting!r}: expected name=value, for example --set layers=2")
+        try:
+            options[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name.strip()] = text.strip()
+    return options

@@ -1,0 +1,113 @@
+"""Replay: a language model that only repeats stored answers. No key, no network, no cost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.llm.client import Completion, JsonSchema, Usage
+from rlmrec.llm.errors import MissingAnswerError
+from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
+
+
+class Replay:
+    """Answers from a file alone: a store, or what ``Store.export`` wrote. It stands in for the model there.
+
+    Args:
+        path: a store (``profiles.sqlite``) or exported answers (``.jsonl.gz``).
+        model: which model's answers; needed when the file holds several models'.
+        options: that model's options; needed when the file holds several sets of them.
+
+    Raises:
+        WorkspaceError: the file is missing or damaged.
+        ConfigError: it is not clear which model to stand in for; the message lists them.
+
+    Example:
+        >>> import asyncio, tempfile
+        >>> from rlmrec.llm.store import Store, request_hash
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "answers.jsonl.gz"
+        ...     with Store(Path(folder) / "profiles.sqlite") as store:
+        ...         store.put_answer(request_hash("m", {}, "Be kind.", "Hi"), "m", {}, Completion("Hello!"))
+        ...         _ = store.export(file)
+        ...     llm = Replay(file)
+        >>> asyncio.run(llm.complete("Be kind.", "Hi")).text
+        'Hello!'
+    """
+
+    concurrency = 1
+
+    def __init__(
+        self, path: Path | str, *, model: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise WorkspaceError(f"{self.path} does not exist: expected stored answers to replay")
+        self.manifest: dict[str, Any] = {}
+        self._answers: dict[str, Completion] | None = None
+        self._store: Store | None = None
+        with self.path.open("rb") as handle:
+            zipped = handle.read(2) == b"\x1f\x8b"
+        if zipped:
+            self.manifest, self._answers = _read_export(self.path)
+            models = [(entry["name"], entry["options"]) for entry in self.manifest["models"]]
+        else:
+            self._store = Store(self.path, create=False)
+            models = [(name, kept) for name, kept, _ in self._store.models()]
+        fitting = [
+            (name, kept)
+            for name, kept in models
+            if model in (None, name) and (options is None or dict(options) == kept)
+        ]
+        if len(fitting) != 1:
+            listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
+            raise ConfigError(
+                f"{self.path} must hold the answers of exactly one model that fits "
+                f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}"
+            )
+        self.name, self.options = fitting[0]
+
+    async def complete(
+        self,
+        system: str,
+        prompt: str,
+        schema: JsonSchema | None = None,  # noqa: ARG002 (the stored answers followed it)
+    ) -> Completion:
+        """The stored answer to this prompt; see ``LLM.complete``.
+
+        Raises:
+            MissingAnswerError: there is none.
+        """
+        request = request_hash(self.name, self.options, system, prompt)
+        if self._answers is not None:
+            answer = self._answers.get(request)
+        else:
+            assert self._store is not None  # one of the two was opened
+            answer = self._store.answer(request)
+        if answer is None:
+            raise MissingAnswerError(
+                f"{self.path} holds no answer of {self.name} to this prompt ({request[:12]}…): the dataset, "
+                "the prompts or their options differ from the recorded run; ask a model (--model) instead"
+            )
+        return answer
+
+
+def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Completion]]:
+    answers = {}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            manifest = json.loads(next(lines))
+            if manifest.get("format") != EXPORT_FORMAT:
+                raise WorkspaceError(
+                    f"{path} has format {manifest.get('format')!r}, this version reads {EXPORT_FORMAT!r}"
+                )
+            for line in lines:
+                request, _, text, finish, *tokens = json.loads(line)
+                answers[request] = Completion(text, Usage(*tokens), finish)
+    except (OSError, EOFError, StopIteration, ValueError, AttributeError, TypeError) as error:
+        raise WorkspaceError(f"{path} is damaged: expected exported answers, {error}") from None
+    return manifest, answers

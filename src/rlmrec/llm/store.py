@@ -1,0 +1,369 @@
+"""The store: every answer that was paid for, and the profiles made of them, in one SQLite file.
+
+An answer is committed the moment it arrives, under the hash of what was asked. So a process killed at any
+moment loses nothing that was answered, and the same question is never paid for twice. (Write-ahead log,
+``synchronous=NORMAL``: a killed process loses nothing; a power cut may cost the last few answers, never the
+file.) One process writes at a time, held by a lock that the system releases when the process dies.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rlmrec.data.vocabulary import RawId
+from rlmrec.errors import WorkspaceError
+from rlmrec.files import atomic_file
+from rlmrec.llm.client import Completion, Usage
+
+# Append only: a file at version n gets the scripts from n on. Never change one that was released.
+MIGRATIONS = (
+    """
+    CREATE TABLE models (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        options TEXT NOT NULL,
+        UNIQUE (name, options)
+    );
+    CREATE TABLE answers (
+        id INTEGER PRIMARY KEY,
+        request TEXT NOT NULL,
+        model INTEGER NOT NULL REFERENCES models (id),
+        text TEXT NOT NULL,
+        finish TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        written REAL NOT NULL,
+        retired INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE UNIQUE INDEX answers_in_force ON answers (request) WHERE NOT retired;
+    CREATE TABLE profiles (
+        kind TEXT NOT NULL CHECK (kind IN ('item', 'user')),
+        key TEXT NOT NULL,
+        summarization TEXT,
+        reasoning TEXT,
+        request TEXT NOT NULL,
+        sources TEXT NOT NULL,
+        error TEXT,
+        error_kind TEXT,
+        raw TEXT,
+        notes TEXT NOT NULL,
+        requests TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        dataset TEXT NOT NULL,
+        written REAL NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+    """,
+)
+EXPORT_FORMAT = "rlmrec answers 1"
+
+
+def request_hash(name: str, options: Mapping[str, Any], system: str, prompt: str) -> str:
+    """SHA-256 (64 hexadecimal digits) of everything that decides an answer.
+
+    Args:
+        name: the model's.
+        options: the model's, JSON values; their order does not matter.
+        system: the system prompt.
+        prompt: the user's message.
+
+    Example:
+        >>> request_hash("m", {"a": 1, "b": 2}, "s", "p") == request_hash("m", {"b": 2, "a": 1}, "s", "p")
+        True
+    """
+    asked = json.dumps([name, dict(options), system, prompt], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the language model made of one user or item, or why it made nothing.
+
+    Args:
+        kind: "item" or "user".
+        key: the raw id.
+        summarization: what is encoded; None when there is an error.
+        reasoning: the model's own, kept for reading; None where it gave none.
+        request: hash of the first request; a profile is up to date while its prompt still has this hash.
+        sources: ids (``Interactions.id``) of every interaction whose text or existence went into the prompt.
+        error: why there is no summarization; None when there is one.
+        error_kind: one word for counting: malformed, none, refused, endpoint, request …
+        raw: what the model or the server sent, on an error.
+        notes: repairs of the answer and cuts of the prompt, in words.
+        requests: hashes of all requests made for it, the first one included.
+        usage: tokens of all those.
+        model: name of the model.
+        dataset: fingerprint of the dataset.
+    """
+
+    kind: str
+    key: RawId
+    summarization: str | None
+    reasoning: str | None
+    request: str
+    sources: tuple[int, ...] = ()
+    error: str | None = None
+    error_kind: str | None = None
+    raw: str | None = None
+    notes: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+    dataset: str = ""
+
+
+class Store:
+    """Answers and profiles in a SQLite file. Use it as a context manager, or close it.
+
+    Args:
+        path: the file; made where it does not exist.
+        create: False refuses to make one.
+
+    Raises:
+        WorkspaceError: the file is missing, no store, or written by a newer version.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "profiles.sqlite") as store:
+        ...     store.put_answer("f00", "parrot", {}, Completion("hello"))
+        ...     store.answer("f00").text, store.answer("bad")
+        ('hello', None)
+    """
+
+    def __init__(self, path: Path | str, *, create: bool = True) -> None:
+        self.path = Path(path)
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        elif not self.path.exists():
+            raise WorkspaceError(f"{self.path} does not exist: write profiles with 'rlmrec profile' first")
+        try:
+            # One caller at a time, but not always from the thread that opened it (notebooks).
+            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(f"{self.path} cannot be used as a store of profiles: {error}") from None
+        self._models: dict[tuple[str, str], int] = {}
+
+    def _migrate(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            self._db.close()
+            raise WorkspaceError(
+                f"{self.path} was written by a newer rlmrec (store version {version}, this one knows "
+                f"{len(MIGRATIONS)}): update rlmrec"
+            )
+        for number in range(version, len(MIGRATIONS)):
+            # A migration and its number are one transaction: a kill leaves the version before or after.
+            # Two processes that open a new file at once: the second finds the work done.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if self._db.execute("PRAGMA user_version").fetchone()[0] == number:
+                    for statement in MIGRATIONS[number].split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {number + 1}")
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        self._db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for one writing run; another process that tries meanwhile is refused.
+
+        Raises:
+            WorkspaceError: another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: no guard against two runs at once, which would cost money, not data
+            yield
+            return
+        lock = self.path.with_name(self.path.name + ".lock")
+        with lock.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise WorkspaceError(
+                    f"another process is writing profiles to {self.path}: wait for it or stop it"
+                ) from None
+            yield  # the lock goes with the handle, and with the process
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    def answer(self, request: str) -> Completion | None:
+        """The answer in force to a request, or None."""
+        row = self._db.execute(
+            "SELECT text, prompt_tokens, completion_tokens, cached_tokens, finish FROM answers "
+            "WHERE request = ? AND NOT retired",
+            (request,),
+        ).fetchone()
+        return None if row is None else Completion(row[0], Usage(row[1], row[2], row[3]), row[4])
+
+    def put_answer(self, request: str, name: str, options: Mapping[str, Any], answer: Completion) -> None:
+        """Commit an answer. The first one to a request stays in force; a later one is kept, but retired."""
+        known = self.answer(request) is not None
+        self._db.execute(
+            "INSERT INTO answers (request, model, text, finish, prompt_tokens, completion_tokens, "
+            "cached_tokens, written, retired) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                request, self._model(name, options), _storable(answer.text), answer.finish,
+                *answer.usage, time.time(), int(known),
+            ),
+        )  # fmt: skip
+
+    def _model(self, name: str, options: Mapping[str, Any]) -> int:
+        key = (name, json.dumps(dict(options), sort_keys=True))
+        if key not in self._models:
+            self._db.execute("INSERT OR IGNORE INTO models (name, options) VALUES (?, ?)", key)
+            found = self._db.execute("SELECT id FROM models WHERE name = ? AND options = ?", key)
+            self._models[key] = found.fetchone()[0]
+        return self._models[key]
+
+    def retire(self, requests: Iterable[str]) -> None:
+        """Take answers out of force, so that they are asked for again. Nothing is deleted."""
+        self._db.executemany(
+            "UPDATE answers SET retired = 1 WHERE request = ? AND NOT retired", ((r,) for r in requests)
+        )
+
+    def models(self) -> list[tuple[str, dict[str, Any], int]]:
+        """(name, options, answers in force) of each model that answered, most answers first."""
+        rows = self._db.execute(
+            "SELECT name, options, count(*) FROM answers JOIN models ON models.id = answers.model "
+            "WHERE NOT retired GROUP BY models.id ORDER BY count(*) DESC, models.id"
+        )
+        return [(name, json.loads(options), count) for name, options, count in rows]
+
+    def usage(self) -> tuple[int, Usage]:
+        """(number, tokens) of all answers ever paid for, retired ones included."""
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
+            "coalesce(sum(cached_tokens), 0) FROM answers"
+        ).fetchone()
+        return row[0], Usage(*row[1:])
+
+    # -- profiles --------------------------------------------------------------------------------------
+
+    def profile(self, kind: str, key: RawId) -> Profile | None:
+        """The profile of one user or item, failed ones included; None when there is none yet."""
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM profiles WHERE kind = ? AND key = ?", (kind, json.dumps(key))
+        )
+        row = rows.fetchone()
+        return None if row is None else _profile(row)
+
+    def profiles(self, kind: str) -> Iterator[Profile]:
+        """All profiles of "item" or "user", failed ones included, one at a time."""
+        for row in self._db.execute(f"SELECT {_COLUMNS} FROM profiles WHERE kind = ?", (kind,)):
+            yield _profile(row)
+
+    def state(self, kind: str, key: RawId) -> tuple[str, str | None] | None:
+        """(request, error_kind) of a profile, without reading its texts; None when there is none."""
+        row = self._db.execute(
+            "SELECT request, error_kind FROM profiles WHERE kind = ? AND key = ?", (kind, json.dumps(key))
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def put_profile(self, profile: Profile) -> None:
+        """Commit a profile in place of the one before it."""
+        self._db.execute(
+            f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 15}?)",
+            (
+                profile.kind, json.dumps(profile.key),
+                _storable(profile.summarization), _storable(profile.reasoning),
+                profile.request, json.dumps(profile.sources),
+                _storable(profile.error), profile.error_kind, _storable(profile.raw),
+                json.dumps(profile.notes), json.dumps(profile.requests),
+                profile.usage.prompt, profile.usage.completion,
+                profile.model, profile.dataset, time.time(),
+            ),
+        )  # fmt: skip
+
+    # -- export ----------------------------------------------------------------------------------------
+
+    def export(self, path: Path, manifest: Mapping[str, Any] | None = None) -> int:
+        """Write the answers in force as gzipped JSON lines that ``Replay`` reads; returns their number.
+
+        The first line is the manifest: the models and what the caller adds (date, command, prompts' hash).
+        The same answers give the same bytes.
+
+        Args:
+            path: the file, for example "answers.jsonl.gz".
+            manifest: further entries of the first line; JSON values.
+        """
+        listed = [(name, options) for name, options, _ in self.models()]
+        models = [{"name": name, "options": options} for name, options in listed]
+        ids = {self._model(*model): row for row, model in enumerate(listed)}
+        rows = self._db.execute(
+            "SELECT request, model, text, finish, prompt_tokens, completion_tokens, cached_tokens "
+            "FROM answers WHERE NOT retired ORDER BY request"
+        )
+        count = 0
+        with (
+            atomic_file(Path(path)) as temporary,
+            temporary.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, compresslevel=9, mtime=0) as out,
+        ):
+            head = {**(manifest or {}), "format": EXPORT_FORMAT, "models": models}
+            out.write(json.dumps(head, ensure_ascii=False).encode() + b"\n")
+            for request, model, *answer in rows:
+                line = json.dumps([request, ids[model], *answer], ensure_ascii=False)
+                out.write(line.encode() + b"\n")
+                count += 1
+        return count
+
+
+_COLUMNS = (
+    "kind, key, summarization, reasoning, request, sources, error, error_kind, raw, notes, requests, "
+    "prompt_tokens, completion_tokens, model, dataset"
+)
+
+
+def _profile(row: tuple[Any, ...]) -> Profile:
+    return Profile(
+        kind=row[0],
+        key=json.loads(row[1]),
+        summarization=row[2],
+        reasoning=row[3],
+        request=row[4],
+        sources=tuple(json.loads(row[5])),
+        error=row[6],
+        error_kind=row[7],
+        raw=row[8],
+        notes=tuple(json.loads(row[9])),
+        requests=tuple(json.loads(row[10])),
+        usage=Usage(row[11], row[12]),
+        model=row[13],
+        dataset=row[14],
+    )
+
+
+def _storable(text: Any) -> Any:
+    """Text that UTF-8 can hold: JSON escapes can spell half a character (a lone surrogate)."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text

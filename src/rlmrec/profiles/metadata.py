@@ -1,0 +1,62 @@
+"""Metadata profiles: text without a language model, a template over whatever columns there are."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from rlmrec.errors import DataError
+
+TITLE_COLUMNS = ("title", "name", "movie_title", "app_name")
+
+
+def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str]:
+    """One text per row: "Toy Story (1995). Genres: Animation, Children's, Comedy."
+
+    The title, with the year behind it, comes first and the other columns follow, each under its name.
+    Empty cells are left out; a row without any text becomes "None", as the paper's prompts have it.
+
+    Args:
+        table: one row per item or user.
+        columns: which columns, in which order; all of them by default.
+
+    Raises:
+        DataError: a named column is not in the table, or there is none at all.
+    """
+    names = columns or table.columns
+    unknown = [name for name in names if name not in table.columns]
+    if unknown or not names:
+        raise DataError(
+            f"text column {unknown or names} not found: the texts have {', '.join(table.columns) or 'none'}"
+        )
+    title = next((name for name in TITLE_COLUMNS if name in names), None)
+    if title is None and len(names) == 1:
+        title = names[0]  # one column is the text itself, it needs no label
+    texts = []
+    for row in table.select(names).iter_rows(named=True):
+        cells = {name: _plain(value) for name, value in row.items()}
+        parts = []
+        if title and cells[title]:
+            year = cells.pop("year", "")
+            parts.append(f"{cells[title]} ({year})" if year else cells[title])
+        parts += [f"{_label(name)}: {text}" for name, text in cells.items() if text and name != title]
+        texts.append(
+            "".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in _spaced(parts))
+            or "None"
+        )
+    return texts
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(filter(None, map(_plain, value)))
+    return " ".join(str(value).split())
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _spaced(parts: list[str]) -> list[str]:
+    return [part if i == 0 else f" {part}" for i, part in enumerate(parts)]

@@ -1,0 +1,137 @@
+"""The k best of each row of a score matrix: exact, deterministic, and most of the time one pass over memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.errors import DataError
+
+# Elements that the slow path turns into 8-byte keys at a time: 32 MiB.
+SLICE = 1 << 22
+
+
+def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The k largest scores of each row, in descending order; of equal scores the lower index comes first.
+
+    Equal to the first k columns of a stable ``argsort(-scores)``, at a twentieth of its cost. Each row is cut
+    into chunks; with t the k-th largest of the chunks' maxima, at least k scores are ≥ t, so the k best are
+    among the scores ≥ t, and these lie in the chunks whose maximum is ≥ t: for k = 20 of I = 10,000 about 22
+    scores in 20 chunks. What is left is sorted by one 64-bit key of (score, index), which also settles ties.
+    A row where ties (or −∞) leave too many candidates is sorted as a whole by the same key.
+
+    Args:
+        scores: float32[B, I]; −∞ is allowed, NaN is not. I < 2³².
+        k: how many, at least 1; more than I means I.
+
+    Returns:
+        ids int64[B, min(k, I)] and their scores float32[B, min(k, I)].
+
+    Raises:
+        DataError: not a matrix of float32, a NaN, or k < 1.
+
+    Example:
+        >>> ids, best = top_k(np.array([[1, 3, 3, 2]], np.float32), k=3)
+        >>> ids.tolist(), best.tolist()
+        ([[1, 2, 3]], [[3.0, 3.0, 2.0]])
+    """
+    if scores.ndim != 2 or scores.dtype != np.float32:
+        raise DataError(f"scores must be a float32 matrix, got {scores.dtype} of shape {scores.shape}")
+    if k < 1:
+        raise DataError(f"k must be at least 1, got {k}")
+    n_rows, n_items = scores.shape
+    k = min(k, n_items)
+    if not scores.size:
+        return np.empty((n_rows, k), np.int64), np.empty((n_rows, k), np.float32)
+    best = _chunk_maxima(scores, _chunk_length(n_items, k))  # (B, n)
+    _refuse_nan(best)
+    n = best.shape[1]
+    threshold = np.partition(best, n - k, axis=1)[:, n - k]  # (B,)
+    wide = np.isneginf(threshold)  # fewer than k chunks hold a candidate: everything would pass
+    threshold[wide] = np.inf
+    rows, items = _at_least(scores, best, threshold)
+    counts = np.bincount(rows, minlength=n_rows)
+    wide |= counts > 4 * k  # many ties
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if wide.any():
+        rows, items, place = (column[~wide[rows]] for column in (rows, items, place))
+    keys = np.full((n_rows, place.max(initial=k - 1) + 1), np.iinfo(np.uint64).max)
+    keys[rows, place] = _keys(scores[rows, items], items)
+    keys.sort(axis=1)
+    keys = keys[:, :k]
+    if wide.any():
+        keys[wide] = _sorted_keys(scores[wide], k)
+    return _decode(keys)
+
+
+def _chunk_length(n_items: int, k: int) -> int:
+    """Balances the I / length maxima to partition against the k · length scores to look at again."""
+    length = math.isqrt(n_items // (4 * k))
+    return length if length > 3 else 1
+
+
+def _chunk_maxima(scores: npt.NDArray[np.float32], length: int) -> npt.NDArray[np.float32]:
+    """float32[B, n]: chunk c of a row holds the items c, c + n, c + 2n, …, so the maximum runs along memory."""
+    if length == 1:
+        return scores
+    n_rows, n_items = scores.shape
+    n = -(-n_items // length)
+    whole = n_items // n
+    best: npt.NDArray[np.float32] = scores[:, : whole * n].reshape(n_rows, whole, n).max(axis=1)
+    rest = scores[:, whole * n :]
+    np.maximum(best[:, : rest.shape[1]], rest, out=best[:, : rest.shape[1]])
+    return best
+
+
+def _at_least(
+    scores: npt.NDArray[np.float32], best: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows (ascending) and items of all scores ≥ their row's threshold, found through the chunks' maxima."""
+    n_items, n = scores.shape[1], best.shape[1]
+    rows, chunks = np.divmod(np.flatnonzero(best >= threshold[:, None]), n)
+    if n == n_items:
+        return rows, chunks
+    length = -(-n_items // n)
+    items = chunks[:, None] + n * np.arange(length)  # (P, length)
+    # The last chunks may be one item short: the row's end is read instead and dropped.
+    found = scores.ravel().take((rows * n_items)[:, None] + np.minimum(items, n_items - 1))
+    passed = np.flatnonzero((found >= threshold[rows, None]) & (items < n_items))
+    return rows[passed // length], items.ravel()[passed]
+
+
+def _refuse_nan(scores: npt.NDArray[np.float32]) -> None:
+    bad = np.isnan(scores).any(axis=1)
+    if bad.any():
+        raise DataError(f"{int(bad.sum())} rows of scores hold NaN, the first is row {int(bad.argmax())}")
+
+
+def _keys(scores: npt.NDArray[np.float32], items: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """uint64 that ascend where the scores descend, then where the items ascend.
+
+    A float's bits, read as an integer, order like the float once the sign bit of the positive and all bits of
+    the negative ones are flipped; here the complement of that.
+    """
+    bits = (scores + np.float32(0)).view(np.uint32)  # −0 becomes 0: they are equal, their bits are not
+    descending = bits ^ np.where(bits >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
+    return (descending.astype(np.uint64) << np.uint64(32)) | items.astype(np.uint64)
+
+
+def _decode(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    descending = (keys >> np.uint64(32)).astype(np.uint32)
+    bits = descending ^ np.where(descending >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), bits.view(np.float32)
+
+
+def _sorted_keys(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.uint64]:
+    """uint64[B, k]: the k smallest keys of whole rows, a few rows at a time."""
+    n_rows, n_items = scores.shape
+    best = np.empty((n_rows, k), np.uint64)
+    step = max(1, SLICE // max(1, n_items))
+    for start in range(0, n_rows if k else 0, step):
+        keys = _keys(scores[start : start + step], np.arange(n_items))
+        best[start : start + step] = np.partition(keys, k - 1, axis=1)[:, :k]
+    best.sort(axis=1)
+    return best

@@ -1,0 +1,34 @@
+"""One training step: Algorithms 1 and 2 of the paper, for every backbone and every alignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlmrec.alignment.base import Alignment
+from rlmrec.backbones.base import Backbone
+from rlmrec.batch import Batch
+from rlmrec.graph import Graph
+from rlmrec.losses import squared_norm
+
+
+def step(
+    backbone: Backbone, alignment: Alignment, graph: Graph, batch: Batch, l2: float, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """The loss terms of one batch, L = L_R + L_info + λ·||Θ||² (Eq. 18); their sum is to be minimised.
+
+    Args:
+        backbone: R.
+        alignment: L_info; ``Alignment()`` for none.
+        graph: of the training interactions.
+        batch: B triples.
+        l2: λ, over every trainable parameter of both modules, the unmasked tables among them.
+        rng: on the device of the modules.
+    """
+    x, masked = alignment.corrupt(backbone.initial(), rng)
+    out = backbone.objective(x, graph, batch, rng)
+    return {
+        **out.terms,
+        **alignment.loss(out.users, out.items, batch, masked),
+        "l2": l2 * squared_norm([*backbone.parameters(), *alignment.parameters()]),
+    }

@@ -1,0 +1,79 @@
+"""The graph against dense algebra."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlmrec.data.interactions import Interactions
+from rlmrec.graph import Graph
+
+# User 2 and item 3 are isolated; user 1 has one item.
+TRAIN = Interactions(np.array([0, 0, 0, 1, 3, 3]), np.array([0, 1, 2, 1, 2, 0]), 4, 4)
+
+
+def dense(train, self_loops=False):
+    n = train.n_users + train.n_items
+    a = np.zeros((n, n))
+    for u, i in zip(train.users, train.items, strict=True):
+        a[u, train.n_users + i] = a[train.n_users + i, u] = 1
+    if self_loops:
+        a += np.eye(n)
+    degrees = a.sum(1)
+    scale = np.array([d**-0.5 if d else 0.0 for d in degrees])
+    return torch.from_numpy(scale[:, None] * a * scale[None, :])
+
+
+def as_dense(graph):
+    return graph @ torch.eye(graph.n_nodes, dtype=graph.values.dtype)
+
+
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_normalised_adjacency(self_loops):
+    graph = Graph.from_interactions(TRAIN, self_loops, torch.float64)
+    torch.testing.assert_close(as_dense(graph), dense(TRAIN, self_loops))
+    assert graph.indices.dtype == torch.int32
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_propagate_sum_is_the_polynomial(layers):
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
+    x = torch.randn(8, 3, dtype=torch.float64)
+    a = dense(TRAIN)
+    expected = sum(torch.linalg.matrix_power(a, k) @ x for k in range(layers + 1))
+    torch.testing.assert_close(graph.propagate_sum(x, layers), expected)
+
+
+def test_gradients_with_dropped_edges():
+    """Dropped entries make the matrix asymmetric: the gradient must use its true transpose."""
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64).drop_edges(0.6, torch.Generator().manual_seed(3))
+    matrix = as_dense(graph)
+    assert not torch.equal(matrix, matrix.T)
+    x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: graph @ x, (x,))
+    assert torch.autograd.gradcheck(lambda x: graph.propagate_sum(x, 3), (x,))
+
+
+def test_transpose_permutation_lists_opposite_edges():
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
+    numbered = graph.with_values(torch.arange(1.0, 13.0, dtype=torch.float64))
+    opposite = graph.with_values(numbered.values[graph.transpose])
+    torch.testing.assert_close(as_dense(opposite), as_dense(numbered).T)
+
+
+def test_drop_edges_keeps_the_share_without_rescaling():
+    rng = np.random.default_rng(0)
+    train = Interactions(*np.nonzero(rng.random((300, 200)) < 0.3), 300, 200)
+    graph = Graph.from_interactions(train)
+    dropped = graph.drop_edges(0.8, torch.Generator().manual_seed(0))
+    kept = dropped.values != 0
+    assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(dropped.values[kept], graph.values[kept])
+    opposite = dropped.values[graph.transpose] != 0
+    assert (kept != opposite).any(), "the two directions of an edge are dropped independently"
+    assert graph.drop_edges(1.0, torch.Generator()) is graph
+
+
+def test_split():
+    users, items = Graph.from_interactions(TRAIN).split(torch.arange(8)[:, None])
+    assert users[:, 0].tolist() == [0, 1, 2, 3]
+    assert items[:, 0].tolist() == [4, 5, 6, 7]
