@@ -2,16 +2,75 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rlmrec.errors import DataError
 
+Result = TypeVar("Result")
+
+MEMORY_BUDGET = 256 << 20
+# Scores of a block: 4 MiB stays in the cache between the product and the selection. Measured at 11,000 x 9,332
+# on 2 cores: 66 ms with blocks of 4 MiB, 80 with 9 MiB, 180 with 38 MiB.
+BLOCK = 1 << 20
+BLOCK_ROWS = 32  # below this the matrix product is slow whatever the cache
+# Bytes that a block may take for each score while its top k is sought: the score, a copy, a mask.
+BYTES_PER_SCORE = 10
 # Elements that the slow path turns into 8-byte keys at a time: 32 MiB.
 SLICE = 1 << 22
+
+
+def map_blocks(
+    work: Callable[[slice], Result],
+    n_rows: int,
+    n_items: int,
+    memory_budget: int = MEMORY_BUDGET,
+    threads: int | None = None,
+) -> Iterator[Result]:
+    """``work`` on consecutive slices of the rows of an n_rows x n_items score matrix, results in order.
+
+    The slices are worked on by a pool of threads (numpy lets go of the interpreter lock), each with a
+    single-threaded matrix product: splitting every small product over the cores as well costs more than it
+    brings, and on a machine that does other work it is ten times slower. One block, or one thread, runs in the
+    caller's thread.
+
+    Args:
+        work: called with a slice; must be safe to call from several threads when ``threads`` is not 1.
+        n_rows: rows in all.
+        n_items: I, scores of a row.
+        memory_budget: bytes that the blocks being worked on may take together; never less than a row each.
+        threads: None means one per core, at most 16.
+    """
+    threads = min(16, _cores()) if threads is None else threads
+    rows = max(BLOCK_ROWS, BLOCK // max(1, n_items))
+    affordable = memory_budget // (BYTES_PER_SCORE * max(1, n_items) * threads)
+    rows = max(1, min(rows, affordable))
+    slices = [slice(start, min(start + rows, n_rows)) for start in range(0, n_rows, rows)]
+    limit = _blas_limit() if threads > 1 and len(slices) > 1 else None
+    if limit is None:
+        yield from map(work, slices)
+        return
+    with limit(1, user_api="blas"), ThreadPoolExecutor(min(threads, len(slices))) as pool:
+        yield from pool.map(work, slices)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _blas_limit() -> Any | None:
+    """``threadpoolctl.threadpool_limits``; None where it is not installed, and the products use all cores."""
+    try:
+        return importlib.import_module("threadpoolctl").threadpool_limits
+    except ImportError:
+        return None
 
 
 def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -67,6 +67,8 @@ class Workspace:
         if (folder / "metrics.json").exists():
             return folder
         if folder.exists():
-            raise WorkspaceError(f"run {name!r} has not ended: give the same 'rlmrec train' command again to go on")
+            raise WorkspaceError(
+                f"run {name!r} has not ended: give the same 'rlmrec train' command again to go on"
+            )
         names = sorted(path.parent.name for path in self.path.glob("runs/*/metrics.json"))
         raise WorkspaceError(f"no run {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}")

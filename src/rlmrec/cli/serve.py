@@ -33,7 +33,9 @@ def recommend(
     recommender.check(dataset)
     raw = recommender.user_ids.parse(user)
     if raw is None:
-        raise UnknownIdError(f"unknown user {user!r}: user ids are integers here, e.g. {recommender.user_ids.id(0)}")
+        raise UnknownIdError(
+            f"unknown user {user!r}: user ids are integers here, e.g. {recommender.user_ids.id(0)}"
+        )
     answer = show_recommendations(recommender, dataset, raw, k, output)
     output.result({"run": run, "user": raw, "items": answer})
 

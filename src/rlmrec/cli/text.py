@@ -21,10 +21,12 @@ from rlmrec.workspace import Workspace
 def encode(
     workspace: WorkspaceOption = Path("workspace"),
     items: Annotated[
-        Path | None, typer.Option(help="Item texts (CSV, TSV, Parquet, JSON lines); else those of the dataset.")
+        Path | None,
+        typer.Option(help="Item texts (CSV, TSV, Parquet, JSON lines); else those of the dataset."),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="User texts; else a user is the mean over their training items' vectors.")
+        Path | None,
+        typer.Option(help="User texts; else a user is the mean over their training items' vectors."),
     ] = None,
     item_column: Annotated[str, typer.Option(help="Column of item ids in --items.")] = "item_id",
     user_column: Annotated[str, typer.Option(help="Column of user ids in --users.")] = "user_id",
@@ -64,7 +66,9 @@ def encode(
     )
 
 
-def item_texts(dataset: Dataset, file: Path | None, id_column: str, columns: list[str] | None) -> list[str]:
+def item_texts(
+    dataset: Dataset, file: Path | None = None, id_column: str = "item_id", columns: list[str] | None = None
+) -> list[str]:
     """One text per item, from ``file`` or from the dataset.
 
     Raises:
@@ -73,7 +77,9 @@ def item_texts(dataset: Dataset, file: Path | None, id_column: str, columns: lis
     if file is not None:
         return metadata_texts(read_texts(file, dataset.items, id_column, columns), columns)
     if dataset.item_texts is None:
-        raise ConfigError("this dataset has no item texts: give a file of them with --items FILE --text-column NAME")
+        raise ConfigError(
+            "this dataset has no item texts: give a file of them with --items FILE --text-column NAME"
+        )
     return metadata_texts(dataset.item_texts, columns)
 
 

@@ -27,18 +27,25 @@ DEFAULT_WORKSPACE = Path("workspace")
 
 def train(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    backbone: Annotated[str, typer.Option(help="lightgcn, or package.module:Class of your own.")] = "lightgcn",
+    backbone: Annotated[
+        str, typer.Option(help="lightgcn, or package.module:Class of your own.")
+    ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
-    preset: Annotated[str, typer.Option(help="general, or the paper's: amazon, yelp, steam.")] = DEFAULT_PRESET,
+    preset: Annotated[
+        str, typer.Option(help="general, or the paper's: amazon, yelp, steam.")
+    ] = DEFAULT_PRESET,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; by default made of the options.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew if the run exists.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train, stop early on validation, evaluate, and save a recommender. A killed run goes on when called again.
@@ -95,7 +102,8 @@ def train_with_progress(
                 best = (record["epoch"], valid)
             loss = sum(record["loss"].values())
             update(
-                record["epoch"] + 1, f"loss {loss:.4f} · valid recall@20 best {best[1]:.4f} at epoch {best[0]}"
+                record["epoch"] + 1,
+                f"loss {loss:.4f} · valid recall@20 best {best[1]:.4f} at epoch {best[0]}",
             )
             if writer is not None:
                 for group in ("loss", "valid"):
@@ -120,7 +128,9 @@ def evaluate(
     run: Annotated[str, typer.Option(help="The run's name.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     split: Annotated[str, typer.Option(help="test or valid.")] = "test",
-    k: Annotated[list[int] | None, typer.Option("-k", help="Cut-off; repeat for several. 5, 10, 20 by default.")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", help="Cut-off; repeat for several. 5, 10, 20 by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank all items for every user of a split again and print all metrics.
@@ -145,7 +155,10 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Names of finished runs; the first is what the others are held against.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Names of finished runs; the first is what the others are held against."),
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:

@@ -225,7 +225,9 @@ class Dataset:
             raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
         manifest = read_json(folder / "dataset.json")
         if manifest.get("format") != FORMAT:
-            raise WorkspaceError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}")
+            raise WorkspaceError(
+                f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}"
+            )
         tables = {}
         for name, checksum in manifest["sha256"].items():
             path = folder / f"{name}.parquet"
@@ -249,7 +251,10 @@ class Dataset:
 
 def _table(interactions: Interactions) -> pl.DataFrame:
     return pl.DataFrame(
-        {name: column.tolist() if column.dtype == object else column for name, column in interactions.columns().items()},
+        {
+            name: column.tolist() if column.dtype == object else column
+            for name, column in interactions.columns().items()
+        },
         schema_overrides={"review": pl.String} if interactions.review is not None else None,
     )
 
@@ -272,4 +277,6 @@ def _ids_and_texts(vocabulary: Vocabulary, texts: pl.DataFrame | None) -> pl.Dat
 
 def _texts(table: pl.DataFrame) -> pl.DataFrame | None:
     columns = [name for name in table.columns if name.startswith("text.")]
-    return table.select(pl.col(name).alias(name.removeprefix("text.")) for name in columns) if columns else None
+    return (
+        table.select(pl.col(name).alias(name.removeprefix("text.")) for name in columns) if columns else None
+    )

@@ -151,8 +151,18 @@ class Interactions:
             return self
         raise DataError(
             f"the {k}-core is empty: no group of users and items has at least {k} interactions each among "
-            f"{len(self)} interactions; choose a smaller k (--k-core)"
+            f"{len(self)} interactions; the largest k that leaves any is {self._largest_core(k)} (--k-core)"
         )
+
+    def _largest_core(self, k: int) -> int:
+        """The largest number below ``k`` whose core is not empty."""
+        left, best = self, 0
+        for smaller in range(1, k):
+            try:
+                left, best = left.k_core(smaller), smaller
+            except DataError:
+                break
+        return best
 
     def with_noise(self, ratio: float, rng: np.random.Generator) -> Interactions:
         """Add ``round(ratio · n)`` uniform random pairs that do not occur yet (Figure 5).
@@ -163,7 +173,9 @@ class Interactions:
         wanted = round(ratio * len(self))
         taken = np.unique(self.keys())
         if ratio < 0 or wanted > self.n_users * self.n_items - len(taken):
-            raise DataError(f"cannot add {wanted} new pairs ({ratio:g} x {len(self)}): there is no room for them")
+            raise DataError(
+                f"cannot add {wanted} new pairs ({ratio:g} x {len(self)}): there is no room for them"
+            )
         added = np.empty(0, np.int64)
         while len(added) < wanted:
             drawn = rng.integers(self.n_users * self.n_items, size=2 * (wanted - len(added)) + 8)

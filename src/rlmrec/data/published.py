@@ -8,7 +8,6 @@ versions of numpy and scipy read alike, and no code of either ever sees an unche
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.tables import read_table
-from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
 MATRICES = {"train": "trn_mat.pkl", "valid": "val_mat.pkl", "test": "tst_mat.pkl"}
@@ -60,17 +59,19 @@ def read_published(
         listed = ", ".join(f"{name} {shape[0]} x {shape[1]}" for name, shape in shapes.items())
         raise DataError(f"{folder}: expected three matrices of one shape (users x items), got {listed}")
     n_users, n_items = shapes[MATRICES["train"]]
-    parts = []
+    parts: dict[str, Interactions] = {}
     start = 0
-    for users, items, _ in pairs.values():
+    for split, (users, items, _) in pairs.items():
         part = Interactions(users, items, n_users, n_items).merged()
-        parts.append(
-            Interactions(part.users, part.items, n_users, n_items, id=np.arange(start, start + len(part)))
+        parts[split] = Interactions(
+            part.users, part.items, n_users, n_items, id=np.arange(start, start + len(part))
         )
         start += len(part)
     return Dataset(
         folder.resolve().name,
-        *parts,
+        parts["train"],
+        parts["valid"],
+        parts["test"],
         _vocabulary("user", n_users, users_mapper),
         _vocabulary("item", n_items, items_mapper),
         provenance={"source": "published", "files": list(MATRICES.values())},
@@ -167,13 +168,15 @@ def _vectors(path: Path, n: int, kind: str) -> FloatMatrix:
     vectors = _array(path, load(path), "the file")
     if vectors.ndim != 2 or len(vectors) != n:
         raise DataError(
-            f"{path} has shape {vectors.shape}, the dataset has {n} {kind}s: expected one row of d_s numbers each"
+            f"{path} has shape {vectors.shape}, the dataset has {n} {kind}s: "
+            "expected one row of d_s numbers for each"
         )
     vectors = vectors.astype(np.float32)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"{path}: {int((~finite).sum())} of {n} rows hold NaN or infinity, the first is row {int(finite.argmin())}"
+            f"{path}: {int((~finite).sum())} of {n} rows hold NaN or infinity, "
+            f"the first is row {int(finite.argmin())}"
         )
     return vectors
 
@@ -215,10 +218,11 @@ def _vocabulary(kind: str, n: int, mapper: Path | str | None) -> Vocabulary:
         )
     table = read_table(mapper, (row_name, name), ids=(row_name, name))
     rows, raw = table.ids(row_name, kind), table.ids(name, kind)
-    if rows.sort().to_list() != list(range(n)):
+    ordered = rows.sort().to_list()
+    if ordered != list(range(n)):
         raise DataError(
-            f"{mapper}, column {row_name!r}: expected each of 0..{n - 1} once, got {len(rows)} rows that span "
-            f"{rows.min()}..{rows.max()}"
+            f"{mapper}, column {row_name!r}: expected each of 0..{n - 1} once, got {len(rows)} rows from "
+            f"{ordered[0]!r} to {ordered[-1]!r}"
         )
     try:
         return Vocabulary(raw.gather(rows.arg_sort()).to_list(), kind)
@@ -255,8 +259,9 @@ class _Dtype:
 class _Array:
     """numpy.ndarray: shape, type, order and bytes."""
 
-    def __init__(self, *_: object) -> None:
-        self.value: npt.NDArray[Any] | None = None
+    value: npt.NDArray[Any] | None = None
+
+    def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, by_column, content = state
@@ -267,9 +272,12 @@ class _Matrix:
     """A scipy.sparse class: its attributes."""
 
     format = ""
+    state: dict[str, Any]
 
-    def __init__(self, *_: object) -> None:
-        self.state: dict[str, Any] = {}
+    def __new__(cls, *_: object) -> _Matrix:
+        self = super().__new__(cls)
+        self.state = {}  # here, because a pickle makes objects without calling __init__
+        return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if not isinstance(state, dict):
@@ -349,7 +357,7 @@ class _Unpickler(pickle.Unpickler):
             else lambda *given: allowed(*given)
         )
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - the base class's signature
         raise _Refused("a persistent object")
 
 
@@ -367,8 +375,8 @@ def load(path: Path) -> Any:
         raise DataError(f"{path} does not exist") from None
     except _Refused as refused:
         raise DataError(
-            f"{path} was refused, nothing of it was run: it asks for {refused}, expected only arrays of numpy and "
-            "matrices of scipy.sparse"
+            f"{path} was refused, nothing of it was run: it asks for {refused}, expected only arrays of "
+            "numpy and matrices of scipy.sparse"
         ) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DataError(f"{path} is damaged or no pickle ({type(error).__name__}: {error})") from None

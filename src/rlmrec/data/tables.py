@@ -442,7 +442,8 @@ def _json_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
         number = number if number is not None else next(reversed(integers))
         raise DataError(
             f"{table.path}, column {column!r} mixes integers and text: {number} in "
-            f"{table.place(integers[number])}, {json.dumps(text)} in {table.place(texts[text])}: make them one type"
+            f"{table.place(integers[number])}, {json.dumps(text)} in {table.place(texts[text])}: "
+            "make them one type"
         )
     try:
         return pl.Series(column, values, dtype=pl.Int64 if int in types else pl.String)

@@ -123,7 +123,9 @@ def run(
     return metrics
 
 
-def evaluate_embeddings(users: Any, items: Any, dataset: Dataset, folder: Path | None = None) -> dict[str, Any]:
+def evaluate_embeddings(
+    users: Any, items: Any, dataset: Dataset, folder: Path | None = None
+) -> dict[str, Any]:
     """Test and validation metrics of final embeddings; with a folder, the per-user values are kept there."""
     results: dict[str, Any] = {}
     for split in ("test", "valid"):
@@ -141,5 +143,7 @@ def load_backbone(spec: RunSpec, dataset: Dataset, folder: Path) -> Backbone:
     """The trained backbone of a finished run."""
     backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, spec.backbone_config)  # type: ignore[arg-type]
     state = load_file(folder / "model.safetensors")
-    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    backbone.load_state_dict(
+        {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    )
     return backbone.eval()

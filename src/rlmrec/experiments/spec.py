@@ -70,7 +70,9 @@ class RunSpec:
             home = next((home for home, kind in homes.items() if name in kind.model_fields), None)
             if home is None:
                 known = ", ".join(sorted(field for kind in homes.values() for field in kind.model_fields))
-                raise ConfigError(f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}")
+                raise ConfigError(
+                    f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
+                )
             values[home][name] = value
         return cls(
             backbone,
@@ -107,7 +109,9 @@ def backbone_class(name: str) -> type[Backbone]:
         return BACKBONES[name]
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise ConfigError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)} or package.module:Class")
+        raise ConfigError(
+            f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)} or package.module:Class"
+        )
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -43,6 +43,8 @@ class LocalChat:
         field_tokens: most tokens of each field of an answer; other fields get 100.
         temperature: 0 always takes the likeliest word.
         seed: for temperatures above 0.
+        small: ask for the short prompts with written-out examples that a model below some billions of
+            parameters needs; None means so for the default model and not for a file of your own.
 
     Raises:
         ConfigError: on the first request: ``xllamacpp`` or the weights are not installed (with the command
@@ -67,6 +69,7 @@ class LocalChat:
         field_tokens: Mapping[str, int] | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        small: bool | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
@@ -76,6 +79,7 @@ class LocalChat:
         self.field_tokens = dict(field_tokens or {"summarization": 90, "reasoning": 60})
         self.temperature = temperature
         self.seed = seed
+        self.small = weights is None if small is None else small
         self.name = self.weights.stem if self.weights is not None else "SmolLM2-135M-Instruct.Q4_1"
         self._server: Any = None
         self._thread: ThreadPoolExecutor | None = None
@@ -86,7 +90,12 @@ class LocalChat:
     @property
     def options(self) -> dict[str, Any]:
         """What changes answers. Not the threads: they do so too, but by rounding alone."""
-        return {"temperature": self.temperature, "seed": self.seed, "field_tokens": self.field_tokens}
+        return {
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "field_tokens": self.field_tokens,
+            "small": self.small,
+        }
 
     @staticmethod
     def missing() -> str | None:

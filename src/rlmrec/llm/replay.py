@@ -70,6 +70,7 @@ class Replay:
                 f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}"
             )
         self.name, self.options = fitting[0]
+        self.small = bool(self.options.get("small"))  # see LocalChat: the same prompts must be made again
 
     async def complete(
         self,

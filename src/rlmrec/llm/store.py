@@ -13,14 +13,13 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.llm.client import Completion, Usage
@@ -68,6 +67,7 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
 )
+RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
 
 
@@ -246,10 +246,16 @@ class Store:
             self._models[key] = found.fetchone()[0]
         return self._models[key]
 
-    def retire(self, requests: Iterable[str]) -> None:
-        """Take answers out of force, so that they are asked for again. Nothing is deleted."""
-        self._db.executemany(
-            "UPDATE answers SET retired = 1 WHERE request = ? AND NOT retired", ((r,) for r in requests)
+    def retire_failure(self, kind: str, key: RawId) -> None:
+        """Take the answers that a failed profile was made of out of force, so that they are asked for again.
+
+        Nothing is deleted, and answers that arrived after the failure stay: a killed retry pays once, too.
+        """
+        self._db.execute(
+            "UPDATE answers SET retired = 1 FROM profiles WHERE profiles.kind = ? AND profiles.key = ? "
+            "AND profiles.error IS NOT NULL AND NOT answers.retired AND answers.written <= profiles.written "
+            "AND answers.request IN (SELECT value FROM json_each(profiles.requests))",
+            (kind, json.dumps(key)),
         )
 
     def models(self) -> list[tuple[str, dict[str, Any], int]]:

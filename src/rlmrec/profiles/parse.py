@@ -92,7 +92,9 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
         notes.append("JSON cut off after the summarization")
     fields = _fields(found, notes)
     if "summarization" not in fields:
-        raise AnswerError("keys", f'expected the keys "summarization" and "reasoning", got {_short(list(found))}')
+        raise AnswerError(
+            "keys", f'expected the keys "summarization" and "reasoning", got {_short(list(found))}'
+        )
     summarization = _text(fields["summarization"], notes)
     reasoning = _text(fields.get("reasoning"), [])
     if summarization is None:
@@ -102,7 +104,9 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     count = len(summarization.split())
     if count > words:
         if count > FAR_TOO_LONG * words and not last_try:
-            raise AnswerError("too long", f"the summarization has {count} words, at most {words} were asked for")
+            raise AnswerError(
+                "too long", f"the summarization has {count} words, at most {words} were asked for"
+            )
         summarization = cut_words(summarization, words)
         notes.append("over-long summarization cut")
     if reasoning is not None and reasoning.strip(" .\"'").lower() in _NONE:

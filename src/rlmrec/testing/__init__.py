@@ -21,7 +21,12 @@ from rlmrec.text.semantics import Semantics
 
 
 def blocks(
-    n_blocks: int = 3, users: int = 20, items: int = 15, density: float = 0.5, text_size: int = 8, seed: int = 0
+    n_blocks: int = 3,
+    users: int = 20,
+    items: int = 15,
+    density: float = 0.5,
+    text_size: int = 8,
+    seed: int = 0,
 ) -> tuple[Dataset, Semantics]:
     """A dataset of groups: users of a group interact with that group's items alone.
 
@@ -86,19 +91,30 @@ def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
     users, items = backbone.encode(x, graph)
     for kind, got, size in (("users", users, dataset.n_users), ("items", items, dataset.n_items)):
         expected = (size, backbone.output_size)
-        _expect(tuple(got.shape) == expected, f"encode() gives {kind} of {tuple(got.shape)}, expected {expected}")
+        _expect(
+            tuple(got.shape) == expected, f"encode() gives {kind} of {tuple(got.shape)}, expected {expected}"
+        )
     again = backbone.encode(x, graph)
     _expect(torch.equal(users, again[0]) and torch.equal(items, again[1]), "encode() is not deterministic")
     with torch.no_grad():
         moved = backbone.encode(x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), graph)
-    _expect(not torch.allclose(users, moved[0]), "encode() gives the same users whatever x is: does it read its own tables?")
-    _expect(not torch.allclose(items, moved[1]), "encode() gives the same items whatever x is: does it read its own tables?")
+    _expect(
+        not torch.allclose(users, moved[0]),
+        "encode() gives the same users whatever x is: does it read its own tables?",
+    )
+    _expect(
+        not torch.allclose(items, moved[1]),
+        "encode() gives the same items whatever x is: does it read its own tables?",
+    )
 
     backbone.train()
     outputs = [backbone.objective(x, graph, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
     _expect(bool(outputs[0].terms), "objective() returns no terms")
     for name, term in outputs[0].terms.items():
-        _expect(term.dim() == 0 and bool(torch.isfinite(term)), f"term {name!r} is {term}, expected a finite scalar")
+        _expect(
+            term.dim() == 0 and bool(torch.isfinite(term)),
+            f"term {name!r} is {term}, expected a finite scalar",
+        )
         _expect(
             torch.equal(term, outputs[1].terms[name]) or not _stateless(backbone),
             f"term {name!r} differs for equal rng: all randomness must come from rng",
@@ -125,15 +141,22 @@ def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) 
     batch = sample_batch(dataset)
     x = backbone.initial().detach().requires_grad_()
     corrupted, masked = alignment.corrupt(x, torch.Generator().manual_seed(0))
-    _expect(corrupted.shape == x.shape, f"corrupt() gives {tuple(corrupted.shape)}, expected {tuple(x.shape)}")
+    _expect(
+        corrupted.shape == x.shape, f"corrupt() gives {tuple(corrupted.shape)}, expected {tuple(x.shape)}"
+    )
     if masked is not None:
         kept = torch.ones(len(x), dtype=torch.bool)
         kept[masked] = False
-        _expect(torch.equal(corrupted[kept], x[kept]), "corrupt() changes rows that it does not name as masked")
+        _expect(
+            torch.equal(corrupted[kept], x[kept]), "corrupt() changes rows that it does not name as masked"
+        )
     out = backbone.objective(corrupted, graph, batch, torch.Generator().manual_seed(1))
     terms = alignment.loss(out.users, out.items, batch, masked)
     for name, term in terms.items():
-        _expect(term.dim() == 0 and bool(torch.isfinite(term)), f"term {name!r} is {term}, expected a finite scalar")
+        _expect(
+            term.dim() == 0 and bool(torch.isfinite(term)),
+            f"term {name!r} is {term}, expected a finite scalar",
+        )
         _expect(name not in out.terms, f"term {name!r} is also a term of the backbone")
     if not terms:
         return

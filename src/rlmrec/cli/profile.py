@@ -1,0 +1,343 @@
+"""rlmrec profile, rlmrec audit: from texts to profiles, and the proof that nothing held out went in."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError
+from rlmrec.llm.client import LLM, OpenAIChat
+from rlmrec.llm.local import LocalChat
+from rlmrec.llm.replay import Replay
+from rlmrec.llm.store import Store
+from rlmrec.profiles.audit import audit as run_audit
+from rlmrec.profiles.batch import BatchRead, read_batch, write_batch
+from rlmrec.profiles.profiler import Estimate, Price, Profiler, Progress
+from rlmrec.profiles.prompts import DOMAINS, KINDS, PromptOptions, load_template
+from rlmrec.workspace import Workspace
+
+STORE = "profiles.sqlite"
+PARTLY_FAILED = 3
+
+
+def profile(
+    workspace: WorkspaceOption = Path("workspace"),
+    items: Annotated[bool, typer.Option("--items", help="Profile the items.")] = False,
+    users: Annotated[
+        bool, typer.Option("--users", help="Profile the users; their prompts quote the items' profiles.")
+    ] = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model's name at the endpoint; 'local' is the embedded one (no key, no network)."
+        ),
+    ] = "local",
+    base_url: Annotated[
+        str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
+    ] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable with the key. It is never written anywhere.")
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once (the embedded model: one).")] = 16,
+    domain: Annotated[
+        str | None, typer.Option(help=f"Whose words the prompts use: {', '.join(DOMAINS)}.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Folder with prompts of your own: item.md, user.md.")
+    ] = None,
+    reviews: Annotated[int, typer.Option(min=1, help="Most reviews in an item's prompt.")] = 5,
+    sample: Annotated[int, typer.Option(min=1, help="Most items in a user's prompt.")] = 10,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a prompt, estimated.")] = 3000,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 600,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the model.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampling of reviews and items.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that one try may take.")] = 60.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the embedded model.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Settle at most this many further ones.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again where answers were unusable.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Count requests, tokens and cost and show three prompts; ask nothing."
+        ),
+    ] = False,
+    price_in: Annotated[
+        float | None, typer.Option(min=0, help="Money for a million tokens of prompts.")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, help="Money for a million tokens of answers.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Stop before this run's requests cost more.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Take the answers from this store or export, and from nowhere else.")
+    ] = None,
+    batch_out: Annotated[
+        Path | None, typer.Option(help="Write the requests as a provider's batch file; ask nothing.")
+    ] = None,
+    batch_in: Annotated[Path | None, typer.Option(help="Read a provider's answers to such a file.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="At the end, write all answers to this file for --replay.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write profiles of items and users with a language model: what kind of users an item is for, and so on.
+
+    Every answer is stored at once, so a run can be killed and started again: nothing is asked twice. Exit
+    code 3 says that some could not be profiled, or that the run stopped early.
+
+    **Examples:**
+
+    `rlmrec profile -w movies --items --users --domain movies --limit 20`
+
+    `rlmrec profile -w shop --items --model gpt-4o-mini --price-in 0.15 --price-out 0.6 --dry-run`
+
+    `rlmrec profile -w shop --items --users --base-url http://localhost:11434/v1 --model qwen3:8b`
+    """
+    if not (items or users):
+        raise ConfigError("say what to profile: --items, --users or both")
+    if (batch_out or batch_in) and items and users:
+        raise ConfigError(
+            "a batch file holds one kind: give --items or --users; users' prompts quote the items'"
+        )
+    if (price_in is None) != (price_out is None):
+        raise ConfigError("give both prices or none: --price-in and --price-out")
+    place, output = Workspace(workspace), Output(as_json)
+    dataset = place.dataset()
+    llm: LLM
+    if replay is not None:
+        llm = Replay(replay)
+    elif model == "local":
+        llm = LocalChat(threads=threads, temperature=temperature)
+        if (missing := LocalChat.missing()) and not dry_run:
+            raise ConfigError(missing)
+    else:
+        llm = OpenAIChat(
+            model, base_url=base_url, key_env=key_env, temperature=temperature, max_tokens=max_tokens,
+            timeout=timeout, concurrency=concurrency,
+        )  # fmt: skip
+    kinds = [kind for kind, wanted in zip(KINDS, (items, users), strict=True) if wanted]
+    results: dict[str, Any] = {}
+    incomplete = False
+    with Store(place.path / STORE) as store:
+        profiler = Profiler(
+            llm, store, domain=domain or _domain(dataset), folder=prompts,
+            options=PromptOptions(reviews=reviews, items=sample, tokens=prompt_tokens, seed=seed),
+            price=None if price_in is None or price_out is None else Price(price_in, price_out),
+            max_cost=max_cost,
+        )  # fmt: skip
+        for kind in kinds:
+            if dry_run:
+                estimate = profiler.estimate(dataset, kind, limit=limit)
+                _show_estimate(estimate, output)
+                results[kind] = _plain_estimate(estimate)
+            elif batch_out is not None:
+                count = write_batch(
+                    profiler, dataset, kind, batch_out, limit=limit, retry_failed=retry_failed
+                )
+                output.say(f"wrote {count:,} requests to {batch_out}; read the answers with --batch-in FILE")
+                results[kind] = {"requests": count}
+            elif batch_in is not None:
+                read = read_batch(profiler, dataset, kind, batch_in)
+                _show_batch(read, output)
+                results[kind] = {
+                    **_plain(read.progress),
+                    "answers": read.answers,
+                    "malformed": read.malformed,
+                }
+                incomplete |= read.progress.n_failed > 0
+            else:
+                progress = _run(profiler, dataset, kind, limit, retry_failed, output)
+                results[kind] = _plain(progress)
+                incomplete |= progress.n_failed > 0 or progress.stopped is not None
+                if progress.stopped is not None:
+                    break
+        if export is not None and not dry_run:
+            count = store.export(export, _provenance(profiler, kinds))
+            output.say(f"wrote {count:,} answers to {export} ({export.stat().st_size / 1e6:.1f} MB)")
+    output.result(results)
+    if incomplete:
+        raise typer.Exit(PARTLY_FAILED)
+
+
+def audit(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
+    """Prove that no held-out interaction reached a prompt, from the sources recorded with each profile.
+
+    Exit code 1 when one did, or when there is nothing to check.
+
+    **Example:**  `rlmrec audit -w movies`
+    """
+    place, output = Workspace(workspace), Output(as_json)
+    dataset = place.dataset()
+    with Store(place.path / STORE, create=False) as store:
+        found = run_audit(store, dataset)
+    checked = ", ".join(f"{count:,} {kind}s" for kind, count in found.profiles.items()) or "no profiles"
+    if found.passed:
+        output.say(
+            f"passed: the prompts of {checked} used {found.interactions:,} interactions, all of them "
+            f"training interactions of {escape(dataset.name)}"
+        )
+    elif found.n_violations:
+        output.say(f"[bold red]failed[/]: {found.n_violations:,} violations in the prompts of {checked}")
+        for line in found.violations:
+            output.say("  " + escape(line))
+    else:
+        output.say("[bold red]failed[/]: there are no profiles to check")
+    output.result(
+        {
+            "passed": found.passed,
+            "profiles": dict(found.profiles),
+            "interactions": found.interactions,
+            "violations": found.n_violations,
+            "first": found.violations,
+            "other_datasets": found.other_datasets,
+        }
+    )
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _domain(dataset: Dataset) -> str:
+    """The domain that the reader of the dataset noted, if it did."""
+    noted = dataset.provenance.get("domain")
+    return noted if noted in DOMAINS else "general"
+
+
+def _run(
+    profiler: Profiler, dataset: Dataset, kind: str, limit: int | None, retry_failed: bool, output: Output
+) -> Progress:
+    total = dataset.n_items if kind == "item" else dataset.n_users
+    with output.progress(f"profiling {kind}s", total) as update:
+        profiler.on_progress = lambda progress: update(progress.done, _note(progress))
+        progress = profiler.run(dataset, kind, limit=limit, retry_failed=retry_failed)
+    _show(progress, output)
+    return progress
+
+
+def _note(progress: Progress) -> str:
+    parts = [f"{progress.n_failed} failed", f"{progress.kept + progress.cached} cached"]
+    parts.append(f"{_short(progress.usage.prompt)}+{_short(progress.usage.completion)} tokens")
+    if progress.cost is not None:
+        parts.append(f"cost {progress.cost:.4g}")
+    if progress.rate:
+        parts.append(f"{progress.rate:.3g}/s")
+    return " · ".join(parts)
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e3 else str(count)
+
+
+def _show(progress: Progress, output: Output) -> None:
+    left = progress.total - progress.done
+    line = (
+        f"{progress.kind}s: {progress.profiled:,} of {progress.total:,} profiled, "
+        f"{progress.n_failed:,} failed, {left:,} left; {progress.asked:,} requests, {progress.usage.prompt:,} + "
+        f"{progress.usage.completion:,} tokens"
+    )
+    if progress.cost is not None:
+        line += f", cost {progress.cost:.4g}"
+    output.say(f"{line}, {progress.seconds:.1f} s")
+    for label, counts in (
+        ("[yellow]failed[/]", progress.failed),
+        ("answers repaired", progress.repaired),
+        ("prompts cut to the budget of tokens", progress.cuts),
+    ):
+        if counts:
+            listed = ", ".join(f"{escape(what)} {count:,}" for what, count in counts.most_common())
+            output.say(f"  {label}: {listed}")
+    if progress.stopped:
+        output.say(f"  [bold red]stopped[/]: {escape(progress.stopped)}")
+    if progress.n_failed:
+        output.say("  ask again with --retry-failed; raw answers stand in the store")
+
+
+def _show_estimate(estimate: Estimate, output: Output) -> None:
+    cost = "unknown (give --price-in and --price-out)" if estimate.cost is None else f"{estimate.cost:.4g}"
+    output.say(
+        f"[bold]{estimate.kind}s[/]: {estimate.requests:,} requests of {estimate.total:,} "
+        f"({estimate.kept:,} need none), about {estimate.usage.prompt:,} prompt tokens and "
+        f"{estimate.usage.completion:,} answer tokens, cost {cost}"
+    )
+    for what, count in estimate.cuts.most_common():
+        output.say(f"  {count:,} prompts cut to the budget: {escape(what)}")
+    for number, prompt in enumerate(estimate.samples, 1):
+        if number == 1:
+            output.say(f"[dim]system prompt[/]\n{escape(prompt.system)}")
+        output.say(
+            f"[dim]prompt {number}, {prompt.kind} {escape(repr(prompt.key))}[/]\n{escape(prompt.text)}"
+        )
+
+
+def _show_batch(read: BatchRead, output: Output) -> None:
+    output.say(
+        f"read {read.answers:,} answers, {read.known:,} known before, {read.refused:,} refused by a filter, "
+        f"{read.unanswered:,} without an answer"
+    )
+    if read.malformed:
+        output.say(
+            f"  [yellow]lines that are no JSON objects, skipped[/]: {', '.join(map(str, read.malformed))}"
+        )
+    _show(read.progress, output)
+    left = read.progress.total - read.progress.done
+    if left:
+        output.say(f"  {left:,} still need an answer: write the next file with --batch-out FILE")
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    return {
+        "total": progress.total,
+        "profiled": progress.profiled,
+        "failed": dict(progress.failed),
+        "kept": progress.kept,
+        "cached": progress.cached,
+        "requests": progress.asked,
+        "usage": progress.usage._asdict(),
+        "cost": progress.cost,
+        "repaired": dict(progress.repaired),
+        "cuts": dict(progress.cuts),
+        "stopped": progress.stopped,
+        "seconds": round(progress.seconds, 3),
+    }
+
+
+def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "total": estimate.total,
+        "kept": estimate.kept,
+        "requests": estimate.requests,
+        "usage": estimate.usage._asdict(),
+        "cost": estimate.cost,
+        "cuts": dict(estimate.cuts),
+        "samples": [prompt.text for prompt in estimate.samples],
+    }
+
+
+def _provenance(profiler: Profiler, kinds: list[str]) -> dict[str, Any]:
+    """How exported answers came about, for their manifest."""
+    templates = {
+        kind: load_template(kind, profiler.domain, folder=profiler.folder, small=profiler.small).source
+        for kind in kinds
+    }
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join(["rlmrec", *sys.argv[1:]]),
+        "domain": profiler.domain,
+        "prompt_options": asdict(profiler.options),
+        "prompts_sha256": {
+            kind: hashlib.sha256(source.encode()).hexdigest() for kind, source in templates.items()
+        },
+    }

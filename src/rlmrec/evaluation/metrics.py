@@ -1,0 +1,132 @@
+"""Metrics of ranked lists: accuracy per user, and what a whole set of lists recommends beyond accuracy.
+
+Accuracy metrics take ``hits`` bool[n, k] (is the item at rank r = 1 … k held out?) and ``n_relevant`` int[n]
+(held-out items of the user, at least 1), and return float64[n] in [0, 1]. k is the number of columns: cut
+``hits[:, :k]`` for a shorter list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
+    """Share of the held-out items that are in the list: Recall@k = hits / |held-out|.
+
+    Example:
+        >>> recall(np.array([[True, False, True]]), np.array([4])).tolist()
+        [0.5]
+    """
+    return hits.sum(axis=1) / n_relevant
+
+
+def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
+    """Share of the list that is held out: Precision@k = hits / k, also where fewer than k could be ranked."""
+    return hits.mean(axis=1)
+
+
+def hit_rate(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
+    """1 if at least one held-out item is in the list, else 0."""
+    return hits.any(axis=1).astype(np.float64)
+
+
+def mrr(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
+    """Reciprocal rank of the first hit, 0 without one: RR@k = 1 / min{r : hit_r}."""
+    return hits.any(axis=1) / (hits.argmax(axis=1) + 1)
+
+
+def ndcg(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
+    """Hits discounted by rank, relative to the best possible list (binary gains).
+
+        NDCG@k = Σ_{r ≤ k} hit_r / log2(r + 1)  /  Σ_{r ≤ min(k, |held-out|)} 1 / log2(r + 1)
+
+    Example:
+        >>> ndcg(np.array([[True, False, True]]), np.array([2])).round(4).tolist()
+        [0.9197]
+    """
+    k = hits.shape[1]
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discount)
+    gained: FloatArray = hits @ discount
+    # The same items in another order of summation may exceed the ideal by a rounding error.
+    return np.minimum(gained / ideal[np.minimum(n_relevant, k) - 1], 1)
+
+
+def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
+    """Mean over the possible hits of the precision at each hit; its mean over users is MAP@k.
+
+        AP@k = Σ_{r ≤ k} hit_r · Precision@r  /  min(k, |held-out|)
+
+    Of the two definitions in use this is the one whose best value is 1; trec_eval's ``map_cut`` divides by
+    |held-out| instead and cannot reach 1 when that exceeds k.
+    """
+    k = hits.shape[1]
+    precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+    return np.minimum((hits * precisions).sum(axis=1) / np.minimum(n_relevant, k), 1)
+
+
+ACCURACY: dict[str, Callable[[BoolArray, IntArray], FloatArray]] = {
+    "recall": recall,
+    "ndcg": ndcg,
+    "precision": precision,
+    "mrr": mrr,
+    "hit_rate": hit_rate,
+    "map": average_precision,
+}
+
+
+def novelty(ranked: IntArray, popularity: IntArray, n_users: int) -> FloatArray:
+    """How surprising a user's list is: the mean self-information of its items in bits.
+
+        novelty = mean_{i in list} −log2 p_i,   p_i = max(1, training users of i) / U
+
+    An item without a training interaction counts as if it had one, so that the value is finite.
+
+    Args:
+        ranked: int64[n, k] item rows, −1 where the list is shorter than k.
+        popularity: int64[I], training interactions of each item.
+        n_users: U.
+
+    Returns:
+        float64[n] in [0, log2 U]; 0 for an empty list.
+
+    Source: Zhou et al. 2010, PNAS 107(10).
+    """
+    return _mean_of_items(ranked, -np.log2(np.maximum(popularity, 1) / n_users))
+
+
+def average_popularity(ranked: IntArray, popularity: IntArray) -> FloatArray:
+    """float64[n]: mean number of training interactions of the items in each list; 0 for an empty list."""
+    return _mean_of_items(ranked, popularity.astype(np.float64))
+
+
+def _mean_of_items(ranked: IntArray, values: FloatArray) -> FloatArray:
+    listed = ranked >= 0
+    sums: FloatArray = np.where(listed, values[ranked], 0).sum(axis=1)
+    return sums / np.maximum(listed.sum(axis=1), 1)
+
+
+def coverage(ranked: IntArray, n_items: int) -> float:
+    """Share of the catalogue that at least one list holds: |∪_u list_u| / I."""
+    return float((_exposure(ranked, n_items) > 0).mean())
+
+
+def gini(ranked: IntArray, n_items: int) -> float:
+    """How unevenly the lists expose the catalogue: 0 if every item is listed equally often, → 1 if one alone is.
+
+    G = Σ_{j = 1..I} (2j − I − 1) x_(j)  /  (I · Σ_j x_(j)),   x_(1) ≤ … ≤ x_(I) the number of lists an item is in
+    """
+    exposure = np.sort(_exposure(ranked, n_items)).astype(np.float64)
+    weights = 2 * np.arange(1, n_items + 1) - n_items - 1
+    return float(weights @ exposure / max(n_items * exposure.sum(), 1))
+
+
+def _exposure(ranked: IntArray, n_items: int) -> IntArray:
+    return np.bincount(ranked[ranked >= 0], minlength=n_items)

@@ -1,0 +1,240 @@
+"""All-rank evaluation: every item but a user's training items is ranked, and each user's result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.evaluation import metrics
+from rlmrec.files import atomic_file
+from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+# By name: per user, and of all lists together.
+PER_USER = (*metrics.ACCURACY, "novelty", "popularity")
+OVERALL = ("coverage", "gini")
+
+
+class Scorer(Protocol):
+    """Whatever gives each of some users a score for every item; higher is better, −∞ means never."""
+
+    def score(self, users: IntArray, /) -> Float32Array:
+        """float32[B, I] for user rows int64[B]: a fresh array, the caller writes into it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DotProduct:
+    """score(u, i) = e_u · e_i.
+
+    Args:
+        users: float32[U, d].
+        items: float32[I, d].
+
+    Raises:
+        DataError: not two float32 matrices with the same d.
+    """
+
+    users: Float32Array
+    items: Float32Array
+
+    def __post_init__(self) -> None:
+        for name, matrix in (("user", self.users), ("item", self.items)):
+            if matrix.ndim != 2 or matrix.dtype != np.float32:
+                raise DataError(
+                    f"{name} embeddings must be a float32 matrix, got {matrix.dtype} of shape {matrix.shape}"
+                )
+        if self.users.shape[1] != self.items.shape[1]:
+            raise DataError(f"users have {self.users.shape[1]} dimensions, items {self.items.shape[1]}")
+
+    def score(self, users: IntArray) -> Float32Array:
+        """float32[B, I]."""
+        scores: Float32Array = self.users[users] @ self.items.T
+        return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The ranked lists of n users, up to rank K, and what is needed to judge them.
+
+    Args:
+        users: int64[n], the rows of the users that have held-out items, ascending.
+        items: int64[n, K], item rows from rank 1 on; −1 where a user has fewer than K candidates.
+        hits: bool[n, K], whether the item is held out.
+        n_relevant: int64[n], held-out items of each user.
+        popularity: int64[I], training interactions of each item.
+        n_users: U, users without held-out items included.
+        k: the list lengths to report, ascending; the last is K.
+
+    Example:
+        ``evaluate(DotProduct(users, items), dataset).metrics()["recall@20"]``
+    """
+
+    users: IntArray
+    items: IntArray
+    hits: BoolArray
+    n_relevant: IntArray
+    popularity: IntArray
+    n_users: int
+    k: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def per_user(self, name: str) -> FloatArray:
+        """float64[n]: the values of a metric such as "recall@20", in the order of ``users``.
+
+        Raises:
+            ConfigError: no such metric, one that has no value per user, or a k beyond K.
+        """
+        metric, k = self._parse(name)
+        if metric in metrics.ACCURACY:
+            return metrics.ACCURACY[metric](self.hits[:, :k], self.n_relevant)
+        if metric == "novelty":
+            return metrics.novelty(self.items[:, :k], self.popularity, self.n_users)
+        if metric == "popularity":
+            return metrics.average_popularity(self.items[:, :k], self.popularity)
+        raise ConfigError(f"{name} has no value per user: expected one of {', '.join(PER_USER)} with @k")
+
+    def metric(self, name: str) -> float:
+        """The mean over users of a metric per user, or the value of "coverage@k" or "gini@k"."""
+        metric, k = self._parse(name)
+        if metric == "coverage":
+            return metrics.coverage(self.items[:, :k], len(self.popularity))
+        if metric == "gini":
+            return metrics.gini(self.items[:, :k], len(self.popularity))
+        return float(self.per_user(name).mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric at every k: {"recall@5": …, "ndcg@5": …, …, "gini@20": …}."""
+        return {f"{name}@{k}": self.metric(f"{name}@{k}") for k in self.k for name in (*PER_USER, *OVERALL)}
+
+    def table(self) -> pl.DataFrame:
+        """One row a user: user (row), n_relevant, and each metric per user at each k."""
+        names = [f"{name}@{k}" for k in self.k for name in PER_USER]
+        values = {name: self.per_user(name) for name in names}
+        return pl.DataFrame({"user": self.users, "n_relevant": self.n_relevant, **values})
+
+    def save(self, path: Path) -> None:
+        """Write ``table()`` as Parquet, atomically; ``read_table`` reads it."""
+        with atomic_file(Path(path)) as temporary:
+            self.table().write_parquet(temporary)
+
+    def _parse(self, name: str) -> tuple[str, int]:
+        metric, _, k = name.partition("@")
+        if metric not in (*PER_USER, *OVERALL):
+            raise ConfigError(
+                f"unknown metric {name!r}: expected one of {', '.join((*PER_USER, *OVERALL))} with @k"
+            )
+        if not k.isdecimal() or not 1 <= int(k) <= self.k[-1]:
+            raise ConfigError(f"{name!r}: expected {metric}@k with k from 1 to {self.k[-1]}")
+        return metric, int(k)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """The values per user that ``Ranking.save`` wrote.
+
+    Raises:
+        WorkspaceError: the file is absent, damaged or something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WorkspaceError(f"{path} does not exist: run 'rlmrec evaluate …' first")
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise WorkspaceError(f"{path} is damaged: expected Parquet, {error}") from None
+    if not {"user", "n_relevant"} <= set(table.columns):
+        raise WorkspaceError(
+            f"{path} holds the columns {', '.join(table.columns)}: expected user, n_relevant, …"
+        )
+    return table
+
+
+def evaluate(
+    scores: Scorer,
+    dataset: Dataset,
+    k: Sequence[int] = (5, 10, 20),
+    split: str = "test",
+    memory_budget: int = MEMORY_BUDGET,
+) -> Ranking:
+    """Rank all items for every user with held-out items (the paper's all-rank protocol, Section 4.1.2).
+
+    Candidates are all items but the user's training items; validation items stay candidates at test. Of equal
+    scores the item of the lower row comes first.
+
+    Args:
+        scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is scored
+            by one thread per core; others are called from this thread, a block of users at a time.
+        dataset: what to leave out of the candidates (train) and to look for (``split``).
+        k: list lengths.
+        split: "test" or "valid".
+        memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
+
+    Raises:
+        ConfigError: no k, or one below 1.
+        DataError: nothing is held out, scores of another shape or with NaN.
+    """
+    lengths = tuple(sorted(set(k)))
+    if not lengths or lengths[0] < 1:
+        raise ConfigError(f"k must be one or more numbers from 1 on, got {k!r}")
+    held_out = dataset.split(split)
+    if split == "train":
+        raise ConfigError("training items are never ranked: evaluate on 'valid' or 'test'")
+    users, positions, n_relevant = np.unique(held_out.users, return_inverse=True, return_counts=True)
+    if not len(users):
+        raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
+    n_items = dataset.n_items
+    _check_shape(scores, dataset)
+    trained = dataset.train.csr()[users]  # (n, I)
+    # Sorted numbers of the held-out pairs; a duplicate would be counted twice in n_relevant.
+    keys = np.unique(positions * n_items + held_out.items)
+    n_relevant = np.bincount(keys // n_items, minlength=len(users))
+
+    def rank(block: slice) -> tuple[IntArray, BoolArray]:
+        found = np.ascontiguousarray(scores.score(users[block]))
+        n_rows = block.stop - block.start
+        if found.shape != (n_rows, n_items):
+            raise DataError(
+                f"scores of {n_rows} users have shape {found.shape}, expected {(n_rows, n_items)}"
+            )
+        of_rows = trained.indptr[block.start : block.stop + 1]
+        rows = np.repeat(np.arange(n_rows), np.diff(of_rows))
+        found[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
+        items, best = top_k(found, lengths[-1])
+        relevant = keys[
+            np.searchsorted(keys, block.start * n_items) : np.searchsorted(keys, block.stop * n_items)
+        ]
+        wanted = np.arange(block.start, block.stop)[:, None] * n_items + items
+        place = np.minimum(np.searchsorted(relevant, wanted), len(relevant) - 1)
+        is_candidate = np.isfinite(best) | (best > 0)
+        return np.where(is_candidate, items, -1), (relevant[place] == wanted) & is_candidate
+
+    threads = None if isinstance(scores, DotProduct) else 1
+    blocks = list(map_blocks(rank, len(users), n_items, memory_budget, threads))
+    # A catalogue smaller than K: the list ends with it.
+    items = np.full((len(users), lengths[-1]), -1)
+    hits = np.zeros(items.shape, bool)
+    width = min(lengths[-1], n_items)
+    np.concatenate([block[0] for block in blocks], out=items[:, :width])
+    np.concatenate([block[1] for block in blocks], out=hits[:, :width])
+    return Ranking(users, items, hits, n_relevant, dataset.train.item_degrees(), dataset.n_users, lengths)
+
+
+def _check_shape(scores: Scorer, dataset: Dataset) -> None:
+    if isinstance(scores, DotProduct) and len(scores.users) != dataset.n_users:
+        raise DataError(
+            f"there are {len(scores.users)} user embeddings, {dataset.name} has {dataset.n_users} users"
+        )

@@ -1,0 +1,121 @@
+"""The audit: proof, from what was recorded with each profile, that nothing held out reached a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.errors import DataError
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.prompts import KINDS
+
+
+@dataclass
+class Audit:
+    """What an audit found.
+
+    Args:
+        profiles: profiles checked, by kind; failed ones included, since their prompts were sent as well.
+        interactions: distinct interactions that went into prompts.
+        violations: one line each, the first 20.
+        n_violations: all of them.
+        other_datasets: profiles of users or items that this dataset does not hold; they are not checked and
+            nothing here uses them.
+    """
+
+    profiles: Counter[str] = field(default_factory=Counter)
+    interactions: int = 0
+    violations: list[str] = field(default_factory=list)
+    n_violations: int = 0
+    other_datasets: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was something to check and all of it was in order."""
+        return self.n_violations == 0 and self.profiles.total() > 0
+
+    def _violation(self, line: str) -> None:
+        self.n_violations += 1
+        if len(self.violations) < 20:
+            self.violations.append(line)
+
+
+def audit(store: Store, dataset: Dataset) -> Audit:
+    """Check every recorded source of every profile against the split.
+
+    A source must be a training interaction; of an item's prompt, one with that item; of a user's, one of
+    that user. Users' prompts also quote item profiles, which are held to the same rule.
+
+    Args:
+        store: with profiles.
+        dataset: with the split.
+
+    Raises:
+        DataError: interaction ids occur in several splits, so they prove nothing.
+
+    Example: ``rlmrec audit -w W`` prints ``audit(Store("W/profiles.sqlite"), Dataset.load("W/dataset"))``.
+    """
+    index = _Index(dataset)
+    found = Audit()
+    seen: list[IntArray] = []
+    for kind in KINDS:
+        vocabulary = dataset.items if kind == "item" else dataset.users
+        for profile in store.profiles(kind):
+            if profile.key not in vocabulary:
+                found.other_datasets += 1
+                continue
+            found.profiles[kind] += 1
+            seen.append(_check(profile, vocabulary.row(profile.key), index, found))
+    found.interactions = len(np.unique(np.concatenate(seen))) if seen else 0
+    return found
+
+
+def _check(profile: Profile, row: int, index: _Index, found: Audit) -> IntArray:
+    sources = np.array(profile.sources, np.int64)
+    split, users, items = index.look_up(sources)
+    for position, source in enumerate(profile.sources):
+        where = f"the prompt of {profile.kind} {json.dumps(profile.key)} used interaction {source}, which "
+        if split[position] < 0:
+            found._violation(where + "this dataset does not hold")
+        elif SPLITS[split[position]] != "train":
+            found._violation(where + f"is held out for {SPLITS[split[position]]}")
+        elif (items if profile.kind == "item" else users)[position] != row:
+            found._violation(where + f"is not of this {profile.kind}")
+    return sources
+
+
+class _Index:
+    """Where each interaction id stands: split, user and item, by sorted lookup."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        parts = [dataset.split(name) for name in SPLITS]
+        ids = np.concatenate([_ids(part) for part in parts])
+        order = np.argsort(ids, kind="stable")
+        self.ids = ids[order]
+        self.split = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[order]
+        self.users = np.concatenate([part.users for part in parts])[order]
+        self.items = np.concatenate([part.items for part in parts])[order]
+        twice = np.flatnonzero((self.ids[1:] == self.ids[:-1]) & (self.ids[1:] >= 0))
+        if len(twice):
+            raise DataError(
+                f"{len(twice)} interaction ids occur more than once, for example {self.ids[twice[0]]}: an "
+                "audit needs ids that number the source's rows across all splits; make the dataset again"
+            )
+
+    def look_up(self, sources: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """(split, user, item) of each source; split -1 where the id is unknown."""
+        if not len(self.ids):
+            return np.full(len(sources), -1), sources, sources
+        place = np.minimum(np.searchsorted(self.ids, sources), len(self.ids) - 1)
+        known = (self.ids[place] == sources) & (sources >= 0)
+        return np.where(known, self.split[place], -1), self.users[place], self.items[place]
+
+
+def _ids(interactions: Interactions) -> IntArray:
+    assert interactions.id is not None  # set by Interactions
+    return interactions.id

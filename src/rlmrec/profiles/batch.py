@@ -1,0 +1,156 @@
+"""Batch files of providers: requests out as JSON lines, answers in as JSON lines, at half the price."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.files import atomic_file
+from rlmrec.llm.client import OpenAIChat, read_reply
+from rlmrec.llm.errors import LLMError, RefusedError
+from rlmrec.profiles.parse import SCHEMA
+from rlmrec.profiles.profiler import Profiler, Progress
+
+URL = "/v1/chat/completions"
+
+
+@dataclass
+class BatchRead:
+    """What a file of answers held.
+
+    Args:
+        progress: the nodes after it was read; ``total - done`` of them still need an answer.
+        answers: answers that were new.
+        known: answers that the store had already.
+        refused: requests that the provider's content filter refused.
+        unanswered: requests that the provider gave no answer to (expired, cancelled, its own errors); they
+            stand in the next file that is written.
+        malformed: numbers of lines that are no JSON object, the first 20.
+    """
+
+    progress: Progress
+    answers: int = 0
+    known: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    malformed: list[int] = field(default_factory=list)
+
+
+def write_batch(
+    profiler: Profiler,
+    dataset: Dataset,
+    kind: str,
+    path: Path,
+    *,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> int:
+    """Write the requests that are still to be asked; returns their number.
+
+    Each line is {"custom_id", "method", "url", "body"}, the id being the request's hash. A node whose
+    answer from an earlier file was unusable stands in the next file with a prompt that says so.
+
+    Args:
+        profiler: with an ``OpenAIChat``, whose requests these are.
+        dataset: what to profile.
+        kind: "item" or "user".
+        path: the file to write.
+        limit: nodes, at most.
+        retry_failed: nodes whose answers were unusable, too.
+
+    Raises:
+        ConfigError: the profiler's model has no requests that could be written.
+
+    Source: https://platform.openai.com/docs/guides/batch
+    """
+    llm = profiler.llm
+    if not isinstance(llm, OpenAIChat):
+        raise ConfigError(f"batch files hold requests to an OpenAI-compatible endpoint, {llm.name} is none")
+    count = 0
+    with atomic_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for request in profiler.pending(dataset, kind, limit=limit, retry_failed=retry_failed):
+            body = llm.body(request.system, request.prompt, SCHEMA)
+            line = {"custom_id": request.hash, "method": "POST", "url": URL, "body": body}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_batch(profiler: Profiler, dataset: Dataset, kind: str, path: Path) -> BatchRead:
+    """Read answers back: in any order, some or all, twice without harm.
+
+    Args:
+        profiler: made as the one that wrote the requests (model, options, prompts).
+        dataset: as then.
+        kind: as then.
+        path: the provider's output file or its error file.
+
+    Raises:
+        DataError: a line answers a request that this dataset, model and set of prompts do not make; then
+            nothing of the file is taken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} is not a file: expected the provider's answers as JSON lines")
+    builder = profiler.builder(dataset, kind)
+    asked = {profiler.request(prompt).hash for prompt in builder.prompts(kind)}
+    asked.update(request.hash for request in profiler.pending(dataset, kind))
+    malformed: list[int] = []
+    for number, line in _lines(path, malformed):
+        name = line.get("custom_id")
+        if name not in asked and (not isinstance(name, str) or profiler.store.answer(name) is None):
+            raise DataError(
+                f"{path}, line {number}: unknown custom_id {str(name)[:80]!r}; it was written for another "
+                "dataset, model, option or prompt, so nothing of this file was taken"
+            )
+    read = BatchRead(Progress(kind, 0), malformed=malformed)
+    refusals: dict[str, LLMError] = {}
+    with profiler.store.writing():
+        for _, line in _lines(path, []):
+            _take(profiler, line, read, refusals)
+    read.progress = profiler.settle(dataset, kind, errors=refusals)
+    return read
+
+
+def _take(profiler: Profiler, line: dict[str, Any], read: BatchRead, refusals: dict[str, LLMError]) -> None:
+    request: str = line["custom_id"]
+    response = line.get("response") or {}
+    body = response.get("body") if isinstance(response, dict) else None
+    try:
+        if not isinstance(body, dict) or response.get("status_code", 200) != 200:
+            if "content_filter" in json.dumps([line.get("error"), body]):
+                raise RefusedError("the provider's content filter refused the prompt", json.dumps(line))
+            read.unanswered += 1
+        elif not isinstance(body.get("choices"), list):
+            read.unanswered += 1
+        elif profiler.store.answer(request) is not None:
+            read.known += 1
+        else:
+            answer = read_reply(body)
+            options = dict(getattr(profiler.llm, "options", {}))
+            profiler.store.put_answer(request, profiler.llm.name, options, answer)
+            read.answers += 1
+    except RefusedError as error:
+        refusals[request] = error
+        read.refused += 1
+
+
+def _lines(path: Path, malformed: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) of each line that holds one; the numbers of the first others go to ``malformed``."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, text in enumerate(lines, 1):
+            if not text.strip():
+                continue
+            try:
+                value = json.loads(text, strict=False)
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                yield number, value
+            elif len(malformed) < 20:
+                malformed.append(number)

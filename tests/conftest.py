@@ -1,0 +1,27 @@
+"""Tests own the user's folders, keys and network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rlmrec.testing import blocks
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path, monkeypatch):
+    """No test writes to the user's cache, uses their keys, or asks a hub."""
+    for name in list(os.environ):
+        if name.endswith("_API_KEY") or name.startswith("RLMREC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """blocks(): a dataset and its text vectors, with a known right answer."""
+    return blocks()

@@ -1,0 +1,197 @@
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.files import atomic_folder
+
+
+def raw(seed=0, n=600, users=20, items=15):
+    rng = np.random.default_rng(seed)
+    return Interactions(
+        rng.integers(users, size=n), rng.integers(items, size=n), users, items,
+        rng.integers(1, 6, n).astype(float), rng.integers(0, 1000, n).astype(float),
+        np.array([None if k % 3 else f"réview {k}" for k in range(n)], object),
+    )  # fmt: skip
+
+
+def build(**options):
+    interactions = raw()
+    return Dataset.build(
+        "made", interactions,
+        Vocabulary((f"u{n}" for n in range(20)), "user"), Vocabulary(range(100, 115), "item"),
+        **{
+            "k_core": 3, "min_rating": 2, "seed": 1, "provenance": {"source": "test"},
+            "item_texts": pl.DataFrame({"title": [f"title {n}" for n in range(15)], "id": [None] * 15}),
+            **options,
+        },
+    )  # fmt: skip
+
+
+def small(train=((0, 0), (1, 1)), valid=((0, 1),), test=(), **changes):
+    def part(rows):
+        users, items = np.array(rows, np.int64).reshape(-1, 2).T
+        return Interactions(users, items, 2, 2)
+
+    parts = {"train": part(train), "valid": part(valid), "test": part(test)}
+    sides = {"users": Vocabulary(["a", "b"], "user"), "items": Vocabulary([1, 2], "item")}
+    return Dataset("small", **{**parts, **sides, **changes})
+
+
+def test_build_filters_in_order_and_keeps_the_trace():
+    dataset = build()
+    source = raw()
+    ids = np.concatenate([dataset.split(split).id for split in SPLITS])
+    assert len(set(ids)) == len(ids)
+    for split in SPLITS:
+        part = dataset.split(split)
+        assert (part.rating >= 2).all()
+        assert (source.rating[part.id] == part.rating).all()
+        assert [dataset.users.id(u) for u in part.users] == [f"u{n}" for n in source.users[part.id]]
+        assert [dataset.items.id(i) for i in part.items] == [100 + n for n in source.items[part.id]]
+    titles = dataset.item_texts["title"].to_list()
+    assert titles == [f"title {i - 100}" for i in dataset.items.ids]
+    expected = source.min_rating(2).merged().k_core(3)
+    assert sorted(ids) == expected.id.tolist()
+    assert dataset.provenance["source"] == "test"
+    assert dataset.provenance["options"]["k_core"] == 3
+    assert dataset.provenance["interactions"] == {
+        "read": 600,
+        "rated high enough": len(source.min_rating(2)),
+        "distinct pairs": len(source.min_rating(2).merged()),
+        "in the 3-core": len(expected),
+    }
+
+
+def test_users_without_interactions_are_renumbered_away():
+    dataset = build(k_core=1, sample_users=0.5)
+    assert dataset.n_users == 10
+    assert (dataset.train.user_degrees() > 0).all()
+
+
+def test_the_seed_decides():
+    assert build().fingerprint == build().fingerprint != build(seed=2).fingerprint
+
+
+def test_save_and_load_give_the_same(tmp_path):
+    dataset = build(user_texts=pl.DataFrame({"age": ["1"] * 20}))
+    dataset.save(tmp_path / "dataset")
+    loaded = Dataset.load(tmp_path / "dataset")
+    assert (loaded.name, loaded.users, loaded.items) == (dataset.name, dataset.users, dataset.items)
+    assert (loaded.provenance, loaded.fingerprint) == (dataset.provenance, dataset.fingerprint)
+    for split in SPLITS:
+        ours, theirs = dataset.split(split).columns(), loaded.split(split).columns()
+        assert {name: column.tolist() for name, column in ours.items()} == {
+            name: column.tolist() for name, column in theirs.items()
+        }
+    assert loaded.item_texts.equals(dataset.item_texts.with_columns(pl.col("id").cast(loaded.item_texts["id"].dtype)))
+    assert loaded.user_texts.equals(dataset.user_texts)
+
+
+def test_a_dataset_without_texts_has_none_when_loaded(tmp_path):
+    small().save(tmp_path / "dataset")
+    loaded = Dataset.load(tmp_path / "dataset")
+    assert loaded.item_texts is None
+    assert loaded.train.columns().keys() == {"users", "items", "id"}
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    build().save(tmp_path / "dataset")
+    path = tmp_path / "dataset" / "test.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WorkspaceError, match=r"test\.parquet is missing or was changed"):
+        Dataset.load(tmp_path / "dataset")
+    path.unlink()
+    with pytest.raises(WorkspaceError, match=r"test\.parquet is missing or was changed"):
+        Dataset.load(tmp_path / "dataset")
+
+
+def test_an_absent_or_other_folder_is_refused(tmp_path):
+    with pytest.raises(WorkspaceError, match="no dataset at"):
+        Dataset.load(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(WorkspaceError, match="has format 99"):
+        Dataset.load(tmp_path)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(WorkspaceError, match=r"dataset\.json is damaged"):
+        Dataset.load(tmp_path)
+
+
+def test_a_save_killed_in_the_middle_leaves_the_old_dataset(tmp_path, monkeypatch):
+    folder = tmp_path / "dataset"
+    build().save(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlmrec.data.dataset.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(seed=2).save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_atomic_folder_replaces_all_or_nothing(tmp_path):
+    folder = tmp_path / "folder"
+    with atomic_folder(folder) as temporary:
+        (temporary / "old").write_text("1")
+    with atomic_folder(folder) as temporary:
+        (temporary / "new").write_text("2")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    with pytest.raises(ValueError, match="stop"), atomic_folder(folder) as temporary:
+        (temporary / "newer").write_text("3")
+        raise ValueError("stop")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_shapes_that_differ_are_refused():
+    ok = small()
+    wide = Interactions(np.array([0]), np.array([1]), 2, 3)
+    with pytest.raises(DataError, match=r"valid is 2 x 3 \(users x items\), the vocabularies have 2 x 2"):
+        Dataset("wide", ok.train, wide, ok.test, ok.users, ok.items)
+
+
+def test_texts_of_another_length_are_refused():
+    with pytest.raises(DataError, match="the item texts have 3 rows, the dataset has 2 items"):
+        small(item_texts=pl.DataFrame({"title": ["a", "b", "c"]}))
+
+
+def test_no_training_interaction_is_refused():
+    with pytest.raises(DataError, match="training split has no interaction"):
+        small(train=(), valid=())
+
+
+def test_a_user_without_training_is_refused():
+    with pytest.raises(DataError, match="1 users of valid have no training interaction, for example 'b'"):
+        small(train=((0, 0),), valid=((1, 1),))
+
+
+def test_a_pair_in_two_splits_is_refused():
+    with pytest.raises(DataError, match="1 pairs stand in more than one split, for example user 'b' with item 2"):
+        small(test=((1, 1),))
+
+
+def test_one_user_is_refused():
+    one = Interactions(np.array([0, 0]), np.array([0, 1]), 1, 2)
+    none = one.take(np.array([], np.int64))
+    with pytest.raises(DataError, match="at least 2 users and 2 items are needed, got 1 and 2"):
+        Dataset("one", one, none, none, Vocabulary(["a"]), Vocabulary([1, 2]))
+
+
+def test_a_core_that_removes_everything_says_so():
+    with pytest.raises(DataError, match=r"the 50-core is empty.*choose a smaller k \(--k-core\)"):
+        build(k_core=50)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(DataError, match="unknown split 'dev': expected one of train, valid, test"):
+        small().split("dev")

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import DataError
+
+U, I = 6, 5
+pairs = st.lists(st.tuples(st.integers(0, U - 1), st.integers(0, I - 1)), min_size=1, max_size=60)
+
+
+def make(rows, **columns):
+    users, items = np.array(rows, np.int64).reshape(-1, 2).T
+    return Interactions(users, items, U, I, **columns)
+
+
+def as_set(interactions):
+    return set(zip(interactions.users.tolist(), interactions.items.tolist(), strict=True))
+
+
+def slow_k_core(rows, k):
+    """One removal at a time, in Python."""
+    rows = set(rows)
+    while True:
+        for side in (0, 1):
+            for row in {pair[side] for pair in rows}:
+                mine = {pair for pair in rows if pair[side] == row}
+                if len(mine) < k:
+                    rows -= mine
+                    break
+            else:
+                continue
+            break
+        else:
+            return rows
+
+
+@given(pairs, st.integers(1, 4))
+def test_k_core_is_the_maximal_fixed_point(rows, k):
+    distinct = make(sorted(set(rows)))
+    expected = slow_k_core(rows, k)
+    if not expected:
+        with pytest.raises(DataError, match=rf"the {k}-core is empty.*choose a smaller k"):
+            distinct.k_core(k)
+        return
+    core = distinct.k_core(k)
+    assert as_set(core) == expected
+    assert as_set(core.k_core(k)) == expected
+    for degrees in (core.user_degrees(), core.item_degrees()):
+        assert (degrees[degrees > 0] >= k).all()
+
+
+@given(pairs, st.booleans(), st.randoms(use_true_random=False))
+def test_merged_keeps_the_latest_of_each_pair(rows, timed, random):
+    times = [random.randint(0, 3) for _ in rows] if timed else None
+    merged = make(rows, timestamp=np.array(times, float) if timed else None).merged()
+    latest = {}
+    for number, row in enumerate(rows):
+        if row not in latest or not timed or times[number] >= times[latest[row]]:
+            latest[row] = number
+    assert merged.id.tolist() == sorted(latest.values())
+    assert as_set(merged) == set(rows)
+    assert len(merged.merged()) == len(merged) == len(set(rows))
+
+
+@given(pairs, st.integers(1, 5))
+def test_min_rating_keeps_exactly_the_high_ones(rows, threshold):
+    ratings = np.arange(len(rows)) % 5 + 1.0
+    interactions = make(rows, rating=ratings)
+    if ratings.max() < threshold:
+        with pytest.raises(DataError, match=rf"no interaction has a rating of at least {threshold}"):
+            interactions.min_rating(threshold)
+    else:
+        assert interactions.min_rating(threshold).id.tolist() == np.flatnonzero(ratings >= threshold).tolist()
+
+
+def test_min_rating_needs_ratings():
+    with pytest.raises(DataError, match="no rating column"):
+        make([(0, 0)]).min_rating(3)
+
+
+@given(pairs, st.floats(0.01, 1), st.integers(0, 99))
+def test_sampled_users_keep_all_they_have(rows, share, seed):
+    interactions = make(rows)
+    sampled = interactions.sample_users(share, np.random.default_rng(seed))
+    chosen = set(sampled.users.tolist())
+    assert len(chosen) == max(1, round(share * len(set(interactions.users.tolist()))))
+    assert sampled.id.tolist() == [n for n, (user, _) in enumerate(rows) if user in chosen]
+    again = interactions.sample_users(share, np.random.default_rng(seed))
+    assert again.id.tolist() == sampled.id.tolist()
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])
+def test_a_share_outside_its_range_is_refused(share):
+    with pytest.raises(DataError, match=r"must be in \(0, 1\]"):
+        make([(0, 0)]).sample_users(share, np.random.default_rng(0))
+
+
+@given(pairs, st.floats(0, 1), st.integers(0, 99))
+def test_noise_adds_new_distinct_pairs(rows, ratio, seed):
+    interactions = make(sorted(set(rows)))
+    wanted = round(ratio * len(interactions))
+    if wanted > U * I - len(interactions):
+        with pytest.raises(DataError, match="there is no room for them"):
+            interactions.with_noise(ratio, np.random.default_rng(seed))
+        return
+    noisy = interactions.with_noise(ratio, np.random.default_rng(seed))
+    assert noisy.keys()[: len(interactions)].tolist() == interactions.keys().tolist()
+    assert len(noisy) == len(set(noisy.keys().tolist())) == len(interactions) + wanted
+    assert (noisy.id[len(interactions) :] == -1).all()
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(DataError, match="cannot add"):
+        make([(0, 0)] * 3).with_noise(-1, np.random.default_rng(0))
+
+
+@given(pairs)
+def test_csr_is_binary_and_has_the_pairs(rows):
+    matrix = make(rows).csr()
+    assert matrix.shape == (U, I)
+    assert matrix.dtype == np.float32
+    dense = np.zeros((U, I))
+    dense[tuple(zip(*rows, strict=True))] = 1
+    assert (matrix.toarray() == dense).all()
+    assert matrix.has_sorted_indices
+
+
+def test_every_column_follows_a_filter():
+    interactions = make(
+        [(0, 0), (1, 1), (2, 2)],
+        rating=np.array([1.0, 2, 3]),
+        timestamp=np.array([4.0, 5, 6]),
+        review=np.array(["a", None, "c"], object),
+    )
+    taken = interactions.take(np.array([2, 1]))
+    assert {name: column.tolist() for name, column in taken.columns().items()} == {
+        "users": [2, 1], "items": [2, 1], "rating": [3, 2], "timestamp": [6, 5], "review": ["c", None], "id": [2, 1],
+    }  # fmt: skip
+
+
+def test_columns_of_other_lengths_are_refused():
+    with pytest.raises(DataError, match=r"column rating has shape \(2,\), users have \(1,\)"):
+        make([(0, 0)], rating=np.ones(2))
+
+
+@pytest.mark.parametrize(("row", "kind"), [((U, 0), "user"), ((0, I), "item"), ((-1, 0), "user")])
+def test_rows_outside_the_vocabulary_are_refused(row, kind):
+    with pytest.raises(DataError, match=f"{kind} rows span"):
+        make([row])

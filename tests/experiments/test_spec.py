@@ -1,0 +1,59 @@
+"""Presets and settings resolved to configurations."""
+
+import pytest
+
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.backbones import BACKBONES, LightGCN
+from rlmrec.errors import ConfigError
+from rlmrec.experiments.spec import PRESETS, RunSpec, parse_settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_every_preset_resolves(preset, backbone, alignment):
+    spec = RunSpec.resolve(backbone, alignment, preset)
+    assert spec.training.batch_size == 4096
+    assert spec.as_dict()["run"]["preset"] == preset
+
+
+def test_published_values_of_amazon():
+    con = RunSpec.resolve("lightgcn", "contrastive", "amazon").as_dict()
+    assert con["training"]["l2"] == 1e-7
+    assert con["alignment"] == {"weight": 1e-2, "temperature": 0.2, "negatives": "all-users"}
+    assert con["backbone"]["layers"] == 3
+
+
+def test_settings_override_the_preset():
+    options = parse_settings(["layers=1", "l2=1e-3", "negatives=batch"])
+    spec = RunSpec.resolve("lightgcn", "contrastive", "amazon", options=options)
+    assert spec.backbone_config.layers == 1
+    assert spec.training.l2 == 1e-3
+    assert spec.alignment_config.negatives == "batch"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "lightgnc"}, "unknown backbone 'lightgnc': expected one of lightgcn"),
+        ({"backbone": "no.such.module:Thing"}, "cannot be imported"),
+        ({"backbone": "rlmrec.graph:Graph"}, "not a subclass of rlmrec.Backbone"),
+        ({"alignment": "con"}, "unknown alignment 'con': expected one of none, contrastive, generative"),
+        ({"preset": "amazn"}, "unknown preset 'amazn'"),
+        ({"options": {"tau": 0.1}}, "unknown option 'tau'.*known are batch_size"),
+        ({"options": {"layers": "many"}}, "layers = 'many'"),
+        ({"options": {"layers": -1}}, "layers = -1: .*greater than or equal to 0"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        RunSpec.resolve(**arguments)
+
+
+def test_a_setting_without_a_value():
+    with pytest.raises(ConfigError, match="expected name=value"):
+        parse_settings(["layers"])
+
+
+def test_a_class_path_is_a_backbone():
+    assert RunSpec.resolve("rlmrec.backbones.lightgcn:LightGCN").backbone_config == LightGCN.Config()

@@ -1,0 +1,289 @@
+import asyncio
+import email.utils
+import json
+import logging
+import pickle
+import time
+
+import pytest
+from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
+
+from rlmrec.errors import ConfigError
+from rlmrec.llm.client import Completion, OpenAIChat, Usage
+from rlmrec.llm.errors import AccessError, EndpointError, RefusedError, RequestError
+from rlmrec.profiles.parse import SCHEMA
+
+
+def chat(server, **options):
+    settings = {"backoff": 0.01, "timeout": 5.0, "retries": 3, **options}
+    return OpenAIChat("fake", base_url=server.url, **settings)
+
+
+def ask(llm, prompt="p", times=1):
+    async def work():
+        try:
+            return await asyncio.gather(*(llm.complete("s", f"{prompt}{i}", SCHEMA) for i in range(times)))
+        finally:
+            await llm.aclose()
+
+    return asyncio.run(work())
+
+
+def script(*outcomes):
+    """The given outcomes one after the other, the last one for ever."""
+    return lambda number, body: outcomes[min(number, len(outcomes) - 1)]
+
+
+def test_an_answer_and_what_was_asked():
+    with FaultServer() as server:
+        answers = ask(chat(server, seed=7, max_tokens=50))
+    assert answers == [Completion(GOOD, Usage(100, 20, 0))]
+    body = server.bodies[0]
+    assert body["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "p0"}]
+    assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("fake", 50, 0.0, 7)
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "fault", [failure(500), failure(502), failure(503), failure(429), failure(408), RESET]
+)
+def test_faults_that_pass_are_tried_again(fault):
+    with FaultServer(script(fault, fault, reply())) as server:
+        llm = chat(server)
+        assert ask(llm)[0].text == GOOD
+    assert (server.requests, llm.tries_repeated) == (3, 2)
+
+
+def test_a_hang_ends_at_the_time_out():
+    with FaultServer(script(HANG, reply())) as server:
+        started = time.monotonic()
+        assert ask(chat(server, timeout=0.3))[0].text == GOOD
+        assert time.monotonic() - started < 5
+
+
+def test_a_dripping_answer_ends_at_the_time_out_too():
+    with FaultServer(latency=3.0) as server, pytest.raises(EndpointError, match=r"no answer within 0\.2 s"):
+        ask(chat(server, timeout=0.2, retries=0))
+
+
+@pytest.mark.parametrize("fault", [failure(500, "kaputt"), RESET, HANG])
+def test_giving_up_says_what_happened(fault):
+    with FaultServer(script(fault)) as server, pytest.raises(EndpointError, match="no answer in 3 tries"):
+        ask(chat(server, retries=2, timeout=0.3))
+
+
+def test_nobody_listens():
+    llm = OpenAIChat("m", base_url="http://127.0.0.1:9/v1", retries=1, backoff=0.01)
+    with pytest.raises(EndpointError, match="connection failed"):
+        ask(llm)
+
+
+def test_retry_after_is_kept_to_by_every_request():
+    told = []
+
+    def limit(number, body):
+        told.append(time.monotonic())
+        return failure(429, headers={"retry-after": "0.4"}) if number == 0 else reply()
+
+    with FaultServer(limit) as server:
+        llm = chat(server, concurrency=1)
+        ask(llm, times=3)
+    assert told[1] - told[0] >= 0.4
+    assert server.requests == 4
+
+
+@pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
+def test_forms_of_retry_after(form):
+    headers = {
+        "seconds": {"retry-after": "1"},
+        "milliseconds": {"retry-after-ms": "1000"},
+        "date": {"retry-after": email.utils.formatdate(time.time() + 2, usegmt=True)},
+    }[form]
+    with FaultServer(script(failure(429, headers=headers), reply())) as server:
+        started = time.monotonic()
+        assert ask(chat(server))[0].text == GOOD
+        assert 0.5 < time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("value", ["soon", "-3", "nan", "Thu, 99 Foo 2026", ""])
+def test_nonsense_in_retry_after_is_backed_off_from(value):
+    with FaultServer(script(failure(429, headers={"retry-after": value}), reply())) as server:
+        assert ask(chat(server))[0].text == GOOD
+
+
+def test_a_pause_that_is_too_long_ends_the_run():
+    fault = failure(429, headers={"retry-after": "3600"})
+    with FaultServer(script(fault)) as server, pytest.raises(AccessError, match="asks to wait 3600 s"):
+        ask(chat(server))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        failure(401, "bad key"),
+        failure(403),
+        failure(404, "no such model"),
+        failure(429, "quota", code="insufficient_quota"),
+    ],
+)
+def test_no_access_is_said_at_once(fault):
+    with FaultServer(script(fault)) as server:
+        with pytest.raises(AccessError):
+            ask(chat(server))
+        assert server.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"), [("json_object", "json_object"), ("text", None)], ids=["json_object", "text"]
+)
+def test_response_formats_fall_back_and_are_remembered(taken, expected):
+    def picky(number, body):
+        form = body.get("response_format", {}).get("type", "text")
+        if form in ("json_schema", "json_object") and form != taken:
+            return failure(400, f"response_format type {form} is not supported")
+        return reply()
+
+    with FaultServer(picky) as server:
+        llm = chat(server)
+        ask(llm, "first")
+        before = server.requests
+        ask(llm, "second", times=3)
+        assert server.requests == before + 3
+    assert server.bodies[-1].get("response_format", {}).get("type") == expected
+
+
+def test_a_server_that_does_not_say_what_it_dislikes():
+    def mute(number, body):
+        return failure(400, "Bad Request") if "response_format" in body else reply()
+
+    with FaultServer(mute) as server:
+        llm = chat(server)
+        assert ask(llm)[0].text == GOOD
+        ask(llm, "again")
+        assert server.requests == 4  # schema, object, text; then text at once
+
+
+def test_one_bad_prompt_does_not_cost_the_format():
+    def one(number, body):
+        return failure(400, "cannot") if body["messages"][-1]["content"] == "bad0" else reply()
+
+    with FaultServer(one) as server:
+        llm = chat(server)
+        ask(llm)
+        with pytest.raises(RequestError, match="cannot"):
+            ask(llm, "bad")
+        ask(llm, "fine")
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_parameters_that_a_model_refuses():
+    def reasoning_model(number, body):
+        if "max_tokens" in body:
+            return failure(
+                400, "Unsupported parameter: use 'max_completion_tokens' instead", param="max_tokens"
+            )
+        if "temperature" in body:
+            return failure(400, "Unsupported value: 'temperature' does not support 0", param="temperature")
+        return reply()
+
+    with FaultServer(reasoning_model) as server:
+        llm = chat(server)
+        ask(llm)
+        ask(llm, "again")
+        assert server.requests == 4
+    assert server.bodies[-1]["max_completion_tokens"] == 600
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_too_long_a_prompt_concerns_itself_alone():
+    fault = failure(400, "maximum context length is 4096", code="context_length_exceeded")
+    with FaultServer(script(fault)) as server:
+        llm = chat(server)
+        with pytest.raises(RequestError, match="4096"):
+            ask(llm)
+    assert llm.body("s", "p", SCHEMA)["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        failure(400, "filtered", code="content_filter"),
+        reply(None, finish="content_filter"),
+        reply(message={"role": "assistant", "content": None, "refusal": "I can't help with that."}),
+    ],
+)
+def test_refusals_are_recognised_and_not_repeated(fault):
+    with FaultServer(script(fault)) as server:
+        with pytest.raises(RefusedError) as caught:
+            ask(chat(server))
+        assert server.requests == 1
+    assert caught.value.raw
+
+
+def test_empty_choices_and_missing_parts():
+    empty = (200, {}, b'{"choices": []}')
+    parts = reply(message={"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})
+    with FaultServer(script(empty, reply(None), parts, reply("x", finish="length"))) as server:
+        llm = chat(server, concurrency=1)
+        assert [ask(llm)[0].text for _ in range(3)] == ["", "", "ab"]
+        assert ask(llm)[0].finish == "length"
+
+
+@pytest.mark.parametrize("content", [b"<html>proxy</html>", b"", b"\xff\xfe", b"[]", b'{"choices": 3}'])
+def test_a_body_that_is_no_completion_is_tried_again(content):
+    with FaultServer(script((200, {}, content), reply())) as server:
+        assert ask(chat(server))[0].text == GOOD
+
+
+def test_bytes_that_are_no_utf8():
+    content = reply("caf\x00")[2].replace(b"caf\\u0000", b"caf\xe9")
+    with FaultServer(script((200, {}, content))) as server:
+        assert ask(chat(server))[0].text == "caf\ufffd"
+
+
+def test_concurrency_is_bounded():
+    with FaultServer(latency=0.05) as server:
+        ask(chat(server, concurrency=4), times=20)
+    assert server.most == 4
+
+
+def test_the_key_is_sent_and_stands_nowhere_else(monkeypatch, caplog):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    caplog.set_level(logging.DEBUG)
+    echo = failure(401, "Incorrect API key provided: sk-very-secret")
+    with FaultServer(script(reply(), echo)) as server:
+        llm = chat(server, key_env="MY_KEY")
+        ask(llm)
+        assert server.headers[0]["authorization"] == "bearer sk-very-secret"
+        with pytest.raises(AccessError) as caught:
+            ask(llm, "again")
+    assert "[key]" in str(caught.value)
+    shown = f"{caught.value} {caught.value.raw} {vars(llm)} {llm.options} {caplog.text}"
+    assert "sk-very-secret" not in shown
+    assert b"sk-very-secret" not in pickle.dumps(llm)
+
+
+def test_no_key_for_an_endpoint_that_needs_one():
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
+        ask(OpenAIChat("gpt-4o-mini"))
+
+
+def test_several_event_loops_one_after_the_other():
+    with FaultServer() as server:
+        llm = chat(server)
+        for _ in range(3):
+            assert asyncio.run(llm.complete("s", "p")).text == GOOD
+
+
+def test_options_out_of_range():
+    for wrong in ({"concurrency": 0}, {"max_tokens": 0}, {"timeout": 0}, {"retries": -1}):
+        with pytest.raises(ConfigError):
+            OpenAIChat("m", **wrong)
+
+
+def test_further_fields_of_the_request():
+    with FaultServer() as server:
+        llm = chat(server, extra_body={"top_k": 3})
+        ask(llm)
+    assert server.bodies[0]["top_k"] == 3
+    assert json.dumps(llm.options)  # goes into the hash

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlmrec.profiles.parse import AnswerError, Parsed, cut_words, parse
+
+GOOD = '{"summarization": "Fans of noir.", "reasoning": "It is dark."}'
+TEXTS = ("Fans of noir.", "It is dark.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        (GOOD, None),
+        ("  \n" + GOOD + "\n", None),
+        ("\ufeff" + GOOD, None),
+        (f"```json\n{GOOD}\n```", "fences or text around the JSON"),
+        (f"```\n{GOOD}", "fences or text around the JSON"),
+        (f"Sure, here you are: {GOOD} Do you want more?", "fences or text around the JSON"),
+        (f"As {{you}} asked: {GOOD}", "fences or text around the JSON"),
+        (f'<think>A {{"summarization": "no"}}?</think>{GOOD}', "thoughts before the answer"),
+        ("{'summarization': 'Fans of noir.', 'reasoning': 'It is dark.'}", "Python quotes instead of JSON's"),
+        (GOOD.replace("summarization", "Summarization"), "key in another spelling"),
+        (GOOD.replace("summarization", "summary"), "key in another spelling"),
+        ('{"answer": ' + GOOD + "}", "fences or text around the JSON"),
+        (GOOD.replace('"Fans of noir."', '["Fans", "of noir."]'), "list instead of a text"),
+        (GOOD.replace("of noir", "of\nnoir"), None),
+        (GOOD.replace("noir", "no\ufffdir"), "bytes that were no UTF-8"),
+    ],
+)
+def test_repairs(answer, note):
+    parsed = parse(answer, 200)
+    assert parsed[:2] == TEXTS
+    assert parsed.notes == (() if note is None else (note,))
+
+
+def test_cut_off_after_the_summarization():
+    parsed = parse('{"summarization": "Fans of \\"noir\\".", "reasoning": "It is', 200)
+    assert parsed == Parsed('Fans of "noir".', None, ("JSON cut off after the summarization",))
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish", "kind"),
+    [
+        ("", "stop", "empty"),
+        ("  \n", "stop", "empty"),
+        ("<think>I wonder", "length", "empty"),
+        ("Fans of noir would like it.", "stop", "malformed"),
+        ("[1, 2]", "stop", "malformed"),
+        ('{"summarization": "Fans of', "stop", "truncated"),
+        ("Fans of", "length", "truncated"),
+        ('{"profile": "Fans of noir."}', "stop", "keys"),
+        ('{"summarization": {"a": 1}}', "stop", "keys"),
+        ('{"summarization": 7}', "stop", "keys"),
+        ('{"summarization": "None", "reasoning": "No data."}', "stop", "none"),
+        ('{"summarization": "none."}', "stop", "none"),
+        ('{"summarization": null}', "stop", "none"),
+        ('{"summarization": ""}', "stop", "none"),
+    ],
+)
+def test_what_cannot_be_used(answer, finish, kind):
+    with pytest.raises(AnswerError) as caught:
+        parse(answer, 200, finish=finish)
+    assert caught.value.kind == kind
+
+
+def test_over_long_summarizations():
+    slightly = " ".join(["One two three."] * 40)  # 120 words
+    assert parse(json.dumps({"summarization": slightly}), 100).notes == ("over-long summarization cut",)
+    far = json.dumps({"summarization": "word " * 3000})
+    with pytest.raises(AnswerError, match="3000 words, at most 100"):
+        parse(far, 100)
+    assert len(parse(far, 100, last_try=True).summarization.split()) <= 101
+
+
+def test_cutting_keeps_whole_sentences():
+    assert cut_words("One two. Three four. Five six seven", 6) == "One two. Three four."
+    assert cut_words("one two three four", 2) == "one two …"
+
+
+@given(st.text(max_size=200), st.integers(1, 50))
+def test_no_answer_breaks_it(text, words):
+    for answer in (text, f'{{"summarization": {json.dumps(text)}', "{" * 50 + text):
+        try:
+            parsed = parse(answer, words, last_try=True)
+        except AnswerError:
+            continue
+        assert parsed.summarization
+        assert len(parsed.summarization.split()) <= words + 1
+
+
+def test_hostile_sizes_take_no_time():
+    for answer in ("{" * 100_000, '{"summarization": "' + "\\" * 100_001, "```" * 30_000, "[" * 100_000):
+        with pytest.raises(AnswerError):
+            parse(answer, 100)

@@ -1,0 +1,73 @@
+"""Who may import whom: left never imports right (docs/decisions.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
+# Each name may import those before it and its own; sets stand at one height and do not know each other.
+LAYERS = [
+    {"errors"},
+    {"files", "config", "topk"},
+    {"data", "llm", "losses"},
+    {"graph", "text", "profiles", "evaluation", "batch"},
+    {"serving"},
+    {"backbones", "alignment"},
+    {"training"},
+    {"testing", "experiments"},
+    {"workspace"},
+    {"cli"},
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+# Evaluation and serving stand on data and numpy alone, so that a server needs no torch.
+NUMPY_ONLY = {"errors", "files", "topk", "data", "evaluation", "serving"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def home(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_left_never_imports_right(path):
+    own = home(path)
+    assert own in HEIGHT, f"give {own} a place in LAYERS"
+    for module in imports(path):
+        if module == "rlmrec" or not module.startswith("rlmrec."):
+            continue
+        other = module.split(".")[1]
+        if other != own:
+            assert HEIGHT[other] < HEIGHT[own], f"{own} must not import {other}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if home(p) in NUMPY_ONLY], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_torch_where_a_server_runs(path):
+    assert not [module for module in imports(path) if module.split(".")[0] == "torch"]
+
+
+def test_importing_reads_no_argument_and_no_torch():
+    """`import rlmrec` is light; torch comes with the first name that needs it."""
+    code = "import sys; sys.argv = ['x', '--nonsense']; import rlmrec; assert 'torch' not in sys.modules; rlmrec.LightGCN"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_exist():
+    import rlmrec
+
+    for name in rlmrec.__all__:
+        assert getattr(rlmrec, name) is not None
+    with pytest.raises(AttributeError):
+        rlmrec.nonsense  # noqa: B018

@@ -1,0 +1,79 @@
+"""Text vectors: what is refused, what is kept, what users get by default."""
+
+import numpy as np
+import pytest
+
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.testing import blocks
+from rlmrec.text.semantics import Semantics, mean_over_training
+
+
+def vectors(rows, size=3):
+    return np.arange(rows * size, dtype=np.float32).reshape(rows, size)
+
+
+def test_nan_is_refused_with_its_row():
+    bad = vectors(4)
+    bad[2, 1] = np.nan
+    with pytest.raises(DataError, match="items hold NaN or infinity in 1 rows, first in row 2"):
+        Semantics(vectors(3), bad)
+
+
+def test_two_encoders_are_refused():
+    with pytest.raises(DataError, match="users' vectors have 3 dimensions, items' 4"):
+        Semantics(vectors(2, 3), vectors(2, 4))
+
+
+def test_flat_vectors_are_refused():
+    with pytest.raises(DataError, match=r"shape \(3,\), expected \(rows, d_s\)"):
+        Semantics(np.ones(3, np.float32), vectors(2))
+
+
+def test_another_row_count_than_the_dataset_is_refused(toy):
+    dataset, semantics = toy
+    with pytest.raises(DataError, match="vectors for 44 items, the dataset has 45"):
+        Semantics(semantics.users, semantics.items[:-1]).check(dataset)
+    assert semantics.check(dataset) is semantics
+
+
+def test_vectors_of_another_dataset_are_refused(toy):
+    other, _ = blocks(seed=1)
+    with pytest.raises(DataError, match="made for another dataset"):
+        toy[1].check(other)
+
+
+def test_save_and_load(toy, tmp_path):
+    _, semantics = toy
+    semantics.save(tmp_path / "s.safetensors")
+    again = Semantics.load(tmp_path / "s.safetensors")
+    assert np.array_equal(again.users, semantics.users)
+    assert np.array_equal(again.items, semantics.items)
+    assert again.manifest == semantics.manifest
+
+
+def test_absent_and_damaged_files(toy, tmp_path):
+    path = tmp_path / "s.safetensors"
+    with pytest.raises(WorkspaceError, match="rlmrec encode"):
+        Semantics.load(path)
+    toy[1].save(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(WorkspaceError, match="damaged"):
+        Semantics.load(path)
+
+
+def test_shuffled_keeps_users_among_users(toy):
+    _, semantics = toy
+    shuffled = semantics.shuffled(np.random.default_rng(0))
+    for kind in ("users", "items"):
+        before, after = getattr(semantics, kind), getattr(shuffled, kind)
+        assert not np.array_equal(before, after)
+        assert np.array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
+    assert shuffled.manifest["shuffled"] is True
+
+
+def test_mean_over_training_by_hand():
+    train = Interactions(np.array([0, 0, 2]), np.array([0, 2, 1]), 3, 3)
+    means = mean_over_training(np.array([[1, 0], [0, 5], [3, 2]], np.float32), train)
+    assert means.tolist() == [[2, 1], [0, 0], [0, 5]]
+    assert means.dtype == np.float32

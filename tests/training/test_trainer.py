@@ -1,0 +1,162 @@
+"""The trainer: it learns a known answer, stops early, repeats bit for bit, and survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rlmrec.alignment import Alignment, Contrastive, Generative
+from rlmrec.alignment.contrastive import ContrastiveConfig
+from rlmrec.backbones import LightGCN
+from rlmrec.backbones.lightgcn import LightGCNConfig
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.evaluation.ranking import DotProduct, evaluate
+from rlmrec.training.trainer import TrainConfig, TrainingError, embeddings, train
+
+SHORT = TrainConfig(learning_rate=0.01, batch_size=128, epochs=30, patience=20)
+
+
+def make(toy, kind="none", seed=0):
+    dataset, semantics = toy
+    torch.manual_seed(seed)
+    backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=8, layers=2))
+    if kind == "none":
+        return backbone, Alignment()
+    return backbone, (Contrastive if kind == "contrastive" else Generative)(semantics, 8)
+
+
+@pytest.mark.parametrize("kind", ["none", "contrastive", "generative"])
+def test_every_variant_learns_the_blocks(toy, kind):
+    dataset, _ = toy
+    backbone, alignment = make(toy, kind)
+    history = train(backbone, alignment, dataset, SHORT, seed=1)
+    ranking = evaluate(DotProduct(*embeddings(backbone, dataset)), dataset, k=(10,))
+    # A user has about 4.5 of 15 block items in training: the block's rest fills the first ten places.
+    assert ranking.metrics()["recall@10"] > 0.85
+    assert history.epochs[history.best_epoch]["valid"]["recall@20"] == history.best
+
+
+def test_early_stopping_counts_validations_without_a_new_best(toy):
+    backbone, alignment = make(toy)
+    config = TrainConfig(learning_rate=1e-12, epochs=1000, evaluate_every=3, patience=5)
+    history = train(backbone, alignment, toy[0], config)
+    assert history.best_epoch == 0
+    assert len(history.epochs) == 16  # validations at 0, then 3, 6, 9, 12, 15 without gain
+    assert [r["epoch"] for r in history.epochs if "valid" in r] == [0, 3, 6, 9, 12, 15]
+
+
+def test_the_best_parameters_come_back(toy):
+    dataset, _ = toy
+    backbone, alignment = make(toy)
+    history = train(backbone, alignment, dataset, SHORT)
+    got = evaluate(DotProduct(*embeddings(backbone, dataset)), dataset, k=(20,), split="valid").metrics()
+    assert got["recall@20"] == history.best
+
+
+@pytest.mark.parametrize("kind", ["none", "contrastive", "generative"])
+def test_the_same_seed_gives_the_same_numbers(toy, kind):
+    def once(seed):
+        backbone, alignment = make(toy, kind)
+        train(backbone, alignment, toy[0], SHORT.model_copy(update={"epochs": 4}), seed=seed)
+        return backbone.state_dict()["user_embedding"]
+
+    assert torch.equal(once(3), once(3))
+    assert not torch.equal(once(3), once(4))
+
+
+def test_a_diverging_run_says_so(toy):
+    backbone, alignment = make(toy)
+    with torch.no_grad():
+        backbone.user_embedding.mul_(1e30)
+    with pytest.raises(TrainingError, match="not finite after epoch 0"):
+        train(backbone, alignment, toy[0], SHORT)
+
+
+def test_nothing_to_validate_on(toy):
+    dataset = toy[0]
+    empty = dataset.valid.take(dataset.valid.users < 0)
+    without = Dataset("x", dataset.train, empty, dataset.test, dataset.users, dataset.items)
+    with pytest.raises(ConfigError, match="validation split is empty"):
+        train(*make(toy), without, SHORT)
+
+
+CHILD = """
+import sys, time, torch
+from pathlib import Path
+from rlmrec.alignment import Contrastive, Generative
+from rlmrec.backbones import LightGCN
+from rlmrec.backbones.lightgcn import LightGCNConfig
+from rlmrec.testing import blocks
+from rlmrec.training.trainer import TrainConfig, train
+
+folder, kind, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+dataset, semantics = blocks()
+torch.manual_seed(0)
+backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=8, layers=2))
+alignment = (Contrastive if kind == "contrastive" else Generative)(semantics, 8)
+config = TrainConfig(learning_rate=0.01, batch_size=128, epochs=24, patience=20)
+train(backbone, alignment, dataset, config, seed=1, folder=folder,
+      on_epoch=lambda record: (print(record["epoch"], flush=True), time.sleep(pause)))
+torch.save(backbone.state_dict() | alignment.state_dict(), folder / "end.pt")
+"""
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "generative"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+
+    def start(folder, pause):
+        command = [sys.executable, str(script), str(folder), kind, str(pause)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference = start(whole, 0)
+    for stop_after in (4, 13):  # once between two validations, once after several more
+        child = start(killed, 0.02)
+        for line in child.stdout:
+            if int(line) >= stop_after:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+        child.wait()
+        assert child.returncode == -signal.SIGKILL
+        assert not (killed / "end.pt").exists()
+    assert start(killed, 0).wait() == 0
+    assert reference.wait() == 0
+    ends = [torch.load(folder / "end.pt", weights_only=True) for folder in (whole, killed)]
+    assert ends[0].keys() == ends[1].keys()
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+    logs = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, killed)]
+    for first, second in zip(*logs, strict=True):
+        assert (first["loss"], first.get("valid")) == (second["loss"], second.get("valid"))
+
+
+def test_a_checkpoint_of_other_options_is_refused(toy, tmp_path):
+    train(*make(toy), toy[0], SHORT.model_copy(update={"epochs": 4}), folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"another config.*--overwrite"):
+        train(*make(toy), toy[0], SHORT, folder=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(toy, tmp_path):
+    config = SHORT.model_copy(update={"epochs": 4})
+    train(*make(toy), toy[0], config, folder=tmp_path)
+    (path,) = tmp_path.glob("checkpoint-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WorkspaceError, match=path.name):
+        train(*make(toy), toy[0], config, folder=tmp_path)
+
+
+def test_weightless_alignment_leaves_the_backbone_alone(toy):
+    """With weight 0 the contrastive run is the base run: neither draws from the other's random numbers."""
+    config = SHORT.model_copy(update={"epochs": 3, "l2": 0.0})
+    base, none = make(toy)
+    train(base, none, toy[0], config, seed=2)
+    aligned, _ = make(toy)
+    train(aligned, Contrastive(toy[1], 8, ContrastiveConfig(weight=0.0)), toy[0], config, seed=2)
+    torch.testing.assert_close(base.user_embedding, aligned.user_embedding, rtol=1e-5, atol=1e-7)
