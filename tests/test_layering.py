@@ -20,6 +20,7 @@ LAYERS = [
     {"testing", "experiments"},
     {"workspace"},
     {"cli"},
+    {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Evaluation and serving stand on data and numpy alone, so that a server needs no torch.

@@ -1,4 +1,4 @@
-"""The k best of each row of a score matrix: exact, deterministic, and most of the time one pass over memory."""
+"""The k best of each row of a score matrix, exact and deterministic, and the blocks to make it in."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rlmrec.errors import DataError
 Result = TypeVar("Result")
 
 MEMORY_BUDGET = 256 << 20
-# Scores of a block: 4 MiB stays in the cache between the product and the selection. Measured at 11,000 x 9,332
-# on 2 cores: 66 ms with blocks of 4 MiB, 80 with 9 MiB, 180 with 38 MiB.
+# Scores of a block: 4 MiB stays in the cache between the product and the selection. Measured on 2 cores at
+# 11,000 x 9,332: 65 ms with blocks of 4 MiB, 76 with 9 MiB, 180 with 38 MiB.
 BLOCK = 1 << 20
 BLOCK_ROWS = 32  # below this the matrix product is slow whatever the cache
 # Bytes that a block may take for each score while its top k is sought: the score, a copy, a mask.
@@ -38,8 +38,8 @@ def map_blocks(
 
     The slices are worked on by a pool of threads (numpy lets go of the interpreter lock), each with a
     single-threaded matrix product: splitting every small product over the cores as well costs more than it
-    brings, and on a machine that does other work it is ten times slower. One block, or one thread, runs in the
-    caller's thread.
+    brings, and where the cores do other work too it is ten times slower. One block, or one thread, runs in
+    the caller's thread.
 
     Args:
         work: called with a slice; must be safe to call from several threads when ``threads`` is not 1.
@@ -133,7 +133,7 @@ def _chunk_length(n_items: int, k: int) -> int:
 
 
 def _chunk_maxima(scores: npt.NDArray[np.float32], length: int) -> npt.NDArray[np.float32]:
-    """float32[B, n]: chunk c of a row holds the items c, c + n, c + 2n, …, so the maximum runs along memory."""
+    """float32[B, n]: chunk c of a row holds the items c, c + n, c + 2n, …: maxima run along memory."""
     if length == 1:
         return scores
     n_rows, n_items = scores.shape

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 
 
@@ -46,6 +47,19 @@ class Workspace:
             DataError: they belong to another dataset.
         """
         return Semantics.load(self.semantics_path).check(dataset)
+
+    def recommender(self, run: str, dataset: Dataset) -> Recommender:
+        """The saved recommender of a finished run, checked against the dataset.
+
+        Raises:
+            WorkspaceError: no such run, a damaged folder, or it was trained on another dataset.
+        """
+        recommender = Recommender.load(self.finished_run(run) / "recommender")
+        if recommender.manifest.get("fingerprint") != dataset.fingerprint:
+            raise WorkspaceError(
+                f"run {run!r} was trained on another dataset: train it again with --overwrite"
+            )
+        return recommender
 
     def run(self, name: str) -> Path:
         """The folder of the run called ``name``, whether it exists or not.

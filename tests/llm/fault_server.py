@@ -39,7 +39,7 @@ class FaultServer:
     """Answers /v1/chat/completions by ``script(number, body)`` → (status, headers, bytes), RESET or HANG.
 
     ``latency`` seconds pass before each answer. ``answered`` counts answers per prompt that were written out
-    in full, ``bodies`` keeps requests where ``keep`` is set, ``most`` is the most requests there were at once.
+    in full, ``bodies`` keeps requests where ``keep`` is set, ``most`` is the most requests at once.
     """
 
     def __init__(self, script=None, latency=0.0, keep=True):

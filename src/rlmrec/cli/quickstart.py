@@ -16,7 +16,6 @@ from rlmrec.cli.train import compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.serving.recommender import Recommender
 from rlmrec.workspace import Workspace
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
@@ -78,7 +77,7 @@ def quickstart(
 
     output.say("[bold]5. recommend[/]")
     user = dataset.users.id(0)
-    recommender = Recommender.load(place.run("con") / "recommender")
+    recommender = place.recommender("con", dataset)
     answer = show_recommendations(recommender, dataset, user, 10, output)
     output.say(
         f"done in {time.perf_counter() - start:.0f} s. Next: "
@@ -102,5 +101,5 @@ def verdict(comparisons: dict[str, dict[str, dict[str, float]]]) -> str:
     for name, metrics in comparisons.items():
         against = metrics["recall@20"]
         sure = "significant" if against["p_holm"] < 0.05 else "not significant"
-        parts.append(f"{name} {100 * against['change']:+.1f} % ({sure}, p = {against['p_holm']:.2g})")
+        parts.append(f"{name} {100 * against['relative']:+.1f} % ({sure}, p = {against['p_holm']:.2g})")
     return "Recall@20 against base: " + ", ".join(parts) + "."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +29,8 @@ def recommend(
     **Example:**  `rlmrec recommend -w movies --run con --user 196 -k 10`
     """
     place, output = Workspace(workspace), Output(as_json)
-    recommender = Recommender.load(place.finished_run(run) / "recommender")
     dataset = place.dataset()
-    recommender.check(dataset)
+    recommender = place.recommender(run, dataset)
     raw = recommender.user_ids.parse(user)
     if raw is None:
         raise UnknownIdError(
@@ -51,6 +51,7 @@ def show_recommendations(
     answer = [
         {"id": raw, "score": float(score), "title": labels[dataset.items.row(raw)]}
         for raw, score in zip(ids.tolist(), scores.tolist(), strict=True)
+        if math.isfinite(score)  # a row with fewer candidates than k is padded
     ]
     shown = history[: max(k, 10)]
     rows = [

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
-from rlmrec.evaluation.ranking import DotProduct
+from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
-from rlmrec.evaluation.significance import compare_runs
+from rlmrec.evaluation.significance import compare_tables, holm
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, parse_settings
 from rlmrec.files import read_json
-from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
@@ -142,8 +141,7 @@ def evaluate(
         raise ConfigError(f"--split {split!r}: expected test or valid")
     cuts = tuple(sorted(k or (5, 10, 20)))
     dataset = place.dataset()
-    recommender = Recommender.load(place.finished_run(run) / "recommender")
-    recommender.check(dataset)
+    recommender = place.recommender(run, dataset)
     metrics = rank(DotProduct(recommender.users, recommender.items), dataset, k=cuts, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     output.table(
@@ -180,9 +178,20 @@ def compare(
 
 
 def compare_to_first(names: list[str], folders: list[Path]) -> dict[str, dict[str, dict[str, float]]]:
-    """Each later run against the first, per metric: relative change, p-values, Holm-corrected."""
-    tables = [pl.read_parquet(folder / "test.parquet") for folder in folders]
-    return compare_runs(dict(zip(names, tables, strict=True)), SHOWN)
+    """Each later run against the first, per metric: relative change, interval, p-values, Holm-corrected.
+
+    Raises:
+        DataError: the runs were evaluated on different users.
+    """
+    base, *tables = [read_table(folder / "test.parquet") for folder in folders]
+    results = {
+        name: {metric: asdict(compare_tables(table, base, metric)) for metric in SHOWN}
+        for name, table in zip(names[1:], tables, strict=True)
+    }
+    cells = [cell for metrics in results.values() for cell in metrics.values()]
+    for cell, corrected in zip(cells, holm([cell["p_t"] for cell in cells]).tolist(), strict=True):
+        cell["p_holm"] = corrected
+    return results
 
 
 def show_metrics(
@@ -200,7 +209,8 @@ def show_metrics(
             against = (comparisons or {}).get(name, {}).get(metric)
             if against:
                 star = "*" if against["p_holm"] < 0.05 else ""
-                value += f" {100 * against['change']:+.1f}%{star}"
+                value += f" {100 * against['relative']:+.1f}%{star}"
             cells.append(value)
         rows.append([name, *cells, f"{result['seconds_per_epoch']:.2f}"])
-    output.table("test split, all items ranked", ["run", *SHOWN, "s/epoch"], rows)
+    columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN]  # fits 80 characters
+    output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s/epoch"], rows)

@@ -24,22 +24,26 @@ def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
         >>> recall(np.array([[True, False, True]]), np.array([4])).tolist()
         [0.5]
     """
-    return hits.sum(axis=1) / n_relevant
+    shares: FloatArray = hits.sum(axis=1) / n_relevant
+    return shares
 
 
 def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """Share of the list that is held out: Precision@k = hits / k, also where fewer than k could be ranked."""
-    return hits.mean(axis=1)
+    shares: FloatArray = hits.sum(axis=1) / hits.shape[1]
+    return shares
 
 
 def hit_rate(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """1 if at least one held-out item is in the list, else 0."""
-    return hits.any(axis=1).astype(np.float64)
+    found: FloatArray = hits.any(axis=1).astype(np.float64)
+    return found
 
 
 def mrr(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """Reciprocal rank of the first hit, 0 without one: RR@k = 1 / min{r : hit_r}."""
-    return hits.any(axis=1) / (hits.argmax(axis=1) + 1)
+    reciprocal: FloatArray = hits.any(axis=1) / (hits.argmax(axis=1) + 1)
+    return reciprocal
 
 
 def ndcg(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
@@ -56,7 +60,8 @@ def ndcg(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
     ideal = np.cumsum(discount)
     gained: FloatArray = hits @ discount
     # The same items in another order of summation may exceed the ideal by a rounding error.
-    return np.minimum(gained / ideal[np.minimum(n_relevant, k) - 1], 1)
+    shares: FloatArray = np.minimum(gained / ideal[np.minimum(n_relevant, k) - 1], 1)
+    return shares
 
 
 def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
@@ -69,7 +74,8 @@ def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
     """
     k = hits.shape[1]
     precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
-    return np.minimum((hits * precisions).sum(axis=1) / np.minimum(n_relevant, k), 1)
+    means: FloatArray = np.minimum((hits * precisions).sum(axis=1) / np.minimum(n_relevant, k), 1)
+    return means
 
 
 ACCURACY: dict[str, Callable[[BoolArray, IntArray], FloatArray]] = {
@@ -110,7 +116,8 @@ def average_popularity(ranked: IntArray, popularity: IntArray) -> FloatArray:
 def _mean_of_items(ranked: IntArray, values: FloatArray) -> FloatArray:
     listed = ranked >= 0
     sums: FloatArray = np.where(listed, values[ranked], 0).sum(axis=1)
-    return sums / np.maximum(listed.sum(axis=1), 1)
+    means: FloatArray = sums / np.maximum(listed.sum(axis=1), 1)
+    return means
 
 
 def coverage(ranked: IntArray, n_items: int) -> float:
@@ -119,9 +126,9 @@ def coverage(ranked: IntArray, n_items: int) -> float:
 
 
 def gini(ranked: IntArray, n_items: int) -> float:
-    """How unevenly the lists expose the catalogue: 0 if every item is listed equally often, → 1 if one alone is.
+    """How unevenly the lists expose the catalogue: 0 if all items equally, towards 1 if one item alone.
 
-    G = Σ_{j = 1..I} (2j − I − 1) x_(j)  /  (I · Σ_j x_(j)),   x_(1) ≤ … ≤ x_(I) the number of lists an item is in
+    G = Σ_{j = 1..I} (2j − I − 1) x_(j)  /  (I · Σ_j x_(j)),   x_(1) ≤ … ≤ x_(I): the lists an item is in
     """
     exposure = np.sort(_exposure(ranked, n_items)).astype(np.float64)
     weights = 2 * np.arange(1, n_items + 1) - n_items - 1

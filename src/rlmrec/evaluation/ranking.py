@@ -176,8 +176,8 @@ def evaluate(
     scores the item of the lower row comes first.
 
     Args:
-        scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is scored
-            by one thread per core; others are called from this thread, a block of users at a time.
+        scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is
+            scored by a thread per core; others are called from this thread, a block of users at a time.
         dataset: what to leave out of the candidates (train) and to look for (``split``).
         k: list lengths.
         split: "test" or "valid".
@@ -219,7 +219,7 @@ def evaluate(
         ]
         wanted = np.arange(block.start, block.stop)[:, None] * n_items + items
         place = np.minimum(np.searchsorted(relevant, wanted), len(relevant) - 1)
-        is_candidate = np.isfinite(best) | (best > 0)
+        is_candidate = best > -np.inf
         return np.where(is_candidate, items, -1), (relevant[place] == wanted) & is_candidate
 
     threads = None if isinstance(scores, DotProduct) else 1

@@ -101,7 +101,7 @@ def run(
         state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
     users, items = embeddings(backbone, dataset)
-    Recommender.from_embeddings(users, items, dataset, {"config": config}).save(folder / "recommender")
+    Recommender.of(dataset, users, items, {"config": config}).save(folder / "recommender")
     results = evaluate_embeddings(users, items, dataset, folder)
     metrics = {
         **results,

@@ -345,6 +345,8 @@ class PromptBuilder:
             _shorten_each("description", self.options.profile_tokens // 2),
             _shorten_each("description", self.options.profile_tokens // 4),
             _drop_last(None, "items"),
+            _shorten_each("review", 8),
+            _shorten_each("description", 8),
         ]
         text = self._fit(template, entries, steps, cuts)
         sources = tuple(ids[: len(entries)])

