@@ -83,7 +83,6 @@ def main() -> None:
         merged = timed("merge repeated pairs", raw.merged)
         core = timed("10-core", lambda: merged.k_core(10))
         timed("split 3:1:1", lambda: split_by_ratio(core, (3, 1, 1), np.random.default_rng(1))[0])
-        del merged, core
         total = lambda dataset: sum(len(dataset.split(s)) for s in ("train", "valid", "test"))  # noqa: E731
         dataset = timed(
             "Dataset.build, all of these", lambda: Dataset.build("made", raw, users, items, k_core=10), total

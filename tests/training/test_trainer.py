@@ -85,6 +85,11 @@ def test_nothing_to_validate_on(toy):
         train(*make(toy), without, SHORT)
 
 
+def test_a_device_that_is_not_there(toy):
+    with pytest.raises(ConfigError, match=r"device 'abacus' is not available here: expected one of cpu"):
+        train(*make(toy), toy[0], SHORT, device="abacus")
+
+
 CHILD = """
 import sys, time, torch
 from pathlib import Path

@@ -100,10 +100,8 @@ def train_with_progress(
             if valid is not None and valid > best[1]:
                 best = (record["epoch"], valid)
             loss = sum(record["loss"].values())
-            update(
-                record["epoch"] + 1,
-                f"loss {loss:.4f} · valid recall@20 best {best[1]:.4f} at epoch {best[0]}",
-            )
+            note = f"loss {loss:.3f} · best valid R@20 {best[1]:.4f} at {best[0]}"
+            update(record["epoch"] + 1, note)
             if writer is not None:
                 for group in ("loss", "valid"):
                     for key, value in record.get(group, {}).items():

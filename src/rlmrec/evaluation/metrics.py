@@ -30,7 +30,8 @@ def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
 
 def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """Share of the list that is held out: Precision@k = hits / k, also where fewer than k could be ranked."""
-    shares: FloatArray = hits.sum(axis=1) / hits.shape[1]
+    found: IntArray = hits.sum(axis=1)
+    shares: FloatArray = found / hits.shape[1]
     return shares
 
 

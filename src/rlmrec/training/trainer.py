@@ -99,7 +99,8 @@ def train(
         on_epoch: told each epoch's record.
 
     Raises:
-        ConfigError: there is nothing to validate on, or the checkpoint is of another run.
+        ConfigError: there is nothing to validate on, the device is not there, or the checkpoint is of
+            another run.
         TrainingError: the loss became infinite or not a number.
 
     Source: Ren et al., WWW 2024, Algorithms 1 and 2.
@@ -109,7 +110,7 @@ def train(
         raise ConfigError(
             "the validation split is empty, so training cannot be stopped: split with e.g. 3:1:1"
         )
-    run = _Run(backbone, alignment, dataset, config, seed, torch.device(device), folder)
+    run = _Run(backbone, alignment, dataset, config, seed, _available(device), folder)
     run.resume()
     while not run.finished:
         record = run.epoch()
@@ -135,6 +136,15 @@ def embeddings(
         graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
     users, items = backbone.encode(x, graph)
     return users.float().cpu().numpy(), items.float().cpu().numpy()
+
+
+def _available(device: torch.device | str) -> torch.device:
+    present = ["cpu"]
+    present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    kind = str(device).partition(":")[0]
+    if kind not in present:
+        raise ConfigError(f"device {str(device)!r} is not available here: expected one of {', '.join(present)}")
+    return torch.device(device)
 
 
 class _Run:
