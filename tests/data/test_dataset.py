@@ -148,9 +148,14 @@ def test_an_atomic_folder_replaces_all_or_nothing(tmp_path):
     with atomic_folder(folder) as temporary:
         (temporary / "new").write_text("2")
     assert [path.name for path in folder.iterdir()] == ["new"]
-    with pytest.raises(ValueError, match="stop"), atomic_folder(folder) as temporary:
-        (temporary / "newer").write_text("3")
-        raise ValueError("stop")
+
+    def stopped():
+        with atomic_folder(folder) as temporary:
+            (temporary / "newer").write_text("3")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stopped()
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]
 

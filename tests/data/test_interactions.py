@@ -139,7 +139,8 @@ def test_every_column_follows_a_filter():
     )
     taken = interactions.take(np.array([2, 1]))
     assert {name: column.tolist() for name, column in taken.columns().items()} == {
-        "users": [2, 1], "items": [2, 1], "rating": [3, 2], "timestamp": [6, 5], "review": ["c", None], "id": [2, 1],
+        "users": [2, 1], "items": [2, 1], "id": [2, 1],
+        "rating": [3, 2], "timestamp": [6, 5], "review": ["c", None],
     }  # fmt: skip
 
 

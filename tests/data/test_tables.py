@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
+
+YELP = Path(__file__).parents[2].parent / "shared" / "data" / "yelp-profiles"
 
 ROWS = [
     {"user_id": 10, "item_id": "b", "stars": 4.5, "time": 1000, "review": 'so, "so"\nlong'},
@@ -314,13 +317,13 @@ def test_splits_whose_ids_differ_by_type_are_refused(tmp_path):
         read_splits(*paths)
 
 
-def test_the_yelp_split_is_a_dataset(shared_data):
-    folder = shared_data("yelp-profiles")
-    *splits, users, items = read_splits(*(folder / f"{name}.csv" for name in ("train", "valid", "test")))
+@pytest.mark.skipif(not YELP.is_dir(), reason=f"no real data at {YELP}")
+def test_the_yelp_split_is_a_dataset():
+    *splits, users, items = read_splits(*(YELP / f"{name}.csv" for name in ("train", "valid", "test")))
     dataset = Dataset("yelp", *splits, users, items)
     assert (dataset.n_users, dataset.n_items) == (15962, 14085)
     assert [len(part) for part in splits] == [314_944, 39_368, 39_368]
-    texts = read_texts(folder / "item_profiles.jsonl", items, "item_id", ["summarization"])
+    texts = read_texts(YELP / "item_profiles.jsonl", items, "item_id", ["summarization"])
     assert len(texts) == dataset.n_items
     assert texts["summarization"].null_count() == 0
 
@@ -378,7 +381,8 @@ def test_an_id_twice_is_refused(tmp_path, ending, places):
     with pytest.raises(DataError) as caught:
         read_texts(path, Vocabulary(["b"], "item"), "id")
     assert str(caught.value) == (
-        f"{path}, {word} {places[0]}, column 'id': item 'a' stands in {word} {places[1]} already: keep one row per item"
+        f"{path}, {word} {places[0]}, column 'id': item 'a' stands in {word} {places[1]} already: "
+        "keep one row per item"
     )
 
 

@@ -61,7 +61,7 @@ def quickstart(
     options = {} if epochs is None else {"epochs": epochs}
     metrics = [
         train_with_progress(
-            RunSpec.resolve("lightgcn", alignment, seed=seed, options=options),
+            RunSpec.resolve("lightgcn", alignment, "movielens", seed, options),
             dataset, semantics, place.run(name), output, label=name,
         )
         for name, alignment in RUNS.items()

@@ -31,7 +31,7 @@ def train(
     ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
-        str, typer.Option(help="general, or the paper's: amazon, yelp, steam.")
+        str, typer.Option(help="general, movielens, or the paper's: amazon, yelp, steam.")
     ] = DEFAULT_PRESET,
     settings: Annotated[
         list[str] | None,
