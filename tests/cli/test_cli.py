@@ -142,7 +142,9 @@ def test_data_table_from_files(call, tmp_path):
         (["encode", "-w", "{w}"], 2, "--items FILE"),
     ],
 )
-def test_mistakes_are_one_line_without_a_traceback(call, workspace, tmp_path, monkeypatch, arguments, code, message):
+def test_mistakes_are_one_line_without_a_traceback(
+    call, workspace, tmp_path, monkeypatch, arguments, code, message
+):
     monkeypatch.chdir(tmp_path)
     got, _, err = call(*(a.replace("{w}", str(workspace.path)) for a in arguments))
     assert got == code

@@ -9,7 +9,10 @@ import pytest
 from rlmrec.data.movielens import GENRES, INSIDE, PACKAGE, read_movielens_100k
 from rlmrec.errors import DataError
 
-RATINGS = "196\t12\t3\t881250949\n186\t267\t3\t891717742\n22\t12\t1\t878887116\n22\t1412\t5\t878887117\n196\t113\t4\t1\n"
+RATINGS = (
+    "196\t12\t3\t881250949\n186\t267\t3\t891717742\n22\t12\t1\t878887116\n"
+    "22\t1412\t5\t878887117\n196\t113\t4\t1\n"
+)
 TITLES = {  # id: (as GroupLens writes it, as RecBole does, RecBole's year, genres)
     12: ("Usual Suspects, The (1995)", "Usual Suspects, The", "1995", "Crime Thriller"),
     113: ("Enfer, L' (Café noir, Le) (1994) ", "Enfer, L' (Café noir, Le)", "1994", "Children's Sci-Fi"),

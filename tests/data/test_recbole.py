@@ -4,7 +4,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.recbole import read_recbole
 from rlmrec.errors import DataError
 
-INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+INTER = HEADER + "2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"
 ITEM = 'item_id:token\ttitle:token_seq\tprice:float\nx\tA "quoted\t9.5\nunseen\tNo\t1\ny\tTwo  Words\t\n'
 USER = "user_id:token\tage:token\n10\t50\n2\t20\n"
 
@@ -53,7 +54,7 @@ def test_fields_may_have_other_names(tmp_path):
     [
         ({"inter": None}, "expected exactly one .inter file, found none"),
         ({"inter": ""}, r"made\.inter is empty"),
-        ({"inter": INTER.splitlines()[0]}, r"made\.inter has a header but no rows"),
+        ({"inter": HEADER}, r"made\.inter has a header but no rows"),
         (
             {"inter": "user_id\titem_id\n1\t2\n"},
             r"made\.inter, line 1: expected fields such as 'user_id:token'",

@@ -48,7 +48,7 @@ def test_against_the_slow_reference(k):
 
 @pytest.mark.parametrize("k", [5, 10, 20])
 def test_against_ir_measures(k):
-    """An independent library; AP where no user has more than k held-out items, as it divides by |held-out|."""
+    """An independent library; its AP divides by |held-out|, the same where nobody has more than k."""
     for held_out in (40, k + 1):
         ranked, relevant, hits, n_relevant = random_lists(k, held_out=held_out)
         qrels = [

@@ -143,7 +143,7 @@ def test_unknown_ids_and_bad_options(recommender):
         lambda: recommender.similar_items("nothing"),
         lambda: recommender.score("u1", "nothing"),
     ):
-        with pytest.raises(UnknownIdError, match="no(body|thing)"):
+        with pytest.raises(UnknownIdError, match=r"no(body|thing)"):
             call()
     for k in (0, -1):
         with pytest.raises(ConfigError, match="k must be at least 1"):

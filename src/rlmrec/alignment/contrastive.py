@@ -68,7 +68,7 @@ class Contrastive(Alignment):
         """The three InfoNCE terms, summed and weighted."""
         del masked
         all_users = self.config.negatives == "all-users"
-        user_rows, user_at, user_counts = _distinct(batch.users)
+        user_rows, user_counts = torch.unique(batch.users, return_counts=True)
         if all_users:
             user_text = self.projector(self.user_text)  # (U, d')
             own_text = F.embedding(user_rows, user_text)
@@ -79,11 +79,11 @@ class Contrastive(Alignment):
         )
 
         # One projection for positives and negatives together: many items are both.
-        item_rows, at, _ = _distinct(torch.cat([batch.positives, batch.negatives]))
+        item_rows, at = torch.unique(torch.cat([batch.positives, batch.negatives]), return_inverse=True)
         item_text = self.projector(self.item_text[item_rows])
         embeddings = F.embedding(item_rows, items)
         for part in torch.tensor_split(at, [len(batch.positives)]):
-            present, _, counts = _distinct(part)
+            present, counts = torch.unique(part, return_counts=True)
             text = F.embedding(present, item_text)
             total = total + info_nce(
                 F.embedding(present, embeddings),
@@ -94,9 +94,3 @@ class Contrastive(Alignment):
                 counts if all_users else None,
             )
         return {"contrastive": self.config.weight * total}
-
-
-def _distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted distinct rows, where each entry of ``rows`` stands among them, and how often each occurs."""
-    distinct, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-    return distinct, inverse, counts

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import Interactions
+from rlmrec.data.interactions import IntArray, Interactions
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, WorkspaceError
@@ -75,13 +75,15 @@ class Dataset:
         self._refuse_untrained_users()
 
     def _refuse_overlap(self) -> None:
-        keys = np.concatenate([np.unique(self.split(split).keys()) for split in SPLITS])
-        distinct, counts = np.unique(keys, return_counts=True)
-        if len(distinct) < len(keys):
-            user, item = divmod(int(distinct[counts > 1][0]), self.n_items)
+        keys = [self.split(split).keys() for split in SPLITS]
+        if not _repeats(np.concatenate(keys)).size:
+            return
+        shared = _repeats(np.concatenate([np.unique(part) for part in keys]))
+        if shared.size:
+            user, item = divmod(int(shared[0]), self.n_items)
             raise DataError(
-                f"{int((counts > 1).sum())} pairs stand in more than one split, for example user "
-                f"{self.users.id(user)!r} with item {self.items.id(item)!r}: a held-out pair must not be trained on"
+                f"{len(shared)} pairs stand in more than one split, for example user {self.users.id(user)!r} "
+                f"with item {self.items.id(item)!r}: a held-out pair must not be trained on"
             )
 
     def _refuse_untrained_users(self) -> None:
@@ -170,8 +172,8 @@ class Dataset:
             counts["of sampled users"] = len(kept)
         kept = kept.k_core(k_core)
         counts[f"in the {k_core}-core"] = len(kept)
-        user_rows, new_users = np.unique(kept.users, return_inverse=True)
-        item_rows, new_items = np.unique(kept.items, return_inverse=True)
+        user_rows, new_users = _renumber(kept.users, kept.n_users)
+        item_rows, new_items = _renumber(kept.items, kept.n_items)
         kept = Interactions(
             new_users, new_items, len(user_rows), len(item_rows),
             kept.rating, kept.timestamp, kept.review, kept.id,
@@ -247,6 +249,19 @@ class Dataset:
             _texts(tables["users"]),
             manifest["provenance"],
         )
+
+
+def _repeats(keys: IntArray) -> IntArray:
+    """The keys that occur more than once; sorting and looking at neighbours is far cheaper than np.unique."""
+    ordered = np.sort(keys, kind="stable")  # radix sort
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """The rows that occur, ascending, and each row's place among them."""
+    present = np.zeros(size, bool)
+    present[rows] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[rows]
 
 
 def _table(interactions: Interactions) -> pl.DataFrame:

@@ -111,7 +111,7 @@ def _read_grouplens(folder: Path) -> Source:
     (interactions,), users, items = assemble([ratings], "user", "item", "rating", "timestamp")
     films = read_delimited(folder / "u.item", "|", quote=None, names=FILM_COLUMNS, encoding="latin-1")
     texts = align(films, items, "id")
-    flags = texts.select(pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES)
+    flags = texts.select(pl.when(pl.col(genre) == "1").then(pl.lit(genre)).alias(genre) for genre in GENRES)
     genres = flags.select(genres=pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)).to_series()
     user_texts = None
     if (folder / "u.user").exists():

@@ -37,8 +37,8 @@ def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG
 
 def hit_rate(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """1 if at least one held-out item is in the list, else 0."""
-    found: FloatArray = hits.any(axis=1).astype(np.float64)
-    return found
+    found: IntArray = hits.sum(axis=1)
+    return (found > 0).astype(np.float64)
 
 
 def mrr(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001

@@ -343,8 +343,12 @@ class OpenAIChat:
     def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
-            import openai
-
+            try:
+                import openai
+            except ImportError:
+                raise ConfigError(
+                    "requests to an endpoint need the package openai: pip install 'openai>=3'"
+                ) from None
             key = os.environ.get(self.key_env, "")
             if not key and self.base_url.startswith(OPENAI_URL):
                 raise ConfigError(
@@ -357,7 +361,7 @@ class OpenAIChat:
                 timeout=self.timeout,
                 max_retries=0,  # counted, and paced, here
             )
-            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]  # type: ignore[attr-defined]
+            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
             reply_type = sys.modules[package].Response
             slots = asyncio.Semaphore(self.concurrency)
             self._connection = _Connection(loop, client, slots, key, reply_type)

@@ -143,7 +143,9 @@ def _available(device: torch.device | str) -> torch.device:
     present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     kind = str(device).partition(":")[0]
     if kind not in present:
-        raise ConfigError(f"device {str(device)!r} is not available here: expected one of {', '.join(present)}")
+        raise ConfigError(
+            f"device {str(device)!r} is not available here: expected one of {', '.join(present)}"
+        )
     return torch.device(device)
 
 
