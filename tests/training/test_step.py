@@ -132,7 +132,7 @@ def test_one_optimiser_step_equals_the_reference(kind, negatives):
 
     # The draws that step() will make, replayed: which nodes are masked, which edges stay.
     replay = torch.Generator().manual_seed(9)
-    x, masked = alignment.corrupt(backbone.initial(), replay)
+    _, masked = alignment.corrupt(backbone.initial(), replay)
     kept = (graph.drop_edges(0.7, replay).values != 0).double()
     kept_edges = graph.with_values(kept) @ torch.eye(U + I, dtype=torch.float64)
     masked = masked.tolist() if masked is not None else None

@@ -181,7 +181,7 @@ class Profiler:
         ...     items, users = profiler.run(dataset, "item"), profiler.run(dataset, "user")
         ...     print(items.profiled, users.profiled, store.profile("user", "ann").summarization)
         2 2 Readers of short books.
-    """  # noqa: E501
+    """
 
     def __init__(
         self,
