@@ -168,7 +168,7 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize(
     "command",
     [[], ["data"], ["data", "table"], ["data", "movielens-100k"], ["data", "published"], ["data", "recbole"],
-     ["encode"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["quickstart"]],
+     ["profile"], ["audit"], ["encode"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["quickstart"]],
 )  # fmt: skip
 def test_help_has_examples(call, command):
     code, out, _ = call(*command, "--help")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, output, quickstart, serve, text, train
+from rlmrec.cli import data, output, profile, quickstart, serve, text, train
 from rlmrec.errors import ConfigError, RlmrecError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data")
+app.command()(profile.profile)
+app.command()(profile.audit)
 app.command()(text.encode)
 app.command()(train.train)
 app.command()(train.evaluate)
