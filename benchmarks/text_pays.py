@@ -1,10 +1,10 @@
-"""Does text pay? LightGCN alone, with Con, with Gen, and with the vectors given to the wrong nodes.
+"""Does text pay? LightGCN alone, with Con, and with Con whose vectors are given to the wrong nodes.
 
     python benchmarks/text_pays.py ../shared/data/yelp-profiles --tune     chooses on validation (an hour or two)
     python benchmarks/text_pays.py ../shared/data/yelp-profiles            the chosen ones, test, significance
 
 Item profiles as published go through the embedded encoder; a user is the mean over their training items.
-Each variant has the same search budget. What is chosen stands in CHOSEN, so that the second command alone
+What is chosen stands in CHOSEN, so that the second command alone
 repeats the table.
 """
 
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from fidelity import store
 
+from fidelity import store
 from rlmrec.cli.output import Output
 from rlmrec.cli.text import encode_texts, item_texts
 from rlmrec.cli.train import compare_to_first, show_metrics, train_with_progress
@@ -30,10 +30,23 @@ from rlmrec.workspace import Workspace
 
 COMMON = {"learning_rate": 5e-3}
 GRID = {
-@@GRID@@
+    "none": [
+        {"layers": 3, "l2": 1e-6},
+        {"layers": 2, "l2": 1e-6},
+        {"layers": 3, "l2": 1e-5},
+        {"layers": 3, "l2": 1e-7},
+    ],
+    "contrastive": [
+        {"layers": 3, "l2": 1e-6, "weight": 0.1, "temperature": 0.2, "negatives": "batch"},
+        {"layers": 3, "l2": 1e-6, "weight": 0.01, "temperature": 0.2, "negatives": "batch"},
+        {"layers": 2, "l2": 1e-6, "weight": 0.003, "temperature": 0.2, "negatives": "batch"},
+    ],
 }
+CON = {"layers": 3, "l2": 1e-6, "weight": 0.01, "temperature": 0.2, "negatives": "batch"}
 CHOSEN = {
-@@CHOSEN@@
+    "base": ("none", {"layers": 2, "l2": 1e-6}),
+    "con": ("contrastive", CON),
+    "con-shuffled": ("contrastive", CON),
 }
 
 
@@ -48,7 +61,11 @@ def prepare(folder, workspace, output):
 
 def tune(dataset, semantics, results):
     """Every cell of the grid, validation only; a cell that stands in ``results`` is not run again."""
-    done = {line["cell"] for line in map(json.loads, results.read_text().splitlines())} if results.exists() else set()
+    done = (
+        {line["cell"] for line in map(json.loads, results.read_text().splitlines())}
+        if results.exists()
+        else set()
+    )
     for alignment, cells in GRID.items():
         for cell in cells:
             key = json.dumps({"alignment": alignment, **COMMON, **cell}, sort_keys=True)
@@ -70,8 +87,10 @@ def main():
     parser.add_argument("-w", "--workspace", type=Path, default=Path("workspaces/yelp-profiles"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tune", action="store_true", help="run the grid on validation instead")
-    parser.add_argument("--only", nargs="*", help="of base, con, gen, con-shuffled")
-    parser.add_argument("--store", type=Path, help="append results and validation curves to this JSON-lines file")
+    parser.add_argument("--only", nargs="*", help="of base, con, con-shuffled")
+    parser.add_argument(
+        "--store", type=Path, help="append results and validation curves to this JSON-lines file"
+    )
     options = parser.parse_args()
     output = Output(False)
     workspace = Workspace(options.workspace)
