@@ -294,6 +294,9 @@ def test_profiles_are_read(tmp_path):
         {1: {"profile": "likes", "reasoning": "because"}},
         {0: {"profile": "liked by"}},
     )
+    dataset = read_published(write(tmp_path))
+    assert dataset.user_texts["profile"].to_list() == [None, "likes", None]
+    assert dataset.item_texts["profile"].to_list() == ["liked by", None, None, None]
 
 
 @pytest.mark.parametrize(

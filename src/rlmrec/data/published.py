@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -46,7 +47,8 @@ def read_published(
         items_mapper: likewise (``iid``).
 
     Returns:
-        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files.
+        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files; where the
+        folder has profiles they are the texts, column ``profile``.
 
     Raises:
         DataError: a file is missing, damaged or asks for anything but numpy and scipy.sparse, the matrices
@@ -59,6 +61,7 @@ def read_published(
         listed = ", ".join(f"{name} {shape[0]} x {shape[1]}" for name, shape in shapes.items())
         raise DataError(f"{folder}: expected three matrices of one shape (users x items), got {listed}")
     n_users, n_items = shapes[MATRICES["train"]]
+    profiles = read_published_profiles(folder)
     parts: dict[str, Interactions] = {}
     start = 0
     for split, (users, items, _) in pairs.items():
@@ -74,6 +77,8 @@ def read_published(
         parts["test"],
         _vocabulary("user", n_users, users_mapper),
         _vocabulary("item", n_items, items_mapper),
+        item_texts=_profile_texts(profiles[1], n_items) if profiles else None,
+        user_texts=_profile_texts(profiles[0], n_users) if profiles else None,
         provenance={"source": "published", "files": list(MATRICES.values())},
     )
 
@@ -203,6 +208,11 @@ def _profiles(path: Path) -> Profiles:
             )
         profiles[row] = texts
     return profiles
+
+
+def _profile_texts(profiles: Profiles, n: int) -> pl.DataFrame:
+    texts = [profiles.get(row, {}).get("profile") for row in range(n)]
+    return pl.DataFrame({"profile": pl.Series(texts, dtype=pl.String)})
 
 
 def _vocabulary(kind: str, n: int, mapper: Path | str | None) -> Vocabulary:
