@@ -110,12 +110,6 @@ def test_blocks_keep_to_the_budget():
     assert max(sizes) * n_items * topk.BYTES_PER_SCORE * threads <= budget
 
 
-def test_without_threadpoolctl(monkeypatch):
-    monkeypatch.setattr(topk, "_blas_limit", lambda: None)
-    rows = [row for b in map_blocks(lambda b: b, 100, 10**6, threads=2) for row in range(b.start, b.stop)]
-    assert rows == list(range(100))
-
-
 def test_an_error_in_a_block_reaches_the_caller():
     def fail(block):
         raise DataError(f"block at {block.start}")
