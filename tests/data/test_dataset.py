@@ -8,7 +8,6 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, WorkspaceError
-from rlmrec.files import atomic_folder
 
 
 def raw(seed=0, n=600, users=20, items=15):
@@ -138,25 +137,6 @@ def test_a_save_killed_in_the_middle_leaves_the_old_dataset(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         build(seed=2).save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_an_atomic_folder_replaces_all_or_nothing(tmp_path):
-    folder = tmp_path / "folder"
-    with atomic_folder(folder) as temporary:
-        (temporary / "old").write_text("1")
-    with atomic_folder(folder) as temporary:
-        (temporary / "new").write_text("2")
-    assert [path.name for path in folder.iterdir()] == ["new"]
-
-    def stopped():
-        with atomic_folder(folder) as temporary:
-            (temporary / "newer").write_text("3")
-            raise ValueError("stop")
-
-    with pytest.raises(ValueError, match="stop"):
-        stopped()
-    assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]
 
 

@@ -79,7 +79,7 @@ def test_min_rating_keeps_exactly_the_high_ones(rows, threshold):
 
 
 def test_min_rating_needs_ratings():
-    with pytest.raises(DataError, match="no rating column"):
+    with pytest.raises(DataError, match="no ratings were read"):
         make([(0, 0)]).min_rating(3)
 
 

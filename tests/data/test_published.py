@@ -219,6 +219,20 @@ def test_a_matrix_that_cannot_be_used_is_refused(tmp_path, value, message):
     assert "trn_mat.pkl" in str(caught.value)
 
 
+def test_shapes_made_to_hurt_are_refused_at_once(tmp_path):
+    """A tuple that doubles at each level has a repr of 2^60 characters; one nested deeply has none."""
+    doubled = ()
+    for _ in range(60):
+        doubled = (doubled, doubled)
+    nested = ()
+    for _ in range(900):
+        nested = (nested,)
+    for shape in (doubled, nested, (10**11, 4)):
+        write(tmp_path, trn=changed(_shape=shape))
+        with pytest.raises(DataError, match="expected a matrix of users x items, got"):
+            read_published(tmp_path)
+
+
 def test_matrices_of_different_shapes_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"one shape .*got trn_mat\.pkl 3 x 4, val_mat\.pkl 3 x 5, tst_mat\.pkl 3 x 4"

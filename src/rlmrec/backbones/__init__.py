@@ -5,6 +5,6 @@ from __future__ import annotations
 from rlmrec.backbones.base import Backbone
 from rlmrec.backbones.lightgcn import LightGCN
 
-BACKBONES: dict[str, type[LightGCN]] = {"lightgcn": LightGCN}
+BACKBONES: dict[str, type[Backbone]] = {"lightgcn": LightGCN}
 
 __all__ = ["BACKBONES", "Backbone", "LightGCN"]

@@ -79,12 +79,17 @@ class Dataset:
         if not _repeats(np.concatenate(keys)).size:
             return
         shared = _repeats(np.concatenate([np.unique(part) for part in keys]))
+        twice = shared if shared.size else _repeats(np.concatenate(keys))
+        user, item = divmod(int(twice[0]), self.n_items)
+        example = f"for example user {self.users.id(user)!r} with item {self.items.id(item)!r}"
         if shared.size:
-            user, item = divmod(int(shared[0]), self.n_items)
             raise DataError(
-                f"{len(shared)} pairs stand in more than one split, for example user {self.users.id(user)!r} "
-                f"with item {self.items.id(item)!r}: a held-out pair must not be trained on"
+                f"{len(shared)} pairs stand in more than one split, {example}: "
+                "a held-out pair must not be trained on"
             )
+        raise DataError(
+            f"{len(twice)} pairs occur more than once in a split, {example}: call merged() on it first"
+        )
 
     def _refuse_untrained_users(self) -> None:
         untrained = self.train.user_degrees() == 0
@@ -197,7 +202,7 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write the folder: Parquet tables and ``dataset.json`` with their checksums; atomic as a whole."""
-        with atomic_folder(Path(folder)) as temporary:
+        with atomic_folder(Path(folder), "dataset.json") as temporary:
             tables = {split: _table(self.split(split)) for split in SPLITS}
             tables["users"] = _ids_and_texts(self.users, self.user_texts)
             tables["items"] = _ids_and_texts(self.items, self.item_texts)
@@ -226,10 +231,11 @@ class Dataset:
         if not (folder / "dataset.json").exists():
             raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
         manifest = read_json(folder / "dataset.json")
-        if manifest.get("format") != FORMAT:
-            raise WorkspaceError(
-                f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}"
-            )
+        if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+            raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
+        needed = {"format", "name", "users", "items", "sha256", "provenance"}
+        if not isinstance(manifest, dict) or not needed <= manifest.keys():
+            raise WorkspaceError(f"{folder / 'dataset.json'} is damaged: run 'rlmrec data …' again")
         tables = {}
         for name, checksum in manifest["sha256"].items():
             path = folder / f"{name}.parquet"

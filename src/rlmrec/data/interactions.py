@@ -47,6 +47,10 @@ class Interactions:
     id: IntArray | None = None
 
     def __post_init__(self) -> None:
+        for name in ("users", "items"):
+            rows = np.asarray(getattr(self, name))
+            if rows.size and rows.dtype.kind not in "iu":
+                raise DataError(f"{name} must be integer rows, got {rows.dtype}")
         object.__setattr__(self, "users", np.ascontiguousarray(self.users, np.int64))
         object.__setattr__(self, "items", np.ascontiguousarray(self.items, np.int64))
         if self.id is None:
@@ -98,7 +102,9 @@ class Interactions:
             DataError: there are no ratings, or nothing is left.
         """
         if self.rating is None:
-            raise DataError("a minimum rating was asked for, but these interactions have no rating column")
+            raise DataError(
+                "a minimum rating was asked for, but no ratings were read: name their column (--rating-column)"
+            )
         kept = self.take(self.rating >= threshold)
         if len(self) and not len(kept):
             raise DataError(

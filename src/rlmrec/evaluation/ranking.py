@@ -151,7 +151,9 @@ def read_table(path: Path) -> pl.DataFrame:
     """
     path = Path(path)
     if not path.exists():
-        raise WorkspaceError(f"{path} does not exist: run 'rlmrec evaluate …' first")
+        raise WorkspaceError(
+            f"{path} does not exist: the run has no values per user, as when its dataset has no test split"
+        )
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:

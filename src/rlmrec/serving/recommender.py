@@ -201,7 +201,7 @@ class Recommender:
 
     def save(self, folder: Path) -> None:
         """Write the folder: arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""
-        with atomic_folder(Path(folder)) as temporary:
+        with atomic_folder(Path(folder), "recommender.json") as temporary:
             arrays: dict[str, npt.NDArray[Any]] = {
                 "users": self.users,
                 "items": self.items,
