@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,18 @@ def test_parquet_categories_and_dates_are_read(tmp_path):
     assert interactions.timestamp.tolist() == [when.timestamp()] * 2
 
 
-@pytest.mark.parametrize("value", ["x", "nan", "inf", "", "1_0"])
-@pytest.mark.parametrize("column", ["rating", "timestamp"])
+def test_a_rating_may_be_missing_and_then_it_is_not_high_enough(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("user_id,item_id,rating\n1,1,5\n2,1,\n3,1,2\n")
+    interactions, users, _ = read_interactions(path, rating="rating")
+    assert np.isnan(interactions.rating).tolist() == [False, True, False]
+    assert [users.id(row) for row in interactions.min_rating(3).users.tolist()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [*product(["rating", "timestamp"], ["x", "nan", "inf", "1_0"]), ("timestamp", "")],
+)
 def test_what_is_not_a_number_is_refused_with_its_place(tmp_path, column, value):
     path = tmp_path / "t.csv"
     path.write_text(f'user_id,item_id,{column},note\n1,1,5,"two\nlines"\n\n2,1,{value},\n')

@@ -22,7 +22,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")
 ]
 
-_stderr = Console(stderr=True, highlight=False)
+_stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def error(message: str) -> None:
@@ -39,7 +39,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False)
+        self.console = Console(stderr=as_json, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
         """A line for people; Rich markup allowed, so escape what comes from data."""

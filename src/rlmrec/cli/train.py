@@ -94,8 +94,9 @@ def train_with_progress(
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
+        kept = run(spec, dataset, semantics, folder)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
-        tensorboard = False
+        return kept
     log = _EventLog(folder) if tensorboard else None
     with output.progress(label, spec.training.epochs) as update:
 
