@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.interactions import IntArray, Interactions, repeats
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, WorkspaceError
@@ -76,10 +76,10 @@ class Dataset:
 
     def _refuse_overlap(self) -> None:
         keys = [self.split(split).keys() for split in SPLITS]
-        if not _repeats(np.concatenate(keys)).size:
+        if not repeats(np.concatenate(keys)).size:
             return
-        shared = _repeats(np.concatenate([np.unique(part) for part in keys]))
-        twice = shared if shared.size else _repeats(np.concatenate(keys))
+        shared = repeats(np.concatenate([np.unique(part) for part in keys]))
+        twice = shared if shared.size else repeats(np.concatenate(keys))
         user, item = divmod(int(twice[0]), self.n_items)
         example = f"for example user {self.users.id(user)!r} with item {self.items.id(item)!r}"
         if shared.size:
@@ -255,12 +255,6 @@ class Dataset:
             _texts(tables["users"]),
             manifest["provenance"],
         )
-
-
-def _repeats(keys: IntArray) -> IntArray:
-    """The keys that occur more than once; sorting and looking at neighbours is far cheaper than np.unique."""
-    ordered = np.sort(keys, kind="stable")  # radix sort
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:

@@ -115,12 +115,21 @@ class Interactions:
 
     def merged(self) -> Interactions:
         """One interaction per pair: the latest by timestamp where there is one, else the last in order."""
-        order = np.arange(len(self)) if self.timestamp is None else np.argsort(self.timestamp, kind="stable")
-        # np.unique keeps the first of equal keys: read from the latest backwards.
-        _, first = np.unique(self.keys()[order[::-1]], return_index=True)
-        if len(first) == len(self):
+        keys = self.keys()
+        twice = repeats(keys)
+        if not len(twice):
             return self
-        return self.take(np.sort(order[::-1][first]))
+        # Only the pairs that repeat, usually few, are put in order.
+        place = np.minimum(np.searchsorted(twice, keys), len(twice) - 1)
+        order = np.flatnonzero(twice[place] == keys)
+        keep = np.ones(len(self), bool)
+        keep[order] = False
+        if self.timestamp is not None:
+            order = order[np.argsort(self.timestamp[order], kind="stable")]
+        # np.unique finds the first of equal keys: read from the latest backwards.
+        _, first = np.unique(keys[order[::-1]], return_index=True)
+        keep[order[::-1][first]] = True
+        return self.take(keep)
 
     def sample_users(self, share: float, rng: np.random.Generator) -> Interactions:
         """Keep all interactions of a uniform random ``share`` of the users that have any.
@@ -202,3 +211,9 @@ class Interactions:
 def _ids(interactions: Interactions) -> IntArray:
     assert interactions.id is not None  # set in __post_init__
     return interactions.id
+
+
+def repeats(keys: IntArray) -> IntArray:
+    """The keys that occur more than once, ascending. A sort and a look at neighbours: np.unique costs far more."""
+    ordered = np.sort(keys, kind="stable")  # radix sort
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
