@@ -1,4 +1,4 @@
-"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4). Subclass it to bring your own."""
+"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4); subclass it for your own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, distinct
 from rlmrec.graph import Graph
-from rlmrec.losses import bpr
+from rlmrec.losses import bpr, info_nce
 
 
 class Objective(NamedTuple):
@@ -42,9 +42,12 @@ class Backbone(nn.Module):
     Attributes:
         output_size: d', of the final embeddings; d unless a subclass says otherwise.
         self_loops: whether its graph is that of A + I.
+        uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
+            from the alignment.
     """
 
     self_loops = False
+    uses_negatives = True
 
     def __init__(self, n_users: int, n_items: int, embedding_size: int) -> None:
         super().__init__()
@@ -94,3 +97,18 @@ def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
         F.embedding(batch.positives, items),
         F.embedding(batch.negatives, items),
     )
+
+
+def views_on(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of a batch's rows, one view's embedding against the other's, all rows being candidates.
+
+    Repeated rows are computed once and counted.
+
+    Args:
+        rows: of users or of items, int64[B].
+        first: their embeddings in one view, (U, d') or (I, d').
+        second: in the other, of the same shape.
+        temperature: τ.
+    """
+    found, _, counts = distinct(rows)
+    return info_nce(F.embedding(found, first), F.embedding(found, second), second, temperature, counts)
