@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from rlmrec.backbones.base import Backbone
+from rlmrec.backbones.dccf import DCCF
+from rlmrec.backbones.gccf import GCCF
 from rlmrec.backbones.lightgcn import LightGCN
+from rlmrec.backbones.mf import MF
+from rlmrec.backbones.ngcf import NGCF
+from rlmrec.backbones.sgl import SGL
+from rlmrec.backbones.simgcl import SimGCL
 
-BACKBONES: dict[str, type[LightGCN]] = {"lightgcn": LightGCN}
+BACKBONES: dict[str, type[Backbone]] = {
+    "gccf": GCCF,
+    "lightgcn": LightGCN,
+    "sgl": SGL,
+    "simgcl": SimGCL,
+    "dccf": DCCF,
+    "ngcf": NGCF,
+    "mf": MF,
+}
 
-__all__ = ["BACKBONES", "Backbone", "LightGCN"]
+__all__ = ["BACKBONES", "DCCF", "GCCF", "MF", "NGCF", "SGL", "Backbone", "LightGCN", "SimGCL"]
