@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlmrec.backbones.autocf import AutoCF
 from rlmrec.backbones.base import Backbone
 from rlmrec.backbones.dccf import DCCF
 from rlmrec.backbones.gccf import GCCF
@@ -17,8 +18,9 @@ BACKBONES: dict[str, type[Backbone]] = {
     "sgl": SGL,
     "simgcl": SimGCL,
     "dccf": DCCF,
+    "autocf": AutoCF,
     "ngcf": NGCF,
     "mf": MF,
 }
 
-__all__ = ["BACKBONES", "DCCF", "GCCF", "MF", "NGCF", "SGL", "Backbone", "LightGCN", "SimGCL"]
+__all__ = ["BACKBONES", "DCCF", "GCCF", "MF", "NGCF", "SGL", "AutoCF", "Backbone", "LightGCN", "SimGCL"]

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, Objective, bpr_on
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
 from rlmrec.graph import Graph
 from rlmrec.losses import info_nce
@@ -75,7 +75,7 @@ class DCCF(Backbone):
         del rng  # the masks are learned, nothing is random here
         total, layers = self._propagate(x, graph)
         users, items = graph.split(total)
-        user_rows, item_rows = batch.users.unique(), batch.positives.unique()
+        user_rows, item_rows = distinct(batch.users)[0], distinct(batch.positives)[0]
         contrast = x.new_zeros(())
         for views in layers:
             for rows, share in (
