@@ -11,6 +11,7 @@ from rlmrec.backbones.mf import MF
 from rlmrec.backbones.ngcf import NGCF
 from rlmrec.backbones.sgl import SGL
 from rlmrec.backbones.simgcl import SimGCL
+from rlmrec.backbones.wrap import wrap
 
 BACKBONES: dict[str, type[Backbone]] = {
     "gccf": GCCF,
@@ -23,4 +24,16 @@ BACKBONES: dict[str, type[Backbone]] = {
     "mf": MF,
 }
 
-__all__ = ["BACKBONES", "DCCF", "GCCF", "MF", "NGCF", "SGL", "AutoCF", "Backbone", "LightGCN", "SimGCL"]
+__all__ = [
+    "BACKBONES",
+    "DCCF",
+    "GCCF",
+    "MF",
+    "NGCF",
+    "SGL",
+    "AutoCF",
+    "Backbone",
+    "LightGCN",
+    "SimGCL",
+    "wrap",
+]
