@@ -44,10 +44,12 @@ class Backbone(nn.Module):
         self_loops: whether its graph is that of A + I.
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
             from the alignment.
+        needs_text: whether its constructor takes ``semantics``, the text vectors, after its config.
     """
 
     self_loops = False
     uses_negatives = True
+    needs_text = False
 
     def __init__(self, n_users: int, n_items: int, embedding_size: int) -> None:
         super().__init__()

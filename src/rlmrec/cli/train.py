@@ -61,7 +61,7 @@ def train(
         options["epochs"] = epochs
     spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
     dataset = place.dataset()
-    semantics = None if alignment == "none" else place.semantics(dataset)
+    semantics = place.semantics(dataset) if spec.needs_text else None
     name = name or f"{backbone.rpartition(':')[2].lower()}-{alignment}-{preset}-seed{seed}"
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,

@@ -31,16 +31,17 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     """The modules of a run, freshly initialised from its seed.
 
     Raises:
-        ConfigError: the alignment needs text vectors and there are none.
+        ConfigError: the alignment or the backbone needs text vectors and there are none.
     """
+    if semantics is None and spec.needs_text:
+        what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
+        raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
     kind = alignment_class(spec.alignment)
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
-        backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, spec.backbone_config)  # type: ignore[arg-type]
-        if kind is Alignment:
+        backbone = _backbone(spec, dataset, semantics)
+        if semantics is None or kind is Alignment:
             return backbone, Alignment()
-        if semantics is None:
-            raise ConfigError(f"alignment {spec.alignment!r} needs text vectors: run 'rlmrec encode' first")
         if kind is Generative:
             size = backbone.initial().shape[1]
             return backbone, Generative(semantics, backbone.output_size, size, spec.alignment_config)  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ def run(
     Args:
         spec: what to run.
         dataset: on what.
-        semantics: text vectors; None when the alignment is "none".
+        semantics: text vectors; None when nothing needs them.
         folder: the run's folder.
         device: "cpu", "cuda" or "mps".
         overwrite: start anew even if the folder holds a run.
@@ -78,7 +79,7 @@ def run(
         ConfigError: the folder holds a run with other options.
     """
     config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
-    if semantics is not None and spec.alignment != "none":
+    if semantics is not None and spec.needs_text:
         config["data"]["texts"] = str(semantics.manifest.get("texts_sha256", ""))
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,11 +140,19 @@ def evaluate_embeddings(
     return results
 
 
-def load_backbone(spec: RunSpec, dataset: Dataset, folder: Path) -> Backbone:
-    """The trained backbone of a finished run."""
-    backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, spec.backbone_config)  # type: ignore[arg-type]
+def load_backbone(
+    spec: RunSpec, dataset: Dataset, folder: Path, semantics: Semantics | None = None
+) -> Backbone:
+    """The trained backbone of a finished run; one that needs text vectors must be given them again."""
+    backbone = _backbone(spec, dataset, semantics)
     state = load_file(folder / "model.safetensors")
     backbone.load_state_dict(
         {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     )
     return backbone.eval()
+
+
+def _backbone(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> Backbone:
+    kind = backbone_class(spec.backbone)
+    text = {"semantics": semantics} if kind.needs_text else {}
+    return kind(dataset.n_users, dataset.n_items, spec.backbone_config, **text)  # type: ignore[arg-type]
