@@ -99,6 +99,17 @@ def test_weighted_product_and_edge_dot_have_the_right_gradients():
     assert torch.autograd.gradcheck(lambda x: graph.edge_dot(x, x), (a,))
 
 
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_symmetric_is_said_when_it_is_so(self_loops):
+    graph = Graph.from_interactions(TRAIN, self_loops, torch.float64)
+    assert graph.symmetric
+    assert torch.equal(graph.values, graph.values[graph.transpose])
+    assert not graph.drop_edges(0.5, torch.Generator().manual_seed(0)).symmetric
+    x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: graph @ x, (x,))
+    assert torch.autograd.gradcheck(lambda x: graph.propagate_sum(x, 2), (x,))
+
+
 def test_a_subgraph_shares_the_structure():
     graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
     rows, columns = graph.edge_index

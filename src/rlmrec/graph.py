@@ -36,10 +36,16 @@ class Graph:
         n_users: U.
         n_items: I.
 
+    Attributes:
+        symmetric: whether opposite edges are known to weigh the same, so that the gradient needs no
+            permutation.
+
     Example:
         >>> graph = Graph.from_interactions(dataset.train)
         >>> users, items = graph.split(graph @ x)  # one step of propagation
     """
+
+    symmetric = False
 
     def __init__(
         self, indptr: Tensor, indices: Tensor, values: Tensor, transpose: Tensor, n_users: int, n_items: int
@@ -118,17 +124,20 @@ class Graph:
     def with_values(self, values: Tensor) -> Graph:
         """The same structure with other edge weights, (E,)."""
         other = copy.copy(self)
-        other.values = values
+        other.values, other.symmetric = values, False
         return other
 
     def normalised(self, values: Tensor) -> Graph:
         """The same structure, weighted v_ij / sqrt(d_i d_j) with d the row sums of ``values``, (E,).
 
-        An edge of value 0 is one that is not there: so a subgraph shares its graph's structure.
+        Opposite edges must have the same value. An edge of value 0 is one that is not there: so a subgraph
+        shares its graph's structure.
         """
         sums = values.new_zeros(self.n_nodes).index_add_(0, self.rows, values)
         scale = torch.where(sums > 0, sums.rsqrt(), 0.0)
-        return self.with_values(values * scale[self.rows] * scale[self.indices])
+        graph = self.with_values(values * (scale[self.rows] * scale[self.indices]))
+        graph.symmetric = True
+        return graph
 
     def drop_edges(self, keep_rate: float, rng: torch.Generator) -> Graph:
         """Keep each directed entry with probability ``keep_rate``; weights are not rescaled."""
@@ -184,9 +193,9 @@ class Graph:
         return dots
 
     def _matrix(self, transposed: bool, values: Tensor | None = None) -> Tensor:
+        if transposed and not (values is None and self.symmetric):
+            values = (self.values if values is None else values)[self.transpose]
         values = self.values if values is None else values
-        if transposed:
-            values = values[self.transpose]
         if self.values.device.type == "mps":  # no CSR product there
             return torch.sparse_coo_tensor(
                 self.edge_index, values, (self.n_nodes, self.n_nodes), is_coalesced=True

@@ -71,8 +71,7 @@ class DotProduct:
 
         def directions(rows: Float32Array) -> Float32Array:
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            scaled: Float32Array = rows / np.where(lengths > 0, lengths, 1).astype(rows.dtype)
-            return scaled
+            return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
         return cls(directions(users), directions(items))
 
