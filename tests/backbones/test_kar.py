@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlmrec.backbones.kar import KARLightGCN, KARLightGCNConfig
+from rlmrec.backbones.kar import KARSGL, KARLightGCN, KARLightGCNConfig
 from rlmrec.backbones.lightgcn import LightGCN
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.run import build
@@ -65,6 +65,13 @@ def test_text_vectors_are_asked_for(toy):
     few = Semantics(semantics.users[:5], semantics.items)
     with pytest.raises(ConfigError, match=r"\(5, 45\) users and items, expected \(60, 45\)"):
         KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, few)
+
+
+@pytest.mark.parametrize("kind", [KARLightGCN, KARSGL])
+def test_the_default_options_are_those_of_both(toy, kind):
+    dataset, semantics = toy
+    backbone = kind(dataset.n_users, dataset.n_items, semantics=semantics)
+    assert (backbone.config.layers, backbone.config.expert_size) == (3, 64)
 
 
 def test_the_text_is_not_in_the_state(toy):

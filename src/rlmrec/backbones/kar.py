@@ -44,6 +44,7 @@ class KAR(Backbone):
     Models", 2023, Section 3.3, over collaborative filtering as in the RLMRec experiments.
     """
 
+    Config = KAROptions
     needs_text = True
     config: KAROptions
     user_text: Tensor
@@ -59,7 +60,7 @@ class KAR(Backbone):
             raise ConfigError(
                 f"there are text vectors for {got} users and items, expected {(n_users, n_items)}"
             )
-        super().__init__(n_users, n_items, config)  # type: ignore[arg-type]  # the backbone's own
+        super().__init__(n_users, n_items, config or self.Config())  # type: ignore[arg-type]  # the backbone's own
         size = self.user_embedding.shape[1]
         count = self.config.preference_experts + self.config.shared_experts
         self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
