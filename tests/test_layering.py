@@ -54,14 +54,19 @@ def test_left_never_imports_right(path):
             assert HEIGHT[other] < HEIGHT[own], f"{own} must not import {other}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if home(p) in NUMPY_ONLY], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if home(p) in NUMPY_ONLY], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_no_torch_where_a_server_runs(path):
     assert not [module for module in imports(path) if module.split(".")[0] == "torch"]
 
 
 def test_importing_reads_no_argument_and_no_torch():
     """`import rlmrec` is light; torch comes with the first name that needs it."""
-    code = "import sys; sys.argv = ['x', '--nonsense']; import rlmrec; assert 'torch' not in sys.modules; rlmrec.LightGCN"
+    code = (
+        "import sys; sys.argv = ['x', '--nonsense']; import rlmrec; assert 'torch' not in sys.modules; "
+        "rlmrec.LightGCN"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -67,7 +67,9 @@ def test_gradient_whatever_the_block(monkeypatch, block):
     candidates = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(37, dtype=torch.float64)
     offsets = torch.rand(6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a, c: weighted_log_sum_exp(a, c, weights, 0.4, offsets), (anchors, candidates))
+    assert torch.autograd.gradcheck(
+        lambda a, c: weighted_log_sum_exp(a, c, weights, 0.4, offsets), (anchors, candidates)
+    )
 
 
 def test_gradient_of_info_nce_equals_autograd_of_the_plain_form():

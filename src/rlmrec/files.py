@@ -26,25 +26,36 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)  # mkstemp makes private files; an artefact is as readable as any other
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; an artefact is like any other
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
     """Yield an empty temporary folder; on success it takes the place of the folder ``path``.
+
+    Args:
+        path: the folder to make or replace.
+        marker: a file that tells a folder of ours: one with other things in it is never replaced.
+
+    Raises:
+        WorkspaceError: ``path`` holds something else.
 
     A folder cannot be replaced in one system call, so a crash between the two renames leaves
     ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it.
     """
+    if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
+        raise WorkspaceError(
+            f"{path} exists and holds no {marker}: choose another place, nothing was replaced"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     old = path.with_name(f".{path.name}.old")
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
@@ -52,6 +63,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # the only way to ask is to set
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

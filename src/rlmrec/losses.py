@@ -16,6 +16,8 @@ from torch import Tensor
 # Logits are worked on in blocks of this many numbers: at 4 MiB in float32 a block stays in the cache between
 # the product that makes it, the exponential, and the products that read it (benchmarks/README.md).
 BLOCK_ELEMENTS = 1 << 20
+# An accelerator wants few large kernels instead: 256 MiB.
+ACCELERATOR_BLOCK_ELEMENTS = 1 << 26
 
 
 def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -108,7 +110,8 @@ class _WeightedLogSumExp(torch.autograd.Function):
         # In powers of two: exp2 costs a third of exp, and the change of base is one scaling of the anchors.
         scale = 1 / (temperature * math.log(2))
         bias = candidates.new_zeros(len(candidates)) if offsets is None else offsets / math.log(2)
-        rows = max(16, BLOCK_ELEMENTS // max(1, len(candidates)))
+        elements = BLOCK_ELEMENTS if anchors.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
+        rows = max(16, elements // max(1, len(candidates)))
         for start in range(0, len(anchors), rows):
             block = anchors[start : start + rows]
             weight = weights[start : start + rows]

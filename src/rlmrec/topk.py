@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import DataError
 
@@ -53,24 +53,15 @@ def map_blocks(
     affordable = memory_budget // (BYTES_PER_SCORE * max(1, n_items) * threads)
     rows = max(1, min(rows, affordable))
     slices = [slice(start, min(start + rows, n_rows)) for start in range(0, n_rows, rows)]
-    limit = _blas_limit() if threads > 1 and len(slices) > 1 else None
-    if limit is None:
+    if threads == 1 or len(slices) <= 1:
         yield from map(work, slices)
         return
-    with limit(1, user_api="blas"), ThreadPoolExecutor(min(threads, len(slices))) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, len(slices))) as pool:
         yield from pool.map(work, slices)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _blas_limit() -> Any | None:
-    """``threadpoolctl.threadpool_limits``; None where it is not installed, and the products use all cores."""
-    try:
-        return importlib.import_module("threadpoolctl").threadpool_limits
-    except ImportError:
-        return None
 
 
 def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

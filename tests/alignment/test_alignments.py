@@ -74,7 +74,12 @@ def test_no_gradient_reaches_the_texts(toy):
 def test_projector_sizes_and_initialisation():
     projector = Projector(384, 32)
     inner, outer = projector[0], projector[2]
-    assert (inner.in_features, inner.out_features, outer.in_features, outer.out_features) == (384, 208, 208, 32)
+    assert (inner.in_features, inner.out_features, outer.in_features, outer.out_features) == (
+        384,
+        208,
+        208,
+        32,
+    )
     bound = (6 / (384 + 208)) ** 0.5
     assert inner.weight.abs().max() <= bound
     assert inner.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)

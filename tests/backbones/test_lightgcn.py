@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlmrec.backbones import Backbone, LightGCN
+from rlmrec.backbones.base import BackboneConfig
 from rlmrec.backbones.lightgcn import LightGCNConfig
 from rlmrec.testing import check_backbone
 
@@ -58,4 +59,4 @@ class Idle(Backbone):
 def test_check_backbone_catches(toy, kind, message):
     dataset, _ = toy
     with pytest.raises(AssertionError, match=message):
-        check_backbone(kind(dataset.n_users, dataset.n_items, 4), dataset)
+        check_backbone(kind(dataset.n_users, dataset.n_items, BackboneConfig(embedding_size=4)), dataset)

@@ -41,7 +41,10 @@ def test_k_core_is_the_maximal_fixed_point(rows, k):
     distinct = make(sorted(set(rows)))
     expected = slow_k_core(rows, k)
     if not expected:
-        with pytest.raises(DataError, match=rf"the {k}-core is empty.*choose a smaller k"):
+        largest = max(smaller for smaller in range(k) if slow_k_core(rows, smaller))
+        with pytest.raises(
+            DataError, match=rf"the {k}-core is empty.*largest k that leaves any is {largest} "
+        ):
             distinct.k_core(k)
         return
     core = distinct.k_core(k)
@@ -76,7 +79,7 @@ def test_min_rating_keeps_exactly_the_high_ones(rows, threshold):
 
 
 def test_min_rating_needs_ratings():
-    with pytest.raises(DataError, match="no rating column"):
+    with pytest.raises(DataError, match="no ratings were read"):
         make([(0, 0)]).min_rating(3)
 
 
@@ -136,7 +139,8 @@ def test_every_column_follows_a_filter():
     )
     taken = interactions.take(np.array([2, 1]))
     assert {name: column.tolist() for name, column in taken.columns().items()} == {
-        "users": [2, 1], "items": [2, 1], "rating": [3, 2], "timestamp": [6, 5], "review": ["c", None], "id": [2, 1],
+        "users": [2, 1], "items": [2, 1], "id": [2, 1],
+        "rating": [3, 2], "timestamp": [6, 5], "review": ["c", None],
     }  # fmt: skip
 
 

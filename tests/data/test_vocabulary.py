@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, UnknownIdError
 
-ids = st.one_of(st.lists(st.integers(), unique=True, min_size=1), st.lists(st.text(), unique=True, min_size=1))
+ids = st.one_of(
+    st.lists(st.integers(), unique=True, min_size=1), st.lists(st.text(), unique=True, min_size=1)
+)
 
 
 @given(ids)

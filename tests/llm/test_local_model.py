@@ -31,16 +31,24 @@ def ask(llm, *prompts, system="You answer in JSON.", schema=SCHEMA):
 
 
 @installed
-def test_a_real_answer_is_valid_and_repeats_exactly():
+def test_a_real_answer_is_valid_and_names_the_genre():
     template = load_template("item", "movies", small=True)
-    prompt = template.fill({"title": "GoldenEye", "attributes": {"genres": ["Action", "Thriller"]}})
-    llm = LocalChat(threads=1)
-    first, second = ask(llm, prompt, prompt, system=template.system)
-    assert first.text == second.text
-    assert "action" in parse(first.text, 200).summarization.lower()
-    assert set(json.loads(first.text)) == {"summarization", "reasoning"}
+    prompt = template.fill({"title": "GoldenEye", "attributes": {"genres": "Action, Thriller"}})
+    first, second = ask(LocalChat(threads=1), prompt, prompt, system=template.system)
+    for answer in (first, second):
+        assert "action" in parse(answer.text, 200).summarization.lower()
+        assert set(json.loads(answer.text)) == {"summarization", "reasoning"}
     assert second.usage.cached > first.usage.cached  # the shared prefix was read once
-    assert ask(llm, prompt, system=template.system)[0].text == first.text  # loaded anew
+
+
+@installed
+def test_an_exact_answer_depends_on_its_prompt_alone():
+    prompts = ["Who would enjoy Emma?", "Who would enjoy GoldenEye?"]
+    llm = LocalChat(threads=1, exact=True, field_tokens={"summarization": 12, "reasoning": 6})
+    one, other, again = (answer.text for answer in ask(llm, *prompts, prompts[0]))
+    assert one == again
+    assert one != other
+    assert ask(llm, prompts[1])[0].text == other  # loaded anew, in another order
 
 
 @installed

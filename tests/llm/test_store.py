@@ -41,7 +41,7 @@ def test_answers_and_profiles_come_back_as_they_went_in(store):
     assert store.profile("user", "7") == profile
     assert store.profile("user", 7) is None  # 7 and "7" are two ids
     assert list(store.profiles("user")) == [profile]
-    assert store.state("user", "7") == ("h", "malformed")
+    assert store.state("user", "7") == ("h", "malformed", False)
     assert store.models() == [("m", OPTIONS, 1)]
     assert store.usage() == (1, Usage(3, 2, 1))
 
@@ -146,7 +146,7 @@ def test_replay_from_a_store_and_from_an_export(store, tmp_path):
 def test_replay_must_know_which_model_to_be(store):
     store.put_answer("1", "m", OPTIONS, Completion("x"))
     store.put_answer("2", "n", OPTIONS, Completion("y"))
-    with pytest.raises(ConfigError, match="it holds m .*; n "):
+    with pytest.raises(ConfigError, match=r"it holds m .*; n "):
         Replay(store.path)
     assert Replay(store.path, model="n").name == "n"
     with pytest.raises(ConfigError, match="0 do"):

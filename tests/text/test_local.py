@@ -14,7 +14,11 @@ def encoder():
 
 
 def test_meaning_is_nearer_than_other_meaning(encoder):
-    texts = ["a film about outer space", "a slow cooker recipe for beef stew", "science fiction on a starship"]
+    texts = [
+        "a film about outer space",
+        "a slow cooker recipe for beef stew",
+        "science fiction on a starship",
+    ]
     space, stew, starship = encoder.encode(texts)
     assert space @ starship > space @ stew + 0.2
 

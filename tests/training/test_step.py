@@ -79,8 +79,18 @@ class Reference:
             everyone = config.negatives == "all-users"
             for rows, e, t, candidates in (
                 (BATCH.users, eu, t_users, range(U) if everyone else sorted(set(BATCH.users.tolist()))),
-                (BATCH.positives, ev, t_items, BATCH.positives if everyone else sorted(set(BATCH.positives.tolist()))),
-                (BATCH.negatives, ev, t_items, BATCH.negatives if everyone else sorted(set(BATCH.negatives.tolist()))),
+                (
+                    BATCH.positives,
+                    ev,
+                    t_items,
+                    BATCH.positives if everyone else sorted(set(BATCH.positives.tolist())),
+                ),
+                (
+                    BATCH.negatives,
+                    ev,
+                    t_items,
+                    BATCH.negatives if everyone else sorted(set(BATCH.negatives.tolist())),
+                ),
             ):
                 term = self.info_nce(
                     [e[r] for r in rows], [t[r] for r in rows], [t[c] for c in candidates], config.temperature
@@ -122,7 +132,7 @@ def test_one_optimiser_step_equals_the_reference(kind, negatives):
 
     # The draws that step() will make, replayed: which nodes are masked, which edges stay.
     replay = torch.Generator().manual_seed(9)
-    x, masked = alignment.corrupt(backbone.initial(), replay)
+    _, masked = alignment.corrupt(backbone.initial(), replay)
     kept = (graph.drop_edges(0.7, replay).values != 0).double()
     kept_edges = graph.with_values(kept) @ torch.eye(U + I, dtype=torch.float64)
     masked = masked.tolist() if masked is not None else None
@@ -141,7 +151,9 @@ def test_one_optimiser_step_equals_the_reference(kind, negatives):
     loss.backward()
     expected.backward()
     for name, parameter in modules.named_parameters():
-        torch.testing.assert_close(parameter.grad, reference.parameters[name].grad, rtol=1e-8, atol=1e-11, msg=name)
+        torch.testing.assert_close(
+            parameter.grad, reference.parameters[name].grad, rtol=1e-8, atol=1e-11, msg=name
+        )
     ours.step()
     theirs.step()
     for name, parameter in modules.named_parameters():

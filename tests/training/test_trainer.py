@@ -85,6 +85,11 @@ def test_nothing_to_validate_on(toy):
         train(*make(toy), without, SHORT)
 
 
+def test_a_device_that_is_not_there(toy):
+    with pytest.raises(ConfigError, match=r"device 'abacus' is not available here: expected one of cpu"):
+        train(*make(toy), toy[0], SHORT, device="abacus")
+
+
 CHILD = """
 import sys, time, torch
 from pathlib import Path
@@ -132,7 +137,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind):
     assert ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
-    logs = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, killed)]
+    logs = [
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, killed)
+    ]
     for first, second in zip(*logs, strict=True):
         assert (first["loss"], first.get("valid")) == (second["loss"], second.get("valid"))
 

@@ -57,6 +57,7 @@ class Contrastive(Alignment):
         self, semantics: Semantics, output_size: int, config: ContrastiveConfig | None = None
     ) -> None:
         super().__init__()
+        self.texts = semantics.digest
         self.config = config or ContrastiveConfig()
         self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
         self.register_buffer("item_text", torch.from_numpy(semantics.items), persistent=False)

@@ -50,6 +50,7 @@ class Generative(Alignment):
         config: GenerativeConfig | None = None,
     ) -> None:
         super().__init__()
+        self.texts = semantics.digest
         self.config = config or GenerativeConfig()
         self.register_buffer("text", torch.from_numpy(semantics.stacked()), persistent=False)
         self.mask_token = nn.Parameter(torch.zeros(embedding_size or output_size))

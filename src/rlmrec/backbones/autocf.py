@@ -7,20 +7,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, Objective
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
 from rlmrec.batch import Batch, distinct
-from rlmrec.config import Config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import weighted_log_sum_exp
 
 
-class AutoCFConfig(Config):
+class AutoCFConfig(BackboneConfig):
     """Options of AutoCF, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d, a multiple of heads")
     layers: int = Field(2, ge=0, description="L, propagations before the graph transformer")
-    heads: int = Field(4, ge=1, description="of the graph transformer")
+    heads: int = Field(4, ge=1, description="of the graph transformer; d is a multiple")
     seeds: int = Field(100, ge=1, description="nodes around which the graph is masked")
     mask_depth: int = Field(2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too")
     random_share: float = Field(
@@ -60,17 +58,17 @@ class AutoCF(Backbone):
     """
 
     Config = AutoCFConfig
+    config: AutoCFConfig
     uses_negatives = False
     batches: Tensor
     chosen: Tensor
     draw: Tensor
 
     def __init__(self, n_users: int, n_items: int, config: AutoCFConfig | None = None) -> None:
-        self.config = config or AutoCFConfig()
+        super().__init__(n_users, n_items, config)
         size = self.config.embedding_size
         if size % self.config.heads:
             raise ConfigError(f"embedding_size = {size} must be a multiple of heads = {self.config.heads}")
-        super().__init__(n_users, n_items, size)
         self.query, self.key, self.value = (nn.Parameter(torch.empty(size, size)) for _ in range(3))
         for weight in (self.query, self.key, self.value):
             nn.init.xavier_uniform_(weight)

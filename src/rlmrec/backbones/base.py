@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.batch import Batch, distinct
+from rlmrec.config import Config
 from rlmrec.graph import Graph
 from rlmrec.losses import bpr, info_nce
 
@@ -27,6 +29,12 @@ class Objective(NamedTuple):
     terms: dict[str, Tensor]
 
 
+class BackboneConfig(Config):
+    """What every backbone can be told."""
+
+    embedding_size: int = Field(32, ge=1, description="d, of the initial embeddings")
+
+
 class Backbone(nn.Module):
     """A recommender over U users and I items, given x: the initial embeddings of all N = U + I nodes.
 
@@ -37,9 +45,10 @@ class Backbone(nn.Module):
     Args:
         n_users: U.
         n_items: I.
-        embedding_size: d, of the initial embeddings.
+        config: options, of the class's ``Config``.
 
     Attributes:
+        Config: the class of its options; a subclass with more of them derives its own.
         output_size: d', of the final embeddings; d unless a subclass says otherwise.
         self_loops: whether its graph is that of A + I.
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
@@ -47,12 +56,15 @@ class Backbone(nn.Module):
         needs_text: whether its constructor takes ``semantics``, the text vectors, after its config.
     """
 
+    Config: type[BackboneConfig] = BackboneConfig
     self_loops = False
     uses_negatives = True
     needs_text = False
 
-    def __init__(self, n_users: int, n_items: int, embedding_size: int) -> None:
+    def __init__(self, n_users: int, n_items: int, config: BackboneConfig | None = None) -> None:
         super().__init__()
+        self.config = config or self.Config()
+        embedding_size = self.config.embedding_size
         self.n_users = n_users
         self.n_items = n_items
         self.output_size = embedding_size

@@ -9,17 +9,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, Objective, bpr_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on
 from rlmrec.batch import Batch, distinct
-from rlmrec.config import Config
 from rlmrec.graph import Graph
 from rlmrec.losses import info_nce
 
 
-class DCCFConfig(Config):
+class DCCFConfig(BackboneConfig):
     """Options of DCCF, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d")
     layers: int = Field(2, ge=0, description="L")
     intents: int = Field(128, ge=1, description="K, intents of users and as many of items")
     cl_weight: float = Field(1e-3, ge=0, description="weight of the contrast between the four views")
@@ -56,11 +54,11 @@ class DCCF(Backbone):
     """
 
     Config = DCCFConfig
+    config: DCCFConfig
 
     def __init__(self, n_users: int, n_items: int, config: DCCFConfig | None = None) -> None:
-        self.config = config or DCCFConfig()
+        super().__init__(n_users, n_items, config)
         size = self.config.embedding_size
-        super().__init__(n_users, n_items, size)
         self.user_intents = nn.Parameter(torch.empty(size, self.config.intents))
         self.item_intents = nn.Parameter(torch.empty(size, self.config.intents))
         nn.init.xavier_uniform_(self.user_intents)

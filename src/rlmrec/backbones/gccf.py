@@ -6,15 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone
-from rlmrec.config import Config
+from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.graph import Graph
 
 
-class GCCFConfig(Config):
+class GCCFConfig(BackboneConfig):
     """Options of GCCF, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d")
     layers: int = Field(2, ge=0, description="L; the final embeddings have d' = (L + 1) d numbers")
 
 
@@ -33,11 +31,11 @@ class GCCF(Backbone):
     """
 
     Config = GCCFConfig
+    config: GCCFConfig
     self_loops = True
 
     def __init__(self, n_users: int, n_items: int, config: GCCFConfig | None = None) -> None:
-        self.config = config or GCCFConfig()
-        super().__init__(n_users, n_items, self.config.embedding_size)
+        super().__init__(n_users, n_items, config)
         self.output_size = (self.config.layers + 1) * self.config.embedding_size
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:

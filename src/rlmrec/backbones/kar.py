@@ -6,15 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone
+from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.backbones.sgl import SGL, SGLConfig
-from rlmrec.config import Config
 from rlmrec.errors import ConfigError
 from rlmrec.text.semantics import Semantics
 
 
-class KAROptions(Config):
+class KAROptions(BackboneConfig):
     """Options that KAR adds to those of its backbone."""
 
     preference_experts: int = Field(3, ge=0, description="experts of one kind, for users and for items")
@@ -60,7 +59,8 @@ class KAR(Backbone):
             raise ConfigError(
                 f"there are text vectors for {got} users and items, expected {(n_users, n_items)}"
             )
-        super().__init__(n_users, n_items, config or self.Config())  # type: ignore[arg-type]  # the backbone's own
+        super().__init__(n_users, n_items, config)
+        self.texts = semantics.digest
         size = self.user_embedding.shape[1]
         count = self.config.preference_experts + self.config.shared_experts
         self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)

@@ -6,16 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, Objective
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
 from rlmrec.batch import Batch
-from rlmrec.config import Config
 from rlmrec.graph import Graph
 
 
-class LightGCNConfig(Config):
+class LightGCNConfig(BackboneConfig):
     """Options of LightGCN, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d")
     layers: int = Field(3, ge=0, description="L")
     keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge stays in a training pass")
 
@@ -34,10 +32,7 @@ class LightGCN(Backbone):
     """
 
     Config = LightGCNConfig
-
-    def __init__(self, n_users: int, n_items: int, config: LightGCNConfig | None = None) -> None:
-        self.config = config or LightGCNConfig()
-        super().__init__(n_users, n_items, self.config.embedding_size)
+    config: LightGCNConfig
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum of the layers, (U, d) and (I, d)."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone
-from rlmrec.config import Config
+from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.graph import Graph
 
 
-class MFConfig(Config):
-    """Options of MF, with the paper's symbols."""
-
-    embedding_size: int = Field(32, ge=1, description="d")
+class MFConfig(BackboneConfig):
+    """Options of MF: d alone."""
 
 
 class MF(Backbone):
@@ -31,10 +27,7 @@ class MF(Backbone):
     """
 
     Config = MFConfig
-
-    def __init__(self, n_users: int, n_items: int, config: MFConfig | None = None) -> None:
-        self.config = config or MFConfig()
-        super().__init__(n_users, n_items, self.config.embedding_size)
+    config: MFConfig
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """x as it is, (U, d) and (I, d)."""

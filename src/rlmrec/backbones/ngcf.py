@@ -7,18 +7,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, Objective, bpr_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on
 from rlmrec.batch import Batch
-from rlmrec.config import Config
 from rlmrec.graph import Graph
 
 SLOPE = 0.2  # of the LeakyReLU; the paper gives none, its authors' code has this
 
 
-class NGCFConfig(Config):
+class NGCFConfig(BackboneConfig):
     """Options of NGCF, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d, of every layer")
     layers: int = Field(3, ge=0, description="L; the final embeddings have d' = (L + 1) d numbers")
     keep_rate: float = Field(0.9, gt=0, le=1, description="probability that a message stays in training")
 
@@ -38,11 +36,11 @@ class NGCF(Backbone):
     """
 
     Config = NGCFConfig
+    config: NGCFConfig
 
     def __init__(self, n_users: int, n_items: int, config: NGCFConfig | None = None) -> None:
-        self.config = config or NGCFConfig()
+        super().__init__(n_users, n_items, config)
         size = self.config.embedding_size
-        super().__init__(n_users, n_items, size)
         self.output_size = (self.config.layers + 1) * size
         self.sums = nn.ModuleList(nn.Linear(size, size) for _ in range(self.config.layers))  # W_1, b_1
         self.products = nn.ModuleList(nn.Linear(size, size) for _ in range(self.config.layers))  # W_2, b_2

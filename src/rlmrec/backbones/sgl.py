@@ -6,16 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, Objective, bpr_on, views_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
 from rlmrec.batch import Batch
-from rlmrec.config import Config
 from rlmrec.graph import Graph
 
 
-class SGLConfig(Config):
+class SGLConfig(BackboneConfig):
     """Options of SGL, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d")
     layers: int = Field(3, ge=0, description="L")
     keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge stays in a view")
     cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
@@ -38,10 +36,7 @@ class SGL(Backbone):
     """
 
     Config = SGLConfig
-
-    def __init__(self, n_users: int, n_items: int, config: SGLConfig | None = None) -> None:
-        self.config = config or SGLConfig()
-        super().__init__(n_users, n_items, self.config.embedding_size)
+    config: SGLConfig
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum of the layers over the whole graph, (U, d) and (I, d)."""

@@ -7,16 +7,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, Objective, bpr_on, views_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
 from rlmrec.batch import Batch
-from rlmrec.config import Config
 from rlmrec.graph import Graph
 
 
-class SimGCLConfig(Config):
+class SimGCLConfig(BackboneConfig):
     """Options of SimGCL, with the paper's symbols."""
 
-    embedding_size: int = Field(32, ge=1, description="d")
     layers: int = Field(3, ge=0, description="L")
     eps: float = Field(0.9, ge=0, description="ε, length of the noise that each layer of a view gets")
     cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
@@ -38,10 +36,7 @@ class SimGCL(Backbone):
     """
 
     Config = SimGCLConfig
-
-    def __init__(self, n_users: int, n_items: int, config: SimGCLConfig | None = None) -> None:
-        self.config = config or SimGCLConfig()
-        super().__init__(n_users, n_items, self.config.embedding_size)
+    config: SimGCLConfig
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum of the layers without noise, (U, d) and (I, d)."""

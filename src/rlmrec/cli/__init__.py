@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, output, quickstart, serve, text, train
+from rlmrec.cli import data, output, profile, quickstart, serve, text, train
 from rlmrec.errors import ConfigError, RlmrecError
+
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     name="rlmrec",
@@ -25,6 +28,8 @@ app = typer.Typer(
 )
 app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data")
+app.command()(profile.profile)
+app.command()(profile.audit)
 app.command()(text.encode)
 app.command()(train.train)
 app.command()(train.evaluate)
@@ -54,19 +59,24 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         app(args=[argument for argument in arguments if argument != "--debug"])
-    except RlmrecError as error:
-        if debug:
-            raise
-        output.error(str(error))
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        output.error("interrupted: give the same command again to go on where it was")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            output.error("interrupted: give the same command again to go on where it was")
+        raise
     except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be written: the user's to mend
+    except Exception as error:
         if debug:
-            raise
-        output.error(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-        sys.exit(1)
+            traceback.print_exc()
+        else:
+            output.error(_in_a_line(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, RlmrecError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written: the user's to mend
+        return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    return f"{type(error).__name__}: {error} (not foreseen: --debug shows where)"

@@ -21,12 +21,13 @@ from rlmrec.workspace import Workspace
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Read interactions and texts, filter, split, and store them in the workspace.",
+    help="Read interactions and texts, filter, split, and store them in the workspace.\n\n"
+    "**Example:**  `rlmrec data table ratings.csv --items items.csv -w shop`",
 )
 
 MinRating = Annotated[float | None, typer.Option(help="Keep ratings of at least this.")]
 KCore = Annotated[int, typer.Option(min=1, help="Each user and item keeps at least this many interactions.")]
-SampleUsers = Annotated[float | None, typer.Option(help="Share of users to keep, in (0, 1].")]
+SampleUsers = Annotated[float | None, typer.Option(min=0, max=1, help="Share of users to keep.")]
 Split = Annotated[str, typer.Option(help="Ratio of training, validation and test.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the sampling and the split.")]
 DEFAULT_WORKSPACE = Path("workspace")
@@ -83,6 +84,7 @@ def recbole(
 
 @app.command("table")
 def table(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="One file of interactions, to be split here.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     train: Annotated[Path | None, typer.Option(help="Ready split: training interactions.")] = None,
@@ -118,6 +120,16 @@ def table(
     elif train is None or valid is None or test is None:
         raise ConfigError("give either one FILE to split, or all of --train, --valid and --test")
     else:
+        given = [
+            name
+            for name in ("min_rating", "k_core", "sample_users", "split", "seed")
+            if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"
+        ]
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(
+                f"a ready split is kept as it is: leave {options} out, or give one FILE instead"
+            )
         *parts, user_ids, item_ids = read_splits(train, valid, test, *columns)
     item_texts = read_texts(items, item_ids, item_column) if items else None
     user_texts = read_texts(users, user_ids, user_column) if users else None
@@ -151,11 +163,12 @@ def published(
     """
     dataset = read_published(folder, user_mapper, item_mapper)
     vectors = read_published_vectors(folder, dataset)
-    place = Workspace(workspace)
-    _store(dataset, place, Output(as_json))
+    place, output = Workspace(workspace), Output(as_json)
     if vectors is not None:
         manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
         Semantics(*vectors, manifest).save(place.semantics_path)
+        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path}")
+    _store(dataset, place, output)
 
 
 def _ratio(text: str) -> tuple[float, float, float]:

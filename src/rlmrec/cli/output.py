@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 WorkspaceOption = Annotated[
@@ -22,7 +22,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")
 ]
 
-_stderr = Console(stderr=True, highlight=False)
+_stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def error(message: str) -> None:
@@ -39,7 +39,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False)
+        self.console = Console(stderr=as_json, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
         """A line for people; Rich markup allowed, so escape what comes from data."""
@@ -64,12 +64,10 @@ class Output:
         """A progress bar; call what it yields with ``completed`` and, if you like, a ``note``."""
         bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
         )
         with bar:

@@ -245,8 +245,8 @@ def _show(progress: Progress, output: Output) -> None:
     left = progress.total - progress.done
     line = (
         f"{progress.kind}s: {progress.profiled:,} of {progress.total:,} profiled, "
-        f"{progress.n_failed:,} failed, {left:,} left; {progress.asked:,} requests, {progress.usage.prompt:,} + "
-        f"{progress.usage.completion:,} tokens"
+        f"{progress.n_failed:,} failed, {left:,} left; {progress.asked:,} requests, "
+        f"{progress.usage.prompt:,} + {progress.usage.completion:,} tokens"
     )
     if progress.cost is not None:
         line += f", cost {progress.cost:.4g}"

@@ -12,9 +12,10 @@ from rlmrec.cli.data import describe
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.cli.serve import show_recommendations
 from rlmrec.cli.text import encode_texts, item_texts
-from rlmrec.cli.train import compare_to_first, show_metrics, train_with_progress
+from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
+from rlmrec.errors import ConfigError
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.workspace import Workspace
 
@@ -31,6 +32,9 @@ def quickstart(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most this many epochs a run, for a quick look.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what another quickstart left here.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """MovieLens-100K from ratings and titles to recommendations: read, split, encode, train three ways, compare.
@@ -49,6 +53,8 @@ def quickstart(
         "movielens-100k", source.interactions, source.users, source.items,
         min_rating=3, k_core=10, seed=seed, item_texts=source.item_texts, user_texts=source.user_texts,
     )  # fmt: skip
+    if place.dataset_path.exists() and not overwrite and place.dataset().fingerprint != dataset.fingerprint:
+        raise ConfigError(f"{workspace} holds another dataset: choose another --workspace, or --overwrite it")
     dataset.save(place.dataset_path)
     describe(dataset, output)
 
@@ -61,8 +67,8 @@ def quickstart(
     options = {} if epochs is None else {"epochs": epochs}
     metrics = [
         train_with_progress(
-            RunSpec.resolve("lightgcn", alignment, seed=seed, options=options),
-            dataset, semantics, place.run(name), output, label=name,
+            RunSpec.resolve("lightgcn", alignment, "movielens", seed, options),
+            dataset, semantics, place.run(name), output, label=name, overwrite=overwrite,
         )
         for name, alignment in RUNS.items()
     ]  # fmt: skip
@@ -95,7 +101,7 @@ def quickstart(
     )
 
 
-def verdict(comparisons: dict[str, dict[str, dict[str, float]]]) -> str:
+def verdict(comparisons: Comparisons) -> str:
     """What the table says about text, in one sentence a reader can check against it."""
     parts = []
     for name, metrics in comparisons.items():

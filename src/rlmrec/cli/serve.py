@@ -12,7 +12,7 @@ from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import UnknownIdError
-from rlmrec.profiles.metadata import metadata_texts
+from rlmrec.profiles.metadata import TITLE_COLUMNS, metadata_texts
 from rlmrec.serving.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -71,11 +71,13 @@ def show_recommendations(
 
 
 def item_labels(dataset: Dataset) -> list[str]:
-    """What to call each item in a table: the first sentence of its texts, else its id."""
+    """What to call each item in a table: its title and year, else its first text, else its id."""
     if dataset.item_texts is None:
         return [str(raw) for raw in dataset.items.ids]
-    first = dataset.item_texts.columns[: 2 if "year" in dataset.item_texts.columns[:2] else 1]
+    columns = dataset.item_texts.columns
+    title = next((name for name in TITLE_COLUMNS if name in columns), columns[0])
+    shown = [title, "year"] if "year" in columns else [title]
     return [
         str(raw) if text == "None" else text.removesuffix(".")
-        for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, first), strict=True)
+        for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, shown), strict=True)
     ]

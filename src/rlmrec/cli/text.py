@@ -30,6 +30,12 @@ def encode(
     ] = None,
     item_column: Annotated[str, typer.Option(help="Column of item ids in --items.")] = "item_id",
     user_column: Annotated[str, typer.Option(help="Column of user ids in --users.")] = "user_id",
+    user_vectors: Annotated[
+        str | None,
+        typer.Option(
+            help="mean: over training items; texts: of --users or the dataset. By default texts with --users."
+        ),
+    ] = None,
     text_column: Annotated[
         list[str] | None, typer.Option(help="Column to encode; repeat for several. All of them by default.")
     ] = None,
@@ -46,9 +52,15 @@ def encode(
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     texts = item_texts(dataset, items, item_column, text_column)
+    if user_vectors not in (None, "mean", "texts") or (user_vectors == "mean" and users is not None):
+        raise ConfigError(f"--user-vectors {user_vectors!r}: expected texts, or mean without --users")
     user_texts = None
     if users is not None:
         user_texts = metadata_texts(read_texts(users, dataset.users, user_column, text_column), text_column)
+    elif user_vectors == "texts":
+        if dataset.user_texts is None:
+            raise ConfigError("this dataset has no user texts: give a file of them with --users FILE")
+        user_texts = metadata_texts(dataset.user_texts)
     semantics, done_before = encode_texts(place, dataset, texts, user_texts, output)
     missing = texts.count("None")
     output.say(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +22,7 @@ from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
+Comparisons = dict[str, dict[str, dict[str, Any]]]  # run → metric → what compare() found
 SHOWN = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
 DEFAULT_WORKSPACE = Path("workspace")
 
@@ -27,11 +30,15 @@ DEFAULT_WORKSPACE = Path("workspace")
 def train(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     backbone: Annotated[
-        str, typer.Option(help="lightgcn, or package.module:Class of your own.")
+        str,
+        typer.Option(
+            help="lightgcn, gccf, sgl, simgcl, dccf, autocf, ngcf, mf, kar-lightgcn, kar-sgl, "
+            "or package.module:Class of your own."
+        ),
     ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
-        str, typer.Option(help="general, or the paper's: amazon, yelp, steam.")
+        str, typer.Option(help="general, movielens, or the paper's: amazon, yelp, steam.")
     ] = DEFAULT_PRESET,
     settings: Annotated[
         list[str] | None,
@@ -62,7 +69,9 @@ def train(
     spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
     dataset = place.dataset()
     semantics = place.semantics(dataset) if spec.needs_text else None
-    name = name or f"{backbone.rpartition(':')[2].lower()}-{alignment}-{preset}-seed{seed}"
+    if name is None:
+        parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
+        name = "-".join([*parts, *(f"{option}={value}" for option, value in options.items())])
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,
         label=name, device=device, overwrite=overwrite, tensorboard=tensorboard,
@@ -89,38 +98,50 @@ def train_with_progress(
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
+        kept = run(spec, dataset, semantics, folder)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
-    writer = _event_writer(folder) if tensorboard else None
-    best = (-1, 0.0)
+        return kept
+    log = _EventLog(folder) if tensorboard else None
     with output.progress(label, spec.training.epochs) as update:
 
         def on_epoch(record: dict[str, Any]) -> None:
-            nonlocal best
-            valid = record.get("valid", {}).get("recall@20")
-            if valid is not None and valid > best[1]:
-                best = (record["epoch"], valid)
-            loss = sum(record["loss"].values())
-            update(
-                record["epoch"] + 1,
-                f"loss {loss:.4f} · valid recall@20 best {best[1]:.4f} at epoch {best[0]}",
+            loss, best = sum(record["loss"].values()), record["best"]
+            note = f"loss {loss:.3f} · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
+            update(record["epoch"] + 1, note)
+            if log is not None:
+                log.write(record)
+
+        try:
+            return run(
+                spec, dataset, semantics, folder, device=device, overwrite=overwrite, on_epoch=on_epoch
             )
-            if writer is not None:
-                for group in ("loss", "valid"):
-                    for key, value in record.get(group, {}).items():
-                        writer.add_scalar(f"{group}/{key}", value, record["epoch"])
-
-        metrics = run(spec, dataset, semantics, folder, device=device, overwrite=overwrite, on_epoch=on_epoch)
-    if writer is not None:
-        writer.close()
-    return metrics
+        finally:
+            if log is not None:
+                log.close()
 
 
-def _event_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard needs TensorBoard: pip install 'rlmrec[tensorboard]'") from None
-    return SummaryWriter(folder / "tensorboard")
+class _EventLog:
+    """TensorBoard events; the file is made with the first epoch, when the run's folder is settled."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("--tensorboard needs TensorBoard: pip install 'rlmrec[tensorboard]'") from None
+        self._make: Callable[[], Any] = lambda: SummaryWriter(folder / "tensorboard")
+        self._writer: Any = None
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Loss terms and, where there are any, validation metrics of one epoch."""
+        self._writer = self._writer or self._make()
+        for group in ("loss", "valid"):
+            for key, value in record.get(group, {}).items():
+                self._writer.add_scalar(f"{group}/{key}", value, record["epoch"])
+
+    def close(self) -> None:
+        """Flush."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def evaluate(
@@ -172,12 +193,14 @@ def compare(
         raise ConfigError("compare needs at least two runs")
     folders = [place.finished_run(name) for name in runs]
     metrics = [read_json(folder / "metrics.json") for folder in folders]
+    if len({result["config"]["data"]["dataset"] for result in metrics}) > 1:
+        raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
     comparisons = compare_to_first(runs, folders)
     show_metrics(runs, metrics, output, comparisons)
     output.result({"runs": dict(zip(runs, metrics, strict=True)), "comparisons": comparisons})
 
 
-def compare_to_first(names: list[str], folders: list[Path]) -> dict[str, dict[str, dict[str, float]]]:
+def compare_to_first(names: list[str], folders: list[Path]) -> Comparisons:
     """Each later run against the first, per metric: relative change, interval, p-values, Holm-corrected.
 
     Raises:
@@ -191,6 +214,8 @@ def compare_to_first(names: list[str], folders: list[Path]) -> dict[str, dict[st
     cells = [cell for metrics in results.values() for cell in metrics.values()]
     for cell, corrected in zip(cells, holm([cell["p_t"] for cell in cells]).tolist(), strict=True):
         cell["p_holm"] = corrected
+        if not math.isfinite(cell["relative"]):  # against a base of 0
+            cell["relative"] = None
     return results
 
 
@@ -198,16 +223,16 @@ def show_metrics(
     names: list[str],
     metrics: list[dict[str, Any]],
     output: Output,
-    comparisons: dict[str, dict[str, dict[str, float]]] | None = None,
+    comparisons: Comparisons | None = None,
 ) -> None:
     """The table of runs: Recall and NDCG on test, change against the first run, seconds an epoch."""
     rows = []
     for name, result in zip(names, metrics, strict=True):
         cells = []
         for metric in SHOWN:
-            value = f"{result['test'][metric]:.4f}"
+            value = f"{result['test'][metric]:.4f}" if result["test"] else "–"
             against = (comparisons or {}).get(name, {}).get(metric)
-            if against:
+            if against and against["relative"] is not None:
                 star = "*" if against["p_holm"] < 0.05 else ""
                 value += f" {100 * against['relative']:+.1f}%{star}"
             cells.append(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import Interactions
+from rlmrec.data.interactions import IntArray, Interactions
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, WorkspaceError
@@ -75,14 +75,21 @@ class Dataset:
         self._refuse_untrained_users()
 
     def _refuse_overlap(self) -> None:
-        keys = np.concatenate([np.unique(self.split(split).keys()) for split in SPLITS])
-        distinct, counts = np.unique(keys, return_counts=True)
-        if len(distinct) < len(keys):
-            user, item = divmod(int(distinct[counts > 1][0]), self.n_items)
+        keys = [self.split(split).keys() for split in SPLITS]
+        if not _repeats(np.concatenate(keys)).size:
+            return
+        shared = _repeats(np.concatenate([np.unique(part) for part in keys]))
+        twice = shared if shared.size else _repeats(np.concatenate(keys))
+        user, item = divmod(int(twice[0]), self.n_items)
+        example = f"for example user {self.users.id(user)!r} with item {self.items.id(item)!r}"
+        if shared.size:
             raise DataError(
-                f"{int((counts > 1).sum())} pairs stand in more than one split, for example user "
-                f"{self.users.id(user)!r} with item {self.items.id(item)!r}: a held-out pair must not be trained on"
+                f"{len(shared)} pairs stand in more than one split, {example}: "
+                "a held-out pair must not be trained on"
             )
+        raise DataError(
+            f"{len(twice)} pairs occur more than once in a split, {example}: call merged() on it first"
+        )
 
     def _refuse_untrained_users(self) -> None:
         untrained = self.train.user_degrees() == 0
@@ -170,8 +177,8 @@ class Dataset:
             counts["of sampled users"] = len(kept)
         kept = kept.k_core(k_core)
         counts[f"in the {k_core}-core"] = len(kept)
-        user_rows, new_users = np.unique(kept.users, return_inverse=True)
-        item_rows, new_items = np.unique(kept.items, return_inverse=True)
+        user_rows, new_users = _renumber(kept.users, kept.n_users)
+        item_rows, new_items = _renumber(kept.items, kept.n_items)
         kept = Interactions(
             new_users, new_items, len(user_rows), len(item_rows),
             kept.rating, kept.timestamp, kept.review, kept.id,
@@ -195,7 +202,7 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write the folder: Parquet tables and ``dataset.json`` with their checksums; atomic as a whole."""
-        with atomic_folder(Path(folder)) as temporary:
+        with atomic_folder(Path(folder), "dataset.json") as temporary:
             tables = {split: _table(self.split(split)) for split in SPLITS}
             tables["users"] = _ids_and_texts(self.users, self.user_texts)
             tables["items"] = _ids_and_texts(self.items, self.item_texts)
@@ -224,10 +231,11 @@ class Dataset:
         if not (folder / "dataset.json").exists():
             raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
         manifest = read_json(folder / "dataset.json")
-        if manifest.get("format") != FORMAT:
-            raise WorkspaceError(
-                f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}"
-            )
+        if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+            raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
+        needed = {"format", "name", "users", "items", "sha256", "provenance"}
+        if not isinstance(manifest, dict) or not needed <= manifest.keys():
+            raise WorkspaceError(f"{folder / 'dataset.json'} is damaged: run 'rlmrec data …' again")
         tables = {}
         for name, checksum in manifest["sha256"].items():
             path = folder / f"{name}.parquet"
@@ -247,6 +255,19 @@ class Dataset:
             _texts(tables["users"]),
             manifest["provenance"],
         )
+
+
+def _repeats(keys: IntArray) -> IntArray:
+    """The keys that occur more than once; sorting and looking at neighbours is far cheaper than np.unique."""
+    ordered = np.sort(keys, kind="stable")  # radix sort
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """The rows that occur, ascending, and each row's place among them."""
+    present = np.zeros(size, bool)
+    present[rows] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[rows]
 
 
 def _table(interactions: Interactions) -> pl.DataFrame:

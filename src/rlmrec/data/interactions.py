@@ -27,7 +27,7 @@ class Interactions:
         items: int64[n], item rows in [0, n_items).
         n_users: U, rows without an interaction included.
         n_items: I, likewise.
-        rating: float64[n] or None.
+        rating: float64[n] or None; NaN where an interaction has none.
         timestamp: float64[n] (seconds since 1970) or None.
         review: object[n], text or None per interaction; or None.
         id: int64[n], the number of the source's row; every filter and split keeps it, so that what a
@@ -47,6 +47,10 @@ class Interactions:
     id: IntArray | None = None
 
     def __post_init__(self) -> None:
+        for name in ("users", "items"):
+            rows = np.asarray(getattr(self, name))
+            if rows.size and rows.dtype.kind not in "iu":
+                raise DataError(f"{name} must be integer rows, got {rows.dtype}")
         object.__setattr__(self, "users", np.ascontiguousarray(self.users, np.int64))
         object.__setattr__(self, "items", np.ascontiguousarray(self.items, np.int64))
         if self.id is None:
@@ -92,18 +96,20 @@ class Interactions:
         return np.bincount(self.items, minlength=self.n_items)
 
     def min_rating(self, threshold: float) -> Interactions:
-        """Keep the interactions rated at least ``threshold`` (the paper: 3; Section 4.1.1).
+        """Keep the interactions rated at least ``threshold`` (the paper: 3; Section 4.1.1); unrated ones go.
 
         Raises:
             DataError: there are no ratings, or nothing is left.
         """
         if self.rating is None:
-            raise DataError("a minimum rating was asked for, but these interactions have no rating column")
+            raise DataError(
+                "a minimum rating was asked for, but no ratings were read: name their column (--rating-column)"
+            )
         kept = self.take(self.rating >= threshold)
         if len(self) and not len(kept):
             raise DataError(
                 f"no interaction has a rating of at least {threshold:g}: "
-                f"ratings span {self.rating.min():g}..{self.rating.max():g}"
+                f"ratings span {np.nanmin(self.rating):g}..{np.nanmax(self.rating):g}"
             )
         return kept
 

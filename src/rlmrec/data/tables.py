@@ -87,11 +87,15 @@ class Table:
             )
         return raw
 
-    def numbers(self, column: str) -> FloatArray:
+    def numbers(self, column: str, missing: bool = False) -> FloatArray:
         """The column as float64[n]; dates become seconds since 1970.
 
+        Args:
+            column: its name.
+            missing: whether a value may be missing; it is NaN then.
+
         Raises:
-            DataError: a value is missing, not a number, or not finite.
+            DataError: a value is not a number, not finite, or missing where it must not.
         """
         raw = self.frame[column]
         if raw.dtype in (pl.Date, pl.Datetime):
@@ -103,6 +107,9 @@ class Table:
         else:
             raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected numbers")
         bad = ~values.is_finite().fill_null(False)
+        if missing:
+            empty = raw.is_null() if raw.dtype != pl.String else raw.fill_null("").str.strip_chars() == ""
+            bad &= ~empty
         if bad.any():
             row = _first(bad)
             value = "" if raw[row] is None else raw[row]
@@ -110,7 +117,7 @@ class Table:
                 f"{self.path}, {self.place(row)}, column {column!r}: expected a finite number, got {value!r} "
                 f"({bad.sum()} such in all)"
             )
-        return cast(FloatArray, values.to_numpy())
+        return cast(FloatArray, values.fill_null(float("nan")).to_numpy())
 
     def texts(self, column: str) -> pl.Series:
         """The column as String: empty becomes null, a list is joined by ", ", other values as they print."""
@@ -220,7 +227,7 @@ def assemble(
         parts.append(
             Interactions(
                 user_row, item_row, len(users), len(items),
-                table.numbers(rating) if rating is not None else None,
+                table.numbers(rating, missing=True) if rating is not None else None,
                 table.numbers(timestamp) if timestamp is not None else None,
                 np.array(table.texts(review).to_list(), object) if review is not None else None,
                 np.arange(start, start + len(user_row)),

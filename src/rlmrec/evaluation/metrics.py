@@ -30,14 +30,15 @@ def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
 
 def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """Share of the list that is held out: Precision@k = hits / k, also where fewer than k could be ranked."""
-    shares: FloatArray = hits.sum(axis=1) / hits.shape[1]
+    found: IntArray = hits.sum(axis=1)
+    shares: FloatArray = found / hits.shape[1]
     return shares
 
 
 def hit_rate(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
     """1 if at least one held-out item is in the list, else 0."""
-    found: FloatArray = hits.any(axis=1).astype(np.float64)
-    return found
+    found: IntArray = hits.sum(axis=1)
+    return (found > 0).astype(np.float64)
 
 
 def mrr(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001

@@ -167,7 +167,9 @@ def read_table(path: Path) -> pl.DataFrame:
     """
     path = Path(path)
     if not path.exists():
-        raise WorkspaceError(f"{path} does not exist: run 'rlmrec evaluate …' first")
+        raise WorkspaceError(
+            f"{path} does not exist: the run has no values per user, as when its dataset has no test split"
+        )
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -209,15 +211,15 @@ def evaluate(
     held_out = dataset.split(split)
     if split == "train":
         raise ConfigError("training items are never ranked: evaluate on 'valid' or 'test'")
-    users, positions, n_relevant = np.unique(held_out.users, return_inverse=True, return_counts=True)
+    users = np.flatnonzero(held_out.user_degrees())  # (n,)
     if not len(users):
         raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
     n_items = dataset.n_items
     _check_shape(scores, dataset)
     trained = dataset.train.csr()[users]  # (n, I)
-    # Sorted numbers of the held-out pairs; a duplicate would be counted twice in n_relevant.
-    keys = np.unique(positions * n_items + held_out.items)
-    n_relevant = np.bincount(keys // n_items, minlength=len(users))
+    wanted = held_out.csr()[users]  # (n, I)
+    n_relevant = np.diff(wanted.indptr).astype(np.int64)
+    keys = np.repeat(np.arange(len(users)), n_relevant) * n_items + wanted.indices  # ascending
 
     def rank(block: slice) -> tuple[IntArray, BoolArray]:
         found = np.ascontiguousarray(scores.score(users[block]))
@@ -230,13 +232,11 @@ def evaluate(
         rows = np.repeat(np.arange(n_rows), np.diff(of_rows))
         found[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
         items, best = top_k(found, lengths[-1])
-        relevant = keys[
-            np.searchsorted(keys, block.start * n_items) : np.searchsorted(keys, block.stop * n_items)
-        ]
-        wanted = np.arange(block.start, block.stop)[:, None] * n_items + items
-        place = np.minimum(np.searchsorted(relevant, wanted), len(relevant) - 1)
+        relevant = keys[wanted.indptr[block.start] : wanted.indptr[block.stop]]
+        ranked = np.arange(block.start, block.stop)[:, None] * n_items + items
+        place = np.minimum(np.searchsorted(relevant, ranked), len(relevant) - 1)
         is_candidate = best > -np.inf
-        return np.where(is_candidate, items, -1), (relevant[place] == wanted) & is_candidate
+        return np.where(is_candidate, items, -1), (relevant[place] == ranked) & is_candidate
 
     threads = None if isinstance(scores, DotProduct) else 1
     blocks = list(map_blocks(rank, len(users), n_items, memory_budget, threads))

@@ -73,10 +73,9 @@ def compare(
         raise DataError("a value to compare is NaN or infinite")
     differences = ours - theirs
     mean, base_mean = float(differences.mean()), float(theirs.mean())
-    if np.ptp(differences) == 0:  # scipy has no answer here: no difference at all, or one without any spread
-        p_t = 0.0 if mean else 1.0
-    else:
-        p_t = float(stats.ttest_1samp(differences, 0).pvalue)
+    # scipy has no answer without any spread: no difference at all, or the same one for everybody.
+    spread = np.ptp(differences) > 0
+    p_t = float(stats.ttest_1samp(differences, 0).pvalue) if spread else float(mean == 0)
     p_wilcoxon = float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
     low, high = bootstrap(differences, samples, confidence, seed)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import platform
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rlmrec.alignment import Alignment, Contrastive, Generative
 from rlmrec.backbones import Backbone
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
 from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 from rlmrec.training import checkpoint
-from rlmrec.training.trainer import embeddings, train
+from rlmrec.training.trainer import check_trainable, embeddings, train
 
 K = (5, 10, 20)
 
@@ -36,16 +37,20 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     if semantics is None and spec.needs_text:
         what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
         raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
-    kind = alignment_class(spec.alignment)
+    backbone_kind, kind = backbone_class(spec.backbone), alignment_class(spec.alignment)
+    # The spec made each configuration from the class's own Config.
+    backbone_config: Any = spec.backbone_config
+    alignment_config: Any = spec.alignment_config
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
-        backbone = _backbone(spec, dataset, semantics)
+        text: Any = {"semantics": semantics} if backbone_kind.needs_text else {}
+        backbone = backbone_kind(dataset.n_users, dataset.n_items, backbone_config, **text)
         if semantics is None or kind is Alignment:
             return backbone, Alignment()
         if kind is Generative:
             size = backbone.initial().shape[1]
-            return backbone, Generative(semantics, backbone.output_size, size, spec.alignment_config)  # type: ignore[arg-type]
-        return backbone, Contrastive(semantics, backbone.output_size, spec.alignment_config)  # type: ignore[arg-type]
+            return backbone, Generative(semantics, backbone.output_size, size, alignment_config)
+        return backbone, Contrastive(semantics, backbone.output_size, alignment_config)
 
 
 def run(
@@ -60,8 +65,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, restore the best, evaluate on validation and test, and write the run's folder.
 
-    A run that was killed goes on where it was. One that has ended with the same options is not repeated:
-    its metrics come back.
+    ``config.toml`` is written first and says what the folder is for: a run that was killed goes on where it
+    was, one that has ended is not repeated and its metrics come back, and neither is mixed with other options.
 
     Args:
         spec: what to run.
@@ -76,22 +81,20 @@ def run(
         what ``metrics.json`` holds.
 
     Raises:
-        ConfigError: the folder holds a run with other options.
+        ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
     config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
     if semantics is not None and spec.needs_text:
-        config["data"]["texts"] = str(semantics.manifest.get("texts_sha256", ""))
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "metrics.json").exists():
-        metrics: dict[str, Any] = read_json(folder / "metrics.json")
-        if metrics["config"] != config:
-            changed = [k for k in config if metrics["config"].get(k) != config[k]]
-            raise ConfigError(
-                f"{folder} holds a run with another {' and '.join(changed)}: choose another --name, or --overwrite it"
-            )
-        return metrics
+        config["data"]["texts"] = semantics.digest
+    if not overwrite:
+        _refuse_other_run(folder, config)
+        if (folder / "metrics.json").exists():
+            metrics: dict[str, Any] = read_json(folder / "metrics.json")
+            return metrics
     backbone, alignment = build(spec, dataset, semantics)
+    check_trainable(dataset, device)
+    if overwrite:  # only now, when the new run is known to start
+        shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "config.toml", tomli_w.dumps(config))
     history = train(
         backbone, alignment, dataset, spec.training,
@@ -124,6 +127,25 @@ def run(
     return metrics
 
 
+def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
+    if not (folder / "config.toml").exists():
+        return
+    try:
+        there = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
+    differences = [
+        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {value} here"
+        for part, options in config.items()
+        for name, value in options.items()
+        if there.get(part, {}).get(name) != value
+    ]
+    if differences:
+        raise ConfigError(
+            f"{folder} holds another run ({'; '.join(differences)}): choose another --name, or --overwrite"
+        )
+
+
 def evaluate_embeddings(
     users: Any, items: Any, dataset: Dataset, folder: Path | None = None
 ) -> dict[str, Any]:
@@ -138,21 +160,3 @@ def evaluate_embeddings(
         if folder is not None:
             ranking.save(folder / f"{split}.parquet")
     return results
-
-
-def load_backbone(
-    spec: RunSpec, dataset: Dataset, folder: Path, semantics: Semantics | None = None
-) -> Backbone:
-    """The trained backbone of a finished run; one that needs text vectors must be given them again."""
-    backbone = _backbone(spec, dataset, semantics)
-    state = load_file(folder / "model.safetensors")
-    backbone.load_state_dict(
-        {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    )
-    return backbone.eval()
-
-
-def _backbone(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> Backbone:
-    kind = backbone_class(spec.backbone)
-    text = {"semantics": semantics} if kind.needs_text else {}
-    return kind(dataset.n_users, dataset.n_items, spec.backbone_config, **text)  # type: ignore[arg-type]

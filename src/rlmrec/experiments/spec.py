@@ -14,7 +14,7 @@ from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
 from rlmrec.training.trainer import TrainConfig
 
-PRESETS = ("general", "amazon", "yelp", "steam")
+PRESETS = ("general", "movielens", "amazon", "yelp", "steam")
 DEFAULT_PRESET = "general"
 
 

@@ -11,6 +11,7 @@ import email.utils
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class _Connection(NamedTuple):
     client: Any
     slots: asyncio.Semaphore
     key: str
+    reply_type: Any  # the HTTP package's class of replies, whichever package openai stands on
 
 
 class OpenAIChat:
@@ -264,13 +266,14 @@ class OpenAIChat:
         """One HTTP exchange: the content, or one of our own errors."""
         import openai
 
-        extra = {name: body.pop(name) for name in self.extra_body}
         try:
             async with asyncio.timeout(self.timeout):
-                reply = await connection.client.chat.completions.with_raw_response.create(
-                    **body, extra_body=extra or None
+                # The generic method: ours is the request as it is to be sent, and ours is the reading of the
+                # reply's bytes. The typed one checks a body against its types for 0.7 ms a request.
+                reply = await connection.client.post(
+                    "/chat/completions", cast_to=connection.reply_type, body=body
                 )
-                content: bytes = reply.http_response.content
+                content: bytes = reply.content
                 return content
         except (TimeoutError, openai.APITimeoutError):
             raise _Transient(f"no answer within {self.timeout:g} s") from None
@@ -340,8 +343,12 @@ class OpenAIChat:
     def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
-            import openai
-
+            try:
+                import openai
+            except ImportError:
+                raise ConfigError(
+                    "requests to an endpoint need the package openai: pip install 'openai>=3'"
+                ) from None
             key = os.environ.get(self.key_env, "")
             if not key and self.base_url.startswith(OPENAI_URL):
                 raise ConfigError(
@@ -354,7 +361,10 @@ class OpenAIChat:
                 timeout=self.timeout,
                 max_retries=0,  # counted, and paced, here
             )
-            self._connection = _Connection(loop, client, asyncio.Semaphore(self.concurrency), key)
+            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
+            reply_type = sys.modules[package].Response
+            slots = asyncio.Semaphore(self.concurrency)
+            self._connection = _Connection(loop, client, slots, key, reply_type)
         return self._connection
 
     async def aclose(self) -> None:

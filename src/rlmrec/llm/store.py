@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file
@@ -123,6 +123,20 @@ class Profile:
     usage: Usage = field(default_factory=Usage)
     model: str = ""
     dataset: str = ""
+
+
+class State(NamedTuple):
+    """How a node stands.
+
+    Args:
+        request: hash of its profile's first request.
+        error_kind: of a failed profile; None otherwise.
+        news: whether that request was answered after the profile was written; None when it has no answer.
+    """
+
+    request: str
+    error_kind: str | None
+    news: bool | None
 
 
 class Store:
@@ -289,12 +303,15 @@ class Store:
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM profiles WHERE kind = ?", (kind,)):
             yield _profile(row)
 
-    def state(self, kind: str, key: RawId) -> tuple[str, str | None] | None:
-        """(request, error_kind) of a profile, without reading its texts; None when there is none."""
+    def state(self, kind: str, key: RawId) -> State | None:
+        """How a node stands, without reading its texts; None when it has no profile yet."""
         row = self._db.execute(
-            "SELECT request, error_kind FROM profiles WHERE kind = ? AND key = ?", (kind, json.dumps(key))
+            "SELECT request, error_kind, (SELECT answers.written <= profiles.written FROM answers "
+            "WHERE answers.request = profiles.request AND NOT retired) "
+            "FROM profiles WHERE kind = ? AND key = ?",
+            (kind, json.dumps(key)),
         ).fetchone()
-        return None if row is None else (row[0], row[1])
+        return None if row is None else State(row[0], row[1], None if row[2] is None else not row[2])
 
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile in place of the one before it."""

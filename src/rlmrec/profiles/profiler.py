@@ -181,7 +181,7 @@ class Profiler:
         ...     items, users = profiler.run(dataset, "item"), profiler.run(dataset, "user")
         ...     print(items.profiled, users.profiled, store.profile("user", "ann").summarization)
         2 2 Readers of short books.
-    """  # noqa: E501
+    """
 
     def __init__(
         self,
@@ -381,7 +381,8 @@ class Profiler:
                         raw=raw,
                         notes=prompt.cuts,
                     )
-                text = f"{prompt.text}\n\n{_ASK_AGAIN[error.kind].format(words=WORDS[prompt.kind])}"
+                again = _ASK_AGAIN[error.kind].format(words=WORDS[prompt.kind])
+                text = f"{prompt.text}\n\n{again} (Try {attempt + 1}.)"  # numbered: a question of its own
                 continue
             notes = (*prompt.cuts, *parsed.notes)
             return profile(summarization=parsed.summarization, reasoning=parsed.reasoning, notes=notes)
@@ -389,16 +390,15 @@ class Profiler:
 
     def _is_settled(self, prompt: Prompt, request: Request, retry_failed: bool = False) -> bool:
         state = self.store.state(prompt.kind, prompt.key)
-        if state is None or state[0] != request.hash:
+        if state is None or state.request != request.hash:
             return False
-        error_kind = state[1]
-        if error_kind is None:
+        if state.error_kind is None:
             return True
-        if retry_failed or error_kind in UNANSWERED:
+        if retry_failed or state.error_kind in UNANSWERED:
             return False
-        # A retry that was under way when the process died goes on: its old answers are out of force
-        # already, or an answer has come to what was refused.
-        return (self.store.answer(request.hash) is None) == (error_kind in REFUSED)
+        # A retry that was under way when the process died goes on: its old answers are out of force already,
+        # or a new one has come in the meantime.
+        return state.news is (None if state.error_kind in REFUSED else False)
 
 
 _ASK_AGAIN = {
@@ -509,7 +509,7 @@ class _Run:
         if self.profiler._is_settled(prompt, request, self.retry_failed):
             self.progress.kept += 1
             state = self.store.state(prompt.kind, prompt.key)
-            self._count(None if state is None else state[1])
+            self._count(None if state is None else state.error_kind)
             return False
         if self.limit is not None and self.taken >= self.limit:
             return False
@@ -604,7 +604,7 @@ class _Run:
         if not isinstance(error, EndpointError | RequestError):
             return
         self.unanswered_in_a_row += 1
-        if self.unanswered_in_a_row >= self.give_up:
+        if self.unanswered_in_a_row >= self.give_up and self.progress.stopped is None:
             self.progress.stopped = (
                 f"{self.unanswered_in_a_row} requests in a row got no answer, the last one: {error}"
             )

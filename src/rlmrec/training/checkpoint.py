@@ -37,6 +37,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not (folder / "checkpoint.json").exists():
         return None
     state = read_json(folder / "checkpoint.json")
+    if not isinstance(state, dict) or not {"tensors", "sha256", "identity"} <= state.keys():
+        raise WorkspaceError(f"{folder / 'checkpoint.json'} is damaged: start the run anew with --overwrite")
     path = folder / str(state.pop("tensors"))
     checksum = state.pop("sha256")
     try:
@@ -50,5 +52,6 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 def remove(folder: Path) -> None:
     """Remove the checkpoint of a run that has ended; the pointer goes first."""
     (folder / "checkpoint.json").unlink(missing_ok=True)
-    for path in folder.glob("checkpoint-*.safetensors"):
-        path.unlink()
+    for pattern in ("checkpoint-*.safetensors", ".checkpoint-*"):  # a kill while writing leaves the latter
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -92,24 +92,22 @@ def train(
         alignment: L_info; ``Alignment()`` for none.
         dataset: its training split is learned from, its validation split stops training.
         config: options.
-        seed: of the shuffling, the negatives, and the noise of models.
+        seed: of the shuffling, the negatives, and the noise of models. The modules come initialised: seed
+            PyTorch before you make them, if their start shall repeat too.
         device: "cpu", "cuda" or "mps".
         folder: where ``metrics.jsonl`` and a checkpoint after every validation go. A run that was killed
             goes on from there when called again with the same arguments, on the CPU bit for bit.
         on_epoch: told each epoch's record.
 
     Raises:
-        ConfigError: there is nothing to validate on, or the checkpoint is of another run.
+        ConfigError: there is nothing to validate on, the device is not there, or the checkpoint is of
+            another run.
         TrainingError: the loss became infinite or not a number.
 
     Source: Ren et al., WWW 2024, Algorithms 1 and 2.
     """
     config = config or TrainConfig()
-    if not len(dataset.valid):
-        raise ConfigError(
-            "the validation split is empty, so training cannot be stopped: split with e.g. 3:1:1"
-        )
-    run = _Run(backbone, alignment, dataset, config, seed, torch.device(device), folder)
+    run = _Run(backbone, alignment, dataset, config, seed, check_trainable(dataset, device), folder)
     run.resume()
     while not run.finished:
         record = run.epoch()
@@ -135,6 +133,35 @@ def embeddings(
         graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
     users, items = backbone.encode(x, graph)
     return users.float().cpu().numpy(), items.float().cpu().numpy()
+
+
+def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.device:
+    """What must hold before anything is trained or replaced; returns the device.
+
+    Raises:
+        ConfigError: there is nothing to validate on, or this machine does not have the device.
+    """
+    if not len(dataset.valid):
+        raise ConfigError(
+            "the validation split is empty, so training cannot be stopped: split with e.g. 3:1:1"
+        )
+    present = ["cpu"]
+    present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError):  # PyTorch's ways of saying no
+        found = None
+    if found is None or found.type not in present:
+        raise ConfigError(
+            f"device {str(device)!r} is not available here: expected one of {', '.join(present)}"
+        )
+    return found
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    config = getattr(module, "config", None)
+    return {"class": type(module).__qualname__, **(config.model_dump() if isinstance(config, Config) else {})}
 
 
 class _Run:
@@ -170,6 +197,9 @@ class _Run:
             "config": config.model_dump(),
             "seed": seed,
             "dataset": dataset.fingerprint,
+            "backbone": _options(backbone),
+            "alignment": _options(alignment),
+            "texts": getattr(alignment, "texts", None) or getattr(backbone, "texts", None),
             "model": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
         }
 
@@ -189,6 +219,7 @@ class _Run:
         due = number % self.config.evaluate_every == 0 or number == self.config.epochs - 1
         if due:
             self._validate(record)
+        record["best"] = {"epoch": self.history.best_epoch, MONITORED: self.history.best}
         self.history.epochs.append(record)
         if self.folder:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -255,8 +286,9 @@ class _Run:
         found = checkpoint.load(self.folder)
         if found is not None:
             tensors, state = found
-            if state["identity"] != self.identity:
-                changed = [key for key in self.identity if state["identity"].get(key) != self.identity[key]]
+            there = state.get("identity", {})
+            if there != self.identity:
+                changed = [key for key in self.identity if there.get(key) != self.identity[key]]
                 raise ConfigError(
                     f"{self.folder} holds a run with another {' and '.join(changed)}: "
                     "choose another --name, or start it anew with --overwrite"

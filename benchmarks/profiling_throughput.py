@@ -1,0 +1,126 @@
+"""How close profiling comes to what the endpoint allows, and whether memory stays flat.
+
+    python benchmarks/profiling_throughput.py [--items 5000] [--latency 0.2] [--at-once 64]
+
+A fake endpoint in a process of its own answers after a fixed latency; the ideal is items · latency / at once.
+Everything is in the measured time: prompts, requests, parsing, the commit of every answer and profile.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
+from fault_server import FaultServer
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.llm.client import OpenAIChat
+from rlmrec.llm.store import Store
+from rlmrec.profiles.profiler import Profiler
+
+ALLOWED = 1.15
+
+
+def serve(latency, out, stop):
+    with FaultServer(latency=latency, keep=False) as server:
+        out.put(server.url)
+        stop.wait()
+        out.put((server.requests, server.most))
+
+
+def make_dataset(n_items, n_users=200, each=50):
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(n_users), each)
+    items = np.concatenate([rng.choice(n_items, each, replace=False) for _ in range(n_users)])
+    reviews = np.array(
+        [f"Review {row}: it kept me busy for a whole weekend." for row in range(len(users))], object
+    )
+    train = Interactions(users, items, n_users, n_items, review=reviews)
+    none = train.take(np.empty(0, np.int64))
+    words = np.array(["night", "river", "engine", "garden", "letters", "winter", "music", "stone"])
+    texts = pl.DataFrame(
+        {
+            "title": [f"Book {row}" for row in range(n_items)],
+            "description": [
+                " ".join(rng.choice(words, 120)) if row % 2 else None for row in range(n_items)
+            ],
+            "genre": [f"genre {row % 17}" for row in range(n_items)],
+        }
+    )  # fmt: skip
+    return Dataset(
+        "throughput",
+        train,
+        none,
+        none,
+        Vocabulary(range(n_users)),
+        Vocabulary(range(n_items)),
+        item_texts=texts,
+    )
+
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, default=5000)
+    parser.add_argument("--latency", type=float, default=0.2)
+    parser.add_argument("--at-once", type=int, default=64)
+    options = parser.parse_args()
+    dataset = make_dataset(options.items)
+    context = multiprocessing.get_context("spawn")
+    out, stop = context.Queue(), context.Event()
+    server = context.Process(target=serve, args=(options.latency, out, stop), daemon=True)
+    server.start()
+    url = out.get(timeout=30)
+    memory = {}
+
+    def watch(progress):
+        step = progress.done * 5 // progress.total
+        if step not in memory:
+            memory[step] = resident_mb()
+
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "profiles.sqlite") as store:
+        llm = OpenAIChat("fake", base_url=url, concurrency=options.at_once)
+        started, busy = time.perf_counter(), time.process_time()
+        progress = Profiler(llm, store, on_progress=watch).run(dataset, "item")
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
+        size = (Path(folder) / "profiles.sqlite").stat().st_size / 1e6
+        started = time.perf_counter()
+        again = Profiler(llm, store).run(dataset, "item")
+        resume = time.perf_counter() - started
+    stop.set()
+    requests, most = out.get(timeout=30)
+    server.join(10)
+
+    ideal = options.items * options.latency / options.at_once
+    growth = memory[5] - memory[1]
+    print(f"items {options.items}, latency {options.latency} s, at once {options.at_once} (seen {most})")
+    print(f"profiled {progress.profiled}, requests {requests}, failed {progress.n_failed}")
+    print(f"ideal {ideal:.2f} s, took {seconds:.2f} s = {seconds / ideal:.3f} x (allowed {ALLOWED})")
+    print(f"processor time {busy:.2f} s = {1000 * busy / options.items:.2f} ms an item")
+    print(f"resident MB after each fifth: {', '.join(f'{mb:.0f}' for _, mb in sorted(memory.items()))}")
+    print(f"store {size:.1f} MB; a second run that finds all done: {resume:.2f} s, {again.asked} requests")
+    passed = (
+        seconds <= ALLOWED * ideal
+        and growth < 10
+        and requests == progress.profiled == options.items
+        and again.asked == 0
+    )
+    print("passed" if passed else "FAILED")
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()

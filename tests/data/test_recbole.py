@@ -1,0 +1,87 @@
+import pytest
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.recbole import read_recbole
+from rlmrec.errors import DataError
+
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+INTER = HEADER + "2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"
+ITEM = 'item_id:token\ttitle:token_seq\tprice:float\nx\tA "quoted\t9.5\nunseen\tNo\t1\ny\tTwo  Words\t\n'
+USER = "user_id:token\tage:token\n10\t50\n2\t20\n"
+
+
+def folder(tmp_path, **files):
+    for ending, content in {"inter": INTER, "item": ITEM, "user": USER, **files}.items():
+        if content is not None:
+            (tmp_path / f"made.{ending}").write_text(content)
+    return tmp_path
+
+
+def test_a_folder_gives_interactions_and_texts(tmp_path):
+    source = read_recbole(folder(tmp_path))
+    assert (source.users.ids, source.items.ids) == ([2, 10], ["x", "y"])
+    assert source.interactions.users.tolist() == [0, 1, 0]
+    assert source.interactions.items.tolist() == [0, 1, 1]
+    assert source.interactions.rating.tolist() == [4.5, 1, 3]
+    assert source.interactions.timestamp.tolist() == [100, 200, 300]
+    assert source.item_texts.to_dicts() == [
+        {"title": 'A "quoted', "price": "9.5"},
+        {"title": "Two  Words", "price": None},
+    ]
+    assert source.user_texts.to_dicts() == [{"age": "20"}, {"age": "50"}]
+    dataset = Dataset.build("made", *source[:3], item_texts=source.item_texts, user_texts=source.user_texts)
+    assert dataset.n_items == 2
+
+
+def test_item_user_and_optional_fields_may_be_absent(tmp_path):
+    inter = "item_id:token\tuser_id:token\na\t1\nb\t2\n"
+    source = read_recbole(folder(tmp_path, inter=inter, item=None, user=None))
+    assert source.interactions.columns().keys() == {"users", "items", "id"}
+    assert source.item_texts is None
+    assert source.user_texts is None
+
+
+def test_fields_may_have_other_names(tmp_path):
+    inter = "u:token\ti:token\tstars:float\n1\ta\t2\n"
+    source = read_recbole(
+        folder(tmp_path, inter=inter, item=None, user=None), user="u", item="i", rating="stars"
+    )
+    assert source.interactions.rating.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"inter": None}, "expected exactly one .inter file, found none"),
+        ({"inter": ""}, r"made\.inter is empty"),
+        ({"inter": HEADER}, r"made\.inter has a header but no rows"),
+        (
+            {"inter": "user_id\titem_id\n1\t2\n"},
+            r"made\.inter, line 1: expected fields such as 'user_id:token'",
+        ),
+        ({"inter": "user_id:int\titem_id:token\n1\t2\n"}, "got 'user_id:int'"),
+        (
+            {"inter": "uid:token\titem_id:token\n1\t2\n"},
+            "has no column 'user_id': its columns are 'uid', 'item_id'",
+        ),
+        (
+            {"inter": INTER.replace("4.5", "good")},
+            r"line 2, column 'rating': expected a finite number, got 'good'",
+        ),
+        ({"inter": INTER.replace("10\ty", "\ty")}, r"line 3, column 'user_id': the user id is missing"),
+        (
+            {"item": ITEM + "x\tagain\t1\n"},
+            r"made\.item, line 5, column 'item_id': item 'x' stands in line 2",
+        ),
+        ({"user": "uid:token\tage:token\n1\t2\n"}, r"made\.user has no column 'user_id'"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        read_recbole(folder(tmp_path, **files))
+
+
+def test_two_interaction_files_are_refused(tmp_path):
+    (tmp_path / "other.inter").write_text(INTER)
+    with pytest.raises(DataError, match=r"found made\.inter, other\.inter"):
+        read_recbole(folder(tmp_path))

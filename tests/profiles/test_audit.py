@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from made_dataset import make_dataset
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import DataError
+from rlmrec.llm.client import Completion
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.audit import audit
+from rlmrec.profiles.profiler import Profiler
+
+
+class Model:
+    name = "m"
+
+    async def complete(self, system, prompt, schema=None):
+        return Completion('{"summarization": "Some people.", "reasoning": "So."}')
+
+
+@pytest.fixture
+def store(tmp_path, dataset):
+    with Store(tmp_path / "profiles.sqlite") as store:
+        for kind in ("item", "user"):
+            Profiler(Model(), store).run(dataset, kind)
+        yield store
+
+
+def plant(store, kind, key, *sources, error=None):
+    store.put_profile(
+        Profile(kind, key, None if error else "x", None, "h", tuple(map(int, sources)), error=error)
+    )
+
+
+def test_a_finished_set_passes(store, dataset):
+    found = audit(store, dataset)
+    assert found.passed
+    assert found.profiles == {"item": 8, "user": 6}
+    assert 0 < found.interactions <= len(dataset.train)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("kind", ["item", "user"])
+@pytest.mark.parametrize("error", [None, "failed, but its prompt was sent"])
+def test_a_planted_leak_fails(store, dataset, split, kind, error):
+    part = dataset.split(split)
+    row = int(part.items[0] if kind == "item" else part.users[0])
+    key = (dataset.items if kind == "item" else dataset.users).id(row)
+    plant(store, kind, key, part.id[0], error=error)
+    found = audit(store, dataset)
+    assert not found.passed
+    assert found.n_violations == 1
+    assert f"interaction {part.id[0]}, which is held out for {split}" in found.violations[0]
+
+
+def test_other_violations(store, dataset):
+    foreign_item = int(dataset.train.id[dataset.train.items != 0][0])
+    foreign_user = int(dataset.train.id[dataset.train.users != 0][0])
+    plant(store, "item", 100, foreign_item, -1)
+    plant(store, "user", "u0", foreign_user, 10**9)
+    found = audit(store, dataset)
+    assert found.n_violations == 4
+    assert sum("is not of this" in line for line in found.violations) == 2
+    assert sum("does not hold" in line for line in found.violations) == 2
+
+
+def test_another_split_of_the_same_data_fails(store):
+    assert not audit(store, make_dataset(seed=1)).passed
+
+
+def test_profiles_of_other_datasets_and_none_at_all(store, dataset, tmp_path):
+    plant(store, "item", 999, 0)
+    found = audit(store, dataset)
+    assert found.passed
+    assert found.other_datasets == 1
+    with Store(tmp_path / "empty.sqlite") as empty:
+        assert not audit(empty, dataset).passed
+
+
+def test_ids_that_prove_nothing(store, dataset):
+    def renumbered(part):
+        return type(part)(part.users, part.items, part.n_users, part.n_items, id=np.arange(len(part)))
+
+    ambiguous = Dataset(
+        "a", renumbered(dataset.train), renumbered(dataset.valid), dataset.test, dataset.users, dataset.items
+    )
+    with pytest.raises(DataError, match="occur more than once"):
+        audit(store, ambiguous)
+
+
+def test_many_violations_are_counted_and_some_are_shown(store, dataset):
+    plant(store, "item", 100, *range(1000, 1100))
+    found = audit(store, dataset)
+    assert (found.n_violations, len(found.violations)) == (100, 20)

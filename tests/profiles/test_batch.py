@@ -1,0 +1,133 @@
+import json
+import random
+
+import pytest
+from fault_server import GOOD
+
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.llm.client import Completion, OpenAIChat
+from rlmrec.llm.store import Store
+from rlmrec.profiles.batch import read_batch, write_batch
+from rlmrec.profiles.profiler import Profiler
+
+
+@pytest.fixture
+def profiler(tmp_path):
+    with Store(tmp_path / "profiles.sqlite") as store:
+        yield Profiler(OpenAIChat("gpt-4o-mini"), store)
+
+
+def answered(request, text=GOOD, status=200, **choice):
+    body = {
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop", **choice}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5},
+    }
+    if status != 200:
+        body = {"error": {"message": "no", **choice}}
+    return {"id": "b", "custom_id": request, "response": {"status_code": status, "body": body}, "error": None}
+
+
+def requests(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(path, lines):
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def test_out_and_in_any_order(profiler, dataset, tmp_path):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    for kind, count in (("item", 8), ("user", 6)):
+        assert write_batch(profiler, dataset, kind, out) == count
+        asked = requests(out)
+        assert len({line["custom_id"] for line in asked}) == count
+        assert all(len(line["custom_id"]) <= 64 for line in asked)  # OpenAI's bound
+        assert asked[0]["url"] == "/v1/chat/completions"
+        assert asked[0]["method"] == "POST"
+        assert asked[0]["body"]["response_format"]["type"] == "json_schema"
+        lines = [answered(line["custom_id"]) for line in asked]
+        random.Random(0).shuffle(lines)
+        read = read_batch(profiler, dataset, kind, write(back, lines))
+        assert (read.answers, read.progress.profiled, read.progress.done) == (count, count, count)
+        assert write_batch(profiler, dataset, kind, out) == 0
+    assert read_batch(profiler, dataset, "user", back).known == 6  # read twice without harm
+
+
+def test_partial_answers_failures_and_a_second_file(profiler, dataset, tmp_path):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    ids = [line["custom_id"] for line in requests(out)]
+    lines = [
+        answered(ids[0]),
+        answered(ids[1], "no JSON"),
+        answered(ids[2], status=500),
+        {"custom_id": ids[3], "response": None, "error": {"code": "batch_expired"}},
+        answered(ids[4], status=400, code="content_filter"),
+        answered(ids[5], None, finish_reason="content_filter"),
+        "",
+        '{"custom_id": "cut o',
+    ]
+    read = read_batch(profiler, dataset, "item", write(back, lines))
+    assert (read.answers, read.refused, read.unanswered, read.malformed) == (2, 2, 2, [8])
+    assert (read.progress.profiled, dict(read.progress.failed)) == (1, {"refused": 2})
+    # The next file: two without an answer, two that were not in it, and the bad one, asked again.
+    assert write_batch(profiler, dataset, "item", out) == 5
+    again = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in requests(out)}
+    assert set(ids) & set(again) == {ids[2], ids[3], ids[6], ids[7]}
+    (reworded,) = (text for request, text in again.items() if request not in ids)
+    assert "was not JSON" in reworded
+    read = read_batch(profiler, dataset, "item", write(back, map(answered, again)))
+    assert (read.answers, read.progress.profiled, read.progress.n_failed) == (5, 6, 2)
+    assert write_batch(profiler, dataset, "item", out, retry_failed=True) == 2
+    read = read_batch(
+        profiler, dataset, "item", write(back, [answered(r["custom_id"]) for r in requests(out)])
+    )
+    assert read.progress.profiled == 8
+
+
+def test_unusable_answers_are_retried_when_asked(profiler, dataset, tmp_path):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    for _ in range(3):
+        write_batch(profiler, dataset, "item", out, limit=1)
+        read = read_batch(
+            profiler, dataset, "item", write(back, [answered(r["custom_id"], "no") for r in requests(out)])
+        )
+    assert read.progress.failed == {"malformed": 1}
+    assert write_batch(profiler, dataset, "item", out, limit=1, retry_failed=True) == 1
+    read = read_batch(
+        profiler, dataset, "item", write(back, [answered(r["custom_id"]) for r in requests(out)])
+    )
+    assert (read.progress.profiled, read.progress.n_failed) == (1, 0)
+
+
+@pytest.mark.parametrize("wrong", ["f" * 64, None, 7, "../../etc"])
+def test_unknown_ids_are_refused_and_nothing_is_taken(profiler, dataset, tmp_path, wrong):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    lines = [answered(requests(out)[0]["custom_id"]), {**answered(""), "custom_id": wrong}]
+    with pytest.raises(DataError, match="line 2: unknown custom_id"):
+        read_batch(profiler, dataset, "item", write(back, lines))
+    assert profiler.store.usage()[0] == 0
+
+
+def test_the_file_of_another_model_is_refused(profiler, dataset, tmp_path):
+    out = tmp_path / "out.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    back = write(tmp_path / "back.jsonl", [answered(r["custom_id"]) for r in requests(out)])
+    other = Profiler(OpenAIChat("another"), profiler.store)
+    with pytest.raises(DataError, match="unknown custom_id"):
+        read_batch(other, dataset, "item", back)
+    with pytest.raises(DataError, match="is not a file"):
+        read_batch(other, dataset, "item", tmp_path / "none.jsonl")
+
+
+def test_models_without_batches(profiler, dataset, tmp_path):
+    class Model:
+        name = "m"
+
+        async def complete(self, system, prompt, schema=None):
+            return Completion(GOOD)
+
+    with pytest.raises(ConfigError, match="m is none"):
+        write_batch(Profiler(Model(), profiler.store), dataset, "item", tmp_path / "x")

@@ -1,0 +1,298 @@
+import asyncio
+import dataclasses
+import json
+import threading
+
+import polars as pl
+import pytest
+from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
+from made_dataset import make_dataset
+
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.llm.client import Completion, OpenAIChat, Usage
+from rlmrec.llm.errors import AccessError, EndpointError
+from rlmrec.llm.replay import Replay
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.profiler import Price, Profiler
+from rlmrec.profiles.prompts import PromptOptions
+
+
+class Model:
+    """Answers by a function of the prompt and counts; no endpoint in between."""
+
+    name = "model"
+
+    def __init__(self, answer=lambda prompt: GOOD, concurrency=4, **options):
+        self.answer = answer
+        self.concurrency = concurrency
+        self.options = options
+        self.prompts = []
+        self.closed = 0
+
+    async def complete(self, system, prompt, schema=None):
+        self.prompts.append(prompt)
+        await asyncio.sleep(0)
+        text = self.answer(prompt)
+        if isinstance(text, Exception):
+            raise text
+        return Completion(text, Usage(100, 10, 0))
+
+    async def aclose(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "profiles.sqlite") as store:
+        yield store
+
+
+def test_items_then_users_whose_prompts_quote_them(store, dataset):
+    model = Model(lambda prompt: json.dumps({"summarization": f"Fans of {len(prompt)}.", "reasoning": "So."}))
+    profiler = Profiler(model, store, domain="books")
+    items = profiler.run(dataset, "item")
+    assert (items.total, items.profiled, items.n_failed, items.asked, items.left) == (8, 8, 0, 8, 0)
+    users = profiler.run(dataset, "user")
+    assert users.profiled == 6
+    assert model.closed == 2
+    told = store.profile("item", 100).summarization
+    assert any(told in prompt for prompt in model.prompts if prompt.startswith("PURCHASED BOOKS: "))
+    profile = store.profile("user", "u0")
+    assert profile.model == "model"
+    assert profile.dataset == dataset.fingerprint
+    assert set(profile.sources) <= {int(i) for i in dataset.train.id}
+
+
+def test_a_second_run_asks_nothing_and_a_change_only_what_it_changes(store, dataset):
+    model = Model()
+    Profiler(model, store).run(dataset, "item")
+    again = Profiler(model, store).run(dataset, "item")
+    assert (again.kept, again.profiled, again.asked) == (8, 8, 0)
+    changed = make_dataset()
+    changed.item_texts[0, "title"] = "Another title"
+    assert Profiler(model, store).run(changed, "item").asked == 1
+    back = Profiler(model, store).run(dataset, "item")
+    assert (back.asked, back.cached, back.kept) == (0, 1, 7)
+    assert Profiler(Model(temperature=1), store).run(dataset, "item").asked == 8
+    assert Profiler(Model(temperature=1), store, domain="books").run(dataset, "item").asked == 8
+
+
+def test_equal_prompts_pay_once(store):
+    same = pl.DataFrame({"title": ["The same"] * 8})
+    dataset = dataclasses.replace(make_dataset(reviews=False), item_texts=same)
+    model = Model()
+    progress = Profiler(model, store).run(dataset, "item")
+    assert (progress.profiled, progress.asked, progress.cached) == (8, 1, 7)
+
+
+FAULTS = {
+    "429": failure(429),
+    "429 with Retry-After": failure(429, headers={"retry-after": "0.05"}),
+    "500": failure(500),
+    "502": failure(502, "<html>bad gateway</html>"),
+    "503": failure(503),
+    "reset": RESET,
+    "hang": HANG,
+    "empty choice": (200, {}, b'{"choices": []}'),
+    "truncated": reply('{"summarization": "It goes on and', finish="length"),
+    "fences": reply(f"```json\n{GOOD}\n```"),
+    "prose": reply(f"Of course! {GOOD} Anything else?"),
+    "wrong keys": reply('{"profile": "x"}'),
+    "None": reply('{"summarization": "None", "reasoning": "None"}'),
+    "3000 words": reply(json.dumps({"summarization": "word " * 3000, "reasoning": ""})),
+    "non-UTF-8": (200, {}, reply("caf\x00 " + GOOD)[2].replace(b"\\u0000", b"\xe9")),
+    "content filter": failure(400, "filtered", code="content_filter"),
+    "refusal": reply(message={"role": "assistant", "content": None, "refusal": "No."}),
+    "no JSON": reply("I would rather not."),
+}
+USABLE = {"fences", "prose", "3000 words", "non-UTF-8"}  # repaired however often they come
+KIND = {
+    "429": "endpoint", "429 with Retry-After": "endpoint", "500": "endpoint", "502": "endpoint",
+    "503": "endpoint", "reset": "endpoint", "hang": "endpoint", "empty choice": "empty",
+    "truncated": "truncated", "wrong keys": "keys", "None": "none", "content filter": "refused",
+    "refusal": "refused", "no JSON": "malformed",
+}  # fmt: skip
+
+
+def faulty_dataset():
+    dataset = make_dataset(n_users=8, n_items=len(FAULTS), reviews=False)
+    for row, name in enumerate(FAULTS):
+        dataset.item_texts[row, "title"] = f"fault: {name}."
+    return dataset
+
+
+def fault_of(body):
+    prompt = body["messages"][-1]["content"]
+    return next(fault for name, fault in FAULTS.items() if f"fault: {name}." in prompt)
+
+
+def profiler_of(server, store, **settings):
+    llm = OpenAIChat("fake", base_url=server.url, timeout=0.4, retries=2, backoff=0.01, concurrency=6)
+    return Profiler(llm, store, **settings)
+
+
+def test_every_fault_for_ever_ends_in_a_profile_or_a_recorded_failure(store):
+    dataset = faulty_dataset()
+    with FaultServer(lambda number, body: fault_of(body)) as server:
+        progress = profiler_of(server, store).run(dataset, "item")
+        assert progress.done == progress.total == len(FAULTS)
+        assert progress.profiled == len(USABLE)
+        assert progress.stopped is None
+        before = server.requests
+        for row, name in enumerate(FAULTS):
+            profile = store.profile("item", 100 + row)
+            assert profile.error_kind == KIND.get(name), name
+            assert (profile.summarization is None) == (name in KIND), name
+            if name in KIND:
+                assert profile.error
+                if name not in ("reset", "hang"):  # nothing was received there
+                    assert profile.raw is not None, name
+        assert sum(progress.failed.values()) == len(KIND)
+        assert progress.repaired["over-long summarization cut"] == 1
+        # What was answered is settled; what never got an answer is asked for again.
+        again = profiler_of(server, store).run(dataset, "item")
+        unanswered = [name for name, kind in KIND.items() if kind == "endpoint"]
+        assert again.kept == len(FAULTS) - len(unanswered)
+        assert server.requests > before
+
+
+def test_every_fault_once_ends_in_a_profile(store):
+    dataset = faulty_dataset()
+    seen = set()
+
+    def once(number, body):
+        prompt = body["messages"][-1]["content"]
+        key = prompt.split("\n\n")[0]
+        if key in seen:
+            return reply()
+        seen.add(key)
+        return fault_of(body)
+
+    with FaultServer(once) as server:
+        progress = profiler_of(server, store).run(dataset, "item")
+        final = {"None", "content filter", "refusal"}  # the model's last word, until it is asked to retry
+        assert progress.profiled == len(FAULTS) - len(final)
+        assert progress.failed == {"none": 1, "refused": 2}
+        retried = profiler_of(server, store).run(dataset, "item", retry_failed=True)
+        assert (retried.profiled, retried.n_failed, retried.asked) == (len(FAULTS), 0, 3)
+        assert retried.kept == len(FAULTS) - 3
+
+
+def test_asking_again_says_what_was_wrong_and_is_bounded(store, dataset):
+    model = Model(lambda prompt: "no JSON")
+    progress = Profiler(model, store, attempts=3).run(dataset, "item", limit=1)
+    assert progress.failed == {"malformed": 1}
+    assert len(model.prompts) == len(set(model.prompts)) == 3
+    assert "was not JSON" in model.prompts[1]
+    profile = store.profile("item", 100)
+    assert profile.raw == "no JSON"
+    assert profile.usage == Usage(300, 30, 0)
+
+
+def test_limit_settles_so_many_more(store, dataset):
+    model = Model()
+    profiler = Profiler(model, store)
+    assert [profiler.run(dataset, "item", limit=3).profiled for _ in range(3)] == [3, 6, 8]
+    assert len(model.prompts) == 8
+
+
+def test_no_access_ends_the_run_and_keeps_what_was_answered(store, dataset):
+    def answer(prompt):
+        return AccessError("no money") if "Title 5" in prompt else GOOD
+
+    model = Model(answer, concurrency=1)
+    with pytest.raises(AccessError, match="no money"):
+        Profiler(model, store).run(dataset, "item")
+    assert store.usage()[0] == 5
+    assert Profiler(Model(), store).run(dataset, "item").asked == 3
+
+
+def test_an_endpoint_that_is_gone_stops_the_run(store):
+    dataset = make_dataset(n_items=60)
+    model = Model(lambda prompt: EndpointError("gone", "raw"))
+    progress = Profiler(model, store).run(dataset, "item")
+    assert "10 requests in a row got no answer" in progress.stopped
+    assert progress.n_failed < 20
+    assert Profiler(Model(), store).run(dataset, "item").profiled == 60
+
+
+def test_cost_is_counted_and_bounded(store, dataset):
+    price = Price(1.0, 10.0)  # an answer takes 100 and 10 tokens: 0.0002
+    with pytest.raises(ConfigError, match="needs prices"):
+        Profiler(Model(), store, max_cost=1)
+    stopped = Profiler(Model(max_tokens=20), store, price=price, max_cost=0.0011).run(dataset, "item")
+    assert "over the bound" in stopped.stopped
+    assert 0 < stopped.cost <= 0.0011
+    assert 0 < stopped.profiled < 8
+    through = Profiler(Model(max_tokens=20), store, price=price, max_cost=1).run(dataset, "item")
+    assert through.profiled == 8
+    assert through.cost == pytest.approx(0.0002 * (8 - stopped.profiled))
+    assert Profiler(Model(), store, price=price, max_cost=0).run(dataset, "user").profiled == 0
+
+
+def test_dry_run_counts_and_shows_without_asking(store, dataset):
+    model = Model()
+    profiler = Profiler(model, store, price=Price(1, 2))
+    estimate = profiler.estimate(dataset, "item")
+    assert (estimate.requests, estimate.total, estimate.kept, len(estimate.samples)) == (8, 8, 0, 3)
+    assert estimate.cost == pytest.approx(profiler.price.of(estimate.usage))
+    assert profiler.estimate(dataset, "user").requests == 6  # before there is any item profile
+    profiler.run(dataset, "item", limit=5)
+    assert profiler.estimate(dataset, "item").requests == 3
+    assert profiler.estimate(dataset, "item", limit=2).requests == 2
+    assert len(model.prompts) == 5
+
+
+def test_progress_is_told_after_every_node(store, dataset):
+    told = []
+    profiler = Profiler(Model(), store, on_progress=lambda p: told.append((p.done, p.asked, p.rate > 0)))
+    profiler.run(dataset, "item")
+    assert [done for done, _, _ in told][:8] == list(range(1, 9))
+
+
+def test_users_need_item_profiles_of_this_split(store, dataset):
+    with pytest.raises(WorkspaceError, match="write them first"):
+        Profiler(Model(), store).run(dataset, "user")
+    Profiler(Model(), store).run(dataset, "item")
+    held_out = int(dataset.test.id[0])
+    store.put_profile(Profile("item", 100, "leaky", None, "h", (held_out,)))
+    with pytest.raises(WorkspaceError, match=f"item 100 was written from interaction {held_out}"):
+        Profiler(Model(), store).run(dataset, "user")
+
+
+def test_replay_writes_the_same_profiles_without_a_model(store, dataset, tmp_path):
+    Profiler(Model(), store).run(dataset, "item")
+    Profiler(Model(), store).run(dataset, "user")
+    file = tmp_path / "answers.jsonl.gz"
+    store.export(file)
+    with Store(tmp_path / "again.sqlite") as again:
+        for kind, count in (("item", 8), ("user", 6)):
+            assert Profiler(Replay(file), again).run(dataset, kind).profiled == count
+            assert list(again.profiles(kind)) == list(store.profiles(kind))
+    with Store(tmp_path / "other.sqlite") as other:
+        options = PromptOptions(reviews=1)
+        missing = Profiler(Replay(file), other, options=options).run(dataset, "item")
+        assert missing.failed["missing"] > 0
+        assert Profiler(Model(), other, options=options).run(dataset, "item").profiled == 8
+
+
+def test_it_runs_where_an_event_loop_runs_already(store, dataset):
+    async def notebook():
+        return Profiler(Model(), store).run(dataset, "item").profiled
+
+    assert asyncio.run(notebook()) == 8
+    assert threading.active_count() < 20
+
+
+def test_two_runs_on_one_store_do_not_pay_twice(store, dataset):
+    with store.writing(), Store(store.path) as other, pytest.raises(WorkspaceError, match="another process"):
+        Profiler(Model(), other).run(dataset, "item")
+
+
+def test_concurrency_is_the_models_or_ones_own(store, dataset):
+    with FaultServer(latency=0.05) as server:
+        llm = OpenAIChat("fake", base_url=server.url, concurrency=3)
+        assert Profiler(llm, store).run(dataset, "item").profiled == 8
+        assert server.most == 3
+    with pytest.raises(ConfigError):
+        Profiler(Model(), store, concurrency=0)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rlmrec import topk
+from rlmrec.errors import DataError
+from rlmrec.topk import map_blocks, top_k
+
+
+def reference(scores, k):
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+def assert_exact(scores, k):
+    ids, best = top_k(scores, k)
+    expected_ids, expected = reference(scores, k)
+    assert ids.dtype == np.int64
+    assert best.dtype == np.float32
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(best, expected)
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 19, 20, 21, 319, 320, 1279, 1280, 5003, 40_000])
+@pytest.mark.parametrize("k", [1, 20, 100])
+def test_equals_a_stable_argsort(n_items, k):
+    rng = np.random.default_rng(n_items + k)
+    assert_exact(rng.standard_normal((7, n_items), dtype=np.float32), k)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 30, 1000])
+def test_ties_go_to_the_lower_index(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=(5, 7001)).astype(np.float32)
+    scores[0, ::2] *= -1
+    assert_exact(scores, 20)
+
+
+values = st.sampled_from([-np.inf, np.inf, -3.5, -1.0, -0.0, 0.0, 1e-40, 1.0, 2.0, 3e38])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 400)), elements=values, fill=values),
+    st.integers(1, 30),
+)
+def test_any_float_and_many_ties(scores, k):
+    assert_exact(scores, k)
+
+
+def test_masked_rows_beside_ordinary_ones():
+    """A user who has seen nearly everything does not disturb the others of the block."""
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((6, 9332), dtype=np.float32)
+    scores[1] = -np.inf
+    scores[3, 10:] = -np.inf
+    scores[4, :9000] = -np.inf
+    assert_exact(scores, 20)
+
+
+def test_slow_path_in_slices(monkeypatch):
+    monkeypatch.setattr(topk, "SLICE", 10)
+    assert_exact(np.zeros((5, 4000), np.float32), 20)
+
+
+def test_a_block_that_is_not_contiguous():
+    scores = np.random.default_rng(0).standard_normal((5000, 8), dtype=np.float32).T
+    assert_exact(scores, 20)
+
+
+def test_more_than_there_are_and_none_at_all():
+    ids, scores = top_k(np.array([[1, 2]], np.float32), 5)
+    assert ids.tolist() == [[1, 0]]
+    assert scores.shape == (1, 2)
+    assert top_k(np.empty((0, 5), np.float32), 3)[0].shape == (0, 3)
+    assert top_k(np.empty((2, 0), np.float32), 3)[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize("n_items", [5, 5000])
+def test_nan_is_refused(n_items):
+    scores = np.zeros((3, n_items), np.float32)
+    scores[2, n_items - 1] = np.nan
+    with pytest.raises(DataError, match="NaN, the first is row 2"):
+        top_k(scores, 2)
+
+
+def test_wrong_input():
+    with pytest.raises(DataError, match="float32 matrix, got float64"):
+        top_k(np.zeros((2, 2)), 1)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="shape"):
+        top_k(np.zeros(2, np.float32), 1)
+    with pytest.raises(DataError, match="at least 1"):
+        top_k(np.zeros((2, 2), np.float32), 0)
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+@pytest.mark.parametrize("budget", [1, 100_000, 1 << 30])
+def test_blocks_cover_all_rows_in_order(threads, budget):
+    rows = np.concatenate(
+        [np.arange(b.start, b.stop) for b in map_blocks(lambda b: b, 1000, 500, budget, threads)]
+    )
+    np.testing.assert_array_equal(rows, np.arange(1000))
+
+
+def test_blocks_keep_to_the_budget():
+    budget, n_items, threads = 10 << 20, 50_000, 2
+    sizes = [b.stop - b.start for b in map_blocks(lambda b: b, 1000, n_items, budget, threads)]
+    assert max(sizes) * n_items * topk.BYTES_PER_SCORE * threads <= budget
+
+
+def test_an_error_in_a_block_reaches_the_caller():
+    def fail(block):
+        raise DataError(f"block at {block.start}")
+
+    with pytest.raises(DataError, match="block at 0"):
+        list(map_blocks(fail, 1000, 10**6, threads=2))
