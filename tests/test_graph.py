@@ -79,3 +79,50 @@ def test_split():
     users, items = Graph.from_interactions(TRAIN).split(torch.arange(8)[:, None])
     assert users[:, 0].tolist() == [0, 1, 2, 3]
     assert items[:, 0].tolist() == [4, 5, 6, 7]
+
+
+def test_weighted_product_and_edge_dot_are_dense_algebra():
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
+    rows, columns = graph.edge_index
+    values, a, b = (torch.randn(n, dtype=torch.float64) for n in (12, (8, 3), (8, 3)))
+    matrix = torch.zeros(8, 8, dtype=torch.float64)
+    matrix[rows, columns] = values
+    torch.testing.assert_close(graph.weighted(values, a), matrix @ a)
+    torch.testing.assert_close(graph.edge_dot(a, b), (a @ b.T)[rows, columns])
+
+
+def test_weighted_product_and_edge_dot_have_the_right_gradients():
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
+    values, a, b = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (12, (8, 3), (8, 3)))
+    assert torch.autograd.gradcheck(graph.weighted, (values, a))
+    assert torch.autograd.gradcheck(graph.edge_dot, (a, b))
+    assert torch.autograd.gradcheck(lambda x: graph.edge_dot(x, x), (a,))
+
+
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_symmetric_is_said_when_it_is_so(self_loops):
+    graph = Graph.from_interactions(TRAIN, self_loops, torch.float64)
+    assert graph.symmetric
+    assert torch.equal(graph.values, graph.values[graph.transpose])
+    assert not graph.drop_edges(0.5, torch.Generator().manual_seed(0)).symmetric
+    x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: graph @ x, (x,))
+    assert torch.autograd.gradcheck(lambda x: graph.propagate_sum(x, 2), (x,))
+
+
+def test_a_subgraph_shares_the_structure():
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
+    rows, columns = graph.edge_index
+    kept = (rows != 0) & (columns != 0)
+    thinned = graph.normalised(kept.double())
+    without = Interactions(TRAIN.users[TRAIN.users != 0], TRAIN.items[TRAIN.users != 0], 4, 4)
+    torch.testing.assert_close(as_dense(thinned), dense(without))
+    assert thinned.indices is graph.indices
+
+
+def test_from_edges_counts_duplicates_once():
+    rows, columns = torch.tensor([0, 5, 0, 5, 7]), torch.tensor([5, 0, 5, 0, 7])
+    graph = Graph.from_edges(rows, columns, 4, 4, torch.float64)
+    expected = torch.zeros(8, 8, dtype=torch.float64)
+    expected[0, 5] = expected[5, 0] = expected[7, 7] = 1
+    torch.testing.assert_close(as_dense(graph), expected)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlmrec.alignment import Alignment, Contrastive, Generative
-    from rlmrec.backbones import Backbone, LightGCN
+    from rlmrec.backbones import Backbone, LightGCN, wrap
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.interactions import Interactions
     from rlmrec.data.vocabulary import Vocabulary
@@ -43,6 +43,7 @@ _HOME = {
     "embeddings": "rlmrec.training.trainer",
     "evaluate": "rlmrec.evaluation.ranking",
     "train": "rlmrec.training.trainer",
+    "wrap": "rlmrec.backbones",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "embeddings",
     "evaluate",
     "train",
+    "wrap",
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,10 +36,16 @@ class Graph:
         n_users: U.
         n_items: I.
 
+    Attributes:
+        symmetric: whether opposite edges are known to weigh the same, so that the gradient needs no
+            permutation.
+
     Example:
         >>> graph = Graph.from_interactions(dataset.train)
         >>> users, items = graph.split(graph @ x)  # one step of propagation
     """
+
+    symmetric = False
 
     def __init__(
         self, indptr: Tensor, indices: Tensor, values: Tensor, transpose: Tensor, n_users: int, n_items: int
@@ -71,32 +79,65 @@ class Graph:
         )
         if self_loops:
             adjacency = sp.csr_array(adjacency + sp.eye_array(adjacency.shape[0], format="csr"))
-        adjacency.sort_indices()
-        degrees = np.diff(adjacency.indptr)
-        n_nodes = len(degrees)
-        rows = np.repeat(np.arange(n_nodes), degrees)
-        with np.errstate(divide="ignore"):
-            scale = np.where(degrees > 0, degrees.astype(np.float64) ** -0.5, 0.0)
-        values = scale[rows] * scale[adjacency.indices]
+        rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in adjacency.nonzero())
+        return cls.from_edges(rows.to(device), columns.to(device), train.n_users, train.n_items, dtype)
+
+    @classmethod
+    def from_edges(
+        cls, rows: Tensor, columns: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32
+    ) -> Graph:
+        """Build D^-1/2 A D^-1/2 of any A that is symmetric in structure, where the edges are.
+
+        Args:
+            rows: int64, one end of each directed edge; duplicates count once.
+            columns: int64, the other end; the opposite edge must be there too.
+            n_users: U.
+            n_items: I.
+            dtype: of the weights.
+        """
+        n_nodes = n_users + n_items
+        keys = torch.unique(rows * n_nodes + columns)  # sorted: by row, then by column
+        rows, columns = keys // n_nodes, keys % n_nodes
+        indptr = torch.searchsorted(rows, torch.arange(n_nodes + 1, device=keys.device))
         # Sorting the edges by (column, row) lists each edge's opposite in the order of (row, column).
-        transpose = np.lexsort((rows, adjacency.indices))
-        return cls(
-            torch.from_numpy(adjacency.indptr.astype(np.int32)).to(device),
-            torch.from_numpy(adjacency.indices.astype(np.int32)).to(device),
-            torch.from_numpy(values).to(device, dtype),
-            torch.from_numpy(transpose).to(device),
-            train.n_users,
-            train.n_items,
-        )
+        transpose = (columns * n_nodes + rows).argsort()
+        values = torch.ones(len(keys), dtype=dtype, device=keys.device)
+        return cls(indptr.int(), columns.int(), values, transpose, n_users, n_items).normalised(values)
 
     @property
     def n_nodes(self) -> int:
         """N = U + I."""
         return self.n_users + self.n_items
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """int64[E], the node that each edge is listed under; ``indices`` has the other."""
+        return torch.repeat_interleave(
+            torch.arange(self.n_nodes, device=self.indptr.device), self.indptr.diff().long()
+        )
+
+    @property
+    def edge_index(self) -> Tensor:
+        """int64[2, E], the edges in the way of PyTorch Geometric."""
+        return torch.stack([self.rows, self.indices.long()])
+
     def with_values(self, values: Tensor) -> Graph:
         """The same structure with other edge weights, (E,)."""
-        return Graph(self.indptr, self.indices, values, self.transpose, self.n_users, self.n_items)
+        other = copy.copy(self)
+        other.values, other.symmetric = values, False
+        return other
+
+    def normalised(self, values: Tensor) -> Graph:
+        """The same structure, weighted v_ij / sqrt(d_i d_j) with d the row sums of ``values``, (E,).
+
+        Opposite edges must have the same value. An edge of value 0 is one that is not there: so a subgraph
+        shares its graph's structure.
+        """
+        sums = values.new_zeros(self.n_nodes).index_add_(0, self.rows, values)
+        scale = torch.where(sums > 0, sums.rsqrt(), 0.0)
+        graph = self.with_values(values * (scale[self.rows] * scale[self.indices]))
+        graph.symmetric = True
+        return graph
 
     def drop_edges(self, keep_rate: float, rng: torch.Generator) -> Graph:
         """Keep each directed entry with probability ``keep_rate``; weights are not rescaled."""
@@ -125,14 +166,40 @@ class Graph:
         result: Tensor = _Propagate.apply(x, self, layers, True)  # type: ignore[no-untyped-call]
         return result
 
-    def _matrix(self, transposed: bool) -> Tensor:
-        values = self.values[self.transpose] if transposed else self.values
+    def weighted(self, values: Tensor, x: Tensor) -> Tensor:
+        """S x, where S has the graph's structure and ``values`` on its edges; differentiable in both.
+
+        Args:
+            values: (E,).
+            x: (N, d).
+        """
+        result: Tensor = _WeightedProduct.apply(values, x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def edge_dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """a_i · b_j for each edge (i, j), differentiable: (N, d), (N, d) → (E,).
+
+        The adjoint of ``weighted`` in its values: together they make attention over edges, and what one
+        computes the other needs as its gradient. No E x d numbers are ever held.
+        """
+        result: Tensor = _EdgeDot.apply(a, b, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def _edge_dot(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.device.type == "mps":  # no sampled product there
+            return (a[self.rows] * b[self.indices]).sum(-1)
+        structure = self._matrix(transposed=False, values=a.new_zeros(len(self.indices)))
+        dots: Tensor = torch.sparse.sampled_addmm(structure, a, b.T).values()
+        return dots
+
+    def _matrix(self, transposed: bool, values: Tensor | None = None) -> Tensor:
+        if transposed and not (values is None and self.symmetric):
+            values = (self.values if values is None else values)[self.transpose]
+        values = self.values if values is None else values
         if self.values.device.type == "mps":  # no CSR product there
-            rows = torch.repeat_interleave(
-                torch.arange(self.n_nodes, device=values.device), self.indptr.diff()
+            return torch.sparse_coo_tensor(
+                self.edge_index, values, (self.n_nodes, self.n_nodes), is_coalesced=True
             )
-            edges = torch.stack([rows, self.indices.long()])
-            return torch.sparse_coo_tensor(edges, values, (self.n_nodes, self.n_nodes), is_coalesced=True)
         return torch.sparse_csr_tensor(
             self.indptr, self.indices, values, (self.n_nodes, self.n_nodes), check_invariants=False
         )
@@ -151,6 +218,49 @@ class _Propagate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         matrix = ctx.graph._matrix(transposed=True)
         return _horner(matrix, gradient.contiguous(), ctx.layers, ctx.accumulate), None, None, None
+
+
+class _WeightedProduct(torch.autograd.Function):
+    """S x. With G the gradient of the result: dS_ij = G_i · x_j on the edges, dx = Sᵀ G."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, graph: Graph) -> Tensor:
+        ctx.save_for_backward(values, x)
+        ctx.graph = graph
+        return graph._matrix(transposed=False, values=values) @ x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, x = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        return (
+            ctx.graph._edge_dot(gradient, x) if ctx.needs_input_grad[0] else None,
+            ctx.graph._matrix(transposed=True, values=values) @ gradient if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+class _EdgeDot(torch.autograd.Function):
+    """a_i · b_j on the edges. With g the gradient of the result as a matrix: da = g b, db = gᵀ a."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, graph: Graph) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.graph = graph
+        return graph._edge_dot(a, b)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b = ctx.saved_tensors
+        matrix = ctx.graph._matrix
+        gradient = gradient.contiguous()
+        return (
+            matrix(transposed=False, values=gradient) @ b,
+            matrix(transposed=True, values=gradient) @ a,
+            None,
+        )
 
 
 def _horner(matrix: Tensor, x: Tensor, layers: int, accumulate: bool) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.alignment.projector import Projector
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
 from rlmrec.losses import info_nce
 from rlmrec.text.semantics import Semantics
@@ -30,7 +30,7 @@ class ContrastiveConfig(Config):
 
 
 class Contrastive(Alignment):
-    """w · [ InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg) ].
+    """w · [InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg)].
 
     Equation 16 with the InfoNCE of Equation 18. With ``negatives="all-users"`` C_u holds the texts of all
     users and C_pos, C_neg those of the batch's items, repeats counted; with ``"batch"`` all three hold
@@ -69,7 +69,7 @@ class Contrastive(Alignment):
         """The three InfoNCE terms, summed and weighted."""
         del masked
         all_users = self.config.negatives == "all-users"
-        user_rows, user_counts = torch.unique(batch.users, return_counts=True)
+        user_rows, _, user_counts = distinct(batch.users)
         if all_users:
             user_text = self.projector(self.user_text)  # (U, d')
             own_text = F.embedding(user_rows, user_text)
@@ -80,11 +80,13 @@ class Contrastive(Alignment):
         )
 
         # One projection for positives and negatives together: many items are both.
-        item_rows, at = torch.unique(torch.cat([batch.positives, batch.negatives]), return_inverse=True)
+        item_rows, at, _ = distinct(torch.cat([batch.positives, batch.negatives]))
         item_text = self.projector(self.item_text[item_rows])
         embeddings = F.embedding(item_rows, items)
         for part in torch.tensor_split(at, [len(batch.positives)]):
-            present, counts = torch.unique(part, return_counts=True)
+            if not len(part):  # no negatives: the third term is left out
+                continue
+            present, _, counts = distinct(part)
             text = F.embedding(present, item_text)
             total = total + info_nce(
                 F.embedding(present, embeddings),

@@ -1,4 +1,4 @@
-"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4). Subclass it to bring your own."""
+"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4); subclass it for your own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
 from rlmrec.graph import Graph
-from rlmrec.losses import bpr
+from rlmrec.losses import bpr, info_nce
 
 
 class Objective(NamedTuple):
@@ -51,10 +51,15 @@ class Backbone(nn.Module):
         Config: the class of its options; a subclass with more of them derives its own.
         output_size: d', of the final embeddings; d unless a subclass says otherwise.
         self_loops: whether its graph is that of A + I.
+        uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
+            from the alignment.
+        needs_text: whether its constructor takes ``semantics``, the text vectors, after its config.
     """
 
     Config: type[BackboneConfig] = BackboneConfig
     self_loops = False
+    uses_negatives = True
+    needs_text = False
 
     def __init__(self, n_users: int, n_items: int, config: BackboneConfig | None = None) -> None:
         super().__init__()
@@ -106,3 +111,18 @@ def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
         F.embedding(batch.positives, items),
         F.embedding(batch.negatives, items),
     )
+
+
+def views_on(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of a batch's rows, one view's embedding against the other's, all rows being candidates.
+
+    Repeated rows are computed once and counted.
+
+    Args:
+        rows: of users or of items, int64[B].
+        first: their embeddings in one view, (U, d') or (I, d').
+        second: in the other, of the same shape.
+        temperature: τ.
+    """
+    found, _, counts = distinct(rows)
+    return info_nce(F.embedding(found, first), F.embedding(found, second), second, temperature, counts)

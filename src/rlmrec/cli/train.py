@@ -30,7 +30,11 @@ DEFAULT_WORKSPACE = Path("workspace")
 def train(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     backbone: Annotated[
-        str, typer.Option(help="lightgcn, or package.module:Class of your own.")
+        str,
+        typer.Option(
+            help="lightgcn, gccf, sgl, simgcl, dccf, autocf, ngcf, mf, kar-lightgcn, kar-sgl, "
+            "or package.module:Class of your own."
+        ),
     ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
@@ -64,7 +68,7 @@ def train(
         options["epochs"] = epochs
     spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
     dataset = place.dataset()
-    semantics = None if alignment == "none" else place.semantics(dataset)
+    semantics = place.semantics(dataset) if spec.needs_text else None
     if name is None:
         parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
         name = "-".join([*parts, *(f"{option}={value}" for option, value in options.items())])

@@ -59,6 +59,22 @@ class DotProduct:
         if self.users.shape[1] != self.items.shape[1]:
             raise DataError(f"users have {self.users.shape[1]} dimensions, items {self.items.shape[1]}")
 
+    @classmethod
+    def cosine(cls, users: Float32Array, items: Float32Array) -> DotProduct:
+        """score(u, i) = cos(u, i), a row of zeros being at right angles to all.
+
+        On text vectors this is "semantic embeddings only" (Table 1): nothing is trained.
+
+        Example:
+            ``evaluate(DotProduct.cosine(semantics.users, semantics.items), dataset)``
+        """
+
+        def directions(rows: Float32Array) -> Float32Array:
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+        return cls(directions(users), directions(items))
+
     def score(self, users: IntArray) -> Float32Array:
         """float32[B, I]."""
         scores: Float32Array = self.users[users] @ self.items.T

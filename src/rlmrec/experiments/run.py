@@ -32,19 +32,21 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     """The modules of a run, freshly initialised from its seed.
 
     Raises:
-        ConfigError: the alignment needs text vectors and there are none.
+        ConfigError: the alignment or the backbone needs text vectors and there are none.
     """
-    kind = alignment_class(spec.alignment)
+    if semantics is None and spec.needs_text:
+        what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
+        raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
+    backbone_kind, kind = backbone_class(spec.backbone), alignment_class(spec.alignment)
     # The spec made each configuration from the class's own Config.
     backbone_config: Any = spec.backbone_config
     alignment_config: Any = spec.alignment_config
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
-        backbone = backbone_class(spec.backbone)(dataset.n_users, dataset.n_items, backbone_config)
-        if kind is Alignment:
+        text: Any = {"semantics": semantics} if backbone_kind.needs_text else {}
+        backbone = backbone_kind(dataset.n_users, dataset.n_items, backbone_config, **text)
+        if semantics is None or kind is Alignment:
             return backbone, Alignment()
-        if semantics is None:
-            raise ConfigError(f"alignment {spec.alignment!r} needs text vectors: run 'rlmrec encode' first")
         if kind is Generative:
             size = backbone.initial().shape[1]
             return backbone, Generative(semantics, backbone.output_size, size, alignment_config)
@@ -69,7 +71,7 @@ def run(
     Args:
         spec: what to run.
         dataset: on what.
-        semantics: text vectors; None when the alignment is "none".
+        semantics: text vectors; None when nothing needs them.
         folder: the run's folder.
         device: "cpu", "cuda" or "mps".
         overwrite: start anew even if the folder holds a run.
@@ -82,7 +84,7 @@ def run(
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
     config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
-    if semantics is not None and spec.alignment != "none":
+    if semantics is not None and spec.needs_text:
         config["data"]["texts"] = semantics.digest
     if not overwrite:
         _refuse_other_run(folder, config)

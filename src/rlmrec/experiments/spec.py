@@ -84,6 +84,11 @@ class RunSpec:
             preset,
         )
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the alignment or the backbone reads text vectors."""
+        return self.alignment != "none" or backbone_class(self.backbone).needs_text
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values: what ``config.toml`` holds."""
         return {

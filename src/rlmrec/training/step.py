@@ -25,6 +25,8 @@ def step(
         l2: λ, over every trainable parameter of both modules, the unmasked tables among them.
         rng: on the device of the modules.
     """
+    if not backbone.uses_negatives:
+        batch = batch._replace(negatives=batch.negatives[:0])
     x, masked = alignment.corrupt(backbone.initial(), rng)
     out = backbone.objective(x, graph, batch, rng)
     return {

@@ -199,7 +199,7 @@ class _Run:
             "dataset": dataset.fingerprint,
             "backbone": _options(backbone),
             "alignment": _options(alignment),
-            "texts": getattr(alignment, "texts", None),
+            "texts": getattr(alignment, "texts", None) or getattr(backbone, "texts", None),
             "model": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
         }
 

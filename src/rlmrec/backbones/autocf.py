@@ -1,0 +1,183 @@
+"""AutoCF: a masked graph autoencoder that chooses what to mask (Xia et al., WWW 2023)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
+from rlmrec.batch import Batch, distinct
+from rlmrec.errors import ConfigError
+from rlmrec.graph import Graph
+from rlmrec.losses import weighted_log_sum_exp
+
+
+class AutoCFConfig(BackboneConfig):
+    """Options of AutoCF, with the paper's symbols."""
+
+    layers: int = Field(2, ge=0, description="L, propagations before the graph transformer")
+    heads: int = Field(4, ge=1, description="of the graph transformer; d is a multiple")
+    seeds: int = Field(100, ge=1, description="nodes around which the graph is masked")
+    mask_depth: int = Field(2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too")
+    random_share: float = Field(
+        0.2, ge=0, le=1, description="share of N that joins the decoder's random pairs"
+    )
+    fix_steps: int = Field(10, ge=1, description="batches that one mask serves")
+    ssl_weight: float = Field(1.0, ge=0, description="weight of the spread of users and of items")
+
+
+class AutoCF(Backbone):
+    """L propagations over a masked graph, then one graph transformer layer over another; all layers summed.
+
+    Every ``fix_steps`` batches the ``seeds`` nodes of highest log σ(cos(E_0, mean of its 1- and 2-hop
+    neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch a seed or
+    a neighbour of one, renormalised; the decoder graph has the kept edges, self-loops, and as many random
+    pairs (both directions) as A has edges, drawn among seeds, their neighbours and random nodes.
+    At evaluation both graphs are Â.
+
+    The transformer attends from each node i to its neighbours j with exp(clamp(q_i·k_j, −10, 10)),
+    normalised per node; its output is Σ_j att_ij v_j.
+
+    With LSE(a, C) = mean over rows of log Σ_c exp(a·c), no scaling to unit length, the loss is
+    −mean(e_u·e_pos) + LSE(users of the batch, all items) + ssl_weight · [LSE(its distinct users, all users)
+    + LSE(its distinct positive items, all items)], and −mean(noisy log score) in the batch that drew a mask.
+    There are no sampled negatives.
+
+    Args:
+        n_users: U.
+        n_items: I.
+        config: options.
+
+    Raises:
+        ConfigError: the heads do not divide d.
+
+    Source: Xia et al., "Automated Self-Supervised Learning for Recommendation", WWW 2023, as in the RLMRec
+    experiments.
+    """
+
+    Config = AutoCFConfig
+    config: AutoCFConfig
+    uses_negatives = False
+    batches: Tensor
+    chosen: Tensor
+    draw: Tensor
+
+    def __init__(self, n_users: int, n_items: int, config: AutoCFConfig | None = None) -> None:
+        super().__init__(n_users, n_items, config)
+        size = self.config.embedding_size
+        if size % self.config.heads:
+            raise ConfigError(f"embedding_size = {size} must be a multiple of heads = {self.config.heads}")
+        self.query, self.key, self.value = (nn.Parameter(torch.empty(size, size)) for _ in range(3))
+        for weight in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(weight)
+        # From these both masked graphs follow, so that a run can be taken up between two masks.
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer(
+            "chosen", torch.zeros(min(self.config.seeds, n_users + n_items), dtype=torch.int64)
+        )
+        self.register_buffer("draw", torch.zeros((), dtype=torch.int64))
+        self._graphs: tuple[int, Graph, Graph, Graph] | None = None
+
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Sum of the layers, nothing masked, (U, d) and (I, d)."""
+        return self._propagate(x, graph, graph)
+
+    def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
+        """Recommendation, spread, and every ``fix_steps`` batches the choice of a mask."""
+        terms: dict[str, Tensor] = {}
+        if int(self.batches) % self.config.fix_steps == 0:
+            scores = self._scores(x, graph, rng)
+            self.chosen.copy_(scores.detach().topk(len(self.chosen)).indices)
+            self.draw.copy_(torch.randint(1 << 62, (), generator=rng, device=x.device))
+            terms["sampling"] = -scores.mean()
+        self.batches += 1
+        users, items = self._propagate(x, *self._masked_graphs(graph))
+
+        user_rows, _, counts = distinct(batch.users)
+        some_users = F.embedding(user_rows, users)
+        some_items = F.embedding(distinct(batch.positives)[0], items)
+        attraction = (F.embedding(batch.users, users) * F.embedding(batch.positives, items)).sum(1).mean()
+        share = counts.to(x.dtype) / len(batch.users)
+        terms["recommendation"] = weighted_log_sum_exp(some_users, items, share, 1.0) - attraction
+        terms["ssl"] = (
+            self.config.ssl_weight
+            * torch.stack(
+                [
+                    weighted_log_sum_exp(some, every, some.new_full((len(some),), 1 / len(some)), 1.0)
+                    for some, every in ((some_users, users), (some_items, items))
+                ]
+            ).sum()
+        )
+        return Objective(users, items, terms)
+
+    def _propagate(self, x: Tensor, encoder: Graph, decoder: Graph) -> tuple[Tensor, Tensor]:
+        total = layer = x
+        for _ in range(self.config.layers):
+            layer = encoder @ layer
+            total = total + layer
+        return encoder.split(total + self._attention(layer, decoder))
+
+    def _attention(self, x: Tensor, graph: Graph) -> Tensor:
+        heads = self.config.heads
+        queries, keys, values = (
+            (x @ weight).chunk(heads, dim=1) for weight in (self.query, self.key, self.value)
+        )
+        outputs = []
+        for query, key, value in zip(queries, keys, values, strict=True):
+            strengths = graph.edge_dot(query.contiguous(), key.contiguous()).clamp(-10, 10).exp()
+            # One more column, of ones, makes the sums that normalise in the same product.
+            product = graph.weighted(strengths, F.pad(value, (0, 1), value=1.0))
+            sums = product[:, -1:]
+            outputs.append(product[:, :-1] / sums.masked_fill(sums == 0, 1.0))
+        return torch.cat(outputs, dim=1)
+
+    def _scores(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:
+        """log σ(cos(x, neighbourhood)) + Gumbel noise, (N,)."""
+        ones = graph.with_values(torch.ones_like(graph.values))
+        degrees = graph.indptr.diff()[:, None]
+        first = ones @ x - x  # E1
+        second = ones @ first - first - degrees * x  # E2
+        # The mean divides this sum by a positive number, to which the cosine is blind; where that number is
+        # zero (nothing but nodes of degree 1 around) the mean does not exist and the sum serves as well.
+        cosine = (F.normalize(x, dim=1) * F.normalize(first + second, dim=1)).sum(1)
+        uniform = torch.rand(len(x), generator=rng, dtype=x.dtype, device=x.device)
+        gumbel = -(-uniform.clamp(min=1e-8).log()).log()
+        return F.logsigmoid(cosine) + gumbel
+
+    def _masked_graphs(self, graph: Graph) -> tuple[Graph, Graph]:
+        """The encoder's and the decoder's graph of the mask in force; made once a mask."""
+        draw = int(self.draw)
+        if self._graphs is None or self._graphs[0] != draw or self._graphs[1] is not graph:
+            self._graphs = (
+                draw,
+                graph,
+                *self._mask(graph, torch.Generator(graph.values.device).manual_seed(draw)),
+            )
+        return self._graphs[2:]
+
+    def _mask(self, graph: Graph, rng: torch.Generator) -> tuple[Graph, Graph]:
+        n_nodes, device = graph.n_nodes, graph.values.device
+        rows, columns = graph.edge_index
+        around = torch.zeros(n_nodes, dtype=torch.bool, device=device)  # the seeds, then their neighbours
+        around[self.chosen] = True
+        for _ in range(self.config.mask_depth - 1):
+            around[columns[around[rows]]] = True
+        kept = ~(around[rows] | around[columns])
+
+        def integers(high: int, size: int) -> Tensor:
+            return torch.randint(high, (size,), generator=rng, device=device)
+
+        around[integers(n_nodes, int(self.config.random_share * n_nodes))] = True
+        pool = around.nonzero()[:, 0]
+        ends = [pool[integers(len(pool), len(rows))] for _ in range(2)]
+        loops = torch.arange(n_nodes, device=device)
+        decoder = Graph.from_edges(
+            torch.cat([*ends, loops, rows[kept]]),
+            torch.cat([*ends[::-1], loops, columns[kept]]),
+            graph.n_users,
+            graph.n_items,
+            graph.values.dtype,
+        )
+        return graph.normalised(kept.to(graph.values.dtype)), decoder

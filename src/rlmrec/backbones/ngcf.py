@@ -1,0 +1,69 @@
+"""NGCF: propagation with weights and a product of neighbours (Wang et al., SIGIR 2019)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on
+from rlmrec.batch import Batch
+from rlmrec.graph import Graph
+
+SLOPE = 0.2  # of the LeakyReLU; the paper gives none, its authors' code has this
+
+
+class NGCFConfig(BackboneConfig):
+    """Options of NGCF, with the paper's symbols."""
+
+    layers: int = Field(3, ge=0, description="L; the final embeddings have d' = (L + 1) d numbers")
+    keep_rate: float = Field(0.9, gt=0, le=1, description="probability that a message stays in training")
+
+
+class NGCF(Backbone):
+    """E_{l+1} = LeakyReLU((Â + I) E_l W_1 + b_1 + (Â E_l ∘ E_l) W_2 + b_2), layers side by side.
+
+    The final embeddings are [E_0, E_1/||E_1||, …, E_L/||E_L||], every layer's rows scaled to unit length.
+    Trained by BPR; in training each number of E_{l+1} is kept with ``keep_rate`` (and then divided by it).
+
+    Args:
+        n_users: U.
+        n_items: I.
+        config: options.
+
+    Source: Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019, Eq. 3, 4, 7 and 8.
+    """
+
+    Config = NGCFConfig
+    config: NGCFConfig
+
+    def __init__(self, n_users: int, n_items: int, config: NGCFConfig | None = None) -> None:
+        super().__init__(n_users, n_items, config)
+        size = self.config.embedding_size
+        self.output_size = (self.config.layers + 1) * size
+        self.sums = nn.ModuleList(nn.Linear(size, size) for _ in range(self.config.layers))  # W_1, b_1
+        self.products = nn.ModuleList(nn.Linear(size, size) for _ in range(self.config.layers))  # W_2, b_2
+        for layer in (*self.sums, *self.products):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """The layers side by side, (U, d') and (I, d')."""
+        return self._propagate(x, graph, None)
+
+    def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
+        """BPR on a pass with message dropout."""
+        users, items = self._propagate(x, graph, rng)
+        return Objective(users, items, {"bpr": bpr_on(users, items, batch)})
+
+    def _propagate(self, x: Tensor, graph: Graph, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        keep_rate = self.config.keep_rate
+        layer, layers = x, [x]
+        for of_sum, of_product in zip(self.sums, self.products, strict=True):
+            neighbours = graph @ layer
+            layer = F.leaky_relu(of_sum(neighbours + layer) + of_product(neighbours * layer), SLOPE)
+            if rng is not None and keep_rate < 1:
+                drawn = torch.rand(layer.shape, generator=rng, dtype=layer.dtype, device=layer.device)
+                layer = layer * (drawn < keep_rate) / keep_rate
+            layers.append(F.normalize(layer, dim=1))
+        return graph.split(torch.cat(layers, dim=1))

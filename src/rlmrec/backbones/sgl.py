@@ -1,0 +1,58 @@
+"""SGL: LightGCN with two edge-dropped views to contrast (Wu et al., SIGIR 2021)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
+from rlmrec.batch import Batch
+from rlmrec.graph import Graph
+
+
+class SGLConfig(BackboneConfig):
+    """Options of SGL, with the paper's symbols."""
+
+    layers: int = Field(3, ge=0, description="L")
+    keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge stays in a view")
+    cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
+    cl_temperature: float = Field(0.2, gt=0, description="its temperature")
+
+
+class SGL(Backbone):
+    """BPR on the clean pass + cl_weight · [InfoNCE over users + over positive items + over negative items].
+
+    Encodes as LightGCN. The contrast is between two passes over graphs whose directed entries are each
+    kept with ``keep_rate``, one draw a pass, all users (all items) of the second being candidates.
+
+    Args:
+        n_users: U.
+        n_items: I.
+        config: options.
+
+    Source: Wu et al., "Self-supervised Graph Learning for Recommendation", SIGIR 2021, with edge dropout,
+    as in the RLMRec experiments.
+    """
+
+    Config = SGLConfig
+    config: SGLConfig
+
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Sum of the layers over the whole graph, (U, d) and (I, d)."""
+        return graph.split(graph.propagate_sum(x, self.config.layers))
+
+    def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
+        """BPR and the contrast of two edge-dropped views."""
+        users, items = self.encode(x, graph)
+        (users_1, items_1), (users_2, items_2) = (
+            self.encode(x, graph.drop_edges(self.config.keep_rate, rng)) for _ in range(2)
+        )
+        # Positives and negatives have the same candidates and are equally many: the sum of their means is
+        # twice the mean over both, and an item that is both is computed once.
+        both = torch.cat([batch.positives, batch.negatives])
+        contrast = views_on(batch.users, users_1, users_2, self.config.cl_temperature) + 2 * views_on(
+            both, items_1, items_2, self.config.cl_temperature
+        )
+        terms = {"bpr": bpr_on(users, items, batch), "cl": self.config.cl_weight * contrast}
+        return Objective(users, items, terms)

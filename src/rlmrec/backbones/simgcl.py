@@ -1,0 +1,62 @@
+"""SimGCL: LightGCN with two noisy views to contrast (Yu et al., SIGIR 2022)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
+from rlmrec.batch import Batch
+from rlmrec.graph import Graph
+
+
+class SimGCLConfig(BackboneConfig):
+    """Options of SimGCL, with the paper's symbols."""
+
+    layers: int = Field(3, ge=0, description="L")
+    eps: float = Field(0.9, ge=0, description="ε, length of the noise that each layer of a view gets")
+    cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
+    cl_temperature: float = Field(0.2, gt=0, description="its temperature")
+
+
+class SimGCL(Backbone):
+    """BPR on the clean pass + cl_weight · [InfoNCE over users + InfoNCE over positive items].
+
+    Encodes as LightGCN. The contrast is between two noisy passes, all users (all items) of the second
+    being candidates: after each layer e += ε · sign(e) ∘ r/||r|| with r uniform in [0, 1)^d.
+
+    Args:
+        n_users: U.
+        n_items: I.
+        config: options.
+
+    Source: Yu et al., "Are Graph Augmentations Necessary?", SIGIR 2022, as in the RLMRec experiments.
+    """
+
+    Config = SimGCLConfig
+    config: SimGCLConfig
+
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Sum of the layers without noise, (U, d) and (I, d)."""
+        return graph.split(graph.propagate_sum(x, self.config.layers))
+
+    def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
+        """BPR and the contrast of two noisy views."""
+        users, items = self.encode(x, graph)
+        (users_1, items_1), (users_2, items_2) = (graph.split(self._view(x, graph, rng)) for _ in range(2))
+        contrast = views_on(batch.users, users_1, users_2, self.config.cl_temperature) + views_on(
+            batch.positives, items_1, items_2, self.config.cl_temperature
+        )
+        terms = {"bpr": bpr_on(users, items, batch), "cl": self.config.cl_weight * contrast}
+        return Objective(users, items, terms)
+
+    def _view(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:
+        total = layer = x
+        for _ in range(self.config.layers):
+            layer = graph @ layer
+            noise = torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+            layer = layer + self.config.eps * layer.sign() * F.normalize(noise, dim=1)
+            total = total + layer
+        return total
