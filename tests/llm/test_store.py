@@ -134,7 +134,10 @@ def test_replay_from_a_store_and_from_an_export(store, tmp_path):
     again = tmp_path / "again.jsonl.gz"
     store.export(again, {"date": "2026-11-21"})
     assert file.read_bytes() == again.read_bytes()
-    for path in (store.path, file):
+    plain = tmp_path / "answers.jsonl"
+    store.export(plain, {"date": "2026-11-21"})
+    assert plain.read_bytes() == gzip.decompress(file.read_bytes())
+    for path in (store.path, file, plain):
         llm = Replay(path)
         assert (llm.name, llm.options) == ("m", OPTIONS)
         assert replayed(llm, "s", "p") == "answer"
@@ -155,7 +158,14 @@ def test_replay_must_know_which_model_to_be(store):
 
 @pytest.mark.parametrize(
     "content",
-    [gzip.compress(b"")[:12], gzip.compress(b"[]\n"), gzip.compress(b'{"format": "x"}\n'), b"\x1f\x8bxx"],
+    [
+        gzip.compress(b"")[:12],
+        gzip.compress(b"[]\n"),
+        gzip.compress(b'{"format": "x"}\n'),
+        b"\x1f\x8bxx",
+        b"",
+        b"id,text\n",
+    ],
 )
 def test_damaged_exports(tmp_path, content):
     (tmp_path / "x.gz").write_bytes(content)
@@ -163,6 +173,8 @@ def test_damaged_exports(tmp_path, content):
         Replay(tmp_path / "x.gz")
     with pytest.raises(WorkspaceError, match="does not exist"):
         Replay(tmp_path / "none.gz")
+    with pytest.raises(WorkspaceError, match="expected stored answers"):
+        Replay(tmp_path)
 
 
 def test_a_failing_line_of_an_export_names_the_file(tmp_path):

@@ -90,7 +90,8 @@ def profile(
     ] = None,
     batch_in: Annotated[Path | None, typer.Option(help="Read a provider's answers to such a file.")] = None,
     export: Annotated[
-        Path | None, typer.Option(help="At the end, write all answers to this file for --replay.")
+        Path | None,
+        typer.Option(help="At the end, write all answers to this file for --replay (.jsonl, or .jsonl.gz)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,11 +14,14 @@ from rlmrec.llm.errors import MissingAnswerError
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
 
 
+SQLITE = b"SQLite format 3\0"  # how such a file begins
+
+
 class Replay:
     """Answers from a file alone: a store, or what ``Store.export`` wrote. It stands in for the model there.
 
     Args:
-        path: a store (``profiles.sqlite``) or exported answers (``.jsonl.gz``).
+        path: a store (``profiles.sqlite``) or exported answers (``.jsonl``, ``.jsonl.gz``).
         model: which model's answers; needed when the file holds several models'.
         options: that model's options; needed when the file holds several sets of them.
 
@@ -45,14 +48,15 @@ class Replay:
         self, path: Path | str, *, model: str | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise WorkspaceError(f"{self.path} does not exist: expected stored answers to replay")
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise WorkspaceError(f"{self.path} {what}: expected stored answers to replay, one file")
         self.manifest: dict[str, Any] = {}
         self._answers: dict[str, Completion] | None = None
         self._store: Store | None = None
         with self.path.open("rb") as handle:
-            zipped = handle.read(2) == b"\x1f\x8b"
-        if zipped:
+            start = handle.read(len(SQLITE))
+        if start != SQLITE:
             self.manifest, self._answers = _read_export(self.path)
             models = [(entry["name"], entry["options"]) for entry in self.manifest["models"]]
         else:
@@ -100,7 +104,9 @@ class Replay:
 def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Completion]]:
     answers = {}
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with path.open("rb") as handle:
+            zipped = handle.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
             manifest = json.loads(next(lines))
             if manifest.get("format") != EXPORT_FORMAT:
                 raise WorkspaceError(

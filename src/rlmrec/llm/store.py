@@ -14,11 +14,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file
@@ -331,13 +331,13 @@ class Store:
     # -- export ----------------------------------------------------------------------------------------
 
     def export(self, path: Path, manifest: Mapping[str, Any] | None = None) -> int:
-        """Write the answers in force as gzipped JSON lines that ``Replay`` reads; returns their number.
+        """Write the answers in force as JSON lines that ``Replay`` reads; returns their number.
 
         The first line is the manifest: the models and what the caller adds (date, command, prompts' hash).
         The same answers give the same bytes.
 
         Args:
-            path: the file, for example "answers.jsonl.gz".
+            path: the file, for example "answers.jsonl.gz"; gzipped if its name ends in .gz.
             manifest: further entries of the first line; JSON values.
         """
         listed = [(name, options) for name, options, _ in self.models()]
@@ -348,11 +348,12 @@ class Store:
             "FROM answers WHERE NOT retired ORDER BY request"
         )
         count = 0
-        with (
-            atomic_file(Path(path)) as temporary,
-            temporary.open("wb") as raw,
-            gzip.GzipFile("", "wb", fileobj=raw, compresslevel=9, mtime=0) as out,
-        ):
+        with atomic_file(Path(path)) as temporary, ExitStack() as files:
+            out: BinaryIO | gzip.GzipFile = files.enter_context(temporary.open("wb"))
+            if Path(path).suffix == ".gz":
+                out = files.enter_context(
+                    gzip.GzipFile("", "wb", fileobj=out, compresslevel=9, mtime=0)  # no name, no date inside
+                )
             head = {**(manifest or {}), "format": EXPORT_FORMAT, "models": models}
             out.write(json.dumps(head, ensure_ascii=False).encode() + b"\n")
             for request, model, *answer in rows:
