@@ -13,7 +13,6 @@ from rlmrec.llm.client import Completion, JsonSchema, Usage
 from rlmrec.llm.errors import MissingAnswerError
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
 
-
 SQLITE = b"SQLite format 3\0"  # how such a file begins
 
 
