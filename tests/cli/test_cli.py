@@ -160,6 +160,12 @@ def test_wrong_options_are_wrong_use(call):
     assert call("nonsense")[0] == 2
 
 
+def test_a_program_reads_of_failures_on_stdout(call, tmp_path):
+    code, out, err = call("encode", "-w", tmp_path / "none", "--json")
+    assert code == 1
+    assert last_json(out) == {"error": err.strip().removeprefix("error: "), "exit_code": 1}
+
+
 def test_debug_shows_the_traceback(tmp_path):
     command = [sys.executable, "-m", "rlmrec", "train", "-w", str(tmp_path / "nowhere"), "--debug"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

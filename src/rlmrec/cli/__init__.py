@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from typing import Annotated
@@ -71,7 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         else:
             output.error(_in_a_line(error))
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        code = 2 if isinstance(error, ConfigError) else 1
+        if "--json" in arguments:  # a program that reads stdout finds out there, too
+            print(json.dumps({"error": _in_a_line(error), "exit_code": code}), flush=True)
+        sys.exit(code)
 
 
 def _in_a_line(error: Exception) -> str:
