@@ -10,8 +10,9 @@ import email.utils
 import os
 import random
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from rlmrec.errors import ConfigError
@@ -244,6 +245,29 @@ class BadRequest(LLMError):
             words in self.text
             for words in ("context_length", "maximum context", "context length", "too large to process")
         )
+
+
+def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run a coroutine to its end, in another thread when this one has a loop that runs (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    result: list[Answer] = []
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target, name="rlmrec-requests")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
 
 
 def mapping(value: Any) -> dict[str, Any]:

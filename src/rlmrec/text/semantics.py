@@ -18,8 +18,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.text.encoder import Vectors
 
-Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
