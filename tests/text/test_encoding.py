@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -198,17 +199,24 @@ def test_texts_that_do_not_fit_the_dataset():
         encode_dataset(Bytes(), dataset, [None] * 9)
 
 
+# The imports are shared by the fork; each run is a process of its own.
 KILLED_RUN = """
-import sys
+import os, sys
+import openai
 from rlmrec.text import OpenAIEmbeddings, VectorCache, encode_texts
-texts = [f"text {row}" for row in range(400)]
-with VectorCache(sys.argv[2]) as cache:
-    encoder = OpenAIEmbeddings("fake", base_url=sys.argv[1], batch_texts=5, concurrency=4)
-    print("ready", flush=True)
-    encode_texts(encoder, texts, cache)
+for _ in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        with VectorCache(sys.argv[2]) as cache:
+            encoder = OpenAIEmbeddings("fake", base_url=sys.argv[1], batch_texts=5, concurrency=4)
+            encode_texts(encoder, [f"text {row}" for row in range(400)], cache)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start four processes in seconds")
 def test_kill_nine_pays_nothing_twice(tmp_path):
     """Killed three times in the middle; only what was on its way at a kill is asked again."""
     texts = [f"text {row}" for row in range(400)]
@@ -220,19 +228,29 @@ def test_kill_nine_pays_nothing_twice(tmp_path):
         return Counter(text for body in list(server.bodies) for text in body["input"])
 
     with FaultServer(lambda number, body: embedded(body), latency=0.02) as server:
-        command = [sys.executable, "-c", KILLED_RUN, server.url, path]
-        for goal in (15, 35, 55):  # of 80 requests
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            assert process.stdout.readline() == "ready\n"
-            while server.requests < goal and process.poll() is None:
-                time.sleep(0.001)
-            os.kill(process.pid, signal.SIGKILL)
-            assert process.wait(30) == -signal.SIGKILL, "the run ended before the kill"
-            process.stdout.close()
-            time.sleep(0.1)  # the server may still be writing answers to nobody
-            stored = stored_texts(path, server.url, texts)
-            lost.append({text for text in asked(server) if text not in stored})
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        runner = subprocess.Popen(
+            [sys.executable, "-c", KILLED_RUN, server.url, path],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        watchdog = threading.Timer(120, runner.kill)
+        watchdog.start()
+        try:
+            for goal in (15, 35, 55, None):  # of 80 requests
+                runner.stdin.write("go\n")
+                pid = int(runner.stdout.readline())
+                if goal is not None:
+                    while server.requests < goal and watchdog.is_alive():
+                        time.sleep(0.001)
+                    os.kill(pid, signal.SIGKILL)
+                code = int(runner.stdout.readline())
+                assert code == (0 if goal is None else -signal.SIGKILL)
+                time.sleep(0.1)  # the server may still be writing answers to nobody
+                stored = stored_texts(path, server.url, texts)
+                lost.append({text for text in asked(server) if text not in stored})
+        finally:
+            runner.stdin.close()
+            runner.wait(30)
+            watchdog.cancel()
         paid = asked(server)
         assert stored_texts(path, server.url, texts) == set(texts)
         with VectorCache(path) as cache:

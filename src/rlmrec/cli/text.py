@@ -26,11 +26,12 @@ from rlmrec.text.encoding import Encoded, encode_dataset
 from rlmrec.text.local import LocalEncoder
 from rlmrec.text.semantics import Semantics
 from rlmrec.text.sentence import SentenceEncoder
+from rlmrec.text.wordllama import WordLlamaEncoder
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
-ENCODERS = "local, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
+ENCODERS = "local, wordllama, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
 Texts = list[str | None]
 
 
@@ -185,6 +186,8 @@ def make_encoder(
         raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {spec!r}")
     if spec == "local":
         return LocalEncoder(device)
+    if spec == "wordllama":
+        return WordLlamaEncoder()
     if kind == "sentence-transformers" and rest:
         model, colon, instruction = rest.partition(":")
         if Path(rest).is_dir():  # a folder with a colon in its name

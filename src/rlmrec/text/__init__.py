@@ -9,6 +9,7 @@ from rlmrec.text.encoding import encode_dataset, encode_texts
 from rlmrec.text.local import LocalEncoder
 from rlmrec.text.semantics import Semantics, mean_over_training
 from rlmrec.text.sentence import SentenceEncoder
+from rlmrec.text.wordllama import WordLlamaEncoder
 
 __all__ = [
     "LocalEncoder",
@@ -17,6 +18,7 @@ __all__ = [
     "SentenceEncoder",
     "TextEncoder",
     "VectorCache",
+    "WordLlamaEncoder",
     "encode_dataset",
     "encode_texts",
     "mean_over_training",
