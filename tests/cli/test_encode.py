@@ -89,10 +89,12 @@ def test_metadata_and_the_mean_without_profiles(call, place):
 
 
 def test_the_same_again_asks_nothing_and_a_changed_text_alone(call, place):
-    call()
+    _, result, err = call("--price", 50)
+    assert (result["tokens"], result["cost"]) == (80, 0.004)
+    assert "paid for: 80 tokens, cost 0.004" in err
     before = call.server.requests
     code, result, err = call()
-    assert (code, result["skipped"]) == (0, True)
+    assert (code, result["skipped"], result["tokens"]) == (0, True, 0)
     assert "kept" in err
     assert call.server.requests == before
     dataset = place.dataset()
@@ -115,7 +117,10 @@ def test_finished_profiles_are_used_by_default_and_said_so(call, place):
     assert (result["profiles"], result["models"]) == ("llm", {MODEL: 8})
     counts = ("items_with_profile", "items_failed", "items_with_fallback", "items_without_vector")
     assert [result[name] for name in counts] == [8, 1, 1, 0]
-    assert f"items: profiles by {MODEL}: 8 of 9; of the others 1 have their metadata instead" in err
+    assert (
+        f"items: profiles by {MODEL}: 8 of 9; of the other 1 (1 failed) 1 have their metadata instead, 0 nothing"
+        in err
+    )
     assert "users: the mean over their training items' vectors" in err
 
 
@@ -163,7 +168,7 @@ def test_users_by_their_profiles(call, place, on_missing):
     _, result, err = call("--on-missing", on_missing)
     assert (result["users"], result["users_with_profile"], result["users_failed"]) == ("profiles", 11, 1)
     assert result["users_by_mean"] == (on_missing == "text")
-    assert f"users: profiles by {MODEL}: 11 of 12 (1 had failed)" in err
+    assert f"users: profiles by {MODEL}: 11 of 12 (1 failed)" in err
     semantics = place.semantics(place.dataset())
     assert np.array_equal(semantics.users[3], row_of("user 3 profiled."))
     assert semantics.has_user[5] == (on_missing == "text")

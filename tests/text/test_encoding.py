@@ -164,6 +164,14 @@ def test_damaged_and_newer_caches(tmp_path):
         VectorCache(tmp_path / "new")
 
 
+def test_a_cache_that_cannot_be_written_says_so(cache):
+    cache._db.execute(f"PRAGMA max_page_count = {cache._db.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(WorkspaceError, match="cannot be written: database or disk is full"):
+        encode_texts(Bytes(), TEXTS, cache)
+    cache._db.execute("PRAGMA max_page_count = 1000000")
+    assert np.array_equal(encode_texts(Bytes(), TEXTS, cache)[0], expected(TEXTS))
+
+
 def test_nodes_without_a_text():
     dataset, _ = blocks(users=4, items=3, density=0.9)
     items = [None if row in (0, 1, 2) else f"item {row}" for row in range(9)]

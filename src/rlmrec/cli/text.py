@@ -137,8 +137,9 @@ def encode(
     for line in (*_described(chosen, item_nodes, user_nodes), *chosen.unused):
         output.say(escape(line))
 
+    made_by = make_encoder(encoder, base_url, key_env, concurrency, device)
     semantics, kept = write_semantics(
-        place, dataset, make_encoder(encoder, base_url, key_env, concurrency, device),
+        place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
         name=name, fill_users=on_missing == "text", price=price,
         manifest={
@@ -166,7 +167,11 @@ def encode(
         )
     if cut := semantics.manifest["texts_cut"]:
         output.say(f"[yellow]{cut:,} texts are longer than the model reads: their ends were cut off[/]")
-    output.result({"semantics": str(path), "skipped": kept, **semantics.manifest})
+    result = {"semantics": str(path), "skipped": kept, **semantics.manifest}
+    if isinstance(made_by, OpenAIEmbeddings):
+        result |= {"tokens": made_by.tokens, "cost": _cost(made_by, price)}
+        output.say(f"paid for: {_bill(made_by, price)}")
+    output.result(result)
 
 
 def make_encoder(
@@ -274,11 +279,15 @@ def _described(chosen: _Chosen, items: NodeTexts, users: NodeTexts | None) -> It
         yield f"items: their metadata; {items.missing:,} of {len(items.texts):,} have none"
     else:
         also = " after their metadata" if chosen.items == "llm+metadata" else ""
-        yield (
-            f"items: profiles by {_by(chosen.item_profiles)}{also}: {items.profile:,} of {len(items.texts):,}; "
-            f"of the others {items.fallback:,} have their metadata instead, {items.missing:,} nothing "
-            f"({chosen.item_profiles.failed:,} had failed)"
+        line = (
+            f"items: profiles by {_by(chosen.item_profiles)}{also}: {items.profile:,} of {len(items.texts):,}"
         )
+        if others := items.fallback + items.missing:
+            line += (
+                f"; of the other {others:,} ({chosen.item_profiles.failed:,} failed) {items.fallback:,} have their "
+                f"metadata instead, {items.missing:,} nothing"
+            )
+        yield line
     if users is None:
         yield "users: the mean over their training items' vectors"
     elif chosen.users == "texts":
@@ -286,7 +295,7 @@ def _described(chosen: _Chosen, items: NodeTexts, users: NodeTexts | None) -> It
     else:
         yield (
             f"users: profiles by {_by(chosen.user_profiles)}: {users.profile:,} of {len(users.texts):,} "
-            f"({chosen.user_profiles.failed:,} had failed)"
+            f"({chosen.user_profiles.failed:,} failed)"
         )
 
 
@@ -344,9 +353,7 @@ def write_semantics(
         def show(so_far: Encoded) -> None:
             note = [f"{so_far.cached:,} cached"] if so_far.cached else []
             if isinstance(encoder, OpenAIEmbeddings):
-                note.append(f"{encoder.tokens:,} tokens")
-                if price is not None:
-                    note.append(f"cost {encoder.tokens * price / 1e6:.4g}")
+                note.append(_bill(encoder, price))
             update(so_far.done, " · ".join(note))
 
         semantics = encode_dataset(
@@ -361,3 +368,12 @@ def write_semantics(
         pass  # absent, damaged or of another dataset: made anew below
     semantics.save(workspace.semantics_path(name))
     return semantics, False
+
+
+def _cost(encoder: OpenAIEmbeddings, price: float | None) -> float | None:
+    return None if price is None else encoder.tokens * price / 1e6
+
+
+def _bill(encoder: OpenAIEmbeddings, price: float | None) -> str:
+    cost = _cost(encoder, price)
+    return f"{encoder.tokens:,} tokens" + ("" if cost is None else f", cost {cost:.4g}")

@@ -115,12 +115,21 @@ class VectorCache:
             keys: one a vector.
             vectors: float32[n, d_s].
             cut: whether each text was longer than what the model reads.
+
+        Raises:
+            WorkspaceError: the file cannot be written, for example on a full disk.
         """
         rows = zip(keys, map(int, cut), (row.astype("<f4").tobytes() for row in vectors), strict=True)
-        self._db.execute("BEGIN")
         try:
-            self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+            self._db.execute("BEGIN")
+            try:
+                self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise WorkspaceError(
+                f"{self.path} cannot be written: {error}; mend that and run again, what is in it is kept"
+            ) from None

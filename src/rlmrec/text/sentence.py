@@ -67,7 +67,7 @@ class SentenceEncoder:
                 str(model), device=device, revision=revision, trust_remote_code=False,
                 local_files_only=offline or folder.is_dir(),
             )  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:  # the library's ways of saying no
+        except (OSError, ValueError, RuntimeError, ImportError) as error:  # the library's ways of saying no
             reason = " ".join(str(error).split())
             raise ConfigError(
                 f"sentence-transformers cannot load {str(model)!r} on {device}: {reason}; give the name of a model "
