@@ -19,12 +19,13 @@ import numpy as np
 
 from fidelity import store
 from rlmrec.cli.output import Output
-from rlmrec.cli.text import encode_texts, item_texts
+from rlmrec.cli.text import item_texts, write_semantics
 from rlmrec.cli.train import compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_splits, read_texts
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.text.local import LocalEncoder
 from rlmrec.training.trainer import train
 from rlmrec.workspace import Workspace
 
@@ -55,7 +56,7 @@ def prepare(folder, workspace, output):
     *parts, users, items = read_splits(*(folder / f"{split}.csv" for split in ("train", "valid", "test")))
     texts = read_texts(folder / "item_profiles.jsonl", items, "item_id")
     dataset = Dataset("yelp-profiles", *parts, users, items, texts)
-    semantics, _ = encode_texts(workspace, dataset, item_texts(dataset), None, output)
+    semantics, _ = write_semantics(workspace, dataset, LocalEncoder(), item_texts(dataset), None, output)
     return dataset, semantics
 
 

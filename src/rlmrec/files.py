@@ -71,6 +71,26 @@ def _umask() -> int:
     return mask
 
 
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Hold ``path`` for this process alone, by a lock beside it that the system releases when the process dies.
+
+    Raises:
+        WorkspaceError: another process holds it; ``refusal`` is the message.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no guard against two runs at once, which would cost money, not data
+        yield
+        return
+    with path.with_name(path.name + ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WorkspaceError(refusal) from None
+        yield  # the lock goes with the handle, and with the process
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_file(path) as temporary:

@@ -10,9 +10,11 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 
+DEFAULT_SEMANTICS = "default"
+
 
 class Workspace:
-    """dataset/ · semantics.safetensors · runs/<name>/
+    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/
 
     Args:
         path: the folder; made when first written to.
@@ -27,9 +29,22 @@ class Workspace:
         return self.path / "dataset"
 
     @property
-    def semantics_path(self) -> Path:
-        """Where the text vectors lie."""
-        return self.path / "semantics.safetensors"
+    def profiles_path(self) -> Path:
+        """Where the store of profiles lies."""
+        return self.path / "profiles.sqlite"
+
+    @property
+    def vectors_path(self) -> Path:
+        """Where the cache of vectors lies, that of all encoders and texts."""
+        return self.path / "semantics" / "cache.sqlite"
+
+    def semantics_path(self, name: str = DEFAULT_SEMANTICS) -> Path:
+        """Where the text vectors called ``name`` lie.
+
+        Raises:
+            ConfigError: not a name for a file.
+        """
+        return self.path / "semantics" / f"{_checked(name, 'semantics')}.safetensors"
 
     def dataset(self) -> Dataset:
         """The dataset.
@@ -39,14 +54,24 @@ class Workspace:
         """
         return Dataset.load(self.dataset_path)
 
-    def semantics(self, dataset: Dataset) -> Semantics:
-        """The text vectors, checked against the dataset.
+    def semantics(self, dataset: Dataset, name: str = DEFAULT_SEMANTICS) -> Semantics:
+        """The text vectors called ``name``, checked against the dataset.
 
         Raises:
             WorkspaceError: there are none yet.
             DataError: they belong to another dataset.
         """
-        return Semantics.load(self.semantics_path).check(dataset)
+        path = self.semantics_path(name)
+        if path.exists():
+            return Semantics.load(path).check(dataset)
+        old = self.path / "semantics.safetensors"
+        if old.exists() and name == DEFAULT_SEMANTICS:
+            raise WorkspaceError(f"{old} lies where earlier versions looked for it: move it to {path}")
+        names = sorted(found.stem for found in path.parent.glob("*.safetensors"))
+        raise WorkspaceError(
+            f"no text vectors {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}; "
+            "make them with 'rlmrec encode'" + ("" if name == DEFAULT_SEMANTICS else f" --name {name}")
+        )
 
     def recommender(self, run: str, dataset: Dataset) -> Recommender:
         """The saved recommender of a finished run, checked against the dataset.
@@ -67,9 +92,7 @@ class Workspace:
         Raises:
             ConfigError: not a name for a folder.
         """
-        if not re.fullmatch(r"[\w][\w.+=-]*", name):
-            raise ConfigError(f"run name {name!r}: use letters, digits and . _ + = - only")
-        return self.path / "runs" / name
+        return self.path / "runs" / _checked(name, "run")
 
     def finished_run(self, name: str) -> Path:
         """The folder of a run that has ended.
@@ -86,3 +109,9 @@ class Workspace:
             )
         names = sorted(path.parent.name for path in self.path.glob("runs/*/metrics.json"))
         raise WorkspaceError(f"no run {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}")
+
+
+def _checked(name: str, what: str) -> str:
+    if not re.fullmatch(r"[\w][\w.+=-]*", name):
+        raise ConfigError(f"{what} name {name!r}: use letters, digits and . _ + = - only")
+    return name

@@ -41,7 +41,7 @@ def workspace(tmp_path):
     place = Workspace(tmp_path / "w")
     dataset, semantics = blocks()
     dataset.save(place.dataset_path)
-    semantics.save(place.semantics_path)
+    semantics.save(place.semantics_path())
     return place
 
 
@@ -220,7 +220,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
     assert (workspace.run("con") / "config.toml").read_bytes() == before
     assert call("recommend", "-w", workspace.path, "--run", "con", "--user", "u1")[0] == 1  # has not ended
     dataset = workspace.dataset()
-    workspace.semantics(dataset).shuffled(np.random.default_rng(0)).save(workspace.semantics_path)
+    workspace.semantics(dataset).shuffled(np.random.default_rng(0)).save(workspace.semantics_path())
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
     assert code == 2
     assert "texts is" in err

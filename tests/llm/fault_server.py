@@ -1,9 +1,10 @@
-"""A fake chat endpoint on the loopback interface: it exists to count requests and to inject faults.
+"""A fake endpoint for chats and text vectors on the loopback interface: to count requests and inject faults.
 
 Real models are tested in test_local_model.py; no real model answers wrongly on demand.
 """
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -32,14 +33,30 @@ def failure(status, message="no", headers=None, **error):
     return status, headers or {}, json.dumps({"error": {"message": message, **error}}).encode()
 
 
+def vector_of(text, size=4):
+    """The numbers that ``embedded`` answers a text with."""
+    return [float(byte) - 100 for byte in hashlib.sha256(text.encode()).digest()[:size]]
+
+
+def embedded(body, **changes):
+    """(status, headers, body) of an ordinary answer to a request for text vectors, in reverse order."""
+    data = [
+        {"object": "embedding", "index": place, "embedding": vector_of(text)}
+        for place, text in enumerate(body["input"])
+    ]
+    reply = {"object": "list", "data": data[::-1], "usage": {"prompt_tokens": 10 * len(data)}, **changes}
+    return 200, {}, json.dumps(reply).encode()
+
+
 RESET, HANG = "reset", "hang"
 
 
 class FaultServer:
-    """Answers /v1/chat/completions by ``script(number, body)`` → (status, headers, bytes), RESET or HANG.
+    """Answers every POST by ``script(number, body)`` → (status, headers, bytes), RESET or HANG.
 
-    ``latency`` seconds pass before each answer. ``answered`` counts answers per prompt that were written out
-    in full, ``bodies`` keeps requests where ``keep`` is set, ``most`` is the most requests at once.
+    ``latency`` seconds pass before each answer. ``answered`` counts answers per prompt, or tuple of texts,
+    that were written out in full, ``bodies`` keeps requests where ``keep`` is set, ``most`` is the most
+    requests at once.
     """
 
     def __init__(self, script=None, latency=0.0, keep=True):
@@ -101,7 +118,7 @@ class FaultServer:
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
         number = self.requests
         self.requests += 1
-        prompt = body["messages"][-1]["content"]
+        prompt = body["messages"][-1]["content"] if "messages" in body else tuple(body["input"])
         self.received[prompt] += 1
         if self.keep:
             self.bodies.append(body)

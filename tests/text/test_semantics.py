@@ -77,3 +77,44 @@ def test_mean_over_training_by_hand():
     means = mean_over_training(np.array([[1, 0], [0, 5], [3, 2]], np.float32), train)
     assert means.tolist() == [[2, 1], [0, 0], [0, 5]]
     assert means.dtype == np.float32
+
+
+def test_the_mean_leaves_out_items_without_a_vector():
+    train = Interactions(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 2]), 4, 3)
+    has_item = np.array([True, False, True])
+    means = mean_over_training(np.array([[1, 0], [0, 0], [3, 2]], np.float32), train, has_item)
+    assert means.tolist() == [[2, 1], [0, 0], [3, 2], [0, 0]]
+
+
+@pytest.fixture
+def partial():
+    users, items = vectors(3) + 1, vectors(2) + 1
+    users[1] = 0
+    return Semantics(users, items, {"x": 1}, has_user=np.array([True, False, True]))
+
+
+def test_marks_are_kept(partial, tmp_path):
+    assert not partial.complete
+    assert partial.has_item.all()
+    assert partial.stacked_mask().tolist() == [True, False, True, True, True]
+    partial.save(tmp_path / "s.safetensors")
+    again = Semantics.load(tmp_path / "s.safetensors")
+    assert again.has_user.tolist() == [True, False, True]
+    assert again.digest == partial.digest
+    assert again.digest != Semantics(partial.users, partial.items).digest, "a mark is part of what is learned"
+
+
+def test_marks_move_with_their_rows(partial):
+    shuffled = partial.shuffled(np.random.default_rng(1))
+    assert (shuffled.users.any(1) == shuffled.has_user).all()
+    assert shuffled.has_user.sum() == 2
+
+
+def test_marks_that_contradict_the_vectors_are_refused():
+    with pytest.raises(DataError, match="1 rows of items are marked to have no vector, yet hold one"):
+        Semantics(vectors(3), vectors(2) + 1, has_item=np.array([True, False]))
+    with pytest.raises(DataError, match=r"has_user has shape \(2,\), expected \(3,\)"):
+        Semantics(vectors(3), vectors(2), has_user=np.array([True, False]))
+    none = np.zeros(2, bool)
+    with pytest.raises(DataError, match="no user and no item has a text vector"):
+        Semantics(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), {}, none, none)

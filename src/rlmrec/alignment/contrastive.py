@@ -36,6 +36,8 @@ class Contrastive(Alignment):
     users and C_pos, C_neg those of the batch's items, repeats counted; with ``"batch"`` all three hold
     the distinct texts of the batch.
 
+    A node without a text vector is neither anchor nor candidate; a term without anchors is left out.
+
     The projector runs once on each distinct node that the options demand.
 
     Args:
@@ -52,6 +54,8 @@ class Contrastive(Alignment):
     Config = ContrastiveConfig
     user_text: Tensor
     item_text: Tensor
+    has_user: Tensor | None
+    has_item: Tensor | None
 
     def __init__(
         self, semantics: Semantics, output_size: int, config: ContrastiveConfig | None = None
@@ -61,6 +65,10 @@ class Contrastive(Alignment):
         self.config = config or ContrastiveConfig()
         self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
         self.register_buffer("item_text", torch.from_numpy(semantics.items), persistent=False)
+        # None where every node has a vector: the usual case costs nothing.
+        for name in ("has_user", "has_item"):
+            mask = getattr(semantics, name)
+            self.register_buffer(name, None if mask.all() else torch.from_numpy(mask), persistent=False)
         self.projector = Projector(semantics.size, output_size)
 
     def loss(
@@ -69,22 +77,32 @@ class Contrastive(Alignment):
         """The three InfoNCE terms, summed and weighted."""
         del masked
         all_users = self.config.negatives == "all-users"
-        user_rows, _, user_counts = distinct(batch.users)
-        if all_users:
-            user_text = self.projector(self.user_text)  # (U, d')
-            own_text = F.embedding(user_rows, user_text)
-        else:
-            user_text = own_text = self.projector(self.user_text[user_rows])
-        total = info_nce(
-            F.embedding(user_rows, users), own_text, user_text, self.config.temperature, user_counts
-        )
+        total = users.new_zeros(())
+        user_rows, _, user_counts = distinct(_only(batch.users, self.has_user))
+        if len(user_rows):
+            if all_users:
+                user_text = self.projector(self.user_text)  # (U, d')
+                own_text = F.embedding(user_rows, user_text)
+                weights = self.has_user  # a candidate without a text counts 0 times
+            else:
+                user_text = own_text = self.projector(self.user_text[user_rows])
+                weights = None
+            total = total + info_nce(
+                F.embedding(user_rows, users),
+                own_text,
+                user_text,
+                self.config.temperature,
+                user_counts,
+                weights,
+            )
 
         # One projection for positives and negatives together: many items are both.
-        item_rows, at, _ = distinct(torch.cat([batch.positives, batch.negatives]))
+        positives, negatives = (_only(rows, self.has_item) for rows in (batch.positives, batch.negatives))
+        item_rows, at, _ = distinct(torch.cat([positives, negatives]))
         item_text = self.projector(self.item_text[item_rows])
         embeddings = F.embedding(item_rows, items)
-        for part in torch.tensor_split(at, [len(batch.positives)]):
-            if not len(part):  # no negatives: the third term is left out
+        for part in torch.tensor_split(at, [len(positives)]):
+            if not len(part):  # no negatives, or none with a text: the term is left out
                 continue
             present, _, counts = distinct(part)
             text = F.embedding(present, item_text)
@@ -97,3 +115,8 @@ class Contrastive(Alignment):
                 counts if all_users else None,
             )
         return {"contrastive": self.config.weight * total}
+
+
+def _only(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """The entries of ``rows`` that ``mask`` holds for."""
+    return rows if mask is None else rows[mask[rows]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -30,6 +31,9 @@ class Generative(Alignment):
     have their initial embedding replaced by one learned [MASK] row (zeros at start) before the backbone
     encodes; the same pass feeds the backbone's own loss.
 
+    N counts the nodes that have a text vector: only they are masked, since there is nothing to rebuild the
+    others to.
+
     Args:
         semantics: the text vectors s.
         output_size: d', of the backbone's final embeddings.
@@ -41,6 +45,7 @@ class Generative(Alignment):
 
     Config = GenerativeConfig
     text: Tensor
+    with_text: Tensor | None
 
     def __init__(
         self,
@@ -53,13 +58,19 @@ class Generative(Alignment):
         self.texts = semantics.digest
         self.config = config or GenerativeConfig()
         self.register_buffer("text", torch.from_numpy(semantics.stacked()), persistent=False)
+        # None where every node has a vector.
+        rows = None if semantics.complete else torch.from_numpy(np.flatnonzero(semantics.stacked_mask()))
+        self.register_buffer("with_text", rows, persistent=False)
         self.mask_token = nn.Parameter(torch.zeros(embedding_size or output_size))
         self.projector = Projector(output_size, semantics.size)
 
     def corrupt(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """x with the [MASK] row at a random subset of nodes, and which nodes."""
-        n_masked = max(1, int(self.config.mask_ratio * len(x)))
-        masked = torch.randperm(len(x), generator=rng, device=x.device)[:n_masked]
+        n_nodes = len(x) if self.with_text is None else len(self.with_text)
+        n_masked = max(1, int(self.config.mask_ratio * n_nodes))
+        masked = torch.randperm(n_nodes, generator=rng, device=x.device)[:n_masked]
+        if self.with_text is not None:
+            masked = self.with_text[masked]
         return x.index_put((masked,), self.mask_token), masked
 
     def loss(self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None) -> dict[str, Tensor]:

@@ -26,7 +26,8 @@ class KAR(Backbone):
 
     experts(s) = Σ_k g_k · MLP_k(s) with the gate g = softmax(s G), over preference and shared experts, one
     set for users and one for items. Everything is trained end to end by the backbone's loss; the text
-    vectors are fixed. Only the initial embeddings change, so that any backbone can be enhanced:
+    vectors are fixed, a node without one enters as zeros. Only the initial embeddings change, so that any
+    backbone can be enhanced:
 
         class KARMine(KAR, Mine): Config = …  # KAROptions and Mine's options
 

@@ -166,8 +166,8 @@ def published(
     place, output = Workspace(workspace), Output(as_json)
     if vectors is not None:
         manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
-        Semantics(*vectors, manifest).save(place.semantics_path)
-        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path}")
+        Semantics(*vectors, manifest).save(place.semantics_path())
+        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path()}")
     _store(dataset, place, output)
 
 
@@ -193,7 +193,7 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output) -> None:
     except RlmrecError:
         changed = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
-    if changed and (workspace.semantics_path.exists() or any(workspace.path.glob("runs/*"))):
+    if changed and any(any(workspace.path.glob(made)) for made in ("semantics/*.safetensors", "runs/*")):
         output.say(
             "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]"
         )

@@ -26,7 +26,6 @@ from rlmrec.profiles.profiler import Estimate, Price, Profiler, Progress
 from rlmrec.profiles.prompts import DOMAINS, KINDS, PromptOptions, load_template
 from rlmrec.workspace import Workspace
 
-STORE = "profiles.sqlite"
 PARTLY_FAILED = 3
 
 
@@ -133,7 +132,7 @@ def profile(
     kinds = [kind for kind, wanted in zip(KINDS, (items, users), strict=True) if wanted]
     results: dict[str, Any] = {}
     incomplete = False
-    with Store(place.path / STORE) as store:
+    with Store(place.profiles_path) as store:
         profiler = Profiler(
             llm, store, domain=domain or _domain(dataset), folder=prompts,
             options=PromptOptions(reviews=reviews, items=sample, tokens=prompt_tokens, seed=seed),
@@ -183,7 +182,7 @@ def audit(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = 
     """
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
-    with Store(place.path / STORE, create=False) as store:
+    with Store(place.profiles_path, create=False) as store:
         found = run_audit(store, dataset)
     checked = ", ".join(f"{count:,} {kind}s" for kind, count in found.profiles.items()) or "no profiles"
     if found.passed:

@@ -11,12 +11,13 @@ import typer
 from rlmrec.cli.data import describe
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.cli.serve import show_recommendations
-from rlmrec.cli.text import encode_texts, item_texts
+from rlmrec.cli.text import item_texts, write_semantics
 from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.text.local import LocalEncoder
 from rlmrec.workspace import Workspace
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
@@ -61,7 +62,7 @@ def quickstart(
     output.say("[bold]2. titles and genres → text vectors[/] (a user is the mean over their training items)")
     texts = item_texts(dataset)
     output.say(f'   for example "{texts[0]}"')
-    semantics, _ = encode_texts(place, dataset, texts, None, output)
+    semantics, _ = write_semantics(place, dataset, LocalEncoder(), texts, None, output)
 
     output.say("[bold]3. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
     options = {} if epochs is None else {"epochs": epochs}

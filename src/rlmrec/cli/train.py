@@ -20,7 +20,7 @@ from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, parse_settings
 from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
-from rlmrec.workspace import Workspace
+from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 Comparisons = dict[str, dict[str, dict[str, Any]]]  # run → metric → what compare() found
 SHOWN = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
@@ -44,6 +44,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
     ] = None,
+    semantics_name: Annotated[
+        str, typer.Option("--semantics", help="Which text vectors, by the --name given to 'rlmrec encode'.")
+    ] = DEFAULT_SEMANTICS,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; by default made of the options.")] = None,
@@ -60,6 +63,8 @@ def train(
 
     `rlmrec train -w movies --alignment contrastive --name con`
 
+    `rlmrec train -w movies --alignment contrastive --semantics by-llm`
+
     `rlmrec train -w amazon --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
     """
     place, output = Workspace(workspace), Output(as_json)
@@ -68,13 +73,15 @@ def train(
         options["epochs"] = epochs
     spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
     dataset = place.dataset()
-    semantics = place.semantics(dataset) if spec.needs_text else None
+    semantics = place.semantics(dataset, semantics_name) if spec.needs_text else None
     if name is None:
         parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
+        if spec.needs_text and semantics_name != DEFAULT_SEMANTICS:
+            parts.append(f"semantics={semantics_name}")
         name = "-".join([*parts, *(f"{option}={value}" for option, value in options.items())])
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,
-        label=name, device=device, overwrite=overwrite, tensorboard=tensorboard,
+        label=name, device=device, overwrite=overwrite, tensorboard=tensorboard, semantics_name=semantics_name,
     )  # fmt: skip
     show_metrics([name], [metrics], output)
     output.say(
@@ -95,6 +102,7 @@ def train_with_progress(
     device: str = "cpu",
     overwrite: bool = False,
     tensorboard: bool = False,
+    semantics_name: str = DEFAULT_SEMANTICS,
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
@@ -113,8 +121,9 @@ def train_with_progress(
 
         try:
             return run(
-                spec, dataset, semantics, folder, device=device, overwrite=overwrite, on_epoch=on_epoch
-            )
+                spec, dataset, semantics, folder,
+                device=device, overwrite=overwrite, semantics_name=semantics_name, on_epoch=on_epoch,
+            )  # fmt: skip
         finally:
             if log is not None:
                 log.close()

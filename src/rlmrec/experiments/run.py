@@ -61,6 +61,7 @@ def run(
     *,
     device: str = "cpu",
     overwrite: bool = False,
+    semantics_name: str | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train, restore the best, evaluate on validation and test, and write the run's folder.
@@ -75,6 +76,8 @@ def run(
         folder: the run's folder.
         device: "cpu", "cuda" or "mps".
         overwrite: start anew even if the folder holds a run.
+        semantics_name: what the vectors are called in their workspace, for the record; what identifies
+            them is their hash.
         on_epoch: told each epoch's record.
 
     Returns:
@@ -91,6 +94,8 @@ def run(
         if (folder / "metrics.json").exists():
             metrics: dict[str, Any] = read_json(folder / "metrics.json")
             return metrics
+    if semantics is not None and spec.needs_text and semantics_name is not None:
+        config["data"]["semantics"] = semantics_name
     backbone, alignment = build(spec, dataset, semantics)
     check_trainable(dataset, device)
     if overwrite:  # only now, when the new run is known to start

@@ -6,21 +6,15 @@ server cannot do (JSON schemas, a seed) is found out on the first request and re
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import json
-import os
-import random
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlmrec.errors import ConfigError
-from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError, RequestError
+from rlmrec.llm.endpoint import BadRequest, Connection, Endpoint, Transient, count, mapping
+from rlmrec.llm.errors import RefusedError, RequestError
 
-OPENAI_URL = "https://api.openai.com/v1"
 JsonSchema = Mapping[str, Any]
 
 
@@ -84,17 +78,7 @@ class LLM(Protocol):
         ...
 
 
-class _Connection(NamedTuple):
-    """What belongs to one event loop: asyncio's and the HTTP client's objects cannot move to another."""
-
-    loop: asyncio.AbstractEventLoop
-    client: Any
-    slots: asyncio.Semaphore
-    key: str
-    reply_type: Any  # the HTTP package's class of replies, whichever package openai stands on
-
-
-class OpenAIChat:
+class OpenAIChat(Endpoint):
     """Any OpenAI-compatible chat endpoint, with the patience that thousands of requests need.
 
     429, 5xx, broken connections and time-outs are tried again with exponential back-off and jitter; a
@@ -143,38 +127,18 @@ class OpenAIChat:
         max_wait: float = 120.0,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        for label, value, least in (
-            ("max_tokens", max_tokens, 1),
-            ("concurrency", concurrency, 1),
-            ("retries", retries, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{label} must be at least {least}, got {value}")
-        if timeout <= 0 or backoff <= 0 or max_wait <= 0:
-            raise ConfigError(
-                "timeout, backoff and max_wait must be positive seconds, "
-                f"got {timeout}, {backoff}, {max_wait}"
-            )
-        self.name = model
-        self.base_url = base_url or OPENAI_URL
-        self.key_env = key_env
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1, got {max_tokens}")
+        super().__init__(
+            model, base_url=base_url, key_env=key_env, timeout=timeout, concurrency=concurrency,
+            retries=retries, backoff=backoff, max_wait=max_wait,
+        )  # fmt: skip
         self.temperature = temperature
         self.max_tokens = max_tokens
         self.seed = seed
-        self.timeout = timeout
-        self.concurrency = concurrency
-        self.retries = retries
-        self.backoff = backoff
-        self.max_wait = max_wait
         self.extra_body = dict(extra_body or {})
-        self.tries_repeated = 0
         self._refused: set[str] = set()  # what this server was found not to take
         self._answered: set[str] = set()  # response formats that have worked
-        self._resume_at = 0.0  # a Retry-After holds for all requests
-        self._connection: _Connection | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
 
     @property
     def options(self) -> dict[str, Any]:
@@ -219,34 +183,22 @@ class OpenAIChat:
             RequestError: the server refuses this request.
             RefusedError: a content filter or the model refused.
         """
-        connection = self._connect()
-        async with connection.slots:
-            refused = set(self._refused)
-            failed = 0
-            while True:
-                await self._pause()
-                try:
-                    return await self._try(connection, system, prompt, schema, refused)
-                except _Transient as fault:
-                    failed += 1
-                    if failed > self.retries:
-                        raise EndpointError(
-                            f"no answer in {failed} tries, the last one: {fault}; check the endpoint "
-                            f"{self.base_url} or lower --concurrency, then run again",
-                            fault.raw,
-                        ) from None
-                    self.tries_repeated += 1
-                    await self._back_off(fault, failed)
+        refused = set(self._refused)
+        return await self._patiently(
+            lambda connection: self._try(connection, system, prompt, schema, refused)
+        )
 
     async def _try(
-        self, connection: _Connection, system: str, prompt: str, schema: JsonSchema | None, refused: set[str]
+        self, connection: Connection, system: str, prompt: str, schema: JsonSchema | None, refused: set[str]
     ) -> Completion:
         """One answer, after as many corrections of the request's form as the server asks for."""
         form = _response_format(refused)
         while True:
             try:
-                content = await self._send(connection, self._body(system, prompt, schema, refused))
-            except _BadRequest as error:
+                content = await self._send(
+                    connection, "/chat/completions", self._body(system, prompt, schema, refused)
+                )
+            except BadRequest as error:
                 attributed = _what_is_refused(error, refused)
                 # Servers that do not say what they dislike mostly dislike the response format.
                 suspect = attributed or (_next_format(refused) if schema is not None else None)
@@ -262,63 +214,6 @@ class OpenAIChat:
             self._answered.add(form_now)
             return self._read(content)
 
-    async def _send(self, connection: _Connection, body: dict[str, Any]) -> bytes:
-        """One HTTP exchange: the content, or one of our own errors."""
-        import openai
-
-        try:
-            async with asyncio.timeout(self.timeout):
-                # The generic method: ours is the request as it is to be sent, and ours is the reading of the
-                # reply's bytes. The typed one checks a body against its types for 0.7 ms a request.
-                reply = await connection.client.post(
-                    "/chat/completions", cast_to=connection.reply_type, body=body
-                )
-                content: bytes = reply.content
-                return content
-        except (TimeoutError, openai.APITimeoutError):
-            raise _Transient(f"no answer within {self.timeout:g} s") from None
-        except openai.APIStatusError as error:
-            raise self._status_error(error, connection.key) from None
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            raise _Transient(
-                _clean(f"connection failed ({type(cause).__name__}: {cause})", connection.key)
-            ) from None
-
-    def _status_error(self, error: Any, key: str) -> Exception:
-        status: int = error.status_code
-        raw = _clean(error.response.content.decode("utf-8", "replace")[:20_000], key)
-        message = _clean(f"HTTP {status}: {error.message}", key)[:500]
-        body = _mapping(error.body)
-        code = str(body.get("code") or "")
-        if "content_filter" in code or "content_policy" in code or "content_filter" in raw:
-            return RefusedError(f"a content filter refused the prompt ({message})", raw)
-        if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
-            wait = _retry_after(error.response.headers)
-            if wait is not None and wait > self.max_wait:
-                return AccessError(
-                    f"the endpoint asks to wait {wait:g} s, more than the {self.max_wait:g} s that this run "
-                    "waits at most: run the same command again later, nothing is lost",
-                    raw,
-                )
-            return _Transient(message, raw, wait)
-        if status in (408, 409, 425) or status >= 500:
-            return _Transient(message, raw, _retry_after(error.response.headers, self.max_wait))
-        bad = _BadRequest(message, raw, str(body.get("param") or ""))
-        if status in (401, 402, 403, 429):
-            return AccessError(
-                f"the endpoint {self.base_url} refuses access ({message}): check the key in "
-                f"${self.key_env} and the account",
-                raw,
-            )
-        if status == 404 and not _names_a_format(bad):
-            return AccessError(
-                f"the endpoint {self.base_url} does not know model {self.name!r} or the address ({message}): "
-                "check --model and --base-url",
-                raw,
-            )
-        return bad
-
     def _read(self, content: bytes) -> Completion:
         """The completion in a reply's content, whatever state it is in."""
         text = content.decode("utf-8", "replace")
@@ -327,51 +222,8 @@ class OpenAIChat:
         except ValueError:
             reply = None
         if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-            raise _Transient("HTTP 200 without a completion in it", text[:20_000])
+            raise Transient("HTTP 200 without a completion in it", text[:20_000])
         return read_reply(reply)
-
-    async def _pause(self) -> None:
-        while (rest := self._resume_at - time.monotonic()) > 0:
-            await asyncio.sleep(rest * random.uniform(1.0, 1.1))  # not all at the same instant
-
-    async def _back_off(self, fault: _Transient, failed: int) -> None:
-        if fault.wait is not None:
-            self._resume_at = max(self._resume_at, time.monotonic() + fault.wait)
-            return
-        await asyncio.sleep(min(self.max_wait, self.backoff * 2 ** (failed - 1)) * random.uniform(0.5, 1.0))
-
-    def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:
-            try:
-                import openai
-            except ImportError:
-                raise ConfigError(
-                    "requests to an endpoint need the package openai: pip install 'openai>=3'"
-                ) from None
-            key = os.environ.get(self.key_env, "")
-            if not key and self.base_url.startswith(OPENAI_URL):
-                raise ConfigError(
-                    f"${self.key_env} holds no key, {self.base_url} needs one: export {self.key_env}=…, name "
-                    "another variable with --key-env, or use --model local, which needs none"
-                )
-            client = openai.AsyncOpenAI(
-                api_key=key or "none",  # the package insists on one
-                base_url=self.base_url,
-                timeout=self.timeout,
-                max_retries=0,  # counted, and paced, here
-            )
-            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
-            reply_type = sys.modules[package].Response
-            slots = asyncio.Semaphore(self.concurrency)
-            self._connection = _Connection(loop, client, slots, key, reply_type)
-        return self._connection
-
-    async def aclose(self) -> None:
-        """Close the connections; the next request opens new ones."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.client.close()
 
 
 def read_reply(reply: Mapping[str, Any]) -> Completion:
@@ -381,8 +233,8 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
         RefusedError: the reply says that the content filter or the model refused.
     """
     choices = reply.get("choices")
-    choice = _mapping(choices[0] if isinstance(choices, list) and choices else None)
-    message = _mapping(choice.get("message"))
+    choice = mapping(choices[0] if isinstance(choices, list) and choices else None)
+    message = mapping(choice.get("message"))
     text = message.get("content")
     if isinstance(text, list):  # some servers send a list of parts
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
@@ -393,35 +245,13 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
             f"the model or its content filter refused the prompt: {refusal or finish}",
             json.dumps(choice, ensure_ascii=False)[:20_000],
         )
-    usage = _mapping(reply.get("usage"))
-    details = _mapping(usage.get("prompt_tokens_details"))
+    usage = mapping(reply.get("usage"))
+    details = mapping(usage.get("prompt_tokens_details"))
     tokens = Usage(
-        _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), _count(details, "cached_tokens")
+        count(usage, "prompt_tokens"), count(usage, "completion_tokens"), count(details, "cached_tokens")
     )
     text = text if isinstance(text, str) else ""
     return Completion(text, tokens, "length" if finish == "length" else "stop")
-
-
-class _Transient(Exception):
-    """Worth another try. ``wait``: seconds that the server asked for."""
-
-    def __init__(self, message: str, raw: str | None = None, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.raw = raw
-        self.wait = wait
-
-
-class _BadRequest(LLMError):
-    """The server dislikes something about the request; ``param`` is what it named."""
-
-    def __init__(self, message: str, raw: str | None, param: str) -> None:
-        super().__init__(message, raw)
-        self.param = param
-
-    @property
-    def text(self) -> str:
-        """Everything the server said, for looking names up."""
-        return f"{self.param} {self} {self.raw}".lower()
 
 
 def _response_format(refused: set[str]) -> str:
@@ -433,14 +263,10 @@ def _next_format(refused: set[str]) -> str | None:
     return None if form == "text" else form
 
 
-def _names_a_format(error: _BadRequest) -> bool:
-    return any(word in error.text for word in ("response_format", "json_schema", "json_object", "guided"))
-
-
-def _what_is_refused(error: _BadRequest, refused: set[str]) -> str | None:
+def _what_is_refused(error: BadRequest, refused: set[str]) -> str | None:
     """The part of the request that the server names as its reason, unless it was left out already."""
     text = error.text
-    if "context_length" in text or "maximum context" in text or "json_validate_failed" in text:
+    if error.is_too_long or "json_validate_failed" in text:
         return None  # this prompt's fault, not the form's
     if "max_completion_tokens" in text and "max_tokens" not in refused:
         return "max_tokens"
@@ -448,36 +274,4 @@ def _what_is_refused(error: _BadRequest, refused: set[str]) -> str | None:
         named = error.param == name or (name in text and ("unsupported" in text or "not support" in text))
         if named and name not in refused:
             return name
-    return _next_format(refused) if _names_a_format(error) else None
-
-
-def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float | None:
-    """Seconds that the server asks to wait, from the headers; None where it does not say."""
-    wait: float | None = None
-    try:
-        if milliseconds := headers.get("retry-after-ms"):
-            wait = float(milliseconds) / 1000
-        elif value := headers.get("retry-after"):
-            try:
-                wait = float(value)
-            except ValueError:
-                wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
-        return None
-    if wait is None or not 0 <= wait < float("inf"):
-        return None if wait is None or wait != wait or wait > 0 else 0.0
-    return wait if most is None else min(wait, most)
-
-
-def _clean(text: str, key: str) -> str:
-    """``text`` without the key: some servers quote it in their refusals."""
-    return text.replace(key, "[key]") if key else text
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(mapping: Mapping[str, Any], name: str) -> int:
-    value = mapping.get(name)
-    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+    return _next_format(refused) if error.names_a_format else None

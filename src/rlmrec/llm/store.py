@@ -14,14 +14,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from rlmrec.errors import WorkspaceError
-from rlmrec.files import atomic_file
+from rlmrec.files import atomic_file, locked
 from rlmrec.llm.client import Completion, Usage
 
 # Append only: a file at version n gets the scripts from n on. Never change one that was released.
@@ -207,27 +207,15 @@ class Store:
         """Close the file; harmless when it is closed."""
         self._db.close()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold the store for one writing run; another process that tries meanwhile is refused.
 
         Raises:
             WorkspaceError: another process holds it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows: no guard against two runs at once, which would cost money, not data
-            yield
-            return
-        lock = self.path.with_name(self.path.name + ".lock")
-        with lock.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise WorkspaceError(
-                    f"another process is writing profiles to {self.path}: wait for it or stop it"
-                ) from None
-            yield  # the lock goes with the handle, and with the process
+        return locked(
+            self.path, f"another process is writing profiles to {self.path}: wait for it or stop it"
+        )
 
     # -- answers ---------------------------------------------------------------------------------------
 

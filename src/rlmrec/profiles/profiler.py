@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.llm.client import LLM, Completion, Usage
+from rlmrec.llm.endpoint import run_in_a_loop
 from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RequestError
 from rlmrec.llm.store import Profile, Store, request_hash
 from rlmrec.profiles.parse import SCHEMA, WORDS, AnswerError, parse
@@ -34,6 +31,7 @@ from rlmrec.profiles.prompts import (
     estimate_tokens,
     load_template,
 )
+from rlmrec.profiles.texts import stored_profiles
 
 # Failures without an answer: the next run asks again of itself, there is nothing to pay twice.
 UNANSWERED = ("endpoint", "missing")
@@ -248,7 +246,7 @@ class Profiler:
                 if (close := getattr(self.llm, "aclose", None)) is not None:
                     await close()
 
-        return _in_a_loop(whole())
+        return run_in_a_loop(whole())
 
     async def arun(
         self, dataset: Dataset, kind: str, *, limit: int | None = None, retry_failed: bool = False
@@ -422,27 +420,11 @@ def item_profiles(store: Store, dataset: Dataset) -> list[str | None]:
         WorkspaceError: there is none at all, or one was made from interactions that are not this dataset's
             training interactions: quoting it would leak what is held out.
     """
-    texts: list[str | None] = [None] * dataset.n_items
-    keys: list[RawId] = []
-    sources: list[int] = []
-    for profile in store.profiles("item"):
-        if profile.summarization is None or profile.key not in dataset.items:
-            continue
-        texts[dataset.items.row(profile.key)] = profile.summarization
-        keys.extend([profile.key] * len(profile.sources))
-        sources.extend(profile.sources)
+    texts = stored_profiles(store, dataset, "item").texts
     if not any(texts):
         raise _NoItemProfiles(
             f"{store.path} holds no profile of an item of {dataset.name}, and users' prompts quote them: "
             "write them first ('rlmrec profile --items')"
-        )
-    foreign = np.flatnonzero(~np.isin(np.array(sources, np.int64), np.asarray(dataset.train.id)))
-    if len(foreign):
-        first = foreign[0]
-        raise WorkspaceError(
-            f"the profile of item {keys[first]!r} was written from interaction {sources[first]}, which is no "
-            f"training interaction of {dataset.name}: the profiles belong to another split; write the items' "
-            "again ('rlmrec profile --items')"
         )
     return texts
 
@@ -649,26 +631,3 @@ class _Run:
                     yielded.add(request.hash)
                     yield request
         self._tell()
-
-
-def _in_a_loop(work: Coroutine[Any, Any, Progress]) -> Progress:
-    """Run a coroutine to its end, in another thread when this one has a loop that runs (notebooks)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    result: list[Progress] = []
-    failure: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            result.append(asyncio.run(work))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=target, name="rlmrec-profiler")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]

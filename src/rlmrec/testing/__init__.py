@@ -1,10 +1,12 @@
 """Our own tests as an import: a new backbone or alignment is checked in a dozen lines.
 
-``blocks`` makes a dataset whose right answer is known; ``check_backbone`` and ``check_alignment`` raise
-``AssertionError`` with what is wrong.
+``blocks`` makes a dataset whose right answer is known; ``check_backbone``, ``check_alignment`` and
+``check_text_encoder`` raise ``AssertionError`` with what is wrong.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import DataError
 from rlmrec.graph import Graph
+from rlmrec.text.encoder import TextEncoder, checked
 from rlmrec.text.semantics import Semantics
 
 
@@ -166,6 +170,71 @@ def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) 
     silent = [name for name, p in alignment.named_parameters() if p.grad is None]
     _expect(not silent, f"no gradient reaches {', '.join(silent)}")
     alignment.zero_grad()
+
+
+def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
+    """Check what every text encoder owes: names, shapes, the order of the texts, no memory, no NaN.
+
+    Args:
+        encoder: a real one is asked some forty short texts, one of them empty.
+        tolerance: how much a number may differ when a text is encoded in other company (padding does that),
+            relative to the largest one.
+
+    Raises:
+        AssertionError: what is wrong.
+    """
+    _expect(
+        isinstance(encoder, TextEncoder) and isinstance(encoder.name, str) and bool(encoder.name),
+        "an encoder has a name, a dim and encode(texts)",
+    )
+    texts = ["a film about outer space", "x", "", "ein Buch über Käse, 本 und 🎬", "words and words " * 20]
+    texts += [f"number {row}" for row in range(10)]
+    vectors = _vectors(encoder, texts)
+    _expect(
+        encoder.dim == vectors.shape[1],
+        f"dim is {encoder.dim} after vectors of {vectors.shape[1]} dimensions",
+    )
+    close = tolerance * max(1e-12, float(np.abs(vectors).max()))
+    _expect(bool((np.abs(vectors[0] - vectors[4]) > close).any()), "different texts get the same vector")
+    turned = _vectors(encoder, texts[::-1])[::-1]
+    _expect(
+        bool((np.abs(vectors - turned) <= close).all()),
+        "the vectors depend on the order of the texts: each must stand where its text stands",
+    )
+    alone = np.concatenate([_vectors(encoder, [text]) for text in texts[:3]])
+    _expect(
+        bool((np.abs(vectors[:3] - alone) <= close).all()),
+        "a text's vector depends on the texts beside it",
+    )
+    empty = np.asarray(encoder.encode([]))
+    _expect(len(empty) == 0, f"encode([]) gives an array of shape {empty.shape}, expected one without rows")
+    is_cut = getattr(encoder, "is_cut", None)
+    if is_cut is not None:
+        flags = np.asarray(is_cut(texts))
+        _expect(
+            flags.shape == (len(texts),) and flags.dtype == bool,
+            f"is_cut() gives {flags.dtype}{flags.shape}, expected one bool a text",
+        )
+    stream = getattr(encoder, "stream", None)
+    if stream is not None:
+        seen = np.full(vectors.shape, np.nan, np.float32)
+
+        def sink(rows: Sequence[int], part: np.ndarray) -> None:
+            _expect(bool(np.isnan(seen[list(rows)]).all()), "stream() hands a text's vector over twice")
+            seen[list(rows)] = part
+
+        stream(texts, sink)
+        _expect(
+            bool((np.abs(vectors - seen) <= close).all()),
+            "stream() hands over other vectors than encode(), or not all",
+        )
+
+
+def _vectors(encoder: TextEncoder, texts: list[str]) -> np.ndarray:
+    try:
+        return checked(encoder.name, encoder.encode(texts), len(texts), None)
+    except DataError as error:
+        raise AssertionError(str(error)) from None
 
 
 def _stateless(backbone: Backbone) -> bool:

@@ -1,0 +1,135 @@
+"""VectorCache: every vector that was made, under the hash of encoder and text, in one SQLite file.
+
+Vectors are committed the moment they come. So an encode killed at any moment goes on where it was, a changed
+text is encoded alone, and an API is never paid twice. The file may be deleted: it only saves work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from rlmrec.errors import WorkspaceError
+from rlmrec.files import locked
+from rlmrec.text.encoder import Vectors
+
+FORMAT = 1
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS vectors (
+        key BLOB PRIMARY KEY,
+        cut INTEGER NOT NULL,
+        vector BLOB NOT NULL
+    )
+"""
+READ_AT_ONCE = 500  # below SQLite's oldest bound on variables, 999
+
+
+def key(encoder: str, text: str) -> bytes:
+    """SHA-256 of an encoder's name and a text."""
+    digest = hashlib.sha256(encoder.encode("utf-8", "surrogatepass") + b"\0")
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
+
+
+class VectorCache:
+    """Vectors in a SQLite file. Use it as a context manager, or close it.
+
+    Args:
+        path: the file; made where it does not exist.
+
+    Raises:
+        WorkspaceError: the file is no such cache, or of another format.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, VectorCache(Path(folder) / "v.sqlite") as cache:
+        ...     cache.write([key("letters 1", "Abba")], np.array([[2, 2]], np.float32), [False])
+        ...     [(place, vector.tolist(), cut) for place, vector, cut in cache.read([key("letters 1", "Abba")])]
+        [(0, [2.0, 2.0], False)]
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # One caller at a time, but not always from the thread that opened it (notebooks).
+            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A killed process loses nothing; a power cut may cost the last few vectors, never the file.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, FORMAT):
+                self._db.close()
+                raise WorkspaceError(
+                    f"{self.path} has format {version}, this version reads {FORMAT}: delete it, or update rlmrec"
+                )
+            self._db.execute(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(
+                f"{self.path} cannot be used as a cache of vectors: {error}; delete it to encode anew"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        self._db.close()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the cache for one writing run; another process that tries meanwhile is refused.
+
+        Raises:
+            WorkspaceError: another process holds it.
+        """
+        return locked(self.path, f"another process is encoding into {self.path}: wait for it or stop it")
+
+    def read(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Vectors, bool]]:
+        """(place in ``keys``, float32[d_s], whether the text was cut) of each that is here, in any order."""
+        places = {wanted: place for place, wanted in enumerate(keys)}
+        for start in range(0, len(keys), READ_AT_ONCE):
+            some = keys[start : start + READ_AT_ONCE]
+            rows = self._db.execute(
+                f"SELECT key, cut, vector FROM vectors WHERE key IN ({','.join('?' * len(some))})", some
+            )
+            for found, cut, vector in rows:
+                yield places[found], np.frombuffer(vector, "<f4").astype(np.float32, copy=False), bool(cut)
+
+    def write(self, keys: Sequence[bytes], vectors: Vectors, cut: Sequence[bool]) -> None:
+        """Commit vectors, all or none of them.
+
+        Args:
+            keys: one a vector.
+            vectors: float32[n, d_s].
+            cut: whether each text was longer than what the model reads.
+
+        Raises:
+            WorkspaceError: the file cannot be written, for example on a full disk.
+        """
+        rows = zip(keys, map(int, cut), (row.astype("<f4").tobytes() for row in vectors), strict=True)
+        try:
+            self._db.execute("BEGIN")
+            try:
+                self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise WorkspaceError(
+                f"{self.path} cannot be written: {error}; mend that and run again, what is in it is kept"
+            ) from None

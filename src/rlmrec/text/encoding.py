@@ -1,0 +1,228 @@
+"""From texts to vectors: by length, resumable, in bounded memory; and from a dataset's texts to Semantics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import DataError
+from rlmrec.text.cache import VectorCache, key
+from rlmrec.text.encoder import TextEncoder, Vectors, checked
+from rlmrec.text.semantics import Mask, Semantics, mean_over_training
+
+# Texts handed to an encoder at once: large enough to keep it busy, small enough to lose little by a kill.
+CHUNK = 128
+
+
+class Encoded(NamedTuple):
+    """How far an encode is: distinct texts in all, done, of those from the cache, and longer than the model reads."""
+
+    total: int
+    done: int
+    cached: int
+    cut: int
+
+
+OnProgress = Callable[[Encoded], None]
+
+
+def encode_texts(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    cache: VectorCache | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[Vectors, Mask]:
+    """The vectors of texts. Equal texts are encoded once, texts of about the same length together.
+
+    The longest come first: what does not fit into memory shows at once, and from then on memory is flat.
+
+    Args:
+        encoder: any ``TextEncoder``.
+        texts: n of them.
+        cache: where vectors are kept; what it holds is not encoded again.
+        on_progress: told after every batch.
+
+    Returns:
+        float32[n, d_s] in the order of ``texts``, and bool[n], which were longer than the model reads
+        (all False of an encoder that cannot tell).
+
+    Raises:
+        DataError: the encoder returned something else than one finite vector for each text.
+        WorkspaceError: another process writes to the cache.
+
+    Example:
+        >>> class Letters:
+        ...     name, dim = "letters 1", 26
+        ...     def encode(self, texts):
+        ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
+        >>> vectors, cut = encode_texts(Letters(), ["Abba", "Beach", "Abba"])
+        >>> vectors.shape, vectors[0, :2].tolist(), cut.any()
+        ((3, 26), [2.0, 2.0], np.False_)
+    """
+    distinct = list(dict.fromkeys(texts))
+    work = _Work(encoder, distinct, cache, on_progress)
+    with cache.writing() if cache is not None else nullcontext():
+        work.run()
+    if len(distinct) == len(texts):
+        return work.vectors, work.cut
+    place = {text: row for row, text in enumerate(distinct)}
+    rows = [place[text] for text in texts]
+    return work.vectors[rows], work.cut[rows]
+
+
+class _Work:
+    """One walk over distinct texts, and the array that it fills."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        texts: list[str],
+        cache: VectorCache | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.encoder, self.texts, self.cache, self.on_progress = encoder, texts, cache, on_progress
+        self.keys = [] if cache is None else [key(encoder.name, text) for text in texts]
+        self.vectors: Vectors = np.empty((0, encoder.dim or 0), np.float32)
+        self.cut = np.zeros(len(texts), bool)
+        self.have = np.zeros(len(texts), bool)
+        self.cached = 0
+
+    def run(self) -> None:
+        if self.cache is not None:
+            for row, vector, cut in self.cache.read(self.keys):
+                self._keep([row], vector[None], np.array([cut]))
+        self.cached = int(self.have.sum())
+        self._tell()
+        pending = sorted(np.flatnonzero(~self.have).tolist(), key=lambda row: -len(self.texts[row]))
+        if not pending:
+            return
+        texts = [self.texts[row] for row in pending]
+        stream = getattr(self.encoder, "stream", None)
+        if stream is not None:
+            stream(texts, lambda rows, vectors: self._take([pending[row] for row in rows], vectors))
+        else:
+            for start in range(0, len(pending), CHUNK):
+                rows = pending[start : start + CHUNK]
+                self._take(rows, self.encoder.encode(texts[start : start + CHUNK]))
+        if not self.have.all():
+            raise DataError(
+                f"{self.encoder.name} left {int((~self.have).sum())} of {len(self.texts)} texts without a vector"
+            )
+
+    def _take(self, rows: list[int], vectors: Any) -> None:
+        """What the encoder made: check, commit, keep."""
+        dim = self.vectors.shape[1] if self.have.any() else self.encoder.dim
+        vectors = checked(self.encoder.name, vectors, len(rows), dim)
+        is_cut = getattr(self.encoder, "is_cut", None)
+        cut: Mask = np.zeros(len(rows), bool)
+        if is_cut is not None:
+            cut = np.asarray(is_cut([self.texts[row] for row in rows]), bool)
+        if self.cache is not None:
+            self.cache.write([self.keys[row] for row in rows], vectors, cut.tolist())
+        self._keep(rows, vectors, cut)
+        self._tell()
+
+    def _keep(self, rows: list[int], vectors: Vectors, cut: Mask) -> None:
+        if not len(self.vectors):
+            self.vectors = np.empty((len(self.texts), vectors.shape[1]), np.float32)
+        self.vectors[rows] = vectors
+        self.cut[rows] = cut
+        self.have[rows] = True
+
+    def _tell(self) -> None:
+        if self.on_progress is not None:
+            done, cut = int(self.have.sum()), int(self.cut.sum())
+            self.on_progress(Encoded(len(self.texts), done, self.cached, cut))
+
+
+def encode_dataset(
+    encoder: TextEncoder,
+    dataset: Dataset,
+    items: Sequence[str | None],
+    users: Sequence[str | None] | None = None,
+    *,
+    fill_users: bool = True,
+    cache: VectorCache | None = None,
+    on_progress: OnProgress | None = None,
+    manifest: dict[str, Any] | None = None,
+) -> Semantics:
+    """The text vectors of a dataset's items and users.
+
+    Args:
+        encoder: any ``TextEncoder``.
+        dataset: whose items, users and training interactions these are.
+        items: one text per item, in row order; an item with None has no vector.
+        users: likewise; without them every user is the mean over their training items that have a vector.
+        fill_users: whether a user with None is that mean, too, or has no vector.
+        cache: where vectors are kept; what it holds is not encoded again.
+        on_progress: told after every batch.
+        manifest: further entries of the manifest.
+
+    Raises:
+        DataError: not one text per row, no text at all, or an encoder that answers wrongly.
+
+    Example:
+        >>> from rlmrec.testing import blocks
+        >>> class Letters:
+        ...     name, dim = "letters 1", 26
+        ...     def encode(self, texts):
+        ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
+        >>> dataset, _ = blocks(items=2)
+        >>> semantics = encode_dataset(Letters(), dataset, ["Emma", "Ulysses", "Dune", None, "Ada", "Solaris"])
+        >>> semantics.size, semantics.has_item.tolist()
+        (26, [True, True, True, False, True, True])
+    """
+    own: Sequence[str | None] = [None] * dataset.n_users if users is None else users
+    for kind, texts, size in (("items", items, dataset.n_items), ("users", own, dataset.n_users)):
+        if len(texts) != size:
+            raise DataError(
+                f"there are {len(texts)} texts of {kind}, the dataset has {size}: one for each row"
+            )
+    every = [*items, *own]
+    has = np.array([text is not None for text in every], bool)
+    if not has.any():
+        raise DataError(f"not one text of {dataset.name} to encode: give texts of items or users")
+    vectors, cut = encode_texts(encoder, [text for text in every if text is not None], cache, on_progress)
+
+    def spread(mask: Mask, found: Vectors) -> Vectors:
+        rows = np.zeros((len(mask), vectors.shape[1]), np.float32)
+        rows[mask] = found
+        return rows
+
+    has_item, own_text = has[: dataset.n_items], has[dataset.n_items :]
+    n_texts = int(has_item.sum())
+    item_vectors = spread(has_item, vectors[:n_texts])
+    user_vectors = spread(own_text, vectors[n_texts:])
+    has_user = own_text.copy()
+    if users is None or fill_users:
+        averaged = ~own_text & (dataset.train.csr() @ has_item.astype(np.int64) > 0)
+        user_vectors[averaged] = mean_over_training(item_vectors, dataset.train, has_item)[averaged]
+        has_user |= averaged
+    digest = hashlib.sha256()
+    for text in every:
+        digest.update(b"\1" if text is None else text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    return Semantics(
+        user_vectors,
+        item_vectors,
+        {
+            "encoder": encoder.name,
+            "revision": getattr(encoder, "revision", None),
+            "dimensions": int(vectors.shape[1]),
+            "users": "mean over training items" if users is None else "texts",
+            "texts_sha256": digest.hexdigest(),
+            "dataset": dataset.fingerprint,
+            "texts_cut": int(cut.sum()),
+            "items_without_vector": int((~has_item).sum()),
+            "users_without_vector": int((~has_user).sum()),
+            "users_by_mean": int((has_user & ~own_text).sum()),
+            **(manifest or {}),
+        },
+        has_user,
+        has_item,
+    )

