@@ -94,9 +94,9 @@ def test_sampled_users_keep_all_they_have(rows, share, seed):
     assert again.id.tolist() == sampled.id.tolist()
 
 
-@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])
+@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan"), float("inf")])
 def test_a_share_outside_its_range_is_refused(share):
-    with pytest.raises(DataError, match=r"must be in \(0, 1\]"):
+    with pytest.raises(DataError, match=r"a share in \(0, 1\] or a whole number"):
         make([(0, 0)]).sample_users(share, np.random.default_rng(0))
 
 
