@@ -199,6 +199,8 @@ def test_some_lines_again(tmp_path):
     assert dict(file.at([6, 1], lambda record: record["id"])) == {1: first[1], 6: first[6]}
     assert list(file.at([], dict)) == []
     assert file.report.plain() == report
+    with pytest.raises(DataError, match=r"was changed while it was read: line 2 expected a JSON object"):
+        list(file.at([1, 2], dict))
 
 
 def test_progress_reaches_the_size_of_the_file(tmp_path):

@@ -20,7 +20,7 @@ from rlmrec.data.lines import MAX_BAD_LINES, Progress
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.data.published import read_published, read_published_vectors
 from rlmrec.data.raw import Format, add_texts
-from rlmrec.data.recbole import Source, read_recbole
+from rlmrec.data.recbole import Source, read_recbole, read_recbole_splits, ready_splits
 from rlmrec.data.steam import STEAM, read_steam
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
 from rlmrec.data.yelp import YELP, read_yelp, yelp_files
@@ -82,6 +82,7 @@ def movielens_100k(
 
 @app.command("recbole")
 def recbole(
+    context: typer.Context,
     folder: Annotated[
         Path, typer.Argument(help="A folder with one .inter file and, if any, .item and .user.")
     ],
@@ -93,10 +94,14 @@ def recbole(
     seed: Seed = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """RecBole's atomic files.
+    """RecBole's atomic files. A split that is ready (NAME.train.inter, NAME.valid.inter, NAME.test.inter) is kept.
 
     **Example:**  `rlmrec data recbole dataset/ml-100k --min-rating 3 -w movies`
     """
+    if ready_splits(folder) is not None:
+        _refuse_options(context, "or give a folder with one .inter file")
+        _store(read_recbole_splits(folder), Workspace(workspace), Output(as_json))
+        return
     _build(
         folder.resolve().name, workspace, as_json, read_recbole(folder),
         min_rating=min_rating, k_core=k_core, sample_users=sample_users, split=_ratio(split), seed=seed,
@@ -210,7 +215,9 @@ def table(
     user_column: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
     item_column: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
     rating_column: Annotated[str | None, typer.Option(help="Column of ratings.")] = None,
-    timestamp_column: Annotated[str | None, typer.Option(help="Column of times, seconds since 1970.")] = None,
+    timestamp_column: Annotated[
+        str | None, typer.Option(help="Column of times: seconds since 1970, or dates.")
+    ] = None,
     review_column: Annotated[str | None, typer.Option(help="Column of review texts.")] = None,
     items: Annotated[Path | None, typer.Option(help="File of item texts, one row per item.")] = None,
     users: Annotated[Path | None, typer.Option(help="File of user texts, one row per user.")] = None,
@@ -237,16 +244,7 @@ def table(
     elif train is None or valid is None or test is None:
         raise ConfigError("give either one FILE to split, or all of --train, --valid and --test")
     else:
-        given = [
-            name
-            for name in ("min_rating", "k_core", "sample_users", "split", "seed")
-            if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"
-        ]
-        if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(
-                f"a ready split is kept as it is: leave {options} out, or give one FILE instead"
-            )
+        _refuse_options(context, "or give one FILE instead")
         *parts, user_ids, item_ids = read_splits(train, valid, test, *columns)
     item_texts = read_texts(items, item_ids, item_column) if items else None
     user_texts = read_texts(users, user_ids, user_column) if users else None
@@ -329,6 +327,17 @@ def map_texts(
     )
     _store_vectors(folder, dataset, place, output)
     _store_raw(dataset, place, output, matched=asdict(matched))
+
+
+def _refuse_options(context: typer.Context, instead: str) -> None:
+    """What filters or splits has no place beside a split that is ready."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("min_rating", "k_core", "sample_users", "split", "seed")
+        if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"
+    ]
+    if given:
+        raise ConfigError(f"a ready split is kept as it is: leave {', '.join(given)} out, {instead}")
 
 
 def _raw_files(
@@ -446,6 +455,14 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) 
     except RlmrecError:
         changed = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
+    for part, use in (
+        ("valid", "there is nothing to stop training by"),
+        ("test", "there is no final number"),
+    ):
+        if not len(dataset.split(part)):
+            output.say(
+                f"[yellow]the {part} split is empty[/]: {use}; more interactions or another --split would help"
+            )
     if changed and (workspace.semantics_path.exists() or any(workspace.path.glob("runs/*"))):
         output.say(
             "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]"

@@ -135,7 +135,13 @@ class RecordFile:
         try:
             for number, raw in self._lines("texts of ") if wanted else ():
                 if number in wanted:
-                    yield number, convert(self._record(raw))
+                    try:
+                        converted = convert(self._record(raw))
+                    except BadRecord as why:
+                        raise DataError(
+                            f"{self.path} was changed while it was read: line {number} {why}"
+                        ) from None
+                    yield number, converted
                 if number >= last:
                     break
             if self.progress is not None:
@@ -351,9 +357,14 @@ def seconds(record: Record, key: str) -> float:
     """
     value = record.get(key)
     try:
-        moment = datetime.fromisoformat(cast(str, value))
+        return iso_seconds(cast(str, value))
     except (TypeError, ValueError):
         raise BadRecord(f"{key!r}: expected a date such as 2018-07-07, got {_shown(value)}") from None
+
+
+def iso_seconds(text: str) -> float:
+    """A date of ISO 8601, UTC unless it says otherwise, as seconds since 1970; ``ValueError`` if it is none."""
+    moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
