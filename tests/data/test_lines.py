@@ -157,6 +157,8 @@ def test_another_file_is_told_by_its_keys(tmp_path):
         f"{path} does not hold things: line 1 lacks 'id', 'n'; it has 'asin', 'title'. Expected one record a line, "
         "JSON or Python literals, with 'id', 'n': was another file meant?"
     )
+    with pytest.raises(DataError, match=r"line 2 lacks 'id', 'n'; it has 'asin', 'title'"):
+        records(write(tmp_path / "t.json", ["rubbish", *[{"asin": "1", "title": "x"}] * 5]))
     with pytest.raises(DataError, match=r"line 1 expected a JSON object or a dictionary of Python literals"):
         records(write(tmp_path / "t.csv", ["id,n", "1,2"]))
     with pytest.raises(DataError, match=r"is empty: expected things"):

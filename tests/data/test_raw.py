@@ -232,7 +232,7 @@ def test_files_that_were_mixed_up(tmp_path):
     with pytest.raises(
         DataError, match=r"m\.json does not hold Amazon reviews: line 1 lacks 'reviewerID', 'overall'"
     ):
-        read_amazon(meta, reviews, k_core=1)
+        read_amazon(meta, meta, k_core=1)
     with pytest.raises(DataError, match=r"r\.json does not hold Amazon items: line 1 is a review"):
         read_amazon(reviews, reviews, k_core=1)
     with pytest.raises(
@@ -251,6 +251,14 @@ def test_files_that_were_mixed_up(tmp_path):
         read_steam(ours, ours, k_core=1)
     with pytest.raises(DataError, match=r"holds no yelp_academic_dataset_review\.json: pass the folder"):
         read_yelp(tmp_path)
+
+
+def test_a_wrong_file_of_items_is_told_before_the_reviews_are_read(tmp_path):
+    reviews = write(tmp_path / "r.json", [amazon_review(*pair) for pair in PAIRS])
+    told = []
+    with pytest.raises(DataError, match=r"does not hold Amazon items"):
+        read_amazon(reviews, reviews, k_core=1, progress=lambda *seen: told.append(seen))
+    assert told == [("Amazon items", reviews.stat().st_size, reviews.stat().st_size)]
 
 
 def test_steam_texts(tmp_path):

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -127,6 +128,14 @@ class RecordFile:
         if not self.report.usable:
             raise self._another_file()
 
+    def check(self, convert: Callable[[Record], T]) -> None:
+        """Read up to the first usable record, so that a wrong file is told before hours go into another.
+
+        Raises:
+            DataError: there is none, as in ``each``.
+        """
+        next(self.each(convert))
+
     def at(self, numbers: Collection[int], convert: Callable[[Record], T]) -> Iterator[tuple[int, T]]:
         """As ``each``, for lines that it found usable; the others are passed over without being parsed."""
         wanted = frozenset(numbers)
@@ -236,7 +245,9 @@ class RecordFile:
     def _another_file(self) -> DataError:
         if not self.report.first:
             return DataError(f"{self.path} is empty: expected {self.kind}, one record a line")
-        number, why = self.report.first[0]
+        # The reason met most often: a line of rubbish on top must not hide that all others are of another kind.
+        (why, _), *_ = Counter(why for _, why in self.report.first).most_common(1)
+        number = next(number for number, reason in self.report.first if reason == why)
         return DataError(
             f"{self.path} does not hold {self.kind}: line {number} {why}. Expected one record a line, JSON or "
             f"Python literals, with {', '.join(map(repr, self.required))}: was another file meant?"

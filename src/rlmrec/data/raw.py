@@ -101,7 +101,8 @@ def build(
         DataError: a file is not what it must be, or nothing is left of it.
     """
     file = source.reviews(reviews, max_bad_lines, progress)
-    catalogue = source.items(items, max_bad_lines, progress)  # here, so that a wrong path is told at once
+    catalogue = source.items(items, max_bad_lines, progress)
+    catalogue.check(source.item_id)
     interactions, users, articles = _interactions(source, file)
     provenance = {
         "source": source.name,
@@ -167,6 +168,7 @@ def add_texts(
     """
     file = source.reviews(reviews, max_bad_lines, progress)
     catalogue = source.items(items, max_bad_lines, progress)
+    catalogue.check(source.item_id)
     ids = {
         key: number
         for part in _parts(dataset)
