@@ -402,6 +402,28 @@ def test_map_command(tmp_path, published, call):
     assert "name the raw files of one source" in err
 
 
+def test_map_command_with_the_other_sources(tmp_path, published, call):
+    pairs = [(f"A{row}", f"000{row}") for row in range(3)]
+    write(tmp_path / "user.json", [{"uid": row, "username": user} for row, (user, _) in enumerate(pairs)])
+    write(tmp_path / "item.json", [{"iid": row, "product_id": item} for row, (_, item) in enumerate(pairs)])
+    mappers = ("--user-mapper", tmp_path / "user.json", "--item-mapper", tmp_path / "item.json")
+    reviews = write(tmp_path / "r.gz", [steam_review(*pair) for pair in pairs], "python2")
+    games = write(tmp_path / "g.gz", [steam_game(item) for _, item in pairs], "python2")
+    write(tmp_path / "review.json", [yelp_review(*pair, stars=2 + row) for row, pair in enumerate(pairs)])
+    write(tmp_path / "business.json", [yelp_business(item) for _, item in pairs])
+    for files, domain, found in [
+        (("--reviews", reviews, "--games", games), "games", 3),
+        (("--yelp", tmp_path), "businesses", 2),
+        (("--yelp", tmp_path, "--min-rating", "4"), "businesses", 1),
+        (("--yelp", tmp_path, "--domain", "general"), "general", 2),
+    ]:
+        code, out, _ = call("data", "map", published, *mappers, *files, "-w", tmp_path / "w", "--json")
+        assert code == 0
+        told = json.loads(out)["matched"]
+        assert (told["items_found"], told["interactions_found"]) == (3, found)
+        assert Dataset.load(tmp_path / "w" / "dataset").provenance["domain"] == domain
+
+
 def test_what_the_commands_say(tmp_path, call):
     reviews = write(
         tmp_path / "r.gz", [steam_review(u, g) for u in "abc" for g in "xyz"] + ["[red]{"], "python2"

@@ -231,7 +231,8 @@ class Interactions:
 
 
 def _date(moment: float) -> str:
-    return str(np.datetime64(int(moment), "s").astype("datetime64[D]"))
+    # Clipped to some thousand years: a source can hold any number.
+    return str(np.datetime64(int(np.clip(moment, -6e10, 2.5e11)), "s").astype("datetime64[D]"))
 
 
 def _ids(interactions: Interactions) -> IntArray:

@@ -204,7 +204,7 @@ class RecordFile:
         if not whole:
             # Two ids could become one; in a text it does no harm.
             for key in self.required:
-                if "\ufffd" in str(record[key]):
+                if isinstance(record[key], str) and "\ufffd" in record[key]:
                     raise BadRecord(f"{key!r} has bytes that are not UTF-8")
             self.report.not_utf8 += 1
         return record
