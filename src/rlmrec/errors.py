@@ -17,6 +17,10 @@ class ConfigError(RlmrecError):
     """An option that does not exist or has no valid value. The command line exits with 2."""
 
 
+class ColumnError(DataError, ConfigError):
+    """A column that was asked for by name and that the file does not have. The command line exits with 2."""
+
+
 class WorkspaceError(RlmrecError):
     """An artefact that a step needs is missing, damaged or belongs to another dataset."""
 

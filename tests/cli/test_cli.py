@@ -176,6 +176,7 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize(
     "command",
     [[], ["data"], ["data", "table"], ["data", "movielens-100k"], ["data", "published"], ["data", "recbole"],
+     ["data", "amazon"], ["data", "yelp"], ["data", "steam"], ["data", "map"],
      ["profile"], ["audit"], ["encode"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["quickstart"]],
 )  # fmt: skip
 def test_help_has_examples(call, command):
@@ -385,3 +386,32 @@ def test_tensorboard_files(call, workspace):
     pytest.importorskip("tensorboard")
     assert train(call, workspace, "tb", "none", "--tensorboard")[0] == 0
     assert list((workspace.run("tb") / "tensorboard").glob("events*"))
+
+
+def test_a_column_that_is_not_there_is_wrong_use(call, tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,item_id\n1,2\n")
+    code, _, err = call("data", "table", tmp_path / "t.csv", "--rating-column", "stars", "-w", tmp_path / "w")
+    assert code == 2
+    assert "has no column 'stars': its columns are 'user_id', 'item_id'" in err
+
+
+def test_an_empty_split_is_told(call, tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in "ab" for i in "xyz"))
+    options = ("data", "table", tmp_path / "t.csv", "-w", tmp_path / "w", "--k-core", "1")
+    code, out, _ = call(*options, "--split", "3:0:1")
+    assert code == 0
+    assert "the valid split is empty" in out
+    assert "the test split is empty" not in out
+    assert "is empty" not in call(*options, "--split", "1:1:1")[1]
+
+
+def test_a_ready_split_of_recbole_is_kept(call, tmp_path):
+    header = "user_id:token\titem_id:token\n"
+    for part, lines in {"train": "1\tx\n2\ty\n", "valid": "1\ty\n", "test": "2\tx\n"}.items():
+        (tmp_path / f"made.{part}.inter").write_text(header + lines)
+    code, out, _ = call("data", "recbole", tmp_path, "-w", tmp_path / "w", "--json")
+    assert code == 0
+    assert [last_json(out)[part] for part in SPLITS] == [2, 1, 1]
+    code, _, err = call("data", "recbole", tmp_path, "-w", tmp_path / "w", "--k-core", "5")
+    assert code == 2
+    assert "a ready split is kept as it is: leave --k-core out" in err

@@ -94,9 +94,9 @@ def test_sampled_users_keep_all_they_have(rows, share, seed):
     assert again.id.tolist() == sampled.id.tolist()
 
 
-@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])
+@pytest.mark.parametrize("share", [0, -1, 1.1, float("nan"), float("inf")])
 def test_a_share_outside_its_range_is_refused(share):
-    with pytest.raises(DataError, match=r"must be in \(0, 1\]"):
+    with pytest.raises(DataError, match=r"a share in \(0, 1\] or a whole number"):
         make([(0, 0)]).sample_users(share, np.random.default_rng(0))
 
 
@@ -153,3 +153,25 @@ def test_columns_of_other_lengths_are_refused():
 def test_rows_outside_the_vocabulary_are_refused(row, kind):
     with pytest.raises(DataError, match=f"{kind} rows span"):
         make([row])
+
+
+def test_a_period_keeps_its_start_and_leaves_out_its_end():
+    times = np.array([5.0, 10, 15, 20])
+    interactions = Interactions(np.arange(4), np.arange(4), 4, 4, timestamp=times)
+    assert interactions.between(10, 20).id.tolist() == [1, 2]
+    assert interactions.between(None, 10).id.tolist() == [0]
+    assert interactions.between(15, None).id.tolist() == [2, 3]
+    with pytest.raises(DataError, match="timestamps span 1970-01-01 to 1970-01-01"):
+        interactions.between(30, None)
+    odd = Interactions(np.arange(1), np.arange(1), 1, 1, timestamp=np.array([1e300]))
+    with pytest.raises(DataError, match="span 9892-"):
+        odd.between(None, 5)
+    with pytest.raises(DataError, match="no timestamps were read"):
+        make([(0, 0)]).between(1, 2)
+
+
+def test_a_number_of_users_is_a_sample_too():
+    interactions = make([(user, 0) for user in range(6)])
+    assert len(interactions.sample_users(4, np.random.default_rng(0))) == 4
+    assert len(interactions.sample_users(1, np.random.default_rng(0))) == 6  # a share
+    assert len(interactions.sample_users(50, np.random.default_rng(0))) == 6

@@ -1,7 +1,7 @@
 import pytest
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.recbole import read_recbole
+from rlmrec.data.recbole import read_recbole, read_recbole_splits, ready_splits
 from rlmrec.errors import DataError
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -85,3 +85,43 @@ def test_two_interaction_files_are_refused(tmp_path):
     (tmp_path / "other.inter").write_text(INTER)
     with pytest.raises(DataError, match=r"found made\.inter, other\.inter"):
         read_recbole(folder(tmp_path))
+
+
+def ready(tmp_path, **parts):
+    """A folder as RecBole's benchmark_filename has it, with texts."""
+    folder(tmp_path, inter=None)
+    lines = {
+        "train": "2\tx\t4.5\t100\n10\ty\t1\t200\n",
+        "valid": "2\ty\t3\t300\n",
+        "test": "10\tx\t5\t400\n",
+        **parts,
+    }
+    for part, content in lines.items():
+        if content is not None:
+            (tmp_path / f"made.{part}.inter").write_text(HEADER + content)
+    return tmp_path
+
+
+def test_a_ready_split_is_kept(tmp_path):
+    assert ready_splits(ready(tmp_path)) is not None
+    dataset = read_recbole_splits(tmp_path)
+    assert dataset.name == "made"
+    assert (dataset.users.ids, dataset.items.ids) == ([2, 10], ["x", "y"])
+    parts = [dataset.split(split) for split in ("train", "valid", "test")]
+    assert [list(zip(part.users.tolist(), part.items.tolist(), strict=True)) for part in parts] == [
+        [(0, 0), (1, 1)], [(0, 1)], [(1, 0)]
+    ]  # fmt: skip
+    assert [part.id.tolist() for part in parts] == [[0, 1], [2], [3]]
+    assert dataset.train.timestamp.tolist() == [100, 200]
+    assert dataset.item_texts["title"].to_list() == ['A "quoted', "Two  Words"]
+    assert dataset.user_texts["age"].to_list() == ["20", "50"]
+
+
+def test_a_part_of_a_ready_split_is_none(tmp_path):
+    assert ready_splits(ready(tmp_path, test=None)) is None
+    with pytest.raises(DataError, match=r"lacks one of NAME\.train\.inter"):
+        read_recbole_splits(tmp_path)
+    with pytest.raises(
+        DataError, match=r"exactly one \.inter file, found made\.train\.inter, made\.valid\.inter"
+    ):
+        read_recbole(tmp_path)

@@ -428,3 +428,39 @@ def test_a_million_rows_are_numbered_without_python(tmp_path):
     interactions, users, items = read_interactions(tmp_path / "t.csv")
     assert (np.array(users.ids)[interactions.users] == table["user_id"].to_numpy()).all()
     assert (np.array(items.ids)[interactions.items] == table["item_id"].to_numpy()).all()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_with_another_separator_is_recognised(tmp_path, separator):
+    write_csv(tmp_path / "t.csv", ROWS, separator)
+    interactions, users, items = read_interactions(tmp_path / "t.csv", **OPTIONAL)
+    assert (users.ids, items.ids) == ([9, 10], ["a", "b"])
+    assert interactions.review[0].replace("\r\n", "\n") == 'so, "so"\nlong'
+    # A comma decides, and a header of one column is one.
+    (tmp_path / "u.csv").write_text("id,a;b\n1,x\n")
+    assert read_texts(tmp_path / "u.csv", Vocabulary([1]), "id").columns == ["a;b"]
+    (tmp_path / "o.csv").write_text("id\n1\n")
+    with pytest.raises(DataError, match="has no column 'user_id': its columns are 'id'"):
+        read_interactions(tmp_path / "o.csv")
+
+
+DATES = ["2018-07-07 22:09:11", "2018-07-07T22:09:11Z", "2018-07-07", " 1969-12-31T23:00:00-01:00 "]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_dates_become_seconds(tmp_path, ending):
+    rows = [{"user_id": 1, "item_id": number, "time": date} for number, date in enumerate(DATES)]
+    interactions, _, _ = read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")
+    noon = datetime(2018, 7, 7, 22, 9, 11, tzinfo=UTC).timestamp()
+    assert interactions.timestamp.tolist() == [noon, noon, datetime(2018, 7, 7, tzinfo=UTC).timestamp(), 0]
+    rows[2]["time"] = "07/07/2018"
+    with pytest.raises(
+        DataError,
+        match=r"line \d, column 'time': expected seconds since 1970 or a date such as .*'07/07/2018'",
+    ):
+        read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")
+    rows[2]["time"] = 5
+    with pytest.raises(
+        DataError, match=r"column 'time': expected a finite number, got '2018-07-07 22:09:11'"
+    ):
+        read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.data.amazon import AMAZON, read_amazon
 from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.lines import MAX_BAD_LINES, Progress
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.data.published import read_published, read_published_vectors
-from rlmrec.data.recbole import Source, read_recbole
+from rlmrec.data.raw import Format, add_texts
+from rlmrec.data.recbole import Source, read_recbole, read_recbole_splits, ready_splits
+from rlmrec.data.steam import STEAM, read_steam
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
+from rlmrec.data.yelp import YELP, read_yelp, yelp_files
 from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.profiles.prompts import DOMAINS
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
@@ -27,9 +38,19 @@ app = typer.Typer(
 
 MinRating = Annotated[float | None, typer.Option(help="Keep ratings of at least this.")]
 KCore = Annotated[int, typer.Option(min=1, help="Each user and item keeps at least this many interactions.")]
-SampleUsers = Annotated[float | None, typer.Option(min=0, max=1, help="Share of users to keep.")]
+SampleUsers = Annotated[
+    float | None, typer.Option(min=0, help="Users to keep, at random: a share up to 1, or their number.")
+]
 Split = Annotated[str, typer.Option(help="Ratio of training, validation and test.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the sampling and the split.")]
+From = Annotated[
+    str | None, typer.Option("--from", help="Keep interactions of this day (UTC, 2012-01-31) and later.")
+]
+Until = Annotated[str | None, typer.Option("--until", help="Keep interactions of this day and earlier.")]
+Domain = Annotated[str, typer.Option(help=f"Whose words the prompts will use: {', '.join(DOMAINS)}.")]
+MaxBadLines = Annotated[
+    int, typer.Option(min=0, help="Unusable lines of a file that are skipped; one more is an error.")
+]
 DEFAULT_WORKSPACE = Path("workspace")
 
 
@@ -61,6 +82,7 @@ def movielens_100k(
 
 @app.command("recbole")
 def recbole(
+    context: typer.Context,
     folder: Annotated[
         Path, typer.Argument(help="A folder with one .inter file and, if any, .item and .user.")
     ],
@@ -72,14 +94,114 @@ def recbole(
     seed: Seed = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """RecBole's atomic files.
+    """RecBole's atomic files. A split that is ready (NAME.train.inter, NAME.valid.inter, NAME.test.inter) is kept.
 
     **Example:**  `rlmrec data recbole dataset/ml-100k --min-rating 3 -w movies`
     """
+    if ready_splits(folder) is not None:
+        _refuse_options(context, "or give a folder with one .inter file")
+        _store(read_recbole_splits(folder), Workspace(workspace), Output(as_json))
+        return
     _build(
         folder.resolve().name, workspace, as_json, read_recbole(folder),
         min_rating=min_rating, k_core=k_core, sample_users=sample_users, split=_ratio(split), seed=seed,
     )  # fmt: skip
+
+
+@app.command("amazon")
+def amazon(
+    reviews: Annotated[Path, typer.Option(help="reviews_Books.json.gz or another category's.")],
+    meta: Annotated[Path, typer.Option(help="meta_Books.json.gz, of the same category.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    domain: Domain = AMAZON.domain,
+    min_rating: MinRating = 3,
+    start: From = None,
+    end: Until = None,
+    sample_users: SampleUsers = None,
+    k_core: KCore = 10,
+    split: Split = "3:1:1",
+    seed: Seed = 0,
+    max_bad_lines: MaxBadLines = MAX_BAD_LINES,
+    as_json: JsonOption = False,
+) -> None:
+    """Amazon's reviews and metadata of a category, as distributed in 2014 or 2018, gzipped or not.
+
+    **Example**, the paper's recipe for amazon-book:
+    `rlmrec data amazon --reviews reviews_Books.json.gz --meta meta_Books.json.gz --sample-users 0.2 -w books`
+    """
+    output = Output(as_json)
+    with _reading(output) as progress:
+        dataset = read_amazon(
+            reviews, meta, domain=_domain(domain), min_rating=min_rating, max_bad_lines=max_bad_lines,
+            progress=progress, period=_period(start, end), sample_users=sample_users, k_core=k_core,
+            split=_ratio(split), seed=seed,
+        )  # fmt: skip
+    _store_raw(dataset, Workspace(workspace), output)
+
+
+@app.command("yelp")
+def yelp(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Holds yelp_academic_dataset_review.json and yelp_academic_dataset_business.json."
+        ),
+    ],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    domain: Domain = YELP.domain,
+    min_rating: MinRating = 3,
+    start: From = None,
+    end: Until = None,
+    sample_users: SampleUsers = None,
+    k_core: KCore = 10,
+    split: Split = "3:1:1",
+    seed: Seed = 0,
+    max_bad_lines: MaxBadLines = MAX_BAD_LINES,
+    as_json: JsonOption = False,
+) -> None:
+    """The Yelp academic dataset, unpacked.
+
+    **Example**, the paper's recipe:  `rlmrec data yelp yelp_dataset --sample-users 0.25 -w yelp`
+    """
+    output = Output(as_json)
+    with _reading(output) as progress:
+        dataset = read_yelp(
+            folder, domain=_domain(domain), min_rating=min_rating, max_bad_lines=max_bad_lines,
+            progress=progress, period=_period(start, end), sample_users=sample_users, k_core=k_core,
+            split=_ratio(split), seed=seed,
+        )  # fmt: skip
+    _store_raw(dataset, Workspace(workspace), output)
+
+
+@app.command("steam")
+def steam(
+    reviews: Annotated[Path, typer.Option(help="steam_reviews.json.gz.")],
+    games: Annotated[Path, typer.Option(help="steam_games.json.gz.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    domain: Domain = STEAM.domain,
+    start: From = None,
+    end: Until = None,
+    sample_users: SampleUsers = None,
+    k_core: KCore = 10,
+    split: Split = "3:1:1",
+    seed: Seed = 0,
+    max_bad_lines: MaxBadLines = MAX_BAD_LINES,
+    as_json: JsonOption = False,
+) -> None:
+    """Steam's reviews and games, files of Python literals, gzipped or not. There are no ratings: all are kept.
+
+    **Example**, the paper's recipe:
+    `rlmrec data steam --reviews steam_reviews.json.gz --games steam_games.json.gz --sample-users 0.25 -w steam`
+    """
+    output = Output(as_json)
+    with _reading(output) as progress:
+        dataset = read_steam(
+            reviews, games, domain=_domain(domain), max_bad_lines=max_bad_lines,
+            progress=progress, period=_period(start, end), sample_users=sample_users, k_core=k_core,
+            split=_ratio(split), seed=seed,
+        )  # fmt: skip
+    output.say("Steam's reviews have no rating: every one counts as an interaction")
+    _store_raw(dataset, Workspace(workspace), output)
 
 
 @app.command("table")
@@ -93,7 +215,9 @@ def table(
     user_column: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
     item_column: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
     rating_column: Annotated[str | None, typer.Option(help="Column of ratings.")] = None,
-    timestamp_column: Annotated[str | None, typer.Option(help="Column of times, seconds since 1970.")] = None,
+    timestamp_column: Annotated[
+        str | None, typer.Option(help="Column of times: seconds since 1970, or dates.")
+    ] = None,
     review_column: Annotated[str | None, typer.Option(help="Column of review texts.")] = None,
     items: Annotated[Path | None, typer.Option(help="File of item texts, one row per item.")] = None,
     users: Annotated[Path | None, typer.Option(help="File of user texts, one row per user.")] = None,
@@ -120,16 +244,7 @@ def table(
     elif train is None or valid is None or test is None:
         raise ConfigError("give either one FILE to split, or all of --train, --valid and --test")
     else:
-        given = [
-            name
-            for name in ("min_rating", "k_core", "sample_users", "split", "seed")
-            if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"
-        ]
-        if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(
-                f"a ready split is kept as it is: leave {options} out, or give one FILE instead"
-            )
+        _refuse_options(context, "or give one FILE instead")
         *parts, user_ids, item_ids = read_splits(train, valid, test, *columns)
     item_texts = read_texts(items, item_ids, item_column) if items else None
     user_texts = read_texts(users, user_ids, user_column) if users else None
@@ -162,13 +277,131 @@ def published(
     **Example:**  `rlmrec data published data/amazon -w amazon`
     """
     dataset = read_published(folder, user_mapper, item_mapper)
-    vectors = read_published_vectors(folder, dataset)
     place, output = Workspace(workspace), Output(as_json)
-    if vectors is not None:
-        manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
-        Semantics(*vectors, manifest).save(place.semantics_path())
-        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path()}")
+    _store_vectors(folder, dataset, place, output)
     _store(dataset, place, output)
+
+
+@app.command("map")
+def map_texts(
+    folder: Annotated[
+        Path, typer.Argument(help="trn_mat.pkl, val_mat.pkl, tst_mat.pkl and, if any, the vectors.")
+    ],
+    user_mapper: Annotated[Path, typer.Option(help="The published JSON lines of user ids.")],
+    item_mapper: Annotated[Path, typer.Option(help="The published JSON lines of item ids.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    reviews: Annotated[Path | None, typer.Option(help="Amazon's or Steam's file of reviews.")] = None,
+    meta: Annotated[Path | None, typer.Option(help="Amazon's metadata.")] = None,
+    games: Annotated[Path | None, typer.Option(help="Steam's games.")] = None,
+    yelp_folder: Annotated[Path | None, typer.Option("--yelp", help="Folder of the Yelp dataset.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Whose words the prompts will use; the source's by default.")
+    ] = None,
+    min_rating: MinRating = 3,
+    max_bad_lines: MaxBadLines = MAX_BAD_LINES,
+    as_json: JsonOption = False,
+) -> None:
+    """A dataset folder of the paper with the raw texts it was made of: titles, descriptions, reviews.
+
+    The published mappers say which raw user and item each row is. The split is kept; the item texts are those of
+    the raw files, not the published profiles.
+
+    **Examples:**
+
+    `rlmrec data map data/amazon --user-mapper amazon_user.json --item-mapper amazon_item.json
+    --reviews reviews_Books.json.gz --meta meta_Books.json.gz -w amazon`
+
+    `rlmrec data map data/yelp --user-mapper yelp_user.json --item-mapper yelp_item.json --yelp yelp_dataset -w yelp`
+    """
+    source, files = _raw_files(reviews, meta, games, yelp_folder)
+    dataset = read_published(folder, user_mapper, item_mapper)
+    place, output = Workspace(workspace), Output(as_json)
+    with _reading(output) as progress:
+        dataset, matched = add_texts(
+            source, dataset, *files, min_rating=min_rating, domain=_domain(domain) if domain else None,
+            max_bad_lines=max_bad_lines, progress=progress,
+        )  # fmt: skip
+    output.say(
+        f"matched {matched.items_found:,} of {matched.items:,} items and {matched.interactions_found:,} of "
+        f"{matched.interactions:,} interactions, {matched.reviews:,} of them with a review's text"
+    )
+    _store_vectors(folder, dataset, place, output)
+    _store_raw(dataset, place, output, matched=asdict(matched))
+
+
+def _refuse_options(context: typer.Context, instead: str) -> None:
+    """What filters or splits has no place beside a split that is ready."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("min_rating", "k_core", "sample_users", "split", "seed")
+        if getattr(context.get_parameter_source(name), "name", None) != "DEFAULT"
+    ]
+    if given:
+        raise ConfigError(f"a ready split is kept as it is: leave {', '.join(given)} out, {instead}")
+
+
+def _raw_files(
+    reviews: Path | None, meta: Path | None, games: Path | None, yelp_folder: Path | None
+) -> tuple[Format, tuple[Path, Path]]:
+    """Which source the options name, and its files of reviews and items."""
+    given = (reviews is not None, meta is not None, games is not None, yelp_folder is not None)
+    if reviews is not None and meta is not None and given == (True, True, False, False):
+        return AMAZON, (reviews, meta)
+    if reviews is not None and games is not None and given == (True, False, True, False):
+        return STEAM, (reviews, games)
+    if yelp_folder is not None and given == (False, False, False, True):
+        return YELP, yelp_files(yelp_folder)
+    raise ConfigError(
+        "name the raw files of one source: --reviews and --meta (Amazon), --reviews and --games (Steam), "
+        "or --yelp FOLDER"
+    )
+
+
+def _domain(name: str) -> str:
+    if name not in DOMAINS:
+        raise ConfigError(f"--domain {name!r}: expected one of {', '.join(DOMAINS)}")
+    return name
+
+
+def _period(start: str | None, end: str | None) -> tuple[float | None, float | None] | None:
+    """From the first second of the one day to the last of the other, as ``Dataset.build`` takes it."""
+    first, last = _day("--from", start), _day("--until", end)
+    if first is not None and last is not None and first > last:
+        raise ConfigError(f"--from {start} lies behind --until {end}")
+    if first is None and last is None:
+        return None
+    return (
+        None if first is None else _midnight(first),
+        None if last is None else _midnight(last + timedelta(days=1)),
+    )
+
+
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: expected a day such as 2012-01-31") from None
+
+
+def _midnight(day: date) -> float:
+    return datetime.combine(day, time(), UTC).timestamp()
+
+
+@contextmanager
+def _reading(output: Output) -> Iterator[Progress]:
+    """Progress bars over the bytes of one file after the other."""
+    with ExitStack() as bars:
+        shown = ""
+        update: Any = None
+
+        def progress(what: str, done: int, size: int) -> None:
+            nonlocal shown, update
+            if what != shown:
+                bars.close()  # a terminal shows one at a time
+                shown, update = what, bars.enter_context(output.progress(f"{what}, MiB", -(-size >> 20)))
+            update(-(-done >> 20))
+
+        yield progress
 
 
 def _ratio(text: str) -> tuple[float, float, float]:
@@ -187,12 +420,49 @@ def _build(name: str, workspace: Path, as_json: bool, source: Source, **options:
     _store(dataset, Workspace(workspace), Output(as_json))
 
 
-def _store(dataset: Dataset, workspace: Workspace, output: Output) -> None:
+def _store_vectors(folder: Path, dataset: Dataset, place: Workspace, output: Output) -> None:
+    """Keep the vectors of a published folder, where it has any."""
+    vectors = read_published_vectors(folder, dataset)
+    if vectors is not None:
+        manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
+        Semantics(*vectors, manifest).save(place.semantics_path())
+        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path()}")
+
+
+def _store_raw(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) -> None:
+    """Store what was made of raw files and say what became of their lines."""
+    lines = dataset.provenance["lines"]
+    for file, report in lines.items():
+        if report["bad"]:
+            shown = "; ".join(report["first_bad"])
+            more = report["bad"] - len(report["first_bad"])
+            shown += f"; and {more:,} more" if more else ""
+            output.say(
+                f"[yellow]{report['bad']:,} of {report['lines']:,} lines of {file} skipped[/]: {escape(shown)}"
+            )
+        if report["not_utf8"]:
+            output.say(
+                f"{report['not_utf8']:,} lines of {file} have bytes that are not UTF-8, shown as U+FFFD"
+            )
+    texts = dataset.provenance["texts"]
+    _store(dataset, workspace, output, lines=lines, texts=texts, **told)
+    output.say(", ".join(f"{label}: {count:,}" for label, count in texts.items()))
+
+
+def _store(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) -> None:
     try:
         changed = workspace.dataset().fingerprint != dataset.fingerprint
     except RlmrecError:
         changed = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
+    for part, use in (
+        ("valid", "there is nothing to stop training by"),
+        ("test", "there is no final number"),
+    ):
+        if not len(dataset.split(part)):
+            output.say(
+                f"[yellow]the {part} split is empty[/]: {use}; more interactions or another --split would help"
+            )
     if changed and any(any(workspace.path.glob(made)) for made in ("semantics/*.safetensors", "runs/*")):
         output.say(
             "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]"
@@ -205,6 +475,7 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output) -> None:
             "items": dataset.n_items,
             **{part: len(dataset.split(part)) for part in SPLITS},
             "fingerprint": dataset.fingerprint,
+            **told,
         }
     )
 

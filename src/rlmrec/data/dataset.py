@@ -135,6 +135,7 @@ class Dataset:
         items: Vocabulary,
         *,
         min_rating: float | None = None,
+        period: tuple[float | None, float | None] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
         split: tuple[float, float, float] = (3, 1, 1),
@@ -145,7 +146,8 @@ class Dataset:
     ) -> Dataset:
         """Filter, reduce and split raw interactions, in the paper's order (Section 4.1.1).
 
-        Drop low ratings → merge repeated pairs → sample users → k-core → renumber what is left → split.
+        Drop low ratings → keep a period → merge repeated pairs → sample users → k-core → renumber what is
+        left → split.
 
         Args:
             name: the dataset's name.
@@ -153,7 +155,8 @@ class Dataset:
             users: raw user ids.
             items: raw item ids.
             min_rating: keep ratings of at least this; None keeps all.
-            sample_users: share of users to keep, in (0, 1]; None keeps all.
+            period: (start, end) in seconds since 1970, end excluded, None for no bound; None keeps all.
+            sample_users: share of users to keep, in (0, 1], or their number, above 1; None keeps all.
             k_core: least number of interactions of each remaining user and item.
             split: ratio of training, validation and test.
             seed: of the sampling and the split.
@@ -170,6 +173,9 @@ class Dataset:
         if min_rating is not None:
             kept = kept.min_rating(min_rating)
             counts["rated high enough"] = len(kept)
+        if period is not None and period != (None, None):
+            kept = kept.between(*period)
+            counts["in the period"] = len(kept)
         kept = kept.merged()
         counts["distinct pairs"] = len(kept)
         if sample_users is not None:
@@ -186,6 +192,7 @@ class Dataset:
         train, valid, test = split_by_ratio(kept, split, rng)
         options = {
             "min_rating": min_rating,
+            "period": list(period) if period is not None else None,
             "sample_users": sample_users,
             "k_core": k_core,
             "split": list(split),

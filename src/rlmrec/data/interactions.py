@@ -113,6 +113,21 @@ class Interactions:
             )
         return kept
 
+    def between(self, start: float | None, end: float | None) -> Interactions:
+        """Keep the interactions from ``start`` on and before ``end``, in seconds since 1970; None: no bound.
+
+        Raises:
+            DataError: there are no timestamps, or nothing is left.
+        """
+        if self.timestamp is None:
+            raise DataError("a period was asked for, but no timestamps were read: name their column")
+        first, last = (-np.inf if start is None else start), (np.inf if end is None else end)
+        kept = self.take((self.timestamp >= first) & (self.timestamp < last))
+        if len(self) and not len(kept):
+            span = " to ".join(_date(moment) for moment in (self.timestamp.min(), self.timestamp.max()))
+            raise DataError(f"no interaction lies in the period asked for: the timestamps span {span}")
+        return kept
+
     def merged(self) -> Interactions:
         """One interaction per pair: the latest by timestamp where there is one, else the last in order."""
         keys = self.keys()
@@ -131,16 +146,23 @@ class Interactions:
         keep[order[::-1][first]] = True
         return self.take(keep)
 
-    def sample_users(self, share: float, rng: np.random.Generator) -> Interactions:
-        """Keep all interactions of a uniform random ``share`` of the users that have any.
+    def sample_users(self, size: float, rng: np.random.Generator) -> Interactions:
+        """Keep all interactions of a uniform random sample of the users that have any.
+
+        Args:
+            size: a share of them in (0, 1], or, above 1, their number; more than there are keeps all.
+            rng: what draws them.
 
         Raises:
-            DataError: ``share`` is not in (0, 1].
+            DataError: ``size`` is neither.
         """
-        if not 0 < share <= 1:
-            raise DataError(f"the share of users to sample must be in (0, 1], got {share:g}")
+        if not size > 0 or (size > 1 and size % 1):
+            raise DataError(
+                f"a sample of users is a share in (0, 1] or a whole number of users, got {size:g}"
+            )
         active = np.flatnonzero(self.user_degrees())
-        chosen = rng.choice(active, size=max(1, round(share * len(active))), replace=False)
+        wanted = min(len(active), round(size)) if size > 1 else max(1, round(size * len(active)))
+        chosen = rng.choice(active, size=wanted, replace=False)
         kept = np.zeros(self.n_users, bool)
         kept[chosen] = True
         return self.take(kept[self.users])
@@ -206,6 +228,11 @@ class Interactions:
             self.n_items,
             id=np.concatenate([_ids(self), np.full(wanted, -1)]),  # -1: in no source
         )
+
+
+def _date(moment: float) -> str:
+    # Clipped to some thousand years: a source can hold any number.
+    return str(np.datetime64(int(np.clip(moment, -6e10, 2.5e11)), "s").astype("datetime64[D]"))
 
 
 def _ids(interactions: Interactions) -> IntArray:

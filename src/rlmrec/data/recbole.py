@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.tables import Table, align, assemble, read_delimited
 from rlmrec.data.vocabulary import Vocabulary
@@ -71,11 +72,61 @@ def read_recbole(
         rating if rating in present else None,
         timestamp if timestamp in present else None,
     )  # fmt: skip
+    return Source(interactions, users, items, *_texts(found[0].with_suffix(""), user, item, users, items))
+
+
+def ready_splits(folder: Path | str) -> tuple[Path, Path, Path] | None:
+    """NAME.train.inter, NAME.valid.inter and NAME.test.inter of a folder; None where the split is not ready."""
+    for train in sorted(Path(folder).glob("*.train.inter")):
+        name = train.name.removesuffix(".train.inter")
+        valid, test = (train.with_name(f"{name}.{part}.inter") for part in ("valid", "test"))
+        if valid.exists() and test.exists():
+            return train, valid, test
+    return None
+
+
+def read_recbole_splits(
+    folder: Path | str,
+    user: str = "user_id",
+    item: str = "item_id",
+    rating: str = "rating",
+    timestamp: str = "timestamp",
+) -> Dataset:
+    """Read a folder of atomic files whose split is ready, and keep that split.
+
+    Args:
+        folder: holds NAME.train.inter, NAME.valid.inter and NAME.test.inter, and NAME.item and NAME.user where
+            present; the other arguments are those of ``read_recbole``.
+
+    Raises:
+        DataError: as ``read_recbole``; a file is missing, or the splits are refused by ``Dataset``.
+    """
+    paths = ready_splits(folder)
+    if paths is None:
+        raise DataError(f"{folder} lacks one of NAME.train.inter, NAME.valid.inter and NAME.test.inter")
+    tables = [read_atomic(path, user, item) for path in paths]
+    present = set.intersection(*(set(table.frame.columns) for table in tables))
+    parts, users, items = assemble(
+        tables, user, item,
+        rating if rating in present else None,
+        timestamp if timestamp in present else None,
+    )  # fmt: skip
+    name = paths[0].name.removesuffix(".train.inter")
+    train, valid, test = (part.merged() for part in parts)
+    item_texts, user_texts = _texts(paths[0].with_name(name), user, item, users, items)
+    provenance = {"source": "recbole", "files": [path.name for path in paths]}
+    return Dataset(name, train, valid, test, users, items, item_texts, user_texts, provenance)
+
+
+def _texts(
+    path: Path, user: str, item: str, users: Vocabulary, items: Vocabulary
+) -> list[pl.DataFrame | None]:
+    """The texts of PATH.item and PATH.user, where present."""
     texts = []
-    for ending, field, vocabulary in ((".item", item, items), (".user", user, users)):
-        path = found[0].with_suffix(ending)
-        texts.append(align(read_atomic(path, field), vocabulary, field) if path.exists() else None)
-    return Source(interactions, users, items, *texts)
+    for ending, field, vocabulary in (("item", item, items), ("user", user, users)):
+        file = path.with_name(f"{path.name}.{ending}")
+        texts.append(align(read_atomic(file, field), vocabulary, field) if file.exists() else None)
+    return texts
 
 
 def read_atomic(path: Path, *required: str) -> Table:

@@ -21,10 +21,10 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.interactions import FloatArray, IntArray, Interactions
+from rlmrec.data.lines import iso_seconds
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import DataError
+from rlmrec.errors import ColumnError, DataError
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
 
@@ -119,6 +119,29 @@ class Table:
             )
         return cast(FloatArray, values.fill_null(float("nan")).to_numpy())
 
+    def times(self, column: str) -> FloatArray:
+        """The column as float64[n] of seconds since 1970; text may be numbers or dates of ISO 8601 (UTC).
+
+        Raises:
+            DataError: a value is neither, or the column mixes both.
+        """
+        raw = self.frame[column]
+        if raw.dtype != pl.String:
+            return self.numbers(column)
+        texts = raw.fill_null("").str.strip_chars()
+        if texts.cast(pl.Float64, strict=False).is_not_null().any():
+            return self.numbers(column)
+        values = np.empty(len(texts))
+        for row, text in enumerate(texts):
+            try:
+                values[row] = iso_seconds(text)
+            except ValueError:
+                raise DataError(
+                    f"{self.path}, {self.place(row)}, column {column!r}: expected seconds since 1970 or a date "
+                    f"such as 2018-07-07 22:09:11, got {text!r}"
+                ) from None
+        return values
+
     def texts(self, column: str) -> pl.Series:
         """The column as String: empty becomes null, a list is joined by ", ", other values as they print."""
         raw = self.frame[column]
@@ -146,7 +169,7 @@ def read_interactions(
         user: the column of user ids.
         item: the column of item ids.
         rating: the column of ratings; None reads none.
-        timestamp: the column of seconds since 1970 (in Parquet a date will do); None reads none.
+        timestamp: the column of times, seconds since 1970 or dates of ISO 8601; None reads none.
         review: the column of review texts; None reads none.
 
     Returns:
@@ -228,7 +251,7 @@ def assemble(
             Interactions(
                 user_row, item_row, len(users), len(items),
                 table.numbers(rating, missing=True) if rating is not None else None,
-                table.numbers(timestamp) if timestamp is not None else None,
+                table.times(timestamp) if timestamp is not None else None,
                 np.array(table.texts(review).to_list(), object) if review is not None else None,
                 np.arange(start, start + len(user_row)),
             )
@@ -285,8 +308,9 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None, ids: Sequ
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
-    if ending in _SEPARATORS:
-        table = read_delimited(path, _SEPARATORS[ending], columns=columns, required=ids)
+    if ending in (".csv", ".tsv"):
+        separator = _separator(path) if ending == ".csv" else "\t"
+        table = read_delimited(path, separator, columns=columns, required=ids)
     elif ending in _JSON_LINES:
         table = _read_json_lines(path, columns, ids)
     elif ending == ".parquet" and not compressed:
@@ -513,6 +537,16 @@ def _after_header(records: Records, skipped: int) -> Iterator[tuple[int, Any]]:
             yield line, fields
 
 
+def _separator(path: Path) -> str:
+    """A comma; a semicolon or tab where the header has one and no comma: so spreadsheets write in some places."""
+    try:
+        header = next((fields for _, fields in _fields(path, ",", '"', "utf-8") if fields), [])
+    except (*_UNREADABLE, UnicodeDecodeError, csv.Error):
+        return ","  # reading it for good says what is wrong
+    found = (separator for separator in ";\t" if len(header) == 1 and separator in header[0])
+    return next(found, ",")
+
+
 def _without_blank_lines(frame: pl.DataFrame, body: Records) -> pl.DataFrame:
     """Drop the rows that Polars makes of blank lines; one with commas but no values stays."""
     empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
@@ -560,7 +594,9 @@ def _refuse_absent(path: Path) -> None:
 def _refuse_missing(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in header:
-            raise DataError(f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}")
+            raise ColumnError(
+                f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}"
+            )
         if list(header).count(name) > 1:
             raise DataError(f"{path} has {list(header).count(name)} columns {name!r}: rename all but one")
 
