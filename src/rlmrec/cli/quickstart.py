@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rlmrec.cli.data import describe
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
@@ -15,9 +18,16 @@ from rlmrec.cli.text import item_texts, write_semantics
 from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, DataError
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.llm.local import LocalChat
+from rlmrec.llm.replay import Replay
+from rlmrec.llm.store import Store
+from rlmrec.profiles.audit import audit
+from rlmrec.profiles.profiler import Profiler
+from rlmrec.profiles.texts import node_texts, stored_profiles
 from rlmrec.text.local import LocalEncoder
+from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
@@ -38,7 +48,7 @@ def quickstart(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """MovieLens-100K from ratings and titles to recommendations: read, split, encode, train three ways, compare.
+    """MovieLens-100K from ratings and titles to recommendations: profile, encode, train three ways, compare.
 
     Everything stays in the workspace; what is done already is not done again.
 
@@ -59,12 +69,14 @@ def quickstart(
     dataset.save(place.dataset_path)
     describe(dataset, output)
 
-    output.say("[bold]2. titles and genres → text vectors[/] (a user is the mean over their training items)")
-    texts = item_texts(dataset)
-    output.say(f'   for example "{texts[0]}"')
-    semantics, _ = write_semantics(place, dataset, LocalEncoder(), texts, None, output)
+    output.say("[bold]2. titles and genres → profiles by a language model[/]")
+    replay_profiles(place, dataset, output)
+    profile_live(dataset, output)
 
-    output.say("[bold]3. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
+    output.say("[bold]3. profiles → text vectors[/]")
+    semantics = encode_profiles(place, dataset, output)
+
+    output.say("[bold]4. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
     options = {} if epochs is None else {"epochs": epochs}
     metrics = [
         train_with_progress(
@@ -75,14 +87,14 @@ def quickstart(
     ]  # fmt: skip
 
     output.say(
-        "[bold]4. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)"
+        "[bold]5. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)"
     )
     names = list(RUNS)
     comparisons = compare_to_first(names, [place.run(name) for name in names])
     show_metrics(names, metrics, output, comparisons)
     output.say(verdict(comparisons))
 
-    output.say("[bold]5. recommend[/]")
+    output.say("[bold]6. recommend[/]")
     user = dataset.users.id(0)
     recommender = place.recommender("con", dataset)
     answer = show_recommendations(recommender, dataset, user, 10, output)
@@ -100,6 +112,62 @@ def quickstart(
             "items": answer,
         }
     )
+
+
+def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
+    """Fill the workspace's store from the answers that ship with the package, and audit it.
+
+    They are what ``rlmrec profile --model local --items --users --domain movies`` was answered on this split at
+    seed 0. Another seed gives viewers other training movies, so prompts that nobody answered: then only the
+    movies have profiles.
+    """
+    packaged = resources.files("rlmrec.profiles") / "movielens-100k.jsonl.gz"
+    with resources.as_file(packaged) as file, Store(place.profiles_path) as store:
+        llm = Replay(file)
+        profiler = Profiler(llm, store, domain="movies")
+        movies = profiler.run(dataset, "item").profiled
+        viewers = profiler.run(dataset, "user").profiled if movies else 0  # their prompts quote the movies'
+        checked = audit(store, dataset)
+        output.say(
+            f"   replayed what {llm.name} wrote on {llm.manifest['date']}: "
+            f"{movies:,} of {dataset.n_items:,} movies, {viewers:,} of {dataset.n_users:,} viewers"
+        )
+        for kind, vocabulary in (("item", dataset.items), ("user", dataset.users)):
+            profile = store.profile(kind, vocabulary.id(0))
+            if profile is not None and profile.summarization:
+                output.say(f'   {kind} {profile.key}: "{escape(profile.summarization)}"')
+    if checked.n_violations:
+        raise DataError(f"a held-out interaction reached a prompt: rlmrec audit -w {place.path} lists them")
+    output.say(f"   audit: {checked.interactions:,} training interactions are in the prompts, none held out")
+
+
+def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
+    """Ask the embedded model about a handful of movies now, so that one sees it work."""
+    if missing := LocalChat.missing():
+        output.say(f"   [yellow]nothing asked live[/]: {escape(missing)}")
+        return
+    with TemporaryDirectory(prefix="rlmrec-") as folder, Store(Path(folder) / "live.sqlite") as store:
+        llm = LocalChat(threads=1)  # several wait for each other ten times as long when a core is busy
+        progress = Profiler(llm, store, domain="movies").run(dataset, "item", limit=count)
+        output.say(f"   asked {llm.name} live, {progress.seconds:.1f} s with loading it:")
+        for profile in store.profiles("item"):
+            output.say(f'   item {profile.key}: "{escape(profile.summarization or str(profile.error))}"')
+
+
+def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> Semantics:
+    """Vectors of each movie's metadata and profile; a viewer is the mean over their training movies.
+
+    Of the ways to encode this small model's profiles the one that did best on validation
+    (benchmarks/movielens_profiles.py).
+    """
+    with Store(place.profiles_path) as store:
+        profiles = stored_profiles(store, dataset, "item")
+    texts = node_texts("llm+metadata", profiles.texts, item_texts(dataset))
+    output.say(f'   for example "{escape(str(texts.texts[0]))}"')
+    semantics, _ = write_semantics(
+        place, dataset, LocalEncoder(), texts.texts, None, output, manifest={"profiles": texts.source}
+    )
+    return semantics
 
 
 def verdict(comparisons: Comparisons) -> str:
