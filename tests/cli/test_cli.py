@@ -106,6 +106,41 @@ def test_compare_evaluate_recommend(call, workspace):
     assert not {item["id"] for item in answer["items"]} & {dataset.items.id(int(row)) for row in mine}
 
 
+def test_compare_over_seeds(call, workspace):
+    for name, alignment in (("base", "none"), ("con", "contrastive")):
+        for seed in (1, 2, 3):
+            assert train(call, workspace, f"{name}-seed{seed}", alignment, "--seed", seed)[0] == 0
+    code, out, err = call("compare", "-w", workspace.path, "base", "con", "--json")
+    assert code == 0
+    result = last_json(out)
+    assert result["runs"]["con"]["seeds"] == [1, 2, 3]
+    each = [
+        json.loads((workspace.run(f"con-seed{seed}") / "metrics.json").read_text())["test"]["ndcg@10"]
+        for seed in (1, 2, 3)
+    ]
+    assert result["runs"]["con"]["test"]["ndcg@10"] == pytest.approx(np.mean(each))
+    assert result["runs"]["con"]["test_std"]["ndcg@10"] == pytest.approx(np.std(each, ddof=1))
+    cell = result["comparisons"]["con"]["ndcg@10"]
+    assert cell["new"] == pytest.approx(np.mean(each))
+    assert cell["seeds"]["n"] == 3
+    assert "±" in err
+    assert "Wilcoxon" in err
+    # A run of another name beside it, one seed against three, and what cannot be compared.
+    assert call("compare", "-w", workspace.path, "base", "con-seed2")[0] == 0
+    for arguments, message in (
+        (("con", "con"), "con would be compared with itself"),
+        (("con", "con-seed2"), "con-seed2 would be compared with itself"),
+        (("base", "gen"), "no run 'gen'"),
+    ):
+        code, _, err = call("compare", "-w", workspace.path, *arguments)
+        assert code != 0
+        assert message in err
+    assert train(call, workspace, "base-seed4", "contrastive", "--seed", 4)[0] == 0
+    code, _, err = call("compare", "-w", workspace.path, "con", "base")
+    assert code == 2
+    assert "base-seed1 and base-seed4 differ in more than their seed" in err
+
+
 def test_data_table_from_files(call, tmp_path):
     dataset, _ = blocks(density=0.9)
     rows = {"u": [], "i": [], "stars": []}
