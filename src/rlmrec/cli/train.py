@@ -16,8 +16,8 @@ from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
 from rlmrec.evaluation.significance import LEVEL, compare_pairs
-from rlmrec.experiments.run import run
-from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, parse_settings
+from rlmrec.experiments.run import SEMANTIC_ONLY, run, run_semantic_only
+from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, describe_options, parse_settings
 from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
@@ -56,6 +56,8 @@ def train(
 ) -> None:
     """Train, stop early on validation, evaluate, and save a recommender. A killed run goes on when called again.
 
+    What `--set` takes: `rlmrec options --backbone lightgcn --alignment contrastive`.
+
     **Examples:**
 
     `rlmrec train -w movies --alignment contrastive --name con`
@@ -63,15 +65,15 @@ def train(
     `rlmrec train -w amazon --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
     """
     place, output = Workspace(workspace), Output(as_json)
-    options = parse_settings(settings or [])
+    chosen = parse_settings(settings or [])
     if epochs is not None:
-        options["epochs"] = epochs
-    spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
+        chosen["epochs"] = epochs
+    spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
     semantics = place.semantics(dataset) if spec.needs_text else None
     if name is None:
         parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
-        name = "-".join([*parts, *(f"{option}={value}" for option, value in options.items())])
+        name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,
         label=name, device=device, overwrite=overwrite, tensorboard=tensorboard,
@@ -82,6 +84,28 @@ def train(
         f"saved in {place.run(name)}"
     )
     output.result({"run": name, **metrics})
+
+
+def options(
+    backbone: Annotated[str, typer.Option(help="As of rlmrec train.")] = "lightgcn",
+    alignment: Annotated[str, typer.Option(help="none, contrastive or generative.")] = "none",
+    preset: Annotated[str, typer.Option(help="Whose values to show.")] = DEFAULT_PRESET,
+    as_json: JsonOption = False,
+) -> None:
+    """List what `--set` can set for a backbone with an alignment: type, value in the preset, meaning.
+
+    **Example:**  `rlmrec options --backbone sgl --alignment generative --preset yelp`
+    """
+    output = Output(as_json)
+    rows = describe_options(RunSpec.resolve(backbone, alignment, preset))
+    output.table(
+        f"options of {backbone} with alignment {alignment}; values of preset {preset}",
+        ["--set", "type", "value", "default", "meaning"],
+        [[row["name"], row["type"], *(f"{row[key]}" for key in ("value", "default")), row["meaning"]]
+         for row in rows],
+        text_columns=5,
+    )  # fmt: skip
+    output.result({"backbone": backbone, "alignment": alignment, "preset": preset, "options": rows})
 
 
 def train_with_progress(
@@ -145,7 +169,13 @@ class _EventLog:
 
 
 def evaluate(
-    run: Annotated[str, typer.Option(help="The run's name.")],
+    run: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    semantic_only: Annotated[
+        bool,
+        typer.Option(
+            "--semantic-only", help="No model: score by the text vectors' cosines, kept as run semantic-only."
+        ),
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     split: Annotated[str, typer.Option(help="test or valid.")] = "test",
     k: Annotated[
@@ -155,13 +185,23 @@ def evaluate(
 ) -> None:
     """Rank all items for every user of a split again and print all metrics.
 
-    **Example:**  `rlmrec evaluate -w movies --run con -k 10 -k 50`
+    **Examples:**
+
+    `rlmrec evaluate -w movies --run con -k 10 -k 50`
+
+    `rlmrec evaluate -w movies --semantic-only`   and then   `rlmrec compare -w movies semantic-only base`
     """
     place, output = Workspace(workspace), Output(as_json)
     if split not in ("test", "valid"):
         raise ConfigError(f"--split {split!r}: expected test or valid")
     cuts = tuple(sorted(k or (5, 10, 20)))
     dataset = place.dataset()
+    if (run is None) == (not semantic_only):
+        raise ConfigError("give either --run NAME or --semantic-only")
+    if run is None:
+        run = SEMANTIC_ONLY
+        # Made anew each time: the dataset or the vectors may be others, and it costs one evaluation.
+        run_semantic_only(dataset, place.semantics(dataset), place.run(run), overwrite=True)
     recommender = place.recommender(run, dataset)
     metrics = rank(DotProduct(recommender.users, recommender.items), dataset, k=cuts, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
 from safetensors.torch import save_file
 
+from rlmrec import __version__
 from rlmrec.alignment import Alignment, Contrastive, Generative
 from rlmrec.backbones import Backbone
 from rlmrec.data.dataset import Dataset
@@ -26,6 +28,7 @@ from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, embeddings, train
 
 K = (5, 10, 20)
+SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
 
 
 def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple[Backbone, Alignment]:
@@ -113,18 +116,70 @@ def run(
         "epochs": len(history.epochs),
         "seconds_per_epoch": history.seconds_per_epoch,
         "seconds_evaluation": history.seconds_evaluation,
-        "environment": {
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
+        "environment": environment(device),
         "config": config,
     }
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
     checkpoint.remove(folder)
     return metrics
+
+
+def run_semantic_only(
+    dataset: Dataset, semantics: Semantics, folder: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """ "Semantic embeddings only" (Table 1) as a run: scores are cosines of text vectors, nothing is trained.
+
+    The folder holds what any run's does, but for a model and training's records.
+
+    Args:
+        dataset: on what.
+        semantics: the text vectors.
+        folder: the run's folder.
+        overwrite: start anew even if the folder holds a run.
+
+    Returns:
+        what ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    config = {
+        "run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0},
+        "data": {"dataset": dataset.fingerprint, "texts": semantics.digest},
+    }
+    if not overwrite:
+        _refuse_other_run(folder, config)
+        if (folder / "metrics.json").exists():
+            kept: dict[str, Any] = read_json(folder / "metrics.json")
+            return kept
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / "config.toml", tomli_w.dumps(config))
+    scores = DotProduct.cosine(semantics.users, semantics.items)
+    Recommender.of(dataset, scores.users, scores.items, {"config": config}).save(folder / "recommender")
+    metrics = {
+        **evaluate_embeddings(scores.users, scores.items, dataset, folder),
+        "best_epoch": None,
+        "epochs": 0,
+        "seconds_per_epoch": 0.0,
+        "seconds_evaluation": 0.0,
+        "environment": environment("cpu"),
+        "config": config,
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a number was made with: device, threads, versions."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "rlmrec": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:

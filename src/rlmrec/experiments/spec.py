@@ -6,7 +6,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, Backbone
@@ -102,6 +104,46 @@ class RunSpec:
             "alignment": self.alignment_config.model_dump(),
             "training": self.training.model_dump(),
         }
+
+
+def describe_options(spec: RunSpec) -> list[dict[str, Any]]:
+    """What ``options`` can set in a run such as ``spec``, from the configuration classes' own fields.
+
+    Returns:
+        for each option its name, type and bounds in words, value in ``spec``, default, meaning, and "of":
+        whose it is.
+    """
+    parts = {
+        f"backbone {spec.backbone}": spec.backbone_config,
+        f"alignment {spec.alignment}": spec.alignment_config,
+        "training": spec.training,
+    }
+    return [
+        {
+            "name": name,
+            "type": _type(field),
+            "value": getattr(config, name),
+            "default": field.default,
+            "meaning": field.description or "",
+            "of": part,
+        }
+        for part, config in parts.items()
+        for name, field in type(config).model_fields.items()
+    ]
+
+
+def _type(field: FieldInfo) -> str:
+    """ "float > 0", "int ≥ 1", "all-users or batch"."""
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    ]
+    return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
 
 
 def backbone_class(name: str) -> type[Backbone]:
