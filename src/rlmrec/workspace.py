@@ -10,9 +10,12 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 
+DEFAULT = "default"
+NAME = r"[\w][\w.+=-]*"
+
 
 class Workspace:
-    """dataset/ · semantics.safetensors · runs/<name>/
+    """dataset/ · semantics.safetensors, semantics/<name>.safetensors · runs/<name>/ · cells/<id>/
 
     Args:
         path: the folder; made when first written to.
@@ -31,6 +34,21 @@ class Workspace:
         """Where the text vectors lie."""
         return self.path / "semantics.safetensors"
 
+    def named_semantics_path(self, name: str) -> Path:
+        """Where the text vectors called ``name`` lie; "default" are those that commands take unasked.
+
+        Raises:
+            ConfigError: not a name for a file.
+        """
+        if not re.fullmatch(NAME, name):
+            raise ConfigError(f"name of text vectors {name!r}: use letters, digits and . _ + = - only")
+        return self.semantics_path if name == DEFAULT else self.path / "semantics" / f"{name}.safetensors"
+
+    def semantics_names(self) -> list[str]:
+        """The names of the text vectors that there are, "default" first."""
+        others = sorted(path.stem for path in self.path.glob("semantics/*.safetensors"))
+        return [DEFAULT] * self.semantics_path.exists() + [name for name in others if name != DEFAULT]
+
     def dataset(self) -> Dataset:
         """The dataset.
 
@@ -39,14 +57,14 @@ class Workspace:
         """
         return Dataset.load(self.dataset_path)
 
-    def semantics(self, dataset: Dataset) -> Semantics:
-        """The text vectors, checked against the dataset.
+    def semantics(self, dataset: Dataset, name: str = DEFAULT) -> Semantics:
+        """The text vectors called ``name``, checked against the dataset.
 
         Raises:
             WorkspaceError: there are none yet.
             DataError: they belong to another dataset.
         """
-        return Semantics.load(self.semantics_path).check(dataset)
+        return Semantics.load(self.named_semantics_path(name)).check(dataset)
 
     def recommender(self, run: str, dataset: Dataset) -> Recommender:
         """The saved recommender of a finished run, checked against the dataset.
@@ -67,9 +85,13 @@ class Workspace:
         Raises:
             ConfigError: not a name for a folder.
         """
-        if not re.fullmatch(r"[\w][\w.+=-]*", name):
+        if not re.fullmatch(NAME, name):
             raise ConfigError(f"run name {name!r}: use letters, digits and . _ + = - only")
         return self.path / "runs" / name
+
+    def cell(self, identity: str) -> Path:
+        """The folder of the cell of a sweep or an experiment with this identity; a run like any other."""
+        return self.path / "cells" / identity
 
     def finished_run(self, name: str) -> Path:
         """The folder of a run that has ended.

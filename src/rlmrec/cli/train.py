@@ -16,7 +16,7 @@ from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
 from rlmrec.evaluation.significance import LEVEL, compare_pairs
-from rlmrec.experiments.run import SEMANTIC_ONLY, run, run_semantic_only
+from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_semantic_only
 from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, describe_options, parse_settings
 from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
@@ -38,7 +38,7 @@ def train(
     ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
-        str, typer.Option(help="general, movielens, or the paper's: amazon, yelp, steam.")
+        str, typer.Option(help="general, movielens, the paper's amazon, yelp, steam, or a TOML file's path.")
     ] = DEFAULT_PRESET,
     settings: Annotated[
         list[str] | None,
@@ -47,6 +47,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; by default made of the options.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the embeddings that this run has learned.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew if the run exists.")] = False,
     tensorboard: Annotated[
@@ -72,11 +75,13 @@ def train(
     dataset = place.dataset()
     semantics = place.semantics(dataset) if spec.needs_text else None
     if name is None:
-        parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
+        parts = [backbone.rpartition(":")[2].lower(), alignment, Path(preset).stem, f"seed{seed}"]
+        parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
+    start = None if start_from is None else Tables.of(place.finished_run(start_from))
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,
-        label=name, device=device, overwrite=overwrite, tensorboard=tensorboard,
+        label=name, start=start, device=device, overwrite=overwrite, tensorboard=tensorboard,
     )  # fmt: skip
     show_metrics([name], [metrics], output)
     output.say(
@@ -116,13 +121,14 @@ def train_with_progress(
     output: Output,
     *,
     label: str,
+    start: Tables | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
-        kept = run(spec, dataset, semantics, folder)  # refuses if it is another run
+        kept = run(spec, dataset, semantics, folder, start=start)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
         return kept
     log = _EventLog(folder) if tensorboard else None
@@ -137,8 +143,9 @@ def train_with_progress(
 
         try:
             return run(
-                spec, dataset, semantics, folder, device=device, overwrite=overwrite, on_epoch=on_epoch
-            )
+                spec, dataset, semantics, folder,
+                start=start, device=device, overwrite=overwrite, on_epoch=on_epoch,
+            )  # fmt: skip
         finally:
             if log is not None:
                 log.close()

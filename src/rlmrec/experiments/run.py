@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rlmrec import __version__
 from rlmrec.alignment import Alignment, Contrastive, Generative
@@ -29,6 +33,61 @@ from rlmrec.training.trainer import check_trainable, embeddings, train
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Initial embeddings that a run starts from instead of random ones (pre-training, Table 3).
+
+    Args:
+        users: (U, d).
+        items: (I, d).
+    """
+
+    users: Tensor
+    items: Tensor
+
+    @classmethod
+    def of(cls, folder: Path) -> Tables:
+        """The tables that a finished run has learned.
+
+        Raises:
+            WorkspaceError: there is no finished run with a model in the folder.
+            ConfigError: its backbone has no tables of its own, as a wrapped model.
+        """
+        path = folder / "model.safetensors"
+        if not (folder / "metrics.json").exists() or not path.exists():
+            raise WorkspaceError(f"{folder} holds no finished training run to start from")
+        state = load_file(path)
+        try:
+            return cls(state["backbone.user_embedding"], state["backbone.item_embedding"])
+        except KeyError:
+            raise ConfigError(
+                f"the backbone of {folder} has no tables user_embedding and item_embedding"
+            ) from None
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the tables: a run names what it started from."""
+        return hashlib.sha256(self.users.numpy().tobytes() + self.items.numpy().tobytes()).hexdigest()[:16]
+
+    def put_into(self, backbone: Backbone) -> None:
+        """Replace the backbone's initial embeddings.
+
+        Raises:
+            ConfigError: it has none, or of another shape.
+        """
+        parameters = dict(backbone.named_parameters())
+        for name, table in (("user_embedding", self.users), ("item_embedding", self.items)):
+            shape = tuple(parameters[name].shape) if name in parameters else None
+            if shape != tuple(table.shape):
+                raise ConfigError(
+                    f"cannot start from {name} of {tuple(table.shape)}: the backbone's is {shape or 'absent'}; "
+                    "take a run with the same users, items and embedding_size"
+                )
+        with torch.no_grad():
+            parameters["user_embedding"].copy_(self.users)
+            parameters["item_embedding"].copy_(self.items)
 
 
 def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple[Backbone, Alignment]:
@@ -62,6 +121,7 @@ def run(
     semantics: Semantics | None,
     folder: Path,
     *,
+    start: Tables | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -76,6 +136,7 @@ def run(
         dataset: on what.
         semantics: text vectors; None when nothing needs them.
         folder: the run's folder.
+        start: initial embeddings to start from; None for random ones.
         device: "cpu", "cuda" or "mps".
         overwrite: start anew even if the folder holds a run.
         on_epoch: told each epoch's record.
@@ -89,12 +150,16 @@ def run(
     config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
     if semantics is not None and spec.needs_text:
         config["data"]["texts"] = semantics.digest
+    if start is not None:
+        config["data"]["start"] = start.digest
     if not overwrite:
         _refuse_other_run(folder, config)
         if (folder / "metrics.json").exists():
             metrics: dict[str, Any] = read_json(folder / "metrics.json")
             return metrics
     backbone, alignment = build(spec, dataset, semantics)
+    if start is not None:
+        start.put_into(backbone)
     check_trainable(dataset, device)
     if overwrite:  # only now, when the new run is known to start
         shutil.rmtree(folder, ignore_errors=True)
@@ -190,10 +255,10 @@ def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
     differences = [
-        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {value} here"
+        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {options.get(name, 'not set')} here"
         for part, options in config.items()
-        for name, value in options.items()
-        if there.get(part, {}).get(name) != value
+        for name in {**options, **there.get(part, {})}
+        if there.get(part, {}).get(name) != options.get(name)
     ]
     if differences:
         raise ConfigError(

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 
 Vectors = npt.NDArray[np.float32]
@@ -93,10 +93,23 @@ class Semantics:
             raise DataError("these text vectors were made for another dataset: run 'rlmrec encode' again")
         return self
 
-    def shuffled(self, rng: np.random.Generator) -> Semantics:
-        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4)."""
+    def shuffled(self, rng: np.random.Generator, which: str = "both") -> Semantics:
+        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4).
+
+        Args:
+            rng: source of the order; what it does to the items does not depend on ``which``.
+            which: "users", "items" or "both".
+
+        Raises:
+            ConfigError: none of these.
+        """
+        if which not in ("users", "items", "both"):
+            raise ConfigError(f"cannot shuffle {which!r}: expected users, items or both")
+        users, items = rng.permutation(self.users), rng.permutation(self.items)
         return Semantics(
-            rng.permutation(self.users), rng.permutation(self.items), {**self.manifest, "shuffled": True}
+            users if which != "items" else self.users,
+            items if which != "users" else self.items,
+            {**self.manifest, "shuffled": which},
         )
 
     def save(self, path: Path) -> None:
