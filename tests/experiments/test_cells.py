@@ -145,7 +145,7 @@ def test_a_run_starts_from_the_tables_of_another(tmp_path):
         run_cell(after, materials)
     run_cell(before, materials)
     line = run_cell(after, materials)
-    assert line["cell"]["start"] == before.id
+    assert line["cell"]["start"] == {"cell": before.id, "alignment": "none"}
     tables = [Recommender.load(place.cell(cell.id) / "recommender").users for cell in (before, after)]
     np.testing.assert_allclose(tables[1], tables[0], atol=1e-8)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, output, profile, quickstart, serve, sweep, text, train
+from rlmrec.cli import data, experiment, output, profile, quickstart, serve, sweep, text, train
 from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -36,6 +36,7 @@ app.command()(train.options)
 app.command()(train.evaluate)
 app.command()(train.compare)
 app.command()(sweep.sweep)
+app.command()(experiment.experiment)
 app.command()(serve.recommend)
 
 

@@ -98,9 +98,13 @@ class Cell:
                 "texts": self.texts,
                 "shuffle": self.shuffle,
             },
-            "start": None if self.start is None else self.start.id,
+            "start": None if self.start is None else self._of_start(self.start),
             "timing": self.timing,
         }
+
+    @staticmethod
+    def _of_start(start: Cell) -> dict[str, str]:
+        return {"cell": start.id, "alignment": "none" if start.spec is None else start.spec.alignment}
 
     @cached_property
     def id(self) -> str:

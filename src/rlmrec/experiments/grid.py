@@ -106,7 +106,7 @@ class Progress:
         return min(0.95, epoch / expected)
 
 
-# Told after every epoch, and with the line of each cell that has ended.
+# Told at the start, after every epoch, and with the line of each cell that has ended.
 Report = Callable[[Progress, Line | None], None]
 
 
@@ -152,6 +152,8 @@ def run_cells(
     then = [cell for cell in todo if cell.id not in started_from and not cell.timing]
     timed = [cell for cell in todo if cell.id not in started_from and cell.timing]
     progress = Progress(len(every), len(every) - len(todo))
+    if report is not None:
+        report(progress, None)
     for stage, width in ((first, jobs), (then, jobs), (timed, 1)):
         if stage:
             share = threads or max(1, cores // min(width, len(stage)))
