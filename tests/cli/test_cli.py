@@ -242,7 +242,7 @@ def test_debug_shows_the_traceback(tmp_path):
     "command",
     [[], ["data"], ["data", "table"], ["data", "movielens-100k"], ["data", "published"], ["data", "recbole"],
      ["profile"], ["audit"], ["encode"], ["train"], ["options"], ["evaluate"], ["recommend"], ["compare"],
-     ["quickstart"]],
+     ["sweep"], ["experiment"], ["quickstart"]],
 )  # fmt: skip
 def test_help_has_examples(call, command):
     code, out, _ = call(*command, "--help")

@@ -267,6 +267,14 @@ def test_the_readme_shows_the_stored_lines():
     )
 
 
+def test_a_readme_has_a_table_for_each_dataset_that_was_run(tmp_path):
+    for dataset in ("rlmrec-amazon", "yelp-profiles"):
+        store(lines_path(tmp_path, "table1", dataset), [line("none", 1, 0.1, dataset)])
+    text = readme(tmp_path)
+    assert text.count("### Table 1") == 2
+    assert "Not run yet: figure4, figure5, table2, table3, table4." in text
+
+
 def test_the_command(place, tmp_path, capsys):
     def call(*arguments):
         code = 0
@@ -326,9 +334,11 @@ def test_the_numbers_of_a_timing_run_are_seconds(tmp_path):
     lines = [line("none", 1, 0.1, backbone="gccf"), line("contrastive", 1, 0.1, backbone="gccf")]
     for one, seconds in zip(lines, (0.5, 2.0), strict=True):
         one["seconds_per_epoch"] = seconds
+        one["environment"]["load"] = 4 * seconds
     path = store(lines_path(tmp_path, "table4", "rlmrec-amazon"), lines)
     table = build_table(Experiment.load("table4"), path)
     assert [entry.mean["seconds_per_epoch"] for entry in table.entries] == [0.5, 2.0]
     assert table.entries[1].paper["seconds_per_epoch"] == 1.95
     assert "| GCCF | Con | 2.00 | 1.95 | +2.6 % |" in markdown(table)
+    assert "Load of the machine 2 to 8" in markdown(table)
     assert np.isclose(table.entries[0].paper["seconds_per_epoch"], 0.88)

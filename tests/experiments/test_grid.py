@@ -1,6 +1,7 @@
 """The runner: results, crashes, kills, progress."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -161,3 +162,16 @@ def test_wrong_numbers_of_processes(place, tmp_path):
     for wrong in ({"jobs": 0}, {"threads": 0}):
         with pytest.raises(ConfigError, match="at least 1 job and 1 thread"):
             run_cells([cell(place)], place, Results(tmp_path / "r"), **wrong)
+
+
+def test_an_interrupt_ends_the_processes_and_the_cell_goes_on_later(place, tmp_path):
+    slow = cell(place, epochs=100_000, patience=100_000)
+
+    def interrupt(progress, line):
+        if progress.running:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells([slow], place, Results(tmp_path / "r.jsonl"), threads=1, report=interrupt)
+    assert not multiprocessing.active_children()
+    assert not Results(tmp_path / "r.jsonl").lines

@@ -79,8 +79,11 @@ def sweep(
         # Rounds are shared by the variants: each asks for as many trials as keep all processes busy.
         width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
 
+        total = plan.trials * len(plan.variants) * len(plan.seeds)
+
         def run_round(cells: Sequence[Cell]) -> object:
-            return run_with_progress(cells, place, results, output, label, jobs, threads, device)
+            so_far = f"{label}, {len(results.lines)} cells stored, {total} planned"
+            return run_with_progress(cells, place, results, output, so_far, jobs, threads, device)
 
         trials = search(plan, make, results, run_round, folder / "optuna.journal", width)
     else:

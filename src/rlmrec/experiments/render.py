@@ -299,6 +299,11 @@ def _note(table: Table) -> str:
     if table.entries:
         made = table.entries[0].environment
         notes.append(f"{made['device']}, {made['threads']} threads, torch {made['torch']}.")
+        loads = [entry.environment["load"] for entry in table.entries if "load" in entry.environment]
+        if table.experiment.is_timing and loads:
+            notes.append(
+                f"Load of the machine {min(loads):g} to {max(loads):g}: above the number of threads other work ran."
+            )
     if table.left_out:
         notes.append(
             f"{table.left_out} runs with other options than the last ones of their row are not shown."

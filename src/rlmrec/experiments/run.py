@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 import tomllib
@@ -244,6 +245,7 @@ def environment(device: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, this run included: what else was going on
     }
 
 
