@@ -208,7 +208,7 @@ def main():
     print(f"{'full evaluation':22} {min(times):8.2f} {float(np.median(times)):9.2f}")
     times = peer(dataset, 3)
     if times is None:
-        print("peer: torch-geometric is not installed (pip install 'rlmrec[benchmark]')")
+        print("peer: torch-geometric is not installed (pip install 'rlmrec[dev]')")
     else:
         median = float(np.median(times))
         print(f"{'torch-geometric base':22} {min(times):8.2f} {median:9.2f}   {median / base:.1f} x ours")

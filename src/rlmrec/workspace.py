@@ -14,7 +14,7 @@ DEFAULT_SEMANTICS = "default"
 
 
 class Workspace:
-    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/
+    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/
 
     Args:
         path: the folder; made when first written to.
@@ -46,6 +46,11 @@ class Workspace:
         """
         return self.path / "semantics" / f"{_checked(name, 'semantics')}.safetensors"
 
+    def semantics_names(self) -> list[str]:
+        """The names of the text vectors that there are, "default" first."""
+        names = sorted(path.stem for path in (self.path / "semantics").glob("*.safetensors"))
+        return sorted(names, key=lambda name: name != DEFAULT_SEMANTICS)
+
     def dataset(self) -> Dataset:
         """The dataset.
 
@@ -67,9 +72,8 @@ class Workspace:
         old = self.path / "semantics.safetensors"
         if old.exists() and name == DEFAULT_SEMANTICS:
             raise WorkspaceError(f"{old} lies where earlier versions looked for it: move it to {path}")
-        names = sorted(found.stem for found in path.parent.glob("*.safetensors"))
         raise WorkspaceError(
-            f"no text vectors {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}; "
+            f"no text vectors {name!r} in {self.path}: there are {', '.join(self.semantics_names()) or 'none yet'}; "
             "make them with 'rlmrec encode'" + ("" if name == DEFAULT_SEMANTICS else f" --name {name}")
         )
 
@@ -93,6 +97,10 @@ class Workspace:
             ConfigError: not a name for a folder.
         """
         return self.path / "runs" / _checked(name, "run")
+
+    def cell(self, identity: str) -> Path:
+        """The folder of the cell of a sweep or an experiment with this identity; a run like any other."""
+        return self.path / "cells" / identity
 
     def finished_run(self, name: str) -> Path:
         """The folder of a run that has ended.

@@ -11,6 +11,7 @@ import pytest
 
 from rlmrec.cli import main
 from rlmrec.data.dataset import SPLITS
+from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
@@ -107,6 +108,73 @@ def test_compare_evaluate_recommend(call, workspace):
     assert not {item["id"] for item in answer["items"]} & {dataset.items.id(int(row)) for row in mine}
 
 
+def test_compare_over_seeds(call, workspace):
+    for name, alignment in (("base", "none"), ("con", "contrastive")):
+        for seed in (1, 2, 3):
+            assert train(call, workspace, f"{name}-seed{seed}", alignment, "--seed", seed)[0] == 0
+    code, out, err = call("compare", "-w", workspace.path, "base", "con", "--json")
+    assert code == 0
+    result = last_json(out)
+    assert result["runs"]["con"]["seeds"] == [1, 2, 3]
+    each = [
+        json.loads((workspace.run(f"con-seed{seed}") / "metrics.json").read_text())["test"]["ndcg@10"]
+        for seed in (1, 2, 3)
+    ]
+    assert result["runs"]["con"]["test"]["ndcg@10"] == pytest.approx(np.mean(each))
+    assert result["runs"]["con"]["test_std"]["ndcg@10"] == pytest.approx(np.std(each, ddof=1))
+    cell = result["comparisons"]["con"]["ndcg@10"]
+    assert cell["new"] == pytest.approx(np.mean(each))
+    assert cell["seeds"]["n"] == 3
+    assert "±" in err
+    assert "Wilcoxon" in err
+    # A run of another name beside it, one seed against three, and what cannot be compared.
+    assert call("compare", "-w", workspace.path, "base", "con-seed2")[0] == 0
+    for arguments, message in (
+        (("con", "con"), "con would be compared with itself"),
+        (("con", "con-seed2"), "con-seed2 would be compared with itself"),
+        (("base", "gen"), "no run 'gen'"),
+    ):
+        code, _, err = call("compare", "-w", workspace.path, *arguments)
+        assert code != 0
+        assert message in err
+    assert train(call, workspace, "base-seed4", "contrastive", "--seed", 4)[0] == 0
+    code, _, err = call("compare", "-w", workspace.path, "con", "base")
+    assert code == 2
+    assert "base-seed1 and base-seed4 differ in more than their seed" in err
+
+
+def test_semantic_embeddings_only_are_a_run_like_any_other(call, workspace):
+    code, out, _ = call("evaluate", "-w", workspace.path, "--semantic-only", "-k", 5, "--json")
+    assert code == 0
+    dataset = workspace.dataset()
+    texts = workspace.semantics(dataset)
+    expected = evaluate(DotProduct.cosine(texts.users, texts.items), dataset, k=(5,)).metrics()["ndcg@5"]
+    assert last_json(out)["ndcg@5"] == pytest.approx(expected)
+    assert train(call, workspace, "base")[0] == 0
+    code, out, _ = call("compare", "-w", workspace.path, "semantic-only", "base", "--json")
+    assert code == 0
+    assert last_json(out)["comparisons"]["base"]["ndcg@5"]["base"] == pytest.approx(expected)
+    assert call("recommend", "-w", workspace.path, "--run", "semantic-only", "--user", "u3")[0] == 0
+    # Other vectors, another result: nothing is kept that is out of date.
+    texts.shuffled(np.random.default_rng(0)).save(workspace.semantics_path())
+    code, out, _ = call("evaluate", "-w", workspace.path, "--semantic-only", "-k", 5, "--json")
+    assert last_json(out)["ndcg@5"] < expected
+
+
+def test_options_are_those_that_set_takes(call):
+    code, out, err = call(
+        "options", "--backbone", "sgl", "--alignment", "contrastive", "--preset", "yelp", "--json"
+    )
+    assert code == 0
+    options = {option["name"]: option for option in last_json(out)["options"]}
+    assert {"layers", "cl_weight", "weight", "negatives", "l2", "epochs"} <= options.keys()
+    assert options["negatives"]["type"] == "all-users or batch"
+    assert options["learning_rate"]["type"] == "float > 0"
+    assert options["keep_rate"]["type"] == "float > 0, ≤ 1"
+    assert all(option["meaning"] for option in options.values()), "every option says what it means"
+    assert "temperature" in err
+
+
 def test_data_table_from_files(call, tmp_path):
     dataset, _ = blocks(density=0.9)
     rows = {"u": [], "i": [], "stars": []}
@@ -143,6 +211,9 @@ def test_data_table_from_files(call, tmp_path):
         (["data", "table", "missing.csv", "-w", "{w}"], 1, "missing.csv"),
         (["data", "table", "missing.csv", "--split", "3:1", "-w", "{w}"], 1, "missing.csv"),
         (["encode", "-w", "{w}"], 2, "--items FILE"),
+        (["evaluate", "-w", "{w}"], 2, "either --run NAME or --semantic-only"),
+        (["evaluate", "-w", "{w}", "--run", "x", "--semantic-only"], 2, "either --run NAME"),
+        (["options", "--backbone", "x"], 2, "unknown backbone 'x'"),
     ],
 )
 def test_mistakes_are_one_line_without_a_traceback(
@@ -178,7 +249,8 @@ def test_debug_shows_the_traceback(tmp_path):
     "command",
     [[], ["data"], ["data", "table"], ["data", "movielens-100k"], ["data", "published"], ["data", "recbole"],
      ["data", "amazon"], ["data", "yelp"], ["data", "steam"], ["data", "map"],
-     ["profile"], ["audit"], ["encode"], ["train"], ["evaluate"], ["recommend"], ["compare"], ["quickstart"]],
+     ["profile"], ["audit"], ["encode"], ["train"], ["options"], ["evaluate"], ["recommend"], ["compare"],
+     ["sweep"], ["experiment"], ["quickstart"]],
 )  # fmt: skip
 def test_help_has_examples(call, command):
     code, out, _ = call(*command, "--help")

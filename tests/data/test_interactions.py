@@ -114,6 +114,17 @@ def test_noise_adds_new_distinct_pairs(rows, ratio, seed):
     assert (noisy.id[len(interactions) :] == -1).all()
 
 
+def test_noise_avoids_what_is_held_out():
+    train, held_out = (
+        make([(0, 0), (1, 1)]),
+        make([(u, i) for u in range(U) for i in range(1, I) if (u, i) != (1, 1)]),
+    )
+    noisy = train.with_noise(1.0, np.random.default_rng(0), avoid=[held_out])
+    assert (noisy.items[2:] == 0).all()
+    with pytest.raises(DataError, match="no room"):
+        train.with_noise(U, np.random.default_rng(0), avoid=[held_out])
+
+
 def test_negative_noise_is_refused():
     with pytest.raises(DataError, match="cannot add"):
         make([(0, 0)] * 3).with_noise(-1, np.random.default_rng(0))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.data.interactions import Interactions
-from rlmrec.data.split import split_by_ratio
+from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.errors import DataError
 
 
@@ -64,3 +64,52 @@ def test_one_user_is_refused():
 def test_nothing_is_refused():
     with pytest.raises(DataError, match="no interactions to split"):
         split(make([]))
+
+
+def timed(rows):
+    """(user, item, time) of 3 users and 4 items."""
+    users, items, times = map(np.array, zip(*rows, strict=True))
+    return Interactions(users, items, 3, 4, timestamp=times.astype(float))
+
+
+def pairs(part):
+    return sorted(zip(part.users.tolist(), part.items.tolist(), strict=True))
+
+
+def test_by_time_keeps_who_is_on_both_sides():
+    # The cut lies after time 3; user 2 came late, item 3 was there early only.
+    rows = [(0, 0, 1), (1, 1, 2), (0, 3, 3), (0, 1, 4), (1, 0, 5), (2, 0, 6)]
+    early, late = split_by_time(timed(rows), 0.5)
+    assert pairs(early) == [(0, 0), (1, 1)]
+    assert pairs(late) == [(0, 1), (1, 0)]
+
+
+def test_leaving_out_goes_on_until_nothing_changes():
+    # Item 2 goes, with it user 1's only late interaction, with that user item 1's only early one.
+    rows = [(0, 0, 1), (1, 1, 2), (0, 3, 3), (1, 2, 7), (0, 1, 8), (0, 0, 9)]
+    early, late = split_by_time(timed(rows), 0.5)
+    assert pairs(early) == pairs(late) == [(0, 0)]
+
+
+def test_by_time_within_each_user():
+    rows = [(0, 0, 1), (0, 1, 2), (1, 1, 100), (1, 0, 101), (2, 0, 50)]
+    early, late = split_by_time(timed(rows), 0.5, per_user=True)
+    assert pairs(early) == [(0, 0), (1, 1)]
+    assert pairs(late) == [(0, 1), (1, 0)]
+
+
+def test_one_moment_is_not_torn_apart():
+    rows = [(0, 0, 1), (0, 1, 1), (0, 2, 1), (1, 0, 1), (0, 0, 2), (1, 0, 2)]
+    for per_user in (False, True):
+        early, late = split_by_time(timed(rows), 0.3, per_user)
+        assert early.timestamp.max() == 1
+        assert late.timestamp.min() == 2
+
+
+def test_what_cannot_be_cut_by_time():
+    with pytest.raises(DataError, match="needs timestamps"):
+        split_by_time(make(range(5)), 0.5)
+    with pytest.raises(DataError, match=r"in \(0, 1\), got 1"):
+        split_by_time(timed([(0, 0, 1)]), 1)
+    with pytest.raises(DataError, match="no user has interactions with the same items"):
+        split_by_time(timed([(0, 0, 1), (1, 1, 2)]), 0.5)

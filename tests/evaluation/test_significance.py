@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.evaluation.significance import bootstrap, compare, compare_tables, holm
+from rlmrec.evaluation.significance import (
+    average,
+    bootstrap,
+    compare,
+    compare_pairs,
+    compare_seeds,
+    compare_tables,
+    holm,
+)
 
 
 def test_against_scipy():
@@ -69,6 +77,63 @@ def test_tables():
     for name in ("ndcg@20", "user"):
         with pytest.raises(ConfigError, match="recall@20"):
             compare_tables(new, base, name)
+
+
+def seeds_of(values):
+    """Values (seeds, users) as tables by seed, from 1 on, each in another order of users."""
+    rng = np.random.default_rng(3)
+    orders = [rng.permutation(len(row)) for row in values]
+    return {
+        seed: table(order.tolist(), np.asarray(row)[order])
+        for seed, (row, order) in enumerate(zip(values, orders, strict=True), 1)
+    }
+
+
+def test_average_is_over_seeds_user_by_user():
+    values = np.random.default_rng(0).random((4, 30))
+    found = average(list(seeds_of(values).values())).sort("user")
+    np.testing.assert_allclose(found["recall@20"], values.mean(0))
+    with pytest.raises(DataError, match="no table"):
+        average([])
+    with pytest.raises(DataError, match="different users"):
+        average([table([0, 1], [0.1, 0.2]), table([0, 2], [0.1, 0.2])])
+
+
+def test_seeds_against_scipy():
+    rng = np.random.default_rng(0)
+    base = rng.random((4, 200))
+    new = base + rng.normal(0.02, 0.1, (4, 200))
+    users, seeds = compare_seeds(seeds_of(new), seeds_of(base), "recall@20")
+    assert users.p_t == pytest.approx(stats.ttest_rel(new.mean(0), base.mean(0)).pvalue)
+    assert users.p_wilcoxon == pytest.approx(stats.wilcoxon(new.mean(0), base.mean(0)).pvalue)
+    assert seeds.n == 4
+    assert seeds.p_t == pytest.approx(stats.ttest_rel(new.mean(1), base.mean(1)).pvalue)
+    assert seeds.p_wilcoxon == pytest.approx(stats.wilcoxon(new.mean(1), base.mean(1)).pvalue)
+
+
+def test_only_common_seeds_are_paired_and_two_are_too_few():
+    rng = np.random.default_rng(0)
+    base, new = rng.random((5, 20)), rng.random((3, 20))
+    found = compare_seeds(seeds_of(new), seeds_of(base), "recall@20")[1]
+    assert found.base == pytest.approx(base[:3].mean())
+    assert compare_seeds(seeds_of(new[:2]), seeds_of(base), "recall@20")[1] is None
+
+
+def test_pairs_are_corrected_together():
+    rng = np.random.default_rng(1)
+    base = rng.random((3, 100))
+    pairs = {name: (seeds_of(base + rng.normal(0.03, 0.1, base.shape)), seeds_of(base)) for name in "ab"}
+    pairs["single"] = (seeds_of(base[:1] + 0.001 * rng.random((1, 100))), seeds_of(base))
+    found = compare_pairs(pairs, ["recall@20"])
+    cells = [found[name]["recall@20"] for name in pairs]
+    for p in ("p_t", "p_wilcoxon"):
+        corrected = "p_holm" if p == "p_t" else "p_wilcoxon_holm"
+        assert [c[corrected] for c in cells] == holm([c[p] for c in cells]).tolist()
+        over_seeds = [c["seeds"] for c in cells[:2]]
+        assert [c[corrected] for c in over_seeds] == holm([c[p] for c in over_seeds]).tolist()
+    assert cells[2]["seeds"] is None
+    nothing = compare_pairs({"x": (seeds_of(base), seeds_of(0 * base))}, ["recall@20"])
+    assert nothing["x"]["recall@20"]["relative"] is None, "JSON has no infinity"
 
 
 def test_bootstrap():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlmrec.data.interactions import Interactions
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.testing import blocks
 from rlmrec.text.semantics import Semantics, mean_over_training
 
@@ -69,7 +69,20 @@ def test_shuffled_keeps_users_among_users(toy):
         before, after = getattr(semantics, kind), getattr(shuffled, kind)
         assert not np.array_equal(before, after)
         assert np.array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
-    assert shuffled.manifest["shuffled"] is True
+    assert shuffled.manifest["shuffled"] == "both"
+
+
+def test_shuffled_on_one_side(toy):
+    _, semantics = toy
+    both, users, items = (
+        semantics.shuffled(np.random.default_rng(0), which) for which in ("both", "users", "items")
+    )
+    assert np.array_equal(users.users, both.users)
+    assert np.array_equal(users.items, semantics.items)
+    assert np.array_equal(items.items, both.items)
+    assert np.array_equal(items.users, semantics.users)
+    with pytest.raises(ConfigError, match="expected users, items or both"):
+        semantics.shuffled(np.random.default_rng(0), "all")
 
 
 def test_mean_over_training_by_hand():

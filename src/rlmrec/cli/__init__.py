@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, output, profile, quickstart, serve, text, train
+from rlmrec.cli import data, experiment, output, profile, quickstart, serve, sweep, text, train
 from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -33,8 +33,11 @@ app.command()(profile.profile)
 app.command()(profile.audit)
 app.command()(text.encode)
 app.command()(train.train)
+app.command()(train.options)
 app.command()(train.evaluate)
 app.command()(train.compare)
+app.command()(sweep.sweep)
+app.command()(experiment.experiment)
 app.command()(serve.recommend)
 
 

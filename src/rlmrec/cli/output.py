@@ -60,20 +60,23 @@ class Output:
             print(json.dumps(payload, ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
-        """A progress bar; call what it yields with ``completed`` and, if you like, a ``note``."""
+    def progress(self, label: str, total: int, remaining: bool = True) -> Iterator[Callable[..., None]]:
+        """A progress bar; call what it yields with ``completed`` and, if you like, a ``note``.
+
+        Without ``remaining`` it makes no estimate of the time left: the note has a better one.
+        """
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            *[TimeRemainingColumn(elapsed_when_finished=True)] * remaining,
             console=self.console,
         )
         with bar:
             task = bar.add_task(escape(label), total=total, note="")
 
-            def update(completed: int, note: str = "") -> None:
+            def update(completed: float, note: str = "") -> None:
                 bar.update(task, completed=completed, note=escape(note))
 
             yield update

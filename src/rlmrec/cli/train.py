@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import re
+import statistics
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +15,9 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
-from rlmrec.evaluation.significance import compare_tables, holm
-from rlmrec.experiments.run import run
-from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, parse_settings
+from rlmrec.evaluation.significance import LEVEL, compare_pairs
+from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_semantic_only
+from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, describe_options, parse_settings
 from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
@@ -38,7 +38,7 @@ def train(
     ] = "lightgcn",
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
-        str, typer.Option(help="general, movielens, or the paper's: amazon, yelp, steam.")
+        str, typer.Option(help="general, movielens, the paper's amazon, yelp, steam, or a TOML file's path.")
     ] = DEFAULT_PRESET,
     settings: Annotated[
         list[str] | None,
@@ -50,6 +50,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; by default made of the options.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the embeddings that this run has learned.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew if the run exists.")] = False,
     tensorboard: Annotated[
@@ -58,6 +61,8 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train, stop early on validation, evaluate, and save a recommender. A killed run goes on when called again.
+
+    What `--set` takes: `rlmrec options --backbone lightgcn --alignment contrastive`.
 
     **Examples:**
 
@@ -68,20 +73,23 @@ def train(
     `rlmrec train -w amazon --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
     """
     place, output = Workspace(workspace), Output(as_json)
-    options = parse_settings(settings or [])
+    chosen = parse_settings(settings or [])
     if epochs is not None:
-        options["epochs"] = epochs
-    spec = RunSpec.resolve(backbone, alignment, preset, seed, options)
+        chosen["epochs"] = epochs
+    spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
     semantics = place.semantics(dataset, semantics_name) if spec.needs_text else None
     if name is None:
-        parts = [backbone.rpartition(":")[2].lower(), alignment, preset, f"seed{seed}"]
+        parts = [backbone.rpartition(":")[2].lower(), alignment, Path(preset).stem, f"seed{seed}"]
         if spec.needs_text and semantics_name != DEFAULT_SEMANTICS:
             parts.append(f"semantics={semantics_name}")
-        name = "-".join([*parts, *(f"{option}={value}" for option, value in options.items())])
+        parts += [f"from-{start_from}"] * (start_from is not None)
+        name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
+    start = None if start_from is None else Tables.of(place.finished_run(start_from))
     metrics = train_with_progress(
         spec, dataset, semantics, place.run(name), output,
-        label=name, device=device, overwrite=overwrite, tensorboard=tensorboard, semantics_name=semantics_name,
+        label=name, start=start, device=device, overwrite=overwrite, tensorboard=tensorboard,
+        semantics_name=semantics_name,
     )  # fmt: skip
     show_metrics([name], [metrics], output)
     output.say(
@@ -89,6 +97,28 @@ def train(
         f"saved in {place.run(name)}"
     )
     output.result({"run": name, **metrics})
+
+
+def options(
+    backbone: Annotated[str, typer.Option(help="As of rlmrec train.")] = "lightgcn",
+    alignment: Annotated[str, typer.Option(help="none, contrastive or generative.")] = "none",
+    preset: Annotated[str, typer.Option(help="Whose values to show.")] = DEFAULT_PRESET,
+    as_json: JsonOption = False,
+) -> None:
+    """List what `--set` can set for a backbone with an alignment: type, value in the preset, meaning.
+
+    **Example:**  `rlmrec options --backbone sgl --alignment generative --preset yelp`
+    """
+    output = Output(as_json)
+    rows = describe_options(RunSpec.resolve(backbone, alignment, preset))
+    output.table(
+        f"options of {backbone} with alignment {alignment}; values of preset {preset}",
+        ["--set", "type", "value", "default", "meaning"],
+        [[row["name"], row["type"], *(f"{row[key]}" for key in ("value", "default")), row["meaning"]]
+         for row in rows],
+        text_columns=5,
+    )  # fmt: skip
+    output.result({"backbone": backbone, "alignment": alignment, "preset": preset, "options": rows})
 
 
 def train_with_progress(
@@ -99,6 +129,7 @@ def train_with_progress(
     output: Output,
     *,
     label: str,
+    start: Tables | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     tensorboard: bool = False,
@@ -106,7 +137,7 @@ def train_with_progress(
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
-        kept = run(spec, dataset, semantics, folder)  # refuses if it is another run
+        kept = run(spec, dataset, semantics, folder, start=start)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
         return kept
     log = _EventLog(folder) if tensorboard else None
@@ -122,7 +153,8 @@ def train_with_progress(
         try:
             return run(
                 spec, dataset, semantics, folder,
-                device=device, overwrite=overwrite, semantics_name=semantics_name, on_epoch=on_epoch,
+                start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
+                on_epoch=on_epoch,
             )  # fmt: skip
         finally:
             if log is not None:
@@ -154,7 +186,13 @@ class _EventLog:
 
 
 def evaluate(
-    run: Annotated[str, typer.Option(help="The run's name.")],
+    run: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    semantic_only: Annotated[
+        bool,
+        typer.Option(
+            "--semantic-only", help="No model: score by the text vectors' cosines, kept as run semantic-only."
+        ),
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     split: Annotated[str, typer.Option(help="test or valid.")] = "test",
     k: Annotated[
@@ -164,13 +202,23 @@ def evaluate(
 ) -> None:
     """Rank all items for every user of a split again and print all metrics.
 
-    **Example:**  `rlmrec evaluate -w movies --run con -k 10 -k 50`
+    **Examples:**
+
+    `rlmrec evaluate -w movies --run con -k 10 -k 50`
+
+    `rlmrec evaluate -w movies --semantic-only`   and then   `rlmrec compare -w movies semantic-only base`
     """
     place, output = Workspace(workspace), Output(as_json)
     if split not in ("test", "valid"):
         raise ConfigError(f"--split {split!r}: expected test or valid")
     cuts = tuple(sorted(k or (5, 10, 20)))
     dataset = place.dataset()
+    if (run is None) == (not semantic_only):
+        raise ConfigError("give either --run NAME or --semantic-only")
+    if run is None:
+        run = SEMANTIC_ONLY
+        # Made anew each time: the dataset or the vectors may be others, and it costs one evaluation.
+        run_semantic_only(dataset, place.semantics(dataset), place.run(run), overwrite=True)
     recommender = place.recommender(run, dataset)
     metrics = rank(DotProduct(recommender.users, recommender.items), dataset, k=cuts, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
@@ -185,28 +233,100 @@ def evaluate(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Names of finished runs; the first is what the others are held against."),
+        typer.Argument(
+            help="Names of finished runs; the first is what the others are held against. "
+            "A name without -seedN stands for all its seeds."
+        ),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs on the test split: metrics, change in % and paired significance over users.
+    """Compare runs on the test split: metrics, change in % and paired significance.
 
-    The p-values are of paired t-tests over the test users, corrected after Holm over all that the
-    table shows; * marks p < 0.05.
+    A name that is no run itself stands for the runs that are called so but for their seed: base for base-seed1,
+    base-seed2 … Then the table shows mean ± standard deviation over seeds, and the tests are over users, each
+    user's value being the mean over seeds; from 3 common seeds on there are tests over seeds as well.
 
-    **Example:**  `rlmrec compare -w movies base con gen`
+    The p-values are of paired t-tests and Wilcoxon's signed-rank tests, each corrected after Holm over all
+    that the table shows; * marks p < 0.05 of the t-test over users.
+
+    **Examples:**
+
+    `rlmrec compare -w movies base con gen`
+
+    `rlmrec compare -w amazon lightgcn-none-amazon lightgcn-contrastive-amazon`   (over the seeds of each)
     """
     place, output = Workspace(workspace), Output(as_json)
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
-    folders = [place.finished_run(name) for name in runs]
-    metrics = [read_json(folder / "metrics.json") for folder in folders]
-    if len({result["config"]["data"]["dataset"] for result in metrics}) > 1:
+    groups = {name: seeds_of(place, name, output) for name in runs}
+    named = [folder for folders in groups.values() for folder in folders]
+    twice = sorted({folder.name for folder in named if named.count(folder) > 1})
+    if len(groups) < len(runs) or twice:
+        same = twice or sorted({name for name in runs if runs.count(name) > 1})
+        raise ConfigError(f"{', '.join(same)} would be compared with itself: name each run once")
+    metrics = {name: [read_json(folder / "metrics.json") for folder in groups[name]] for name in runs}
+    if len({result["config"]["data"]["dataset"] for found in metrics.values() for result in found}) > 1:
         raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
-    comparisons = compare_to_first(runs, folders)
-    show_metrics(runs, metrics, output, comparisons)
-    output.result({"runs": dict(zip(runs, metrics, strict=True)), "comparisons": comparisons})
+    comparisons = compare_groups(groups)
+    summaries = [over_seeds(found) for found in metrics.values()]
+    show_metrics(runs, summaries, output, comparisons)
+    show_significance(comparisons, output)
+    output.result({"runs": dict(zip(runs, summaries, strict=True)), "comparisons": comparisons})
+
+
+def seeds_of(place: Workspace, name: str, output: Output) -> list[Path]:
+    """The folders of the run called ``name``, or of the finished runs called so but for their seed.
+
+    Raises:
+        WorkspaceError: there is neither.
+        ConfigError: the runs differ in more than their seed, or two have the same.
+    """
+    if (place.run(name) / "metrics.json").exists():
+        return [place.run(name)]
+    of_name = [path for path in sorted(place.path.glob("runs/*")) if without_seed(path.name) == name]
+    folders = [path for path in of_name if path.name != name and (path / "metrics.json").exists()]
+    if not folders:
+        return [place.finished_run(name)]  # says what there is
+    unfinished = [path.name for path in of_name if path not in folders]
+    if unfinished:
+        output.say(f"[yellow]{name}: {', '.join(unfinished)} has not ended and is left out[/]")
+    configs = [read_json(folder / "metrics.json")["config"] for folder in folders]
+    seeds = [config["run"].pop("seed") for config in configs]
+    for folder, config in zip(folders, configs, strict=True):
+        if config != configs[0]:
+            raise ConfigError(
+                f"{folders[0].name} and {folder.name} differ in more than their seed: name them one by one"
+            )
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"two runs of {name} have the same seed: {dict(zip([f.name for f in folders], seeds, strict=True))}"
+        )
+    return folders
+
+
+def without_seed(name: str) -> str:
+    """The name of a run without its ``-seedN``."""
+    return re.sub(r"-seed\d+(?=-|$)", "", name)
+
+
+def over_seeds(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs that differ in their seed alone have in common: mean and standard deviation.
+
+    One run stays as it is.
+    """
+    if len(metrics) == 1:
+        return metrics[0]
+    summary: dict[str, Any] = {"seeds": [result["config"]["run"]["seed"] for result in metrics]}
+    for split in ("test", "valid"):
+        found = [result[split] for result in metrics]
+        summary[split] = summary[f"{split}_std"] = None
+        if all(found):
+            summary[split] = {name: statistics.mean(r[name] for r in found) for name in found[0]}
+            summary[f"{split}_std"] = {name: statistics.stdev(r[name] for r in found) for name in found[0]}
+    for name in ("seconds_per_epoch", "epochs"):
+        summary[name] = statistics.mean(result[name] for result in metrics)
+    return summary
 
 
 def compare_to_first(names: list[str], folders: list[Path]) -> Comparisons:
@@ -215,17 +335,24 @@ def compare_to_first(names: list[str], folders: list[Path]) -> Comparisons:
     Raises:
         DataError: the runs were evaluated on different users.
     """
-    base, *tables = [read_table(folder / "test.parquet") for folder in folders]
-    results = {
-        name: {metric: asdict(compare_tables(table, base, metric)) for metric in SHOWN}
-        for name, table in zip(names[1:], tables, strict=True)
-    }
-    cells = [cell for metrics in results.values() for cell in metrics.values()]
-    for cell, corrected in zip(cells, holm([cell["p_t"] for cell in cells]).tolist(), strict=True):
-        cell["p_holm"] = corrected
-        if not math.isfinite(cell["relative"]):  # against a base of 0
-            cell["relative"] = None
-    return results
+    return compare_groups({name: [folder] for name, folder in zip(names, folders, strict=True)})
+
+
+def compare_groups(groups: dict[str, list[Path]]) -> Comparisons:
+    """Each later group of runs that differ in their seed alone against the first group.
+
+    Raises:
+        DataError: the runs were evaluated on different users.
+    """
+    (_, base), *others = (
+        (name, {_seed(folder): read_table(folder / "test.parquet") for folder in folders})
+        for name, folders in groups.items()
+    )
+    return compare_pairs({name: (new, base) for name, new in others}, SHOWN)
+
+
+def _seed(folder: Path) -> int:
+    return int(read_json(folder / "metrics.json")["config"]["run"]["seed"])
 
 
 def show_metrics(
@@ -240,11 +367,43 @@ def show_metrics(
         cells = []
         for metric in SHOWN:
             value = f"{result['test'][metric]:.4f}" if result["test"] else "–"
+            if result.get("test_std"):
+                value += f" ±{result['test_std'][metric]:.4f}".replace("0.", ".")
             against = (comparisons or {}).get(name, {}).get(metric)
             if against and against["relative"] is not None:
-                star = "*" if against["p_holm"] < 0.05 else ""
+                star = "*" if against["p_holm"] < LEVEL else ""
                 value += f" {100 * against['relative']:+.1f}%{star}"
             cells.append(value)
         rows.append([name, *cells, f"{result['seconds_per_epoch']:.2f}"])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN]  # fits 80 characters
     output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s/epoch"], rows)
+
+
+def show_significance(comparisons: Comparisons, output: Output) -> None:
+    """The p-values behind the stars, where there is more than one test: t and Wilcoxon, users and seeds."""
+    rows = []
+    for name, metrics in comparisons.items():
+        for metric in ("recall@20", "ndcg@20"):
+            users, seeds = metrics[metric], metrics[metric]["seeds"]
+            over_seeds = [f"{seeds[p]:.2g}" for p in ("p_holm", "p_wilcoxon_holm")] if seeds else ["–", "–"]
+            interval = f"{users['low']:+.4f} … {users['high']:+.4f}"
+            rows.append(
+                [
+                    name,
+                    metric,
+                    interval,
+                    f"{users['p_holm']:.2g}",
+                    f"{users['p_wilcoxon_holm']:.2g}",
+                    *over_seeds,
+                ]
+            )
+    columns = [
+        "run",
+        "metric",
+        "difference, 95 %",
+        "t, users",
+        "Wilcoxon, users",
+        "t, seeds",
+        "Wilcoxon, seeds",
+    ]
+    output.table("p after Holm; – is fewer than 3 common seeds", columns, rows, text_columns=2)

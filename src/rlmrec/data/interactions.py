@@ -5,6 +5,7 @@ Everything is vectorised; 10 million interactions pass each filter in seconds (b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,14 +202,24 @@ class Interactions:
                 break
         return best
 
-    def with_noise(self, ratio: float, rng: np.random.Generator) -> Interactions:
+    def with_noise(
+        self, ratio: float, rng: np.random.Generator, avoid: Sequence[Interactions] = ()
+    ) -> Interactions:
         """Add ``round(ratio · n)`` uniform random pairs that do not occur yet (Figure 5).
+
+        With an equally seeded ``rng`` a larger ratio adds to the pairs of a smaller one.
+
+        Args:
+            ratio: pairs added, relative to n.
+            rng: source of the pairs.
+            avoid: interactions over the same users and items whose pairs are not added either: the held-out
+                ones exist, and noise is what does not.
 
         Raises:
             DataError: there are not that many free pairs, or ``ratio`` is negative.
         """
         wanted = round(ratio * len(self))
-        taken = np.unique(self.keys())
+        taken = np.unique(np.concatenate([part.keys() for part in (self, *avoid)]))
         if ratio < 0 or wanted > self.n_users * self.n_items - len(taken):
             raise DataError(
                 f"cannot add {wanted} new pairs ({ratio:g} x {len(self)}): there is no room for them"

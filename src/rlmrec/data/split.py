@@ -52,6 +52,58 @@ def split_by_ratio(
     return train, valid, test
 
 
+def split_by_time(
+    interactions: Interactions, share: float, per_user: bool = False
+) -> tuple[Interactions, Interactions]:
+    """Cut in two by timestamp, then keep the users and items that occur on both sides (Table 3).
+
+    Args:
+        interactions: with timestamps.
+        share: of the interactions before the cut, in (0, 1). Equal timestamps are not torn apart.
+        per_user: cut each user's own history at that share instead of everybody's at one moment, so that a
+            user who came and left within a day stays.
+
+    Returns:
+        the earlier and the later part. The numbers of users and items stay: who is left out has no
+        interaction.
+
+    Raises:
+        DataError: there are no timestamps, a bad share, or no user is on both sides.
+    """
+    if interactions.timestamp is None:
+        raise DataError(
+            "a split by time needs timestamps and this dataset has none: read it with their column "
+            "(--timestamp-column), or take a dataset that has them"
+        )
+    if not 0 < share < 1:
+        raise DataError(f"the share before the cut must be in (0, 1), got {share:g}")
+    times, users = interactions.timestamp, interactions.users
+    if per_user:
+        order = np.lexsort((times, users))
+        counts = interactions.user_degrees()
+        place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+        last = (
+            np.maximum(1, np.floor(share * counts)).astype(np.int64) - 1
+        )  # of the earlier part, within a user
+        cuts = np.zeros(interactions.n_users)
+        at_cut = place == np.repeat(last, counts)
+        cuts[users[order][at_cut]] = times[order][at_cut]
+        is_early = times <= cuts[users]
+    else:
+        is_early = times <= np.quantile(times, share, method="lower")
+    early, late = interactions.take(is_early), interactions.take(~is_early)
+    while True:
+        keep_users = (early.user_degrees() > 0) & (late.user_degrees() > 0)
+        keep_items = (early.item_degrees() > 0) & (late.item_degrees() > 0)
+        kept = [part.take(keep_users[part.users] & keep_items[part.items]) for part in (early, late)]
+        if [len(part) for part in kept] == [len(early), len(late)]:
+            break
+        early, late = kept
+    if not len(early):
+        raise DataError(f"no user has interactions with the same items before and after the cut at {share:g}")
+    return early, late
+
+
 def _first(rows: IntArray, size: int) -> IntArray:
     """Where each row that occurs does so first."""
     first = np.full(size, -1)

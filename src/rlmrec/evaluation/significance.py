@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,10 @@ from scipy import stats
 from rlmrec.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
+Seeds = Mapping[int, pl.DataFrame]  # seed → the values per user of that run
+
+LEVEL = 0.05  # below which a corrected p counts as significant
+LEAST_SEEDS = 3  # for a test over seeds
 
 # Draws of the bootstrap that are in memory at a time: 12 MiB.
 BLOCK = 1 << 20
@@ -97,12 +102,89 @@ def compare_tables(new: pl.DataFrame, base: pl.DataFrame, metric: str, *, seed: 
             known = ", ".join(name for name in table.columns if "@" in name)
             raise ConfigError(f"no values per user of {metric!r}: the table has {known}")
     new, base = new.sort("user"), base.sort("user")
+    _refuse_other_users(new, base)
+    return compare(new[metric].to_numpy(), base[metric].to_numpy(), seed=seed)
+
+
+def _refuse_other_users(new: pl.DataFrame, base: pl.DataFrame) -> None:
     if not new.select("user", "n_relevant").equals(base.select("user", "n_relevant")):
         raise DataError(
             f"the two results are of different users ({len(new)} and {len(base)}) or held-out items: "
             "compare runs of one dataset and one split"
         )
-    return compare(new[metric].to_numpy(), base[metric].to_numpy(), seed=seed)
+
+
+def average(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The mean of several tables of values per user: one model over its seeds, user by user.
+
+    Raises:
+        DataError: no table, or tables of different users or held-out items.
+    """
+    if not tables:
+        raise DataError("there is no table to average")
+    ordered = [table.sort("user") for table in tables]
+    first = ordered[0]
+    for table in ordered[1:]:
+        _refuse_other_users(table, first)
+    names = [name for name in first.columns if all(name in table.columns for table in ordered)]
+    values = [name for name in names if name not in ("user", "n_relevant")]
+    means = {name: np.mean([table[name].to_numpy() for table in ordered], axis=0) for name in values}
+    return first.select("user", "n_relevant").with_columns(**means)
+
+
+def compare_seeds(new: Seeds, base: Seeds, metric: str) -> tuple[Comparison, Comparison | None]:
+    """Compare two models that were run with several seeds: over users, and over seeds.
+
+    Args:
+        new: values per user of the model, by seed.
+        base: of what it is compared with.
+        metric: for example "recall@20".
+
+    Returns:
+        the comparison over users, each user's value being the mean over seeds; and the one over the seeds
+        that both have, each seed's value being the mean over users, or None for fewer than 3 of them.
+
+    Raises:
+        DataError: different users or held-out items.
+        ConfigError: a table has no such metric.
+    """
+    users = compare_tables(average(list(new.values())), average(list(base.values())), metric)
+    common = sorted(set(new) & set(base))
+    if len(common) < LEAST_SEEDS:
+        return users, None
+    means = [[float(np.mean(side[seed][metric].to_numpy())) for seed in common] for side in (new, base)]
+    return users, compare(*means)
+
+
+def compare_pairs(
+    pairs: Mapping[str, tuple[Seeds, Seeds]], metrics: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """All the comparisons that one table shows, with Holm's correction over all of them.
+
+    Args:
+        pairs: name → (the model, what it is compared with), each by seed.
+        metrics: for example ("recall@20", "ndcg@20").
+
+    Returns:
+        name → metric → the fields of ``Comparison`` over users with ``p_holm`` beside ``p_t`` and
+        ``p_wilcoxon_holm`` beside ``p_wilcoxon``; under "seeds" the same over seeds, or None. ``relative``
+        is None against a base of 0. Values are JSON.
+    """
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, (new, base) in pairs.items():
+        results[name] = {}
+        for metric in metrics:
+            users, seeds = compare_seeds(new, base, metric)
+            results[name][metric] = {**asdict(users), "seeds": None if seeds is None else asdict(seeds)}
+    cells = [cell for of_metric in results.values() for cell in of_metric.values()]
+    for group in (cells, [cell["seeds"] for cell in cells if cell["seeds"]]):
+        for p, corrected_p in (("p_t", "p_holm"), ("p_wilcoxon", "p_wilcoxon_holm")):
+            for cell, corrected in zip(group, holm([cell[p] for cell in group]).tolist(), strict=True):
+                cell[corrected_p] = corrected
+        for cell in group:
+            if not np.isfinite(cell["relative"]):
+                cell["relative"] = None
+    return results
 
 
 def bootstrap(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import shutil
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from rlmrec import __version__
 from rlmrec.alignment import Alignment, Contrastive, Generative
 from rlmrec.backbones import Backbone
 from rlmrec.data.dataset import Dataset
@@ -26,6 +33,62 @@ from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, embeddings, train
 
 K = (5, 10, 20)
+SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Initial embeddings that a run starts from instead of random ones (pre-training, Table 3).
+
+    Args:
+        users: (U, d).
+        items: (I, d).
+    """
+
+    users: Tensor
+    items: Tensor
+
+    @classmethod
+    def of(cls, folder: Path) -> Tables:
+        """The tables that a finished run has learned.
+
+        Raises:
+            WorkspaceError: there is no finished run with a model in the folder.
+            ConfigError: its backbone has no tables of its own, as a wrapped model.
+        """
+        path = folder / "model.safetensors"
+        if not (folder / "metrics.json").exists() or not path.exists():
+            raise WorkspaceError(f"{folder} holds no finished training run to start from")
+        state = load_file(path)
+        try:
+            return cls(state["backbone.user_embedding"], state["backbone.item_embedding"])
+        except KeyError:
+            raise ConfigError(
+                f"the backbone of {folder} has no tables user_embedding and item_embedding"
+            ) from None
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the tables: a run names what it started from."""
+        return hashlib.sha256(self.users.numpy().tobytes() + self.items.numpy().tobytes()).hexdigest()[:16]
+
+    def put_into(self, backbone: Backbone) -> None:
+        """Replace the backbone's initial embeddings.
+
+        Raises:
+            ConfigError: it has none, or of another shape.
+        """
+        parameters = dict(backbone.named_parameters())
+        for name, table in (("user_embedding", self.users), ("item_embedding", self.items)):
+            shape = tuple(parameters[name].shape) if name in parameters else None
+            if shape != tuple(table.shape):
+                raise ConfigError(
+                    f"cannot start from {name} of {tuple(table.shape)}: the backbone's is {shape or 'absent'}; "
+                    "take a run with the same users, items and embedding_size"
+                )
+        with torch.no_grad():
+            parameters["user_embedding"].copy_(self.users)
+            parameters["item_embedding"].copy_(self.items)
 
 
 def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple[Backbone, Alignment]:
@@ -59,6 +122,7 @@ def run(
     semantics: Semantics | None,
     folder: Path,
     *,
+    start: Tables | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     semantics_name: str | None = None,
@@ -74,6 +138,7 @@ def run(
         dataset: on what.
         semantics: text vectors; None when nothing needs them.
         folder: the run's folder.
+        start: initial embeddings to start from; None for random ones.
         device: "cpu", "cuda" or "mps".
         overwrite: start anew even if the folder holds a run.
         semantics_name: what the vectors are called in their workspace, for the record; what identifies
@@ -89,6 +154,8 @@ def run(
     config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
     if semantics is not None and spec.needs_text:
         config["data"]["texts"] = semantics.digest
+    if start is not None:
+        config["data"]["start"] = start.digest
     if not overwrite:
         _refuse_other_run(folder, config)
         if (folder / "metrics.json").exists():
@@ -97,6 +164,8 @@ def run(
     if semantics is not None and spec.needs_text and semantics_name is not None:
         config["data"]["semantics"] = semantics_name
     backbone, alignment = build(spec, dataset, semantics)
+    if start is not None:
+        start.put_into(backbone)
     check_trainable(dataset, device)
     if overwrite:  # only now, when the new run is known to start
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,18 +187,71 @@ def run(
         "epochs": len(history.epochs),
         "seconds_per_epoch": history.seconds_per_epoch,
         "seconds_evaluation": history.seconds_evaluation,
-        "environment": {
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
+        "environment": environment(device),
         "config": config,
     }
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
     checkpoint.remove(folder)
     return metrics
+
+
+def run_semantic_only(
+    dataset: Dataset, semantics: Semantics, folder: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """ "Semantic embeddings only" (Table 1) as a run: scores are cosines of text vectors, nothing is trained.
+
+    The folder holds what any run's does, but for a model and training's records.
+
+    Args:
+        dataset: on what.
+        semantics: the text vectors.
+        folder: the run's folder.
+        overwrite: start anew even if the folder holds a run.
+
+    Returns:
+        what ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: the folder holds another run.
+    """
+    config = {
+        "run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0},
+        "data": {"dataset": dataset.fingerprint, "texts": semantics.digest},
+    }
+    if not overwrite:
+        _refuse_other_run(folder, config)
+        if (folder / "metrics.json").exists():
+            kept: dict[str, Any] = read_json(folder / "metrics.json")
+            return kept
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / "config.toml", tomli_w.dumps(config))
+    scores = DotProduct.cosine(semantics.users, semantics.items)
+    Recommender.of(dataset, scores.users, scores.items, {"config": config}).save(folder / "recommender")
+    metrics = {
+        **evaluate_embeddings(scores.users, scores.items, dataset, folder),
+        "best_epoch": None,
+        "epochs": 0,
+        "seconds_per_epoch": 0.0,
+        "seconds_evaluation": 0.0,
+        "environment": environment("cpu"),
+        "config": config,
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a number was made with: device, threads, versions."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "rlmrec": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, this run included: what else was going on
+    }
 
 
 def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
@@ -140,10 +262,10 @@ def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
     differences = [
-        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {value} here"
+        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {options.get(name, 'not set')} here"
         for part, options in config.items()
-        for name, value in options.items()
-        if there.get(part, {}).get(name) != value
+        for name in {**options, **there.get(part, {})}
+        if there.get(part, {}).get(name) != options.get(name)
     ]
     if differences:
         raise ConfigError(

@@ -6,7 +6,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, Backbone
@@ -104,6 +107,46 @@ class RunSpec:
         }
 
 
+def describe_options(spec: RunSpec) -> list[dict[str, Any]]:
+    """What ``options`` can set in a run such as ``spec``, from the configuration classes' own fields.
+
+    Returns:
+        for each option its name, type and bounds in words, value in ``spec``, default, meaning, and "of":
+        whose it is.
+    """
+    parts = {
+        f"backbone {spec.backbone}": spec.backbone_config,
+        f"alignment {spec.alignment}": spec.alignment_config,
+        "training": spec.training,
+    }
+    return [
+        {
+            "name": name,
+            "type": _type(field),
+            "value": getattr(config, name),
+            "default": field.default,
+            "meaning": field.description or "",
+            "of": part,
+        }
+        for part, config in parts.items()
+        for name, field in type(config).model_fields.items()
+    ]
+
+
+def _type(field: FieldInfo) -> str:
+    """ "float > 0", "int ≥ 1", "all-users or batch"."""
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    ]
+    return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
+
+
 def backbone_class(name: str) -> type[Backbone]:
     """The class called ``name``, or at the path "package.module:Class".
 
@@ -140,14 +183,45 @@ def alignment_class(name: str) -> type[Alignment]:
 def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]:
     """The options that a preset has for a backbone with an alignment; none for a backbone of your own.
 
+    Args:
+        preset: a name of ``PRESETS``, or the path of a TOML file with tables such as [lightgcn.contrastive].
+        backbone: its name.
+        alignment: its name.
+
     Raises:
-        ConfigError: no such preset.
+        ConfigError: no such preset, or a file that says nothing of this backbone with this alignment.
     """
+    if preset.endswith(".toml"):
+        tables = read_toml(Path(preset))
+        found = (
+            tables.get(backbone, {}).get(alignment) if isinstance(tables.get(backbone, {}), dict) else None
+        )
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"{preset} has no table [{backbone}.{alignment}]: it has {', '.join(tables) or 'none'}"
+            )
+        return found
     if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}, or a file's path ending in .toml"
+        )
     text = (resources.files("rlmrec.experiments") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
     options: dict[str, Any] = tomllib.loads(text).get(backbone, {}).get(alignment, {})
     return options
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file of the user's says.
+
+    Raises:
+        ConfigError: there is no such file, or it is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from None
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

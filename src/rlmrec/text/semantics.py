@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.text.encoder import Vectors
 
@@ -130,11 +130,25 @@ class Semantics:
             raise DataError("these text vectors were made for another dataset: run 'rlmrec encode' again")
         return self
 
-    def shuffled(self, rng: np.random.Generator) -> Semantics:
-        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4)."""
+    def shuffled(self, rng: np.random.Generator, which: str = "both") -> Semantics:
+        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4).
+
+        Args:
+            rng: source of the order; what it does to the items does not depend on ``which``.
+            which: "users", "items" or "both".
+
+        Raises:
+            ConfigError: none of these.
+        """
+        if which not in ("users", "items", "both"):
+            raise ConfigError(f"cannot shuffle {which!r}: expected users, items or both")
         users, items = rng.permutation(len(self.users)), rng.permutation(len(self.items))
+        if which == "items":
+            users = np.arange(len(self.users))
+        elif which == "users":
+            items = np.arange(len(self.items))
         return Semantics(
-            self.users[users], self.items[items], {**self.manifest, "shuffled": True},
+            self.users[users], self.items[items], {**self.manifest, "shuffled": which},
             self.has_user[users], self.has_item[items],
         )  # fmt: skip
 

@@ -1,0 +1,182 @@
+"""rlmrec sweep, and how a grid of cells is run and shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.experiments.cells import Cell
+from rlmrec.experiments.grid import Line, Progress, Results, describe, duration, run_cells, unique
+from rlmrec.experiments.sweep import (
+    Sweep,
+    Trial,
+    best_preset,
+    best_trials,
+    cell_maker,
+    grid_trials,
+    search,
+    uneven,
+)
+from rlmrec.files import write_text
+from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+
+PARTLY_FAILED = 3
+SHOWN_TRIALS = 5
+
+JobsOption = Annotated[int, typer.Option(min=1, help="Cells at a time, each in a process of its own.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of each process; by default the cores are shared out.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+
+
+def sweep(
+    file: Annotated[
+        Path, typer.Argument(help="TOML: backbones, alignments, seeds, options, grid or search.")
+    ],
+    workspace: WorkspaceOption = Path("workspace"),
+    jobs: JobsOption = 1,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Search hyper-parameters by a grid or by Optuna, judged on validation alone. Killed and given again, it goes on.
+
+    Each cell (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl; the best of each backbone and
+    alignment are printed as a preset, which `rlmrec train --preset` reads from sweeps/NAME/best.toml.
+
+    **Example:**  `rlmrec sweep -w movies sweep.toml --jobs 2`   where sweep.toml says
+
+        backbones = ["lightgcn", "sgl"]
+        alignments = ["none", "contrastive"]
+        seeds = [1]
+        [options]
+        learning_rate = 5e-3
+        [grid]
+        l2 = [1e-6, 1e-5]
+        [grid.contrastive]
+        weight = [1e-3, 1e-2]
+
+    Instead of [grid], [search] with trials = 20 and ranges such as l2 = {low = 1e-7, high = 1e-4, log = true}
+    asks Optuna, the same number of trials for each variant.
+    """
+    place, output = Workspace(workspace), Output(as_json)
+    plan = Sweep.read(file)
+    dataset = place.dataset()
+    name = str(plan.values.get("semantics", DEFAULT_SEMANTICS))
+    has_texts = name in place.semantics_names()
+    make = cell_maker(dataset.fingerprint, place.semantics(dataset, name) if has_texts else None, name)
+    folder = place.path / "sweeps" / plan.name
+    results = Results(folder / "trials.jsonl")
+    label = f"sweep {plan.name}"
+    if plan.searches:
+        # Rounds are shared by the variants: each asks for as many trials as keep all processes busy.
+        width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
+
+        total = plan.trials * len(plan.variants) * len(plan.seeds)
+
+        def run_round(cells: Sequence[Cell]) -> object:
+            so_far = f"{label}, {len(results.lines)} cells stored, {total} planned"
+            return run_with_progress(cells, place, results, output, so_far, jobs, threads, device)
+
+        trials = search(plan, make, results, run_round, folder / "optuna.journal", width)
+    else:
+        trials = grid_trials(plan, make)
+        warning = uneven(trials)
+        if warning:
+            output.say(f"[yellow]{escape(warning)}[/]")
+        cells = [cell for one in trials for cell in one.cells]
+        run_with_progress(cells, place, results, output, label, jobs, threads, device)
+    best = best_trials(trials, results, plan.metric)
+    show_trials(plan, trials, results, output)
+    if best:
+        preset = best_preset(best, plan)
+        write_text(folder / "best.toml", preset)
+        output.say(
+            f"best of each variant by {plan.metric} on validation, as a preset ({folder / 'best.toml'}):\n"
+        )
+        output.say(escape(preset))
+    failed = [cell.id for one in trials for cell in one.cells if not results.done(cell)]
+    output.result(
+        {
+            "sweep": plan.name,
+            "trials": str(results.path),
+            "cells": sum(len(one.cells) for one in trials),
+            "failed": len(failed),
+            "best": [
+                {"backbone": variant[0], "alignment": variant[1], "valid": value, "options": one.options}
+                for variant, (one, value) in best.items()
+            ],
+        }
+    )
+    if failed:
+        raise typer.Exit(PARTLY_FAILED)
+
+
+def show_trials(plan: Sweep, trials: Sequence[Trial], results: Results, output: Output) -> None:
+    """The best few trials of each variant, and how many there are."""
+    budget = Counter(one.variant for one in trials)
+    rows = []
+    for variant in plan.variants:
+        of_variant = [one for one in trials if one.variant == variant]
+        values = {id(one): one.value(results, plan.metric) for one in of_variant}
+        ranked = sorted(
+            (one for one in of_variant if values[id(one)] is not None),
+            key=lambda one: -(values[id(one)] or 0.0),
+        )
+        for place, one in enumerate(ranked[:SHOWN_TRIALS], 1):
+            options = ", ".join(f"{name} = {_short(value)}" for name, value in one.options.items())
+            seconds = sum(results.lines[cell.id]["seconds"] for cell in one.cells)
+            rows.append(
+                [
+                    *variant,
+                    f"{place} of {budget[variant]}",
+                    options,
+                    f"{values[id(one)]:.4f}",
+                    duration(seconds),
+                ]
+            )
+    seeds = f", mean of {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
+    columns = ["backbone", "alignment", "rank", "options", f"valid {plan.metric}", "time"]
+    output.table(f"{plan.name}: best trials on validation{seeds}", columns, rows, text_columns=4)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_with_progress(
+    cells: Sequence[Cell],
+    place: Workspace,
+    results: Results,
+    output: Output,
+    label: str,
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> list[Line]:
+    """``run_cells`` with a progress bar over the whole grid, the time left, and a line for each cell that ends."""
+    labels = {cell.id: cell.label for cell in cells}
+    with output.progress(label, len(unique(cells)), remaining=False) as update:
+
+        def report(progress: Progress, line: Line | None) -> None:
+            update(progress.completed, describe(progress))
+            if line is None:
+                return
+            name = escape(labels.get(line["id"], "tables to start from"))
+            if line["status"] == "failed":
+                output.say(f"[bold red]failed[/] {name}: {escape(line['error'])}")
+                return
+            valid = line["valid"]["recall@20"] if line["valid"] else float("nan")
+            output.say(
+                f"{name}: valid R@20 {valid:.4f}, {line['epochs']} epochs, {duration(line['seconds'])} "
+                f"({describe(progress)})"
+            )
+
+        return run_cells(cells, place, results, jobs=jobs, threads=threads, device=device, report=report)

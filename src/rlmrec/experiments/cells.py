@@ -1,0 +1,265 @@
+"""Cell: one training run of a sweep or an experiment, as data that says everything its numbers depend on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.split import split_by_ratio, split_by_time
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_semantic_only
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.text.semantics import Semantics, mean_over_training
+from rlmrec.training.trainer import MONITORED
+from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+
+# A period is a part of the history, and how it was cut: at one moment, or within each user's own history.
+PERIODS = ("", "earlier", "later", "earlier, by user", "later, by user")
+EARLIER_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained on what. Two cells with the same ``id`` give the same numbers and are run once.
+
+    Args:
+        spec: backbone, alignment and options, fully resolved; None stands for the text vectors alone.
+        dataset: fingerprint of the workspace's dataset.
+        texts: digest of the text vectors, before any shuffling; None where nothing reads them.
+        semantics: their name in the workspace; None likewise.
+        shuffle: whose vectors are given to the wrong nodes: "none", "users", "items" or "both".
+        noise: interactions that do not exist, added to training, relative to its size.
+        period: one of ``PERIODS``; "" is the whole dataset.
+        start: the cell whose learned embeddings it starts from; None for random ones.
+        timing: device and threads, in words, where the seconds of an epoch are what is measured, else "".
+
+    The seed of ``spec`` is that of the shuffling and of the noise too.
+
+    Raises:
+        ConfigError: an unknown period.
+    """
+
+    spec: RunSpec | None
+    dataset: str
+    texts: str | None = None
+    semantics: str | None = None
+    shuffle: str = "none"
+    noise: float = 0.0
+    period: str = ""
+    start: Cell | None = None
+    timing: str = ""
+
+    def __post_init__(self) -> None:
+        if self.period not in PERIODS:
+            raise ConfigError(f"unknown period {self.period!r}: expected one of {', '.join(PERIODS[1:])}")
+
+    @property
+    def seed(self) -> int:
+        """Of initialisation, training, shuffling and noise."""
+        return 0 if self.spec is None else self.spec.seed
+
+    @property
+    def label(self) -> str:
+        """For people: backbone, alignment, seed, and what else is not as usual."""
+        if self.spec is None:
+            return " ".join(
+                ["text vectors alone", *([f"({self.semantics})"] * (self.semantics != DEFAULT_SEMANTICS))]
+            )
+        parts = [self.spec.backbone, self.spec.alignment, f"seed {self.seed}"]
+        parts += [self.semantics] * (self.semantics not in (None, DEFAULT_SEMANTICS))  # type: ignore[list-item]
+        parts += [f"{self.shuffle} shuffled"] * (self.shuffle != "none")
+        parts += [f"noise {self.noise:g}"] * (self.noise > 0)
+        parts += [f"{self.period} period"] * bool(self.period)
+        if self.start is not None and self.start.spec is not None:
+            parts.append(f"started from {self.start.spec.alignment}")
+        return ", ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        run = {"run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0}}
+        return {
+            **(run if self.spec is None else self.spec.as_dict()),
+            "data": {
+                "dataset": self.dataset,
+                "noise": self.noise,
+                "period": self.period,
+                "semantics": self.semantics,
+                "texts": self.texts,
+                "shuffle": self.shuffle,
+            },
+            "start": None if self.start is None else self._of_start(self.start),
+            "timing": self.timing,
+        }
+
+    @staticmethod
+    def _of_start(start: Cell) -> dict[str, str]:
+        return {"cell": start.id, "alignment": "none" if start.spec is None else start.spec.alignment}
+
+    @cached_property
+    def id(self) -> str:
+        """The identity: a hash of ``as_dict()``."""
+        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Materials:
+    """The dataset and the text vectors of a workspace, read once, and what a cell makes of them.
+
+    Args:
+        place: the workspace.
+    """
+
+    def __init__(self, place: Workspace) -> None:
+        self.place = place
+        self.dataset = place.dataset()
+        self._semantics: dict[str, Semantics] = {}
+
+    def semantics(self, name: str) -> Semantics:
+        """The text vectors called ``name``."""
+        if name not in self._semantics:
+            self._semantics[name] = self.place.semantics(self.dataset, name)
+        return self._semantics[name]
+
+    def of(self, cell: Cell) -> tuple[Dataset, Semantics | None]:
+        """The dataset and the text vectors that a cell is trained on.
+
+        Vectors of users that are means over training items are made anew for a period, so that the earlier
+        one knows nothing of the later; noise does not change them, as texts are written before training.
+
+        Raises:
+            DataError: the workspace holds another dataset or other vectors than the cell was made for, or
+                they cannot be cut by time.
+        """
+        if self.dataset.fingerprint != cell.dataset:
+            raise DataError("the workspace's dataset was replaced while its cells were running")
+        semantics = None
+        if cell.semantics is not None:
+            semantics = self.semantics(cell.semantics)
+            if semantics.digest != cell.texts:
+                raise DataError(f"the text vectors {cell.semantics!r} were replaced while cells were running")
+            if cell.shuffle != "none":
+                semantics = semantics.shuffled(np.random.default_rng(cell.seed), cell.shuffle)
+        dataset = self.dataset
+        if cell.period:
+            dataset, semantics = of_period(dataset, semantics, cell.period)
+        if cell.noise:
+            rng = np.random.default_rng(cell.seed)
+            noisy = dataset.train.with_noise(cell.noise, rng, avoid=(dataset.valid, dataset.test))
+            dataset = replace(dataset, train=noisy)
+        return dataset, semantics
+
+
+def of_period(dataset: Dataset, semantics: Semantics | None, period: str) -> tuple[Dataset, Semantics | None]:
+    """The earlier or the later half of a dataset's history, over the users and items that both have.
+
+    The earlier is split 4:1 into training and validation, the later 3:1:1. Users' vectors become the mean
+    over the training items of that period, whatever they were.
+
+    Raises:
+        DataError: there are no timestamps, or nobody is in both.
+    """
+    parts = [dataset.train, dataset.valid, dataset.test]
+    timestamps = [part.timestamp for part in parts if part.timestamp is not None]
+    everything = Interactions(
+        np.concatenate([part.users for part in parts]),
+        np.concatenate([part.items for part in parts]),
+        dataset.n_users,
+        dataset.n_items,
+        timestamp=np.concatenate(timestamps) if len(timestamps) == len(parts) else None,
+    )
+    halves = split_by_time(everything, EARLIER_SHARE, per_user=period.endswith("by user"))
+    user_rows, item_rows = (np.unique(getattr(halves[0], kind)) for kind in ("users", "items"))
+    half = halves[0] if period.startswith("earlier") else halves[1]
+    own = Interactions(
+        np.searchsorted(user_rows, half.users),
+        np.searchsorted(item_rows, half.items),
+        len(user_rows),
+        len(item_rows),
+        timestamp=half.timestamp,
+    )
+    ratio = (4, 1, 0) if period.startswith("earlier") else (3, 1, 1)
+    reduced = Dataset(
+        f"{dataset.name}, {period}",
+        *split_by_ratio(own, ratio, np.random.default_rng(0)),
+        Vocabulary((dataset.users.id(int(row)) for row in user_rows), "user"),
+        Vocabulary((dataset.items.id(int(row)) for row in item_rows), "item"),
+    )
+    if semantics is None:
+        return reduced, None
+    vectors = semantics.items[item_rows]
+    return reduced, Semantics(mean_over_training(vectors, reduced.train), vectors, semantics.manifest)
+
+
+def run_cell(
+    cell: Cell,
+    materials: Materials,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Run a cell in its folder of the workspace, or take it up where it was killed.
+
+    Another process that works on the same cell is waited for, and its result is taken.
+
+    Returns:
+        the cell's line: ``id``, ``status`` "done", ``dataset``, ``cell`` (what ``as_dict`` says), metrics of
+        "valid" and "test", ``best_epoch``, ``epochs``, ``seconds_per_epoch``, ``seconds`` (training and
+        validation in all, kills not counted twice), ``environment``, ``validation_curve`` as
+        [epoch, Recall@20] pairs. Values are JSON.
+
+    Raises:
+        RlmrecError: the cell cannot be run.
+    """
+    folder = materials.place.cell(cell.id)
+    dataset, semantics = materials.of(cell)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if cell.spec is None:
+            if semantics is None:
+                raise ConfigError(
+                    "text vectors alone are no scorer without text vectors: run 'rlmrec encode'"
+                )
+            metrics = run_semantic_only(dataset, semantics, folder)
+        else:
+            start = None if cell.start is None else Tables.of(materials.place.cell(cell.start.id))
+            metrics = run(
+                cell.spec, dataset, semantics, folder, start=start, device=device, on_epoch=on_epoch
+            )
+    records = []
+    if (folder / "metrics.jsonl").exists():
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "id": cell.id,
+        "status": "done",
+        "dataset": materials.dataset.name,
+        "cell": cell.as_dict(),
+        **{name: value for name, value in metrics.items() if name != "config"},
+        "seconds": sum(record["seconds"] + record.get("seconds_evaluation", 0) for record in records),
+        "validation_curve": [
+            [record["epoch"], round(record["valid"][MONITORED], 5)] for record in records if "valid" in record
+        ],
+    }
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock ``path``, waiting for it; the system releases it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,335 @@
+"""Experiment: a table or figure of the paper as a grid of cells, described by ``tables/<name>.toml``."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import polars as pl
+
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.backbones import BACKBONES
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.ranking import read_table
+from rlmrec.evaluation.significance import compare_pairs
+from rlmrec.experiments.cells import Cell, Materials, of_period
+from rlmrec.experiments.grid import Line
+from rlmrec.experiments.run import SEMANTIC_ONLY
+from rlmrec.experiments.spec import RunSpec, describe_options
+from rlmrec.workspace import DEFAULT_SEMANTICS
+
+# What a grid may vary, with what holds where it says nothing.
+AXES: dict[str, Any] = {
+    "backbone": "lightgcn",
+    "alignment": "none",
+    "semantics": DEFAULT_SEMANTICS,
+    "shuffle": "none",
+    "noise": 0.0,
+    "period": "",
+    "start": "random",
+}
+VARIANTS = {"none": "Base", "contrastive": "Con", "generative": "Gen"}
+CUTS = {"": "–", "later": "at one moment", "later, by user": "within each user's history"}
+NO_TEXT = "–"
+
+Point = dict[str, Any]  # an axis → its value, and the seed
+Coordinates = dict[str, str]
+Row = tuple[str, ...]  # the coordinates that make a row of the table
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What ``tables/<name>.toml`` says.
+
+        title = "…"
+        metrics = ["recall@20", "ndcg@20"]   # of the test split, or a number of the line: "seconds_per_epoch"
+        rows = ["backbone", "variant"]       # coordinates that make a row; its cells differ in their seed
+        against = {variant = "Base"}         # each row is tested against the one with these coordinates
+        reference = {noise = "0 %"}          # and its change to this one is shown
+        seeds = 5
+        timing = true                        # seconds are what is measured: cells run one by one
+        [options]                            # of every cell
+        [[grid]]                             # one or more: lists of ``AXES``
+        backbone = ["lightgcn"]
+        alignment = ["none", "contrastive"]
+
+    ``semantics = "*"`` stands for all text vectors that the workspace has.
+
+    Args:
+        name: of the file.
+        values: its content.
+
+    Raises:
+        ConfigError: a grid that varies something else.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for grid in self.values["grid"]:
+            unknown = set(grid) - set(AXES)
+            if unknown:
+                raise ConfigError(
+                    f"{self.name} varies {', '.join(sorted(unknown))}: a grid may vary {', '.join(AXES)}"
+                )
+
+    @classmethod
+    def load(cls, name: str) -> Experiment:
+        """The experiment called ``name``.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if name not in experiment_names():
+            raise ConfigError(f"unknown experiment {name!r}: expected one of {', '.join(experiment_names())}")
+        text = (resources.files("rlmrec.experiments") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
+        return cls(name, tomllib.loads(text))
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return str(self.values["title"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the table shows."""
+        return list(self.values["metrics"])
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the coordinates that make a row."""
+        return list(self.values["rows"])
+
+    @property
+    def is_timing(self) -> bool:
+        """Whether seconds are what is measured."""
+        return bool(self.values.get("timing", False))
+
+    @property
+    def seeds(self) -> int:
+        """How many, from 1 on, unless asked otherwise."""
+        return int(self.values["seeds"])
+
+    def points(self, semantics: Sequence[str], seeds: int | None = None) -> Iterator[Point]:
+        """All points of the grids.
+
+        Args:
+            semantics: the names of the text vectors at hand.
+            seeds: how many.
+        """
+        for grid in self.values["grid"]:
+            axes = {axis: grid.get(axis, [default]) for axis, default in AXES.items()}
+            if axes["semantics"] == "*":
+                axes["semantics"] = list(semantics)
+            for values in itertools.product(*axes.values()):
+                # What is no model has no seed.
+                count = 1 if values[0] == SEMANTIC_ONLY else seeds or self.seeds
+                for seed in range(1, count + 1):
+                    yield {**dict(zip(axes, values, strict=True)), "seed": seed}
+
+    def cells(
+        self,
+        materials: Materials,
+        preset: str,
+        options: Mapping[str, Any],
+        *,
+        seeds: int | None = None,
+        only: Mapping[str, Sequence[str]] | None = None,
+        timing: str = "",
+    ) -> tuple[list[Cell], list[Cell]]:
+        """The cells to run in a workspace, and those that lack text vectors and are left out.
+
+        Args:
+            materials: of the workspace.
+            preset: where each cell's options come from.
+            options: over the preset; each goes to the cells that have it.
+            seeds: how many, from 1 on.
+            only: axis → values to keep.
+            timing: device and threads, where seconds are measured.
+
+        Raises:
+            ConfigError: an unknown axis or option, or nothing is left.
+            DataError: a cell needs timestamps and there are none.
+        """
+        chosen = {**self.values.get("options", {}), **options}
+        names = materials.place.semantics_names()
+        points = [point for point in self.points(names, seeds) if _kept(point, only or {})]
+        if not points:
+            asked = ", ".join(f"{key}={','.join(values)}" for key, values in (only or {}).items())
+            raise ConfigError(
+                f"{self.name} has no cell with {asked or 'these text vectors: run rlmrec encode'}"
+            )
+        if any(point["period"] for point in points):
+            of_period(materials.dataset, None, "later")  # says now what is missing, not once a cell
+        runnable: list[Cell] = []
+        lacking: list[Cell] = []
+        used: set[str] = set()
+        for point in points:
+            cell = self._cell(point, materials, names, preset, chosen, used)
+            target = runnable if cell.texts is not None or not _needs_text(cell) else lacking
+            target.append(replace(cell, timing=timing) if self.is_timing else cell)
+        unknown = set(chosen) - used
+        if unknown:
+            raise ConfigError(f"no cell of {self.name} has an option {', '.join(sorted(unknown))}")
+        return runnable, lacking
+
+    def _cell(
+        self,
+        point: Point,
+        materials: Materials,
+        names: Sequence[str],
+        preset: str,
+        options: Mapping[str, Any],
+        used: set[str],
+    ) -> Cell:
+        fingerprint = materials.dataset.fingerprint
+        if point["backbone"] == SEMANTIC_ONLY:
+            spec = None
+        else:
+            spec = _resolve(point["backbone"], point["alignment"], preset, point["seed"], options, used)
+        text: dict[str, Any] = {}
+        if spec is None or spec.needs_text:
+            text = {"semantics": point["semantics"], "shuffle": point["shuffle"]}
+            if point["semantics"] in names:
+                text["texts"] = materials.semantics(point["semantics"]).digest
+        start = None
+        if point["start"] != "random":
+            earlier = {**point, "alignment": point["start"], "start": "random"}
+            earlier["period"] = point["period"].replace("later", "earlier")
+            start = self._cell(earlier, materials, names, preset, options, used)
+        return Cell(spec, fingerprint, noise=point["noise"], period=point["period"], start=start, **text)
+
+    def row(self, cell: Mapping[str, Any]) -> Row | None:
+        """The row of a cell's dict (``Cell.as_dict``); None if it only made tables that others start from."""
+        if str(cell["data"]["period"]).startswith("earlier"):
+            return None
+        found = coordinates(cell)
+        return tuple(found[name] for name in self.rows)
+
+    def other_row(self, row: Row, which: str) -> Row | None:
+        """The row that ``row`` is tested "against", or its "reference"; None if it is itself or there is none."""
+        if which not in self.values:
+            return None
+        other = tuple({**dict(zip(self.rows, row, strict=True)), **self.values[which]}.values())
+        return None if other == row else other
+
+    @cached_property
+    def known_rows(self) -> list[Row]:
+        """The rows in the order of the grids, with the default text vectors where any may stand."""
+        rows: dict[Row, None] = {}
+        for point in self.points([DEFAULT_SEMANTICS], 1):
+            run = {"backbone": point["backbone"], "alignment": point["alignment"]}
+            start = None if point["start"] == "random" else {"alignment": point["start"]}
+            row = self.row({"run": run, "data": point, "start": start})
+            if row is not None:
+                rows[row] = None
+        return list(rows)
+
+    def place(self, row: Row) -> tuple[tuple[int, str], ...]:
+        """What rows are sorted by: column by column in the order in which the grids name the values."""
+        columns = [list(dict.fromkeys(values)) for values in zip(*self.known_rows, strict=True)]
+        return tuple(
+            (known.index(value) if value in known else len(known), value)
+            for known, value in zip(columns, row, strict=True)
+        )
+
+
+def experiment_names() -> list[str]:
+    """Of those described by a TOML file."""
+    folder = resources.files("rlmrec.experiments") / "tables"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def coordinates(cell: Mapping[str, Any]) -> Coordinates:
+    """Where a cell stands, in the words of the tables."""
+    run, data = cell["run"], cell["data"]
+    backbone, alignment = run["backbone"], run["alignment"]
+    plain = backbone.removeprefix("kar-")
+    variant = VARIANTS[alignment]
+    if backbone == SEMANTIC_ONLY:
+        variant = "Semantic embeddings only"
+    elif plain != backbone:
+        variant = "KAR" if alignment == "none" else f"KAR + {variant}"
+    reads_text = alignment != "none" or backbone == SEMANTIC_ONLY or plain != backbone
+    return {
+        "backbone": "–"
+        if backbone == SEMANTIC_ONLY
+        else BACKBONES[plain].__name__
+        if plain in BACKBONES
+        else plain,
+        "variant": variant,
+        "semantics": str(data["semantics"]) if reads_text else NO_TEXT,
+        "shuffle": str(data["shuffle"]),
+        "noise": f"{100 * data['noise']:g} %",
+        "cut": CUTS.get(data["period"], str(data["period"])),
+        "start": "None" if cell["start"] is None else VARIANTS[cell["start"]["alignment"]],
+    }
+
+
+def significance(
+    experiment: Experiment, lines: Sequence[Line], materials: Materials
+) -> dict[Row, dict[str, dict[str, Any]]]:
+    """Each row against the one it is tested against, over the test users (and seeds), Holm over the table.
+
+    Args:
+        experiment: whose ``against`` says which.
+        lines: of cells that have ended well, each row's differing in their seed.
+        materials: of the workspace that holds the values per user.
+
+    Returns:
+        row → metric → what ``compare_pairs`` says.
+    """
+    tables: dict[Row, dict[int, pl.DataFrame]] = {}
+    for line in lines:
+        row = experiment.row(line["cell"])
+        if row is not None and line["test"] is not None:
+            path = materials.place.cell(line["id"]) / "test.parquet"
+            tables.setdefault(row, {})[line["cell"]["run"]["seed"]] = read_table(path)
+    pairs = {}
+    for row, of_row in tables.items():
+        base = experiment.other_row(row, "against")
+        if base is not None and base in tables:
+            pairs["\n".join(row)] = of_row, tables[base]
+    metrics = [name for name in experiment.metrics if "@" in name]
+    return {tuple(key.split("\n")): found for key, found in compare_pairs(pairs, metrics).items()}
+
+
+def _resolve(
+    backbone: str, alignment: str, preset: str, seed: int, options: Mapping[str, Any], used: set[str]
+) -> RunSpec:
+    """A spec with those of the options that it has; ``used`` collects them."""
+    known = {option["name"] for option in describe_options(RunSpec.resolve(backbone, alignment, preset))}
+    own = {name: value for name, value in options.items() if name in known}
+    used.update(own)
+    return RunSpec.resolve(backbone, alignment, preset, seed, own)
+
+
+def _needs_text(cell: Cell) -> bool:
+    return cell.spec is None or cell.spec.needs_text
+
+
+def _kept(point: Point, only: Mapping[str, Sequence[str]]) -> bool:
+    for axis, values in only.items():
+        if axis not in point:
+            raise ConfigError(
+                f"--only {axis}={','.join(values)}: expected one of {', '.join(point)} before ="
+            )
+        if axis == "alignment" and set(values) - set(ALIGNMENTS):
+            raise ConfigError(f"--only alignment={','.join(values)}: expected {', '.join(ALIGNMENTS)}")
+        here = point[axis]
+        if isinstance(here, str):
+            if here not in values:
+                return False
+        else:
+            try:
+                if float(here) not in map(float, values):
+                    return False
+            except ValueError:
+                raise ConfigError(f"--only {axis}={','.join(values)}: expected numbers") from None
+    return True

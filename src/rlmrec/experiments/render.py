@@ -1,0 +1,424 @@
+"""Tables of experiments from their JSON lines: ours beside the paper's, as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rlmrec.errors import WorkspaceError
+from rlmrec.evaluation.significance import LEVEL
+from rlmrec.experiments.experiment import Experiment, Row, experiment_names
+from rlmrec.experiments.grid import Line, Results
+from rlmrec.files import read_json, write_json, write_text
+
+# Datasets of which the paper's own split is published: numbers can be held beside each other as they are.
+SAME_DATA = {"rlmrec-amazon": "amazon-book"}
+SIGNIFICANT = "*"
+SHORT = {"recall": "R", "ndcg": "N"}
+
+Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass
+class Entry:
+    """A row of a table.
+
+    row: its coordinates. seeds: that ended. epochs: mean number. mean, std: by metric; std is None for one
+    seed. tests: by metric, against the base row. change: by metric, to the base row; to_reference: to the
+    reference row. paper: by metric; paper_change: the paper's own change to its base row.
+    """
+
+    row: Row
+    seeds: list[int]
+    epochs: float
+    mean: dict[str, float]
+    std: dict[str, float] | None
+    environment: dict[str, Any]
+    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    change: dict[str, float] = field(default_factory=dict)
+    to_reference: dict[str, float] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)
+    paper_change: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Table:
+    """An experiment on one dataset.
+
+    entries: its rows. paper_dataset: whose numbers of the paper stand beside ours, None for none. left_out:
+    lines of rows that were run with other options before. failed: cells that failed last.
+    """
+
+    experiment: Experiment
+    dataset: str
+    entries: list[Entry]
+    paper_dataset: str | None
+    left_out: int = 0
+    failed: int = 0
+
+    @property
+    def same_data(self) -> bool:
+        """Whether ours and the paper's numbers are of one split."""
+        return SAME_DATA.get(self.dataset) == self.paper_dataset
+
+
+def lines_path(results: Path, experiment: str, dataset: str) -> Path:
+    """Where the JSON lines of an experiment on a dataset lie."""
+    return results / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
+
+
+def significance_path(lines: Path) -> Path:
+    """Where the significance tests of a file of lines lie."""
+    return lines.with_suffix(".significance.json")
+
+
+def current(experiment: Experiment, lines: Sequence[Line]) -> tuple[list[Line], int]:
+    """The lines of each row that share the options of its last one, and how many others there are.
+
+    Seeds are compared and averaged only where nothing else differs.
+    """
+    latest: dict[Row, str] = {}
+    for line in lines:
+        row = experiment.row(line["cell"])
+        if row is not None and line["status"] == "done":
+            latest[row] = _but_seed(line["cell"])
+    kept, left_out = [], 0
+    for line in lines:
+        row = experiment.row(line["cell"])
+        if row is None or line["status"] != "done":
+            continue
+        if latest[row] == _but_seed(line["cell"]):
+            kept.append(line)
+        else:
+            left_out += 1
+    return kept, left_out
+
+
+def _but_seed(cell: Mapping[str, Any]) -> str:
+    run = {name: value for name, value in cell["run"].items() if name != "seed"}
+    start = None if cell["start"] is None else cell["start"]["alignment"]  # its seed is the cell's own
+    return json.dumps({**cell, "run": run, "start": start}, sort_keys=True)
+
+
+def save_significance(path: Path, tests: Tests) -> None:
+    """Write what ``significance`` found beside the lines, so that a table needs no values per user."""
+    write_json(path, [{"row": list(row), "metrics": found} for row, found in tests.items()])
+
+
+def load_significance(path: Path) -> Tests:
+    """What ``save_significance`` wrote; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    try:
+        return {tuple(entry["row"]): entry["metrics"] for entry in found}
+    except (TypeError, KeyError):
+        raise WorkspaceError(f"{path} is damaged: run the experiment again") from None
+
+
+def paper_numbers(experiment: str) -> dict[str, dict[Row, dict[str, float]]]:
+    """The paper's numbers: dataset → row → metric; empty where it gives a plot only."""
+    path = resources.files("rlmrec.experiments") / "paper" / f"{experiment}.csv"
+    if not path.is_file():
+        return {}
+    numbers: dict[str, dict[Row, dict[str, float]]] = {}
+    rows = Experiment.load(experiment).rows
+    for record in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+        # A coordinate that the paper does not have, such as how a history was cut, has one value there.
+        row = tuple(record.get(name, "") for name in rows)
+        metrics = {name: float(value) for name, value in record.items() if name not in ("dataset", *rows)}
+        numbers.setdefault(record["dataset"], {})[row] = metrics
+    return numbers
+
+
+def build_table(experiment: Experiment, path: Path) -> Table:
+    """The table of a file of lines.
+
+    Raises:
+        WorkspaceError: the file or that of its tests is damaged.
+    """
+    lines = list(Results(path).lines.values())
+    kept, left_out = current(experiment, lines)
+    tests = load_significance(significance_path(path))
+    groups: dict[Row, list[Line]] = {}
+    for line in kept:
+        row = experiment.row(line["cell"])
+        assert row is not None
+        groups.setdefault(row, []).append(line)
+    dataset = kept[-1]["dataset"] if kept else path.stem
+    paper = paper_numbers(experiment.name)
+    paper_dataset = _paper_dataset(dataset, list(paper))
+    entries = {row: _entry(experiment, row, groups[row]) for row in sorted(groups, key=experiment.place)}
+    beside = paper.get(paper_dataset or "", {})
+    for row, entry in entries.items():
+        entry.tests = tests.get(row, {})
+        base, reference = experiment.other_row(row, "against"), experiment.other_row(row, "reference")
+        entry.change = _change(entry, entries.get(base) if base else None)
+        entry.to_reference = _change(entry, entries.get(reference) if reference else None)
+        entry.paper = beside.get(_paper_row(row, experiment), {})
+        of_base = beside.get(_paper_row(base, experiment), {}) if base else {}
+        entry.paper_change = {
+            name: value / of_base[name] - 1 for name, value in entry.paper.items() if of_base.get(name)
+        }
+    failed = sum(line["status"] == "failed" for line in lines)
+    return Table(experiment, dataset, list(entries.values()), paper_dataset, left_out, failed)
+
+
+def _paper_row(row: Row, experiment: Experiment) -> Row:
+    return tuple("" if name == "cut" else value for name, value in zip(experiment.rows, row, strict=True))
+
+
+def _paper_dataset(dataset: str, known: Sequence[str]) -> str | None:
+    """The paper's dataset to show: the same data, else one of a like name, else its first."""
+    if SAME_DATA.get(dataset) in known:
+        return SAME_DATA[dataset]
+    alike = [name for name in known if dataset.split("-")[0] == name.split("-")[0]]
+    return next(iter([*alike, *known]), None)
+
+
+def _entry(experiment: Experiment, row: Row, lines: Sequence[Line]) -> Entry:
+    values: dict[str, list[float]] = {
+        name: [float(line["test"][name] if "@" in name else line[name]) for line in lines]
+        for name in experiment.metrics
+        if all("@" not in name or line["test"] is not None for line in lines)
+    }
+    several = len(lines) > 1
+    return Entry(
+        row,
+        sorted(line["cell"]["run"]["seed"] for line in lines),
+        statistics.mean(line["epochs"] for line in lines),
+        {name: statistics.mean(found) for name, found in values.items()},
+        {name: statistics.stdev(found) for name, found in values.items()} if several else None,
+        lines[-1]["environment"],
+    )
+
+
+def _change(entry: Entry, base: Entry | None) -> dict[str, float]:
+    if base is None:
+        return {}
+    return {name: value / base.mean[name] - 1 for name, value in entry.mean.items() if base.mean.get(name)}
+
+
+def short(metric: str) -> str:
+    """ "R@20", "s an epoch"."""
+    name, _, k = metric.partition("@")
+    return f"{SHORT.get(name, name)}@{k}" if k else {"seconds_per_epoch": "s an epoch"}.get(metric, metric)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.4f}" if "@" in metric else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f} %"
+
+
+def _star(entry: Entry, metric: str) -> str:
+    found = entry.tests.get(metric)
+    return SIGNIFICANT if found and found["p_holm"] < LEVEL else ""
+
+
+def markdown(table: Table) -> str:
+    """Our numbers with their changes and marks, then the paper's beside them."""
+    experiment, metrics = table.experiment, table.experiment.metrics
+    lines = [f"### {experiment.title}: {table.dataset}", ""]
+    header = [*experiment.rows, "seeds", "epochs", *map(short, metrics)]
+    if "reference" in experiment.values:
+        what = ", ".join(experiment.values["reference"].values())
+        header += [f"{short(metric)}, change to {what}" for metric in metrics]
+    body = []
+    for entry in table.entries:
+        cells = [*entry.row, ", ".join(map(str, entry.seeds)), f"{entry.epochs:.0f}"]
+        for metric in metrics:
+            if metric not in entry.mean:
+                cells.append("–")
+                continue
+            cell = _number(metric, entry.mean[metric])
+            if entry.std is not None:
+                cell += f" ± {_number(metric, entry.std[metric])}"
+            if metric in entry.change:
+                cell += f" ({_percent(entry.change[metric])}{_star(entry, metric)})"
+            cells.append(cell)
+        if "reference" in experiment.values:
+            cells += [_percent(entry.to_reference.get(metric)) for metric in metrics]
+        body.append(cells)
+    lines += _markdown_table(header, body)
+    lines += ["", _note(table), ""]
+    if any(entry.paper for entry in table.entries):
+        lines += _beside_the_paper(table)
+    return "\n".join(lines)
+
+
+def _beside_the_paper(table: Table) -> list[str]:
+    experiment = table.experiment
+    metrics = [name for name in experiment.metrics if name.endswith("@20")] or experiment.metrics
+    against = "against" in experiment.values
+    header = list(experiment.rows)
+    for metric in metrics:
+        header += [f"{short(metric)} ours", "paper", "difference"] if table.same_data else [
+            f"{short(metric)} ours", f"paper, {table.paper_dataset}"
+        ]  # fmt: skip
+        header += ["change ours", "paper"] if against else []
+    body = []
+    for entry in table.entries:
+        cells = list(entry.row)
+        for metric in metrics:
+            ours, paper = entry.mean.get(metric), entry.paper.get(metric)
+            cells.append("–" if ours is None else _number(metric, ours))
+            cells.append("–" if paper is None else _number(metric, paper))
+            if table.same_data:
+                cells.append(_percent(ours / paper - 1 if ours is not None and paper else None))
+            if against:
+                mark = _star(entry, metric)
+                cells.append(_percent(entry.change.get(metric)) + mark)
+                cells.append(_percent(entry.paper_change.get(metric)))
+        body.append(cells)
+    title = f"Beside the paper's {table.paper_dataset}"
+    title += ":" if table.same_data else ", which is other data: changes can be compared, numbers cannot."
+    return [title, "", *_markdown_table(header, body), ""]
+
+
+def _note(table: Table) -> str:
+    notes = []
+    if "against" in table.experiment.values:
+        what = ", ".join(
+            f"{key} {value}" for key, value in table.experiment.values["against"].items() if value != "–"
+        )
+        notes.append(
+            f"In brackets the change to {what}; * p < {LEVEL} of the paired t-test over test users (values averaged "
+            "over seeds), after Holm over the table."
+        )
+    if table.entries:
+        made = table.entries[0].environment
+        notes.append(f"{made['device']}, {made['threads']} threads, torch {made['torch']}.")
+        loads = [entry.environment["load"] for entry in table.entries if "load" in entry.environment]
+        if table.experiment.is_timing and loads:
+            notes.append(
+                f"Load of the machine {min(loads):g} to {max(loads):g}: above the number of threads other work ran."
+            )
+    if table.left_out:
+        notes.append(
+            f"{table.left_out} runs with other options than the last ones of their row are not shown."
+        )
+    if table.failed:
+        notes.append(f"{table.failed} cells failed.")
+    return " ".join(notes)
+
+
+def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rows = [header, ["---"] * len(header), *body]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """One line a row and metric, with everything that is known of it."""
+    out = io.StringIO()
+    names = tables[0].experiment.rows if tables else []
+    columns = [
+        "dataset", *names, "metric", "seeds", "epochs", "mean", "std", "change", "low", "high", "p_t", "p_t_holm",
+        "p_wilcoxon", "p_wilcoxon_holm", "p_t_seeds", "p_wilcoxon_seeds", "change_to_reference", "paper_dataset",
+        "paper", "difference_to_paper", "paper_change",
+    ]  # fmt: skip
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for table in tables:
+        for entry in table.entries:
+            for metric, mean in entry.mean.items():
+                tests: Mapping[str, Any] = entry.tests.get(metric, {})
+                seeds: Mapping[str, Any] = tests.get("seeds") or {}
+                paper = entry.paper.get(metric)
+                found = [
+                    mean, None if entry.std is None else entry.std[metric], entry.change.get(metric),
+                    tests.get("low"), tests.get("high"), tests.get("p_t"), tests.get("p_holm"),
+                    tests.get("p_wilcoxon"), tests.get("p_wilcoxon_holm"), seeds.get("p_t"), seeds.get("p_wilcoxon"),
+                    entry.to_reference.get(metric), table.paper_dataset if paper is not None else None, paper,
+                    mean / paper - 1 if paper and table.same_data else None, entry.paper_change.get(metric),
+                ]  # fmt: skip
+                writer.writerow(
+                    [table.dataset, *entry.row, metric, len(entry.seeds), f"{entry.epochs:.1f}"]
+                    + ["" if v is None else v if isinstance(v, str) else f"{v:.6g}" for v in found]
+                )
+    return out.getvalue()
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """A tabular a dataset (booktabs): ours with marks, the paper's number beside it in brackets."""
+    parts = []
+    for table in tables:
+        metrics = table.experiment.metrics
+        body = []
+        for entry in table.entries:
+            cells = [_escaped(value) for value in entry.row]
+            for metric in metrics:
+                if metric not in entry.mean:
+                    cells.append("--")
+                    continue
+                cell = _number(metric, entry.mean[metric])
+                if _star(entry, metric) and entry.change.get(metric, 0) > 0:
+                    cell += "$^{*}$"
+                if metric in entry.paper:
+                    cell += f" ({_number(metric, entry.paper[metric])})"
+                cells.append(cell)
+            body.append(" & ".join(cells) + r" \\")
+        names = [_escaped(name) for name in (*table.experiment.rows, *map(short, metrics))]
+        align = "l" * len(table.experiment.rows) + "r" * len(metrics)
+        caption = f"{table.experiment.title}; {table.dataset}"
+        if any(entry.paper for entry in table.entries):
+            caption += f"; in brackets the paper's, {table.paper_dataset}"
+        parts.append(
+            "\n".join(
+                [r"\begin{table}", rf"\caption{{{_escaped(caption)}.}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule",
+                 " & ".join(names) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+            )
+        )  # fmt: skip
+    return "\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--")
+
+
+def tables_of(name: str, results: Path) -> list[Table]:
+    """The tables of an experiment, one a dataset that has lines; empty where nothing was run."""
+    experiment = Experiment.load(name)
+    found = [build_table(experiment, path) for path in sorted((results / name).glob("*.jsonl"))]
+    return [table for table in found if table.entries]
+
+
+def write_tables(name: str, results: Path) -> list[Path]:
+    """Write ``<results>/<name>/<name>.md``, ``.csv`` and ``.tex``; returns the paths."""
+    tables = tables_of(name, results)
+    texts = {"md": "\n".join(map(markdown, tables)), "csv": as_csv(tables), "tex": latex(tables)}
+    paths = [results / name / f"{name}.{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
+    return paths
+
+
+def readme(results: Path) -> str:
+    """The tables of everything that was run, as ``experiments/README.md`` shows them."""
+    parts = [
+        "# Experiments",
+        "",
+        "Made by `python experiments/render.py` from the JSON lines in `results/`; do not edit. `LOG.md` says what",
+        "was learned. `rlmrec experiment NAME -w WORKSPACE --results experiments/results` runs one and adds its lines.",
+        "",
+    ]
+    missing = []
+    for name in experiment_names():
+        tables = tables_of(name, results)
+        if not tables:
+            missing.append(name)
+        for table in tables:
+            parts += [markdown(table), f"`rlmrec experiment {name}`", ""]
+    if missing:
+        parts += [f"Not run yet: {', '.join(missing)}.", ""]
+    return "\n".join(parts)

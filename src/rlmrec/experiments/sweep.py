@@ -1,0 +1,380 @@
+"""Sweep: hyper-parameters by grid or by search (Optuna), judged on validation alone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.errors import ConfigError
+from rlmrec.experiments.cells import Cell
+from rlmrec.experiments.grid import Results
+from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, preset_options, read_toml
+from rlmrec.text.semantics import Semantics
+from rlmrec.workspace import DEFAULT_SEMANTICS
+
+KEYS = ("metric", "preset", "semantics", "backbones", "alignments", "seeds", "options", "grid", "search")
+Variant = tuple[str, str]  # backbone, alignment
+Options = dict[str, Any]
+MakeCell = Callable[[RunSpec], Cell]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep's file says.
+
+        metric = "recall@20"            # of validation; the best trial has the highest mean over seeds
+        preset = "general"
+        backbones = ["lightgcn", "sgl"]
+        alignments = ["none", "contrastive"]
+        seeds = [1]
+        [options]                       # of every trial
+        learning_rate = 5e-3
+        [options.sgl]                   # of one backbone, one alignment, or [options.sgl.contrastive]
+        layers = 2
+        [grid]                          # each combination is a trial
+        l2 = [1e-7, 1e-6, 1e-5]
+        [grid.contrastive]
+        weight = [1e-3, 1e-2]
+
+    Instead of a grid, a search with Optuna's seeded TPE sampler, the same number of trials a variant:
+
+        [search]
+        trials = 20
+        seed = 0
+        l2 = {low = 1e-7, high = 1e-4, log = true}
+        layers = {low = 1, high = 4}    # whole numbers, as both ends are
+        [search.contrastive]
+        negatives = ["all-users", "batch"]
+
+    Args:
+        name: of the sweep.
+        values: the file's content.
+
+    Raises:
+        ConfigError: an unknown key, name or option, or neither grid nor search.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        unknown = set(self.values) - set(KEYS)
+        if unknown:
+            raise ConfigError(f"unknown {', '.join(sorted(unknown))}: a sweep has {', '.join(KEYS)}")
+        if "grid" in self.values and "search" in self.values:
+            raise ConfigError("a sweep has either [grid] or [search]")
+        for key in ("backbones", "alignments", "seeds", "options", "grid", "search"):
+            kind = dict if key in ("options", "grid", "search") else list
+            if key in self.values and (not isinstance(self.values[key], kind) or not self.values[key]):
+                raise ConfigError(
+                    f"{key} = {self.values[key]!r}: expected a {'table' if kind is dict else 'list'}"
+                )
+        metric, _, k = self.metric.partition("@")
+        if metric not in ("recall", "ndcg", "precision", "mrr", "hit_rate", "map") or k not in (
+            "5",
+            "10",
+            "20",
+        ):
+            raise ConfigError(
+                f'metric = {self.metric!r}: expected for example "recall@20" (k is 5, 10 or 20)'
+            )
+        for section in ("options", "grid", "search"):
+            self._refuse_other_variants(section)
+        for variant in self.variants:
+            for options in self.grid(variant) if not self.searches else [self.base(variant)]:
+                self.spec(variant, options, self.seeds[0])
+            if self.searches:
+                for name, space in self.space(variant).items():
+                    low = space["low"] if isinstance(space, dict) else space[0]
+                    self.spec(variant, {**self.base(variant), name: low}, self.seeds[0])
+
+    @classmethod
+    def read(cls, path: Path) -> Sweep:
+        """The sweep that a TOML file describes; its name is the file's.
+
+        Raises:
+            ConfigError: no such file, no TOML, or not a sweep.
+        """
+        return cls(path.stem, read_toml(path))
+
+    @property
+    def metric(self) -> str:
+        """Of validation, the higher the better."""
+        return str(self.values.get("metric", "recall@20"))
+
+    @property
+    def preset(self) -> str:
+        """Where options come from that the sweep does not set."""
+        return str(self.values.get("preset", DEFAULT_PRESET))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Each trial is run with each of them."""
+        return list(self.values.get("seeds", [0]))
+
+    @property
+    def searches(self) -> bool:
+        """By Optuna, not by a grid."""
+        return "search" in self.values
+
+    @property
+    def trials(self) -> int:
+        """Of a search, a variant."""
+        return int(self.values["search"].get("trials", 20))
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """Backbones x alignments."""
+        backbones = self.values.get("backbones", ["lightgcn"])
+        return list(itertools.product(backbones, self.values.get("alignments", list(ALIGNMENTS))))
+
+    def section(self, name: str, variant: Variant) -> Options:
+        """What [name] says for a variant: its own values, then those of the tables of the variant's names."""
+        table = self.values.get(name, {})
+        backbone, alignment = variant
+        own = [
+            table,
+            table.get(backbone, {}),
+            table.get(alignment, {}),
+            table.get(backbone, {}).get(alignment, {}),
+        ]
+        merged: Options = {}
+        for part in own:
+            merged |= {key: value for key, value in part.items() if not self._is_variant(key)}
+        return merged
+
+    def base(self, variant: Variant) -> Options:
+        """The options of every trial of a variant."""
+        return self.section("options", variant)
+
+    def grid(self, variant: Variant) -> Iterator[Options]:
+        """The options of each trial of a grid."""
+        axes = self.section("grid", variant)
+        for name, values in axes.items():
+            if not isinstance(values, list) or not values:
+                raise ConfigError(f"grid: {name} = {values!r}: expected a list of values")
+        for chosen in itertools.product(*axes.values()):
+            yield {**self.base(variant), **dict(zip(axes, chosen, strict=True))}
+
+    def space(self, variant: Variant) -> Options:
+        """What a search may set: name → {low, high, log, step}, or a list to choose from."""
+        space = self.section("search", variant)
+        for key in ("trials", "seed"):
+            space.pop(key, None)
+        for name, values in space.items():
+            is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {
+                "low",
+                "high",
+                "log",
+                "step",
+            }
+            if not is_range and not (isinstance(values, list) and values):
+                raise ConfigError(
+                    f"search: {name} = {values!r}: expected {{low = …, high = …}}, with log = true or step, or a list"
+                )
+        return space
+
+    def spec(self, variant: Variant, options: Options, seed: int) -> RunSpec:
+        """The run of a trial with a seed.
+
+        Raises:
+            ConfigError: an option that the variant does not have; it belongs into a table of the variant's name.
+        """
+        backbone, alignment = variant
+        return RunSpec.resolve(backbone, alignment, self.preset, seed, options)
+
+    def _is_variant(self, key: str) -> bool:
+        return key in ALIGNMENTS or any(key == backbone for backbone, _ in self.variants)
+
+    def _refuse_other_variants(self, section: str) -> None:
+        for key, value in self.values.get(section, {}).items():
+            is_table = isinstance(value, dict) and not {"low", "high"} & set(value)
+            if is_table and not self._is_variant(key):
+                raise ConfigError(f"[{section}.{key}] is neither a backbone of this sweep nor an alignment")
+
+
+def cell_maker(dataset: str, semantics: Semantics | None, name: str = DEFAULT_SEMANTICS) -> MakeCell:
+    """How a spec becomes a cell on a dataset.
+
+    Args:
+        dataset: its fingerprint.
+        semantics: the text vectors; None where there are none.
+        name: theirs.
+    """
+
+    def make(spec: RunSpec) -> Cell:
+        if not spec.needs_text:
+            return Cell(spec, dataset)
+        if semantics is None:
+            raise ConfigError(
+                f"{spec.backbone} with alignment {spec.alignment} needs text vectors: run 'rlmrec encode' first"
+            )
+        return Cell(spec, dataset, semantics.digest, name)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A choice of options for a variant; one cell a seed.
+
+    Args:
+        variant: backbone and alignment.
+        options: over those of the preset.
+        cells: by seed.
+    """
+
+    variant: Variant
+    options: Options
+    cells: tuple[Cell, ...]
+
+    def value(self, results: Results, metric: str) -> float | None:
+        """The mean over seeds of the metric on validation; None if a cell has not ended well."""
+        lines = [results.lines.get(cell.id) for cell in self.cells]
+        values = [line["valid"][metric] for line in lines if line is not None and line["status"] == "done"]
+        return statistics.mean(values) if len(values) == len(self.cells) else None
+
+
+def grid_trials(sweep: Sweep, make: MakeCell) -> list[Trial]:
+    """All trials of a grid."""
+    return [
+        trial(sweep, variant, options, make) for variant in sweep.variants for options in sweep.grid(variant)
+    ]
+
+
+def trial(sweep: Sweep, variant: Variant, options: Options, make: MakeCell) -> Trial:
+    """A trial of a sweep."""
+    cells = tuple(make(sweep.spec(variant, options, seed)) for seed in sweep.seeds)
+    return Trial(variant, options, cells)
+
+
+def search(
+    sweep: Sweep,
+    make: MakeCell,
+    results: Results,
+    run: Callable[[Sequence[Cell]], object],
+    storage: Path,
+    width: int = 1,
+) -> list[Trial]:
+    """Let Optuna choose the trials of each variant, knowing how the earlier ones did on validation.
+
+    The studies lie in a file: a killed search first runs the trials that it had begun, then asks for more.
+    The sampler is seeded anew for each trial from the search's seed and the trial's number, so that a search
+    that is taken up does not draw the same points again. A trial that failed counts and is not repeated.
+
+    Args:
+        sweep: with [search].
+        make: how a spec becomes a cell.
+        results: where the cells' lines are.
+        run: runs cells; all variants' trials of a round together.
+        storage: Optuna's journal file.
+        width: trials of a variant that are asked for at a time.
+
+    Returns:
+        the trials of all variants.
+
+    Raises:
+        ConfigError: Optuna is not installed.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.trial import TrialState
+    except ImportError:
+        raise ConfigError("[search] needs Optuna: pip install 'rlmrec[sweep]', or give a [grid]") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    journal = JournalStorage(JournalFileBackend(str(storage)))
+    seed = int(sweep.values["search"].get("seed", 0))
+    studies = {}
+    for variant in sweep.variants:
+        # Another space, other options or another dataset are another study: nothing is mixed.
+        cell = make(sweep.spec(variant, sweep.base(variant), sweep.seeds[0]))
+        about = [cell.as_dict(), sweep.space(variant), sweep.seeds, sweep.metric, seed]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        studies[variant] = optuna.create_study(
+            storage=journal,
+            study_name="-".join((*variant, digest)),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def trial_of(variant: Variant, params: Options) -> Trial:
+        return trial(sweep, variant, {**sweep.base(variant), **params}, make)
+
+    while True:
+        round_: list[tuple[Variant, int, Trial]] = []
+        for variant, study in studies.items():
+            begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            round_ += [(variant, one.number, trial_of(variant, one.params)) for one in begun]
+            room = min(max(0, width - len(begun)), sweep.trials - len(study.get_trials(deepcopy=False)))
+            for _ in range(room):
+                number = len(study.get_trials(deepcopy=False))
+                # constant_liar: trials that run beside each other do not all go to the same point.
+                study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, constant_liar=True)
+                asked = study.ask()
+                for name, space in sweep.space(variant).items():
+                    _suggest(asked, name, space)
+                round_.append((variant, asked.number, trial_of(variant, asked.params)))
+        if not round_:
+            break
+        run([cell for _, _, one in round_ for cell in one.cells])
+        for variant, number, one in round_:
+            value = one.value(results, sweep.metric)
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            studies[variant].tell(number, value, state=state)
+    return [
+        trial_of(variant, one.params)
+        for variant, study in studies.items()
+        for one in study.get_trials(deepcopy=False)
+    ]
+
+
+def _suggest(asked: Any, name: str, space: Any) -> None:
+    if isinstance(space, list):
+        asked.suggest_categorical(name, space)
+    elif isinstance(space["low"], int) and isinstance(space["high"], int):
+        asked.suggest_int(name, **space)
+    else:
+        asked.suggest_float(name, **space)
+
+
+def best_trials(trials: Sequence[Trial], results: Results, metric: str) -> dict[Variant, tuple[Trial, float]]:
+    """Of each variant the trial with the highest mean on validation; the first of equals."""
+    best: dict[Variant, tuple[Trial, float]] = {}
+    for one in trials:
+        value = one.value(results, metric)
+        if value is not None and (one.variant not in best or value > best[one.variant][1]):
+            best[one.variant] = one, value
+    return best
+
+
+def best_preset(best: Mapping[Variant, tuple[Trial, float]], sweep: Sweep) -> str:
+    """The best trials as a preset's TOML: what ``--preset FILE`` reads."""
+    tables: dict[str, dict[str, Options]] = {}
+    for (backbone, alignment), (one, _) in best.items():
+        options = {**preset_options(sweep.preset, backbone, alignment), **one.options}
+        tables.setdefault(backbone, {})[alignment] = options
+    return tomli_w.dumps(tables)
+
+
+def uneven(trials: Sequence[Trial]) -> str | None:
+    """A warning where the variants have different numbers of trials: the one with more is favoured."""
+    counts: dict[str, int] = {}
+    for one in trials:
+        counts["/".join(one.variant)] = counts.get("/".join(one.variant), 0) + 1
+    if len(set(counts.values())) <= 1:
+        return None
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"the variants have different numbers of trials, which favours those with more: {listed}"

@@ -1,0 +1,180 @@
+"""Cells: identity, and what each of them is trained on."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.experiments.cells import Cell, Materials, of_period, run_cell
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.serving.recommender import Recommender
+from rlmrec.testing import blocks
+from rlmrec.text.semantics import Semantics
+from rlmrec.workspace import Workspace
+
+QUICK = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256}
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Workspace(tmp_path / "w")
+    dataset, semantics = blocks()
+    dataset.save(place.dataset_path)
+    semantics.save(place.semantics_path())
+    return place
+
+
+def con(place, seed=1, **more):
+    dataset = place.dataset()
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options=QUICK)
+    return Cell(spec, dataset.fingerprint, place.semantics(dataset).digest, "default", **more)
+
+
+def test_the_identity_is_the_hash_of_everything(place):
+    cell = con(place)
+    canonical = json.dumps(cell.as_dict(), sort_keys=True, ensure_ascii=False)
+    assert cell.id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    assert cell.id == con(place).id
+    others = [
+        con(place, seed=2),
+        con(place, shuffle="users"),
+        con(place, noise=0.1),
+        con(place, period="later"),
+        con(place, start=con(place, seed=3)),
+        con(place, timing="cpu, 2 threads"),
+        replace(cell, dataset="another"),
+        replace(cell, texts="others"),
+        replace(
+            cell, spec=RunSpec.resolve("lightgcn", "contrastive", seed=1, options={**QUICK, "weight": 1})
+        ),
+    ]
+    assert len({cell.id, *(other.id for other in others)}) == len(others) + 1
+    assert len({cell.label, *(other.label for other in others[:5])}) == 6
+    with pytest.raises(ConfigError, match="unknown period 'late'"):
+        con(place, period="late")
+
+
+def test_noise_is_of_pairs_that_exist_nowhere_and_the_test_is_unchanged(place):
+    materials = Materials(place)
+    clean = materials.dataset
+    few, many = (materials.of(con(place, noise=ratio))[0] for ratio in (0.05, 0.25))
+    for noisy, ratio in ((few, 0.05), (many, 0.25)):
+        assert len(noisy.train) == len(clean.train) + round(ratio * len(clean.train))
+        assert np.array_equal(noisy.test.keys(), clean.test.keys())
+        held_out = np.concatenate([clean.valid.keys(), clean.test.keys()])
+        assert not np.isin(noisy.train.keys(), held_out).any()
+    assert np.isin(few.train.keys(), many.train.keys()).all(), "more noise is added noise"
+    other = materials.of(con(place, seed=2, noise=0.05))[0]
+    assert other.fingerprint != few.fingerprint
+
+
+def test_shuffled_vectors_follow_the_seed(place):
+    materials = Materials(place)
+    _, plain = materials.of(con(place))
+    _, items = materials.of(con(place, shuffle="items"))
+    _, other = materials.of(con(place, shuffle="items", seed=2))
+    assert np.array_equal(items.users, plain.users)
+    assert not np.array_equal(items.items, plain.items)
+    assert not np.array_equal(items.items, other.items)
+
+
+def with_times(dataset):
+    """Each user meets an item a day, in an order of their own; every second user comes a year later."""
+    parts = []
+    for split in ("train", "valid", "test"):
+        part = dataset.split(split)
+        parts.append(replace(part, timestamp=_times(part.users, part.items)))
+    return replace(dataset, train=parts[0], valid=parts[1], test=parts[2])
+
+
+def _times(users, items):
+    return (7 * items + 4 * users) % 15 * 86400.0 + users % 2 * 3.2e7
+
+
+@pytest.mark.parametrize("cut", ["", ", by user"])
+def test_periods_share_users_and_items_and_do_not_overlap(cut):
+    dataset, semantics = blocks(density=0.8)
+    timed = with_times(dataset)
+    if not cut:  # at one moment only those are in both who came at any time
+        rng = np.random.default_rng(0)
+        timed = replace(
+            timed,
+            **{
+                s: replace(timed.split(s), timestamp=rng.random(len(timed.split(s))))
+                for s in ("train", "valid", "test")
+            },
+        )
+    (early, texts), (late, _) = (of_period(timed, semantics, when + cut) for when in ("earlier", "later"))
+    assert early.users.ids == late.users.ids
+    assert early.items.ids == late.items.ids
+    assert early.n_users > 50
+    keys = [np.concatenate([d.split(s).keys() for s in ("train", "valid", "test")]) for d in (early, late)]
+    assert not np.isin(*keys).any()
+    assert len(early.test) == 0
+    assert len(late.test) > 0
+    when = [np.concatenate([d.split(s).timestamp for s in ("train", "valid", "test")]) for d in (early, late)]
+    if not cut:
+        assert when[0].max() < when[1].min()
+    rows = [dataset.items.row(raw) for raw in early.items.ids]
+    np.testing.assert_array_equal(texts.items, semantics.items[rows])
+    mine = early.train.items[early.train.users == 3]
+    np.testing.assert_allclose(texts.users[3], texts.items[mine].mean(0), rtol=1e-5)
+
+
+def test_periods_need_timestamps(place):
+    with pytest.raises(DataError, match="needs timestamps and this dataset has none"):
+        Materials(place).of(con(place, period="earlier"))
+
+
+def test_a_run_starts_from_the_tables_of_another(tmp_path):
+    """With a learning rate of next to nothing, what comes out is what it started from."""
+    place = Workspace(tmp_path / "w")
+    dataset = with_times(blocks(density=0.8)[0])
+    dataset.save(place.dataset_path)
+    options = {**QUICK, "learning_rate": 0.05, "epochs": 6}
+    before = Cell(
+        RunSpec.resolve("mf", seed=1, options=options), dataset.fingerprint, period="earlier, by user"
+    )
+    still = RunSpec.resolve("mf", seed=2, options={**QUICK, "learning_rate": 1e-12, "epochs": 1})
+    after = Cell(still, dataset.fingerprint, period="later, by user", start=before)
+    materials = Materials(place)
+    with pytest.raises(WorkspaceError, match="no finished training run to start from"):
+        run_cell(after, materials)
+    run_cell(before, materials)
+    line = run_cell(after, materials)
+    assert line["cell"]["start"] == {"cell": before.id, "alignment": "none"}
+    tables = [Recommender.load(place.cell(cell.id) / "recommender").users for cell in (before, after)]
+    np.testing.assert_allclose(tables[1], tables[0], atol=1e-8)
+
+
+def test_what_was_replaced_meanwhile_is_refused(place):
+    cell = con(place)
+    dataset = place.dataset()
+    place.semantics(dataset).shuffled(np.random.default_rng(0)).save(place.semantics_path())
+    with pytest.raises(DataError, match="text vectors 'default' were replaced"):
+        run_cell(cell, Materials(place))
+    blocks(seed=5)[0].save(place.dataset_path)
+    with pytest.raises(DataError, match="dataset was replaced"):
+        run_cell(cell, Materials(place))
+
+
+def test_text_vectors_have_names(place):
+    dataset = place.dataset()
+    other = Semantics(*(np.ones((n, 3), np.float32) for n in (dataset.n_users, dataset.n_items)))
+    other.save(place.path / "semantics" / "ones.safetensors")
+    assert place.semantics_names() == ["default", "ones"]
+    assert place.semantics(dataset, "ones").size == 3
+    with pytest.raises(ConfigError, match="semantics name"):
+        place.semantics(dataset, "../ones")
+
+
+def test_text_vectors_alone_are_a_cell(place):
+    dataset = place.dataset()
+    cell = Cell(None, dataset.fingerprint, place.semantics(dataset).digest, "default")
+    line = run_cell(cell, Materials(place))
+    assert line["cell"]["run"]["backbone"] == "semantic-only"
+    assert line["test"]["recall@20"] > 0.5
+    assert line["validation_curve"] == []

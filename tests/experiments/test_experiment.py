@@ -1,0 +1,344 @@
+"""Experiments: the grids, the paper's numbers, the tables made of lines, the command."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlmrec.cli import main
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.evaluation.ranking import read_table
+from rlmrec.evaluation.significance import compare_tables
+from rlmrec.experiments.cells import Cell, Materials
+from rlmrec.experiments.experiment import Experiment, coordinates, experiment_names
+from rlmrec.experiments.render import (
+    as_csv,
+    build_table,
+    current,
+    latex,
+    lines_path,
+    load_significance,
+    markdown,
+    paper_numbers,
+    readme,
+    save_significance,
+    significance_path,
+    tables_of,
+    write_tables,
+)
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.testing import blocks
+from rlmrec.text.semantics import Semantics
+from rlmrec.workspace import Workspace
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+NAMES = ["figure4", "figure5", "table1", "table2", "table3", "table4"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Dataset and two encoders' vectors."""
+    place = Workspace(tmp_path / "w")
+    dataset, semantics = blocks()
+    dataset.save(place.dataset_path)
+    semantics.save(place.semantics_path())
+    other = Semantics(semantics.users[:, ::-1], semantics.items[:, ::-1], semantics.manifest)
+    other.save(place.path / "semantics" / "other.safetensors")
+    return place
+
+
+def cells(place, name, **more):
+    options = more.pop("options", {})
+    return Experiment.load(name).cells(Materials(place), "general", options, **more)
+
+
+def test_the_grids(place):
+    assert experiment_names() == NAMES
+    sizes = {name: len(cells(place, name, seeds=2)[0]) for name in NAMES if name != "table3"}
+    assert sizes == {
+        "table1": 1 + 6 * 3 * 2,
+        "table2": (2 * 3 + 2) * 2,
+        "table4": 6 * 3 * 2,
+        "figure4": 4 * 2 * (1 + 2 * 2 + 2 * 3),  # two encoders; shuffled in three ways
+        "figure5": 6 * 3 * 2,
+    }
+    assert len(cells(place, "table1")[0]) == 1 + 6 * 3 * 5
+    for name in NAMES:
+        assert len(list(Experiment.load(name).points(["default"], 1))) == len(
+            {tuple(point.values()) for point in Experiment.load(name).points(["default"], 1)}
+        ), "no cell twice"
+
+
+def test_pretraining_goes_from_the_earlier_to_the_later_half():
+    points = list(Experiment.load("table3").points(["default"], 1))
+    assert len(points) == 8
+    assert {point["period"] for point in points} == {"later", "later, by user"}
+
+
+def test_table3_refuses_data_without_timestamps(place):
+    with pytest.raises(DataError, match="needs timestamps and this dataset has none"):
+        cells(place, "table3")
+
+
+def test_cells_without_text_vectors_are_told_apart(place):
+    place.semantics_path().unlink()
+    (place.path / "semantics" / "other.safetensors").unlink()
+    runnable, lacking = cells(place, "table1", seeds=1)
+    assert {cell.spec.alignment for cell in runnable} == {"none"}
+    assert len(runnable) == 6
+    assert len(lacking) == 1 + 12
+
+
+def test_options_go_where_they_are_known(place):
+    found, _ = cells(place, "table1", seeds=1, options={"weight": 0.5, "epochs": 3})
+    trained = [cell for cell in found if cell.spec is not None]
+    assert {cell.spec.training.epochs for cell in trained} == {3}
+    weights = {cell.spec.alignment_config.weight for cell in trained if cell.spec.alignment != "none"}
+    assert weights == {0.5}
+    with pytest.raises(ConfigError, match="no cell of table1 has an option lr"):
+        cells(place, "table1", options={"lr": 1})
+
+
+def test_only(place):
+    only = {"backbone": ["sgl", "lightgcn"], "alignment": ["none"], "seed": ["2"]}
+    found, _ = cells(place, "table1", only=only)
+    assert [(cell.spec.backbone, cell.seed) for cell in found] == [("lightgcn", 2), ("sgl", 2)]
+    assert len(cells(place, "figure5", seeds=1, only={"noise": ["0.05", "0"]})[0]) == 6
+    for wrong, message in (
+        ({"model": ["sgl"]}, "--only model=sgl: expected one of backbone"),
+        ({"alignment": ["con"]}, "expected none, contrastive, generative"),
+        ({"noise": ["much"]}, "expected numbers"),
+        ({"backbone": ["mf"]}, "table1 has no cell with backbone=mf"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            cells(place, "figure5" if "noise" in wrong else "table1", only=wrong)
+
+
+def test_timing_says_where(place):
+    found, _ = cells(place, "table4", timing="cpu, 2 threads")
+    assert {cell.timing for cell in found} == {"cpu, 2 threads"}
+    assert {cell.spec.training.epochs for cell in found} == {5}
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
+def test_every_number_of_the_paper_has_its_row(name):
+    experiment = Experiment.load(name)
+    rows = {
+        tuple("" if key == "cut" else value for key, value in zip(experiment.rows, row, strict=True))
+        for row in experiment.known_rows
+    }
+    for dataset, numbers in paper_numbers(name).items():
+        assert set(numbers) == rows, dataset
+        assert all(set(metrics) == set(experiment.metrics) for metrics in numbers.values())
+
+
+def test_numbers_of_the_paper():
+    table1 = paper_numbers("table1")
+    assert table1["amazon-book"][("LightGCN", "Base")]["recall@20"] == 0.1411
+    assert table1["steam"][("AutoCF", "Gen")]["ndcg@20"] == 0.0886
+    assert paper_numbers("table2")["yelp"][("SGL", "KAR")] == {"recall@20": 0.1208, "ndcg@20": 0.0761}
+    for (backbone, variant), metrics in paper_numbers("table2")["amazon-book"].items():
+        if variant != "KAR":
+            assert metrics.items() <= table1["amazon-book"][(backbone, variant)].items()
+    assert paper_numbers("table3")["yelp"][("", "Gen")]["recall@20"] == 0.1068
+    assert paper_numbers("table4")["amazon-book"][("DCCF", "Con")] == {"seconds_per_epoch": 2.49}
+    assert paper_numbers("figure5") == {}
+
+
+def line(alignment, seed, value, dataset="rlmrec-amazon", backbone="lightgcn", status="done", **options):
+    texts = {} if alignment == "none" else {"texts": "t", "semantics": "default"}
+    cell = Cell(RunSpec.resolve(backbone, alignment, seed=seed, options=options), "f", **texts)
+    metrics = dict.fromkeys(Experiment.load("table1").metrics, value)
+    return {
+        "id": cell.id, "status": status, "dataset": dataset, "cell": cell.as_dict(), "test": metrics,
+        "valid": metrics, "epochs": 10 * seed, "seconds_per_epoch": 1.0,
+        "environment": {"device": "cpu", "threads": 2, "torch": "2"},
+    }  # fmt: skip
+
+
+def store(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return path
+
+
+def test_a_table_of_known_numbers(tmp_path):
+    experiment = Experiment.load("table1")
+    lines = [
+        line("none", 1, 0.10),
+        line("none", 2, 0.14),
+        line("contrastive", 1, 0.15),
+        line("generative", 1, 0.3, status="failed"),
+    ]
+    path = store(lines_path(tmp_path, "table1", "rlmrec-amazon"), lines)
+    con = ("LightGCN", "Con")
+    save_significance(
+        significance_path(path),
+        {con: {"recall@20": {"p_holm": 0.01, "p_t": 0.005, "low": 0.02, "seeds": None}}},
+    )
+    assert load_significance(significance_path(path))[con]["recall@20"]["p_holm"] == 0.01
+    table = build_table(experiment, path)
+    base, contrastive = table.entries
+    assert (base.row, base.seeds, base.epochs) == (("LightGCN", "Base"), [1, 2], 15)
+    assert base.mean["recall@20"] == pytest.approx(0.12)
+    assert base.std["recall@20"] == pytest.approx(0.02 * 2**0.5)
+    assert contrastive.std is None
+    assert contrastive.change["recall@20"] == pytest.approx(0.25)
+    assert contrastive.paper_change["recall@20"] == pytest.approx(0.1483 / 0.1411 - 1)
+    assert table.failed == 1
+    text = markdown(table)
+    assert "| LightGCN | Base | 1, 2 | 15 | 0.1200 ± 0.0283 |" in text
+    assert "0.1500 (+25.0 %*)" in text, "R@20 is marked"
+    assert text.count("%*") == 2, "in both tables, and no other metric is"
+    assert "| LightGCN | Con | 0.1500 | 0.1483 | +1.1 % | +25.0 %* | +5.1 % |" in text
+    assert "1 cells failed." in text
+    records = list(csv.DictReader(io.StringIO(as_csv([table]))))
+    assert len(records) == 12
+    found = next(r for r in records if r["variant"] == "Con" and r["metric"] == "recall@20")
+    assert (found["mean"], found["std"], found["p_t_holm"], found["paper"]) == ("0.15", "", "0.01", "0.1483")
+    assert r"LightGCN & Con & 0.1500 (0.0608)" in latex([table])
+    assert "0.1500$^{*}$ (0.1483)" in latex([table])
+    assert latex([table]).count(r"\begin{tabular}") == 1
+    assert len(write_tables("table1", tmp_path)) == 3
+
+
+def test_other_data_is_not_held_against_the_paper(tmp_path):
+    path = store(lines_path(tmp_path, "table1", "yelp-profiles"), [line("none", 1, 0.1, "yelp-profiles")])
+    table = build_table(Experiment.load("table1"), path)
+    assert table.paper_dataset == "yelp"
+    assert not table.same_data
+    assert "which is other data" in markdown(table)
+    assert "difference" not in markdown(table)
+    assert next(csv.DictReader(io.StringIO(as_csv([table]))))["difference_to_paper"] == ""
+
+
+def test_runs_with_other_options_are_not_averaged():
+    old = [line("none", seed, 0.5, layers=1) for seed in (1, 2, 3)]
+    new = [line("none", seed, 0.1, layers=2) for seed in (1, 2)]
+    kept, left_out = current(Experiment.load("table1"), [*old, *new])
+    assert kept == new
+    assert left_out == 3
+
+
+def test_noise_is_shown_against_no_noise(tmp_path):
+    lines = []
+    for noise, value in ((0.0, 0.2), (0.1, 0.15)):
+        one = line("none", 1, value)
+        one["cell"]["data"]["noise"], one["id"] = noise, str(noise)
+        lines.append(one)
+    path = store(lines_path(tmp_path, "figure5", "x"), lines)
+    table = build_table(Experiment.load("figure5"), path)
+    assert [entry.row for entry in table.entries] == [("0 %", "Base"), ("10 %", "Base")]
+    assert table.entries[1].to_reference["recall@20"] == pytest.approx(-0.25)
+    assert "-25.0 %" in markdown(table)
+
+
+def test_coordinates():
+    text = {"texts": "t", "semantics": "minilm"}
+    kar = Cell(RunSpec.resolve("kar-sgl"), "f", **text)
+    assert coordinates(kar.as_dict())["variant"] == "KAR"
+    assert coordinates(kar.as_dict())["backbone"] == "SGL"
+    shuffled = Cell(RunSpec.resolve("dccf", "generative"), "f", shuffle="users", **text)
+    found = coordinates(shuffled.as_dict())
+    assert (found["backbone"], found["variant"], found["semantics"], found["shuffle"]) == (
+        "DCCF",
+        "Gen",
+        "minilm",
+        "users",
+    )
+    start = Cell(RunSpec.resolve("lightgcn", "contrastive"), "f", period="earlier", **text)
+    later = Cell(RunSpec.resolve(), "f", period="later", start=start)
+    assert coordinates(later.as_dict())["start"] == "Con"
+    assert Experiment.load("table3").row(start.as_dict()) is None
+
+
+def test_damaged_tests_are_named(tmp_path):
+    (tmp_path / "x.significance.json").write_text("[1]")
+    with pytest.raises(WorkspaceError, match="damaged"):
+        load_significance(tmp_path / "x.significance.json")
+
+
+def test_the_readme_shows_the_stored_lines():
+    assert (EXPERIMENTS / "README.md").read_text(encoding="utf-8") == readme(EXPERIMENTS / "results"), (
+        "run: python experiments/render.py"
+    )
+
+
+def test_a_readme_has_a_table_for_each_dataset_that_was_run(tmp_path):
+    for dataset in ("rlmrec-amazon", "yelp-profiles"):
+        store(lines_path(tmp_path, "table1", dataset), [line("none", 1, 0.1, dataset)])
+    text = readme(tmp_path)
+    assert text.count("### Table 1") == 2
+    assert "Not run yet: figure4, figure5, table2, table3, table4." in text
+
+
+def test_the_command(place, tmp_path, capsys):
+    def call(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    results = tmp_path / "results"
+    where = ["-w", place.path, "--results", results]
+    quick = ["--seeds", 1, "--epochs", 2, "--set", "batch_size=256", "--threads", 1, "--json"]
+    only = ["--only", "backbone=lightgcn,kar-lightgcn", "--only", "alignment=none,contrastive"]
+    command = ["experiment", "table2", *where, *only, *quick]
+    code, out, err = call(*command)
+    assert code == 0
+    assert "| LightGCN | KAR | 1 | 2 |" in err
+    rows = json.loads(out)["rows"]
+    assert [row["variant"] for row in rows] == ["Base", "KAR", "Con"]
+    lines = [json.loads(text) for text in (results / "table2" / "blocks.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    folders = {coordinates(one["cell"])["variant"]: place.cell(one["id"]) for one in lines}
+    tables = {variant: read_table(folder / "test.parquet") for variant, folder in folders.items()}
+    tests = load_significance(results / "table2" / "blocks.significance.json")
+    expected = compare_tables(tables["Con"], tables["Base"], "recall@20")
+    assert tests[("LightGCN", "Con")]["recall@20"]["p_t"] == pytest.approx(expected.p_t)
+    assert {path.name for path in (results / "table2").iterdir()} == {
+        "blocks.jsonl", "blocks.significance.json", "table2.md", "table2.csv", "table2.tex",
+    }  # fmt: skip
+    # Again: nothing runs. Another experiment with the same cell: it is not run either, and has its own line.
+    before = (results / "table2" / "blocks.jsonl").read_text()
+    code, _, err = call(*command)
+    assert code == 0
+    assert "3/3" in err
+    assert (results / "table2" / "blocks.jsonl").read_text() == before
+    model = folders["Base"] / "model.safetensors"
+    made = model.stat().st_mtime_ns
+    same = ["--only", "noise=0", "--only", "alignment=none"]
+    assert call("experiment", "figure5", *where, *same, *quick)[0] == 0
+    assert model.stat().st_mtime_ns == made
+    assert tables_of("figure5", results)[0].entries[0].mean["recall@20"] == rows[0]["recall@20"]
+    (results / "table2" / "table2.md").unlink()
+    assert call("experiment", "table2", "--results", results, "--render")[0] == 0
+    assert "KAR" in (results / "table2" / "table2.md").read_text()
+    for arguments, message in (
+        (["table9"], "unknown experiment 'table9': expected one of figure4"),
+        (["table1", "--only", "seed"], "expected key=value"),
+        (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
+        (["table3"], "needs timestamps"),
+    ):
+        code, _, err = call("experiment", *arguments, "-w", place.path)
+        assert code != 0
+        assert message in " ".join(err.split())
+
+
+def test_the_numbers_of_a_timing_run_are_seconds(tmp_path):
+    lines = [line("none", 1, 0.1, backbone="gccf"), line("contrastive", 1, 0.1, backbone="gccf")]
+    for one, seconds in zip(lines, (0.5, 2.0), strict=True):
+        one["seconds_per_epoch"] = seconds
+        one["environment"]["load"] = 4 * seconds
+    path = store(lines_path(tmp_path, "table4", "rlmrec-amazon"), lines)
+    table = build_table(Experiment.load("table4"), path)
+    assert [entry.mean["seconds_per_epoch"] for entry in table.entries] == [0.5, 2.0]
+    assert table.entries[1].paper["seconds_per_epoch"] == 1.95
+    assert "| GCCF | Con | 2.00 | 1.95 | +2.6 % |" in markdown(table)
+    assert "Load of the machine 2 to 8" in markdown(table)
+    assert np.isclose(table.entries[0].paper["seconds_per_epoch"], 0.88)

@@ -1,0 +1,232 @@
+"""Sweeps: what a file means, what is chosen, how a search goes on."""
+
+import json
+import math
+import tomllib
+
+import numpy as np
+import pytest
+
+from rlmrec.cli import main
+from rlmrec.errors import ConfigError
+from rlmrec.experiments.grid import Results
+from rlmrec.experiments.spec import RunSpec, preset_options
+from rlmrec.experiments.sweep import (
+    Sweep,
+    best_preset,
+    best_trials,
+    cell_maker,
+    grid_trials,
+    search,
+    uneven,
+)
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+GRID = """
+backbones = ["lightgcn", "sgl"]
+alignments = ["none", "contrastive"]
+seeds = [1, 2]
+[options]
+learning_rate = 1e-2
+[options.sgl]
+layers = 1
+[options.sgl.contrastive]
+keep_rate = 0.5
+[grid]
+l2 = [1e-6, 1e-5]
+[grid.contrastive]
+weight = [0.1, 0.2, 0.3]
+"""
+SEARCH = """
+backbones = ["mf"]
+alignments = ["none", "generative"]
+seeds = [1]
+[search]
+trials = 6
+seed = 3
+l2 = {low = 1e-8, high = 1e-3, log = true}
+[search.generative]
+mask_ratio = {low = 0.1, high = 0.5, step = 0.1}
+"""
+
+
+def sweep(text):
+    return Sweep("s", tomllib.loads(text))
+
+
+def maker():
+    dataset, semantics = blocks()
+    return cell_maker(dataset.fingerprint, semantics)
+
+
+def line(cell, value, test=0.0):
+    return {"id": cell.id, "status": "done", "valid": {"recall@20": value}, "test": {"recall@20": test}}
+
+
+def test_a_grid_is_every_combination():
+    trials = grid_trials(sweep(GRID), maker())
+    counts = {}
+    for one in trials:
+        counts[one.variant] = counts.get(one.variant, 0) + 1
+        assert [cell.seed for cell in one.cells] == [1, 2]
+        assert one.cells[0].spec.training.learning_rate == 1e-2
+    assert counts == {("lightgcn", "none"): 2, ("lightgcn", "contrastive"): 6, ("sgl", "none"): 2,
+                      ("sgl", "contrastive"): 6}  # fmt: skip
+    sgl = [one for one in trials if one.variant == ("sgl", "contrastive")]
+    assert {(one.options["l2"], one.options["weight"]) for one in sgl} == {
+        (l2, weight) for l2 in (1e-6, 1e-5) for weight in (0.1, 0.2, 0.3)
+    }
+    assert all(one.cells[0].spec.backbone_config.keep_rate == 0.5 for one in sgl)
+    assert all(one.cells[0].spec.backbone_config.layers == 1 for one in sgl)
+    assert "sgl/none 2, sgl/contrastive 6" in uneven(trials)
+    assert uneven([one for one in trials if one.variant[1] == "none"]) is None
+
+
+def test_the_best_is_chosen_on_validation_and_not_on_test(tmp_path):
+    plan = sweep(GRID.replace("[1e-6, 1e-5]", "[1e-6, 1e-5, 1e-4]"))
+    trials, results = grid_trials(plan, maker()), Results(tmp_path / "r")
+    first, second, third = [one for one in trials if one.variant == ("lightgcn", "none")]
+    for one, values, test in (
+        (first, (0.1, 0.2), 0.9),
+        (second, (0.12, 0.19), 0.1),
+        (third, (0.9, None), 0.9),
+    ):
+        for cell, value in zip(one.cells, values, strict=True):
+            if value is not None:  # a trial with a seed missing is not chosen
+                results.append(line(cell, value, test))
+    best = best_trials(trials, results, "recall@20")
+    assert best[("lightgcn", "none")] == (second, pytest.approx(0.155))
+    text = best_preset(best, plan)
+    assert tomllib.loads(text) == {"lightgcn": {"none": {"learning_rate": 1e-2, "layers": 2, "l2": 1e-5}}}
+
+
+def test_a_best_preset_is_a_preset(tmp_path):
+    path = tmp_path / "best.toml"
+    path.write_text("[lightgcn.none]\nlayers = 1\nl2 = 1e-4\n")
+    spec = RunSpec.resolve("lightgcn", "none", str(path))
+    assert (spec.backbone_config.layers, spec.training.l2) == (1, 1e-4)
+    for alignment in ("contrastive", "magic"):
+        with pytest.raises(ConfigError, match=rf"no table \[lightgcn.{alignment}\]: it has lightgcn"):
+            preset_options(str(path), "lightgcn", alignment)
+    with pytest.raises(ConfigError, match="does not exist"):
+        preset_options(str(tmp_path / "none.toml"), "lightgcn", "none")
+    path.write_text("layers =")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        preset_options(str(path), "lightgcn", "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backbone = ['mf']", "unknown backbone: a sweep has metric"),
+        ("backbones = 'mf'", "backbones = 'mf': expected a list"),
+        ("backbones = ['fm']", "unknown backbone 'fm'"),
+        ("metric = 'loss'", "metric = 'loss': expected"),
+        ("[grid]\nlayerz = [1]", "unknown option 'layerz'"),
+        ("[grid]\nweight = [1]", "unknown option 'weight' for lightgcn with alignment none"),
+        ("[grid]\nlayers = 1", "layers = 1: expected a list of values"),
+        ("[grid.sgl]\nlayers = [1]", r"\[grid.sgl\] is neither a backbone of this sweep"),
+        ("[grid]\nl2 = [1]\n[search]\nl2 = [1]", "either"),
+        ("[search]\nl2 = {low = 1}", "expected {low"),
+        ("[search]\nl2 = 3", "l2 = 3: expected"),
+        ("[search]\nlr = [1]", "unknown option 'lr'"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        sweep(text)
+
+
+def asked(results, seen, stop_after=None):
+    """Runs no training: a made-up validation value that is best at l2 = 1e-5."""
+
+    def run(cells):
+        for cell in cells:
+            if stop_after is not None and len(seen) == stop_after:
+                raise KeyboardInterrupt
+            seen.append(cell)
+            results.append(line(cell, -abs(math.log10(cell.spec.training.l2) + 5)))
+
+    return run
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path):
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    plan, seen = sweep(SEARCH), []
+    storage = tmp_path / "optuna.journal"
+    with pytest.raises(KeyboardInterrupt):
+        search(plan, maker(), r := Results(tmp_path / "r"), asked(r, seen, 7), storage)
+    results = Results(tmp_path / "r")
+    trials = search(plan, maker(), results, asked(results, seen), storage)
+    budget = [one.variant for one in trials]
+    assert budget.count(("mf", "none")) == budget.count(("mf", "generative")) == 6
+    ids = [cell.id for cell in seen]
+    # The round that was killed is run again as it was asked for; nothing else is, and no point twice.
+    assert set(ids) == {cell.id for one in trials for cell in one.cells}
+    assert len(set(ids)) == 12
+    assert all(one.value(results, "recall@20") is not None for one in trials)
+    assert {round(one.options["mask_ratio"], 9) for one in trials if "mask_ratio" in one.options} <= {
+        0.1, 0.2, 0.3, 0.4, 0.5,
+    }  # fmt: skip
+    # All done: nothing is asked for again. Another seed is another study.
+    before = len(seen)
+    search(plan, maker(), results, asked(results, seen), storage)
+    assert len(seen) == before
+    search(sweep(SEARCH.replace("seed = 3", "seed = 4")), maker(), results, asked(results, seen), storage)
+    assert len(seen) == before + 12
+
+
+def test_a_search_repeats_and_finds(tmp_path):
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    plan = sweep(SEARCH.replace("trials = 6", "trials = 25").replace(', "generative"', ""))
+    plan = Sweep(
+        "s", {**plan.values, "search": {k: v for k, v in plan.values["search"].items() if k != "generative"}}
+    )
+    found = []
+    for name in ("a", "b"):
+        results = Results(tmp_path / name)
+        trials = search(plan, maker(), results, asked(results, []), tmp_path / f"{name}.journal")
+        found.append([one.options["l2"] for one in trials])
+    assert found[0] == found[1], "seeded"
+    best = min(abs(np.log10(found[0]) + 5))
+    assert best < 0.1, "a fiftieth of the range"
+
+
+def test_the_command(tmp_path, capsys):
+    place = Workspace(tmp_path / "w")
+    dataset, semantics = blocks()
+    dataset.save(place.dataset_path)
+    semantics.save(place.semantics_path())
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        'backbones = ["mf"]\nalignments = ["none", "contrastive"]\nseeds = [1]\n'
+        "[options]\nepochs = 4\nbatch_size = 256\n[grid]\nlearning_rate = [1e-6, 1e-1]\n"
+    )
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        return end.value.code or 0, *capsys.readouterr()
+
+    code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["cells"] == 4
+    assert [best["options"]["learning_rate"] for best in result["best"]] == [0.1, 0.1]
+    assert "2 of 2" in err
+    assert "different numbers" not in err
+    assert len((place.path / "sweeps" / "tiny" / "trials.jsonl").read_text().splitlines()) == 4
+    best = place.path / "sweeps" / "tiny" / "best.toml"
+    code, _, _ = call(
+        "train", "-w", place.path, "--backbone", "mf", "--preset", best, "--name", "x", "--epochs", 1
+    )
+    assert code == 0
+    config = json.loads((place.run("x") / "metrics.json").read_text())["config"]
+    assert config["training"]["learning_rate"] == 0.1
+    # A cell that fails leaves its mark on the exit code; the rest stands.
+    file.write_text(file.read_text().replace("1e-1]", "1e30]").replace('"none", ', ""))
+    code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")
+    assert code == 3
+    assert "the loss is not finite" in err
+    assert json.loads(out)["failed"] == 1
