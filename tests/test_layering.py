@@ -15,10 +15,10 @@ LAYERS = [
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
     {"serving"},
+    {"workspace"},
     {"backbones", "alignment"},
     {"training"},
     {"testing", "experiments"},
-    {"workspace"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,7 +12,7 @@ from rlmrec.text.semantics import Semantics
 
 
 class Workspace:
-    """dataset/ · semantics.safetensors · runs/<name>/
+    """dataset/ · semantics.safetensors · runs/<name>/ · experiments/
 
     Args:
         path: the folder; made when first written to.
@@ -30,6 +30,11 @@ class Workspace:
     def semantics_path(self) -> Path:
         """Where the text vectors lie."""
         return self.path / "semantics.safetensors"
+
+    @property
+    def experiments_path(self) -> Path:
+        """Where the results of experiments lie."""
+        return self.path / "experiments"
 
     def dataset(self) -> Dataset:
         """The dataset.
