@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from rlmrec.profiles.prompts import (
     estimate_tokens,
     load_template,
 )
+
+Result = TypeVar("Result")
 
 # Failures without an answer: the next run asks again of itself, there is nothing to pay twice.
 UNANSWERED = ("endpoint", "missing")
@@ -248,7 +250,7 @@ class Profiler:
                 if (close := getattr(self.llm, "aclose", None)) is not None:
                     await close()
 
-        return _in_a_loop(whole())
+        return in_a_loop(whole())
 
     async def arun(
         self, dataset: Dataset, kind: str, *, limit: int | None = None, retry_failed: bool = False
@@ -651,13 +653,13 @@ class _Run:
         self._tell()
 
 
-def _in_a_loop(work: Coroutine[Any, Any, Progress]) -> Progress:
+def in_a_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end, in another thread when this one has a loop that runs (notebooks)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    result: list[Progress] = []
+    result: list[Result] = []
     failure: list[BaseException] = []
 
     def target() -> None:
@@ -666,7 +668,7 @@ def _in_a_loop(work: Coroutine[Any, Any, Progress]) -> Progress:
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=target, name="rlmrec-profiler")
+    thread = threading.Thread(target=target, name="rlmrec-llm")
     thread.start()
     thread.join()
     if failure:
