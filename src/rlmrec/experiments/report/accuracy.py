@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -244,29 +245,34 @@ def _gains(
 
 def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Recall@20 and its relative drop as random interactions are added to training (Figure 5)."""
-    curves: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for group in [*inputs.groups, *inputs.noisy]:
+    curves: dict[str, list[tuple[float, float]]] = {}  # by everything but seed and data
+    labels: dict[str, tuple[str, str]] = {}
+    for group in [*inputs.groups, *inputs.noisy] if inputs.noisy else []:
         value = group.mean("recall@20")
-        ratio = group.first.noise
-        if value is None or (ratio is None and not inputs.noisy):
+        if value is None or (group.first.noise is None and _other_texts(inputs, group)):
             continue
-        key = (group.first.backbone, group.first.variant)
-        curves.setdefault(key, {}).setdefault(ratio or 0.0, []).append(value)
+        config = {
+            part: dict(values) for part, values in group.first.metrics["config"].items() if part != "data"
+        }
+        config.get("run", {}).pop("seed", None)
+        key = json.dumps(config, sort_keys=True, default=str)
+        curves.setdefault(key, []).append((100 * (group.first.noise or 0.0), value))
+        labels.setdefault(key, (group.first.backbone, group.name))
     blocks: list[Block] = []
-    for backbone in sorted({backbone for backbone, _ in curves}):
+    for backbone in sorted({backbone for backbone, _ in labels.values()}):
         mine = {
-            variant: sorted((100 * ratio, float(np.mean(values))) for ratio, values in points.items())
-            for (name, variant), points in curves.items()
-            if name == backbone and len(points) > 1
+            labels[key][1]: sorted(points)
+            for key, points in curves.items()
+            if labels[key][0] == backbone and len({ratio for ratio, _ in points}) > 1
         }
         if not mine:
             continue
-        series = [Series(name, *x_and_y(points)) for name, points in mine.items()]
+        series = [Series(name, *x_and_y(points)) for name, points in mine.items()][: len(SERIES)]
         drops = [
             Series(name, *x_and_y([(x, 100 * (y / points[0][1] - 1)) for x, y in points]))
             for name, points in mine.items()
             if points[0][0] == 0 and points[0][1] > 0
-        ]
+        ][: len(SERIES)]
         unit = "random interactions added to training, %"
         title = f"{model_name(backbone)}: Recall@20 under noise"
         blocks.append(lines(title, series, unit, "Recall@20 on test", note="The test split is unchanged."))
@@ -274,6 +280,12 @@ def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             title = f"{model_name(backbone)}: relative change under noise"
             blocks.append(lines(title, drops, unit, "change against no noise, %"))
     return Section("noise", "Noise", blocks) if blocks else None
+
+
+def _other_texts(inputs: Inputs, group: Group) -> bool:
+    """Whether a group was trained with other text vectors than the workspace's, such as shuffled ones."""
+    texts = group.first.option("data", "texts")
+    return texts is not None and inputs.semantics is not None and texts != inputs.semantics.digest
 
 
 def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001

@@ -35,6 +35,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")  # the same in a legend
 BAR_GLYPH = "■"
+LABEL = 20  # characters
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlmrec",  # the same ids each time
@@ -149,7 +150,7 @@ def lines(
         for value, label in levels:
             axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                label, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                _short(label), (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
                 textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=8,
             )  # fmt: skip
         return Chart(title, _svg(figure, title), tuple(legend) if len(legend) > 1 else (), note)
@@ -186,13 +187,15 @@ def bars(
                 below, above = y - np.asarray(one.low, float), np.asarray(one.high, float) - y
                 axes.errorbar(
                     x, y, [np.maximum(below, 0), np.maximum(above, 0)],
-                    fmt="none", ecolor=INK, elinewidth=1, capsize=2,
+                    fmt="none", color=INK, ecolor=INK, elinewidth=1, capsize=2,
                 )  # fmt: skip
             legend.append((place, BAR_GLYPH, one.name))
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.set_xticks(range(len(categories)), categories)
+        axes.set_xticks(range(len(categories)), [_short(category) for category in categories])
         axes.grid(False, axis="x")
-        if any(len(category) > 12 for category in categories) or len(categories) > 6:
+        if (
+            len(categories) * max(map(len, categories), default=0) > 60
+        ):  # side by side they would run together
             axes.tick_params(axis="x", labelrotation=30)
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right")
@@ -226,6 +229,11 @@ def scatter(
             )  # fmt: skip
         legend = tuple((place, GLYPHS[place], name) for place, name in enumerate(names))
         return Chart(title, _svg(figure, title), legend, note)
+
+
+def _short(label: str) -> str:
+    """A label within the picture: a long one would leave no room for the picture."""
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
 
 
 def _place(series: Series, number: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,9 +58,9 @@ class Run:
 
     @property
     def noise(self) -> float | None:
-        """Ratio of interactions that were added to the training split at random; None where it was not said."""
+        """Ratio of interactions that were added to the training split at random; None without any."""
         ratio = self.option("data", "noise")
-        return None if ratio is None else float(ratio)
+        return float(ratio) if ratio else None
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -126,7 +127,8 @@ class Inputs:
         workspace: where it lies.
         dataset: None when there is none that can be read.
         semantics: None likewise.
-        groups: runs on this dataset, by all but their seed; those without alignment first.
+        groups: runs on this dataset (without one, on that of most runs), by all but their seed; those without
+            alignment first.
         noisy: runs on this dataset with noise added to its training split.
         left_out: what could not be read, in words.
     """
@@ -224,11 +226,17 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
             runs.append(run)
         except (RlmrecError, TypeError, AttributeError) as error:
             inputs.leave_out(f"run {folder.name}: {error}")
-    fingerprint = None if inputs.dataset is None else inputs.dataset.fingerprint
-    inputs.groups = _groups([run for run in runs if run.option("data", "dataset") == fingerprint])
+    plain = [run for run in runs if run.noise is None]
+    fingerprint: str | None
+    if inputs.dataset is not None:
+        fingerprint = inputs.dataset.fingerprint
+    else:  # runs tell most of what there is to tell without their dataset, too
+        counted = Counter(run.option("data", "dataset") for run in plain)
+        fingerprint = counted.most_common(1)[0][0] if counted else None
+    inputs.groups = _groups([run for run in plain if run.option("data", "dataset") == fingerprint])
     inputs.noisy = _groups([run for run in runs if run.noise is not None])
-    others = [run.name for run in runs if run.option("data", "dataset") != fingerprint and run.noise is None]
-    if others and inputs.dataset is not None:
+    others = [run.name for run in plain if run.option("data", "dataset") != fingerprint]
+    if others:
         inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
     return inputs
 

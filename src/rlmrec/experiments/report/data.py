@@ -44,7 +44,7 @@ def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         y_scale="log",
         note="Both axes are logarithmic: a straight fall is a power law.",
     )
-    return Section("data", "The dataset", [Table(["", data.name], rows), tail])
+    return Section("data", "The dataset", [Table(["", "value"], rows), tail])
 
 
 def head_mid_tail(popularity: IntArray) -> IntArray:
@@ -60,7 +60,7 @@ def head_mid_tail(popularity: IntArray) -> IntArray:
 
     Example:
         >>> head_mid_tail(np.array([1, 5, 10, 2, 2])).tolist()
-        [2, 1, 0, 2, 2]
+        [2, 1, 0, 1, 2]
     """
     order = np.argsort(-popularity, kind="stable")
     before = np.cumsum(popularity[order]) - popularity[order]  # interactions of the more popular ones
