@@ -14,7 +14,7 @@ DEFAULT_SEMANTICS = "default"
 
 
 class Workspace:
-    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/
+    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/ · experiments/
 
     Args:
         path: the folder; made when first written to.
@@ -50,6 +50,11 @@ class Workspace:
         """The names of the text vectors that there are, "default" first."""
         names = sorted(path.stem for path in (self.path / "semantics").glob("*.safetensors"))
         return sorted(names, key=lambda name: name != DEFAULT_SEMANTICS)
+
+    @property
+    def experiments_path(self) -> Path:
+        """Where the results of experiments lie."""
+        return self.path / "experiments"
 
     def dataset(self) -> Dataset:
         """The dataset.

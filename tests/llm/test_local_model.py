@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,10 @@ def test_grammars_are_for_objects_of_strings():
     assert "f1[max_tokens=7]" in grammar(SCHEMA, {"summarization": 5, "reasoning": 7})
     with pytest.raises(ConfigError, match="objects of strings"):
         grammar({"properties": {"n": {"type": "number"}}}, {})
+
+
+@installed
+def test_a_field_with_a_pattern_keeps_to_it():
+    schema = {"properties": {"ranking": {"type": "string", "pattern": "[0-9]{1,2}(, [0-9]{1,2}){3}"}}}
+    answer = ask(LocalChat(threads=1), "Name your four favourite movies.", schema=schema)[0]
+    assert re.fullmatch("[0-9]{1,2}(, [0-9]{1,2}){3}", json.loads(answer.text)["ranking"])

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, experiment, output, profile, quickstart, serve, sweep, text, train
+from rlmrec.cli import data, experiment, output, profile, quickstart, report, serve, sweep, text, train
 from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -39,6 +39,7 @@ app.command()(train.compare)
 app.command()(sweep.sweep)
 app.command()(experiment.experiment)
 app.command()(serve.recommend)
+app.command()(report.report)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import UnknownIdError
-from rlmrec.profiles.metadata import TITLE_COLUMNS, metadata_texts
+from rlmrec.profiles.metadata import item_labels
 from rlmrec.serving.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -68,16 +68,3 @@ def show_recommendations(
         text_columns=2,
     )
     return answer
-
-
-def item_labels(dataset: Dataset) -> list[str]:
-    """What to call each item in a table: its title and year, else its first text, else its id."""
-    if dataset.item_texts is None:
-        return [str(raw) for raw in dataset.items.ids]
-    columns = dataset.item_texts.columns
-    title = next((name for name in TITLE_COLUMNS if name in columns), columns[0])
-    shown = [title, "year"] if "year" in columns else [title]
-    return [
-        str(raw) if text == "None" else text.removesuffix(".")
-        for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, shown), strict=True)
-    ]

@@ -207,7 +207,8 @@ def grammar(schema: JsonSchema, field_tokens: Mapping[str, int]) -> str:
     comes out parses.
 
     Args:
-        schema: a JSON schema whose properties are all strings.
+        schema: a JSON schema whose properties are all strings; a "pattern" (of characters that JSON need not
+            escape) holds a field to a form.
         field_tokens: most tokens of a field; 100 where it is not named.
 
     Raises:
@@ -227,7 +228,8 @@ def grammar(schema: JsonSchema, field_tokens: Mapping[str, int]) -> str:
             raise ConfigError(f"the embedded model writes objects of strings, field {name!r} is {form!r}")
         lead = ", " if number else ""
         parts.append(json.dumps(f'{lead}"{name}": "') + f" f{number} " + json.dumps('"'))
-        rules.append(f'f{number}[max_tokens={field_tokens.get(name, 100)}]: /[^"\\\\\\x00-\\x1f]{{1,2000}}/')
+        pattern = form.get("pattern", r'[^"\\\x00-\x1f]{1,2000}')
+        rules.append(f"f{number}[max_tokens={field_tokens.get(name, 100)}]: /{pattern}/")
     return "\n".join(["%llguidance {}", f'start: "{{" {" ".join(parts)} "}}"', *rules, ""])
 
 

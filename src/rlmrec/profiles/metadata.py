@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError
 
 TITLE_COLUMNS = ("title", "name", "movie_title", "app_name")
@@ -44,6 +45,19 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
             or "None"
         )
     return texts
+
+
+def item_labels(dataset: Dataset) -> list[str]:
+    """What to call each item in a table: its title and year, else its first text, else its id."""
+    if dataset.item_texts is None:
+        return [str(raw) for raw in dataset.items.ids]
+    columns = dataset.item_texts.columns
+    title = next((name for name in TITLE_COLUMNS if name in columns), columns[0])
+    shown = [title, "year"] if "year" in columns else [title]
+    return [
+        str(raw) if text == "None" else text.removesuffix(".")
+        for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, shown), strict=True)
+    ]
 
 
 def _plain(value: object) -> str:

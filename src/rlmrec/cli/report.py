@@ -1,0 +1,57 @@
+"""rlmrec report: one HTML file of everything in a workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.errors import ConfigError
+from rlmrec.experiments.report import write_report
+from rlmrec.profiles.profiler import Price
+from rlmrec.workspace import Workspace
+
+
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Names of finished runs; all of the workspace by default.")
+    ] = None,
+    workspace: WorkspaceOption = Path("workspace"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; report.html in the workspace by default.")
+    ] = None,
+    projection: Annotated[str, typer.Option(help="How maps are made: pca or tsne.")] = "pca",
+    colour_by: Annotated[
+        str | None, typer.Option(help="Column of the items' texts that colours the maps.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Profiles to show, of items and of users.")] = 3,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Money per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Money per million answer tokens.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML file of the dataset, the runs, the profiles and the experiments; it opens offline.
+
+    What the workspace does not hold has no section. Runs that differ in their seed alone are averaged.
+
+    **Examples:**
+
+    `rlmrec report -w movies`
+
+    `rlmrec report base con -w movies --projection tsne --colour-by genres --out movies.html`
+    """
+    place, output = Workspace(workspace), Output(as_json)
+    if (price_in is None) != (price_out is None):
+        raise ConfigError("give both prices or none: --price-in and --price-out")
+    price = None if price_in is None or price_out is None else Price(price_in, price_out)
+    path = out or place.path / "report.html"
+    left_out = write_report(
+        place, path, runs or None,
+        projection=projection, colour_by=colour_by, examples=examples, price=price,
+    )  # fmt: skip
+    for line in left_out:
+        output.say(f"[yellow]left out[/]: {escape(line)}")
+    output.say(f"wrote {escape(str(path))} ({path.stat().st_size / 1e6:.1f} MB)")
+    output.result({"report": str(path), "bytes": path.stat().st_size, "left_out": left_out})

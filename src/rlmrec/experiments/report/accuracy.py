@@ -1,0 +1,350 @@
+"""Sections: test results, who gains, training curves, noise, ablation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import RlmrecError
+from rlmrec.evaluation.significance import Comparison, compare, compare_tables, holm
+from rlmrec.experiments.report.blocks import (
+    Block,
+    Options,
+    Section,
+    Table,
+    metric_name,
+    model_name,
+    p_value,
+    signed,
+    x_and_y,
+)
+from rlmrec.experiments.report.charts import SERIES, Chart, Series, bars, lines
+from rlmrec.experiments.report.collect import METRICS, Group, Inputs
+from rlmrec.experiments.report.data import head_mid_tail
+
+FloatArray = npt.NDArray[np.float64]
+
+LEVEL = 0.05
+
+
+def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Test metrics of every group against its backbone's base, with significance; and beyond accuracy."""
+    tested = [group for group in inputs.groups if group.mean("recall@20") is not None]
+    if not tested:
+        return None
+    cells = _comparisons(inputs, tested)
+    rows, beyond = [], []
+    for group in tested:
+        row = [group.name, model_name(group.first.backbone), str(len(group.runs))]
+        for metric in METRICS:
+            text = f"{group.mean(metric):.4f}"
+            deviation = group.deviation(metric)
+            if deviation is not None:
+                text += f" ±{deviation:.4f}"
+            found = cells.get((group.name, metric))
+            if found is not None:
+                comparison, p = found
+                if np.isfinite(comparison.relative):
+                    text += f" {signed(100 * comparison.relative)} %"
+                text += "*" if p < LEVEL else ""
+            row.append(text)
+        rows.append(row)
+        values = [group.mean(f"{name}@20") for name in ("coverage", "novelty", "popularity", "gini")]
+        beyond.append([group.name, *("–" if value is None else f"{value:#.3g}" for value in values)])
+    tests = [
+        [
+            name, metric_name(metric), f"{comparison.base:.4f}", f"{comparison.new:.4f}",
+            f"{signed(comparison.low, '.4f')} … {signed(comparison.high, '.4f')}",
+            p_value(comparison.p_t), p_value(comparison.p_wilcoxon), p_value(p),
+        ]
+        for (name, metric), (comparison, p) in cells.items()
+        if metric.endswith("@20")
+    ]  # fmt: skip
+    blocks: list[Block] = [
+        Table(
+            ["run", "backbone", "seeds", *map(metric_name, METRICS)],
+            rows,
+            title="All items ranked, test split",
+            text_columns=2,
+            note="R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is against the base "
+            "of the same backbone; * marks p < 0.05 of a paired t-test over users, each user's value being the "
+            "mean over seeds, after Holm's correction over every cell of this table.",
+        )
+    ]
+    if tests:
+        blocks.append(
+            Table(
+                [
+                    "run",
+                    "metric",
+                    "base",
+                    "run's",
+                    "difference, 95 % interval",
+                    "p (t)",
+                    "p (Wilcoxon)",
+                    "p (t, Holm)",
+                ],
+                tests,
+                title="Significance",
+                text_columns=2,
+                note="Paired over the users of the test split; the interval is a bootstrap's.",
+            )
+        )
+    blocks.append(
+        Table(
+            ["run", "coverage", "novelty, bits", "popularity, users", "Gini of exposure"],
+            beyond,
+            title="Beyond accuracy, lists of 20",
+            note="Coverage: share of the catalogue in any list. Novelty: mean self-information of the listed "
+            "items. Popularity: their mean training interactions. Gini: 0 if all items are shown equally often, "
+            "1 if one alone.",
+        )
+    )
+    return Section("results", "Results", blocks)
+
+
+def _comparisons(
+    inputs: Inputs, groups: Sequence[Group], metrics: Sequence[str] = METRICS
+) -> dict[tuple[str, str], tuple[Comparison, float]]:
+    """(group, metric) → the comparison with its base, and its p after Holm's correction over all of them."""
+    found: dict[tuple[str, str], Comparison] = {}
+    for group in groups:
+        base = inputs.base_of(group.first.backbone)
+        if base is None or base is group:
+            continue
+        for metric in metrics:
+            try:
+                found[group.name, metric] = compare_tables(group.table, base.table, metric)
+            except RlmrecError as error:
+                inputs.leave_out(f"{group.name} against {base.name}: {error}")
+                break
+    corrected = holm([comparison.p_t for comparison in found.values()])
+    return {key: (value, float(p)) for (key, value), p in zip(found.items(), corrected, strict=True)}
+
+
+def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The gain by how active a user is, and by how popular the items are that they want."""
+    blocks: list[Block] = []
+    for backbone in inputs.backbones():
+        base = inputs.base_of(backbone)
+        others = [group for group in inputs.of_backbone(backbone) if group is not base][: len(SERIES) - 1]
+        if inputs.dataset is None or base is None or not others or base.mean("recall@20") is None:
+            continue
+        blocks += _by_activity(inputs.dataset, backbone, base, others)
+        blocks += _by_popularity(inputs, inputs.dataset, backbone, base, others)
+    return Section("who-gains", "Who gains", blocks) if blocks else None
+
+
+def _by_activity(data: Dataset, backbone: str, base: Group, others: Sequence[Group]) -> list[Block]:
+    users = base.table["user"].to_numpy()
+    degrees = data.train.user_degrees()[users]
+    quarter = np.minimum((rankdata(degrees, "ordinal") - 1) * 4 // len(degrees), 3)
+    quarters = [np.flatnonzero(quarter == number) for number in range(4)]
+    if min(map(len, quarters)) < 2:
+        return []
+    categories = [
+        f"{degrees[rows].min()}–{degrees[rows].max()}" for rows in quarters
+    ]  # of users who are equally active some stand left, some right of a cut
+    found = []
+    for number, group in enumerate(others, 1):
+        if not group.table.select("user", "n_relevant").equals(base.table.select("user", "n_relevant")):
+            continue
+        new, old = (table["recall@20"].to_numpy() for table in (group.table, base.table))
+        found.append((number, group.name, [compare(new[rows], old[rows]) for rows in quarters]))
+    return _gains(
+        f"{model_name(backbone)}: change of Recall@20 by activity of the user",
+        categories,
+        found,
+        f"Quarters of the {len(users):,} test users by training interactions. Whiskers: 95 % bootstrap "
+        "intervals of the difference, as a share of the base.",
+        "training interactions of the user",
+    )
+
+
+def _by_popularity(
+    inputs: Inputs, data: Dataset, backbone: str, base: Group, others: Sequence[Group]
+) -> list[Block]:
+    ranking = inputs.ranking(base)
+    if ranking is None:
+        return []
+    groups = head_mid_tail(data.train.item_degrees())
+    wanted = data.test.csr()[ranking.users]
+    of_item = groups[wanted.indices]
+    rows = np.repeat(np.arange(len(ranking.users)), np.diff(wanted.indptr))
+    counts = np.stack(
+        [np.bincount(rows[of_item == number], minlength=len(ranking.users)) for number in range(3)]
+    )  # (3, n) held-out items of each user in each group
+
+    def recalls(group: Group) -> FloatArray | None:
+        lists = inputs.ranking(group)
+        if lists is None:
+            return None
+        hits = np.stack([(lists.hits & (groups[lists.items] == number)).sum(1) for number in range(3)])
+        values: FloatArray = hits / np.maximum(counts, 1)
+        return values
+
+    old = recalls(base)
+    assert old is not None  # its ranking is there
+    asked = [np.flatnonzero(counts[number]) for number in range(3)]
+    if min(map(len, asked)) < 2:
+        return []
+    found = []
+    for number, group in enumerate(others, 1):
+        new = recalls(group)
+        if new is not None:
+            found.append(
+                (number, group.name, [compare(new[part, rows], old[part, rows]) for part, rows in enumerate(asked)])
+            )  # fmt: skip
+    sizes = [int((groups == number).sum()) for number in range(3)]
+    chart = _gains(
+        f"{model_name(backbone)}: change of Recall@20 by popularity of the item",
+        [f"{name} ({size:,})" for name, size in zip(("head", "middle", "tail"), sizes, strict=True)],
+        found,
+        "Recall of the held-out items of each group, over the users who have any. Head and tail: the most and "
+        "the least popular items that together have a fifth of the training interactions. The first seed of each.",
+        "popularity of the item (number of items)",
+    )
+    absolute = [[base.name, *(f"{old[part, rows].mean():.4f}" for part, rows in enumerate(asked))]]
+    absolute += [[name, *(f"{one.new:.4f}" for one in comparisons)] for _, name, comparisons in found]
+    table = Table(
+        ["Recall@20", "head", "middle", "tail"], absolute, title=f"{model_name(backbone)}: by popularity"
+    )
+    return [*chart, table] if chart else []
+
+
+def _gains(
+    title: str,
+    categories: Sequence[str],
+    found: Sequence[tuple[int, str, Sequence[Comparison]]],
+    note: str,
+    x_label: str,
+) -> list[Block]:
+    """Bars of relative change in %, or of the difference where some base is 0."""
+    if not found:
+        return []
+    relative = all(one.base > 0 for _, _, comparisons in found for one in comparisons)
+    series = []
+    for place, name, comparisons in found:
+        scale = [100 / one.base if relative else 1.0 for one in comparisons]
+        values, low, high = (
+            [getattr(one, part) * factor for one, factor in zip(comparisons, scale, strict=True)]
+            for part in ("difference", "low", "high")
+        )
+        series.append(Series(name, range(len(categories)), values, low, high, place))
+    unit = "change against base, %" if relative else "difference to base"
+    chart = bars(title, categories, series, unit, note=note, x_label=x_label)
+    if not chart.legend:  # one series: say which
+        chart = Chart(f"{title}, {found[0][1]}", chart.svg, (), note)
+    return [chart]
+
+
+def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Recall@20 and its relative drop as random interactions are added to training (Figure 5)."""
+    curves: dict[str, list[tuple[float, float]]] = {}  # by everything but seed and data
+    labels: dict[str, tuple[str, str]] = {}
+    for group in [*inputs.groups, *inputs.noisy] if inputs.noisy else []:
+        value = group.mean("recall@20")
+        if value is None or (group.first.noise is None and _other_texts(inputs, group)):
+            continue
+        config = {
+            part: dict(values) for part, values in group.first.metrics["config"].items() if part != "data"
+        }
+        config.get("run", {}).pop("seed", None)
+        key = json.dumps(config, sort_keys=True, default=str)
+        curves.setdefault(key, []).append((100 * (group.first.noise or 0.0), value))
+        labels.setdefault(key, (group.first.backbone, group.name))
+    blocks: list[Block] = []
+    for backbone in sorted({backbone for backbone, _ in labels.values()}):
+        mine = {
+            labels[key][1]: sorted(points)
+            for key, points in curves.items()
+            if labels[key][0] == backbone and len({ratio for ratio, _ in points}) > 1
+        }
+        if not mine:
+            continue
+        series = [Series(name, *x_and_y(points)) for name, points in mine.items()][: len(SERIES)]
+        drops = [
+            Series(name, *x_and_y([(x, 100 * (y / points[0][1] - 1)) for x, y in points]))
+            for name, points in mine.items()
+            if points[0][0] == 0 and points[0][1] > 0
+        ][: len(SERIES)]
+        unit = "random interactions added to training, %"
+        title = f"{model_name(backbone)}: Recall@20 under noise"
+        blocks.append(lines(title, series, unit, "Recall@20 on test", note="The test split is unchanged."))
+        if drops:
+            title = f"{model_name(backbone)}: relative change under noise"
+            blocks.append(lines(title, drops, unit, "change against no noise, %"))
+    return Section("noise", "Noise", blocks) if blocks else None
+
+
+def _other_texts(inputs: Inputs, group: Group) -> bool:
+    """Whether a group was trained with other text vectors than the workspace's, such as shuffled ones."""
+    texts = group.first.option("data", "texts")
+    return texts is not None and inputs.semantics is not None and texts != inputs.semantics.digest
+
+
+def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The same alignment with different text vectors, shuffled ones included (Figure 4)."""
+    blocks: list[Block] = []
+    for backbone in inputs.backbones():
+        groups = inputs.of_backbone(backbone)
+        for variant in sorted({group.first.variant for group in groups} - {"base"}):
+            mine = [group for group in groups if group.first.variant == variant]
+            mine = [group for group in mine if group.mean("recall@20") is not None][: len(SERIES)]
+            if len({group.first.option("data", "texts") for group in mine}) < 2:
+                continue
+            base = inputs.base_of(backbone)
+            shown = [base, *mine] if base is not None and base.mean("recall@20") is not None else mine
+            names = [group.name for group in shown]
+            series = [
+                Series(metric_name(metric), range(len(shown)), [group.mean(metric) or 0.0 for group in shown])
+                for metric in ("recall@20", "ndcg@20")
+            ]
+            blocks.append(
+                bars(
+                    f"{model_name(backbone)} · {variant}: what the text vectors bring",
+                    names,
+                    series,
+                    "test metric",
+                    note="Runs that differ in their text vectors.",
+                )
+            )
+    return Section("ablation", "Ablation", blocks) if blocks else None
+
+
+def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Validation Recall@20 over epochs and over seconds; one pair of charts for each backbone."""
+    blocks: list[Block] = []
+    for backbone in inputs.backbones():
+        curves = []
+        for group in inputs.of_backbone(backbone):
+            seconds = np.cumsum([record.get("seconds", 0.0) for record in group.first.history])
+            points = [
+                (record["epoch"], float(spent), record["valid"]["recall@20"])
+                for record, spent in zip(group.first.history, seconds, strict=True)
+                if "recall@20" in record.get("valid", {})
+            ]
+            if points:
+                curves.append((group.name, *map(list, zip(*points, strict=True))))
+        if not curves:
+            continue
+        shown = curves[: len(SERIES)]
+        note = "The first seed of each." + (
+            f" {len(curves) - len(shown)} more runs are left out." if len(curves) > len(shown) else ""
+        )
+        for place, unit in ((1, "epoch"), (2, "seconds of training")):
+            blocks.append(
+                lines(
+                    f"{model_name(backbone)}: validation Recall@20 by {'epoch' if place == 1 else 'time'}",
+                    [Series(str(curve[0]), curve[place], curve[3]) for curve in shown],
+                    unit,
+                    "Recall@20 on validation",
+                    note=note,
+                )
+            )
+    return Section("training", "Training", blocks) if blocks else None

@@ -1,0 +1,273 @@
+"""Charts as inline SVG that follow the page: light or dark, narrow or wide, without a script.
+
+Matplotlib lays them out. It draws in placeholder colours, and each is replaced by a CSS variable that the page
+sets for either scheme. Texts stay texts, and what they hold is never read as markup or mathematics. Legends are
+HTML beside the picture, where they can wrap. Series differ in marker as well as in colour (Okabe and Ito's
+palette, which the colour-blind can tell apart).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+# What the page calls its colours, and the placeholders that matplotlib draws with.
+INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
+SERIES = tuple(f"#0a0b1{number}" for number in range(8))
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")  # the same in a legend
+BAR_GLYPH = "■"
+LABEL = 20  # characters
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rlmrec",  # the same ids each time
+    "text.parse_math": False,  # a title with two dollar signs is a title
+    "text.usetex": False,
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line or a set of bars.
+
+    Args:
+        name: for the legend.
+        x: places on the horizontal axis; of bars, 0, 1, 2 ….
+        y: values.
+        low: lower ends of intervals; None without.
+        high: upper ends.
+        place: which of the colours and markers; None takes the next.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A finished picture.
+
+    Args:
+        title: above it; also what a screen reader says.
+        svg: the picture.
+        legend: (place, glyph, name) of each series.
+        note: below it: what is shown, and how to read it.
+    """
+
+    title: str
+    svg: Markup
+    legend: tuple[tuple[int, str, str], ...] = ()
+    note: str = ""
+    kind: str = field(default="chart", init=False)
+
+
+def lines(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    note: str = "",
+    x_scale: str = "linear",
+    y_scale: str = "linear",
+    levels: Sequence[tuple[float, str]] = (),
+    marks: bool = True,
+) -> Chart:
+    """Lines with markers; an interval is a band.
+
+    Args:
+        title: what is shown.
+        series: at most 8.
+        x_label: with its unit.
+        y_label: with its unit.
+        note: below the chart.
+        x_scale: "linear" or "log".
+        y_scale: likewise.
+        levels: (value, label) of dashed lines to compare with.
+        marks: whether points are marked; without, lines alone.
+    """
+    with _axes(x_label, y_label) as (figure, axes):
+        axes.set_xscale(x_scale)
+        axes.set_yscale(y_scale)
+        # Powers of ten are written as mathematics unless told otherwise.
+        for axis, scale in ((axes.xaxis, x_scale), (axes.yaxis, y_scale)):
+            if scale == "log":
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axis.set_minor_formatter(NullFormatter())
+        legend = []
+        for number, one in enumerate(series):
+            place = _place(one, number)
+            x, y = np.asarray(one.x, float), np.asarray(one.y, float)
+            points = np.geomspace(1, len(x), 12) - 1 if x_scale == "log" else np.linspace(0, len(x) - 1, 12)
+            marked = np.unique(points.astype(int)).tolist()
+            axes.plot(
+                x, y, color=SERIES[place], linewidth=1.6, marker=MARKERS[place] if marks else None,
+                markersize=4.5, markevery=marked,
+            )  # fmt: skip
+            if one.low is not None and one.high is not None:
+                axes.fill_between(x, one.low, one.high, color=SERIES[place], alpha=0.18, linewidth=0)
+            legend.append((place, GLYPHS[place], one.name))
+        for value, label in levels:
+            axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                _short(label), (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=8,
+            )  # fmt: skip
+        return Chart(title, _svg(figure, title), tuple(legend) if len(legend) > 1 else (), note)
+
+
+def bars(
+    title: str,
+    categories: Sequence[str],
+    series: Sequence[Series],
+    y_label: str,
+    *,
+    note: str = "",
+    x_label: str = "",
+) -> Chart:
+    """Bars side by side in each category, with intervals as whiskers; a zero line where values change sign.
+
+    Args:
+        title: what is shown.
+        categories: labels along the horizontal axis.
+        series: at most 8, each with a value for every category.
+        y_label: with its unit.
+        note: below the chart.
+        x_label: with its unit.
+    """
+    with _axes(x_label, y_label) as (figure, axes):
+        width = 0.8 / max(1, len(series))
+        legend = []
+        for number, one in enumerate(series):
+            place = _place(one, number)
+            x = np.arange(len(categories)) + (number - (len(series) - 1) / 2) * width
+            y = np.asarray(one.y, float)
+            axes.bar(x, y, 0.92 * width, color=SERIES[place], linewidth=0)
+            if one.low is not None and one.high is not None:
+                below, above = y - np.asarray(one.low, float), np.asarray(one.high, float) - y
+                axes.errorbar(
+                    x, y, [np.maximum(below, 0), np.maximum(above, 0)],
+                    fmt="none", color=INK, ecolor=INK, elinewidth=1, capsize=2,
+                )  # fmt: skip
+            legend.append((place, BAR_GLYPH, one.name))
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_xticks(range(len(categories)), [_short(category) for category in categories])
+        axes.grid(False, axis="x")
+        if (
+            len(categories) * max(map(len, categories), default=0) > 60
+        ):  # side by side they would run together
+            axes.tick_params(axis="x", labelrotation=30)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
+        return Chart(title, _svg(figure, title), tuple(legend) if len(legend) > 1 else (), note)
+
+
+def scatter(
+    title: str, points: FloatArray, classes: npt.NDArray[np.int64], names: Sequence[str], *, note: str = ""
+) -> Chart:
+    """A map: points in the plane, coloured and marked by class; the axes have no unit and show none.
+
+    Args:
+        title: what is shown.
+        points: float[n, 2].
+        classes: int[n], the class of each point; ``len(names)`` is "other", drawn small and grey.
+        names: of the classes, at most 8.
+        note: below the chart.
+    """
+    with _axes("", "", height=3.6) as (figure, axes):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.set_aspect("equal", adjustable="datalim")
+        other = classes >= len(names)
+        axes.scatter(points[other, 0], points[other, 1], s=5, color=MUTED, alpha=0.35, linewidths=0)
+        for place in range(len(names)):
+            mine = points[classes == place]
+            axes.scatter(
+                mine[:, 0], mine[:, 1], s=13, color=SERIES[place], marker=MARKERS[place],
+                alpha=0.8, linewidths=0,
+            )  # fmt: skip
+        legend = tuple((place, GLYPHS[place], name) for place, name in enumerate(names))
+        return Chart(title, _svg(figure, title), legend, note)
+
+
+def _short(label: str) -> str:
+    """A label within the picture: a long one would leave no room for the picture."""
+    return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
+
+
+def _place(series: Series, number: int) -> int:
+    return (number if series.place is None else series.place) % len(SERIES)
+
+
+@contextmanager
+def _axes(x_label: str, y_label: str, height: float = 2.9) -> Iterator[tuple[Figure, Axes]]:
+    # Of this width, so that on a telephone, where the chart is as wide as the page, 9 points stay about 9 pixels.
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.7, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        yield figure, axes
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    # Several pictures in one page: ids of their own, the same each time.
+    prefix = f"c{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}")
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # the page has a font
+    # The page gives it its size; a name for those who do not see it.
+    head, rest = svg[: svg.index(">")], svg[svg.index(">") :]
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    return Markup(f'{head} role="img" aria-label="{escape(title)}"{rest}')

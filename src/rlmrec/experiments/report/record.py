@@ -1,0 +1,154 @@
+"""Sections: profiles with their reasoning, costs and times, and what it takes to repeat everything."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import RlmrecError
+from rlmrec.experiments.report.blocks import Block, Card, Code, Options, Section, Table, Text, model_name
+from rlmrec.experiments.report.collect import Inputs, Run
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.metadata import item_labels
+from rlmrec.profiles.parse import cut_words
+
+
+def profiles(inputs: Inputs, options: Options) -> Section | None:
+    """How many profiles there are, what failed, and some of them with their reasoning."""
+    path = inputs.workspace.path / "profiles.sqlite"
+    if not path.exists():
+        return None
+    try:
+        with Store(path, create=False) as store:
+            found = {kind: list(store.profiles(kind)) for kind in ("item", "user")}
+            count, usage = store.usage()
+            models = store.models()
+    except RlmrecError as error:
+        inputs.leave_out(str(error))
+        return None
+    if not any(found.values()):
+        return None
+    rows = []
+    for kind, listed in found.items():
+        good = [profile for profile in listed if profile.summarization is not None]
+        failed = len(listed) - len(good)
+        words = [len((profile.summarization or "").split()) for profile in good]
+        total = "–"
+        if inputs.dataset is not None:
+            total = f"{inputs.dataset.n_items if kind == 'item' else inputs.dataset.n_users:,}"
+        rows.append(
+            [f"{kind}s", total, f"{len(good):,}", f"{failed:,}", f"{np.median(words):g}" if words else "–"]
+        )
+    names = ", ".join(f"{name} ({answers:,} answers)" for name, _, answers in models)
+    spent = f"{count:,} answers, {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
+    if options.price is not None:
+        spent += f", at most {options.price.of(usage):.2f} in money"
+    blocks: list[Block] = [
+        Table(["", "in the dataset", "profiled", "failed", "words, median"], rows),
+        Text(f"Written by {names or 'a model that is not named'}: {spent}."),
+    ]
+    labels = {}
+    if inputs.dataset is not None:
+        labels = dict(zip(inputs.dataset.items.ids, item_labels(inputs.dataset), strict=True))
+    for kind, listed in found.items():
+        for why, profile in _examples(inputs.dataset, kind, listed, options.examples):
+            name = labels.get(profile.key, f"item {profile.key}") if kind == "item" else f"user {profile.key}"
+            entries = [("profile", profile.summarization or "–"), ("reasoning", profile.reasoning or "–")]
+            notes = "; ".join(profile.notes)
+            blocks.append(Card(cut_words(name, 14), entries, f"{why}{'; ' + notes if notes else ''}"))
+    return Section("profiles", "Profiles", blocks)
+
+
+def _examples(
+    data: Dataset | None, kind: str, listed: Sequence[Profile], count: int
+) -> list[tuple[str, Profile]]:
+    """Profiles from the most to the least popular or active, chosen by that alone; (why, profile)."""
+    good = [profile for profile in listed if profile.summarization is not None]
+    if data is None:
+        return [("", profile) for profile in good[:count]]
+    ids = data.items if kind == "item" else data.users
+    degrees = data.train.item_degrees() if kind == "item" else data.train.user_degrees()
+    known = [(int(degrees[ids.row(profile.key)]), profile) for profile in good if profile.key in ids]
+    known.sort(key=lambda pair: -pair[0])
+    places = sorted({round(place) for place in np.linspace(0, len(known) - 1, min(count, len(known)))})
+    return [(f"{known[place][0]:,} training interactions", known[place][1]) for place in places]
+
+
+def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Seconds of training and evaluation."""
+    rows = []
+    for group in inputs.groups:
+
+        def mean(name: str, form: str, runs: Sequence[Run] = group.runs) -> str:
+            values = [run.metrics[name] for run in runs if run.metrics.get(name) is not None]
+            return format(float(np.mean(values)), form) if values else "–"
+
+        spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
+        machine = group.first.metrics.get("environment", {})
+        rows.append(
+            [
+                group.name,
+                model_name(group.first.backbone),
+                mean("seconds_per_epoch", ".3g"),
+                mean("epochs", ".0f"),
+                mean("best_epoch", ".0f"),
+                f"{np.mean(spent):.1f}" if any(spent) else "–",
+                mean("seconds_evaluation", ".3g"),
+                f"{machine.get('device', '–')}, {machine.get('threads', '–')} threads",
+            ]
+        )
+    if not rows:
+        return None
+    table = Table(
+        ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
+        rows,
+        text_columns=2,
+        note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
+    )
+    return Section("costs", "Costs and times", [table])
+
+
+def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The configuration of everything, and the commands that make it again."""
+    blocks: list[Block] = []
+    place = inputs.workspace.path.name or "."
+    for group in [*inputs.groups, *(group for group in inputs.noisy if group not in inputs.groups)]:
+        command = "\n".join(_command(run.name, run.metrics["config"], place) for run in group.runs)
+        blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.metrics['config'])}".strip()))
+    if inputs.dataset is not None:
+        blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
+    if inputs.semantics is not None:
+        blocks.append(Code("the text vectors", _toml(inputs.semantics.manifest)))
+    return Section("repeat", "To repeat it", blocks) if blocks else None
+
+
+def _command(name: str, config: dict[str, Any], place: str) -> str:
+    run = config.get("run", {})
+    if not run.get("backbone"):
+        return ""
+    words = ["rlmrec", "train", "-w", place, "--name", name]
+    for option in ("backbone", "alignment", "preset", "seed"):
+        words += [f"--{option}", str(run.get(option))]
+    for part in ("backbone", "alignment", "training"):
+        for option, value in config.get(part, {}).items():
+            if value is not None:
+                words += ["--set", f"{option}={str(value).lower() if isinstance(value, bool) else value}"]
+    return shlex.join(words)
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return tomli_w.dumps(_without_none(values)) or "not recorded"
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null; what is not set is left out, and a list keeps its place for it."""
+    if isinstance(value, dict):
+        return {str(name): _without_none(entry) for name, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return ["" if entry is None else _without_none(entry) for entry in value]
+    return value if isinstance(value, str | bool | int | float) else str(value)

@@ -1,0 +1,160 @@
+"""Sections: Theorem 2, the case study of distant users, re-ranking by a language model; each if it was run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlmrec.experiments.report.blocks import (
+    Block,
+    Card,
+    Options,
+    Section,
+    Table,
+    Text,
+    decimal,
+    p_value,
+    signed,
+)
+from rlmrec.experiments.report.charts import SERIES, Chart, Series, lines
+from rlmrec.experiments.report.collect import Inputs
+
+
+def theory(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Theorem 2's bound, when it was run."""
+    rows = inputs.result("theorem2.jsonl")
+    if not rows:
+        return None
+    return Section("theory", "Theorem 2", [bound_chart(rows)])
+
+
+def bound_chart(rows: Sequence[dict[str, Any]]) -> Chart:
+    """log N − L_info against N, for each known I, with the trained critic.
+
+    Args:
+        rows: of ``theorem2.jsonl``.
+    """
+    levels = sorted({row["information"] for row in rows})[: len(SERIES)]
+    series = []
+    for place, information in enumerate(levels):
+        mine = sorted(
+            (row["n"], row["bound"], row["standard_error"])
+            for row in rows
+            if row["critic"] == "trained" and row["information"] == information
+        )
+        n, bound, error = (np.array(column) for column in zip(*mine, strict=True))
+        low, high = ((bound + sign * 2 * error).tolist() for sign in (-1, 1))
+        series.append(Series(f"I = {information:g}", n.tolist(), bound.tolist(), low, high, place))
+    return lines(
+        "The bound log N − L_info approaches I from below",
+        series,
+        "N, pairs in a set",
+        "nats",
+        x_scale="log",
+        levels=[(information, f"I = {information:g}") for information in levels],
+        note="Correlated Gaussians of known mutual information I (dashed), the paper's critic trained with the "
+        "project's own loss, judged on fresh pairs. The bound can exceed neither I nor log N. Bands: two "
+        "standard errors.",
+    )
+
+
+def case(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Distant users whose texts agree, when the case study was run."""
+    found = inputs.result("figure6.json")
+    if not found:
+        return None
+    kinds = found["kinds"]
+    about = (
+        "Every user's partner is the one whose text vector is most similar among all users more than "
+        f"{found['hops']} hops away (median {found['median_distant_users']:g} of them). Do such pairs turn out to "
+        f"want the same? {_percent(kinds['agreeing']['share_a_test_item'])} share an item of the test split, of "
+        f"random distant pairs {_percent(kinds['random']['share_a_test_item'])}."
+    )
+    rows = []
+    for kind, label in (("agreeing", "texts agree"), ("random", "random (control)")):
+        for name, model in kinds[kind]["models"].items():
+            row = [
+                label,
+                name,
+                decimal(model["relevance"]),
+                _percent(model["rank_percentile"], 1),
+                f"{model['median_rank']:g}",
+            ]
+            against = kinds[kind]["against_base"].get(name)
+            if against is None:
+                row += ["–", "–"]
+            else:
+                change = against["rank_percentile"]
+                row += [signed(100 * change["difference"]), p_value(change["p_wilcoxon"])]
+            rows.append(row)
+    blocks: list[Block] = [
+        Text(about),
+        Table(
+            ["pairs", "run", "relevance", "rank, mean", "rank, median", "change, points", "p"],
+            rows,
+            text_columns=2,
+            note="Relevance: cosine of the final embeddings. Rank: of the partner among the user's distant users, "
+            "as a share of them (0 is best). p: Wilcoxon's signed-rank test over pairs.",
+        ),
+    ]
+    cards = [_pair(example) for example in found["examples"]]
+    if cards:
+        blocks.append(
+            Text("The pairs of highest agreement, whatever the models make of them, by their rarest items.")
+        )
+    return Section("case", "Users whom the graph keeps apart", [*blocks, *cards])
+
+
+def _pair(example: dict[str, Any]) -> Card:
+    users = [
+        (f"user {user}", " · ".join(items))
+        for user, items in zip(example["users"], example["items"], strict=True)
+    ]
+    models = [
+        (name, f"relevance {decimal(value)}, rank {example['rank'][name]:g} of {example['distant_users']:,}")
+        for name, value in example["relevance"].items()
+    ]
+    return Card(f"Texts agree to {example['agreement']:.3f}", [*users, *models])
+
+
+def reranking(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Lists re-ranked by a language model, when that was run."""
+    rows = []
+    for path in sorted(inputs.workspace.experiments_path.glob("figure1-*.json")):
+        found = inputs.result(path.name)
+        if found is None:
+            continue
+        order = "shuffled" if found["config"]["shuffle"] else "as retrieved"
+        seconds = found["seconds_per_user"]
+        lists = {
+            "before": (f"{found['run']} alone", "–", "–"),
+            "after": (
+                "what the model chose",
+                _percent(found["hallucination_rate"]),
+                "–" if seconds is None else f"{seconds:.2f}",
+            ),
+            "filled": ("the same, the rest behind", "–", "–"),
+        }
+        for name, (label, *last) in lists.items():
+            values = (
+                found["metrics"][name][metric] for metric in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+            )
+            candidates = f"{found['config']['candidates']}, {order}"
+            row = [found["llm"]["name"], candidates, f"{found['users']:,}", label]
+            rows.append([*row, *(f"{value:.4f}" for value in values), *last])
+    if not rows:
+        return None
+    table = Table(
+        ["model", "candidates", "users", "list", "R@10", "R@20", "N@10", "N@20", "made up", "s/user"],
+        rows,
+        text_columns=4,
+        note="Made up: the share of the answers' entries that are not in the list. Seconds are of one request, on "
+        "the machine of the run.",
+    )
+    return Section("rerank", "Re-ranking by a language model", [table])
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"

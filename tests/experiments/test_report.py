@@ -1,0 +1,413 @@
+"""The report: what it says, what it leaves out, and how a browser shows it."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from rlmrec.cli import main
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.evaluation.significance import compare_tables, holm
+from rlmrec.experiments.report import accuracy, write_report
+from rlmrec.experiments.report.blocks import Options
+from rlmrec.experiments.report.charts import Series, bars, lines, scatter
+from rlmrec.experiments.report.collect import METRICS, collect
+from rlmrec.experiments.report.data import head_mid_tail
+from rlmrec.experiments.report.maps import item_classes, neighbour_agreement
+from rlmrec.experiments.run import run
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.files import write_json, write_json_lines
+from rlmrec.llm.client import Completion, Usage
+from rlmrec.llm.store import Profile, Store
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+HOSTILE = (
+    '</script><script>alert(1)</script><img src="https://x.invalid/a.png" onerror=alert(2)> $x_$ {{ 7*7 }}'
+)
+OPTIONS = {"epochs": 7, "learning_rate": 0.01, "batch_size": 256, "embedding_size": 8}
+EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "maps", "case", "rerank", "theory",
+              "profiles", "costs", "repeat"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A workspace with everything a report can show, its texts written by somebody who means no good."""
+    place = Workspace(tmp_path_factory.mktemp("full") / "w")
+    dataset, semantics = blocks()
+    genres = [["Drama", "Comedy", HOSTILE][row // 15] + ", War" for row in range(dataset.n_items)]
+    titles = [f"Title {row} {HOSTILE if row % 7 == 0 else ''}" for row in range(dataset.n_items)]
+    texts = pl.DataFrame({"title": titles, "genres": genres})
+    dataset = Dataset(
+        HOSTILE, dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, texts,
+        provenance={"source": HOSTILE, "k_core": None},
+    )  # fmt: skip
+    dataset.save(place.dataset_path)
+    semantics.save(place.semantics_path())
+    for name, alignment, seed in (
+        ("base-seed1", "none", 1), ("base-seed2", "none", 2), ("con", "contrastive", 1), ("gen", "generative", 1)
+    ):  # fmt: skip
+        run(
+            RunSpec.resolve("lightgcn", alignment, seed=seed, options=OPTIONS),
+            dataset,
+            semantics,
+            place.run(name),
+        )
+    shuffled = semantics.shuffled(np.random.default_rng(0))
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=OPTIONS)
+    run(spec, dataset, shuffled, place.run("con-shuffled"))
+    for name in ("base-seed1", "con"):  # as a run on the same data with noise says it
+        noisy = place.run(f"{name}-noise")
+        shutil.copytree(place.run(name), noisy)
+        metrics = json.loads((noisy / "metrics.json").read_text())
+        metrics["config"]["data"] |= {"dataset": "another", "noise": 0.25}
+        metrics["test"] = {metric: 0.8 * value for metric, value in metrics["test"].items()}
+        write_json(noisy / "metrics.json", metrics)
+    with Store(place.path / "profiles.sqlite") as store:
+        store.put_answer("h", HOSTILE, {}, Completion("x", Usage(1_000_000, 500_000)))
+        for kind, keys in (("item", dataset.items.ids[:9]), ("user", dataset.users.ids[:4])):
+            for key in keys:
+                store.put_profile(
+                    Profile(kind, key, f"Likes {HOSTILE}", f"Because {HOSTILE}", "h", notes=(HOSTILE,))
+                )
+        store.put_profile(Profile("user", "u7", None, None, "h", error="bad", error_kind="malformed"))
+    write_experiments(place)
+    return place
+
+
+def write_experiments(place):
+    rows = [
+        {"critic": critic, "n": n, "information": i, "bound": min(i, np.log(n)) - 0.1, "standard_error": 0.01}
+        for critic in ("trained", "exact") for i in (0.5, 2.0) for n in (4, 64)
+    ]  # fmt: skip
+    write_json_lines(place.experiments_path / "theorem2.jsonl", rows)
+    model = {"relevance": -0.25, "median_rank": 3.0, "rank_percentile": 0.25}
+    against = {"rank_percentile": {"difference": -0.05, "p_wilcoxon": 0.001}}
+    kind = {
+        "models": {"base": model, "con": model},
+        "against_base": {"con": against},
+        "share_a_test_item": 0.5,
+    }
+    example = {"users": ["u1", HOSTILE], "items": [[HOSTILE], ["b"]], "agreement": 0.9, "distant_users": 40,
+               "relevance": {"base": -0.1}, "rank": {"base": 2.0}}  # fmt: skip
+    case = {
+        "hops": 3,
+        "median_distant_users": 40.0,
+        "kinds": {"agreeing": kind, "random": kind},
+        "examples": [example],
+    }
+    write_json(place.experiments_path / "figure6.json", case)
+    metrics = {f"{metric}@{k}": 0.125 for metric in ("recall", "ndcg") for k in (10, 20)}
+    figure1 = {"run": "base", "llm": {"name": HOSTILE}, "config": {"candidates": 40, "shuffle": False}, "users": 50,
+               "metrics": dict.fromkeys(("before", "after", "filled"), metrics), "hallucination_rate": 0.47,
+               "seconds_per_user": 3.6}  # fmt: skip
+    write_json(place.experiments_path / "figure1-m-40.json", figure1)
+
+
+@pytest.fixture(scope="module")
+def page(full):
+    assert write_report(full, full.path / "report.html") == []
+    return full.path / "report.html"
+
+
+class Tags(HTMLParser):
+    """Elements with their attributes, and ids; knows whether every element was closed."""
+
+    VOID = frozenset({"meta", "link", "br", "img"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.seen, self.open, self.text = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def sections(text):
+    return [attributes["id"] for tag, attributes in Tags(text).seen if tag == "section"]
+
+
+def test_everything_has_its_section_and_every_link_its_end(page):
+    text = page.read_text()
+    assert sections(text) == EVERYTHING
+    tags = Tags(text)
+    ids = Counter(attributes["id"] for _, attributes in tags.seen if "id" in attributes)
+    links = {
+        value for _, attributes in tags.seen for name, value in attributes.items() if name.endswith("href")
+    }
+    assert all(link == "data:," or ids[link[1:]] == 1 for link in links)
+    assert max(ids.values()) == 1
+
+
+def test_nothing_is_loaded_and_no_text_becomes_markup(page):
+    text = page.read_text()
+    tags = Tags(text)
+    assert not {"script", "img", "iframe", "object"} & {tag for tag, _ in tags.seen}
+    assert not [
+        name for _, attributes in tags.seen for name in attributes if name.startswith("on") or name == "src"
+    ]
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "".join(tags.text).count(HOSTILE) > 20  # shown as it is, no mathematics, no template
+
+
+def test_the_results_are_those_of_the_runs(full, page):
+    inputs = collect(full)
+    assert [group.name for group in inputs.groups] == ["base", "con", "con-shuffled", "gen"]
+    base, con = inputs.groups[:2]
+    assert [run.name for run in base.runs] == ["base-seed1", "base-seed2"]
+    values = [
+        json.loads((full.run(f"base-seed{n}") / "metrics.json").read_text())["test"]["ndcg@10"]
+        for n in (1, 2)
+    ]
+    assert base.mean("ndcg@10") == pytest.approx(np.mean(values))
+    assert base.table["ndcg@10"].mean() == pytest.approx(np.mean(values))
+    text = page.read_text()
+    assert f"{np.mean(values):.4f} ±{np.std(values, ddof=1):.4f}" in text
+    found = [
+        compare_tables(group.table, base.table, metric) for group in inputs.groups[1:] for metric in METRICS
+    ]
+    corrected = holm([one.p_t for one in found])
+    cell = f"{con.mean('recall@5'):.4f} {100 * found[0].relative:+.1f} %".replace("-", "−")
+    assert cell + ("*" if corrected[0] < 0.05 else "") in text
+
+
+def test_head_and_tail_have_a_fifth_each():
+    popularity = np.random.default_rng(0).zipf(1.6, 500)
+    groups = head_mid_tail(popularity)
+    shares = [popularity[groups == number].sum() / popularity.sum() for number in range(3)]
+    assert shares[0] >= 0.2
+    assert shares[2] <= 0.2
+    assert popularity[groups == 0].min() >= popularity[groups == 1].max()
+    assert popularity[groups == 1].min() >= popularity[groups == 2].max()
+    assert head_mid_tail(np.zeros(3, np.int64)).tolist() == [0, 0, 0]  # nobody knows: nothing is a tail
+
+
+def test_recall_by_popularity_against_counting(full):
+    inputs = collect(full)
+    base, con = inputs.groups[:2]
+    blocks_made = accuracy._by_popularity(inputs, inputs.dataset, "lightgcn", base, [con])
+    ranking = inputs.ranking(con)
+    groups = head_mid_tail(inputs.dataset.train.item_degrees())
+    expected = []
+    for number in range(3):
+        recalls = []
+        for place, user in enumerate(ranking.users):
+            mine = inputs.dataset.test.items[inputs.dataset.test.users == user]
+            wanted = {int(item) for item in mine if groups[item] == number}
+            if wanted:
+                recalls.append(len(wanted & set(ranking.items[place].tolist())) / len(wanted))
+        expected.append(f"{np.mean(recalls):.4f}")
+    assert blocks_made[-1].rows[1][1:] == expected
+
+
+def test_neighbours_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((80, 5)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    classes = rng.integers(4, size=80)
+    nearest = NearestNeighbors(n_neighbors=11).fit(directions).kneighbors(return_distance=False)[:, 1:]
+    known = classes < 3
+    own = NearestNeighbors(n_neighbors=10).fit(directions).kneighbors(return_distance=False)
+    assert nearest.shape == own.shape  # without X a point is not its own neighbour
+    expected = (classes[own[known]] == classes[known, None]).mean()
+    assert neighbour_agreement(directions, classes, 3) == pytest.approx(expected)
+
+
+def test_noise_is_held_against_the_same_run_without_it(full, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(accuracy, "lines", lambda title, series, *_, **__: drawn.setdefault(title, series))
+    accuracy.noise(collect(full), Options())
+    level, drop = drawn.values()
+    assert [(one.name, one.x) for one in level] == [("base", [0, 25]), ("con", [0, 25])]
+    con = json.loads((full.run("con") / "metrics.json").read_text())["test"]["recall@20"]
+    assert level[1].y == pytest.approx([con, 0.8 * con])  # and not the one with shuffled texts
+    assert drop[1].y == pytest.approx([0, -20])
+
+
+def test_what_colours_a_map(full):
+    dataset = full.dataset()
+    label, names, classes = item_classes(dataset)
+    assert label == "genres (first named)"
+    assert {"Comedy", "Drama"} < set(names)
+    assert np.bincount(classes).tolist() == [15, 15, 15]
+    with pytest.raises(ConfigError, match="no column 'colour'"):
+        item_classes(dataset, "colour")
+    plain, _ = blocks()
+    assert item_classes(plain)[0] == "popularity"
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        (
+            ["semantics.safetensors", "experiments", "profiles.sqlite"],
+            {"case", "rerank", "theory", "profiles"},
+        ),
+        (["runs"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),
+        (["dataset"], {"data", "who-gains", "maps"}),
+    ],
+)
+def test_what_is_missing_has_no_section(full, tmp_path, missing, gone):
+    place = Workspace(tmp_path / "w")
+    shutil.copytree(full.path, place.path)
+    for name in missing:
+        lies = place.path / name
+        shutil.rmtree(lies) if lies.is_dir() else lies.unlink()
+    assert write_report(place, tmp_path / "r.html") == []
+    assert set(sections((tmp_path / "r.html").read_text())) == set(EVERYTHING) - gone
+
+
+def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
+    place = Workspace(tmp_path / "w")
+    shutil.copytree(full.path, place.path)
+    (place.run("con") / "metrics.json").write_text("{")
+    (place.run("gen") / "test.parquet").write_text("no")
+    (place.experiments_path / "figure6.json").write_text("[")
+    (place.path / "profiles.sqlite").write_text("no database at all, but some text that is long enough")
+    place.semantics_path().write_text("no")
+    left_out = write_report(place, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert not {"case", "profiles"} & set(sections(text))
+    assert len(left_out) == 5
+    assert text.count("Left out:") == 5
+    write_report(place, tmp_path / "one.html", ["base-seed1"])
+    assert "con-shuffled" not in (tmp_path / "one.html").read_text()
+
+
+def test_the_same_workspace_gives_the_same_bytes(full, page, tmp_path):
+    write_report(full, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_the_command(full, tmp_path, capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["report", "-w", str(full.path), *arguments])
+        return end.value.code, capsys.readouterr()
+
+    code, out = call(
+        "base-seed1", "--out", str(tmp_path / "r.html"), "--price-in", "2", "--price-out", "4", "--json"
+    )
+    assert code == 0
+    assert json.loads(out.out)["bytes"] == (tmp_path / "r.html").stat().st_size
+    assert "at most 4.00 in money" in (tmp_path / "r.html").read_text()
+    for wrong, message in (
+        (["--projection", "mercator"], "expected one of pca, tsne"),
+        (["--price-in", "2"], "both prices"),
+    ):
+        code, out = call(*wrong)
+        assert code == 2
+        assert message in out.err
+    assert call("absent")[0] == 1
+    with pytest.raises(WorkspaceError, match="nothing to report"):
+        write_report(Workspace(tmp_path / "empty"), tmp_path / "r.html")
+
+
+def test_charts_take_any_text_and_follow_the_page():
+    one = Series(HOSTILE, [1, 10], [1.0, 2.0], [0.5, 1.5], [1.5, 2.5])
+    charts = [
+        lines(HOSTILE, [one, one], HOSTILE, HOSTILE, x_scale="log", levels=[(1.5, HOSTILE)]),
+        bars(HOSTILE, [HOSTILE, "b"], [one], HOSTILE),
+        scatter(HOSTILE, np.eye(2), np.array([0, 1]), [HOSTILE]),
+    ]
+    for chart in charts:
+        tags = Tags(str(chart.svg))
+        assert not {"script", "img"} & {tag for tag, _ in tags.seen}
+        assert not re.search(r"(fill|stroke): #", str(chart.svg)), "a colour that does not follow the page"
+    shown = "".join(Tags(str(charts[0].svg)).text)
+    assert shown.count(HOSTILE) == 2  # the axes; what stands within the picture is cut
+    assert HOSTILE[:19] + "…" in shown
+    assert "$\\math" not in charts[0].svg
+
+
+# -- in a browser --------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROBLEMS = """() => {
+  const width = document.documentElement.clientWidth, found = [];
+  if (document.documentElement.scrollWidth > width) found.push('the page scrolls sideways');
+  for (const element of document.querySelectorAll('body *')) {
+    if (element.closest('.scroll') && !element.matches('.scroll')) continue;  // tables scroll in their box
+    if (element.closest('svg') && !element.matches('svg, text')) continue;
+    const box = element.getBoundingClientRect();
+    if (box.width && (box.right > width + 1 || box.left < -1))
+      found.push(element.tagName + ' leaves the page: ' + element.textContent.trim().slice(0, 40));
+    if (element.matches('svg') && (box.width < 250 || box.height < 120)) found.push('a chart without a size');
+    if (element.matches('svg text') && box.height < 6) found.push('unreadable: ' + element.textContent);
+  }
+  for (const text of document.querySelectorAll('svg text')) {
+    const box = text.getBoundingClientRect(), frame = text.closest('svg').getBoundingClientRect();
+    if (box.left < frame.left - 3 || box.right > frame.right + 3 || box.bottom > frame.bottom + 3)
+      found.push('text leaves its chart: ' + text.textContent);
+  }
+  for (const image of document.images) if (!image.naturalWidth) found.push('broken image');
+  return found;
+}"""
+CONTRAST = """() => {
+  const light = colour => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+      .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const ratio = colour => (Math.max(light(colour), paper) + 0.05) / (Math.min(light(colour), paper) + 0.05);
+  const of = (selector, property) =>
+    [...document.querySelectorAll(selector)].map(element => ratio(getComputedStyle(element)[property]));
+  return {paper, text: Math.min(...of('p, td, th, li, h2, dd, a', 'color'), ...of('svg text', 'fill')),
+          series: Math.min(...of('.legend span', 'color'))};
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_browser_shows_it(browser, page, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    try:
+        view = context.new_page()
+        told, asked = [], []
+        view.on("console", lambda message: told.append(message.text))
+        view.on("pageerror", lambda error: told.append(str(error)))
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(page.as_uri())
+        for fold in view.locator("summary").all():
+            fold.click()
+        assert told == []
+        assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+        assert view.evaluate(PROBLEMS) == []
+        contrast = view.evaluate(CONTRAST)
+        assert (contrast["paper"] < 0.2) == (scheme == "dark")
+        assert contrast["text"] >= 4.5  # WCAG AA
+        assert contrast["series"] >= 3
+    finally:
+        context.close()
