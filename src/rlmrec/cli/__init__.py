@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, output, profile, quickstart, serve, text, train
+from rlmrec.cli import cold, data, output, profile, quickstart, serve, text, train
 from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -35,6 +35,10 @@ app.command()(train.train)
 app.command()(train.evaluate)
 app.command()(train.compare)
 app.command()(serve.recommend)
+app.command()(serve.explain)
+app.add_typer(cold.app, name="cold")
+app.command()(serve.index)
+app.command()(serve.export)
 
 
 def _print_version(wanted: bool) -> None:

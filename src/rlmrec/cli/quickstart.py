@@ -16,7 +16,6 @@ from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.spec import RunSpec
 from rlmrec.workspace import Workspace
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
@@ -62,6 +61,8 @@ def quickstart(
     texts = item_texts(dataset)
     output.say(f'   for example "{texts[0]}"')
     semantics, _ = encode_texts(place, dataset, texts, None, output)
+
+    from rlmrec.experiments.spec import RunSpec  # brings PyTorch
 
     output.say("[bold]3. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
     options = {} if epochs is None else {"epochs": epochs}

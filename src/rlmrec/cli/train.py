@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,14 @@ from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
 from rlmrec.evaluation.significance import compare_tables, holm
-from rlmrec.experiments.run import run
-from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, parse_settings
 from rlmrec.files import read_json
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
+
+# PyTorch comes with what trains, so that is imported where it is used: every other command starts in a
+# third of the time, and serving needs no PyTorch at all.
+if TYPE_CHECKING:
+    from rlmrec.experiments.spec import RunSpec
 
 Comparisons = dict[str, dict[str, dict[str, Any]]]  # run → metric → what compare() found
 SHOWN = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
@@ -39,7 +42,7 @@ def train(
     alignment: Annotated[str, typer.Option(help="none, contrastive (Con) or generative (Gen).")] = "none",
     preset: Annotated[
         str, typer.Option(help="general, movielens, or the paper's: amazon, yelp, steam.")
-    ] = DEFAULT_PRESET,
+    ] = "general",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
@@ -62,6 +65,8 @@ def train(
 
     `rlmrec train -w amazon --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
     """
+    from rlmrec.experiments.spec import RunSpec, parse_settings
+
     place, output = Workspace(workspace), Output(as_json)
     options = parse_settings(settings or [])
     if epochs is not None:
@@ -97,6 +102,8 @@ def train_with_progress(
     tensorboard: bool = False,
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
+    from rlmrec.experiments.run import run
+
     if (folder / "metrics.json").exists() and not overwrite:
         kept = run(spec, dataset, semantics, folder)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
