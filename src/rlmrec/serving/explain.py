@@ -165,7 +165,7 @@ class Explainer:
             user, item, self.title(row),
             float(self.recommender.users[user_row] @ self.recommender.items[row]),
             own is not None, own, len(rows), because, text, user_profile,
-            shared_terms(text, [*around, user_profile]),
+            shared_terms(text, [*around, user_profile], self._usual_words),
         )  # fmt: skip
 
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
@@ -231,6 +231,12 @@ class Explainer:
     def _texts(self) -> list[str]:
         return metadata_texts(self.dataset.item_texts) if self.dataset.item_texts is not None else []
 
+    @cached_property
+    def _usual_words(self) -> frozenset[str]:
+        """What half of all items' texts have in them, such as the names of the columns."""
+        counts = Counter(word for text in self._texts for word in set(_words(text)))
+        return frozenset(word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
+
     def _text(self, row: int) -> str | None:
         text = self._texts[row] if row < len(self._texts) else None
         return None if text == "None" else text
@@ -282,11 +288,19 @@ def item_titles(dataset: Dataset) -> list[str]:
     ]
 
 
-def shared_terms(text: str | None, others: list[str | None]) -> tuple[str, ...]:
-    """Words of ``text`` that others use too, those that most of them use first, then in the order of the text."""
+def shared_terms(
+    text: str | None, others: list[str | None], usual: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """Words of ``text`` that others use too, those that most of them use first, then in the order of the text.
+
+    Args:
+        text: of the item.
+        others: of the reasons and the user.
+        usual: words that say nothing here.
+    """
     counts: Counter[str] = Counter()
     for other in others:
-        counts.update(set(_words(other or "")))
+        counts.update(set(_words(other or "")) - usual)
     mine = list(dict.fromkeys(word for word in _words(text or "") if counts[word]))
     return tuple(sorted(mine, key=lambda word: -counts[word])[:TERMS])
 

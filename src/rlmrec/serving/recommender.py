@@ -100,7 +100,7 @@ class Recommender:
         for name, matrix, _ in matrices[1:]:
             if users.shape[1] != matrix.shape[1]:
                 raise DataError(f"users have {users.shape[1]} dimensions, {name}s {matrix.shape[1]}")
-        if _longest(users) * _longest(items) > np.finfo(np.float32).max:
+        if _longest(users) * _longest(items) > float(np.finfo(np.float32).max):
             raise DataError("the scores overflow float32: the embeddings are far too large")
         if seen.shape != (len(user_ids), len(item_ids)):
             raise DataError(f"seen has shape {seen.shape}, expected {(len(user_ids), len(item_ids))}")
@@ -556,21 +556,26 @@ def _unit(matrix: Float32Array) -> Float32Array:
 
 
 def _arrays(path: Path, mmap: bool) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a safetensors file whose checksum was right: mapped or read, views of one buffer.
+    """The arrays of a safetensors file whose checksum was right, mapped or read.
 
     The library itself reads every tensor into memory of its own, so the header is taken apart here: its
-    length in eight bytes, JSON, then the data.
+    length in eight bytes, JSON, then the data. Each array is mapped for itself: scipy copies indices that
+    are a small part of something larger.
     """
-    data = np.memmap(path, np.uint8, "r") if mmap else np.fromfile(path, np.uint8)
-    start = 8 + int(data[:8].view("<u8")[0])
-    header = json.loads(data[8:start].tobytes())
-    header.pop("__metadata__", None)
-    return {
-        name: np.asarray(data[start + part["data_offsets"][0] : start + part["data_offsets"][1]])
-        .view(TYPES[part["dtype"]])
-        .reshape(part["shape"])
-        for name, part in header.items()
-    }
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    arrays = {}
+    for name, part in header.items():
+        if name == "__metadata__":
+            continue
+        kind, shape = TYPES[part["dtype"]], tuple(part["shape"])
+        start = 8 + size + part["data_offsets"][0]
+        if mmap and math.prod(shape):  # nothing cannot be mapped
+            arrays[name] = np.asarray(np.memmap(path, kind, "r", start, shape))
+        else:
+            arrays[name] = np.fromfile(path, kind, math.prod(shape), offset=start).reshape(shape)
+    return arrays
 
 
 def _checksum(description: dict[str, Any]) -> str:
