@@ -28,7 +28,7 @@ from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
 
 K = 20
-WEIGHTS = (0.05, 0.1, 0.25, 0.5, 1.0)
+WEIGHTS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 COMMON = {"learning_rate": 5e-3, "l2": 1e-6}
 CON = {"layers": 3, "weight": 0.01, "temperature": 0.2, "negatives": "batch", "epochs": 28}
 RUNS = {"base": ("none", {"layers": 2}), "con": ("contrastive", CON)}
@@ -131,8 +131,8 @@ def new_items(runs, dataset, semantics, warm_set, texts, cold, rng):
         }
         weight = max(tried, key=lambda weight: tried[weight][0])
         results[f"{name}: {method.name} + {weight:g} cosine of text"] = tried[weight]
-        kept = ColdStart.fit(recommender, texts, warm_set)
-        print(f"{name}: ColdStart.fit chooses {kept.method} without having seen a cold item")
+        kept = ColdStart.fit(recommender, texts, warm_set, method=None)
+        print(f"{name}: ColdStart.fit(method=None) chooses {kept.method} without having seen a cold item")
     text = results["(a) cosine of text vectors"][1]
     print(f"\n{len(cold)} cold items, {wanted.nnz} interactions; Recall@20 among the cold items")
     print(f"{'':<58}chosen on  reported  of (a)")
@@ -161,9 +161,9 @@ def tail_items(runs, warm_set, texts):
                 for of, split in ((warm_set, "valid"), (warm_set, "test"), (only, "test"))
             ]
         weight = max(found, key=lambda weight: found[weight][0])
-        (_, base, base_tail), (_, blended, blended_tail) = found[0], found[weight]
-        print(f"{name}: weight {weight:g}: test Recall@20 {base:.4f} -> {blended:.4f}, of tail items "
-              f"{base_tail:.4f} -> {blended_tail:.4f}")  # fmt: skip
+        for tried, (valid, test, of_tail) in found.items():
+            print(f"{name}: weight {tried:<5g} validation {valid:.4f}, test {test:.4f}, tail {of_tail:.4f}"
+                  + (" <- chosen" if tried == weight else ""))  # fmt: skip
 
 
 def main():

@@ -111,9 +111,11 @@ def test_explain(call, place):
 
 
 def test_cold_start(call, place):
-    code, out, _ = call("cold", "fit", "--run", "base", "--json")
+    code, out, err = call("cold", "fit", "--run", "base", "--choose", "--json")
     assert code == 0
+    assert "temperature 0.1" in err
     assert last_json(out)["method"]["name"] in ("ridge", "kernel", "knn")
+    assert last_json(call("cold", "fit", "--run", "base", "--json")[1])["method"]["name"] == "kernel"
     code, out, _ = call("cold", "item", "--run", "base", "--text", "a book on travel", "-k", 5, "--json")
     assert code == 0
     found = last_json(out)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from rlmrec.alignment.projector import Projector
 from rlmrec.errors import DataError, WorkspaceError
-from rlmrec.serving.cold_start import METHODS, ColdStart, Method, _fit, apply, projector_weights
+from rlmrec.serving.cold_start import DEFAULT, METHODS, ColdStart, Method, _fit, apply, projector_weights
 from rlmrec.serving.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.semantics import Semantics
@@ -57,13 +57,14 @@ def test_a_sentence_about_taste_gets_items_of_its_block(made):
 
 def test_the_kept_method_is_the_best_of_all_tried(made):
     dataset, semantics, recommender, _ = made
-    manifest = ColdStart.fit(recommender, semantics, dataset).manifest
+    manifest = ColdStart.fit(recommender, semantics, dataset, method=None).manifest
     tried = manifest["validation"]
     assert [(row["name"], row["options"]) for row in tried] == [tuple(method) for method in METHODS]
     best = max(tried, key=lambda row: row["recall@20"])
     assert manifest["method"] == {name: best[name] for name in ("name", "options")}
-    again = ColdStart.fit(recommender, semantics, dataset)
+    again = ColdStart.fit(recommender, semantics, dataset, method=None)
     assert again.manifest == manifest
+    assert ColdStart.fit(recommender, semantics, dataset).method == DEFAULT
 
 
 def test_ridge_against_the_normal_equations():

@@ -13,7 +13,7 @@ from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.cli.serve import RunOption, parse_ids
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.serving.cold_start import ColdStart, projector_weights
+from rlmrec.serving.cold_start import DEFAULT, ColdStart, projector_weights
 from rlmrec.serving.explain import item_titles
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.local import LocalEncoder
@@ -30,18 +30,25 @@ def fit(
     projector: Annotated[
         bool, typer.Option("--projector", help="Take the projector that Con trained instead of choosing.")
     ] = False,
+    choose: Annotated[
+        bool,
+        typer.Option("--choose", help="Try several maps on hidden items and take the best of them."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn the way from text to a run's embeddings: several are tried on hidden items, the best is kept.
+    """Learn the way from text to a run's embeddings: a kernel ridge regression, unless you say otherwise.
 
     **Example:**  `rlmrec cold fit -w movies --run con`
     """
+    if projector and choose:
+        raise ConfigError("give --projector or --choose, not both")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     weights = projector_weights(place.finished_run(run)) if projector else None
     if projector and weights is None:
         raise ConfigError(f"run {run!r} has no projector: only --alignment contrastive trains one")
-    cold = ColdStart.fit(place.recommender(run, dataset), place.semantics(dataset), dataset, weights)
+    method = None if choose else DEFAULT
+    cold = ColdStart.fit(place.recommender(run, dataset), place.semantics(dataset), dataset, weights, method)
     cold.save(place.finished_run(run) / "recommender")
     if cold.manifest["validation"]:
         output.table(
@@ -57,7 +64,7 @@ def fit(
             ],
             text_columns=2,
         )
-    output.say(f"kept: {cold.method.name}")
+    output.say(f"{cold.method.name}: kept in {place.finished_run(run) / 'recommender'}")
     output.result({"run": run, **cold.manifest})
 
 
