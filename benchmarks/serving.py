@@ -28,7 +28,8 @@ from rlmrec.serving.export import write_recommendations
 from rlmrec.serving.recommender import Recommender, _without
 
 SEEN = 30
-BATCH = 1024  # queries that the peers get at once; implicit and FAISS do no better with 256 or 4096
+# Queries that the peers get at once. FAISS is four times slower with 1,024; to implicit it makes no difference.
+BATCH = 8192
 
 
 def make(n_users, n_items, d):

@@ -95,6 +95,16 @@ def test_kernel_with_all_items_as_landmarks_is_kernel_ridge():
     np.testing.assert_allclose(apply(method, arrays, new), exact, atol=0.02)
 
 
+def test_many_equal_texts_leave_the_kernel_solvable():
+    rng = np.random.default_rng(0)
+    texts = np.repeat(rng.standard_normal((4, 6)), 300, axis=0).astype(np.float32)
+    texts += 1e-6 * rng.standard_normal(texts.shape).astype(np.float32)
+    targets = np.repeat(np.eye(4, dtype=np.float32), 300, axis=0)
+    arrays = _fit(DEFAULT, texts, targets, np.arange(1200), None, rng)
+    mapped = apply(DEFAULT, arrays, texts[::300])
+    assert (mapped.argmax(axis=1) == np.arange(4)).all()
+
+
 def test_knn_by_hand():
     method = Method("knn", {"neighbours": 2, "temperature": 0.5})
     arrays = {

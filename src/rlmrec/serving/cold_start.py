@@ -319,9 +319,10 @@ def _fit(
     gram = np.zeros((len(marks), len(marks)))
     moments = np.zeros((len(marks), wanted.shape[1]))
     for start, stop in _blocks(len(unit), max(1, CELLS // len(marks))):
-        features = _kernel(unit[start:stop] @ landmarks.T, width)
-        gram += (features.T @ features).astype(np.float64)
-        moments += (features.T @ wanted[start:stop]).astype(np.float64)
+        # In float32 the sums of many like texts are no longer positive definite.
+        features = _kernel(unit[start:stop] @ landmarks.T, width).astype(np.float64)
+        gram += features.T @ features
+        moments += features.T @ wanted[start:stop]
     gram += penalty * _kernel(landmarks @ landmarks.T, width).astype(np.float64)
     # Equal texts make equal landmarks: a trace of ridge keeps the system solvable.
     gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(marks)
