@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rlmrec import topk
 from rlmrec.errors import DataError
-from rlmrec.topk import map_blocks, top_k
+from rlmrec.topk import map_blocks, top_k, top_k_products
 
 
 def reference(scores, k):
@@ -116,3 +117,52 @@ def test_an_error_in_a_block_reaches_the_caller():
 
     with pytest.raises(DataError, match="block at 0"):
         list(map_blocks(fail, 1000, 10**6, threads=2))
+
+
+def whole(queries, items, k, excluded=None, banned=None):
+    """Small integers: every product is exact, so the order of summation cannot show."""
+    scores = queries @ items.T
+    if excluded is not None:
+        scores[excluded.toarray() > 0] = -np.inf
+    if banned is not None:
+        scores[:, banned] = -np.inf
+    return reference(scores, k)
+
+
+@pytest.mark.parametrize("n_items", [50, 2048, 2049, 30_001])
+@pytest.mark.parametrize("k", [1, 20, 300])
+@pytest.mark.parametrize("levels", [2, 50])
+def test_products_equal_the_whole_matrix(monkeypatch, n_items, k, levels):
+    monkeypatch.setattr(topk, "BLOCK", 1 << 14)
+    rng = np.random.default_rng(n_items + k)
+    queries, items = (rng.integers(-levels, levels + 1, (n, 6)).astype(np.float32) for n in (9, n_items))
+    density = sp.csr_array(rng.random((9, n_items)) < 0.2)
+    banned = np.flatnonzero(rng.random(n_items) < 0.1)
+    for options in ({}, {"excluded": density}, {"banned": banned}, {"excluded": density, "banned": banned}):
+        ids, best = top_k_products(queries, items, k, **options)
+        expected_ids, expected = whole(queries, items, min(k, n_items), **options)
+        np.testing.assert_array_equal(best, expected)
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(ids[finite], expected_ids[finite])
+
+
+def test_products_of_a_row_that_has_nothing_left_in_the_first_tiles(monkeypatch):
+    monkeypatch.setattr(topk, "BLOCK", 1 << 12)
+    rng = np.random.default_rng(0)
+    queries, items = (rng.integers(-9, 10, (n, 4)).astype(np.float32) for n in (3, 20_000))
+    seen = np.zeros((3, 20_000), bool)
+    seen[1, :15_000] = True
+    seen[2, :-5] = True
+    excluded = sp.csr_array(seen)
+    ids, best = top_k_products(queries, items, 20, excluded)
+    expected_ids, expected = whole(queries, items, 20, excluded)
+    np.testing.assert_array_equal(best, expected)
+    np.testing.assert_array_equal(ids[:2], expected_ids[:2])
+    assert set(ids[2, :5].tolist()) == set(range(19_995, 20_000))
+
+
+def test_products_of_no_query_and_a_bad_k():
+    items = np.ones((5, 2), np.float32)
+    assert top_k_products(np.empty((0, 2), np.float32), items, 3)[0].shape == (0, 3)
+    with pytest.raises(DataError, match="k must be at least 1"):
+        top_k_products(items, items, 0)

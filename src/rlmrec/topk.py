@@ -1,4 +1,4 @@
-"""The k best of each row of a score matrix, exact and deterministic, and the blocks to make it in."""
+"""The k best of each row of a score matrix or of a product, exact and deterministic, and the blocks to do it in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import DataError
@@ -20,6 +21,10 @@ MEMORY_BUDGET = 256 << 20
 # Scores of a block: 4 MiB stays in the cache between the product and the selection. Measured on 2 cores at
 # 11,000 x 9,332: 65 ms with blocks of 4 MiB, 76 with 9 MiB, 180 with 38 MiB.
 BLOCK = 1 << 20
+# Items of a tile of ``top_k_products``: with BLOCK // TILE = 512 rows it is 4 MiB again. Measured on one core,
+# d = 64, 100,000 items, microseconds a row: product 102, comparison 14, finding what passed 8; the product
+# of 32 whole rows takes 225.
+TILE = 1 << 11
 BLOCK_ROWS = 32  # below this the matrix product is slow whatever the cache
 # Bytes that a block may take for each score while its top k is sought: the score, a copy, a mask.
 BYTES_PER_SCORE = 10
@@ -115,6 +120,108 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64
     if wide.any():
         keys[wide] = _sorted_keys(scores[wide], k)
     return _decode(keys)
+
+
+def top_k_products(
+    queries: npt.NDArray[np.float32],
+    items: npt.NDArray[np.float32],
+    k: int,
+    excluded: sp.csr_array | None = None,
+    banned: npt.NDArray[np.int64] | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """``top_k(queries @ items.T, k)`` without the matrix: tile after tile of items, keeping the k best so far.
+
+    What the first tile leaves as each row's k-th best is the bar for the next ones: few scores pass it, they
+    are collected, and when they are some times k a row they are merged and the bar rises. A score equal to the
+    bar has a higher index than the one that set it, so only greater ones pass.
+
+    Args:
+        queries: float32[B, d]. Keep B at ``BLOCK // TILE`` or so (``map_blocks``).
+        items: float32[I, d]; no product may overflow (a NaN past the first tile is not seen).
+        k: how many, at least 1; more than I means I.
+        excluded: B x I sparse matrix; its non-zeros are left out of their row.
+        banned: items that are left out of every row.
+
+    Returns:
+        ids int64[B, min(k, I)] and their scores float32[B, min(k, I)]; what is left out has the score −∞.
+
+    Raises:
+        DataError: k < 1.
+    """
+    n_rows, n_items = len(queries), len(items)
+    left_out = _Excluded(excluded, banned)
+    tile = -(-max(16 * k, BLOCK // max(1, n_rows)) // TILE) * TILE
+    ids, best = top_k(left_out.apply(queries @ items[:tile].T, 0), k)
+    k = min(k, n_items)
+    if n_items <= tile or not n_rows:
+        return ids, best
+    keys = _keys(best, ids)  # (B, k), ascending
+    bar = best[:, -1:]
+    buffer = np.empty((n_rows, tile), np.float32)
+    passed = np.empty((n_rows, tile), bool)
+    waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]] = []
+    n_waiting = 0
+    for start in range(tile, n_items, tile):
+        part = items[start : start + tile]
+        # The last tile may be short: its memory is still one piece.
+        scores = buffer.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
+        above = passed.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
+        np.matmul(queries, part.T, out=scores)
+        left_out.apply(scores, start)
+        np.greater(scores, bar, out=above)
+        found = np.flatnonzero(above)
+        rows, columns = np.divmod(found, len(part))
+        waiting.append((rows, _keys(scores.ravel()[found], columns + start)))
+        n_waiting += len(found)
+        if n_waiting > 3 * k * n_rows or start + tile >= n_items:
+            keys = _merged(keys, waiting)
+            bar = _decode(keys[:, -1:])[1]
+            waiting, n_waiting = [], 0
+    return _decode(keys)
+
+
+class _Excluded:
+    """What is left out of each row, in the order of the tiles, so that each finds its own part."""
+
+    def __init__(self, excluded: sp.csr_array | None, banned: npt.NDArray[np.int64] | None) -> None:
+        self.banned = None if banned is None else np.unique(banned)
+        self.tiles: npt.NDArray[Any] = np.empty(0, np.int32)
+        self.rows: npt.NDArray[Any] = self.tiles
+        self.columns: npt.NDArray[Any] = self.tiles
+        if excluded is not None and excluded.nnz:
+            tiles = excluded.indices // TILE
+            short = tiles.astype(np.uint16) if excluded.shape[1] < TILE << 16 else tiles
+            order = np.argsort(short, kind="stable")  # radix sort of 16 bits
+            self.tiles = tiles[order]
+            self.rows = np.repeat(np.arange(excluded.shape[0]), np.diff(excluded.indptr))[order]
+            self.columns = excluded.indices[order]
+
+    def apply(self, scores: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
+        """Write −∞ where the scores from item ``start`` (a multiple of TILE) on have something left out."""
+        stop = start + scores.shape[1]
+        if len(self.columns):
+            part = slice(*np.searchsorted(self.tiles, (start // TILE, -(-stop // TILE))))
+            scores[self.rows[part], self.columns[part] - start] = -np.inf
+        if self.banned is not None:
+            scores[:, self.banned[slice(*np.searchsorted(self.banned, (start, stop)))] - start] = -np.inf
+        return scores
+
+
+def _merged(
+    keys: npt.NDArray[np.uint64], waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]]
+) -> npt.NDArray[np.uint64]:
+    """uint64[B, k]: the k smallest of each row's keys and what waits for it."""
+    n_rows, k = keys.shape
+    rows = np.concatenate([part[0] for part in waiting])
+    order = np.argsort(rows.astype(np.uint16) if n_rows <= 1 << 16 else rows, kind="stable")  # radix sort
+    rows = rows[order]
+    counts = np.bincount(rows, minlength=n_rows)
+    wide = np.full((n_rows, k + counts.max(initial=0)), np.iinfo(np.uint64).max)
+    wide[:, :k] = keys
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wide[rows, k + place] = np.concatenate([part[1] for part in waiting])[order]
+    wide.sort(axis=1)
+    return wide[:, :k]
 
 
 def _chunk_length(n_items: int, k: int) -> int:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.serving.cold_start import ColdStart
+from rlmrec.serving.explain import Explainer
+from rlmrec.serving.index import Index, has_index
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 
@@ -82,18 +85,38 @@ class Workspace:
             "make them with 'rlmrec encode'" + ("" if name == DEFAULT_SEMANTICS else f" --name {name}")
         )
 
-    def recommender(self, run: str, dataset: Dataset) -> Recommender:
-        """The saved recommender of a finished run, checked against the dataset.
+    def recommender(self, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
+        """The saved recommender of a finished run, checked against the dataset, with its index if it has one.
+
+        Args:
+            run: its name.
+            dataset: what it must have been trained on.
+            mmap: map the arrays: processes that do so share them.
 
         Raises:
             WorkspaceError: no such run, a damaged folder, or it was trained on another dataset.
         """
-        recommender = Recommender.load(self.finished_run(run) / "recommender")
+        folder = self.finished_run(run) / "recommender"
+        recommender = Recommender.load(folder, mmap=mmap)
         if recommender.manifest.get("fingerprint") != dataset.fingerprint:
             raise WorkspaceError(
                 f"run {run!r} was trained on another dataset: train it again with --overwrite"
             )
+        if has_index(folder):
+            return recommender.with_index(Index.load(folder, recommender.items, mmap))
         return recommender
+
+    def cold_start(self, run: str, recommender: Recommender) -> ColdStart:
+        """The map from text to a finished run's embeddings.
+
+        Raises:
+            WorkspaceError: there is none yet, or it belongs to other embeddings.
+        """
+        return ColdStart.load(self.finished_run(run) / "recommender", recommender)
+
+    def explainer(self, run: str, dataset: Dataset) -> Explainer:
+        """Explanations of a finished run's recommendations, with the profiles that there are."""
+        return Explainer(self.recommender(run, dataset), dataset, self.profiles_path)
 
     def run(self, name: str) -> Path:
         """The folder of the run called ``name``, whether it exists or not.

@@ -10,6 +10,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, UnknownIdError, WorkspaceError
+from rlmrec.serving import recommender as module
 from rlmrec.serving.recommender import Recommender
 
 
@@ -238,3 +239,91 @@ def test_serves_without_torch(tmp_path, recommender):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == recommender.recommend("u3", k=5)[0].tolist()
+
+
+def test_vectors_that_are_not_in_the_catalogue(recommender):
+    own = recommender.users[3]
+    for vectors, pick in ((own, slice(None)), (own[None], 0)):
+        ids, scores = recommender.recommend_vectors(vectors, k=6, exclude=["i2"])
+        expected, values = recommender.recommend("u3", k=6, exclude_seen=False, exclude=["i2"])
+        assert ids[pick].tolist() == expected.tolist()
+        np.testing.assert_allclose(scores[pick], values, rtol=1e-5)
+    for wrong in (np.zeros(3), np.full(5, np.nan), np.zeros((1, 2, 5))):
+        with pytest.raises(DataError, match="expected finite vectors of 5 numbers"):
+            recommender.recommend_vectors(wrong)
+
+
+def test_users_for_an_item_vector(recommender):
+    unit = recommender.users / np.linalg.norm(recommender.users, axis=1, keepdims=True)
+    vector = recommender.items[7]
+    cosines = unit @ (vector / np.linalg.norm(vector))
+    ids, found = recommender.users_for(vector, k=5)
+    assert ids.tolist() == [f"u{row}" for row in np.argsort(-cosines)[:5]]
+    np.testing.assert_allclose(found, np.sort(cosines)[::-1][:5], rtol=1e-4)
+
+
+def test_items_added_are_recommended_and_nothing_else_changes(recommender):
+    best = 10 * recommender.users[4]
+    more = recommender.with_items(["new", "newer"], np.stack([best, -best]))
+    assert more.recommend("u4", k=1)[0].tolist() == ["new"]
+    assert "newer" not in more.recommend("u4", k=40)[0][:20]
+    old, _ = recommender.recommend("u4", k=10)
+    assert more.recommend("u4", k=10, exclude=["new", "newer"])[0].tolist() == old.tolist()
+    assert len(recommender.items) == 60
+    assert len(more.items) == 62
+    again = more.with_items(["third"], best[None])
+    assert again.similar_items("third", k=1)[0].tolist() == ["new"]
+    with pytest.raises(DataError, match="occurs twice"):
+        recommender.with_items(["i3"], best[None])
+    with pytest.raises(DataError, match="not finite"):
+        recommender.with_items(["x"], np.full((1, 5), np.nan))
+
+
+def test_fold_in_is_the_propagation_step():
+    neighbours = np.random.default_rng(5).standard_normal((60, 5), dtype=np.float32)
+    for loops, divisor in ((False, np.sqrt(3)), (True, 2)):
+        recommender = make(neighbours=neighbours, self_loops=loops)
+        vector = recommender.fold_in(["i2", "i9", "i4", "i2"])
+        np.testing.assert_allclose(vector, neighbours[[2, 9, 4]].sum(axis=0) / divisor, rtol=1e-5)
+    plain = make()
+    np.testing.assert_allclose(plain.fold_in(["i2", "i9"]), plain.items[[2, 9]].mean(axis=0), rtol=1e-5)
+    with pytest.raises(ConfigError, match="at least one item"):
+        plain.fold_in([])
+    with pytest.raises(UnknownIdError):
+        plain.fold_in(["nothing"])
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_load_reads_or_maps(tmp_path, mmap):
+    neighbours = np.ones((60, 5), np.float32)
+    recommender = make(neighbours=neighbours, self_loops=True)
+    recommender.save(tmp_path / "r")
+    loaded = Recommender.load(tmp_path / "r", mmap=mmap)
+    users = recommender.user_ids.ids
+    np.testing.assert_array_equal(loaded.recommend(users)[0], recommender.recommend(users)[0])
+    np.testing.assert_array_equal(loaded.neighbours, neighbours)
+    assert loaded.self_loops
+    for array in (loaded.users, loaded.items, loaded.neighbours, loaded.seen.indices, loaded.seen.indptr):
+        root = array
+        while isinstance(root, np.ndarray) and root.base is not None:
+            root = root.base
+        assert (type(root).__name__ == "mmap") == mmap, "a copy is not shared"
+        assert array.flags.writeable != mmap
+
+
+def test_a_folder_of_before_the_step_was_kept(tmp_path):
+    recommender = make()
+    recommender.save(tmp_path / "r")
+    description = json.loads((tmp_path / "r" / "recommender.json").read_text())
+    del description["self_loops"], description["checksum"]
+    description["checksum"] = module._checksum(description)
+    (tmp_path / "r" / "recommender.json").write_text(json.dumps(description))
+    loaded = Recommender.load(tmp_path / "r")
+    assert loaded.neighbours is None
+    assert loaded.recommend("u1")[0].tolist() == recommender.recommend("u1")[0].tolist()
+
+
+def test_embeddings_so_long_that_scores_overflow():
+    good = make()
+    with pytest.raises(DataError, match="overflow float32"):
+        Recommender(good.users * 1e30, good.items * 1e30, good.user_ids, good.item_ids, good.seen)

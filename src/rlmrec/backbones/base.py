@@ -89,6 +89,19 @@ class Backbone(nn.Module):
             final embeddings of users (U, d') and items (I, d').
         """
 
+    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+        """m, (N, d'), if the last step is linear: e = (a part of x_i alone) + Σ_j Â_ij m_j; else None.
+
+        With it a score falls apart exactly into what each training item adds, and a new user gets an
+        embedding from liked items by the same step (``Recommender.neighbours``).
+
+        Args:
+            x: (N, d).
+            graph: of the training interactions.
+        """
+        del x, graph  # not known to be linear
+        return None
+
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """L_R on one batch; by default BPR on ``encode``.
 

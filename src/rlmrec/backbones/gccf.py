@@ -44,3 +44,10 @@ class GCCF(Backbone):
         for _ in range(self.config.layers):
             layers.append(graph @ layers[-1])
         return graph.split(torch.cat(layers, dim=1))
+
+    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+        """[0, x, Âx, …, Â^(L−1) x]: each part of e is Â of the part before it."""
+        parts = [torch.zeros_like(x), x]
+        for _ in range(self.config.layers - 1):
+            parts.append(graph @ parts[-1])
+        return torch.cat(parts, dim=1) if self.config.layers else None

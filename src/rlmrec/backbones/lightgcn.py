@@ -38,6 +38,10 @@ class LightGCN(Backbone):
         """Sum of the layers, (U, d) and (I, d)."""
         return graph.split(graph.propagate_sum(x, self.config.layers))
 
+    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+        """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
+        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
+
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """BPR on a pass with edge dropout."""
         return super().objective(x, graph.drop_edges(self.config.keep_rate, rng), batch, rng)

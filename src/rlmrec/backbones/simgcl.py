@@ -42,6 +42,10 @@ class SimGCL(Backbone):
         """Sum of the layers without noise, (U, d) and (I, d)."""
         return graph.split(graph.propagate_sum(x, self.config.layers))
 
+    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+        """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
+        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
+
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """BPR and the contrast of two noisy views."""
         users, items = self.encode(x, graph)

@@ -5,41 +5,66 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import data, experiment, output, profile, quickstart, report, serve, sweep, text, train
+from rlmrec.cli import output
 from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+GROUPS = ("data", "cold")  # commands with commands of their own
 
-app = typer.Typer(
-    name="rlmrec",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Recommendations that understand text: graph collaborative filtering aligned with profiles (RLMRec).\n\n"
+HELP = (
+    "Recommendations that understand text: graph collaborative filtering aligned with profiles (RLMRec).\n\n"
     "**Example:**  `rlmrec quickstart`  or, with your own data,  "
     "`rlmrec data table ratings.csv --items items.csv -w shop`  →  `rlmrec encode -w shop`  →  "
     "`rlmrec train -w shop --alignment contrastive --name con`  →  "
-    "`rlmrec recommend -w shop --run con --user 42`",
+    "`rlmrec recommend -w shop --run con --user 42`"
 )
-app.command()(quickstart.quickstart)
-app.add_typer(data.app, name="data")
-app.command()(profile.profile)
-app.command()(profile.audit)
-app.command()(text.encode)
-app.command()(train.train)
-app.command()(train.options)
-app.command()(train.evaluate)
-app.command()(train.compare)
-app.command()(sweep.sweep)
-app.command()(experiment.experiment)
-app.command()(serve.recommend)
-app.command()(report.report)
+# Command → module under rlmrec.cli that holds it, in the order of --help. Only the module of the command that
+# was given is imported: what serves starts without PyTorch.
+COMMANDS = {
+    "quickstart": "quickstart",
+    "data": "data",
+    "profile": "profile",
+    "audit": "profile",
+    "encode": "text",
+    "train": "train",
+    "options": "train",
+    "evaluate": "train",
+    "compare": "train",
+    "sweep": "sweep",
+    "experiment": "experiment",
+    "report": "report",
+    "recommend": "serve",
+    "explain": "serve",
+    "cold": "cold",
+    "index": "serve",
+    "export": "serve",
+}
+
+
+def build(command: str | None = None) -> typer.Typer:
+    """The program with this command; with all of them where it has no such command."""
+    app = typer.Typer(
+        name="rlmrec",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=HELP,
+    )
+    app.callback()(_options)
+    for name in [command] if command in COMMANDS else COMMANDS:
+        module = import_module(f"rlmrec.cli.{COMMANDS[name]}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,7 +73,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
@@ -62,8 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; one line per error, a traceback only with ``--debug``."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"])
+        build(named)(args=[argument for argument in arguments if argument != "--debug"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
             output.error("interrupted: give the same command again to go on where it was")

@@ -30,7 +30,7 @@ from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 from rlmrec.training import checkpoint
-from rlmrec.training.trainer import check_trainable, embeddings, train
+from rlmrec.training.trainer import check_trainable, embeddings, neighbours, train
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
@@ -179,7 +179,9 @@ def run(
         state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
     users, items = embeddings(backbone, dataset)
-    Recommender.of(dataset, users, items, {"config": config}).save(folder / "recommender")
+    Recommender.of(
+        dataset, users, items, {"config": config}, neighbours(backbone, dataset), backbone.self_loops
+    ).save(folder / "recommender")
     results = evaluate_embeddings(users, items, dataset, folder)
     metrics = {
         **results,

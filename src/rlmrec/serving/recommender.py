@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json, write_text
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+from rlmrec.serving.index import Index
+from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k_products
 
 FORMAT = 1
 ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
+INDEX_BLOCK = 1024  # queries that an index is asked at once
+# What safetensors calls the types that ``save`` writes.
+TYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -45,6 +50,11 @@ class Recommender:
         seen: U x I sparse matrix; its non-zeros are the items that ``exclude_seen`` leaves out.
         manifest: what it was made of (run, dataset, configuration); JSON.
         memory_budget: bytes that blocks of scores may take, however many users are asked for.
+        neighbours: float32[I, d], what each item hands to its users in the last step of a linear
+            propagation: e_u = own_u + Σ neighbours_v / √d_u over the training items v of u. None for a
+            backbone that is not of that form. ``fold_in`` and explanations stand on it.
+        self_loops: d_u counts the user itself, as in GCCF.
+        index: an approximate index over ``items``; None searches exactly.
 
     Raises:
         DataError: shapes that do not fit together, or an embedding that is not finite.
@@ -71,8 +81,14 @@ class Recommender:
         seen: sp.csr_array,
         manifest: dict[str, Any] | None = None,
         memory_budget: int = MEMORY_BUDGET,
+        neighbours: Float32Array | None = None,
+        self_loops: bool = False,
+        index: Index | None = None,
     ) -> None:
-        for name, matrix, ids in (("user", users, user_ids), ("item", items, item_ids)):
+        matrices = [("user", users, user_ids), ("item", items, item_ids)]
+        if neighbours is not None:
+            matrices.append(("item", neighbours, item_ids))
+        for name, matrix, ids in matrices:
             if matrix.ndim != 2 or matrix.dtype != np.float32 or len(matrix) != len(ids):
                 raise DataError(
                     f"{name} embeddings are {matrix.dtype} of shape {matrix.shape}, "
@@ -81,8 +97,11 @@ class Recommender:
             if not np.isfinite(matrix).all():
                 row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
                 raise DataError(f"the embedding of {name} {ids.id(row)!r} is not finite")
-        if users.shape[1] != items.shape[1]:
-            raise DataError(f"users have {users.shape[1]} dimensions, items {items.shape[1]}")
+        for name, matrix, _ in matrices[1:]:
+            if users.shape[1] != matrix.shape[1]:
+                raise DataError(f"users have {users.shape[1]} dimensions, {name}s {matrix.shape[1]}")
+        if _longest(users) * _longest(items) > float(np.finfo(np.float32).max):
+            raise DataError("the scores overflow float32: the embeddings are far too large")
         if seen.shape != (len(user_ids), len(item_ids)):
             raise DataError(f"seen has shape {seen.shape}, expected {(len(user_ids), len(item_ids))}")
         self.users = np.ascontiguousarray(users)
@@ -92,6 +111,9 @@ class Recommender:
         self.seen = sp.csr_array(seen)
         self.manifest = dict(manifest or {})
         self.memory_budget = memory_budget
+        self.neighbours = None if neighbours is None else np.ascontiguousarray(neighbours)
+        self.self_loops = self_loops
+        self.index = index
 
     @classmethod
     def of(
@@ -100,11 +122,15 @@ class Recommender:
         users: Float32Array,
         items: Float32Array,
         manifest: dict[str, Any] | None = None,
+        neighbours: Float32Array | None = None,
+        self_loops: bool = False,
     ) -> Recommender:
         """For a dataset: seen are the training items, the manifest gets its name and fingerprint."""
         belongs = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
-        seen = dataset.train.csr()
-        return cls(users, items, dataset.users, dataset.items, seen, {**(manifest or {}), **belongs})
+        return cls(
+            users, items, dataset.users, dataset.items, dataset.train.csr(), {**(manifest or {}), **belongs},
+            neighbours=neighbours, self_loops=self_loops,
+        )  # fmt: skip
 
     def recommend(
         self,
@@ -130,14 +156,8 @@ class Recommender:
             UnknownIdError: a user or an item that is not there.
             ConfigError: k below 1.
         """
-        allowed = None
-        if candidates is not None or exclude is not None:
-            allowed = np.full(len(self.items), candidates is None)
-            if candidates is not None:
-                allowed[self.item_ids.rows(list(candidates))] = True
-            if exclude is not None:
-                allowed[self.item_ids.rows(list(exclude))] = False
         rows, scalar = _rows(self.user_ids, user_ids)
+        allowed = self._allowed(candidates, exclude)
         found, scores = self.recommend_rows(rows, k, exclude_seen, allowed)
         return _answer(_named(self._raw_items, found), scores, scalar)
 
@@ -156,24 +176,95 @@ class Recommender:
             exclude_seen: as in ``recommend``.
             allowed: bool[I], the items to choose among; None means all.
         """
-        chosen = None if allowed is None or allowed.all() else np.flatnonzero(allowed)  # (M,)
-        items = self.items if chosen is None else self.items[chosen]
-        seen = self.seen[users] if exclude_seen else None
-        if seen is not None and chosen is not None:
-            seen = sp.csr_array(seen[:, chosen])
+        seen = self._seen_of(users) if exclude_seen else None
+        return self._best(lambda block: self.users[users[block]], len(users), k, seen, allowed)
 
-        def best(block: slice) -> tuple[IntArray, Float32Array]:
-            scores = self.users[users[block]] @ items.T  # (b, M)
-            if seen is not None:
-                of_rows = seen.indptr[block.start : block.stop + 1]
-                rows = np.repeat(np.arange(len(scores)), np.diff(of_rows))
-                scores[rows, seen.indices[of_rows[0] : of_rows[-1]]] = -np.inf
-            return top_k(scores, k)
+    def recommend_vectors(
+        self,
+        vectors: Float32Array,
+        k: int = 20,
+        candidates: Iterable[RawId] | None = None,
+        exclude: Iterable[RawId] | None = None,
+    ) -> tuple[IdArray, Float32Array]:
+        """``recommend`` for user vectors that are not in the catalogue, such as ``fold_in``'s.
 
-        found, scores = self._gather(best, len(users), len(items), k)
-        if chosen is not None and len(chosen):
-            found = np.where(found >= 0, chosen[found], -1)
-        return found, scores
+        Args:
+            vectors: float32[d], or float32[B, d].
+            k: how many.
+            candidates: as in ``recommend``.
+            exclude: as in ``recommend``.
+
+        Raises:
+            DataError: another number of dimensions, or a vector that is not finite.
+        """
+        queries = self._queries(vectors)
+        allowed = self._allowed(candidates, exclude)
+        found, scores = self._best(lambda block: queries[block], len(queries), k, None, allowed)
+        return _answer(_named(self._raw_items, found), scores, np.ndim(vectors) == 1)
+
+    def users_for(self, vectors: Float32Array, k: int = 20) -> tuple[IdArray, Float32Array]:
+        """The k users of highest cosine to each item vector: who would like an item that is new.
+
+        Not the highest score: a user's score for an item grows with the length of the user's vector, which
+        says nothing about where the item stands in that user's list.
+
+        Args:
+            vectors: float32[d], or float32[B, d].
+            k: how many.
+        """
+        queries = _unit(self._queries(vectors))
+        found, cosines = self._search(
+            lambda block: queries[block], self._unit_users, len(queries), k, None, None
+        )
+        return _answer(_named(self._raw_users, found), np.minimum(cosines, 1), np.ndim(vectors) == 1)
+
+    def fold_in(self, item_ids: Sequence[RawId] | IdArray) -> Float32Array:
+        """float32[d]: the vector of a new user who likes these items, without training.
+
+        The propagation step for one node: Σ neighbours_v / √n over the n items, what the model gives a
+        user of n items whose own embedding is zero. Where there are no ``neighbours``, the items' mean.
+
+        Raises:
+            UnknownIdError: an item that is not there.
+            ConfigError: no item.
+        """
+        rows = np.unique(self.item_ids.rows(list(item_ids)))
+        if not len(rows):
+            raise ConfigError("fold_in needs at least one item")
+        return self.fold_in_rows(rows)
+
+    def fold_in_rows(self, rows: IntArray, weights: Float32Array | None = None) -> Float32Array:
+        """``fold_in`` in item rows; ``weights`` float32[n] say how much each counts, 1 by default."""
+        table = self.items if self.neighbours is None else self.neighbours
+        weights = np.ones(len(rows), np.float32) if weights is None else weights
+        total = float(weights.sum())
+        degree = total if self.neighbours is None else math.sqrt(total + self.self_loops)
+        vector: Float32Array = weights @ table[rows] / np.float32(max(degree, 1e-12))
+        return vector
+
+    def with_items(self, ids: Sequence[RawId], vectors: Float32Array) -> Recommender:
+        """This one with items appended, from then on recommended like any other.
+
+        Args:
+            ids: n raw ids that are not there yet.
+            vectors: float32[n, d], for example of a ``ColdStart``.
+
+        Raises:
+            DataError: an id that is there, or of the other type; wrong vectors.
+        """
+        return self._like(
+            items=np.concatenate([self.items, np.asarray(vectors, np.float32).reshape(len(ids), -1)]),
+            item_ids=Vocabulary([*self.item_ids.ids, *ids], self.item_ids.kind),
+            seen=_widened(self.seen, len(self.items) + len(ids)),
+            neighbours=None
+            if self.neighbours is None
+            else np.concatenate([self.neighbours, np.zeros((len(ids), self.users.shape[1]), np.float32)]),
+            index=self.index and self.index.with_items(np.asarray(vectors, np.float32)),
+        )
+
+    def with_index(self, index: Index | None) -> Recommender:
+        """This one, searching through ``index``; None searches exactly."""
+        return self._like(index=index)
 
     def similar_items(self, item_ids: RawIds, k: int = 10) -> tuple[IdArray, Float32Array]:
         """The k items of highest cosine to each item, itself left out; shapes as in ``recommend``."""
@@ -202,12 +293,16 @@ class Recommender:
     def save(self, folder: Path) -> None:
         """Write the folder: arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""
         with atomic_folder(Path(folder), "recommender.json") as temporary:
+            # One type for both, so that a sparse matrix of them is no copy.
+            narrow = np.int32 if self.seen.nnz < np.iinfo(np.int32).max else np.int64
             arrays: dict[str, npt.NDArray[Any]] = {
                 "users": self.users,
                 "items": self.items,
-                "seen_indptr": self.seen.indptr.astype(np.int64),
-                "seen_indices": self.seen.indices.astype(np.int32),
+                "seen_indptr": self.seen.indptr.astype(narrow),
+                "seen_indices": self.seen.indices.astype(narrow),
             }
+            if self.neighbours is not None:
+                arrays["neighbours"] = self.neighbours
             save_file(arrays, temporary / ARRAYS)
             ids = {"users": self.user_ids.ids, "items": self.item_ids.ids}
             write_text(temporary / IDS, json.dumps(ids, ensure_ascii=False))
@@ -216,14 +311,21 @@ class Recommender:
                 "users": len(self.users),
                 "items": len(self.items),
                 "embedding_size": self.users.shape[1],
+                "self_loops": self.self_loops,
                 "manifest": self.manifest,
                 "sha256": {name: sha256(temporary / name) for name in (ARRAYS, IDS)},
             }
             write_json(temporary / MANIFEST, {**description, "checksum": _checksum(description)})
 
     @classmethod
-    def load(cls, folder: Path, memory_budget: int = MEMORY_BUDGET) -> Recommender:
+    def load(cls, folder: Path, memory_budget: int = MEMORY_BUDGET, mmap: bool = False) -> Recommender:
         """Read a folder that ``save`` wrote.
+
+        Args:
+            folder: where.
+            memory_budget: as in the class.
+            mmap: map the arrays read-only instead of reading them: processes that load one folder share
+                its memory. The checksums are checked in either case.
 
         Raises:
             WorkspaceError: it is absent, of another format, or a file is missing, truncated or was edited.
@@ -244,11 +346,11 @@ class Recommender:
         for name, checksum in description["sha256"].items():
             if not (folder / name).exists() or sha256(folder / name) != checksum:
                 raise WorkspaceError(f"{folder / name} is missing or was changed: save the recommender again")
-        arrays = load_file(folder / ARRAYS)
+        arrays = _arrays(folder / ARRAYS, mmap)
         ids = read_json(folder / IDS)
         shape = (description["users"], description["items"])
         indices = arrays["seen_indices"]
-        seen = sp.csr_array((np.ones(len(indices), np.float32), indices, arrays["seen_indptr"]), shape=shape)
+        seen = sp.csr_array((np.ones(len(indices), bool), indices, arrays["seen_indptr"]), shape=shape)
         return cls(
             arrays["users"],
             arrays["items"],
@@ -257,6 +359,8 @@ class Recommender:
             seen,
             description["manifest"],
             memory_budget,
+            arrays.get("neighbours"),
+            description.get("self_loops", False),
         )
 
     @cached_property
@@ -276,27 +380,146 @@ class Recommender:
         return _with_padding(self.item_ids)
 
     def _similar(self, unit: Float32Array, rows: IntArray, k: int) -> tuple[IntArray, Float32Array]:
-        def best(block: slice) -> tuple[IntArray, Float32Array]:
-            scores = unit[rows[block]] @ unit.T
-            np.clip(scores, -1, 1, out=scores)  # a cosine, whatever the rounding
-            scores[np.arange(len(scores)), rows[block]] = -np.inf
-            return top_k(scores, k)
+        def itself(block: slice) -> sp.csr_array:
+            own = rows[block]
+            return sp.csr_array(
+                (np.ones(len(own), bool), own, np.arange(len(own) + 1)), shape=(len(own), len(unit))
+            )
 
-        return self._gather(best, len(rows), len(unit), k)
+        found, cosines = self._search(lambda block: unit[rows[block]], unit, len(rows), k, itself, None)
+        # A cosine, whatever the rounding; −∞ stays what it is.
+        return found, np.where(np.isneginf(cosines), cosines, np.clip(cosines, -1, 1))
 
-    def _gather(self, best: Any, n_rows: int, n_columns: int, k: int) -> tuple[IntArray, Float32Array]:
-        """The results of all blocks in arrays of k columns, padded with −1 and −∞."""
+    def _like(self, **changes: Any) -> Recommender:
+        """A recommender of these very arrays, some of them exchanged."""
+        same = {
+            name: getattr(self, name)
+            for name in (
+                "users", "items", "user_ids", "item_ids", "seen", "manifest", "memory_budget", "neighbours",
+                "self_loops", "index",
+            )
+        }  # fmt: skip
+        return Recommender(**{**same, **changes})
+
+    def _queries(self, vectors: Float32Array) -> Float32Array:
+        queries = np.atleast_2d(np.asarray(vectors, np.float32))
+        if queries.ndim != 2 or queries.shape[1] != self.users.shape[1] or not np.isfinite(queries).all():
+            raise DataError(
+                f"expected finite vectors of {self.users.shape[1]} numbers, got shape {np.shape(vectors)}"
+            )
+        return queries
+
+    def _allowed(
+        self, candidates: Iterable[RawId] | None, exclude: Iterable[RawId] | None
+    ) -> npt.NDArray[np.bool_] | None:
+        if candidates is None and exclude is None:
+            return None
+        allowed = np.full(len(self.items), candidates is None)
+        if candidates is not None:
+            allowed[self.item_ids.rows(list(candidates))] = True
+        if exclude is not None:
+            allowed[self.item_ids.rows(list(exclude))] = False
+        return allowed
+
+    def _seen_of(self, users: IntArray) -> Callable[[slice], sp.csr_array]:
+        return lambda block: sp.csr_array(self.seen[users[block]])
+
+    def _best(
+        self,
+        queries: Callable[[slice], Float32Array],
+        n_rows: int,
+        k: int,
+        seen: Callable[[slice], sp.csr_array] | None,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> tuple[IntArray, Float32Array]:
+        """The best of all items, or of the allowed ones; through the index where that is of use."""
+        if allowed is None or allowed.all():
+            if self.index is not None and k >= 1:
+                return self._approximate(self.index, queries, n_rows, k, seen)
+            return self._search(queries, self.items, n_rows, k, seen, None)
+        chosen = np.flatnonzero(allowed)  # (M,)
+        if 2 * len(chosen) > len(allowed):  # cheaper to leave out what is not allowed than to copy the rest
+            return self._search(queries, self.items, n_rows, k, seen, np.flatnonzero(~allowed))
+        among = None if seen is None else lambda block: sp.csr_array(seen(block)[:, chosen])
+        found, scores = self._search(queries, self.items[chosen], n_rows, k, among, None)
+        return (np.where(found >= 0, chosen[found], -1) if len(chosen) else found), scores
+
+    def _search(
+        self,
+        queries: Callable[[slice], Float32Array],
+        items: Float32Array,
+        n_rows: int,
+        k: int,
+        excluded: Callable[[slice], sp.csr_array] | None,
+        banned: IntArray | None,
+    ) -> tuple[IntArray, Float32Array]:
+        """Exact: the k largest products of each query, blocks of queries at a time."""
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
-        found = np.full((n_rows, k), -1)
-        scores = np.full((n_rows, k), -np.inf, np.float32)
-        start, width = 0, min(k, n_columns)
-        for columns, values in map_blocks(best, n_rows, n_columns, self.memory_budget):
-            stop = start + len(columns)
-            found[start:stop, :width] = np.where(np.isneginf(values), -1, columns)
-            scores[start:stop, :width] = values
-            start = stop
-        return found, scores
+
+        def best(block: slice) -> tuple[IntArray, Float32Array]:
+            left_out = None if excluded is None else excluded(block)
+            return top_k_products(queries(block), items, k, left_out, banned)
+
+        columns = min(len(items), max(TILE, 16 * k))
+        return _gathered(map_blocks(best, n_rows, columns, self.memory_budget), n_rows, k)
+
+    def _approximate(
+        self,
+        index: Index,
+        queries: Callable[[slice], Float32Array],
+        n_rows: int,
+        k: int,
+        seen: Callable[[slice], sp.csr_array] | None,
+    ) -> tuple[IntArray, Float32Array]:
+        """Through the index: as many more are fetched as a user has seen, then what was seen is dropped."""
+
+        def blocks() -> Iterator[tuple[IntArray, Float32Array]]:
+            for start in range(0, n_rows, INDEX_BLOCK):
+                block = slice(start, min(start + INDEX_BLOCK, n_rows))
+                left_out = None if seen is None else seen(block)
+                most = 0 if left_out is None else int(np.diff(left_out.indptr).max(initial=0))
+                found, scores = index.search(queries(block), min(k + most, len(self.items)))
+                if left_out is not None:
+                    found, scores = _without(found, scores, left_out)
+                yield found[:, :k], scores[:, :k]
+
+        return _gathered(blocks(), n_rows, k)
+
+
+def _gathered(
+    blocks: Iterable[tuple[IntArray, Float32Array]], n_rows: int, k: int
+) -> tuple[IntArray, Float32Array]:
+    """The results of all blocks in arrays of k columns, padded with −1 and −∞."""
+    found = np.full((n_rows, k), -1)
+    scores = np.full((n_rows, k), -np.inf, np.float32)
+    start = 0
+    for columns, values in blocks:
+        stop, width = start + len(columns), columns.shape[1]
+        found[start:stop, :width] = np.where(np.isneginf(values), -1, columns)
+        scores[start:stop, :width] = values
+        start = stop
+    return found, scores
+
+
+def _without(found: IntArray, scores: Float32Array, left_out: sp.csr_array) -> tuple[IntArray, Float32Array]:
+    """The lists without what is left out, the rest moved up in its order, padded with −1 and −∞."""
+    n_items = left_out.shape[1]
+    keys = np.repeat(np.arange(len(found)), np.diff(left_out.indptr)) * n_items + left_out.indices
+    drop = np.isin(np.arange(len(found))[:, None] * n_items + found, keys) | (found < 0)
+    order = np.argsort(drop, axis=1, kind="stable")
+    found = np.take_along_axis(np.where(drop, -1, found), order, 1)
+    return found, np.take_along_axis(np.where(drop, np.float32(-np.inf), scores), order, 1)
+
+
+def _widened(seen: sp.csr_array, n_items: int) -> sp.csr_array:
+    """The same entries in a matrix with more columns."""
+    return sp.csr_array((seen.data, seen.indices, seen.indptr), shape=(seen.shape[0], n_items))
+
+
+def _longest(matrix: Float32Array) -> float:
+    """The length of the longest row, squares taken in float64."""
+    return math.sqrt(float(np.einsum("nd,nd->n", matrix, matrix, dtype=np.float64).max(initial=0)))
 
 
 def _rows(vocabulary: Vocabulary, raw: RawIds) -> tuple[IntArray, bool]:
@@ -330,6 +553,29 @@ def _unit(matrix: Float32Array) -> Float32Array:
     norms[norms == 0] = 1
     unit: Float32Array = matrix / norms
     return unit
+
+
+def _arrays(path: Path, mmap: bool) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a safetensors file whose checksum was right, mapped or read.
+
+    The library itself reads every tensor into memory of its own, so the header is taken apart here: its
+    length in eight bytes, JSON, then the data. Each array is mapped for itself: scipy copies indices that
+    are a small part of something larger.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    arrays = {}
+    for name, part in header.items():
+        if name == "__metadata__":
+            continue
+        kind, shape = TYPES[part["dtype"]], tuple(part["shape"])
+        start = 8 + size + part["data_offsets"][0]
+        if mmap and math.prod(shape):  # nothing cannot be mapped
+            arrays[name] = np.asarray(np.memmap(path, kind, "r", start, shape))
+        else:
+            arrays[name] = np.fromfile(path, kind, math.prod(shape), offset=start).reshape(shape)
+    return arrays
 
 
 def _checksum(description: dict[str, Any]) -> str:

@@ -135,6 +135,32 @@ def embeddings(
     return users.float().cpu().numpy(), items.float().cpu().numpy()
 
 
+@torch.no_grad()
+def neighbours(backbone: Backbone, dataset: Dataset) -> npt.NDArray[np.float32] | None:
+    """float32[I, d']: what each item hands to its users in the last step, for ``Recommender.neighbours``.
+
+    n_v = m_v / √d_v of the backbone's ``messages`` m, so that e_u = own_u + Σ n_v / √d_u; None when the
+    backbone has no such step, or when a subclass has its own ``encode`` and says nothing of its messages.
+    """
+    if not issubclass(_home(backbone, "messages"), _home(backbone, "encode")):
+        return None
+    x = backbone.initial()
+    graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
+    messages = backbone.messages(x, graph)
+    if messages is None:
+        return None
+    degrees = dataset.train.item_degrees() + int(backbone.self_loops)
+    scale = np.sqrt(np.maximum(degrees, 1)).astype(np.float32)[:, None]
+    sent = graph.split(messages)[1].float().cpu().numpy()
+    handed: npt.NDArray[np.float32] = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
+    return handed
+
+
+def _home(backbone: Backbone, method: str) -> type:
+    """The class that defines the method that this backbone has."""
+    return next(kind for kind in type(backbone).__mro__ if method in vars(kind))
+
+
 def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.device:
     """What must hold before anything is trained or replaced; returns the device.
 

@@ -1,0 +1,194 @@
+"""Are new items recommended from their text alone? A fifth of yelp-profiles' items is hidden from training.
+
+    python benchmarks/cold_start.py WORKSPACE -o FOLDER       WORKSPACE: dataset and text vectors of yelp-profiles
+
+Cold items leave training, validation and test, the users' text vectors and the fit of every map. LightGCN
+alone and with Con are trained on the rest (into FOLDER; a finished run is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from rlmrec.cli.output import Output
+from rlmrec.cli.train import train_with_progress
+from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.evaluation.ranking import DotProduct, evaluate
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.serving.cold_start import METHODS, ColdStart, Method, _fit, apply, directions, projector_weights
+from rlmrec.text.semantics import Semantics, mean_over_training
+from rlmrec.topk import top_k
+from rlmrec.workspace import Workspace
+
+K = 20
+WEIGHTS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+COMMON = {"learning_rate": 5e-3, "l2": 1e-6}
+CON = {"layers": 3, "weight": 0.01, "temperature": 0.2, "negatives": "batch", "epochs": 28}
+RUNS = {"base": ("none", {"layers": 2}), "con": ("contrastive", CON)}
+
+
+def hold_out(dataset, semantics, share, rng):
+    """The dataset and vectors without a random share of the items, and the rows of warm and cold ones."""
+    cold = np.sort(rng.choice(dataset.n_items, round(share * dataset.n_items), replace=False))
+    warm = np.setdiff1d(np.arange(dataset.n_items), cold)
+    place = np.full(dataset.n_items, -1)
+    place[warm] = np.arange(len(warm))
+    trained = None
+    parts = []
+    for name in ("train", "valid", "test"):
+        split = dataset.split(name)
+        keep = place[split.items] >= 0
+        if trained is not None:  # who has nothing left to learn from is not evaluated
+            keep &= trained[split.users]
+        part = Interactions(split.users[keep], place[split.items[keep]], dataset.n_users, len(warm))
+        parts.append(part)
+        trained = parts[0].user_degrees() > 0
+    warm_set = Dataset(
+        f"{dataset.name} without cold items",
+        *parts,
+        dataset.users,
+        Vocabulary((dataset.items.id(int(row)) for row in warm), "item"),
+        dataset.item_texts[warm] if dataset.item_texts is not None else None,
+    )
+    items = semantics.items[warm]
+    texts = Semantics(mean_over_training(items, warm_set.train), items, {"dataset": warm_set.fingerprint})
+    return warm_set, texts, cold
+
+
+def cold_pairs(dataset, warm_set, cold):
+    """U x C: all interactions with cold items of users who have training interactions."""
+    place = np.full(dataset.n_items, -1)
+    place[cold] = np.arange(len(cold))
+    splits = [dataset.split(name) for name in SPLITS]
+    users = np.concatenate([split.users for split in splits])
+    items = place[np.concatenate([split.items for split in splits])]
+    keep = (items >= 0) & (warm_set.train.user_degrees() > 0)[users]
+    shape = dataset.n_users, len(cold)
+    return sp.csr_array((np.ones(keep.sum(), np.float32), (users[keep], items[keep])), shape=shape)
+
+
+def recall(users, items, wanted, rows):
+    """Mean Recall@20 of the rows' users: all cold items ranked by users · items."""
+    rows = rows[np.diff(wanted.indptr)[rows] > 0]
+    values = []
+    for start in range(0, len(rows), 2048):
+        block = rows[start : start + 2048]
+        found, _ = top_k(users[block] @ items.T, K)
+        relevant = wanted[block].toarray()
+        values.append(np.take_along_axis(relevant, found, 1).sum(axis=1) / relevant.sum(axis=1))
+    return float(np.concatenate(values).mean())
+
+
+def beside(first, second, weight):
+    """Vectors whose products are those of the first and ``weight`` times those of the second, scaled to length 1."""
+    return np.concatenate([directions(first), np.float32(weight) * directions(second)], axis=1)
+
+
+def new_items(runs, dataset, semantics, warm_set, texts, cold, rng):
+    """Every way from text to cold items; options are chosen on 30 % of the users, the others are reported."""
+    wanted = cold_pairs(dataset, warm_set, cold)
+    chosen = rng.random(dataset.n_users) < 0.3
+    parts = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    new = semantics.items[cold]
+    noise = rng.standard_normal((dataset.n_users, 1)).astype(np.float32), rng.standard_normal((len(cold), 1))
+    results = {
+        # No cold item has a training interaction: by popularity all are equal, and so in random order.
+        "(b, c) popularity = random": [
+            recall(noise[0], noise[1].astype(np.float32), wanted, part) for part in parts
+        ],
+        "(a) cosine of text vectors": [
+            recall(directions(texts.users), directions(new), wanted, part) for part in parts
+        ],
+    }
+    for name, (folder, recommender) in runs.items():
+        weights = projector_weights(folder)
+        methods = [*METHODS, *([Method("projector", {})] if weights else [])]
+        targets = directions(recommender.items)
+        best = {}
+        for method in methods:
+            rows = np.flatnonzero(warm_set.train.item_degrees() > 0)
+            arrays = _fit(method, texts.items, targets, rows, weights, np.random.default_rng(0))
+            mapped = directions(apply(method, arrays, new))
+            found = [recall(recommender.users, mapped, wanted, part) for part in parts]
+            if found[0] > best.get(method.name, ([-1],))[0][0]:
+                best[method.name] = found, method, mapped
+        for found, method, _ in best.values():
+            results[f"{name}: {method.name} {method.options or ''}"] = found
+        _, method, mapped = max(best.values(), key=lambda entry: entry[0][0])
+        tried = {
+            weight: [
+                recall(beside(recommender.users, texts.users, weight), beside(mapped, new, 1), wanted, part)
+                for part in parts
+            ]
+            for weight in WEIGHTS
+        }
+        weight = max(tried, key=lambda weight: tried[weight][0])
+        results[f"{name}: {method.name} + {weight:g} cosine of text"] = tried[weight]
+        kept = ColdStart.fit(recommender, texts, warm_set, method=None)
+        print(f"{name}: ColdStart.fit(method=None) chooses {kept.method} without having seen a cold item")
+    text = results["(a) cosine of text vectors"][1]
+    print(f"\n{len(cold)} cold items, {wanted.nnz} interactions; Recall@20 among the cold items")
+    print(f"{'':<58}chosen on  reported  of (a)")
+    for name, (on, reported) in results.items():
+        print(f"{name:<58}{on:>9.4f}{reported:>10.4f}{reported / text:>8.2f}")
+
+
+def tail_items(runs, warm_set, texts):
+    """Warm score + weight · text score; the weight is chosen on validation, the test split is reported."""
+    degrees = warm_set.train.item_degrees()
+    tail = degrees <= np.quantile(degrees, 0.5)
+    held = tail[warm_set.test.items]
+    only = replace(warm_set, test=warm_set.test.take(held))
+    print(f"\nblend on warm items; tail: the half with at most {degrees[tail].max()} interactions, "
+          f"{100 * held.mean():.0f} % of the test split")  # fmt: skip
+    for name, (_, recommender) in runs.items():
+        found = {}
+        for weight in (0, *WEIGHTS):
+            # Within one user's list the length of the user's vector changes nothing.
+            length = np.float32(np.median(np.linalg.norm(recommender.items, axis=1)))
+            users = beside(recommender.users, texts.users, weight)
+            items = np.concatenate([recommender.items / length, directions(texts.items)], axis=1)
+            scores = DotProduct(users, items)
+            found[weight] = [
+                evaluate(scores, of, k=(20,), split=split).metrics()["recall@20"]
+                for of, split in ((warm_set, "valid"), (warm_set, "test"), (only, "test"))
+            ]
+        weight = max(found, key=lambda weight: found[weight][0])
+        for tried, (valid, test, of_tail) in found.items():
+            print(f"{name}: weight {tried:<5g} validation {valid:.4f}, test {test:.4f}, tail {of_tail:.4f}"
+                  + (" <- chosen" if tried == weight else ""))  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("-o", "--out", type=Path, default=Path("workspaces/cold-start"))
+    parser.add_argument("--share", type=float, default=0.2, help="of the items that are hidden")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="of base, con")
+    options = parser.parse_args()
+    output = Output(False)
+    source, place = Workspace(options.workspace), Workspace(options.out)
+    dataset = source.dataset()
+    semantics = source.semantics(dataset)
+    rng = np.random.default_rng(options.seed)
+    warm_set, texts, cold = hold_out(dataset, semantics, options.share, rng)
+    runs = {}
+    for name, (alignment, cell) in RUNS.items():
+        spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell})
+        if not options.only or name in options.only:
+            train_with_progress(spec, warm_set, texts, place.run(name), output, label=name)
+            runs[name] = place.run(name), place.recommender(name, warm_set)
+    new_items(runs, dataset, semantics, warm_set, texts, cold, np.random.default_rng(1))
+    tail_items(runs, warm_set, texts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""recommend, explain, cold, index, export from outside."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rlmrec.cli import main
+from rlmrec.data.dataset import Dataset
+from rlmrec.serving.cold_start import ColdStart
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+KINDS = ["cookery", "detectives", "travel"]
+
+
+class FakeEncoder:
+    """Words of three kinds to the three directions of blocks()."""
+
+    name = "fake"
+    dim = 8
+
+    def encode(self, texts, progress=None):
+        return np.array([[kind in text for kind in KINDS] + [0] * 5 for text in texts], np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace with two trained runs."""
+    place = Workspace(tmp_path_factory.mktemp("serve") / "w")
+    dataset, semantics = blocks()
+    texts = pl.DataFrame({"title": [f"<b>{KINDS[row // 15]}</b> {row}" for row in range(45)]})
+    dataset = Dataset(
+        "blocks", dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, texts
+    )
+    dataset.save(place.dataset_path)
+    semantics.manifest["encoder"] = "fake"
+    semantics.save(place.semantics_path)
+    for name, alignment in (("base", "none"), ("con", "contrastive")):
+        with pytest.raises(SystemExit) as end:
+            main(["train", "-w", str(place.path), "--alignment", alignment, "--name", name, "--epochs", "30",
+                  "--set", "learning_rate=0.02", "--set", "batch_size=256"])  # fmt: skip
+        assert end.value.code in (0, None)
+    return place
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, place):
+    monkeypatch.setattr("rlmrec.cli.cold.LocalEncoder", FakeEncoder)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, arguments), "-w", str(place.path)])
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def last_json(out):
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def test_recommend_for_all(call, place, tmp_path):
+    code, out, _ = call(
+        "recommend", "--run", "con", "--all", "--out", tmp_path / "a.parquet", "-k", 3, "--json"
+    )
+    assert code == 0
+    assert last_json(out)["users"] == 60
+    table = pl.read_parquet(tmp_path / "a.parquet")
+    _, out, _ = call("recommend", "--run", "con", "--user", "u7", "-k", 3, "--json")
+    [row] = table.filter(pl.col("user") == "u7")["items"].to_list()
+    assert row == [item["id"] for item in last_json(out)["items"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["recommend", "--run", "con"], 2, "either --user ID"),
+        (["recommend", "--run", "con", "--all"], 2, "--out FILE.parquet"),
+        (["recommend", "--run", "con", "--user", "u1", "--out", "x"], 2, "either --user ID"),
+        (["explain", "--run", "con", "--user", "u1", "--item", "nothing"], 1, "unknown item 'nothing'"),
+        (["export", "--run", "con"], 2, "--out FOLDER"),
+        (["cold", "user", "--run", "con"], 2, "either --text or --likes"),
+        (["cold", "user", "--run", "con", "--likes", "i1,zzz"], 1, "unknown item 'zzz'"),
+        (["cold", "fit", "--run", "base", "--projector"], 2, "has no projector"),
+        (["cold", "item", "--run", "con", "--text", "travel"], 1, "rlmrec cold fit"),
+        (["index", "--run", "con", "--force"], 1, "at least 1,000"),
+    ],
+)
+def test_mistakes_are_one_line(call, arguments, code, message):
+    got, _, err = call(*arguments)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_explain(call, place):
+    code, out, err = call("explain", "--run", "con", "--user", "u2", "--item", "i5", "-k", 2, "--json")
+    assert code == 0
+    found = last_json(out)
+    assert found["exact"]
+    assert len(found["because"]) == 2
+    assert all(int(reason["id"][1:]) < 15 for reason in found["because"]), "the user's own block"
+    assert found["title"] == "<b>cookery</b> 5"
+    assert found["sentence"] is None
+    assert "the other" in err
+
+
+def test_cold_start(call, place):
+    code, out, err = call("cold", "fit", "--run", "base", "--choose", "--json")
+    assert code == 0
+    assert "temperature 0.1" in err
+    assert last_json(out)["method"]["name"] in ("ridge", "kernel", "knn")
+    assert last_json(call("cold", "fit", "--run", "base", "--json")[1])["method"]["name"] == "kernel"
+    code, out, _ = call("cold", "item", "--run", "base", "--text", "a book on travel", "-k", 5, "--json")
+    assert code == 0
+    found = last_json(out)
+    assert all(int(user["id"][1:]) >= 40 for user in found["users"]), "users of the third block"
+    assert all(int(item["id"][1:]) >= 30 for item in found["similar"])
+    code, out, _ = call("cold", "user", "--run", "base", "--text", "detectives", "-k", 5, "--json")
+    assert code == 0
+    assert all(15 <= int(item["id"][1:]) < 30 for item in last_json(out)["items"])
+    code, out, _ = call("cold", "user", "--run", "base", "--likes", "i1, i2", "-k", 5, "--json")
+    assert code == 0
+    items = [item["id"] for item in last_json(out)["items"]]
+    assert all(int(raw[1:]) < 15 for raw in items)
+    assert not {"i1", "i2"} & set(items)
+    assert call("cold", "fit", "--run", "con", "--projector", "--json")[0] == 0
+    assert ColdStart.load(place.run("con") / "recommender").method.name == "projector"
+    (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
+
+
+def test_another_encoder_is_refused(call, monkeypatch):
+    assert call("cold", "fit", "--run", "base")[0] == 0
+    monkeypatch.setattr(FakeEncoder, "name", "other")
+    code, _, err = call("cold", "user", "--run", "base", "--text", "travel")
+    assert code == 2
+    assert "do not mix" in " ".join(err.split())
+
+
+def test_index_is_not_needed_here(call):
+    code, out, _ = call("index", "--run", "con", "--json")
+    assert code == 0
+    assert last_json(out) == {"run": "con", "built": False, "items": 45}
+
+
+def test_export(call, tmp_path):
+    pytest.importorskip("qdrant_client", reason="the qdrant extra is not installed")
+    code, out, _ = call(
+        "export", "--run", "con", "--out", tmp_path / "v", "--qdrant", tmp_path / "q", "--json"
+    )
+    assert code == 0
+    assert len(last_json(out)["files"]) == 2
+    assert len(pl.read_parquet(tmp_path / "v" / "items.parquet")) == 45
+    from qdrant_client import QdrantClient
+
+    client = QdrantClient(path=str(tmp_path / "q"))
+    assert client.count("rlmrec-users").count == 60
+    client.close()
+
+
+def test_recommend_needs_no_torch(place):
+    code = (
+        "import sys; from rlmrec.cli import main\n"
+        f"sys.argv[1:] = ['recommend', '-w', {str(place.path)!r}, '--run', 'con', '--user', 'u1']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_default_preset_is_the_specs():
+    import inspect
+
+    from rlmrec.cli.train import train
+    from rlmrec.experiments.spec import DEFAULT_PRESET
+
+    assert inspect.signature(train).parameters["preset"].default == DEFAULT_PRESET
