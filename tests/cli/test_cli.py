@@ -396,7 +396,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     assert last_json(out)["items"] == result["items"]
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
-    assert code == 0
+    assert code == 0, err
     assert err.count("done before") == 3
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--seed", 3)
     assert code == 2

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
     )
     dataset.save(place.dataset_path)
     semantics.manifest["encoder"] = "fake"
-    semantics.save(place.semantics_path)
+    semantics.save(place.semantics_path())
     for name, alignment in (("base", "none"), ("con", "contrastive")):
         with pytest.raises(SystemExit) as end:
             main(["train", "-w", str(place.path), "--alignment", alignment, "--name", name, "--epochs", "30",

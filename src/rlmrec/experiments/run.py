@@ -162,7 +162,7 @@ def run(
             metrics: dict[str, Any] = read_json(folder / "metrics.json")
             return metrics
     if semantics is not None and spec.needs_text and semantics_name is not None:
-        config["data"]["semantics"] = semantics_name
+        config["names"] = {"semantics": semantics_name}  # a part of its own: it identifies nothing
     backbone, alignment = build(spec, dataset, semantics)
     if start is not None:
         start.put_into(backbone)
