@@ -24,6 +24,7 @@ from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store
 from rlmrec.profiles.audit import audit
+from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.texts import node_texts, stored_profiles
 from rlmrec.text.local import LocalEncoder
@@ -150,8 +151,10 @@ def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
         llm = LocalChat(threads=1)  # several wait for each other ten times as long when a core is busy
         progress = Profiler(llm, store, domain="movies").run(dataset, "item", limit=count)
         output.say(f"   asked {llm.name} live, {progress.seconds:.1f} s with loading it:")
+        titles = item_labels(dataset)
         for profile in store.profiles("item"):
-            output.say(f'   item {profile.key}: "{escape(profile.summarization or str(profile.error))}"')
+            title = titles[dataset.items.row(profile.key)]
+            output.say(f'   {escape(title)}: "{escape(profile.summarization or str(profile.error))}"')
 
 
 def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> Semantics:
