@@ -72,9 +72,14 @@ def test_commands_of_your_own_data(workspace):
 
 def test_python_example(shop, workspace, monkeypatch, capsys):
     monkeypatch.chdir(shop)
-    code = fenced("python", "rlmrec.train").replace("l2=1e-7", "l2=1e-7, epochs=4")
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    code = fenced("python", "rlmrec.Recommender").replace("l2=1e-7", "l2=1e-7, epochs=4")
+    exec(compile(code, "README.md", "exec"), names)
     assert 0 <= float(capsys.readouterr().out) <= 1
+    # The second example goes on from the first.
+    code = fenced("python", "torch_geometric").replace("alignment, data)", "alignment, data, short)")
+    exec(compile(code, "README.md", "exec"), names | {"short": names["rlmrec"].TrainConfig(epochs=2)})
+    assert "history = rlmrec.train(backbone, alignment, data, short)" in code
     assert (shop / "shop" / "recommender" / "recommender.json").exists()
 
 
