@@ -243,7 +243,7 @@ def test_a_repeated_column_is_refused(tmp_path):
         ("t.csv", b"user_id,\xff\n1,2\n", "cannot be read: line 1 is not UTF-8"),
         ("t.csv", b"user_id,item_id\n1,2\n1,2,3\n", "line 3 has 3 fields, the first line has 2"),
         ("t.csv", b'user_id,item_id\n1,"2\n1,2\n', "cannot be read"),
-        ("t.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 999)[:-9], "cannot be read"),
+        ("t.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 999, mtime=0)[:-9], "cannot be read"),
         ("t.csv.gz", b"\x1f\x8bgarbage", "cannot be read"),
         ("t.jsonl", b"", "is empty: expected one JSON object a line"),
         ("t.jsonl", b'{"user_id": 1}\n{"user', "line 2: expected one JSON object a line"),
@@ -464,3 +464,9 @@ def test_dates_become_seconds(tmp_path, ending):
         DataError, match=r"column 'time': expected a finite number, got '2018-07-07 22:09:11'"
     ):
         read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")
+
+
+def test_a_line_with_too_many_fields_is_named_even_in_columns_nobody_reads(tmp_path):
+    (tmp_path / "r.csv").write_text("user;item;note\na;x;\nb;y;c;d;e\n")
+    with pytest.raises(DataError, match="line 3 has 5 fields, the first line has 3"):
+        read_interactions(tmp_path / "r.csv", "user", "item")

@@ -355,12 +355,13 @@ def read_delimited(
             path if encoding == "utf-8" else io.BytesIO(_plain(path).decode(encoding).encode()),
             has_header=names is None,
             new_columns=names,
-            columns=list(dict.fromkeys(columns)) if columns is not None else None,
             separator=separator,
             quote_char=quote,
             infer_schema=False,
             glob=False,
         )
+        if columns is not None:  # not while reading: Polars then overlooks lines with too many fields
+            frame = frame.select(list(dict.fromkeys(columns)))
     except (*_UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {_why(path, records, encoding, error)}") from None
     skipped = 0 if names else 1
