@@ -260,7 +260,7 @@ def test_what_colours_a_map(full):
     ("missing", "gone"),
     [
         (
-            ["semantics.safetensors", "experiments", "profiles.sqlite"],
+            ["semantics", "experiments", "profiles.sqlite"],
             {"case", "rerank", "theory", "profiles"},
         ),
         (["runs"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),

@@ -96,6 +96,8 @@ def experiment(
 
     Each cell that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on. The tables
     are written beside the lines as Markdown, CSV and LaTeX. Runs of several datasets may share a results folder.
+    A finished `rlmrec train` run of the workspace with a cell's very configuration (preset, options, seed, dataset,
+    text vectors) is taken over instead of trained again.
 
     **Examples:**
 

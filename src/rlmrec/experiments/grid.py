@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
-from rlmrec.experiments.cells import Cell, Materials, run_cell
+from rlmrec.experiments.cells import Cell, Materials, describe_cell, run_cell
 from rlmrec.files import write_text
 from rlmrec.workspace import Workspace
 
@@ -146,6 +146,8 @@ def run_cells(
         raise ConfigError(f"expected at least 1 job and 1 thread, got {jobs} and {threads}")
     every = unique([*(cell.start for cell in cells if cell.start is not None), *cells])
     todo = [cell for cell in every if not results.done(cell)]
+    for cell in every:
+        describe_cell(cell, place)  # those of earlier versions, whose folders do not say it
     cores = torch.get_num_threads()
     started_from = {cell.start.id for cell in todo if cell.start is not None}
     first = [cell for cell in todo if cell.id in started_from]
