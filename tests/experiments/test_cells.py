@@ -184,9 +184,7 @@ def test_text_vectors_alone_are_a_cell(place):
 def plain_run(place, name, seed=1, **options):
     spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options={**QUICK, **options})
     dataset = place.dataset()
-    return run(
-        spec, dataset, place.semantics(dataset), place.run(name), semantics_name="of another name"
-    )
+    return run(spec, dataset, place.semantics(dataset), place.run(name), semantics_name="of another name")
 
 
 def test_a_finished_run_of_the_same_configuration_is_taken_over(place):
@@ -217,7 +215,9 @@ def test_other_runs_are_not_taken_over(place):
     (place.run("unfinished") / "metrics.json").unlink()
     plain_run(place, "older")  # of a version that did not have this option: what it did is not known
     config = place.run("older") / "config.toml"
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if "temperature" not in line))
+    config.write_text(
+        "".join(line for line in config.read_text().splitlines(True) if "temperature" not in line)
+    )
     shuffled = place.semantics(place.dataset()).shuffled(np.random.default_rng(9))
     spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=QUICK)
     run(spec, place.dataset(), shuffled, place.run("other-texts"))

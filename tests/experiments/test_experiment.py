@@ -14,12 +14,12 @@ from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import compare_tables
 from rlmrec.experiments.cells import Cell, Materials
 from rlmrec.experiments.experiment import Experiment, coordinates, experiment_names
+from rlmrec.experiments.grid import lines_path
 from rlmrec.experiments.render import (
     as_csv,
     build_table,
     current,
     latex,
-    lines_path,
     load_significance,
     markdown,
     paper_numbers,

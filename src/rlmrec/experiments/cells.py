@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -118,8 +118,13 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """The identity: a hash of ``as_dict()``."""
-        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return identity(self.as_dict())
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """A hash of plain values: the same for the same question."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Materials:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
@@ -22,6 +23,11 @@ from rlmrec.files import write_text
 from rlmrec.workspace import Workspace
 
 Line = dict[str, Any]
+
+
+def lines_path(results: Path, experiment: str, dataset: str) -> Path:
+    """Where the JSON lines of an experiment on a dataset lie."""
+    return results / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
 
 
 class Results:

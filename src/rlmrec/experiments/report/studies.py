@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlmrec.experiments.figures import bounds
 from rlmrec.experiments.report.blocks import (
     Block,
     Card,
@@ -24,7 +25,7 @@ from rlmrec.experiments.report.collect import Inputs
 
 def theory(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Theorem 2's bound, when it was run."""
-    rows = inputs.result("theorem2.jsonl")
+    rows = bounds(inputs.lines("theorem2"))
     if not rows:
         return None
     return Section("theory", "Theorem 2", [bound_chart(rows)])
@@ -34,7 +35,7 @@ def bound_chart(rows: Sequence[dict[str, Any]]) -> Chart:
     """log N − L_info against N, for each known I, with the trained critic.
 
     Args:
-        rows: of ``theorem2.jsonl``.
+        rows: what ``figures.bounds`` says.
     """
     levels = sorted({row["information"] for row in rows})[: len(SERIES)]
     series = []
@@ -62,9 +63,10 @@ def bound_chart(rows: Sequence[dict[str, Any]]) -> Chart:
 
 def case(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Distant users whose texts agree, when the case study was run."""
-    found = inputs.result("figure6.json")
-    if not found:
+    lines_of_case = inputs.lines("figure6")
+    if not lines_of_case:
         return None
+    found = lines_of_case[-1]
     kinds = found["kinds"]
     about = (
         "Every user's partner is the one whose text vector is most similar among all users more than "
@@ -122,10 +124,7 @@ def _pair(example: dict[str, Any]) -> Card:
 def reranking(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Lists re-ranked by a language model, when that was run."""
     rows = []
-    for path in sorted(inputs.workspace.experiments_path.glob("figure1-*.json")):
-        found = inputs.result(path.name)
-        if found is None:
-            continue
+    for found in inputs.lines("figure1"):
         order = "shuffled" if found["config"]["shuffle"] else "as retrieved"
         seconds = found["seconds_per_user"]
         lists = {
