@@ -227,8 +227,12 @@ class Inputs:
 
     def lines_of(self, path: Path) -> list[Line]:
         """The lines of a file, the last of each id; none, and a word on why, where it is damaged."""
+        found: dict[str, Line] = {}
         try:
-            return list({line["id"]: line for line in read_json_lines(path)}.values())
+            for line in read_json_lines(path):
+                found.pop(line["id"], None)  # so that the order is that of the last ones
+                found[line["id"]] = line
+            return list(found.values())
         except (RlmrecError, KeyError, TypeError) as error:
             self.leave_out(f"{path.parent.name}/{path.name}: {error}")
             return []
