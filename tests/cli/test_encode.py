@@ -214,7 +214,7 @@ def test_names_keep_vectors_apart_and_runs_record_them(call, place):
             / "metrics.json"
         ).read_text()
     )
-    assert metrics["config"]["data"]["semantics"] == "by-llm"
+    assert metrics["config"]["names"]["semantics"] == "by-llm"
     assert metrics["config"]["data"]["texts"] == place.semantics(dataset, "by-llm").digest
 
 

@@ -59,8 +59,11 @@ def files(place, name):
 
 
 def test_figure6_by_command(place, call, toy):
-    code, out, err = call("figure6", "-w", place.path, "--base", "base", "--runs", "con", "--json")
+    code, out, err = call(
+        "figure6", "-w", place.path, "--base", "base", "--runs", "con", "--jobs", 2, "--json"
+    )
     assert code == 0
+    assert "figure6 runs in one process: --jobs is not used" in err
     assert files(place, "figure6") == {"blocks.jsonl", "figure6.md", "figure6.csv", "figure6.tex"}
     dataset, semantics = toy
     models = {name: place.recommender(name, dataset).users for name in ("base", "con")}

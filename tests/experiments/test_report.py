@@ -18,6 +18,7 @@ from rlmrec.evaluation.significance import compare_tables, holm
 from rlmrec.experiments.cells import Cell, Materials, run_cell
 from rlmrec.experiments.experiment import Experiment
 from rlmrec.experiments.grid import Results, lines_path
+from rlmrec.experiments.render import tables_of
 from rlmrec.experiments.report import accuracy, write_report
 from rlmrec.experiments.report.blocks import Options
 from rlmrec.experiments.report.charts import Series, bars, lines, scatter
@@ -36,8 +37,8 @@ HOSTILE = (
     '</script><script>alert(1)</script><img src="https://x.invalid/a.png" onerror=alert(2)> $x_$ {{ 7*7 }}'
 )
 OPTIONS = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256, "embedding_size": 8}
-EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "maps", "case", "rerank", "theory",
-              "profiles", "costs", "repeat"]  # fmt: skip
+EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "tables", "maps", "case", "rerank",
+              "theory", "profiles", "costs", "repeat"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def full(tmp_path_factory):
         )
     for cell in grid(place):
         line = run_cell(cell, Materials(place))
-        Results(lines_path(place.experiments_path, "figure5", "x")).append(line)
+        name = "figure5" if cell.shuffle == "none" else "figure4"
+        Results(lines_path(place.experiments_path, name, "x")).append(line)
     with Store(place.path / "profiles.sqlite") as store:
         store.put_answer("h", HOSTILE, {}, Completion("x", Usage(1_000_000, 500_000)))
         for kind, keys in (("item", dataset.items.ids[:9]), ("user", dataset.users.ids[:4])):
@@ -317,6 +319,16 @@ def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
     assert [line for line in left.left_out if "does not say what it is" in line]
 
 
+def test_the_table_of_an_experiment_stands_there_as_in_its_markdown(page, full):
+    [table] = tables_of("figure5", full.experiments_path)
+    assert [entry.row for entry in table.entries] == [
+        ("0 %", "Base"), ("0 %", "Con"), ("25 %", "Base"), ("25 %", "Con")
+    ]  # fmt: skip
+    text = page.read_text()
+    for entry in table.entries:
+        assert f"{entry.mean['recall@20']:.4f} ± {entry.std['recall@20']:.4f}" in text
+
+
 def test_what_colours_a_map(full):
     dataset = full.dataset()
     label, names, classes = item_classes(dataset)
@@ -334,7 +346,7 @@ def test_what_colours_a_map(full):
     [
         (
             ["semantics", "experiments", "profiles.sqlite"],
-            {"case", "rerank", "theory", "profiles"},
+            {"tables", "case", "rerank", "theory", "profiles"},
         ),
         (["runs", "cells"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),
         (["dataset"], {"data", "who-gains", "maps"}),

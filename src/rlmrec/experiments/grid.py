@@ -33,7 +33,8 @@ def lines_path(results: Path, experiment: str, dataset: str) -> Path:
 class Results:
     """A JSON-lines file of finished cells, appended to the moment each one ends.
 
-    A line that a kill cut off is dropped; of several lines of a cell the last one counts.
+    A line that a kill cut off is dropped, from the file by the next append: who reads alone, perhaps while another
+    process writes, changes nothing. Of several lines of a cell the last one counts.
 
     Args:
         path: the file; made when first written to.
@@ -47,8 +48,7 @@ class Results:
         self.lines: dict[str, Line] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole, _, cut_off = text.rpartition("\n")
-        if cut_off:
-            write_text(path, whole + "\n" if whole else "")
+        self._repaired = (whole + "\n" if whole else "") if cut_off else None
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 found = json.loads(line)
@@ -70,6 +70,9 @@ class Results:
         """Write a line and flush it to disk."""
         self._put(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._repaired is not None:
+            write_text(self.path, self._repaired)
+            self._repaired = None
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()

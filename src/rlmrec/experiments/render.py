@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.significance import LEVEL
@@ -224,8 +224,39 @@ def _star(entry: Entry, metric: str) -> str:
 
 def markdown(table: Table) -> str:
     """Our numbers with their changes and marks, then the paper's beside them."""
+    first, *others = parts(table)
+    lines = [
+        f"### {first.title}: {table.dataset}",
+        "",
+        *_markdown_table(first.header, first.rows),
+        "",
+        first.note,
+        "",
+    ]
+    for part in others:
+        lines += [part.title, "", *_markdown_table(part.header, part.rows), ""]
+    return "\n".join(lines)
+
+
+class Part(NamedTuple):
+    """What a table is made of: texts under a header; the first columns are the row's coordinates."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def parts(table: Table) -> list[Part]:
+    """Our numbers, then the paper's beside them where it has some."""
+    found = [_ours(table)]
+    if any(entry.paper for entry in table.entries):
+        found.append(_beside_the_paper(table))
+    return found
+
+
+def _ours(table: Table) -> Part:
     experiment, metrics = table.experiment, table.experiment.metrics
-    lines = [f"### {experiment.title}: {table.dataset}", ""]
     header = [*experiment.rows, "seeds", "epochs", *map(short, metrics)]
     if "reference" in experiment.values:
         what = ", ".join(experiment.values["reference"].values())
@@ -246,14 +277,10 @@ def markdown(table: Table) -> str:
         if "reference" in experiment.values:
             cells += [_percent(entry.to_reference.get(metric)) for metric in metrics]
         body.append(cells)
-    lines += _markdown_table(header, body)
-    lines += ["", _note(table), ""]
-    if any(entry.paper for entry in table.entries):
-        lines += _beside_the_paper(table)
-    return "\n".join(lines)
+    return Part(experiment.title, header, body, _note(table))
 
 
-def _beside_the_paper(table: Table) -> list[str]:
+def _beside_the_paper(table: Table) -> Part:
     experiment = table.experiment
     metrics = [name for name in experiment.metrics if name.endswith("@20")] or experiment.metrics
     against = "against" in experiment.values
@@ -279,7 +306,7 @@ def _beside_the_paper(table: Table) -> list[str]:
         body.append(cells)
     title = f"Beside the paper's {table.paper_dataset}"
     title += ":" if table.same_data else ", which is other data: changes can be compared, numbers cannot."
-    return [title, "", *_markdown_table(header, body), ""]
+    return Part(title, header, body)
 
 
 def _note(table: Table) -> str:
@@ -373,7 +400,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--")
+    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--").replace("−", "$-$")
 
 
 def tables_of(name: str, results: Path) -> list[Table]:

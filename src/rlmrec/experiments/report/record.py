@@ -137,8 +137,9 @@ def _command(run: Run, place: str) -> str:
         return f"# cells/{run.folder.name}: {shlex.join(['rlmrec', 'experiment', name, '-w', place])}"
     words = ["rlmrec", "train", "-w", place]
     words += ["--name", run.name] if run.cell is None else []
-    if run.option("data", "semantics") not in (None, DEFAULT_SEMANTICS):
-        words += ["--semantics", str(run.option("data", "semantics"))]
+    vectors = run.option("data", "semantics") or run.option("names", "semantics")
+    if vectors not in (None, DEFAULT_SEMANTICS):
+        words += ["--semantics", str(vectors)]
     for option in ("backbone", "alignment", "preset", "seed"):
         words += [f"--{option}", str(run.option("run", option))]
     for part in ("backbone", "alignment", "training"):

@@ -1,4 +1,4 @@
-"""Sections: Theorem 2, the case study of distant users, re-ranking by a language model; each if it was run."""
+"""Sections: the paper's tables, Theorem 2, the study of distant users, re-ranking; each if it was run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rlmrec.errors import RlmrecError
+from rlmrec.experiments.experiment import Experiment, experiment_names
 from rlmrec.experiments.figures import bounds
+from rlmrec.experiments.render import build_table, parts
 from rlmrec.experiments.report.blocks import (
     Block,
     Card,
@@ -21,6 +24,26 @@ from rlmrec.experiments.report.blocks import (
 )
 from rlmrec.experiments.report.charts import SERIES, Chart, Series, lines
 from rlmrec.experiments.report.collect import Inputs
+
+
+def tables(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The experiments that are grids, ours beside the paper's; of them, what is no run to compare stands here alone."""
+    blocks: list[Block] = []
+    for name in experiment_names():
+        plan = Experiment.load(name)
+        for path in sorted((inputs.workspace.experiments_path / name).glob("*.jsonl")):
+            try:
+                table = build_table(plan, path)
+            except RlmrecError as error:
+                inputs.leave_out(str(error))
+                continue
+            for part in parts(table) if table.entries else []:
+                blocks.append(
+                    Table(
+                        part.header, part.rows, title=part.title, note=part.note, text_columns=len(plan.rows)
+                    )
+                )
+    return Section("tables", "The paper's tables", blocks) if blocks else None
 
 
 def theory(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
