@@ -27,6 +27,7 @@ from rlmrec.experiments.report.blocks import (
 from rlmrec.experiments.report.charts import SERIES, Chart, Series, bars, lines
 from rlmrec.experiments.report.collect import METRICS, Group, Inputs, Run
 from rlmrec.experiments.report.data import head_mid_tail
+from rlmrec.workspace import DEFAULT_SEMANTICS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -327,13 +328,22 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             blocks.append(
                 bars(
                     f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring",
-                    [group.name for group in shown],
+                    [group.name if group is base else _vectors(group) for group in shown],
                     series,
                     "test metric",
                     note="Runs that differ in their text vectors alone; means over seeds.",
                 )
             )
     return Section("ablation", "Ablation", blocks) if blocks else None
+
+
+def _vectors(group: Group) -> str:
+    """What a group's text vectors are called: short, as it stands below a bar."""
+    name = group.first.option("data", "semantics") or group.first.option("names", "semantics") or group.name
+    shuffle = group.first.option("data", "shuffle")
+    if shuffle in (None, "none"):
+        return str(name)
+    return f"{shuffle} shuffled" if name == DEFAULT_SEMANTICS else f"{name}, {shuffle} shuffled"
 
 
 def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
