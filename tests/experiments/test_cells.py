@@ -9,6 +9,7 @@ import pytest
 
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.experiments.cells import Cell, Materials, of_period, run_cell
+from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.serving.recommender import Recommender
 from rlmrec.testing import blocks
@@ -178,3 +179,71 @@ def test_text_vectors_alone_are_a_cell(place):
     assert line["cell"]["run"]["backbone"] == "semantic-only"
     assert line["test"]["recall@20"] > 0.5
     assert line["validation_curve"] == []
+
+
+def plain_run(place, name, seed=1, **options):
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options={**QUICK, **options})
+    dataset = place.dataset()
+    return run(spec, dataset, place.semantics(dataset), place.run(name), semantics_name="of another name")
+
+
+def test_a_finished_run_of_the_same_configuration_is_taken_over(place):
+    metrics = plain_run(place, "con")
+    trained = []
+    line = run_cell(con(place), Materials(place), on_epoch=trained.append)
+    assert trained == []
+    assert line["taken_from"] == "con"
+    assert line["id"] == con(place).id
+    assert line["test"] == metrics["test"]
+    assert len(line["validation_curve"]) == 2
+    files = [path for path in place.run("con").rglob("*") if path.is_file() and path.name != "metrics.json"]
+    assert len(files) > 5
+    for path in files:
+        copy = place.cell(line["id"]) / path.relative_to(place.run("con"))
+        assert copy.read_bytes() == path.read_bytes(), path.name
+    assert json.loads((place.cell(line["id"]) / "cell.json").read_text()) == {
+        "name": "lightgcn, contrastive", "label": "lightgcn, contrastive, seed 1", "cell": con(place).as_dict(),
+    }  # fmt: skip
+    # What was taken over is a cell like any other: the same cell again is no second copy.
+    assert run_cell(con(place), Materials(place)) == line
+
+
+def test_other_runs_are_not_taken_over(place):
+    plain_run(place, "other-seed", seed=2)
+    plain_run(place, "other-option", weight=0.3)
+    plain_run(place, "unfinished")
+    (place.run("unfinished") / "metrics.json").unlink()
+    plain_run(place, "older")  # of a version that did not have this option: what it did is not known
+    config = place.run("older") / "config.toml"
+    config.write_text(
+        "".join(line for line in config.read_text().splitlines(True) if "temperature" not in line)
+    )
+    shuffled = place.semantics(place.dataset()).shuffled(np.random.default_rng(9))
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=QUICK)
+    run(spec, place.dataset(), shuffled, place.run("other-texts"))
+    trained = []
+    line = run_cell(con(place), Materials(place), on_epoch=trained.append)
+    assert len(trained) == QUICK["epochs"]
+    assert "taken_from" not in line
+    plain_run(place, "same")
+    for cell in (con(place, noise=0.1), con(place, shuffle="users"), con(place, timing="cpu, 1 threads")):
+        assert "taken_from" not in run_cell(cell, Materials(place)), cell.label
+
+
+def test_a_finished_run_takes_the_place_of_a_cell_that_was_killed(place):
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_cell(con(place), Materials(place), on_epoch=kill)
+    plain_run(place, "con")
+    assert run_cell(con(place), Materials(place))["taken_from"] == "con"
+    assert not list(place.cell(con(place).id).glob("checkpoint*"))
+    assert not list((place.path / "cells").glob(".taken*"))
+
+
+def test_a_run_with_named_vectors_is_taken_up_again(place):
+    assert plain_run(place, "con") == plain_run(place, "con")

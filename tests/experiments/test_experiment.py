@@ -14,12 +14,12 @@ from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import compare_tables
 from rlmrec.experiments.cells import Cell, Materials
 from rlmrec.experiments.experiment import Experiment, coordinates, experiment_names
+from rlmrec.experiments.grid import lines_path
 from rlmrec.experiments.render import (
     as_csv,
     build_table,
     current,
     latex,
-    lines_path,
     load_significance,
     markdown,
     paper_numbers,
@@ -272,7 +272,7 @@ def test_a_readme_has_a_table_for_each_dataset_that_was_run(tmp_path):
         store(lines_path(tmp_path, "table1", dataset), [line("none", 1, 0.1, dataset)])
     text = readme(tmp_path)
     assert text.count("### Table 1") == 2
-    assert "Not run yet: figure4, figure5, table2, table3, table4." in text
+    assert "Not run yet: figure1, figure4, figure5, figure6, table2, table3, table4, theorem2." in text
 
 
 def test_the_command(place, tmp_path, capsys):
@@ -320,7 +320,8 @@ def test_the_command(place, tmp_path, capsys):
     assert call("experiment", "table2", "--results", results, "--render")[0] == 0
     assert "KAR" in (results / "table2" / "table2.md").read_text()
     for arguments, message in (
-        (["table9"], "unknown experiment 'table9': expected one of figure4"),
+        (["table9"], "unknown experiment 'table9': expected one of figure1, figure4"),
+        (["table1", "--run", "base"], "table1 has no --run"),
         (["table1", "--only", "seed"], "expected key=value"),
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
         (["table3"], "needs timestamps"),

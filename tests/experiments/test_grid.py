@@ -131,8 +131,10 @@ def test_a_killed_grid_loses_nothing(place, tmp_path):
 def test_results_survive_a_line_that_was_cut_off(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"id": "a", "status": "failed"}\n{"id": "b", "status": "done"}\n{"id": "c", "sta')
+    before = path.read_text()
     results = Results(path)
     assert list(results.lines) == ["a", "b"]
+    assert path.read_text() == before, "the rest of the line may be on its way"
     results.append({"id": "a", "status": "done"})
     assert list(Results(path).lines.items()) == [
         ("b", {"id": "b", "status": "done"}),

@@ -15,6 +15,10 @@ from rlmrec.cli import main
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.significance import compare_tables, holm
+from rlmrec.experiments.cells import Cell, Materials, run_cell
+from rlmrec.experiments.experiment import Experiment
+from rlmrec.experiments.grid import Results, lines_path
+from rlmrec.experiments.render import tables_of
 from rlmrec.experiments.report import accuracy, write_report
 from rlmrec.experiments.report.blocks import Options
 from rlmrec.experiments.report.charts import Series, bars, lines, scatter
@@ -23,7 +27,7 @@ from rlmrec.experiments.report.data import head_mid_tail
 from rlmrec.experiments.report.maps import item_classes, neighbour_agreement
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.files import write_json, write_json_lines
+from rlmrec.files import write_json_lines
 from rlmrec.llm.client import Completion, Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.testing import blocks
@@ -32,9 +36,9 @@ from rlmrec.workspace import Workspace
 HOSTILE = (
     '</script><script>alert(1)</script><img src="https://x.invalid/a.png" onerror=alert(2)> $x_$ {{ 7*7 }}'
 )
-OPTIONS = {"epochs": 7, "learning_rate": 0.01, "batch_size": 256, "embedding_size": 8}
-EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "maps", "case", "rerank", "theory",
-              "profiles", "costs", "repeat"]  # fmt: skip
+OPTIONS = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256, "embedding_size": 8}
+EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "tables", "maps", "case", "rerank",
+              "theory", "profiles", "costs", "repeat"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +64,10 @@ def full(tmp_path_factory):
             semantics,
             place.run(name),
         )
-    shuffled = semantics.shuffled(np.random.default_rng(0))
-    spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=OPTIONS)
-    run(spec, dataset, shuffled, place.run("con-shuffled"))
-    for name in ("base-seed1", "con"):  # as a run on the same data with noise says it
-        noisy = place.run(f"{name}-noise")
-        shutil.copytree(place.run(name), noisy)
-        metrics = json.loads((noisy / "metrics.json").read_text())
-        metrics["config"]["data"] |= {"dataset": "another", "noise": 0.25}
-        metrics["test"] = {metric: 0.8 * value for metric, value in metrics["test"].items()}
-        write_json(noisy / "metrics.json", metrics)
+    for cell in grid(place):
+        line = run_cell(cell, Materials(place))
+        name = "figure5" if cell.shuffle == "none" else "figure4"
+        Results(lines_path(place.experiments_path, name, "x")).append(line)
     with Store(place.path / "profiles.sqlite") as store:
         store.put_answer("h", HOSTILE, {}, Completion("x", Usage(1_000_000, 500_000)))
         for kind, keys in (("item", dataset.items.ids[:9]), ("user", dataset.users.ids[:4])):
@@ -82,12 +80,22 @@ def full(tmp_path_factory):
     return place
 
 
+def grid(place):
+    """Figures 4 and 5 in small: two seeds with noise and without, and shuffled vectors."""
+    wanted = {"alignment": ["none", "contrastive"], "noise": ["0", "0.25"]}
+    materials = Materials(place)
+    cells, _ = Experiment.load("figure5").cells(materials, "general", OPTIONS, seeds=2, only=wanted)
+    only = {"backbone": ["lightgcn"], "alignment": ["contrastive"], "shuffle": ["users", "both"]}
+    shuffled, _ = Experiment.load("figure4").cells(materials, "general", OPTIONS, seeds=1, only=only)
+    return [*cells, *shuffled]
+
+
 def write_experiments(place):
     rows = [
         {"critic": critic, "n": n, "information": i, "bound": min(i, np.log(n)) - 0.1, "standard_error": 0.01}
         for critic in ("trained", "exact") for i in (0.5, 2.0) for n in (4, 64)
     ]  # fmt: skip
-    write_json_lines(place.experiments_path / "theorem2.jsonl", rows)
+    store_lines(place, "theorem2", [{**row, "config": {"seed": 0}} for row in rows])
     model = {"relevance": -0.25, "median_rank": 3.0, "rank_percentile": 0.25}
     against = {"rank_percentile": {"difference": -0.05, "p_wilcoxon": 0.001}}
     kind = {
@@ -103,12 +111,21 @@ def write_experiments(place):
         "kinds": {"agreeing": kind, "random": kind},
         "examples": [example],
     }
-    write_json(place.experiments_path / "figure6.json", case)
+    store_lines(place, "figure6", [case])
     metrics = {f"{metric}@{k}": 0.125 for metric in ("recall", "ndcg") for k in (10, 20)}
     figure1 = {"run": "base", "llm": {"name": HOSTILE}, "config": {"candidates": 40, "shuffle": False}, "users": 50,
                "metrics": dict.fromkeys(("before", "after", "filled"), metrics), "hallucination_rate": 0.47,
                "seconds_per_user": 3.6}  # fmt: skip
-    write_json(place.experiments_path / "figure1-m-40.json", figure1)
+    store_lines(place, "figure1", [figure1])
+
+
+def store_lines(place, name, lines):
+    whole = [
+        {"id": str(number), "status": "done", "dataset": "w", **line} for number, line in enumerate(lines)
+    ]
+    path = lines_path(place.experiments_path, name, "w")
+    path.parent.mkdir(parents=True)
+    write_json_lines(path, whole)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +189,7 @@ def test_nothing_is_loaded_and_no_text_becomes_markup(page):
 
 def test_the_results_are_those_of_the_runs(full, page):
     inputs = collect(full)
-    assert [group.name for group in inputs.groups] == ["base", "con", "con-shuffled", "gen"]
-    base, con = inputs.groups[:2]
+    base, _, gen = inputs.groups
     assert [run.name for run in base.runs] == ["base-seed1", "base-seed2"]
     values = [
         json.loads((full.run(f"base-seed{n}") / "metrics.json").read_text())["test"]["ndcg@10"]
@@ -187,8 +203,9 @@ def test_the_results_are_those_of_the_runs(full, page):
         compare_tables(group.table, base.table, metric) for group in inputs.groups[1:] for metric in METRICS
     ]
     corrected = holm([one.p_t for one in found])
-    cell = f"{con.mean('recall@5'):.4f} {100 * found[0].relative:+.1f} %".replace("-", "−")
-    assert cell + ("*" if corrected[0] < 0.05 else "") in text
+    place = len(METRICS)  # those of Con come before
+    cell = f"{gen.mean('recall@5'):.4f} {100 * found[place].relative:+.1f} %".replace("-", "−")
+    assert cell + ("*" if corrected[place] < 0.05 else "") in text
 
 
 def test_head_and_tail_have_a_fifth_each():
@@ -233,15 +250,80 @@ def test_neighbours_against_scikit_learn():
     assert neighbour_agreement(directions, classes, 3) == pytest.approx(expected)
 
 
-def test_noise_is_held_against_the_same_run_without_it(full, monkeypatch):
+def of_cell(full, cell):
+    return json.loads((full.cell(cell.id) / "metrics.json").read_text())["test"]["recall@20"]
+
+
+def test_noise_is_held_against_the_same_cells_without_it(full, monkeypatch):
     drawn = {}
     monkeypatch.setattr(accuracy, "lines", lambda title, series, *_, **__: drawn.setdefault(title, series))
     accuracy.noise(collect(full), Options())
     level, drop = drawn.values()
     assert [(one.name, one.x) for one in level] == [("base", [0, 25]), ("con", [0, 25])]
-    con = json.loads((full.run("con") / "metrics.json").read_text())["test"]["recall@20"]
-    assert level[1].y == pytest.approx([con, 0.8 * con])  # and not the one with shuffled texts
-    assert drop[1].y == pytest.approx([0, -20])
+    for one, alignment in zip(level, ("none", "contrastive"), strict=True):
+        expected = [
+            np.mean([of_cell(full, cell) for cell in grid(full)
+                     if (cell.spec.alignment, cell.noise, cell.shuffle) == (alignment, ratio, "none")])
+            for ratio in (0, 0.25)
+        ]  # fmt: skip
+        assert one.y == pytest.approx(expected)
+    assert drop[1].y == pytest.approx([0, 100 * (level[1].y[1] / level[1].y[0] - 1)])
+
+
+def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        accuracy, "bars", lambda title, names, series, *_, **__: drawn.setdefault(title, (names, series))
+    )
+    accuracy.ablation(collect(full), Options())
+    [(names, series)] = drawn.values()
+    assert names == ["base", "con", "both shuffled", "users shuffled"]
+    shuffled = {cell.shuffle: of_cell(full, cell) for cell in grid(full)}
+    assert series[0].y[2:] == pytest.approx([shuffled["both"], shuffled["users"]])
+
+
+def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
+    inputs = collect(full)
+    assert [group.name for group in inputs.groups] == ["base", "con", "gen"]
+    con = inputs.groups[1]
+    # Seed 1 is the run, of which the cell is a copy; seed 2 was trained as a cell alone.
+    assert [(run.name, run.cell is None) for run in con.runs] == [
+        ("con", True),
+        ("lightgcn, contrastive, seed 2", False),
+    ]
+    assert all(run.cell is None for run in inputs.groups[0].runs)
+    assert inputs.ranking(inputs.groups[1]) is not None
+    # A sweep's trials are no results.
+    place = Workspace(tmp_path / "w")
+    shutil.copytree(full.path, place.path)
+    spec = RunSpec.resolve("lightgcn", "none", seed=1, options={**OPTIONS, "l2": 1e-3})
+    trial = Cell(spec, inputs.dataset.fingerprint)
+    line = run_cell(trial, Materials(place))
+    names = [group.name for group in collect(place).groups]
+    assert names == ["base", "lightgcn, none", "con", "gen"]
+    Results(place.path / "sweeps" / "s" / "trials.jsonl").append(line)
+    assert [group.name for group in collect(place).groups] == ["base", "con", "gen"]
+    # Two that are called alike say in what they differ.
+    other = Cell(RunSpec.resolve("lightgcn", "none", seed=1, options={**OPTIONS, "l2": 1e-2}), trial.dataset)
+    run_cell(other, Materials(place))
+    (place.path / "sweeps" / "s" / "trials.jsonl").unlink()
+    assert [group.name for group in collect(place).groups][1:3] == [
+        "lightgcn, none, l2 = 0.001",
+        "lightgcn, none, l2 = 0.01",
+    ]
+    (place.cell(other.id) / "cell.json").unlink()
+    left = collect(place)
+    assert [line for line in left.left_out if "does not say what it is" in line]
+
+
+def test_the_table_of_an_experiment_stands_there_as_in_its_markdown(page, full):
+    [table] = tables_of("figure5", full.experiments_path)
+    assert [entry.row for entry in table.entries] == [
+        ("0 %", "Base"), ("0 %", "Con"), ("25 %", "Base"), ("25 %", "Con")
+    ]  # fmt: skip
+    text = page.read_text()
+    for entry in table.entries:
+        assert f"{entry.mean['recall@20']:.4f} ± {entry.std['recall@20']:.4f}" in text
 
 
 def test_what_colours_a_map(full):
@@ -261,9 +343,9 @@ def test_what_colours_a_map(full):
     [
         (
             ["semantics", "experiments", "profiles.sqlite"],
-            {"case", "rerank", "theory", "profiles"},
+            {"tables", "case", "rerank", "theory", "profiles"},
         ),
-        (["runs"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),
+        (["runs", "cells"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),
         (["dataset"], {"data", "who-gains", "maps"}),
     ],
 )
@@ -282,7 +364,7 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     shutil.copytree(full.path, place.path)
     (place.run("con") / "metrics.json").write_text("{")
     (place.run("gen") / "test.parquet").write_text("no")
-    (place.experiments_path / "figure6.json").write_text("[")
+    lines_path(place.experiments_path, "figure6", "w").write_text("[")
     (place.path / "profiles.sqlite").write_text("no database at all, but some text that is long enough")
     place.semantics_path().write_text("no")
     left_out = write_report(place, tmp_path / "r.html")
@@ -291,7 +373,7 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     assert len(left_out) == 5
     assert text.count("Left out:") == 5
     write_report(place, tmp_path / "one.html", ["base-seed1"])
-    assert "con-shuffled" not in (tmp_path / "one.html").read_text()
+    assert "contrastive" not in (tmp_path / "one.html").read_text()
 
 
 def test_the_same_workspace_gives_the_same_bytes(full, page, tmp_path):

@@ -1,6 +1,5 @@
 """Theorem 2's bound where the mutual information is known."""
 
-import json
 import math
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from rlmrec.errors import ConfigError
+from rlmrec.experiments.grid import Results
 from rlmrec.experiments.theorem2 import (
     Row,
     Theorem2Config,
@@ -76,15 +76,33 @@ def test_a_bound_above_the_information_is_noticed():
     ]
 
 
-def test_a_run_is_kept_and_repeats(tmp_path):
+def test_a_run_is_kept_and_a_killed_one_goes_on(tmp_path):
     config = SMALL.model_copy(update={"information": (1.0,), "sizes": (4, 16), "steps": 3})
     told = []
-    first = run(tmp_path, config, lambda row, number, total: told.append((row, number, total)))
-    assert [number for _, number, total in told if total == 4] == [1, 2, 3, 4]
-    lines = [json.loads(line) for line in (tmp_path / "theorem2.jsonl").read_text().splitlines()]
-    assert [line["bound"] for line in lines] == [row.bound for row in first]
-    assert lines[0]["config"]["steps"] == 3
-    assert run(tmp_path, config) == first
+
+    def stop(row, number, total):
+        told.append((row, number, total))
+        if number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, config, stop)
+    path = tmp_path / "theorem2" / "gaussians.jsonl"
+    before = path.read_text()
+    assert len(before.splitlines()) == 3
+    rest = []
+    whole = run(tmp_path, config, lambda row, number, total: rest.append((number, total)))
+    assert rest == [(1, 2), (2, 2)], "of N = 16, whose exact critic was lacking"
+    assert path.read_text().startswith(before)
+    assert whole == theorem2(config)
+    lines = Results(path).lines.values()
+    assert sorted(line["bound"] for line in lines) == sorted(row.bound for row in whole)
+    assert {line["config"]["steps"] for line in lines} == {3}
+    assert run(tmp_path, config, stop) == whole, "nothing is estimated again"
+    # Other options are other rows.
+    other = run(tmp_path, config.model_copy(update={"temperature": 0.2}))
+    assert other != whole
+    assert len(Results(path).lines) == 8
 
 
 def test_impossible_questions_are_refused():

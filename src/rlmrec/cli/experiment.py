@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +9,21 @@ import torch
 import typer
 from rich.markup import escape
 
+from rlmrec.cli.figures import FUNCTIONS, Request, check_options, run_figure
 from rlmrec.cli.output import JsonOption, Output
 from rlmrec.cli.sweep import PARTLY_FAILED, DeviceOption, JobsOption, ThreadsOption, run_with_progress
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.cells import Materials
 from rlmrec.experiments.experiment import Experiment, experiment_names, significance
-from rlmrec.experiments.grid import Results
+from rlmrec.experiments.figures import sheets_of
+from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.experiments.render import (
     build_table,
     current,
-    lines_path,
     load_significance,
     markdown,
     save_significance,
+    sheet_markdown,
     significance_path,
     tables_of,
     write_tables,
@@ -32,35 +32,11 @@ from rlmrec.experiments.spec import DEFAULT_PRESET, parse_settings
 from rlmrec.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked of an experiment that is no grid of training runs.
-
-    Args:
-        place: the workspace.
-        results: the folder of JSON lines; the experiment writes into its own folder there.
-        only: axis → values to keep.
-        seeds: how many; None for the experiment's own number.
-        jobs: processes at a time.
-        device: "cpu", "cuda" or "mps".
-        output: where to print.
-    """
-
-    place: Workspace
-    results: Path
-    only: dict[str, list[str]]
-    seeds: int | None
-    jobs: int
-    device: str
-    output: Output
-
-
-# Experiments that are no grid of training runs: name → function. A grid is a file in experiments/tables instead.
-FUNCTIONS: dict[str, Callable[[Request], None]] = {}
-
-
 def experiment(
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4, figure4 or figure5.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="table1, table2, table3, table4, figure1, figure4, figure5, figure6, theorem2."),
+    ],
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", help="Folder that holds the dataset and the text vectors.")
     ] = Path("workspace"),
@@ -90,28 +66,66 @@ def experiment(
     render: Annotated[
         bool, typer.Option("--render", help="Run nothing, write the tables of what was run.")
     ] = False,
+    run: Annotated[str | None, typer.Option(help="figure1: the run whose lists are re-ranked.")] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="figure1: how many; else 200.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=20, help="figure1: length of the lists; else 40.")
+    ] = None,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="figure1: show the candidates in random order.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="figure1: name at the endpoint; else the embedded model, 'local'.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="figure1: root of an OpenAI-compatible endpoint.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="figure1: environment variable with the key; else OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="figure1: requests at once; else 16 (the embedded model: one).")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="figure6: the run without alignment.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Option(help="figure6: the runs to hold against it, by comma; repeat.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a table or figure of the paper on the workspace's dataset and show ours beside the paper's.
 
     Each cell that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on. The tables
     are written beside the lines as Markdown, CSV and LaTeX. Runs of several datasets may share a results folder.
+    A finished `rlmrec train` run of the workspace with a cell's very configuration (preset, options, seed, dataset,
+    text vectors) is taken over instead of trained again.
 
     **Examples:**
 
     `rlmrec experiment table1 -w amazon --preset amazon --only alignment=none --seeds 3`
 
     `rlmrec experiment figure5 -w movies --preset movielens --jobs 2`
+
+    `rlmrec experiment figure1 -w movies --run base --users 50`   and   `figure6 -w movies --base base --runs con,gen`
     """
     place, output = Workspace(workspace), Output(as_json)
     folder = results or place.path / "experiments"
     chosen = _only(only or [])
+    request = Request(
+        place, folder, output, chosen, seeds, run, users, candidates, shuffle, model, base_url, key_env, concurrency,
+        threads, base, runs or (),
+    )  # fmt: skip
     if name in FUNCTIONS:
-        FUNCTIONS[name](Request(place, folder, chosen, seeds, jobs, device, output))
+        if not render:
+            of_grids = {"preset": preset != DEFAULT_PRESET, "set": settings, "epochs": epochs}
+            check_options(name, {option for option, value in of_grids.items() if value})
+            ignored = ["--jobs"] * (jobs != 1) + ["--device"] * (device != "cpu")
+            run_figure(name, request, ignored)
+        _show_figure(name, folder, output)
         return
     if name not in experiment_names():
-        known = ", ".join([*experiment_names(), *FUNCTIONS])
+        known = ", ".join(sorted([*experiment_names(), *FUNCTIONS]))
         raise ConfigError(f"unknown experiment {name!r}: expected one of {known}")
+    check_options(name, request.given() - {"only", "seeds", "threads"})
     plan = Experiment.load(name)
     failed = 0
     if not render:
@@ -160,6 +174,27 @@ def experiment(
     )  # fmt: skip
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def _show_figure(name: str, folder: Path, output: Output) -> None:
+    sheets = sheets_of(name, folder)
+    if not sheets:
+        raise ConfigError(f"nothing to render: there are no lines of {name} in {folder}")
+    for sheet in sheets:
+        output.console.print(sheet_markdown(sheet), markup=False, soft_wrap=True)
+    written = write_tables(name, folder)
+    output.say("wrote " + ", ".join(escape(str(path)) for path in written))
+    output.result(
+        {
+            "experiment": name,
+            "tables": [str(path) for path in written],
+            "rows": [
+                {"dataset": sheet.dataset, **dict(zip(sheet.columns, row, strict=True))}
+                for sheet in sheets
+                for row in sheet.rows
+            ],
+        }
+    )
 
 
 def _only(arguments: list[str]) -> dict[str, list[str]]:

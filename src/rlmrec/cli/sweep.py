@@ -174,9 +174,10 @@ def run_with_progress(
                 output.say(f"[bold red]failed[/] {name}: {escape(line['error'])}")
                 return
             valid = line["valid"]["recall@20"] if line["valid"] else float("nan")
+            taken = f", taken from run {line['taken_from']}" if "taken_from" in line else ""
             output.say(
-                f"{name}: valid R@20 {valid:.4f}, {line['epochs']} epochs, {duration(line['seconds'])} "
-                f"({describe(progress)})"
+                f"{name}: valid R@20 {valid:.4f}, {line['epochs']} epochs, {duration(line['seconds'])}"
+                f"{escape(taken)} ({describe(progress)})"
             )
 
         return run_cells(cells, place, results, jobs=jobs, threads=threads, device=device, report=report)

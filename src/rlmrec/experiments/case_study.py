@@ -21,7 +21,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.significance import compare
-from rlmrec.files import write_json
+from rlmrec.experiments.cells import identity
+from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
 from rlmrec.text.semantics import Semantics
@@ -243,7 +244,7 @@ def run(
     seed: int = 0,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """``case_study`` of finished runs of a workspace, kept as ``figure6.json``.
+    """``case_study`` of finished runs of a workspace, kept as a line of ``figure6/<dataset>.jsonl``.
 
     Args:
         workspace: with a dataset, text vectors and runs.
@@ -252,13 +253,15 @@ def run(
         hops: distant is farther than this.
         examples: how many pairs to describe.
         seed: of the control.
-        folder: where the result goes; ``experiments`` in the workspace by default.
+        folder: of results; ``experiments`` in the workspace by default.
     """
     dataset = workspace.dataset()
     semantics = workspace.semantics(dataset)
     models = {name: workspace.recommender(name, dataset).users for name in (base, *runs)}
     result = case_study(dataset, semantics, models, hops=hops, examples=examples, seed=seed)
-    write_json((folder or workspace.experiments_path) / "figure6.json", result)
+    asked = {name: result[name] for name in ("fingerprint", "hops", "base", "models")}
+    path = lines_path(folder or workspace.experiments_path, "figure6", dataset.name)
+    Results(path).append({"id": identity(asked), "status": "done", **result})
     return result
 
 

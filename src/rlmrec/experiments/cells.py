@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,8 +20,9 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_semantic_only
+from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_config, run_semantic_only, take_over
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.files import write_json
 from rlmrec.text.semantics import Semantics, mean_over_training
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
@@ -73,18 +74,24 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people: backbone, alignment, seed, and what else is not as usual."""
+        """For people: ``name`` and the seed."""
+        return self.name if self.spec is None else f"{self.name}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """For people: backbone, alignment, and what else is not as usual; that of all its seeds."""
         if self.spec is None:
             return " ".join(
                 ["text vectors alone", *([f"({self.semantics})"] * (self.semantics != DEFAULT_SEMANTICS))]
             )
-        parts = [self.spec.backbone, self.spec.alignment, f"seed {self.seed}"]
+        parts = [self.spec.backbone, self.spec.alignment]
         parts += [self.semantics] * (self.semantics not in (None, DEFAULT_SEMANTICS))  # type: ignore[list-item]
         parts += [f"{self.shuffle} shuffled"] * (self.shuffle != "none")
         parts += [f"noise {self.noise:g}"] * (self.noise > 0)
         parts += [f"{self.period} period"] * bool(self.period)
         if self.start is not None and self.start.spec is not None:
             parts.append(f"started from {self.start.spec.alignment}")
+        parts += ["timed"] * bool(self.timing)
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,8 +118,13 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """The identity: a hash of ``as_dict()``."""
-        text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return identity(self.as_dict())
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """A hash of plain values: the same for the same question."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Materials:
@@ -212,13 +224,14 @@ def run_cell(
 ) -> dict[str, Any]:
     """Run a cell in its folder of the workspace, or take it up where it was killed.
 
-    Another process that works on the same cell is waited for, and its result is taken.
+    Another process that works on the same cell is waited for, and its result is taken. A finished run of the
+    workspace with the same configuration is copied instead of trained again, unless seconds are what is measured.
 
     Returns:
         the cell's line: ``id``, ``status`` "done", ``dataset``, ``cell`` (what ``as_dict`` says), metrics of
         "valid" and "test", ``best_epoch``, ``epochs``, ``seconds_per_epoch``, ``seconds`` (training and
         validation in all, kills not counted twice), ``environment``, ``validation_curve`` as
-        [epoch, Recall@20] pairs. Values are JSON.
+        [epoch, Recall@20] pairs, and ``taken_from`` if it is the copy of a run. Values are JSON.
 
     Raises:
         RlmrecError: the cell cannot be run.
@@ -234,9 +247,13 @@ def run_cell(
             metrics = run_semantic_only(dataset, semantics, folder)
         else:
             start = None if cell.start is None else Tables.of(materials.place.cell(cell.start.id))
+            if not cell.timing and not (folder / "metrics.json").exists():
+                config = run_config(cell.spec, dataset, semantics, start)
+                take_over(folder, materials.place.path / "runs", config)
             metrics = run(
                 cell.spec, dataset, semantics, folder, start=start, device=device, on_epoch=on_epoch
             )
+        describe_cell(cell, materials.place)
     records = []
     if (folder / "metrics.jsonl").exists():
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -251,6 +268,13 @@ def run_cell(
             [record["epoch"], round(record["valid"][MONITORED], 5)] for record in records if "valid" in record
         ],
     }
+
+
+def describe_cell(cell: Cell, place: Workspace) -> None:
+    """Say in the cell's folder, if it is there, what it is: noise and shuffling leave hashes alone in config.toml."""
+    folder = place.cell(cell.id)
+    if folder.exists() and not (folder / "cell.json").exists():
+        write_json(folder / "cell.json", {"name": cell.name, "label": cell.label, "cell": cell.as_dict()})
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
@@ -17,17 +18,23 @@ from typing import Any
 import torch
 
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
-from rlmrec.experiments.cells import Cell, Materials, run_cell
+from rlmrec.experiments.cells import Cell, Materials, describe_cell, run_cell
 from rlmrec.files import write_text
 from rlmrec.workspace import Workspace
 
 Line = dict[str, Any]
 
 
+def lines_path(results: Path, experiment: str, dataset: str) -> Path:
+    """Where the JSON lines of an experiment on a dataset lie."""
+    return results / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
+
+
 class Results:
     """A JSON-lines file of finished cells, appended to the moment each one ends.
 
-    A line that a kill cut off is dropped; of several lines of a cell the last one counts.
+    A line that a kill cut off is dropped, from the file by the next append: who reads alone, perhaps while another
+    process writes, changes nothing. Of several lines of a cell the last one counts.
 
     Args:
         path: the file; made when first written to.
@@ -41,8 +48,7 @@ class Results:
         self.lines: dict[str, Line] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole, _, cut_off = text.rpartition("\n")
-        if cut_off:
-            write_text(path, whole + "\n" if whole else "")
+        self._repaired = (whole + "\n" if whole else "") if cut_off else None
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 found = json.loads(line)
@@ -64,6 +70,9 @@ class Results:
         """Write a line and flush it to disk."""
         self._put(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._repaired is not None:
+            write_text(self.path, self._repaired)
+            self._repaired = None
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
@@ -146,6 +155,8 @@ def run_cells(
         raise ConfigError(f"expected at least 1 job and 1 thread, got {jobs} and {threads}")
     every = unique([*(cell.start for cell in cells if cell.start is not None), *cells])
     todo = [cell for cell in every if not results.done(cell)]
+    for cell in every:
+        describe_cell(cell, place)  # those of earlier versions, whose folders do not say it
     cores = torch.get_num_threads()
     started_from = {cell.start.id for cell in todo if cell.start is not None}
     first = [cell for cell in todo if cell.id in started_from]

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import Experiment, Row, experiment_names
+from rlmrec.experiments.figures import FIGURES, Sheet, sheets_of
 from rlmrec.experiments.grid import Line, Results
 from rlmrec.files import read_json, write_json, write_text
 
@@ -68,11 +69,6 @@ class Table:
     def same_data(self) -> bool:
         """Whether ours and the paper's numbers are of one split."""
         return SAME_DATA.get(self.dataset) == self.paper_dataset
-
-
-def lines_path(results: Path, experiment: str, dataset: str) -> Path:
-    """Where the JSON lines of an experiment on a dataset lie."""
-    return results / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
 
 
 def significance_path(lines: Path) -> Path:
@@ -228,8 +224,39 @@ def _star(entry: Entry, metric: str) -> str:
 
 def markdown(table: Table) -> str:
     """Our numbers with their changes and marks, then the paper's beside them."""
+    first, *others = parts(table)
+    lines = [
+        f"### {first.title}: {table.dataset}",
+        "",
+        *_markdown_table(first.header, first.rows),
+        "",
+        first.note,
+        "",
+    ]
+    for part in others:
+        lines += [part.title, "", *_markdown_table(part.header, part.rows), ""]
+    return "\n".join(lines)
+
+
+class Part(NamedTuple):
+    """What a table is made of: texts under a header; the first columns are the row's coordinates."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def parts(table: Table) -> list[Part]:
+    """Our numbers, then the paper's beside them where it has some."""
+    found = [_ours(table)]
+    if any(entry.paper for entry in table.entries):
+        found.append(_beside_the_paper(table))
+    return found
+
+
+def _ours(table: Table) -> Part:
     experiment, metrics = table.experiment, table.experiment.metrics
-    lines = [f"### {experiment.title}: {table.dataset}", ""]
     header = [*experiment.rows, "seeds", "epochs", *map(short, metrics)]
     if "reference" in experiment.values:
         what = ", ".join(experiment.values["reference"].values())
@@ -250,14 +277,10 @@ def markdown(table: Table) -> str:
         if "reference" in experiment.values:
             cells += [_percent(entry.to_reference.get(metric)) for metric in metrics]
         body.append(cells)
-    lines += _markdown_table(header, body)
-    lines += ["", _note(table), ""]
-    if any(entry.paper for entry in table.entries):
-        lines += _beside_the_paper(table)
-    return "\n".join(lines)
+    return Part(experiment.title, header, body, _note(table))
 
 
-def _beside_the_paper(table: Table) -> list[str]:
+def _beside_the_paper(table: Table) -> Part:
     experiment = table.experiment
     metrics = [name for name in experiment.metrics if name.endswith("@20")] or experiment.metrics
     against = "against" in experiment.values
@@ -283,7 +306,7 @@ def _beside_the_paper(table: Table) -> list[str]:
         body.append(cells)
     title = f"Beside the paper's {table.paper_dataset}"
     title += ":" if table.same_data else ", which is other data: changes can be compared, numbers cannot."
-    return [title, "", *_markdown_table(header, body), ""]
+    return Part(title, header, body)
 
 
 def _note(table: Table) -> str:
@@ -367,23 +390,17 @@ def latex(tables: Sequence[Table]) -> str:
                 if metric in entry.paper:
                     cell += f" ({_number(metric, entry.paper[metric])})"
                 cells.append(cell)
-            body.append(" & ".join(cells) + r" \\")
-        names = [_escaped(name) for name in (*table.experiment.rows, *map(short, metrics))]
-        align = "l" * len(table.experiment.rows) + "r" * len(metrics)
+            body.append(cells)
         caption = f"{table.experiment.title}; {table.dataset}"
         if any(entry.paper for entry in table.entries):
             caption += f"; in brackets the paper's, {table.paper_dataset}"
-        parts.append(
-            "\n".join(
-                [r"\begin{table}", rf"\caption{{{_escaped(caption)}.}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule",
-                 " & ".join(names) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-            )
-        )  # fmt: skip
+        names = [*table.experiment.rows, *map(short, metrics)]
+        parts.append(_tabular(caption, names, len(table.experiment.rows), body))
     return "\n".join(parts)
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--")
+    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--").replace("−", "$-$")
 
 
 def tables_of(name: str, results: Path) -> list[Table]:
@@ -395,16 +412,68 @@ def tables_of(name: str, results: Path) -> list[Table]:
 
 def write_tables(name: str, results: Path) -> list[Path]:
     """Write ``<results>/<name>/<name>.md``, ``.csv`` and ``.tex``; returns the paths."""
-    tables = tables_of(name, results)
-    texts = {"md": "\n".join(map(markdown, tables)), "csv": as_csv(tables), "tex": latex(tables)}
+    if name in FIGURES:
+        sheets = sheets_of(name, results)
+        texts = {
+            "md": "\n".join(map(sheet_markdown, sheets)),
+            "csv": sheet_csv(sheets),
+            "tex": sheet_latex(sheets),
+        }
+    else:
+        tables = tables_of(name, results)
+        texts = {"md": "\n".join(map(markdown, tables)), "csv": as_csv(tables), "tex": latex(tables)}
     paths = [results / name / f"{name}.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
     return paths
 
 
+def sheet_markdown(sheet: Sheet) -> str:
+    """A sheet under its title, with what there is to know below."""
+    table = _markdown_table(list(sheet.columns), sheet.texts())
+    return "\n".join([f"### {sheet.title}: {sheet.dataset}", "", *table, "", sheet.note, ""])
+
+
+def sheet_csv(sheets: Sequence[Sheet]) -> str:
+    """Values as they are; what is not known is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for place, sheet in enumerate(sheets):
+        if place == 0 or sheet.columns.keys() != sheets[place - 1].columns.keys():
+            writer.writerow(["dataset", *sheet.columns])
+        for row in sheet.rows:
+            writer.writerow([sheet.dataset, *(f"{v:.6g}" if isinstance(v, float) else v for v in row)])
+    return out.getvalue()
+
+
+def sheet_latex(sheets: Sequence[Sheet]) -> str:
+    """A tabular a sheet (booktabs)."""
+    return "\n".join(
+        _tabular(
+            f"{sheet.title}; {sheet.dataset}",
+            list(sheet.columns),
+            sum(not form for form in sheet.columns.values()),
+            [[_escaped(text) for text in row] for row in sheet.texts()],
+        )
+        for sheet in sheets
+    )
+
+
+def _tabular(caption: str, names: Sequence[str], n_texts: int, body: Sequence[Sequence[str]]) -> str:
+    """A table float; the first ``n_texts`` columns are text, the others numbers. The body is LaTeX already."""
+    align = "l" * n_texts + "r" * (len(names) - n_texts)
+    return "\n".join(
+        [r"\begin{table}", rf"\caption{{{_escaped(caption)}.}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule",
+         " & ".join(map(_escaped, names)) + r" \\", r"\midrule", *(" & ".join(row) + r" \\" for row in body),
+         r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    )  # fmt: skip
+
+
 def readme(results: Path) -> str:
-    """The tables of everything that was run, as ``experiments/README.md`` shows them."""
+    """The tables of everything that was run, as ``experiments/README.md`` shows them.
+
+    Files that lie in ``results`` itself are of other forms: those that the log beside it speaks of are named.
+    """
     parts = [
         "# Experiments",
         "",
@@ -412,13 +481,25 @@ def readme(results: Path) -> str:
         "was learned. `rlmrec experiment NAME -w WORKSPACE --results experiments/results` runs one and adds its lines.",
         "",
     ]
+    log = results.parent / "LOG.md"
+    told = log.read_text(encoding="utf-8") if log.exists() else ""
+    others = [path.name for path in sorted(results.glob("*.jsonl")) if path.name in told]
+    if others:
+        names = ", ".join(f"`{name}`" for name in others)
+        parts += [
+            f"Of runs before there were experiments, in forms of their own, shown in `LOG.md`: {names}.",
+            "",
+        ]
     missing = []
-    for name in experiment_names():
-        tables = tables_of(name, results)
-        if not tables:
+    for name in sorted([*experiment_names(), *FIGURES]):
+        if name in FIGURES:
+            shown = [sheet_markdown(sheet) for sheet in sheets_of(name, results)]
+        else:
+            shown = [markdown(table) for table in tables_of(name, results)]
+        if not shown:
             missing.append(name)
-        for table in tables:
-            parts += [markdown(table), f"`rlmrec experiment {name}`", ""]
+        for text in shown:
+            parts += [text, f"`rlmrec experiment {name}`", ""]
     if missing:
         parts += [f"Not run yet: {', '.join(missing)}.", ""]
     return "\n".join(parts)

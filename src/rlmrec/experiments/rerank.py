@@ -27,7 +27,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.metrics import ndcg, recall
 from rlmrec.evaluation.significance import compare
-from rlmrec.files import write_json
+from rlmrec.experiments.cells import identity
+from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.llm.client import LLM
 from rlmrec.llm.endpoint import run_in_a_loop
 from rlmrec.llm.errors import AccessError, LLMError
@@ -450,15 +451,14 @@ def run(
     folder: Path | None = None,
     on_user: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """``rerank`` of a finished run of a workspace, kept as ``figure1-<model>-<candidates>.json``.
+    """``rerank`` of a finished run of a workspace, kept as a line of ``figure1/<dataset>.jsonl``.
 
     Args:
         workspace: with a dataset that has titles, and the run.
         name: the run whose lists are re-ranked.
         llm: any ``LLM``.
         config: what is asked.
-        folder: where the result goes; ``experiments`` in the workspace by default. The answers stay in the
-            workspace.
+        folder: of results; ``experiments`` in the workspace by default. The answers stay in the workspace.
         on_user: told how many users are settled, and how many there are.
     """
     config = config or RerankConfig()
@@ -469,9 +469,7 @@ def run(
             dataset, workspace.recommender(name, dataset), llm, store, config,
             seconds_path=place / SECONDS, on_user=on_user,
         )  # fmt: skip
-    model = re.sub(r"[^\w.+=-]+", "-", llm.name)
-    order = "-shuffled" if config.shuffle else ""
-    write_json(
-        (folder or place) / f"figure1-{model}-{config.candidates}{order}.json", {"run": name, **result}
-    )
+    asked = {part: result[part] for part in ("fingerprint", "recommender", "llm", "config")} | {"run": name}
+    results = Results(lines_path(folder or place, "figure1", dataset.name))
+    results.append({"id": identity(asked), "status": "done", "run": name, **result})
     return result

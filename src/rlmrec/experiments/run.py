@@ -7,10 +7,11 @@ import os
 import platform
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -151,11 +152,7 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
-    config = {**spec.as_dict(), "data": {"dataset": dataset.fingerprint}}
-    if semantics is not None and spec.needs_text:
-        config["data"]["texts"] = semantics.digest
-    if start is not None:
-        config["data"]["start"] = start.digest
+    config = run_config(spec, dataset, semantics, start)
     if not overwrite:
         _refuse_other_run(folder, config)
         if (folder / "metrics.json").exists():
@@ -195,6 +192,18 @@ def run(
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
     checkpoint.remove(folder)
     return metrics
+
+
+def run_config(
+    spec: RunSpec, dataset: Dataset, semantics: Semantics | None, start: Tables | None = None
+) -> dict[str, Any]:
+    """All that a run's numbers depend on: what ``config.toml`` holds, but for the name of the vectors."""
+    data = {"dataset": dataset.fingerprint}
+    if semantics is not None and spec.needs_text:
+        data["texts"] = semantics.digest
+    if start is not None:
+        data["start"] = start.digest
+    return {**spec.as_dict(), "data": data}
 
 
 def run_semantic_only(
@@ -259,20 +268,63 @@ def environment(device: str) -> dict[str, Any]:
 def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
     if not (folder / "config.toml").exists():
         return
-    try:
-        there = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
-    differences = [
-        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {options.get(name, 'not set')} here"
-        for part, options in config.items()
-        for name in {**options, **there.get(part, {})}
-        if there.get(part, {}).get(name) != options.get(name)
-    ]
+    differences = _differences(read_config(folder), config)
     if differences:
         raise ConfigError(
             f"{folder} holds another run ({'; '.join(differences)}): choose another --name, or --overwrite"
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a run's ``config.toml`` says.
+
+    Raises:
+        WorkspaceError: it is no TOML.
+    """
+    try:
+        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In which options two configurations differ, in words.
+
+    The vectors' name, which some runs recorded under "data", is none of them: their hash identifies them.
+    """
+    return [
+        f"{name} is {there.get(part, {}).get(name, 'not set')} there and {options.get(name, 'not set')} here"
+        for part, options in here.items()
+        for name in {**options, **there.get(part, {})}
+        if there.get(part, {}).get(name) != options.get(name) and (part, name) != ("data", "semantics")
+    ]
+
+
+def take_over(folder: Path, runs: Path, config: Mapping[str, Any]) -> str | None:
+    """Put a copy of a finished run with this configuration into a folder, instead of training it again.
+
+    Every option must be recorded and be the same: a run of a version that had no such option is not taken,
+    for what it did then is not known. The copy's ``metrics.json`` says "taken_from".
+
+    Args:
+        folder: where the copy goes; what an unfinished run left there is replaced.
+        runs: a folder of runs.
+        config: what ``run_config`` says.
+
+    Returns:
+        the name of the run; None where there is none.
+    """
+    for path in sorted(runs.glob("*/metrics.json")):
+        found = path.parent
+        if not (found / "config.toml").exists() or _differences(read_config(found), config):
+            continue
+        with TemporaryDirectory(dir=folder.parent, prefix=".taken-") as temporary:
+            copy = shutil.copytree(found, Path(temporary) / found.name)
+            write_json(copy / "metrics.json", {**read_json(path), "taken_from": found.name})
+            shutil.rmtree(folder, ignore_errors=True)
+            copy.rename(folder)
+        return found.name
+    return None
 
 
 def evaluate_embeddings(

@@ -23,7 +23,8 @@ from torch import Tensor
 from rlmrec.alignment.projector import Projector
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError
-from rlmrec.files import write_json_lines
+from rlmrec.experiments.cells import identity
+from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.losses import info_nce
 
 
@@ -77,6 +78,8 @@ class Row(NamedTuple):
     sets: int
 
 
+DATASET = "gaussians"
+CRITICS = ("trained", "exact")
 Critic = Callable[[Tensor, Tensor], Tensor]  # x, y → L_info of one set
 
 
@@ -187,12 +190,52 @@ def run(
     config: Theorem2Config | None = None,
     on_row: Callable[[Row, int, int], None] | None = None,
 ) -> list[Row]:
-    """``theorem2``, kept as ``folder/theorem2.jsonl``: a row a line, each with the configuration it came from."""
+    """``theorem2``, kept in ``folder/theorem2/gaussians.jsonl``: a row a line, with the configuration it came from.
+
+    What is stored there is not estimated again; a killed run goes on with the rows that it lacks.
+
+    Args:
+        folder: of results.
+        config: what is drawn and how the critic is trained.
+        on_row: told each new row, its number from 1 on, and how many new ones there will be.
+    """
     config = config or Theorem2Config()
-    rows = theorem2(config, on_row)
+    results = Results(lines_path(folder, "theorem2", DATASET))
     used = config.model_dump(exclude={"information", "sizes"})
-    write_json_lines(folder / "theorem2.jsonl", ({**row._asdict(), "config": used} for row in rows))
-    return rows
+
+    def name(critic: str, information: float, n: int) -> str:
+        return identity({"critic": critic, "information": information, "n": n, "config": used})
+
+    lacking = {
+        information: tuple(
+            n
+            for n in config.sizes
+            if not all(name(critic, information, n) in results.lines for critic in CRITICS)
+        )
+        for information in config.information
+    }
+    total = len(CRITICS) * sum(map(len, lacking.values()))
+    done = 0
+
+    def keep(row: Row, *_: int) -> None:
+        nonlocal done
+        done += 1
+        found = {**row._asdict(), "config": used}
+        asked = name(row.critic, row.information, row.n)
+        results.append({"id": asked, "status": "done", "dataset": DATASET, **found})
+        if on_row is not None:
+            on_row(row, done, total)
+
+    for information, sizes in lacking.items():
+        if sizes:  # a critic is trained for one I, and each N is judged on pairs of its own
+            theorem2(config.model_copy(update={"information": (information,), "sizes": sizes}), keep)
+    kept = (
+        results.lines[name(critic, information, n)]
+        for information in config.information
+        for critic in CRITICS
+        for n in config.sizes
+    )
+    return [Row(*(line[field] for field in Row._fields)) for line in kept]
 
 
 def violations(rows: Sequence[Row], standard_errors: float = 4.0) -> list[Row]:

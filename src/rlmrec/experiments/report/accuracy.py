@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from scipy.stats import rankdata
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError
-from rlmrec.evaluation.significance import Comparison, compare, compare_tables, holm
+from rlmrec.evaluation.significance import Comparison, bootstrap, compare_tables, holm
 from rlmrec.experiments.report.blocks import (
     Block,
     Options,
@@ -24,8 +25,9 @@ from rlmrec.experiments.report.blocks import (
     x_and_y,
 )
 from rlmrec.experiments.report.charts import SERIES, Chart, Series, bars, lines
-from rlmrec.experiments.report.collect import METRICS, Group, Inputs
+from rlmrec.experiments.report.collect import METRICS, Group, Inputs, Run
 from rlmrec.experiments.report.data import head_mid_tail
+from rlmrec.workspace import DEFAULT_SEMANTICS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -127,6 +129,25 @@ def _comparisons(
     return {key: (value, float(p)) for (key, value), p in zip(found.items(), corrected, strict=True)}
 
 
+class Change(NamedTuple):
+    """What a model changes for some users: the means, their difference and its 95 % bootstrap interval.
+
+    No test, as the charts show none: a signed-rank test of a dozen users counts out all permutations.
+    """
+
+    base: float
+    new: float
+    difference: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, new: FloatArray, base: FloatArray) -> Change:
+        """Of values user by user."""
+        differences = new - base
+        return cls(float(base.mean()), float(new.mean()), float(differences.mean()), *bootstrap(differences))
+
+
 def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The gain by how active a user is, and by how popular the items are that they want."""
     blocks: list[Block] = []
@@ -155,7 +176,7 @@ def _by_activity(data: Dataset, backbone: str, base: Group, others: Sequence[Gro
         if not group.table.select("user", "n_relevant").equals(base.table.select("user", "n_relevant")):
             continue
         new, old = (table["recall@20"].to_numpy() for table in (group.table, base.table))
-        found.append((number, group.name, [compare(new[rows], old[rows]) for rows in quarters]))
+        found.append((number, group.name, [Change.of(new[rows], old[rows]) for rows in quarters]))
     return _gains(
         f"{model_name(backbone)}: change of Recall@20 by activity of the user",
         categories,
@@ -198,7 +219,7 @@ def _by_popularity(
         new = recalls(group)
         if new is not None:
             found.append(
-                (number, group.name, [compare(new[part, rows], old[part, rows]) for part, rows in enumerate(asked)])
+                (number, group.name, [Change.of(new[part, rows], old[part, rows]) for part, rows in enumerate(asked)])
             )  # fmt: skip
     sizes = [int((groups == number).sum()) for number in range(3)]
     chart = _gains(
@@ -220,7 +241,7 @@ def _by_popularity(
 def _gains(
     title: str,
     categories: Sequence[str],
-    found: Sequence[tuple[int, str, Sequence[Comparison]]],
+    found: Sequence[tuple[int, str, Sequence[Change]]],
     note: str,
     x_label: str,
 ) -> list[Block]:
@@ -245,18 +266,14 @@ def _gains(
 
 def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Recall@20 and its relative drop as random interactions are added to training (Figure 5)."""
-    curves: dict[str, list[tuple[float, float]]] = {}  # by everything but seed and data
+    curves: dict[str, list[tuple[float, float]]] = {}  # by everything but noise and seed
     labels: dict[str, tuple[str, str]] = {}
     for group in [*inputs.groups, *inputs.noisy] if inputs.noisy else []:
         value = group.mean("recall@20")
-        if value is None or (group.first.noise is None and _other_texts(inputs, group)):
+        if value is None:
             continue
-        config = {
-            part: dict(values) for part, values in group.first.metrics["config"].items() if part != "data"
-        }
-        config.get("run", {}).pop("seed", None)
-        key = json.dumps(config, sort_keys=True, default=str)
-        curves.setdefault(key, []).append((100 * (group.first.noise or 0.0), value))
+        key = _but(group.first, "noise")
+        curves.setdefault(key, []).append((100 * group.first.noise, value))
         labels.setdefault(key, (group.first.backbone, group.name))
     blocks: list[Block] = []
     for backbone in sorted({backbone for backbone, _ in labels.values()}):
@@ -282,39 +299,51 @@ def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     return Section("noise", "Noise", blocks) if blocks else None
 
 
-def _other_texts(inputs: Inputs, group: Group) -> bool:
-    """Whether a group was trained with other text vectors than the workspace's, such as shuffled ones."""
-    texts = group.first.option("data", "texts")
-    return texts is not None and inputs.semantics is not None and texts != inputs.semantics.digest
+def _but(run: Run, *names: str) -> str:
+    """What a run was run with but for its seed and some of what is said of its data."""
+    kind = json.loads(run.kind)
+    return json.dumps({**kind, "data": {name: v for name, v in kind["data"].items() if name not in names}})
 
 
 def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The same alignment with different text vectors, shuffled ones included (Figure 4)."""
     blocks: list[Block] = []
     for backbone in inputs.backbones():
-        groups = inputs.of_backbone(backbone)
-        for variant in sorted({group.first.variant for group in groups} - {"base"}):
-            mine = [group for group in groups if group.first.variant == variant]
-            mine = [group for group in mine if group.mean("recall@20") is not None][: len(SERIES)]
-            if len({group.first.option("data", "texts") for group in mine}) < 2:
+        alike: dict[str, list[Group]] = {}  # by everything but the vectors
+        for group in [*inputs.of_backbone(backbone), *inputs.shuffled]:
+            aligned = group.first.backbone == backbone and group.first.variant != "base"
+            if aligned and group.mean("recall@20") is not None:
+                alike.setdefault(_but(group.first, "texts", "shuffle"), []).append(group)
+        base = inputs.base_of(backbone)
+        for mine in alike.values():
+            if len(mine) < 2:
                 continue
-            base = inputs.base_of(backbone)
-            shown = [base, *mine] if base is not None and base.mean("recall@20") is not None else mine
-            names = [group.name for group in shown]
+            shown = mine[: len(SERIES)]
+            if base is not None and base.mean("recall@20") is not None:
+                shown = [base, *shown]
             series = [
                 Series(metric_name(metric), range(len(shown)), [group.mean(metric) or 0.0 for group in shown])
                 for metric in ("recall@20", "ndcg@20")
             ]
             blocks.append(
                 bars(
-                    f"{model_name(backbone)} · {variant}: what the text vectors bring",
-                    names,
+                    f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring",
+                    [group.name if group is base else _vectors(group) for group in shown],
                     series,
                     "test metric",
-                    note="Runs that differ in their text vectors.",
+                    note="Runs that differ in their text vectors alone; means over seeds.",
                 )
             )
     return Section("ablation", "Ablation", blocks) if blocks else None
+
+
+def _vectors(group: Group) -> str:
+    """What a group's text vectors are called: short, as it stands below a bar."""
+    name = group.first.option("data", "semantics") or group.first.option("names", "semantics") or group.name
+    shuffle = group.first.option("data", "shuffle")
+    if shuffle in (None, "none"):
+        return str(name)
+    return f"{shuffle} shuffled" if name == DEFAULT_SEMANTICS else f"{name}, {shuffle} shuffled"
 
 
 def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001

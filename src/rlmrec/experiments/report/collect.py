@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import RlmrecError
+from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate, read_table
+from rlmrec.experiments.grid import Line
 from rlmrec.files import read_json, read_json_lines
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
@@ -29,21 +30,29 @@ LIST_LENGTH = 20  # of the lists that are looked into item by item
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run, as its folder tells it.
+    """A finished run, as its folder tells it; the cell of a sweep or an experiment is one, too.
 
     Args:
-        name: the run's name.
+        name: the run's name; of a cell its label.
         folder: where it lies.
         metrics: what ``metrics.json`` holds.
+        cell: what ``cell.json`` holds; None for a run that is no cell.
     """
 
     name: str
     folder: Path
     metrics: dict[str, Any]
+    cell: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What it was run with. A cell's knows the dataset before noise and the vectors before shuffling."""
+        config: dict[str, Any] = self.metrics["config"] if self.cell is None else self.cell["cell"]
+        return config
 
     def option(self, part: str, name: str) -> Any:
-        """An option of ``config.toml``; None where it is not set."""
-        return self.metrics["config"].get(part, {}).get(name)
+        """An option of its configuration; None where it is not set."""
+        return (self.config.get(part) or {}).get(name)
 
     @property
     def backbone(self) -> str:
@@ -57,10 +66,36 @@ class Run:
         return VARIANTS.get(alignment, alignment)
 
     @property
-    def noise(self) -> float | None:
-        """Ratio of interactions that were added to the training split at random; None without any."""
-        ratio = self.option("data", "noise")
-        return float(ratio) if ratio else None
+    def noise(self) -> float:
+        """Interactions that were added to the training split at random, relative to its size."""
+        return float(self.option("data", "noise") or 0.0)
+
+    @property
+    def unusual(self) -> set[str]:
+        """In what it is no run that is compared with others: "noise", "shuffle", "period", "start", "timing"."""
+        present = {
+            "noise": self.noise > 0,
+            "shuffle": self.option("data", "shuffle") not in (None, "none"),
+            "period": bool(self.option("data", "period")),
+            "start": bool(self.config.get("start") or self.option("data", "start")),
+            "timing": bool(self.config.get("timing")),
+        }
+        return {name for name, there in present.items() if there}
+
+    @cached_property
+    def kind(self) -> str:
+        """All that it was run with but the seed, the same for a run and for a cell."""
+        parts = {
+            part: dict(self.config.get(part, {})) for part in ("run", "backbone", "alignment", "training")
+        }
+        parts["run"].pop("seed", None)
+        data = {
+            name: self.option("data", name) for name in ("dataset", "texts", "shuffle", "noise", "period")
+        }
+        data["shuffle"] = None if data["shuffle"] == "none" else data["shuffle"]
+        start = self.option("start", "alignment") or self.option("data", "start")
+        every = {**parts, "data": data, "start": start, "timing": self.config.get("timing")}
+        return json.dumps(_set(every), sort_keys=True, default=str)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -128,8 +163,9 @@ class Inputs:
         dataset: None when there is none that can be read.
         semantics: None likewise.
         groups: runs on this dataset (without one, on that of most runs), by all but their seed; those without
-            alignment first.
-        noisy: runs on this dataset with noise added to its training split.
+            alignment first. Trials of sweeps are not among them, nor is what follows.
+        noisy: cells with noise added to the training split.
+        shuffled: cells whose text vectors were given to the wrong nodes.
         left_out: what could not be read, in words.
     """
 
@@ -138,6 +174,7 @@ class Inputs:
     semantics: Semantics | None = None
     groups: list[Group] = field(default_factory=list)
     noisy: list[Group] = field(default_factory=list)
+    shuffled: list[Group] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def backbones(self) -> list[str]:
@@ -156,10 +193,14 @@ class Inputs:
         """The recommender of a group's first run; None, and a word on why, where there is none."""
         assert self.dataset is not None  # groups are of a dataset
         try:
-            return self.workspace.recommender(group.first.name, self.dataset)
+            recommender = Recommender.load(group.first.folder / "recommender")
         except RlmrecError as error:
             self.leave_out(f"recommender of {group.first.name}: {error}")
             return None
+        if recommender.manifest.get("fingerprint") != self.dataset.fingerprint:
+            self.leave_out(f"recommender of {group.first.name}: it was trained on another dataset")
+            return None
+        return recommender
 
     def ranking(self, group: Group) -> Ranking | None:
         """The lists of a group's first run on the test split; None where they cannot be made."""
@@ -176,16 +217,25 @@ class Inputs:
     def _rankings(self) -> dict[str, Ranking | None]:
         return {}
 
-    def result(self, name: str) -> Any:
-        """What an experiment left as ``experiments/<name>`` (.json or .jsonl); None when it was not run."""
-        path = self.workspace.experiments_path / name
-        if not path.exists():
-            return None
+    def lines(self, name: str) -> list[Line]:
+        """What an experiment left in ``experiments/<name>``; of this dataset where a line says of which."""
+        paths = sorted((self.workspace.experiments_path / name).glob("*.jsonl"))
+        found = [line for path in paths for line in self.lines_of(path) if line["status"] == "done"]
+        if self.dataset is None:
+            return found
+        return [line for line in found if line.get("fingerprint") in (None, self.dataset.fingerprint)]
+
+    def lines_of(self, path: Path) -> list[Line]:
+        """The lines of a file, the last of each id; none, and a word on why, where it is damaged."""
+        found: dict[str, Line] = {}
         try:
-            return read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-        except RlmrecError as error:
-            self.leave_out(str(error))
-            return None
+            for line in read_json_lines(path):
+                found.pop(line["id"], None)  # so that the order is that of the last ones
+                found[line["id"]] = line
+            return list(found.values())
+        except (RlmrecError, KeyError, TypeError) as error:
+            self.leave_out(f"{path.parent.name}/{path.name}: {error}")
+            return []
 
     def leave_out(self, why: str) -> None:
         """Note what could not be read, once; the report says it."""
@@ -213,46 +263,97 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
             inputs.leave_out(str(error))
     if names is None:
         folders = sorted(path.parent for path in workspace.path.glob("runs/*/metrics.json"))
+        folders += sorted(path.parent for path in workspace.path.glob("cells/*/metrics.json"))
     else:
         folders = [workspace.finished_run(name) for name in dict.fromkeys(names)]
-    runs = []
+    runs: list[Run] = []
+    trials = _trials(inputs)
+    seen: set[tuple[str, Any]] = set()
     for folder in folders:
+        is_cell = folder.parent.name == "cells"
+        if is_cell and folder.name in trials:
+            continue
         try:
-            run = Run(folder.name, folder, read_json(folder / "metrics.json"))
-            if not isinstance(run.metrics.get("config"), dict):
-                raise TypeError("no configuration in metrics.json")
-            if run.metrics.get("test"):
-                _ = run.table, run.history
+            run = _read(folder, is_cell)
+        except (RlmrecError, KeyError, TypeError, AttributeError) as error:
+            inputs.leave_out(f"{'cell' if is_cell else 'run'} {folder.name}: {error}")
+            continue
+        identity = run.kind, run.option("run", "seed")
+        if not (is_cell and identity in seen):  # a cell may be the copy of a run
+            seen.add(identity)
             runs.append(run)
-        except (RlmrecError, TypeError, AttributeError) as error:
-            inputs.leave_out(f"run {folder.name}: {error}")
-    plain = [run for run in runs if run.noise is None]
     fingerprint: str | None
     if inputs.dataset is not None:
         fingerprint = inputs.dataset.fingerprint
     else:  # runs tell most of what there is to tell without their dataset, too
-        counted = Counter(run.option("data", "dataset") for run in plain)
+        counted = Counter(run.option("data", "dataset") for run in runs)
         fingerprint = counted.most_common(1)[0][0] if counted else None
-    inputs.groups = _groups([run for run in plain if run.option("data", "dataset") == fingerprint])
-    inputs.noisy = _groups([run for run in runs if run.noise is not None])
-    others = [run.name for run in plain if run.option("data", "dataset") != fingerprint]
+    here = [run for run in runs if run.option("data", "dataset") == fingerprint]
+    # A run that started from another one is shown as before; a cell that did belongs to its experiment's table.
+    inputs.groups = _groups(
+        [run for run in here if not run.unusual or (run.cell is None and run.unusual == {"start"})]
+    )
+    inputs.noisy = _groups([run for run in here if run.unusual == {"noise"}])
+    inputs.shuffled = _groups([run for run in here if run.unusual == {"shuffle"}])
+    others = [run.name for run in runs if run not in here]
     if others:
         inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
     return inputs
+
+
+def _read(folder: Path, is_cell: bool) -> Run:
+    metrics = read_json(folder / "metrics.json")
+    cell = None
+    if is_cell:
+        if not (folder / "cell.json").exists():
+            raise WorkspaceError("it does not say what it is: give its experiment or sweep again")
+        cell = read_json(folder / "cell.json")
+    run = Run(folder.name if cell is None else cell["label"], folder, metrics, cell)
+    if not isinstance(run.metrics.get("config"), dict):
+        raise TypeError("no configuration in metrics.json")
+    if run.metrics.get("test"):
+        _ = run.table, run.history
+    return run
+
+
+def _trials(inputs: Inputs) -> set[str]:
+    """The cells of sweeps alone. They were tried to choose among them on validation: their test is no result."""
+
+    def ids(pattern: str) -> set[str]:
+        paths = sorted(inputs.workspace.path.glob(pattern))
+        return {line["id"] for path in paths for line in inputs.lines_of(path)}
+
+    return ids("sweeps/*/trials.jsonl") - ids("experiments/*/*.jsonl")
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not set, however that is written."""
+    return {
+        name: _set(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value not in (None, "", 0.0) or isinstance(value, bool)
+    }
 
 
 def _groups(runs: Sequence[Run]) -> list[Group]:
     """By configuration without the seed. Runs that are equal in it but differ in name stay together."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        config = {part: dict(options) for part, options in run.metrics["config"].items()}
-        config.get("run", {}).pop("seed", None)
-        found.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
+        found.setdefault(run.kind, []).append(run)
     groups: list[Group] = []
     for same in found.values():
         same.sort(key=lambda run: (run.option("run", "seed") or 0, run.name))
-        name = re.sub(r"-seed\d+(?=-|$)", "", same[0].name) if len(same) > 1 else same[0].name
+        cell = same[0].cell
+        if cell is not None:
+            name = cell["name"]
+        else:
+            name = re.sub(r"-seed\d+(?=-|$)", "", same[0].name) if len(same) > 1 else same[0].name
         groups.append(Group(name, tuple(same)))
+    groups = [
+        replace(group, name=f"{group.name}, {what}") if what else group
+        for group in groups
+        for what in [_difference(group, [other for other in groups if other.name == group.name])]
+    ]
     order = list(VARIANTS.values())
 
     def place(group: Group) -> tuple[str, int, str]:
@@ -260,3 +361,19 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         return group.first.backbone, order.index(variant) if variant in order else len(order), group.name
 
     return sorted(groups, key=place)
+
+
+def _difference(group: Group, namesakes: Sequence[Group]) -> str:
+    """The options that tell a group from others of its name; "" for the only one of its name."""
+
+    def flat(one: Group) -> dict[str, Any]:
+        parts = ("run", "backbone", "alignment", "training", "data")
+        options = {name: value for part in parts for name, value in one.first.config.get(part, {}).items()}
+        return {name: value for name, value in options.items() if name != "seed"}
+
+    if len(namesakes) == 1:
+        return ""
+    options = [flat(one) for one in namesakes]
+    differ = [name for name in options[0] if len({str(one.get(name)) for one in options}) > 1]
+    mine = flat(group)
+    return ", ".join(f"{name} = {mine.get(name)}" for name in differ) or group.first.folder.name

@@ -20,6 +20,7 @@ SECTIONS: tuple[Callable[[Inputs, Options], Section | None], ...] = (
     accuracy.training,
     accuracy.noise,
     accuracy.ablation,
+    studies.tables,
     maps.maps,
     studies.case,
     studies.reranking,

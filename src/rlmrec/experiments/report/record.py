@@ -16,6 +16,7 @@ from rlmrec.experiments.report.collect import Inputs, Run
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
+from rlmrec.workspace import DEFAULT_SEMANTICS
 
 
 def profiles(inputs: Inputs, options: Options) -> Section | None:
@@ -117,9 +118,9 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The configuration of everything, and the commands that make it again."""
     blocks: list[Block] = []
     place = inputs.workspace.path.name or "."
-    for group in [*inputs.groups, *(group for group in inputs.noisy if group not in inputs.groups)]:
-        command = "\n".join(_command(run.name, run.metrics["config"], place) for run in group.runs)
-        blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.metrics['config'])}".strip()))
+    for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled]:
+        command = "\n".join(_command(run, place) for run in group.runs)
+        blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
         blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
     if inputs.semantics is not None:
@@ -127,13 +128,20 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     return Section("repeat", "To repeat it", blocks) if blocks else None
 
 
-def _command(name: str, config: dict[str, Any], place: str) -> str:
-    run = config.get("run", {})
-    if not run.get("backbone"):
+def _command(run: Run, place: str) -> str:
+    config = run.config
+    if not config.get("run", {}).get("preset"):
         return ""
-    words = ["rlmrec", "train", "-w", place, "--name", name]
+    if run.unusual & {"noise", "shuffle"}:  # what rlmrec train does not do
+        name = "figure5" if run.noise else "figure4"
+        return f"# cells/{run.folder.name}: {shlex.join(['rlmrec', 'experiment', name, '-w', place])}"
+    words = ["rlmrec", "train", "-w", place]
+    words += ["--name", run.name] if run.cell is None else []
+    vectors = run.option("data", "semantics") or run.option("names", "semantics")
+    if vectors not in (None, DEFAULT_SEMANTICS):
+        words += ["--semantics", str(vectors)]
     for option in ("backbone", "alignment", "preset", "seed"):
-        words += [f"--{option}", str(run.get(option))]
+        words += [f"--{option}", str(run.option("run", option))]
     for part in ("backbone", "alignment", "training"):
         for option, value in config.get(part, {}).items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""Sections: Theorem 2, the case study of distant users, re-ranking by a language model; each if it was run."""
+"""Sections: the paper's tables, Theorem 2, the study of distant users, re-ranking; each if it was run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rlmrec.errors import RlmrecError
+from rlmrec.experiments.experiment import Experiment, experiment_names
+from rlmrec.experiments.figures import bounds
+from rlmrec.experiments.render import build_table, parts
 from rlmrec.experiments.report.blocks import (
     Block,
     Card,
@@ -22,9 +26,29 @@ from rlmrec.experiments.report.charts import SERIES, Chart, Series, lines
 from rlmrec.experiments.report.collect import Inputs
 
 
+def tables(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The experiments that are grids, ours beside the paper's; of them, what is no run to compare stands here alone."""
+    blocks: list[Block] = []
+    for name in experiment_names():
+        plan = Experiment.load(name)
+        for path in sorted((inputs.workspace.experiments_path / name).glob("*.jsonl")):
+            try:
+                table = build_table(plan, path)
+            except RlmrecError as error:
+                inputs.leave_out(str(error))
+                continue
+            for part in parts(table) if table.entries else []:
+                blocks.append(
+                    Table(
+                        part.header, part.rows, title=part.title, note=part.note, text_columns=len(plan.rows)
+                    )
+                )
+    return Section("tables", "The paper's tables", blocks) if blocks else None
+
+
 def theory(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Theorem 2's bound, when it was run."""
-    rows = inputs.result("theorem2.jsonl")
+    rows = bounds(inputs.lines("theorem2"))
     if not rows:
         return None
     return Section("theory", "Theorem 2", [bound_chart(rows)])
@@ -34,7 +58,7 @@ def bound_chart(rows: Sequence[dict[str, Any]]) -> Chart:
     """log N − L_info against N, for each known I, with the trained critic.
 
     Args:
-        rows: of ``theorem2.jsonl``.
+        rows: what ``figures.bounds`` says.
     """
     levels = sorted({row["information"] for row in rows})[: len(SERIES)]
     series = []
@@ -62,9 +86,10 @@ def bound_chart(rows: Sequence[dict[str, Any]]) -> Chart:
 
 def case(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Distant users whose texts agree, when the case study was run."""
-    found = inputs.result("figure6.json")
-    if not found:
+    lines_of_case = inputs.lines("figure6")
+    if not lines_of_case:
         return None
+    found = lines_of_case[-1]
     kinds = found["kinds"]
     about = (
         "Every user's partner is the one whose text vector is most similar among all users more than "
@@ -122,10 +147,7 @@ def _pair(example: dict[str, Any]) -> Card:
 def reranking(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Lists re-ranked by a language model, when that was run."""
     rows = []
-    for path in sorted(inputs.workspace.experiments_path.glob("figure1-*.json")):
-        found = inputs.result(path.name)
-        if found is None:
-            continue
+    for found in inputs.lines("figure1"):
         order = "shuffled" if found["config"]["shuffle"] else "as retrieved"
         seconds = found["seconds_per_user"]
         lists = {
