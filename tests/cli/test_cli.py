@@ -78,6 +78,7 @@ def test_a_finished_run_is_not_repeated_and_other_options_are_refused(call, work
     code, _, err = train(call, workspace, "base", "none", "--seed", "5")
     assert code == 2
     assert "seed is 0 there and 5 here" in err
+    assert "0/7" not in err
     assert "--overwrite" in err
     assert train(call, workspace, "base", "none", "--seed", "5", "--overwrite")[0] == 0
 
@@ -292,6 +293,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=5")
     assert code == 2
     assert "weight is 0.001 there and 5.0 here" in err
+    assert len(err.strip().splitlines()) == 1, "no progress bar of what is not begun"
     assert (workspace.run("con") / "config.toml").read_bytes() == before
     assert call("recommend", "-w", workspace.path, "--run", "con", "--user", "u1")[0] == 1  # has not ended
     dataset = workspace.dataset()
@@ -306,6 +308,7 @@ def test_overwrite_deletes_nothing_before_the_new_run_can_start(call, workspace)
     code, _, err = train(call, workspace, "keep", "none", "--overwrite", "--device", "abacus")
     assert code == 2
     assert "not available" in err
+    assert len(err.strip().splitlines()) == 1, "and before a progress bar"
     assert (workspace.run("keep") / "metrics.json").exists()
 
 

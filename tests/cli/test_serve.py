@@ -140,7 +140,7 @@ def test_explain(call, place):
 
 
 def test_tables_show_the_ids_that_other_commands_ask_for(call, place):
-    code, out, _ = call("recommend", "--run", "con", "--user", "u7", "-k", 3)
+    _, out, _ = call("recommend", "--run", "con", "--user", "u7", "-k", 3)
     ids = last_json(call("recommend", "--run", "con", "--user", "u7", "-k", 3, "--json")[1])["items"]
     assert all(f"│ {item['id']} " in out for item in ids)
     assert max(map(len, out.splitlines())) <= 80

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,24 +143,27 @@ def train_with_progress(
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
         return kept
     log = _EventLog(folder) if tensorboard else None
-    with output.progress(label, spec.training.epochs) as update:
+    with ExitStack() as open_:
+        updates: list[Callable[..., None]] = []  # of the bar: none before the options are known to be right
+        if log is not None:
+            open_.callback(log.close)
+
+        def on_start() -> None:
+            updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
 
         def on_epoch(record: dict[str, Any]) -> None:
             loss, best = sum(record["loss"].values()), record["best"]
             note = f"loss {loss:.3f} · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
-            update(record["epoch"] + 1, note)
+            for update in updates:
+                update(record["epoch"] + 1, note)
             if log is not None:
                 log.write(record)
 
-        try:
-            return run(
-                spec, dataset, semantics, folder,
-                start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
-                on_epoch=on_epoch,
-            )  # fmt: skip
-        finally:
-            if log is not None:
-                log.close()
+        return run(
+            spec, dataset, semantics, folder,
+            start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
+            on_start=on_start, on_epoch=on_epoch,
+        )  # fmt: skip
 
 
 class _EventLog:
