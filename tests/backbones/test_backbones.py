@@ -51,6 +51,14 @@ def test_every_preset_resolves(name):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_the_default_preset_changes_the_alignment_alone(name):
+    specs = [RunSpec.resolve(name, alignment, "general").as_dict() for alignment in ALIGNED]
+    if not name.startswith("kar-"):
+        assert all(spec["backbone"] == specs[0]["backbone"] for spec in specs)
+        assert all(spec["training"] == specs[0]["training"] for spec in specs)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_learns_the_blocks(toy, name):
     """Each group must be recommended its own block: 15 of 45 items, so chance is a third."""
     dataset, semantics = toy

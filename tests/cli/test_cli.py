@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from rlmrec.cli import main
+from rlmrec.cli.train import differing_options
 from rlmrec.data.dataset import SPLITS
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
@@ -77,6 +78,7 @@ def test_a_finished_run_is_not_repeated_and_other_options_are_refused(call, work
     code, _, err = train(call, workspace, "base", "none", "--seed", "5")
     assert code == 2
     assert "seed is 0 there and 5 here" in err
+    assert "0/7" not in err
     assert "--overwrite" in err
     assert train(call, workspace, "base", "none", "--seed", "5", "--overwrite")[0] == 0
 
@@ -291,6 +293,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=5")
     assert code == 2
     assert "weight is 0.001 there and 5.0 here" in err
+    assert len(err.strip().splitlines()) == 1, "no progress bar of what is not begun"
     assert (workspace.run("con") / "config.toml").read_bytes() == before
     assert call("recommend", "-w", workspace.path, "--run", "con", "--user", "u1")[0] == 1  # has not ended
     dataset = workspace.dataset()
@@ -305,6 +308,7 @@ def test_overwrite_deletes_nothing_before_the_new_run_can_start(call, workspace)
     code, _, err = train(call, workspace, "keep", "none", "--overwrite", "--device", "abacus")
     assert code == 2
     assert "not available" in err
+    assert len(err.strip().splitlines()) == 1, "and before a progress bar"
     assert (workspace.run("keep") / "metrics.json").exists()
 
 
@@ -315,6 +319,60 @@ def test_runs_of_different_datasets_are_not_compared(call, workspace):
     code, _, err = call("compare", "-w", workspace.path, "one", "two")
     assert code == 2
     assert "different datasets" in err
+
+
+def test_compare_says_what_else_differs(call, workspace):
+    assert train(call, workspace, "base", "none", "--set", "layers=2")[0] == 0
+    assert train(call, workspace, "con", "contrastive", "--set", "weight=0.1", "--seed", 3)[0] == 0
+    assert train(call, workspace, "again", "none", "--set", "layers=2")[0] == 0
+    code, out, err = call("compare", "-w", workspace.path, "base", "con", "--json")
+    assert code == 0
+    assert last_json(out)["options_that_differ"] == {"seed": ["0", "3"], "layers": ["2", "3"]}
+    assert "options that differ: seed 0 | 3; layers 2 | 3" in err
+    assert "to +0." in err
+    assert "earlier dataset" not in err
+    code, out, err = call("compare", "-w", workspace.path, "base", "again", "--json")
+    assert last_json(out)["options_that_differ"] == {}
+    assert "options that differ" not in err
+    blocks(seed=9)[0].save(workspace.dataset_path)
+    code, out, _ = call("compare", "-w", workspace.path, "base", "con")
+    assert code == 0
+    assert "these runs are of an earlier dataset" in out
+
+
+def test_options_of_the_alignment_differ_only_between_runs_of_one_alignment():
+    def config(alignment, weight, texts, seed=0, backbone="lightgcn", **more):
+        return {
+            "run": {"backbone": backbone, "alignment": alignment, "preset": "general", "seed": seed},
+            "backbone": more,
+            "alignment": {"weight": weight},
+            "training": {"epochs": 9},
+            "data": {"dataset": "x", "texts": texts},
+        }
+
+    con, gen = config("contrastive", 1, "abc", layers=2), config("generative", 2, "abc", layers=2)
+    assert differing_options({"con": [con], "gen": [gen]}) == {}
+    named = {**config("contrastive", 3, "def", layers=2), "names": {"semantics": "by-llm"}}
+    assert differing_options({"con": [con], "other": [named]}) == {
+        "weight": ["1", "3"],
+        "texts": ["abc", "by-llm (def)"],
+    }
+    flat = config("none", 0, "abc", 1, "mf")
+    assert differing_options({"con": [con, {**con, "run": {**con["run"], "seed": 1}}], "mf": [flat]}) == {
+        "backbone": ["lightgcn", "mf"],
+        "seed": ["0, 1", "1"],
+    }
+
+
+def test_long_names_of_runs_stay_apart(call, workspace):
+    names = [f"lightgcn-contrastive-general-by-{who}" for who in ("a-model", "a-human")]
+    for name in names:
+        assert train(call, workspace, name)[0] == 0
+    _, out, _ = call("compare", "-w", workspace.path, *names)
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    columns = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert all(name in "".join(columns) for name in names)
 
 
 def test_ready_splits_are_kept_and_filters_refused(call, tmp_path):

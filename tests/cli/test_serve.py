@@ -12,6 +12,7 @@ from rlmrec.cli import main
 from rlmrec.data.dataset import Dataset
 from rlmrec.serving.cold_start import ColdStart
 from rlmrec.testing import blocks
+from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
 KINDS = ["cookery", "detectives", "travel"]
@@ -29,7 +30,7 @@ class FakeEncoder:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A workspace with two trained runs."""
+    """A workspace with three trained runs."""
     place = Workspace(tmp_path_factory.mktemp("serve") / "w")
     dataset, semantics = blocks()
     texts = pl.DataFrame({"title": [f"<b>{KINDS[row // 15]}</b> {row}" for row in range(45)]})
@@ -39,7 +40,7 @@ def place(tmp_path_factory):
     dataset.save(place.dataset_path)
     semantics.manifest["encoder"] = "fake"
     semantics.save(place.semantics_path())
-    for name, alignment in (("base", "none"), ("con", "contrastive")):
+    for name, alignment in (("base", "none"), ("con", "contrastive"), ("gen", "generative")):
         with pytest.raises(SystemExit) as end:
             main(["train", "-w", str(place.path), "--alignment", alignment, "--name", name, "--epochs", "30",
                   "--set", "learning_rate=0.02", "--set", "batch_size=256"])  # fmt: skip
@@ -86,7 +87,21 @@ def test_recommend_for_all(call, place, tmp_path):
         (["export", "--run", "con"], 2, "--out FOLDER"),
         (["cold", "user", "--run", "con"], 2, "either --text or --likes"),
         (["cold", "user", "--run", "con", "--likes", "i1,zzz"], 1, "unknown item 'zzz'"),
-        (["cold", "fit", "--run", "base", "--projector"], 2, "has no projector"),
+        (["recommend", "--run", "con", "--all", "--out", "recs.csv"], 2, "must end in .parquet"),
+        (["export", "--run", "con", "--out", __file__], 2, f"--out is a folder, {__file__} is a file"),
+        (
+            ["cold", "fit", "--run", "base", "--projector"],
+            2,
+            "--projector needs a run trained with contrastive; base is none",
+        ),
+        (
+            ["cold", "fit", "--run", "gen", "--projector"],
+            2,
+            "--projector needs a run trained with contrastive; gen is generative",
+        ),
+        (["cold", "item", "--run", "con", "--text", " "], 2, "--text is empty"),
+        (["cold", "user", "--run", "con", "--text", ""], 2, "--text is empty"),
+        (["cold", "user", "--run", "con", "--likes", ""], 2, "--likes is empty"),
         (["cold", "item", "--run", "con", "--text", "travel"], 1, "rlmrec cold fit"),
         (["index", "--run", "con", "--force"], 1, "at least 1,000"),
     ],
@@ -108,6 +123,37 @@ def test_explain(call, place):
     assert found["title"] == "<b>cookery</b> 5"
     assert found["sentence"] is None
     assert "the other" in err
+    assert found["because"][0]["id"] in err
+    dataset = place.dataset()
+    mine = dataset.train.items[dataset.train.users == dataset.users.row("u2")]
+    has = dataset.items.id(int(mine[0]))
+    _, out, err = call("explain", "--run", "con", "--user", "u2", "--item", has, "-k", 100, "--json")
+    n_others = last_json(out)["history"] - len(last_json(out)["because"])
+    assert n_others == 1, "the item itself"
+    assert "the other item they have" in err
+    assert "who has it already" in err
+    assert "is recommended because" not in err
+    free = next(i for i in range(15) if i not in mine)
+    _, out, err = call("explain", "--run", "con", "--user", "u2", "--item", f"i{free}", "-k", 100, "--json")
+    assert last_json(out)["history"] == len(last_json(out)["because"]) == len(mine)
+    assert "the other" not in err
+
+
+def test_tables_show_the_ids_that_other_commands_ask_for(call, place):
+    _, out, _ = call("recommend", "--run", "con", "--user", "u7", "-k", 3)
+    ids = last_json(call("recommend", "--run", "con", "--user", "u7", "-k", 3, "--json")[1])["items"]
+    assert all(f"│ {item['id']} " in out for item in ids)
+    assert max(map(len, out.splitlines())) <= 80
+    assert call("cold", "fit", "--run", "con")[0] == 0
+    for arguments, listed in (
+        (("cold", "item", "--run", "con", "--text", "travel", "-k", 3), "similar"),
+        (("cold", "user", "--run", "con", "--text", "travel", "-k", 3), "items"),
+    ):
+        _, out, err = call(*arguments, "--json")
+        found = last_json(out)[listed]
+        assert len(found) == 3
+        assert all(f"│ {item['id']} " in err for item in found)
+    (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
 
 
 def test_cold_start(call, place):
@@ -132,6 +178,41 @@ def test_cold_start(call, place):
     assert call("cold", "fit", "--run", "con", "--projector", "--json")[0] == 0
     assert ColdStart.load(place.run("con") / "recommender").method.name == "projector"
     (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
+
+
+def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
+    """By their name; and where these have changed since, the projector is refused and a map is not silent."""
+    dataset = place.dataset()
+    texts = place.semantics(dataset)
+    default, other = place.semantics_path().read_bytes(), place.semantics_path("other")
+    wider = Semantics(np.tile(texts.users, 2), np.tile(texts.items, 2), texts.manifest)
+    wider.save(other)
+    train = [
+        "train",
+        "--alignment",
+        "contrastive",
+        "--semantics",
+        "other",
+        "--name",
+        "by-other",
+        "--epochs",
+        "2",
+    ]
+    assert call(*train)[0] == 0
+    code, out, err = call("cold", "fit", "--run", "by-other", "--json")
+    assert code == 0
+    assert last_json(out)["text_size"] == 16
+    assert "not those" not in err
+    wider.shuffled(np.random.default_rng(0)).save(other)
+    code, _, err = call("cold", "fit", "--run", "by-other", "--json")
+    assert code == 0
+    assert "the vectors 'other' are not those that by-other was trained with" in " ".join(err.split())
+    code, _, err = call("cold", "fit", "--run", "by-other", "--projector")
+    assert code == 2
+    assert "the vectors 'other' are not those that by-other was trained with" in " ".join(err.split())
+    other.unlink()
+    assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
+    assert place.semantics_path().read_bytes() == default
 
 
 def test_another_encoder_is_refused(call, monkeypatch):

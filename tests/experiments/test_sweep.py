@@ -98,7 +98,7 @@ def test_the_best_is_chosen_on_validation_and_not_on_test(tmp_path):
     best = best_trials(trials, results, "recall@20")
     assert best[("lightgcn", "none")] == (second, pytest.approx(0.155))
     text = best_preset(best, plan)
-    assert tomllib.loads(text) == {"lightgcn": {"none": {"learning_rate": 1e-2, "layers": 2, "l2": 1e-5}}}
+    assert tomllib.loads(text) == {"lightgcn": {"none": {"learning_rate": 1e-2, "layers": 3, "l2": 1e-5}}}
 
 
 def test_a_best_preset_is_a_preset(tmp_path):
@@ -224,6 +224,22 @@ def test_the_command(tmp_path, capsys):
     assert code == 0
     config = json.loads((place.run("x") / "metrics.json").read_text())["config"]
     assert config["training"]["learning_rate"] == 0.1
+    # What it says to train is what trains.
+    said = [line.split() for line in err.splitlines() if line.startswith("  rlmrec train ")]
+    assert [line[line.index("--alignment") + 1] for line in said] == ["none", "contrastive"]
+    assert call(*said[1][1:], "--epochs", 1, "--set", "batch_size=256", "--name", "y")[0] == 0
+    # Another file of the same name does not replace the best of this one; the same file moved is the same.
+    other = tmp_path / "elsewhere" / "tiny.toml"
+    other.parent.mkdir()
+    other.write_text(file.read_text().replace('"none", ', ""))
+    kept = best.read_bytes()
+    code, _, err = call("sweep", "-w", place.path, other, "--threads", 1)
+    assert code == 2
+    assert f"holds the sweep of {file}" in err
+    assert best.read_bytes() == kept
+    other.write_text(file.read_text())
+    assert call("sweep", "-w", place.path, other, "--threads", 1)[0] == 0
+    assert call("sweep", "-w", place.path, file, "--threads", 1)[0] == 0
     # A cell that fails leaves its mark on the exit code; the rest stands.
     file.write_text(file.read_text().replace("1e-1]", "1e30]").replace('"none", ', ""))
     code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")

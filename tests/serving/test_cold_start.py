@@ -130,6 +130,9 @@ def test_the_projector_is_that_of_torch(tmp_path, made):
     np.testing.assert_allclose(apply(Method("projector", {}), weights, semantics.items), expected, atol=1e-5)
     cold = ColdStart.fit(recommender, semantics, dataset, weights)
     assert cold.method.name == "projector"
+    narrow = {name: array[:, :5] if array.ndim == 2 else array for name, array in weights.items()}
+    with pytest.raises(DataError, match="projector is of another size"):
+        ColdStart.fit(recommender, semantics, dataset, narrow)
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(cold.items(semantics.items), unit * cold.item_length, atol=1e-4)
     assert projector_weights(tmp_path / "nothing") is None

@@ -138,7 +138,16 @@ def test_an_explanation_in_full(films):
 
 
 def test_an_item_of_the_history_is_not_its_own_reason(films):
-    assert [reason.id for reason in films.explain(1, "a").because] == ["c"]
+    found = films.explain(1, "a")
+    assert [reason.id for reason in found.because] == ["c"]
+    assert found.seen
+    assert not films.explain(1, "b").seen
+    # Nothing says that what the user already has is recommended, and no model is asked to.
+    assert found.text.startswith(
+        "Alien is not recommended: the user has it already; it goes with Blade Runner"
+    )
+    assert asyncio.run(films.sentence(found, None)) == found.text
+    assert films.explain(2, "d").text == "Annie Hall is not recommended: the user has it already."
 
 
 def test_unknown_ids_and_a_bad_k(films):

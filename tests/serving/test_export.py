@@ -99,6 +99,13 @@ def test_qdrant_recommends_what_we_do(text):
         assert [hit.score for hit in hits] == pytest.approx(scores[: len(hits)].tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://"])
+def test_a_server_that_does_not_answer_is_named(address):
+    pytest.importorskip("qdrant_client", reason="the qdrant extra is not installed")
+    with pytest.raises(ConfigError, match=f"no Qdrant server answers at {address} "):
+        module.qdrant_client(address)
+
+
 def test_point_ids():
     assert point_id(7) == 7
     assert point_id(-7) != point_id("x")

@@ -13,11 +13,12 @@ from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.cli.serve import RunOption, parse_ids
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.files import read_json
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.serving.cold_start import DEFAULT, ColdStart, projector_weights
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.local import LocalEncoder
-from rlmrec.workspace import Workspace
+from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 app = typer.Typer(no_args_is_help=True, help="New items and new users by their text, without training.")
 DEFAULT_WORKSPACE = Path("workspace")
@@ -28,7 +29,8 @@ def fit(
     run: RunOption,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     projector: Annotated[
-        bool, typer.Option("--projector", help="Take the projector that Con trained instead of choosing.")
+        bool,
+        typer.Option("--projector", help="Take the projector that Con trained instead of fitting a map."),
     ] = False,
     choose: Annotated[
         bool,
@@ -38,17 +40,33 @@ def fit(
 ) -> None:
     """Learn the way from text to a run's embeddings: a kernel ridge regression, unless you say otherwise.
 
+    The text vectors are those that the run was trained with; of a run without texts, those called default.
+
     **Example:**  `rlmrec cold fit -w movies --run con`
     """
     if projector and choose:
         raise ConfigError("give --projector or --choose, not both")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
+    config = read_json(place.finished_run(run) / "metrics.json")["config"]
+    if projector and config["run"]["alignment"] != "contrastive":
+        raise ConfigError(
+            f"--projector needs a run trained with contrastive; {run} is {config['run']['alignment']}"
+        )
+    recommender = place.recommender(run, dataset)
+    name = config.get("names", {}).get("semantics", DEFAULT_SEMANTICS)
+    semantics = place.semantics(dataset, name)
+    if config["data"].get("texts", semantics.digest) != semantics.digest:
+        changed = f"the vectors {name!r} are not those that {run} was trained with"
+        if projector:
+            raise ConfigError(f"{changed}, and its projector maps no others: train it again with --overwrite")
+        output.say(
+            f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
+            "train the run again with --overwrite[/]"
+        )
     weights = projector_weights(place.finished_run(run)) if projector else None
-    if projector and weights is None:
-        raise ConfigError(f"run {run!r} has no projector: only --alignment contrastive trains one")
     method = None if choose else DEFAULT
-    cold = ColdStart.fit(place.recommender(run, dataset), place.semantics(dataset), dataset, weights, method)
+    cold = ColdStart.fit(recommender, semantics, dataset, weights, method)
     cold.save(place.finished_run(run) / "recommender")
     if cold.manifest["validation"]:
         output.table(
@@ -64,7 +82,7 @@ def fit(
             ],
             text_columns=2,
         )
-    output.say(f"{cold.method.name}: kept in {place.finished_run(run) / 'recommender'}")
+    output.say(f"{cold.method.name}: kept in {escape(str(place.finished_run(run) / 'recommender'))}")
     output.result({"run": run, **cold.manifest})
 
 
@@ -80,6 +98,7 @@ def item(
 
     **Example:**  `rlmrec cold item -w movies --run con --text "A heist in space, told as a comedy."`
     """
+    _refuse_empty("--text", text)
     output = Output(as_json)
     dataset, recommender, cold = _opened(Workspace(workspace), run)
     vector = cold.items(_encoded(cold, text))[0]
@@ -97,12 +116,15 @@ def item(
         for raw, cosine in zip(users.tolist(), cosines.tolist(), strict=True)
     ]
     output.table(
-        "who would like it, and what it is like",
-        ["user", "cosine", "item", "cosine"],
-        [
-            [str(user["id"]), f"{user['cosine']:.3f}", str(other["title"]), f"{other['cosine']:.3f}"]
-            for user, other in zip(found, similar, strict=False)
-        ],
+        "who would like it",
+        ["user", "cosine"],
+        [[str(user["id"]), f"{user['cosine']:.3f}"] for user in found],
+    )
+    output.table(
+        "what it is like",
+        ["id", "item", "cosine"],
+        [[str(other["id"]), str(other["title"]), f"{other['cosine']:.3f}"] for other in similar],
+        text_columns=2,
     )
     output.result({"run": run, "users": found, "similar": similar, "vector": vector.tolist()})
 
@@ -126,6 +148,8 @@ def user(
     """
     if (text is None) == (likes is None):
         raise ConfigError("give either --text or --likes")
+    _refuse_empty("--text", text)
+    _refuse_empty("--likes", likes)
     place, output = Workspace(workspace), Output(as_json)
     liked = []
     if likes is not None:
@@ -147,10 +171,17 @@ def user(
     output.say(escape(f"likes: {likes_them}" if liked else f"taste: {text}"))
     output.table(
         "recommended",
-        ["item", "score"],
-        [[str(row["title"]), f"{row['score']:.3f}"] for row in answer],
+        ["id", "item", "score"],
+        [[str(row["id"]), str(row["title"]), f"{row['score']:.3f}"] for row in answer],
+        text_columns=2,
     )
     output.result({"run": run, "text": text, "likes": liked, "items": answer})
+
+
+def _refuse_empty(option: str, value: str | None) -> None:
+    if value is not None and not value.strip():
+        what = "ids of items, with commas between" if option == "--likes" else "a description"
+        raise ConfigError(f"{option} is empty: expected {what}")
 
 
 def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart]:

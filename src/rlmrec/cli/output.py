@@ -22,6 +22,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")
 ]
 
+WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
+
 _stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
@@ -46,10 +48,19 @@ class Output:
         self.console.print(message, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
-        """A table; the first ``text_columns`` columns are text, the others numbers."""
+        """A table; the first ``text_columns`` columns are text, the others numbers.
+
+        What is too long goes on in the next line: two long names must not end up the same. A column called
+        "id" is not broken where titles can be, since ids are copied from it.
+        """
         table = Table(title=escape(title), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if index < text_columns else "right")
+            table.add_column(
+                escape(column),
+                justify="left" if index < text_columns else "right",
+                overflow="fold",
+                no_wrap=column == "id" and all(len(row[index]) <= WHOLE for row in rows),
+            )
         for row in rows:
             table.add_row(*map(escape, row))
         self.console.print(table)

@@ -51,6 +51,8 @@ def recommend(
     """
     if (user is None) != everyone or everyone != (out is not None):
         raise ConfigError("give either --user ID, or --all with --out FILE.parquet")
+    if out is not None and out.suffix != ".parquet":
+        raise ConfigError(f"--out {out}: the file is Parquet, so its name must end in .parquet")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     recommender = place.recommender(run, dataset)
@@ -100,15 +102,19 @@ def show_recommendations(
     rows = [
         [
             shown[i] if i < len(shown) else "",
-            *((str(answer[i]["title"]), f"{answer[i]['score']:.3f}") if i < len(answer) else ("", "")),
+            *(
+                (str(answer[i]["id"]), str(answer[i]["title"]), f"{answer[i]['score']:.3f}")
+                if i < len(answer)
+                else ("", "", "")
+            ),
         ]
         for i in range(max(len(shown), len(answer)))
     ]
     output.table(
         f"user {user}",
-        [f"has ({len(history)} in training, {len(shown)} shown)", "recommended", "score"],
+        [f"has ({len(history)} in training, {len(shown)} shown)", "id", "recommended", "score"],
         rows,
-        text_columns=2,
+        text_columns=3,
     )
     return answer
 
@@ -152,18 +158,22 @@ def explain(
             else OpenAIChat(model, base_url=base_url, key_env=key_env)
         )
         sentence = asyncio.run(explainer.sentence(found, llm))
-    rows = [[reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
+    rows = [[str(reason.id), reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
     if found.own is not None:
         others = found.score - found.own - sum(reason.contribution for reason in found.because)
+        n_others = found.history - len(found.because)
+        if n_others:
+            what = "item" if n_others == 1 else f"{n_others} items"
+            rows.append(["", f"the other {what} they have", f"{others:.3f}"])
         rows += [
-            [f"the other {found.history - len(found.because)} items they have", f"{others:.3f}"],
-            ["their taste as a whole (the user's own embedding)", f"{found.own:.3f}"],
-            ["score", f"{found.score:.3f}"],
+            ["", "their taste as a whole (the user's own embedding)", f"{found.own:.3f}"],
+            ["", "score", f"{found.score:.3f}"],
         ]
     output.table(
-        f"{found.title} for user {found.user}",
-        ["because they have", "adds" if found.exact else "cosine to the item"],
+        f"{found.title} for user {found.user}" + ", who has it already" * found.seen,
+        ["id", "because they have", "adds" if found.exact else "cosine to the item"],
         rows,
+        text_columns=2,
     )
     for label, text in (
         ("the item", found.item_profile),
@@ -230,13 +240,15 @@ def export(
     """
     if out is None and qdrant is None:
         raise ConfigError("say where to: --out FOLDER, --qdrant URL-OR-FOLDER, or both")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out is a folder, {out} is a file")
     place, output = Workspace(workspace), Output(as_json)
     recommender = place.recommender(run, place.dataset())
+    client = None if qdrant is None else qdrant_client(qdrant)  # before anything is written
     written = [] if out is None else [str(path) for path in write_parquet(recommender, out)]
     for path in written:
         output.say(f"wrote {escape(path)}")
-    if qdrant is not None:
-        client = qdrant_client(qdrant)
+    if client is not None:
         with output.progress("points", len(recommender.users) + len(recommender.items)) as update:
             load_qdrant(recommender, client, prefix, update)
         client.close()

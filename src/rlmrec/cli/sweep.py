@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,14 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.errors import ConfigError
 from rlmrec.experiments.cells import Cell
 from rlmrec.experiments.grid import Line, Progress, Results, describe, duration, run_cells, unique
+from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.sweep import (
     Sweep,
     Trial,
+    Variant,
     best_preset,
     best_trials,
     cell_maker,
@@ -23,7 +27,7 @@ from rlmrec.experiments.sweep import (
     search,
     uneven,
 )
-from rlmrec.files import write_text
+from rlmrec.files import read_json, write_json, write_text
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 PARTLY_FAILED = 3
@@ -48,8 +52,10 @@ def sweep(
 ) -> None:
     """Search hyper-parameters by a grid or by Optuna, judged on validation alone. Killed and given again, it goes on.
 
-    Each cell (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl; the best of each backbone and
-    alignment are printed as a preset, which `rlmrec train --preset` reads from sweeps/NAME/best.toml.
+    Each cell (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl, NAME being the file's without .toml;
+    the best of each backbone and alignment are printed as a preset, which `rlmrec train --preset` reads from
+    sweeps/NAME/best.toml. A file may be changed and given again, cells that it still has are kept; another file of the
+    same name is refused.
 
     **Example:**  `rlmrec sweep -w movies sweep.toml --jobs 2`   where sweep.toml says
 
@@ -73,6 +79,7 @@ def sweep(
     has_texts = name in place.semantics_names()
     make = cell_maker(dataset.fingerprint, place.semantics(dataset, name) if has_texts else None, name)
     folder = place.path / "sweeps" / plan.name
+    keep_to_one_file(folder, file)
     results = Results(folder / "trials.jsonl")
     label = f"sweep {plan.name}"
     if plan.searches:
@@ -102,6 +109,9 @@ def sweep(
             f"best of each variant by {plan.metric} on validation, as a preset ({folder / 'best.toml'}):\n"
         )
         output.say(escape(preset))
+        output.say("to train them:")
+        for line in train_commands(place, list(best), folder / "best.toml", name):
+            output.say(f"  {escape(line)}")
     failed = [cell.id for one in trials for cell in one.cells if not results.done(cell)]
     output.result(
         {
@@ -117,6 +127,36 @@ def sweep(
     )
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def keep_to_one_file(folder: Path, file: Path) -> None:
+    """Note which file a sweep's folder is of, so that another one of the same name does not replace its best.
+
+    The same file with other content is the same sweep, changed; the same content elsewhere has been moved.
+
+    Raises:
+        ConfigError: the folder is of another file.
+    """
+    note, content = folder / "sweep.json", file.read_text(encoding="utf-8")
+    now = {"file": str(file.resolve()), "content": content}
+    if note.exists():
+        there = read_json(note)
+        if there["file"] != now["file"] and there["content"] != content:
+            raise ConfigError(
+                f"{folder} holds the sweep of {there['file']}, and {file} is another one: give it another name"
+            )
+    write_json(note, now)
+
+
+def train_commands(place: Workspace, variants: Sequence[Variant], preset: Path, semantics: str) -> list[str]:
+    """The command that trains each variant with a preset's options; to be pasted into a shell."""
+    commands = []
+    for backbone, alignment in variants:
+        words = ["rlmrec", "train", "-w", str(place.path), "--backbone", backbone, "--alignment", alignment]
+        if semantics != DEFAULT_SEMANTICS and RunSpec.resolve(backbone, alignment, str(preset)).needs_text:
+            words += ["--semantics", semantics]
+        commands.append(shlex.join([*words, "--preset", str(preset)]))
+    return commands
 
 
 def show_trials(plan: Sweep, trials: Sequence[Trial], results: Results, output: Output) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
@@ -141,24 +143,27 @@ def train_with_progress(
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
         return kept
     log = _EventLog(folder) if tensorboard else None
-    with output.progress(label, spec.training.epochs) as update:
+    with ExitStack() as open_:
+        updates: list[Callable[..., None]] = []  # of the bar: none before the options are known to be right
+        if log is not None:
+            open_.callback(log.close)
+
+        def on_start() -> None:
+            updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
 
         def on_epoch(record: dict[str, Any]) -> None:
             loss, best = sum(record["loss"].values()), record["best"]
             note = f"loss {loss:.3f} · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
-            update(record["epoch"] + 1, note)
+            for update in updates:
+                update(record["epoch"] + 1, note)
             if log is not None:
                 log.write(record)
 
-        try:
-            return run(
-                spec, dataset, semantics, folder,
-                start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
-                on_epoch=on_epoch,
-            )  # fmt: skip
-        finally:
-            if log is not None:
-                log.close()
+        return run(
+            spec, dataset, semantics, folder,
+            start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
+            on_start=on_start, on_epoch=on_epoch,
+        )  # fmt: skip
 
 
 class _EventLog:
@@ -250,6 +255,8 @@ def compare(
     The p-values are of paired t-tests and Wilcoxon's signed-rank tests, each corrected after Holm over all
     that the table shows; * marks p < 0.05 of the t-test over users.
 
+    Below stands what else than the alignment the runs differ in: a difference is the alignment's where nothing does.
+
     **Examples:**
 
     `rlmrec compare -w movies base con gen`
@@ -266,13 +273,27 @@ def compare(
         same = twice or sorted({name for name in runs if runs.count(name) > 1})
         raise ConfigError(f"{', '.join(same)} would be compared with itself: name each run once")
     metrics = {name: [read_json(folder / "metrics.json") for folder in groups[name]] for name in runs}
-    if len({result["config"]["data"]["dataset"] for found in metrics.values() for result in found}) > 1:
+    datasets = {result["config"]["data"]["dataset"] for found in metrics.values() for result in found}
+    if len(datasets) > 1:
         raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
     comparisons = compare_groups(groups)
     summaries = [over_seeds(found) for found in metrics.values()]
     show_metrics(runs, summaries, output, comparisons)
     show_significance(comparisons, output)
-    output.result({"runs": dict(zip(runs, summaries, strict=True)), "comparisons": comparisons})
+    options = differing_options({name: [result["config"] for result in metrics[name]] for name in runs})
+    if options:
+        listed = "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
+        output.say(f"options that differ: {escape(listed)}")
+    [trained_on] = datasets
+    if place.dataset_path.exists() and place.dataset().fingerprint != trained_on:
+        output.say("[yellow]these runs are of an earlier dataset than the workspace's present one[/]")
+    output.result(
+        {
+            "runs": dict(zip(runs, summaries, strict=True)),
+            "comparisons": comparisons,
+            "options_that_differ": options,
+        }
+    )
 
 
 def seeds_of(place: Workspace, name: str, output: Output) -> list[Path]:
@@ -303,6 +324,38 @@ def seeds_of(place: Workspace, name: str, output: Output) -> list[Path]:
             f"two runs of {name} have the same seed: {dict(zip([f.name for f in folders], seeds, strict=True))}"
         )
     return folders
+
+
+def differing_options(groups: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
+    """The options that runs differ in, but for which alignment they have and its own options.
+
+    An alignment's own options count where all have the same alignment. An option that a run does not have
+    (a backbone without layers, a base without texts) is no difference by itself.
+
+    Args:
+        groups: name → configurations of its runs, which differ in their seed alone.
+
+    Returns:
+        option → what it is in each group, "–" where there is none.
+    """
+    found: dict[str, dict[str, str]] = {}
+    parts = ["run", "backbone", "training"]
+    if len({configs[0]["run"]["alignment"] for configs in groups.values()}) == 1:
+        parts.append("alignment")
+    for name, (config, *more) in groups.items():
+        options = {option: value for part in parts for option, value in config.get(part, {}).items()}
+        options.pop("alignment", None)
+        options["seed"] = ", ".join(str(one["run"]["seed"]) for one in (config, *more))
+        options |= {key: value for key, value in config["data"].items() if key != "dataset"}
+        if "texts" in options and "names" in config:
+            options["texts"] = f"{config['names']['semantics']} ({options['texts'][:6]})"
+        for option, value in options.items():
+            found.setdefault(option, {})[name] = str(value)
+    return {
+        option: [values.get(name, "–") for name in groups]
+        for option, values in found.items()
+        if len(set(values.values())) > 1
+    }
 
 
 def without_seed(name: str) -> str:
@@ -376,7 +429,7 @@ def show_metrics(
             cells.append(value)
         rows.append([name, *cells, f"{result['seconds_per_epoch']:.2f}"])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN]  # fits 80 characters
-    output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s/epoch"], rows)
+    output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s / epoch"], rows)
 
 
 def show_significance(comparisons: Comparisons, output: Output) -> None:
@@ -385,25 +438,10 @@ def show_significance(comparisons: Comparisons, output: Output) -> None:
     for name, metrics in comparisons.items():
         for metric in ("recall@20", "ndcg@20"):
             users, seeds = metrics[metric], metrics[metric]["seeds"]
-            over_seeds = [f"{seeds[p]:.2g}" for p in ("p_holm", "p_wilcoxon_holm")] if seeds else ["–", "–"]
-            interval = f"{users['low']:+.4f} … {users['high']:+.4f}"
-            rows.append(
-                [
-                    name,
-                    metric,
-                    interval,
-                    f"{users['p_holm']:.2g}",
-                    f"{users['p_wilcoxon_holm']:.2g}",
-                    *over_seeds,
-                ]
-            )
-    columns = [
-        "run",
-        "metric",
-        "difference, 95 %",
-        "t, users",
-        "Wilcoxon, users",
-        "t, seeds",
-        "Wilcoxon, seeds",
-    ]
-    output.table("p after Holm; – is fewer than 3 common seeds", columns, rows, text_columns=2)
+            interval = f"{users['low']:+.4f} to {users['high']:+.4f}"
+            for over, tests, shown in (("users", users, interval), ("seeds", seeds, "")):
+                if tests:
+                    p_values = [f"{tests[p]:.2g}" for p in ("p_holm", "p_wilcoxon_holm")]
+                    rows.append([name, metric, over, shown, *p_values])
+    columns = ["run", "metric", "over", "difference, 95 %", "p, t", "p, Wilcoxon"]
+    output.table("p after Holm; over seeds from 3 common seeds on", columns, rows, text_columns=3)

@@ -127,6 +127,7 @@ def run(
     device: str = "cpu",
     overwrite: bool = False,
     semantics_name: str | None = None,
+    on_start: Callable[[], object] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train, restore the best, evaluate on validation and test, and write the run's folder.
@@ -144,6 +145,7 @@ def run(
         overwrite: start anew even if the folder holds a run.
         semantics_name: what the vectors are called in their workspace, for the record; what identifies
             them is their hash.
+        on_start: called when all is checked and training begins; not where the run has ended before.
         on_epoch: told each epoch's record.
 
     Returns:
@@ -167,6 +169,8 @@ def run(
     if overwrite:  # only now, when the new run is known to start
         shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "config.toml", tomli_w.dumps(config))
+    if on_start is not None:
+        on_start()
     history = train(
         backbone, alignment, dataset, spec.training,
         seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch,

@@ -170,6 +170,12 @@ class ColdStart:
         results: list[dict[str, Any]] = []
         if projector is not None:
             method = Method("projector", {})
+            sizes = projector["0.weight"].shape[1], projector["2.weight"].shape[0]
+            if sizes != (semantics.size, targets.shape[1]):
+                raise DataError(
+                    f"the projector is of another size: it maps {sizes[0]} numbers to {sizes[1]}, the texts have "
+                    f"{semantics.size} and the embeddings {targets.shape[1]}"
+                )
         for tried in METHODS if method is None else ():
             arrays = _fit(tried, semantics.items, targets, shown, None, np.random.default_rng(seed))
             vectors = directions(apply(tried, arrays, semantics.items[hidden]))
@@ -190,8 +196,6 @@ class ColdStart:
             "seed": seed,
         }
         arrays = _fit(best, semantics.items, targets, warm, projector, np.random.default_rng(seed))
-        if apply(best, arrays, semantics.items[:1]).shape[1] != targets.shape[1]:
-            raise DataError("the projector gives vectors of another size than the embeddings")
         return cls(best, arrays, item_length, user_length, manifest)
 
     def save(self, folder: Path) -> None:
@@ -236,7 +240,7 @@ class ColdStart:
 
 
 def projector_weights(run: Path) -> Arrays | None:
-    """The weights of a run's σ↓, None if it was not trained with the contrastive alignment."""
+    """The weights of a run's projector, None if it has none: σ↓ of a contrastive run, σ↑ of a generative one."""
     path = Path(run) / "model.safetensors"
     prefix = "alignment.projector."
     if not path.exists():

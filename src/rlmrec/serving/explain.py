@@ -82,6 +82,7 @@ class Explanation:
         item_profile: for whom the item is, in the words of its profile, else its text; None without either.
         user_profile: the user's profile; None without one.
         terms: words that the item's text shares with the texts of the reasons or the user's profile.
+        seen: the user has the item in training, so that it is never recommended to them.
     """
 
     user: RawId
@@ -95,10 +96,17 @@ class Explanation:
     item_profile: str | None
     user_profile: str | None
     terms: tuple[str, ...]
+    seen: bool = False
 
     @property
     def text(self) -> str:
         """One sentence made of these facts, without a language model."""
+        if self.seen:
+            said = f"{self.title} is not recommended: the user has it already"
+            if not self.because:
+                return f"{said}."
+            said += f"; it goes with {_listed([reason.title for reason in self.because])}"
+            return f"{said}, sharing {', '.join(self.terms)}." if self.terms else f"{said}."
         if not self.because:
             return f"{self.title} is recommended, but nothing in the history speaks for it by itself."
         titles = _listed([reason.title for reason in self.because])
@@ -166,10 +174,13 @@ class Explainer:
             float(self.recommender.users[user_row] @ self.recommender.items[row]),
             own is not None, own, len(rows), because, text, user_profile,
             shared_terms(text, [*around, user_profile], self._usual_words),
+            bool((rows == row).any()),
         )  # fmt: skip
 
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
         """One sentence by a language model from these facts; ``explanation.text`` where it names another item.
+
+        Nothing is asked about an item that the user already has: there is no recommendation to put into words.
 
         Args:
             explanation: the facts.
@@ -178,6 +189,8 @@ class Explainer:
         Raises:
             LLMError: the model gave no answer.
         """
+        if explanation.seen:
+            return explanation.text
         facts = {
             "recommended": explanation.title,
             "because of": [reason.title for reason in explanation.because],

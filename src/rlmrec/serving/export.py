@@ -173,10 +173,20 @@ def qdrant_client(location: str) -> Any:
     """A client of a server ("http://…") or of a folder of its own.
 
     Raises:
-        ConfigError: the ``qdrant`` extra is not installed.
+        ConfigError: the ``qdrant`` extra is not installed, or no Qdrant server answers at the address.
     """
     kind = _qdrant().QdrantClient
-    return kind(url=location) if "://" in location else kind(path=location)
+    if "://" not in location:
+        return kind(path=location)
+    failures = import_module("qdrant_client.http.exceptions")
+    try:
+        # Its check of versions runs in a thread and would warn beside the error that is raised here.
+        kind(url=location, check_compatibility=False).get_collections()
+    except (failures.ApiException, ValueError) as error:  # the latter: not an address
+        raise ConfigError(
+            f"no Qdrant server answers at {location} ({error}): start it, or name a folder"
+        ) from None
+    return kind(url=location)
 
 
 def point_id(raw: RawId) -> int | str:
