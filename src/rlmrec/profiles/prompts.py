@@ -51,6 +51,8 @@ class Prompt:
         text: the prompt.
         sources: ids of the interactions that went in.
         cuts: what was left out to keep to the budget of tokens, in words.
+        quoted: of a user, the sources of the item profiles that went in.
+        nothing: there is no text to go by, so that asking would be money lost.
     """
 
     kind: str
@@ -60,6 +62,8 @@ class Prompt:
     text: str
     sources: tuple[int, ...]
     cuts: tuple[str, ...] = ()
+    quoted: tuple[int, ...] = ()
+    nothing: bool = False
 
     @property
     def tokens(self) -> int:
@@ -231,6 +235,7 @@ class PromptBuilder:
         templates: a template for each kind that is asked for.
         options: how much goes in.
         item_profiles: summarization of each item, I entries, None where there is none; for users' prompts.
+        item_sources: the interactions that each of these was written from, I entries.
 
     Raises:
         DataError: the sizes do not fit together, or there is no text at all to make prompts of.
@@ -261,13 +266,18 @@ class PromptBuilder:
         templates: Mapping[str, Template],
         options: PromptOptions | None = None,
         item_profiles: list[str | None] | None = None,
+        item_sources: list[tuple[int, ...]] | None = None,
     ) -> None:
         if (train.n_users, train.n_items) != (len(users), len(items)):
             raise DataError(
                 f"the training interactions are {train.n_users} x {train.n_items} (users x items), "
                 f"the vocabularies {len(users)} x {len(items)}"
             )
-        for name, rows in (("item texts", item_texts), ("item profiles", item_profiles)):
+        for name, rows in (
+            ("item texts", item_texts),
+            ("item profiles", item_profiles),
+            ("item sources", item_sources),
+        ):
             if rows is not None and len(rows) != len(items):
                 raise DataError(f"the {name} have {len(rows)} rows, there are {len(items)} items")
         if item_texts is None and train.review is None:
@@ -282,6 +292,7 @@ class PromptBuilder:
         self.templates = dict(templates)
         self.options = options or PromptOptions()
         self.item_profiles = item_profiles
+        self.item_sources = item_sources or [()] * len(items)
         for template in self.templates.values():
             least = estimate_tokens(template.system) + _MARGIN + 60
             if least > self.options.tokens:
@@ -311,7 +322,10 @@ class PromptBuilder:
         text = self._fit(template, data, steps, cuts)
         left = data["reviews"] if isinstance(data["reviews"], list) else []
         sources = tuple(source for _, source in drawn[: len(left)])
-        return Prompt("item", row, self.items.id(row), template.system, text, sources, tuple(cuts))
+        nothing = title == NOTHING and not attributes and not drawn
+        return Prompt(
+            "item", row, self.items.id(row), template.system, text, sources, tuple(cuts), nothing=nothing
+        )
 
     def user(self, row: int) -> Prompt:
         """The prompt of one user (Eq. 14).
@@ -323,7 +337,7 @@ class PromptBuilder:
             raise DataError("users' prompts quote the items' profiles: write those first ('--items')")
         template = self.templates["user"]
         cuts: list[str] = []
-        entries, ids = [], []
+        entries, ids, quoted = [], [], []
         for position in self._draw("user", row, self._by_user, self.options.items):
             item = int(self.train.items[position])
             profile = self.item_profiles[item]
@@ -339,6 +353,8 @@ class PromptBuilder:
                 }
             )
             ids.append(self._id(position))
+            quoted.append(self.item_sources[item] if profile else ())
+        nothing = all(entry[name] == NOTHING for entry in entries for name in entry)
         steps = [
             _shorten_each("review", self.options.review_tokens // 2),
             _shorten_each("review", self.options.review_tokens // 4),
@@ -349,8 +365,10 @@ class PromptBuilder:
             _shorten_each("description", 8),
         ]
         text = self._fit(template, entries, steps, cuts)
-        sources = tuple(ids[: len(entries)])
-        return Prompt("user", row, self.users.id(row), template.system, text, sources, tuple(cuts))
+        return Prompt(
+            "user", row, self.users.id(row), template.system, text, tuple(ids[: len(entries)]), tuple(cuts),
+            tuple(sorted({source for some in quoted[: len(entries)] for source in some})), nothing,
+        )  # fmt: skip
 
     # -- what goes in ----------------------------------------------------------------------------------
 
