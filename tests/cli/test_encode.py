@@ -257,6 +257,7 @@ def test_profiles_of_other_texts_are_refused_where_asked_for(call, place):
         (["--profiles", "mean", "--user-vectors", "profiles"], 2, "leave out --user-vectors profiles"),
         (["--user-vectors", "mean", "--users", "u.csv"], 2, "does not use --users u.csv"),
         (["--user-vectors", "texts"], 2, "no user texts"),
+        (["--text-column", "nope"], 2, "text column ['nope'] not found: the texts have title"),
         (["--name", "../out"], 2, "semantics name '../out'"),
         (["--profiles", "llm"], 1, "holds no profile of items"),
         (["--user-vectors", "profiles"], 1, "rlmrec profile --users"),

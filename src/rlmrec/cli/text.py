@@ -57,8 +57,9 @@ def encode(
     on_missing: Annotated[
         str,
         typer.Option(
-            help="Without a profile (failed or absent). text: an item has its metadata, a user the mean; "
-            "drop: no vector, left out of the alignment, as in the paper."
+            help="Without a profile (failed or absent). text: an item has its metadata, a user the mean. "
+            "drop: no vector, left out of the alignment, as in the paper; a user whose vector is the mean anyway "
+            "has that of the training items with a vector, and none without such an item."
         ),
     ] = "text",
     name: Annotated[
