@@ -164,7 +164,7 @@ class Profiler:
     Source: Section 3.2 of the paper, arXiv 2310.15950.
 
     Example:
-        >>> import tempfile, polars as pl
+        >>> import tempfile, numpy as np, polars as pl
         >>> from rlmrec.data.interactions import Interactions
         >>> from rlmrec.data.vocabulary import Vocabulary
         >>> class Parrot:
