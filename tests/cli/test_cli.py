@@ -14,6 +14,7 @@ from rlmrec.cli.train import differing_options
 from rlmrec.data.dataset import SPLITS
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
+from rlmrec.llm.store import Store
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
@@ -197,6 +198,36 @@ def test_data_table_from_files(call, tmp_path):
     assert stored.provenance["options"]["min_rating"] == 2
     assert stored.item_texts["title"].drop_nulls().len() == 40
     assert isinstance(stored.users.id(0), int)
+
+
+def test_another_dataset_tells_what_to_do_about_profiles_and_vectors(call, tmp_path):
+    rows = "user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(6) for i in range(8))
+    (tmp_path / "r.csv").write_text(rows)
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},Title {i}\n" for i in range(8)))
+    place = Workspace(tmp_path / "w")
+    command = ["data", "table", tmp_path / "r.csv", "--items", tmp_path / "items.csv", "-w", place.path,
+               "--k-core", 1]  # fmt: skip
+    assert call(*command)[0] == 0
+    Store(place.profiles_path).close()
+    assert "were written for" not in call(*command)[1]
+    old = "were written for the old dataset and will be refused: give 'rlmrec profile' again"
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},Other {i}\n" for i in range(8)))
+    told = " ".join(call(*command)[1].split())
+    assert old in told
+    assert "another one now" not in told
+    blocks()[1].save(place.semantics_path())
+    told = " ".join(call(*command, "--seed", 1)[1].split())
+    assert old in told
+    assert "vectors and runs of the old one will be refused" in told
+    (tmp_path / "items.csv").write_text("item_id,title\n0,x\n")
+    assert "other texts now: give 'rlmrec encode' again" in " ".join(call(*command, "--seed", 1)[1].split())
+
+
+def test_the_last_day_of_the_calendar_is_a_day(call, tmp_path):
+    code, _, err = call("data", "yelp", tmp_path, "--until", "9999-12-31", "-w", tmp_path / "w")
+    assert code == 1
+    assert "Overflow" not in err
+    assert "yelp_academic_dataset_review.json" in err
 
 
 @pytest.mark.parametrize(

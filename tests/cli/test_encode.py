@@ -60,7 +60,7 @@ def profile(place, kind, rows, failed=(), sources=()):
             error = "malformed" if row in failed else None
             store.put_profile(
                 Profile(kind, vocabulary.id(row), text, None, f"hash {row}", tuple(sources),
-                        error=error, error_kind=error, model=MODEL)
+                        error=error, error_kind=error, model=MODEL, dataset=dataset.content)
             )  # fmt: skip
 
 
@@ -229,6 +229,25 @@ def test_profiles_of_another_split_are_refused(call, place):
     assert "not used: the profile of item" in err
 
 
+def test_profiles_of_other_texts_are_refused_where_asked_for(call, place):
+    profile(place, "item", range(9))
+    profile(place, "user", range(12))
+    old = place.dataset()
+    texts = old.item_texts.with_columns(title=pl.col("title").str.replace("Title 2", "New"))
+    Dataset(old.name, old.train, old.valid, old.test, old.users, old.items, texts).save(place.dataset_path)
+    for option in ("llm", "llm+metadata", "mean"):
+        code, _, err = call("--profiles", option)
+        assert code == 1
+        assert "9 item profiles" in err
+        assert "are stale" in err
+        assert "rlmrec profile --items" in err
+    assert call("--user-vectors", "profiles")[0] == 1
+    code, result, err = call()
+    assert (code, result["profiles"], result["users"]) == (0, "metadata", "mean over training items")
+    assert "not used: 9 item profiles" in err
+    assert "not used: 12 user profiles" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -238,6 +257,7 @@ def test_profiles_of_another_split_are_refused(call, place):
         (["--profiles", "mean", "--user-vectors", "profiles"], 2, "leave out --user-vectors profiles"),
         (["--user-vectors", "mean", "--users", "u.csv"], 2, "does not use --users u.csv"),
         (["--user-vectors", "texts"], 2, "no user texts"),
+        (["--text-column", "nope"], 2, "text column ['nope'] not found: the texts have title"),
         (["--name", "../out"], 2, "semantics name '../out'"),
         (["--profiles", "llm"], 1, "holds no profile of items"),
         (["--user-vectors", "profiles"], 1, "rlmrec profile --users"),

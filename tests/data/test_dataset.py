@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -75,6 +76,27 @@ def test_users_without_interactions_are_renumbered_away():
 
 def test_the_seed_decides():
     assert build().fingerprint == build().fingerprint != build(seed=2).fingerprint
+
+
+def test_content_is_what_prompts_are_made_of(tmp_path):
+    made = build()
+    made.save(tmp_path)
+    assert made.content == build().content == Dataset.load(tmp_path).content
+    order = np.random.default_rng(0).permutation(len(made.train))
+    assert replace(made, train=made.train.take(order)).content == made.content
+    train = made.train
+    told = np.where(train.review == None, "new", train.review)  # noqa: E711
+    others = [
+        build(seed=2),
+        build(item_texts=pl.DataFrame({"title": [f"other {n}" for n in range(15)]})),
+        replace(made, item_texts=made.item_texts.rename({"title": "name"})),
+        replace(made, item_texts=None),
+        replace(made, train=replace(train, review=told)),
+        replace(made, train=replace(train, id=train.id + 1)),
+    ]
+    assert len({made.content, *(other.content for other in others)}) == 7
+    held_out = replace(made, test=replace(made.test, review=None))
+    assert held_out.content == made.content  # no prompt holds these
 
 
 def test_save_and_load_give_the_same(tmp_path):

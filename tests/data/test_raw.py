@@ -180,6 +180,16 @@ def test_amazon_texts(tmp_path, form):
     }  # fmt: skip
 
 
+def test_amazon_texts_without_html(tmp_path):
+    item = amazon_item(
+        "0001", title="I <3 x <y",
+        description="<p>A <b>bold</b> tale.<br/>Read it &lt;i&gt;now&lt;/i&gt;!</p><!-- ad --><style>p {}</style>",
+    )  # fmt: skip
+    found = texts(amazon(tmp_path, [item]))["0001"]
+    assert found["description"] == "A bold tale. Read it now!"
+    assert found["title"] == "I <3 x <y"
+
+
 def test_amazon_of_2018(tmp_path):
     item = {
         "asin": "0001", "title": "T", "description": ["One.", "", "Two &gt; one."], "category": ["Books", "Art"],

@@ -3,6 +3,7 @@ import pytest
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.recbole import read_recbole, read_recbole_splits, ready_splits
 from rlmrec.errors import DataError
+from rlmrec.profiles.metadata import metadata_texts
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 INTER = HEADER + "2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"
@@ -125,3 +126,18 @@ def test_a_part_of_a_ready_split_is_none(tmp_path):
         DataError, match=r"exactly one \.inter file, found made\.train\.inter, made\.valid\.inter"
     ):
         read_recbole(tmp_path)
+
+
+def test_what_sums_up_held_out_behaviour_is_no_text(tmp_path):
+    item = (
+        "item_id:token\titem_name:token_seq\titem_stars:float\titem_review_count:float\tcity:token\tsales_rank:float\t"
+        "countries:token\nx\tCafé\t4.5\t7\tBonn\t3\tDE\ny\tBar\t1\t2\tKöln\t9\tDE\n"
+    )
+    user = "user_id:token\tage:token\taverage_stars:float\n2\t20\t3\n10\t50\t4\n"
+    source = read_recbole(folder(tmp_path, item=item, user=user))
+    assert source.item_texts.columns == ["item_name", "city", "countries"]
+    assert source.user_texts.columns == ["age"]
+    assert source.left_out == ("item_stars", "item_review_count", "sales_rank", "average_stars")
+    only = "user_id:token\treview_count:float\n2\t20\n10\t5\n"
+    assert read_recbole(folder(tmp_path, item=item, user=only)).user_texts is None
+    assert metadata_texts(source.item_texts)[0] == "Café. City: Bonn. Countries: DE."

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import gzip
 import json
 import sqlite3
@@ -10,7 +11,7 @@ from rlmrec.llm import store as store_module
 from rlmrec.llm.client import Completion, Usage
 from rlmrec.llm.errors import MissingAnswerError
 from rlmrec.llm.replay import Replay
-from rlmrec.llm.store import Profile, Store, request_hash
+from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 
 OPTIONS = {"temperature": 0.0}
 
@@ -35,13 +36,16 @@ def test_answers_and_profiles_come_back_as_they_went_in(store):
     assert store.answer("h") == answer
     profile = Profile(
         "user", "7", None, None, "h", (5, 2), "bad", "malformed", "raw \U0001f600", ("n",), ("h", "i"),
-        Usage(3, 2), "m", "fp",
+        Usage(3, 2), "m", "fp", (9,),
     )  # fmt: skip
     store.put_profile(profile)
     assert store.profile("user", "7") == profile
     assert store.profile("user", 7) is None  # 7 and "7" are two ids
     assert list(store.profiles("user")) == [profile]
-    assert store.state("user", "7") == ("h", "malformed", False)
+    assert store.state("user", "7") == ("h", "malformed", False, "fp")
+    store.confirm([Confirmed("user", "7", "other", (4,), ()), Confirmed("user", "none", "other", (), ())])
+    confirmed = dataclasses.replace(profile, dataset="other", sources=(4,), quoted=())
+    assert list(store.profiles("user")) == [confirmed]
     assert store.models() == [("m", OPTIONS, 1)]
     assert store.usage() == (1, Usage(3, 2, 1))
 
@@ -86,6 +90,21 @@ def test_reopening_keeps_everything_and_migrates_once(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(WorkspaceError, match="newer rlmrec"):
         Store(path)
+
+
+def test_a_store_of_the_first_version_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "p.sqlite"
+    monkeypatch.setattr(store_module, "MIGRATIONS", store_module.MIGRATIONS[:1])
+    with Store(path) as store:
+        store._db.execute(
+            "INSERT INTO profiles (kind, key, request, sources, notes, requests, prompt_tokens, completion_tokens, "
+            "model, dataset, written) VALUES ('user', '7', 'h', '[5]', '[]', '[]', 1, 2, 'm', 'fp', 0)"
+        )
+    monkeypatch.undo()
+    with Store(path) as store:
+        assert store.profile("user", 7) == Profile(
+            "user", 7, None, None, "h", (5,), usage=Usage(1, 2), model="m", dataset="fp"
+        )
 
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path, monkeypatch):

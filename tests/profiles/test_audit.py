@@ -25,9 +25,10 @@ def store(tmp_path, dataset):
         yield store
 
 
-def plant(store, kind, key, *sources, error=None):
+def plant(store, kind, key, *sources, error=None, quoted=()):
+    text, content = None if error else "x", make_dataset().content
     store.put_profile(
-        Profile(kind, key, None if error else "x", None, "h", tuple(map(int, sources)), error=error)
+        Profile(kind, key, text, None, "h", sources, error=error, dataset=content, quoted=quoted)
     )
 
 
@@ -45,7 +46,7 @@ def test_a_planted_leak_fails(store, dataset, split, kind, error):
     part = dataset.split(split)
     row = int(part.items[0] if kind == "item" else part.users[0])
     key = (dataset.items if kind == "item" else dataset.users).id(row)
-    plant(store, kind, key, part.id[0], error=error)
+    plant(store, kind, key, int(part.id[0]), error=error)
     found = audit(store, dataset)
     assert not found.passed
     assert found.n_violations == 1
@@ -61,6 +62,44 @@ def test_other_violations(store, dataset):
     assert found.n_violations == 4
     assert sum("is not of this" in line for line in found.violations) == 2
     assert sum("does not hold" in line for line in found.violations) == 2
+
+
+def test_a_leak_through_a_quoted_item_profile_fails(store, dataset):
+    own = int(dataset.train.id[dataset.train.users == 0][0])
+    others = int(dataset.train.id[dataset.train.users != 0][0])
+    plant(store, "user", "u0", own, quoted=(others,))
+    assert audit(store, dataset).passed
+    plant(store, "user", "u0", own, quoted=(others, int(dataset.test.id[0])))
+    found = audit(store, dataset)
+    assert found.n_violations == 1
+    assert "used an item profile written from interaction" in found.violations[0]
+    assert "held out for test" in found.violations[0]
+
+
+@pytest.mark.parametrize(
+    "sources", ["[]", "[1.5]", "[null]", "[true]", f"[{10**30}]", "no JSON", "7", '["1"]']
+)
+def test_sources_that_cannot_be_are_violations(store, dataset, sources):
+    store._db.execute("UPDATE profiles SET sources = ? WHERE kind = 'user' AND key = '\"u0\"'", (sources,))
+    found = audit(store, dataset)
+    assert found.n_violations == 1
+    assert 'user "u0"' in found.violations[0]
+    assert not found.passed
+
+
+def test_profiles_of_other_texts_are_stale_though_ids_and_split_are_the_same(tmp_path):
+    dataset, changed = make_dataset(described=8, reviews=False), make_dataset(described=8, reviews=False)
+    changed.item_texts[2, "description"] = "Something else."
+    assert changed.fingerprint == dataset.fingerprint
+    with Store(tmp_path / "profiles.sqlite") as store:
+        Profiler(Model(), store).run(dataset, "item")
+        assert audit(store, dataset).passed
+        found = audit(store, changed)
+        assert found.n_violations == 8
+        assert "the profile of item 100 is stale" in found.violations[0]
+        assert "rlmrec profile --items" in found.violations[0]
+        assert Profiler(Model(), store).run(changed, "item").asked == 1  # the cure costs what changed
+        assert audit(store, changed).passed
 
 
 def test_another_split_of_the_same_data_fails(store):

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from rlmrec.errors import DataError
+from rlmrec.errors import ColumnError
 from rlmrec.profiles.metadata import metadata_texts
 
 
@@ -29,5 +29,5 @@ def test_white_space_and_line_breaks_are_folded():
 
 
 def test_unknown_columns_are_named():
-    with pytest.raises(DataError, match=r"\['plot'\] not found: the texts have title"):
+    with pytest.raises(ColumnError, match=r"\['plot'\] not found: the texts have title"):
         metadata_texts(pl.DataFrame({"title": ["a"]}), ["plot"])

@@ -53,7 +53,7 @@ def test_a_planted_leak_fails_the_audit(folder, server):
     rlmrec("profile", "-w", folder, "--items", *at(server))
     held_out = int(make_dataset().test.id[0])
     with Store(folder / "profiles.sqlite") as store:
-        store.put_profile(Profile("item", 100, "x", None, "h", (held_out,)))
+        store.put_profile(Profile("item", 100, "x", None, "h", (held_out,), dataset=make_dataset().content))
     told = rlmrec("audit", "-w", folder, ok=1)
     assert f"interaction {held_out}, which is held out for test" in told
     plain = json.loads(rlmrec("audit", "-w", folder, "--json", ok=1))

@@ -3,18 +3,23 @@ import dataclasses
 import json
 import threading
 
+import numpy as np
 import polars as pl
 import pytest
 from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
 from made_dataset import make_dataset
 
+from rlmrec.data.dataset import SPLITS
+from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.llm.client import Completion, OpenAIChat, Usage
 from rlmrec.llm.errors import AccessError, EndpointError
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.audit import audit
 from rlmrec.profiles.profiler import Price, Profiler
-from rlmrec.profiles.prompts import PromptOptions
+from rlmrec.profiles.prompts import KINDS, PromptOptions
+from rlmrec.profiles.texts import stored_profiles
 
 
 class Model:
@@ -59,7 +64,7 @@ def test_items_then_users_whose_prompts_quote_them(store, dataset):
     assert any(told in prompt for prompt in model.prompts if prompt.startswith("PURCHASED BOOKS: "))
     profile = store.profile("user", "u0")
     assert profile.model == "model"
-    assert profile.dataset == dataset.fingerprint
+    assert profile.dataset == dataset.content
     assert set(profile.sources) <= {int(i) for i in dataset.train.id}
 
 
@@ -255,9 +260,112 @@ def test_users_need_item_profiles_of_this_split(store, dataset):
         Profiler(Model(), store).run(dataset, "user")
     Profiler(Model(), store).run(dataset, "item")
     held_out = int(dataset.test.id[0])
-    store.put_profile(Profile("item", 100, "leaky", None, "h", (held_out,)))
+    store.put_profile(Profile("item", 100, "leaky", None, "h", (held_out,), dataset=dataset.content))
     with pytest.raises(WorkspaceError, match=f"item 100 was written from interaction {held_out}"):
         Profiler(Model(), store).run(dataset, "user")
+
+
+def moved_to_test(dataset, position=0):
+    """The dataset with one training interaction held out for test."""
+    rest = np.delete(np.arange(len(dataset.train)), position)
+    one, test = dataset.train.take(np.array([position])), dataset.test
+    return dataclasses.replace(
+        dataset, train=dataset.train.take(rest),
+        test=Interactions(
+            *(np.concatenate([getattr(test, name), getattr(one, name)]) for name in ("users", "items")),
+            dataset.n_users, dataset.n_items,
+            review=np.concatenate([test.review, one.review]), id=np.concatenate([test.id, one.id]),
+        ),
+    )  # fmt: skip
+
+
+def test_a_review_that_is_held_out_now_does_not_live_on_in_users_that_quoted_it(store, dataset):
+    """An item's profile repeats a review; the users' prompts repeat the profile; then the review is held out."""
+    model = Model(lambda prompt: json.dumps({"summarization": f"Fans of {prompt[-900:]}", "reasoning": ""}))
+    options = PromptOptions(reviews=99, items=99, profile_tokens=999, tokens=20_000)
+    profiler = Profiler(model, store, options=options)
+    for kind in KINDS:
+        profiler.run(dataset, kind)
+    source = int(dataset.train.id[0])
+    quoting = {profile.key for profile in store.profiles("user") if source in profile.quoted}
+    assert len(quoting) > 1
+    now = moved_to_test(dataset)
+    with pytest.raises(WorkspaceError, match=r"8 item profiles .* are stale"):
+        profiler.run(now, "user")
+    items = profiler.run(now, "item")
+    assert (items.asked, items.kept) == (1, 7)
+    profiler.run(now, "user", limit=1)
+    found = audit(store, now)
+    assert not found.passed
+    assert any("user" in line and "stale" in line for line in found.violations)
+    assert any(f"an item profile written from interaction {source}" in line for line in found.violations)
+    with pytest.raises(WorkspaceError, match=r"user profiles .* are stale"):
+        stored_profiles(store, now, "user")
+    users = profiler.run(now, "user")
+    assert users.asked + 1 <= len(quoting | {dataset.users.id(int(dataset.train.users[0]))})
+    assert audit(store, now).passed
+    assert len(stored_profiles(store, now, "user").texts) == 6
+
+
+def test_what_did_not_change_is_confirmed_without_a_request_in_every_way_of_running(store, dataset):
+    renumbered = dataclasses.replace(
+        dataset,
+        **{
+            name: dataclasses.replace(dataset.split(name), id=dataset.split(name).id + 1000)
+            for name in SPLITS
+        },
+    )
+    model = Model()
+    for kind in KINDS:
+        Profiler(model, store).run(dataset, kind)
+    before = len(model.prompts)
+    for now in (renumbered, dataset):
+        item, user = (Profiler(model, store), Profiler(model, store))
+        assert list(item.pending(now, "item")) == []
+        assert user.settle(now, "user").kept == 6
+        assert audit(store, now).passed  # the sources are those of the new numbers
+    assert len(model.prompts) == before
+
+
+def test_users_wait_for_the_last_item(store, dataset):
+    model = Model(lambda prompt: EndpointError("gone", "raw") if "Title 7" in prompt else GOOD)
+    profiler = Profiler(model, store)
+    profiler.run(dataset, "item", limit=3)
+    asked = len(model.prompts)
+    with pytest.raises(WorkspaceError, match=r"5 of 8 items of made have no profile yet.*--allow-partial"):
+        profiler.run(dataset, "user")
+    profiler.run(dataset, "item")
+    assert store.profile("item", 107).error_kind == "endpoint"
+    with pytest.raises(WorkspaceError, match="1 of 8 items"):
+        profiler.run(dataset, "user")
+    with pytest.raises(WorkspaceError, match="1 of 8 items"):
+        list(profiler.pending(dataset, "user"))
+    assert profiler.estimate(dataset, "user").requests == 6
+    assert len(model.prompts) == asked + 5
+    assert Profiler(Model(), store, allow_partial=True).run(dataset, "user").profiled == 6
+
+
+def test_nothing_to_go_by_costs_nothing(store):
+    whole = make_dataset(reviews=False)
+    blank = pl.DataFrame({"title": ["", None, *[f"T{row}" for row in range(6)]], "genre": [None] * 8})
+    train = whole.train.take(np.flatnonzero(whole.train.users != 2))  # user 2 is new
+    empty = whole.test.take(np.array([], int))
+    dataset = dataclasses.replace(whole, train=train, valid=empty, test=empty, item_texts=blank)
+    model = Model()
+    for _ in range(2):
+        items, users = (Profiler(model, store).run(dataset, kind, retry_failed=True) for kind in KINDS)
+        assert (items.profiled, items.failed, users.profiled, users.failed) == (
+            6,
+            {"none": 2},
+            5,
+            {"none": 1},
+        )
+        assert len(model.prompts) == 11
+    assert (items.kept, users.kept) == (8, 6)
+    assert "nothing to go by" in store.profile("user", "u2").error
+    assert audit(store, dataset).passed
+    assert Profiler(Model(), store).estimate(dataset, "item").requests == 0
+    assert Profiler(model, store).run(whole, "item").asked > 0  # texts came later
 
 
 def test_replay_writes_the_same_profiles_without_a_model(store, dataset, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -222,7 +223,54 @@ def test_budgets_are_kept_and_cuts_are_said(tokens):
     assert len(builder.user(0).sources) == len(data_of(builder.user(0)))
     if tokens == 100:
         assert "items dropped" in builder.user(0).cuts
-        assert builder.item(0).sources == ()  # the review was cut out, so it is no source
+    shown = data_of(builder.item(0))["reviews"]
+    assert len(builder.item(0).sources) == (
+        0 if shown == "None" else len(shown)
+    )  # what was cut out is no source
+
+
+def with_attributes(**attributes):
+    texts = pl.DataFrame({"title": ["T", "U"], **{name: [value, None] for name, value in attributes.items()}})
+    reviews = np.array([f"Review {number}: {'so good ' * 40}" for number in range(5)], object)
+    train = Interactions(np.arange(5), np.zeros(5, int), 5, 2, review=reviews)
+    return PromptBuilder(
+        train, Vocabulary(list(range(5))), Vocabulary([7, 8]), texts, PLAIN, PromptOptions(tokens=600)
+    )
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        "word " * 5000,
+        [f"entry {n}" for n in range(3000)],
+        {f"name {n}": "v" * 40 for n in range(300)},
+        ["w " * 9000],
+    ],
+)
+def test_one_long_attribute_does_not_cost_the_reviews(long):
+    prompt = with_attributes(blurb=long, genre="novel").item(0)
+    data = data_of(prompt)
+    assert prompt.tokens <= 600
+    assert len(data["reviews"]) == len(prompt.sources) == 5
+    assert data["attributes"]["genre"] == "novel"
+    assert 20 < estimate_tokens(to_json(data["attributes"]["blurb"])) <= 210
+    assert "attributes shortened" in prompt.cuts
+
+
+def test_many_attributes_and_reviews_give_way_to_each_other():
+    prompt = with_attributes(**{f"column {n}": f"value {n} " * 20 for n in range(60)}).item(0)
+    data = data_of(prompt)
+    assert 450 < prompt.tokens <= 600
+    assert 1 <= len(data["reviews"]) == len(prompt.sources)
+    assert len(data["attributes"]) >= 1
+    assert "attributes dropped" in prompt.cuts
+
+
+def test_no_more_is_cut_than_the_budget_asks_for():
+    prompt = with_attributes(blurb="word " * 250).item(0)
+    assert 480 < prompt.tokens <= 600
+    assert prompt.cuts == ("attributes shortened",)
+    assert with_attributes(blurb="word " * 20).item(0).cuts == ()
 
 
 def test_a_long_description_is_cut_last_words_first():
@@ -271,6 +319,10 @@ def test_folder_of_ones_own(tmp_path):
         ("# System\nx\n# Prompt\nnothing", "all prompts would be the same"),
         ("# System\nx\n# Prompt\n{{ dta }}", "'dta' is undefined"),
         ("# System\n{{ data }}\n# Prompt\n{{ data }}", "'data' is undefined"),
+        ("# System\n{{ 1 / 0 }}\n# Prompt\n{{ data }}", "^the prompt: division by zero; known are"),
+        ("# System\nx\n# Prompt\n{{ range(10 ** 9) }}", "Range too big"),
+        ("# System\nx\n# Prompt\n{{ data[:3].encode('ascii').decode('nope') }}", "unknown encoding"),
+        ("# System\nx\n# Prompt\n{{ fields }}", "fields is no text"),
         ("# System\nx\n# Prompt\n{{ data", "Jinja cannot read it"),
         ("# System\nx\n# Prompt\n{{ data.__class__.__mro__ }}", "unsafe|undefined"),
     ],
@@ -278,6 +330,34 @@ def test_folder_of_ones_own(tmp_path):
 def test_bad_templates_are_told_what_is_wrong(source, complaint):
     with pytest.raises(ConfigError, match=complaint):
         assert not Template("item", source).system
+
+
+def test_fields_are_the_data_and_its_attributes(dataset):
+    def prompt(source, row=0, data=dataset):
+        own = Template("item", f"# System\nx\n# Prompt\n{{{{ fields.title }}}} {source}", "own.md")
+        return builder_of(data, PromptOptions(reviews=1), templates={"item": own}).item(row).text
+
+    assert prompt("{{ fields.genre }} {{ fields.description }}") == '"Title 0" "genre 0" "None"'
+    assert prompt("{{ fields['attributes'] }}") == '"Title 0" {"genre": "genre 0"}'
+    assert prompt("{{ fields.genre }}", data=make_dataset(described=8)) == '"Title 0" "None"'
+    for name in ("grape", "values", "items", "get"):
+        with pytest.raises(
+            ConfigError, match=f"^own.md: there is no field '{name}'; there are title, description"
+        ):
+            prompt(f"{{{{ fields.{name} }}}}")
+    values = dataclasses.replace(dataset, item_texts=dataset.item_texts.rename({"genre": "values"}))
+    assert prompt("{{ fields.values }}", data=values) == '"Title 0" "genre 0"'
+    with pytest.raises(ConfigError, match=r"no field 'title'; there are none, use \{\{ data"):
+        Template("user", "# System\nx\n# Prompt\n{{ data }} {{ fields.title }}")
+
+
+def test_files_of_other_encodings(tmp_path):
+    text = "# System\nÜber {{ words }}.\n# Prompt\n{{ data }}"
+    (tmp_path / "item.md").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"^[^\n]*item\.md is not UTF-8 [^\n]*$"):
+        load_template("item", folder=tmp_path)
+    (tmp_path / "item.md").write_bytes(text.encode("utf-8-sig"))
+    assert load_template("item", folder=tmp_path).system == "Über 200."
 
 
 def test_unknown_domain():

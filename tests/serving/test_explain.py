@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import json
 
 import numpy as np
@@ -113,7 +114,7 @@ def films(tmp_path):
             ("user", 1, "Loves dark science fiction."),
             ("item", "b", "For fans of space war."),
         ):
-            store.put_profile(Profile(kind, key, text, None, "request"))
+            store.put_profile(Profile(kind, key, text, None, "request", dataset=dataset.content))
     return Explainer(recommender, dataset, path)
 
 
@@ -135,6 +136,15 @@ def test_an_explanation_in_full(films):
     other = films.explain(2, "f", k=1)
     assert other.user_profile is None
     assert other.item_profile == "The Matrix. Genres: science fiction."
+
+
+def test_profiles_of_another_dataset_are_passed_over(films):
+    changed = dataclasses.replace(
+        films.dataset, item_texts=films.dataset.item_texts.with_columns(genres=pl.lit("x"))
+    )
+    found = Explainer(films.recommender, changed, films.profiles).explain(1, "b")
+    assert found.user_profile is None
+    assert found.item_profile == "Aliens. Genres: x."
 
 
 def test_an_item_of_the_history_is_not_its_own_reason(films):

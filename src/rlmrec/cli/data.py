@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,7 @@ MaxBadLines = Annotated[
     int, typer.Option(min=0, help="Unusable lines of a file that are skipped; one more is an error.")
 ]
 DEFAULT_WORKSPACE = Path("workspace")
+DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
 
 
 @app.command("movielens-100k")
@@ -372,7 +373,7 @@ def _period(start: str | None, end: str | None) -> tuple[float | None, float | N
         return None
     return (
         None if first is None else _midnight(first),
-        None if last is None else _midnight(last + timedelta(days=1)),
+        None if last is None else _midnight(last) + DAY,
     )
 
 
@@ -413,10 +414,11 @@ def _ratio(text: str) -> tuple[float, float, float]:
 
 
 def _build(name: str, workspace: Path, as_json: bool, source: Source, **options: Any) -> None:
-    interactions, users, items, item_texts, user_texts = source
+    interactions, users, items, item_texts, user_texts, left_out = source
     dataset = Dataset.build(
-        name, interactions, users, items, item_texts=item_texts, user_texts=user_texts, **options
-    )
+        name, interactions, users, items, item_texts=item_texts, user_texts=user_texts,
+        provenance={"columns_left_out": list(left_out)} if left_out else None, **options,
+    )  # fmt: skip
     _store(dataset, Workspace(workspace), Output(as_json))
 
 
@@ -451,9 +453,10 @@ def _store_raw(dataset: Dataset, workspace: Workspace, output: Output, **told: A
 
 def _store(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) -> None:
     try:
-        changed = workspace.dataset().fingerprint != dataset.fingerprint
+        old = workspace.dataset()
+        changed, other_texts = old.fingerprint != dataset.fingerprint, old.content != dataset.content
     except RlmrecError:
-        changed = False  # none there yet, or one that cannot be read and is replaced now
+        changed = other_texts = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
     for part, use in (
         ("valid", "there is nothing to stop training by"),
@@ -463,9 +466,24 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) 
             output.say(
                 f"[yellow]the {part} split is empty[/]: {use}; more interactions or another --split would help"
             )
-    if changed and any(any(workspace.path.glob(made)) for made in ("semantics/*.safetensors", "runs/*")):
+    has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("semantics/*.safetensors", "runs/*"))
+    if changed and (has_vectors or has_runs):
         output.say(
-            "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]"
+            "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]; "
+            "give 'rlmrec encode' and 'rlmrec train --overwrite' again"
+        )
+    elif other_texts and has_vectors:
+        output.say(
+            "[yellow]the dataset has other texts now[/]: give 'rlmrec encode' again for vectors of these"
+        )
+    if other_texts and workspace.profiles_path.exists():
+        output.say(
+            f"[yellow]the profiles in {escape(str(workspace.profiles_path))} were written for the old dataset and will "
+            "be refused[/]: give 'rlmrec profile' again as before, it asks only for what changed, and then encode"
+        )
+    if left_out := dataset.provenance.get("columns_left_out"):
+        output.say(
+            f"left out of the texts, since they sum up behaviour that is held out: {escape(', '.join(left_out))}"
         )
     describe(dataset, output)
     output.result(

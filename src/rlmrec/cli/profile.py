@@ -66,6 +66,12 @@ def profile(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where answers were unusable.")
     ] = False,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial", help='Users though items are left: such an item\'s profile is "None".'
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -101,7 +107,7 @@ def profile(
 
     **Examples:**
 
-    `rlmrec profile -w movies --items --users --domain movies --limit 20`
+    `rlmrec profile -w movies --items --domain movies --limit 20`
 
     `rlmrec profile -w shop --items --model gpt-4o-mini --price-in 0.15 --price-out 0.6 --dry-run`
 
@@ -137,7 +143,7 @@ def profile(
             llm, store, domain=domain or _domain(dataset), folder=prompts,
             options=PromptOptions(reviews=reviews, items=sample, tokens=prompt_tokens, seed=seed),
             price=None if price_in is None or price_out is None else Price(price_in, price_out),
-            max_cost=max_cost,
+            max_cost=max_cost, allow_partial=allow_partial,
         )  # fmt: skip
         for kind in kinds:
             if dry_run:

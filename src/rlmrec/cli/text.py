@@ -57,8 +57,9 @@ def encode(
     on_missing: Annotated[
         str,
         typer.Option(
-            help="Without a profile (failed or absent). text: an item has its metadata, a user the mean; "
-            "drop: no vector, left out of the alignment, as in the paper."
+            help="Without a profile (failed or absent). text: an item has its metadata, a user the mean. "
+            "drop: no vector, left out of the alignment, as in the paper; a user whose vector is the mean anyway "
+            "has that of the training items with a vector, and none without such an item."
         ),
     ] = "text",
     name: Annotated[
@@ -227,8 +228,17 @@ def _choose(
     user_file: bool,
 ) -> _Chosen:
     unused: list[str] = []
-    item = _stored(place, dataset, "item", profiles in ("llm", "llm+metadata"), unused)
+    item = _stored(place, dataset, "item", profiles not in (None, "metadata"), unused)
     user = _stored(place, dataset, "user", user_vectors == "profiles", unused)
+    for kind, found, needed in (
+        ("item", item, profiles in ("llm", "llm+metadata")),
+        ("user", user, user_vectors == "profiles"),
+    ):
+        if needed and not found.profiled:
+            raise WorkspaceError(
+                f"{place.path} holds no profile of {kind}s of {dataset.name}: write them first "
+                f"('rlmrec profile --{kind}s')"
+            )
     if profiles in SOURCES:
         items = profiles
     elif profiles == "mean":
@@ -254,22 +264,17 @@ def _choose(
     return _Chosen(items, users, item, user, unused)
 
 
-def _stored(place: Workspace, dataset: Dataset, kind: str, needed: bool, unused: list[str]) -> Stored:
-    """The workspace's profiles of one kind; that they cannot be used is an error only if they are needed."""
+def _stored(place: Workspace, dataset: Dataset, kind: str, wanted: bool, unused: list[str]) -> Stored:
+    """The workspace's profiles of one kind; that they cannot be used is an error only if they were asked for."""
     found = Stored([None] * (dataset.n_items if kind == "item" else dataset.n_users), 0, Counter())
     if place.profiles_path.exists():
         try:
             with Store(place.profiles_path, create=False) as store:
                 found = stored_profiles(store, dataset, kind)
         except WorkspaceError as error:
-            if needed:
+            if wanted:
                 raise
             unused.append(f"not used: {error}")
-    if needed and not found.profiled:
-        raise WorkspaceError(
-            f"{place.path} holds no profile of {kind}s of {dataset.name}: write them first "
-            f"('rlmrec profile --{kind}s')"
-        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 Reviews: reviewerID, asin, overall (1 to 5), reviewText, summary, unixReviewTime. Metadata: asin, title,
 description, categories, brand, price. The reviews are JSON; of the metadata there are strict JSON files and
-files of Python literals. Both hold HTML entities.
+files of Python literals. Both hold HTML entities and tags.
 
 Source: R. He and J. McAuley, "Ups and downs", WWW 2016; J. Ni et al., EMNLP 2019 (the form of 2018).
 """
@@ -10,12 +10,24 @@ Source: R. He and J. McAuley, "Ups and downs", WWW 2016; J. Ni et al., EMNLP 201
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.lines import MAX_BAD_LINES, BadRecord, Progress, Record, identity, number, plain
 from rlmrec.data.raw import Format, Review, build
+
+# Tags by their names: "<3" and "if x <y and z> 2" are what somebody wrote.
+HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+BLOCKS = re.compile(
+    r"</?(?:br|p|div|hr|h[1-6]|ul|ol|li|dl|dt|dd|table|tbody|thead|tr|td|th|blockquote|center|pre|img)(?:\s[^<>]*|/)?>",
+    re.IGNORECASE,
+)
+INLINE = re.compile(
+    r"</?(?:a|abbr|b|big|cite|code|em|font|i|small|span|strike|strong|sub|sup|tt|u)(?:\s[^<>]*|/)?>",
+    re.IGNORECASE,
+)
 
 
 def read_amazon(
@@ -85,8 +97,14 @@ def _item_texts(record: Record) -> tuple[str | None, ...]:
 
 
 def _text(value: Any) -> str | None:
+    """What a value says, without HTML; tags may be written with entities themselves."""
     text = plain(value)
-    return html.unescape(text).strip() or None if text is not None and "&" in text else text
+    if text is not None and "&" in text:
+        text = html.unescape(text).strip()
+    if text is not None and "<" in text:
+        text = INLINE.sub("", BLOCKS.sub(" ", HIDDEN.sub(" ", text)))
+        text = " ".join(text.split())
+    return text or None
 
 
 AMAZON = Format(

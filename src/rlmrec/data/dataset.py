@@ -126,6 +126,28 @@ class Dataset:
             digest.update(np.sort(self.split(split).keys()).tobytes() + b"|")
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def content(self) -> str:
+        """A hash of all that prompts are made of, and of what must not get into one: profiles name it.
+
+        The fingerprint, the number of each interaction in its source, the training reviews and the items' texts.
+        Vectors and runs do not depend on these, so they name the fingerprint.
+        """
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for split in SPLITS:
+            part = self.split(split)
+            order = np.argsort(part.keys())
+            assert part.id is not None  # set by Interactions
+            digest.update(part.id[order].tobytes() + b"|")
+            if split == "train" and part.review is not None:
+                for review in part.review[order]:
+                    digest.update(_json(review))
+        if self.item_texts is not None:
+            digest.update(_json(self.item_texts.columns))
+            for row in self.item_texts.iter_rows():
+                digest.update(_json(row))
+        return digest.hexdigest()[:16]
+
     @classmethod
     def build(
         cls,
@@ -262,6 +284,10 @@ class Dataset:
             _texts(tables["users"]),
             manifest["provenance"],
         )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, default=str).encode() + b"\n"
 
 
 def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:

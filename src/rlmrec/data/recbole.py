@@ -7,6 +7,7 @@ written, separated by spaces: RecBole writes a title and a list of genres alike.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
+# Columns of .item and .user that sum up behaviour, that of the held-out interactions included.
+SUMS_UP = re.compile(r"(^|_)(stars|rating|count|sentiment|metascore|sales_rank|popularity)$", re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -31,6 +34,7 @@ class Source(NamedTuple):
         items: I raw item ids.
         item_texts: I rows of text columns, or None.
         user_texts: U rows of text columns, or None.
+        left_out: columns that are no texts, since they sum up interactions that will be held out.
     """
 
     interactions: Interactions
@@ -38,6 +42,7 @@ class Source(NamedTuple):
     items: Vocabulary
     item_texts: pl.DataFrame | None = None
     user_texts: pl.DataFrame | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def read_recbole(
@@ -48,6 +53,9 @@ def read_recbole(
     timestamp: str = "timestamp",
 ) -> Source:
     """Read a folder of atomic files.
+
+    Columns of .item and .user that sum up what people did (ending in stars, rating, count, sentiment,
+    metascore, sales_rank or popularity) are left out: they hold what the split is going to hold out.
 
     Args:
         folder: holds exactly one .inter file.
@@ -72,7 +80,8 @@ def read_recbole(
         rating if rating in present else None,
         timestamp if timestamp in present else None,
     )  # fmt: skip
-    return Source(interactions, users, items, *_texts(found[0].with_suffix(""), user, item, users, items))
+    (item_texts, user_texts), left_out = _texts(found[0].with_suffix(""), user, item, users, items)
+    return Source(interactions, users, items, item_texts, user_texts, left_out)
 
 
 def ready_splits(folder: Path | str) -> tuple[Path, Path, Path] | None:
@@ -113,20 +122,32 @@ def read_recbole_splits(
     )  # fmt: skip
     name = paths[0].name.removesuffix(".train.inter")
     train, valid, test = (part.merged() for part in parts)
-    item_texts, user_texts = _texts(paths[0].with_name(name), user, item, users, items)
-    provenance = {"source": "recbole", "files": [path.name for path in paths]}
+    (item_texts, user_texts), left_out = _texts(paths[0].with_name(name), user, item, users, items)
+    provenance = {
+        "source": "recbole",
+        "files": [path.name for path in paths],
+        "columns_left_out": list(left_out),
+    }
     return Dataset(name, train, valid, test, users, items, item_texts, user_texts, provenance)
 
 
 def _texts(
     path: Path, user: str, item: str, users: Vocabulary, items: Vocabulary
-) -> list[pl.DataFrame | None]:
-    """The texts of PATH.item and PATH.user, where present."""
-    texts = []
+) -> tuple[list[pl.DataFrame | None], tuple[str, ...]]:
+    """The texts of PATH.item and PATH.user, where present, and the columns of these that are left out."""
+    texts: list[pl.DataFrame | None] = []
+    left_out: list[str] = []
     for ending, field, vocabulary in (("item", item, items), ("user", user, users)):
         file = path.with_name(f"{path.name}.{ending}")
-        texts.append(align(read_atomic(file, field), vocabulary, field) if file.exists() else None)
-    return texts
+        if not file.exists():
+            texts.append(None)
+            continue
+        table = read_atomic(file, field)
+        names = [name for name in table.frame.columns if name != field and SUMS_UP.search(name)]
+        left_out += names
+        kept = replace(table, frame=table.frame.drop(names))
+        texts.append(align(kept, vocabulary, field) if kept.frame.width > 1 else None)
+    return texts, tuple(dict.fromkeys(left_out))
 
 
 def read_atomic(path: Path, *required: str) -> Table:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +66,11 @@ MIGRATIONS = (
         PRIMARY KEY (kind, key)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE profiles ADD COLUMN quoted TEXT NOT NULL DEFAULT '[]'",
 )
 RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
+UNREADABLE = -1  # in the place of a source that is no id
 
 
 def request_hash(name: str, options: Mapping[str, Any], system: str, prompt: str) -> str:
@@ -99,6 +101,7 @@ class Profile:
         reasoning: the model's own, kept for reading; None where it gave none.
         request: hash of the first request; a profile is up to date while its prompt still has this hash.
         sources: ids (``Interactions.id``) of every interaction whose text or existence went into the prompt.
+        quoted: of a user, the sources of the item profiles that the prompt quoted.
         error: why there is no summarization; None when there is one.
         error_kind: one word for counting: malformed, none, refused, endpoint, request …
         raw: what the model or the server sent, on an error.
@@ -106,7 +109,8 @@ class Profile:
         requests: hashes of all requests made for it, the first one included.
         usage: tokens of all those.
         model: name of the model.
-        dataset: fingerprint of the dataset.
+        dataset: what the prompt was made from (``Dataset.content``). Where the dataset is another one now, the
+            profile is stale and nobody uses it.
     """
 
     kind: str
@@ -123,6 +127,7 @@ class Profile:
     usage: Usage = field(default_factory=Usage)
     model: str = ""
     dataset: str = ""
+    quoted: tuple[int, ...] = ()
 
 
 class State(NamedTuple):
@@ -132,11 +137,23 @@ class State(NamedTuple):
         request: hash of its profile's first request.
         error_kind: of a failed profile; None otherwise.
         news: whether that request was answered after the profile was written; None when it has no answer.
+        dataset: what its prompt was made from (``Dataset.content``).
     """
 
     request: str
     error_kind: str | None
     news: bool | None
+    dataset: str
+
+
+class Confirmed(NamedTuple):
+    """A profile whose prompt is the same in a dataset, and what the prompt is made from there; see ``Profile``."""
+
+    kind: str
+    key: RawId
+    dataset: str
+    sources: tuple[int, ...]
+    quoted: tuple[int, ...]
 
 
 class Store:
@@ -295,16 +312,16 @@ class Store:
         """How a node stands, without reading its texts; None when it has no profile yet."""
         row = self._db.execute(
             "SELECT request, error_kind, (SELECT answers.written <= profiles.written FROM answers "
-            "WHERE answers.request = profiles.request AND NOT retired) "
+            "WHERE answers.request = profiles.request AND NOT retired), dataset "
             "FROM profiles WHERE kind = ? AND key = ?",
             (kind, json.dumps(key)),
         ).fetchone()
-        return None if row is None else State(row[0], row[1], None if row[2] is None else not row[2])
+        return None if row is None else State(row[0], row[1], None if row[2] is None else not row[2], row[3])
 
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile in place of the one before it."""
         self._db.execute(
-            f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 15}?)",
+            f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 16}?)",
             (
                 profile.kind, json.dumps(profile.key),
                 _storable(profile.summarization), _storable(profile.reasoning),
@@ -312,9 +329,31 @@ class Store:
                 _storable(profile.error), profile.error_kind, _storable(profile.raw),
                 json.dumps(profile.notes), json.dumps(profile.requests),
                 profile.usage.prompt, profile.usage.completion,
-                profile.model, profile.dataset, time.time(),
+                profile.model, profile.dataset, json.dumps(profile.quoted), time.time(),
             ),
         )  # fmt: skip
+
+    def confirm(self, found: Sequence[Confirmed]) -> None:
+        """Note, in one commit, that profiles belong to a dataset: their prompts are the same there."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany(
+                "UPDATE profiles SET dataset = ?, sources = ?, quoted = ? WHERE kind = ? AND key = ?",
+                [
+                    (
+                        node.dataset,
+                        json.dumps(node.sources),
+                        json.dumps(node.quoted),
+                        node.kind,
+                        json.dumps(node.key),
+                    )
+                    for node in found
+                ],
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
 
     # -- export ----------------------------------------------------------------------------------------
 
@@ -353,7 +392,7 @@ class Store:
 
 _COLUMNS = (
     "kind, key, summarization, reasoning, request, sources, error, error_kind, raw, notes, requests, "
-    "prompt_tokens, completion_tokens, model, dataset"
+    "prompt_tokens, completion_tokens, model, dataset, quoted"
 )
 
 
@@ -364,7 +403,7 @@ def _profile(row: tuple[Any, ...]) -> Profile:
         summarization=row[2],
         reasoning=row[3],
         request=row[4],
-        sources=tuple(json.loads(row[5])),
+        sources=_sources(row[5]),
         error=row[6],
         error_kind=row[7],
         raw=row[8],
@@ -373,7 +412,19 @@ def _profile(row: tuple[Any, ...]) -> Profile:
         usage=Usage(row[11], row[12]),
         model=row[13],
         dataset=row[14],
+        quoted=_sources(row[15]),
     )
+
+
+def _sources(text: str) -> tuple[int, ...]:
+    """Ids of interactions; what is none becomes the id that no dataset holds, so that an audit reports it."""
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list):
+        return (UNREADABLE,)
+    return tuple(entry if type(entry) is int and 0 <= entry < 2**63 else UNREADABLE for entry in listed)
 
 
 def _storable(text: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import IntArray, Interactions
 from rlmrec.errors import DataError
-from rlmrec.llm.store import Profile, Store
+from rlmrec.llm.store import UNREADABLE, Profile, Store
 from rlmrec.profiles.prompts import KINDS
 
 
@@ -49,7 +49,12 @@ def audit(store: Store, dataset: Dataset) -> Audit:
     """Check every recorded source of every profile against the split.
 
     A source must be a training interaction; of an item's prompt, one with that item; of a user's, one of
-    that user. Users' prompts also quote item profiles, which are held to the same rule.
+    that user. A user's prompt also quotes item profiles, each written from interactions of its own: these were
+    noted with the user's profile when it was written, and must be training interactions too. A user's prompt
+    without a source is a violation: it always has one.
+
+    What was noted holds for the dataset that was there then. A profile that was written for another dataset,
+    split or other texts and not confirmed since (``rlmrec profile`` again does that) is stale, and a violation.
 
     Args:
         store: with profiles.
@@ -70,22 +75,33 @@ def audit(store: Store, dataset: Dataset) -> Audit:
                 found.other_datasets += 1
                 continue
             found.profiles[kind] += 1
+            if profile.dataset != dataset.content:
+                found._violation(
+                    f"the profile of {kind} {json.dumps(profile.key)} is stale: it was written for another dataset, "
+                    f"split or other texts; give 'rlmrec profile --{kind}s' again as before"
+                )
             seen.append(_check(profile, vocabulary.row(profile.key), index, found))
     found.interactions = len(np.unique(np.concatenate(seen))) if seen else 0
     return found
 
 
 def _check(profile: Profile, row: int, index: _Index, found: Audit) -> IntArray:
-    sources = np.array(profile.sources, np.int64)
+    name = f"{profile.kind} {json.dumps(profile.key)}"
+    sent = profile.summarization is not None or profile.requests
+    if profile.kind == "user" and sent and not profile.sources:
+        found._violation(f"the prompt of {name} names no interaction that it used")
+    sources = np.array((*profile.sources, *profile.quoted), np.int64)
     split, users, items = index.look_up(sources)
-    for position, source in enumerate(profile.sources):
-        where = f"the prompt of {profile.kind} {json.dumps(profile.key)} used interaction {source}, which "
+    for position, source in enumerate(sources.tolist()):
+        own = position < len(profile.sources)
+        where = f"the prompt of {name} used " + ("" if own else "an item profile written from ")
+        where += "what is no interaction id" if source == UNREADABLE else f"interaction {source}"
         if split[position] < 0:
-            found._violation(where + "this dataset does not hold")
+            found._violation(f"{where}, which this dataset does not hold")
         elif SPLITS[split[position]] != "train":
-            found._violation(where + f"is held out for {SPLITS[split[position]]}")
-        elif (items if profile.kind == "item" else users)[position] != row:
-            found._violation(where + f"is not of this {profile.kind}")
+            found._violation(f"{where}, which is held out for {SPLITS[split[position]]}")
+        elif own and (items if profile.kind == "item" else users)[position] != row:
+            found._violation(f"{where}, which is not of this {profile.kind}")
     return sources
 
 

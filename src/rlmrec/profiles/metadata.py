@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import DataError
+from rlmrec.errors import ColumnError
 
-TITLE_COLUMNS = ("title", "name", "movie_title", "app_name")
+TITLE_COLUMNS = ("title", "name", "movie_title", "app_name", "item_name")
 
 
 def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str]:
@@ -21,12 +21,12 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
         columns: which columns, in which order; all of them by default.
 
     Raises:
-        DataError: a named column is not in the table, or there is none at all.
+        ColumnError: a named column is not in the table, or there is none at all.
     """
     names = columns or table.columns
     unknown = [name for name in names if name not in table.columns]
     if unknown or not names:
-        raise DataError(
+        raise ColumnError(
             f"text column {unknown or names} not found: the texts have {', '.join(table.columns) or 'none'}"
         )
     title = next((name for name in TITLE_COLUMNS if name in names), None)

@@ -22,7 +22,7 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.llm.client import LLM, Completion, Usage
 from rlmrec.llm.endpoint import run_in_a_loop
 from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RequestError
-from rlmrec.llm.store import Profile, Store, request_hash
+from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 from rlmrec.profiles.parse import SCHEMA, WORDS, AnswerError, parse
 from rlmrec.profiles.prompts import (
     Prompt,
@@ -31,11 +31,12 @@ from rlmrec.profiles.prompts import (
     estimate_tokens,
     load_template,
 )
-from rlmrec.profiles.texts import stored_profiles
+from rlmrec.profiles.texts import Stored, stored_profiles
 
 # Failures without an answer: the next run asks again of itself, there is nothing to pay twice.
 UNANSWERED = ("endpoint", "missing")
 REFUSED = ("refused", "request")  # the endpoint's last word on a prompt; there is no answer to read
+CONFIRM_AT_ONCE = 500  # profiles in one commit
 ANSWER_TOKENS = 150  # of a typical answer, for an estimate before the first one
 
 
@@ -68,7 +69,7 @@ class Progress:
         profiled: nodes with a profile, earlier ones included.
         failed: nodes without one, by the kind of failure, earlier ones included.
         kept: nodes that were settled before this run.
-        cached: nodes settled in this run by stored answers alone.
+        cached: nodes settled in this run without a request: by stored answers, or as there is nothing to ask with.
         asked: requests that this run paid for.
         usage: tokens of those.
         cost: money for those; None without prices.
@@ -153,6 +154,8 @@ class Profiler:
         concurrency: nodes in work at once; None asks the model (``llm.concurrency``, else 8).
         price: money per million tokens, for ``cost`` and ``max_cost``.
         max_cost: a run stops before its requests cost more than this.
+        allow_partial: profile users though some items have not been: their prompts call such an item's
+            profile "None", and change, so that they are paid again, once the item has one.
         on_progress: called after every node.
 
     Raises:
@@ -161,7 +164,7 @@ class Profiler:
     Source: Section 3.2 of the paper, arXiv 2310.15950.
 
     Example:
-        >>> import tempfile, polars as pl
+        >>> import tempfile, numpy as np, polars as pl
         >>> from rlmrec.data.interactions import Interactions
         >>> from rlmrec.data.vocabulary import Vocabulary
         >>> class Parrot:
@@ -194,6 +197,7 @@ class Profiler:
         concurrency: int | None = None,
         price: Price | None = None,
         max_cost: float | None = None,
+        allow_partial: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.llm = llm
@@ -206,6 +210,7 @@ class Profiler:
         self.concurrency: int = getattr(llm, "concurrency", 8) if concurrency is None else concurrency
         self.price = price
         self.max_cost = max_cost
+        self.allow_partial = allow_partial
         self.on_progress = on_progress
         self._llm_options: dict[str, Any] = dict(getattr(llm, "options", {}))
         if attempts < 1 or self.concurrency < 1:
@@ -234,8 +239,8 @@ class Profiler:
 
         Raises:
             AccessError: the endpoint refuses every request. What was answered until then is stored.
-            WorkspaceError: another process writes to the store; users before items; item profiles made
-                from interactions that this dataset holds out.
+            WorkspaceError: another process writes to the store; users before all items; item profiles made
+                for another dataset, or from interactions that this one holds out.
             ConfigError: something about the model or the prompts is wrong.
         """
 
@@ -289,7 +294,7 @@ class Profiler:
     ) -> Estimate:
         """What a run would take, without a request.
 
-        Users before the items have profiles are estimated with profiles of average length.
+        Users before all items have profiles are estimated with profiles of average length in their place.
         """
         builder = self.builder(dataset, kind, assume_profiles=True)
         count, used = self.store.usage()
@@ -300,7 +305,11 @@ class Profiler:
         for prompt in builder.prompts(kind):
             total += 1
             request = self.request(prompt)
-            if self._is_settled(prompt, request) or self.store.answer(request.hash) is not None:
+            if (
+                prompt.nothing
+                or self._is_settled(prompt, request)
+                or self.store.answer(request.hash) is not None
+            ):
                 kept += 1
                 continue
             if limit is not None and requests >= limit:
@@ -319,17 +328,24 @@ class Profiler:
     def builder(self, dataset: Dataset, kind: str, *, assume_profiles: bool = False) -> PromptBuilder:
         """The prompt builder of a dataset. It is handed the training interactions and no others."""
         template = load_template(kind, self.domain, folder=self.folder, small=self.small)
-        profiles = None
+        profiles = sources = None
         if kind == "user":
             try:
-                profiles = item_profiles(self.store, dataset)
-            except _NoItemProfiles:
+                stored = stored_profiles(self.store, dataset, "item")
+            except WorkspaceError:
                 if not assume_profiles:
                     raise
-                profiles = ["some words about who would enjoy it " * 8] * dataset.n_items
+                stored = Stored([None] * dataset.n_items, 0, Counter(), [()] * dataset.n_items)
+            left = len(stored.texts) - stored.profiled - stored.failed + stored.unanswered
+            if assume_profiles and left and not (self.allow_partial and stored.profiled):
+                assumed = "some words about who would enjoy it " * 8
+                stored.texts[:] = [text or assumed for text in stored.texts]
+            else:
+                _refuse_too_few(stored, left, dataset, self.store.path, self.allow_partial)
+            profiles, sources = stored.texts, stored.sources
         return PromptBuilder(
             dataset.train, dataset.users, dataset.items, dataset.item_texts,
-            {kind: template}, self.options, profiles,
+            {kind: template}, self.options, profiles, sources,
         )  # fmt: skip
 
     def request(self, prompt: Prompt, text: str | None = None) -> Request:
@@ -339,9 +355,7 @@ class Profiler:
             request_hash(self.llm.name, self._llm_options, prompt.system, text), prompt.system, text
         )
 
-    def steps(
-        self, prompt: Prompt, fingerprint: str = ""
-    ) -> Generator[Request, Completion | LLMError, Profile]:
+    def steps(self, prompt: Prompt, content: str = "") -> Generator[Request, Completion | LLMError, Profile]:
         """From a prompt to a profile: yields requests, is sent answers or errors, returns the profile.
 
         Each try's prompt follows from the answers before it alone, so a restarted run walks the same way
@@ -356,7 +370,7 @@ class Profiler:
             return Profile(
                 prompt.kind, prompt.key, outcome.pop("summarization", None), outcome.pop("reasoning", None),
                 asked[0], prompt.sources, requests=tuple(asked), usage=used,
-                model=self.llm.name, dataset=fingerprint, **outcome,
+                model=self.llm.name, dataset=content, quoted=prompt.quoted, **outcome,
             )  # fmt: skip
 
         for attempt in range(1, self.attempts + 1):
@@ -390,6 +404,8 @@ class Profiler:
         state = self.store.state(prompt.kind, prompt.key)
         if state is None or state.request != request.hash:
             return False
+        if prompt.nothing:
+            return True
         if state.error_kind is None:
             return True
         if retry_failed or state.error_kind in UNANSWERED:
@@ -409,24 +425,18 @@ _ASK_AGAIN = {
 }
 
 
-class _NoItemProfiles(WorkspaceError):
-    """Users are to be profiled and no item has been."""
-
-
-def item_profiles(store: Store, dataset: Dataset) -> list[str | None]:
-    """The summarization of each item of a dataset, in row order, None where there is none.
-
-    Raises:
-        WorkspaceError: there is none at all, or one was made from interactions that are not this dataset's
-            training interactions: quoting it would leak what is held out.
-    """
-    texts = stored_profiles(store, dataset, "item").texts
-    if not any(texts):
-        raise _NoItemProfiles(
-            f"{store.path} holds no profile of an item of {dataset.name}, and users' prompts quote them: "
+def _refuse_too_few(stored: Stored, left: int, dataset: Dataset, path: Path, allow_partial: bool) -> None:
+    """Users' prompts quote the items' profiles, so paying for them before there are any is money lost."""
+    if not stored.profiled:
+        raise WorkspaceError(
+            f"{path} holds no profile of an item of {dataset.name}, and users' prompts quote them: "
             "write them first ('rlmrec profile --items')"
         )
-    return texts
+    if left and not allow_partial:
+        raise WorkspaceError(
+            f"{left:,} of {len(stored.texts):,} items of {dataset.name} have no profile yet, and users' prompts "
+            "quote them: run 'rlmrec profile --items' to the end first, or --allow-partial"
+        )
 
 
 class _Run:
@@ -437,7 +447,7 @@ class _Run:
     ) -> None:
         self.profiler = profiler
         self.store = profiler.store
-        self.fingerprint = dataset.fingerprint
+        self.content = dataset.content
         self.retry_failed = retry_failed
         self.limit = limit
         total = dataset.n_items if kind == "item" else dataset.n_users
@@ -445,6 +455,7 @@ class _Run:
         self.prompts = profiler.builder(dataset, kind).prompts(kind)
         self.started = time.monotonic()
         self.taken = 0
+        self.confirmed: list[Confirmed] = []
         self.in_flight: dict[str, asyncio.Future[Completion | LLMError]] = {}
         self.reserved = 0.0
         self.freed = asyncio.Event()
@@ -461,6 +472,10 @@ class _Run:
         finally:
             for worker in workers:
                 worker.cancel()
+        try:
+            self._confirm()
+        except sqlite3.Error as failure:
+            ended.append(failure)
         self._tell()
         for error in ended:
             if isinstance(error, sqlite3.Error):
@@ -486,22 +501,44 @@ class _Run:
             raise
 
     def _take(self, prompt: Prompt) -> bool:
-        """Whether a node is to be worked on; counts it if it is settled."""
+        """Whether a node is to be asked about; counts it if it is settled."""
         request = self.profiler.request(prompt)
         if self.profiler._is_settled(prompt, request, self.retry_failed):
             self.progress.kept += 1
             state = self.store.state(prompt.kind, prompt.key)
-            self._count(None if state is None else state.error_kind)
+            assert state is not None  # else it would not be settled
+            self._count(state.error_kind)
+            if state.dataset != self.content:
+                self.confirmed.append(
+                    Confirmed(prompt.kind, prompt.key, self.content, prompt.sources, prompt.quoted)
+                )
+                if len(self.confirmed) >= CONFIRM_AT_ONCE:
+                    self._confirm()
             return False
         if self.limit is not None and self.taken >= self.limit:
             return False
         self.taken += 1
+        if prompt.nothing:
+            self._record(self._unasked(prompt), prompt, paid=False)
+            return False
         if self.retry_failed:
             self.store.retire_failure(prompt.kind, prompt.key)
         return True
 
+    def _confirm(self) -> None:
+        if self.confirmed:
+            self.store.confirm(self.confirmed)
+            self.confirmed.clear()
+
+    def _unasked(self, prompt: Prompt) -> Profile:
+        return Profile(
+            prompt.kind, prompt.key, None, None, self.profiler.request(prompt).hash, prompt.sources,
+            error=f"nothing to go by: the {prompt.kind} has neither texts nor training interactions that have any",
+            error_kind="none", model=self.profiler.llm.name, dataset=self.content, quoted=prompt.quoted,
+        )  # fmt: skip
+
     async def _settle(self, prompt: Prompt) -> None:
-        steps = self.profiler.steps(prompt, self.fingerprint)
+        steps = self.profiler.steps(prompt, self.content)
         paid = False
         request = next(steps)
         while True:
@@ -615,19 +652,24 @@ class _Run:
         """Settle what the store's answers and ``errors`` settle; yield what is missing, each request once."""
         errors = errors or {}
         yielded: set[str] = set()
-        for prompt in self.prompts:
-            if not self._take(prompt):
-                continue
-            steps = self.profiler.steps(prompt, self.fingerprint)
-            request = next(steps)
-            with contextlib.suppress(StopIteration):
-                while (outcome := self.store.answer(request.hash) or errors.get(request.hash)) is not None:
-                    try:
-                        request = steps.send(outcome)
-                    except StopIteration as end:
-                        self._record(end.value, prompt, paid=False)
-                        raise
-                if request.hash not in yielded:
-                    yielded.add(request.hash)
-                    yield request
+        try:
+            for prompt in self.prompts:
+                if not self._take(prompt):
+                    continue
+                steps = self.profiler.steps(prompt, self.content)
+                request = next(steps)
+                with contextlib.suppress(StopIteration):
+                    while (
+                        outcome := self.store.answer(request.hash) or errors.get(request.hash)
+                    ) is not None:
+                        try:
+                            request = steps.send(outcome)
+                        except StopIteration as end:
+                            self._record(end.value, prompt, paid=False)
+                            raise
+                    if request.hash not in yielded:
+                        yielded.add(request.hash)
+                        yield request
+        finally:
+            self._confirm()
         self._tell()

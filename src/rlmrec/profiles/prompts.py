@@ -15,7 +15,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Prompt:
         text: the prompt.
         sources: ids of the interactions that went in.
         cuts: what was left out to keep to the budget of tokens, in words.
+        quoted: of a user, the sources of the item profiles that went in.
+        nothing: there is no text to go by, so that asking would be money lost.
     """
 
     kind: str
@@ -60,6 +62,8 @@ class Prompt:
     text: str
     sources: tuple[int, ...]
     cuts: tuple[str, ...] = ()
+    quoted: tuple[int, ...] = ()
+    nothing: bool = False
 
     @property
     def tokens(self) -> int:
@@ -101,8 +105,9 @@ class Template:
     """One prompt file: a part "# System" and a part "# Prompt", both Jinja.
 
     The parts are told apart before anything is filled in. ``{{ words }}`` is the limit of words. The prompt
-    may use ``{{ data }}`` (all of the node's data as one JSON value) and ``{{ fields.title }}`` and the like
-    (one entry of it, as a JSON value); the system prompt gets no data.
+    may use ``{{ data }}`` (all of the node's data as one JSON value) and, for items, ``{{ fields.title }}``,
+    description, attributes, reviews and each attribute by the name of its column (one entry of the data, as a
+    JSON value, "None" where the item lacks it); the system prompt gets no data.
 
     Args:
         kind: "item" or "user".
@@ -110,7 +115,7 @@ class Template:
         name: what messages call it, mostly the file's path.
 
     Raises:
-        ConfigError: a part is missing, the prompt uses no data, or Jinja cannot read it.
+        ConfigError: a part is missing, the prompt uses no data, or Jinja cannot read or fill it.
 
     Example:
         >>> t = Template("item", "# System\\nAt most {{ words }} words.\\n# Prompt\\nBOOK {{ fields.title }}")
@@ -145,40 +150,70 @@ class Template:
         )
         try:
             return engine.from_string(parts[2].strip()), engine.from_string(parts[4].strip())
-        except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"{self.name}: Jinja cannot read it: {error}") from None
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            raise ConfigError(f"{self.name}: Jinja cannot read it: {_line(error)}") from None
 
     @cached_property
     def system(self) -> str:
         """The system prompt."""
         return self._render(self._parts[0], {})
 
-    def fill(self, data: Any) -> str:
+    def fill(self, data: Any, known: Collection[str] | None = None) -> str:
         """The prompt around ``data``, a JSON value whose strings may hold anything.
 
+        Args:
+            data: of an item a mapping, of a user a list.
+            known: names of fields that items may have; another one in the template is a mistake. None: any.
+
         Raises:
-            ConfigError: the template uses a name that there is not.
+            ConfigError: the template uses a name that there is not, or fails otherwise.
         """
-        fields = _Fields(data if isinstance(data, dict) else {})
+        fields = _Fields(data, known) if isinstance(data, dict) else _Fields({}, ())
         return self._render(self._parts[1], {"data": to_json(data), "fields": fields})
 
     def _render(self, part: jinja2.Template, variables: dict[str, Any]) -> str:
         try:
             return part.render(words=WORDS[self.kind], **variables)
-        except (jinja2.TemplateError, TypeError) as error:
+        except _UnknownFieldError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
+        except Exception as error:  # a template is a program of the user's: whatever it raises is its mistake
             raise ConfigError(
-                f"{self.name}: {error}; known are words, and in the part '# Prompt' data and fields"
+                f"{self.name}: {_line(error)}; known are words, and in the part '# Prompt' data and fields"
             ) from None
 
 
-class _Fields(dict[str, str]):
-    """Entries of an item's data as JSON; what an item lacks is the word for nothing."""
+class _UnknownFieldError(Exception):
+    """A template asks for a field that no item can have."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        super().__init__({name: to_json(value) for name, value in data.items()})
 
-    def __missing__(self, name: str) -> str:
-        return to_json(NOTHING)
+class _Fields:
+    """Entries of an item's data as JSON, its attributes by their names; what an item lacks is the word for nothing.
+
+    No mapping: ``fields.values`` must be an entry of that name, not a method.
+    """
+
+    def __init__(self, data: Mapping[str, Any], known: Collection[str] | None) -> None:
+        attributes = data.get("attributes")
+        self._entries = {**(attributes if isinstance(attributes, dict) else {}), **data}
+        self._known = known
+
+    def __getitem__(self, name: object) -> str:
+        if name not in self._entries and self._known is not None and name not in self._known:
+            listed = ", ".join(self._known) or "none, use {{ data }}"
+            raise _UnknownFieldError(f"there is no field {name!r}; there are {listed}")
+        return to_json(self._entries.get(str(name), NOTHING))
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith("_"):  # Python's own business
+            raise AttributeError(name)
+        return self[name]
+
+    def __str__(self) -> str:
+        raise _UnknownFieldError("fields is no text: name one of them, such as {{ fields.title }}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_template(
@@ -193,7 +228,7 @@ def load_template(
         small: the shorter prompt with written-out examples that small models need.
 
     Raises:
-        ConfigError: an unknown kind or domain, or a folder with neither file.
+        ConfigError: an unknown kind or domain, a folder with neither file, or one that is not UTF-8.
     """
     if kind not in KINDS or domain not in DOMAINS:
         raise ConfigError(
@@ -206,7 +241,12 @@ def load_template(
             raise ConfigError(f"{folder} holds neither item.md nor user.md")
         own = folder / f"{kind}.md"
         if own.is_file():
-            return Template(kind, own.read_text(encoding="utf-8"), str(own))
+            try:
+                return Template(
+                    kind, own.read_text(encoding="utf-8-sig"), str(own)
+                )  # editors put a mark in front
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{own} is not UTF-8 ({error}): save it as UTF-8") from None
     names = [f"{domain}/{kind}.md"]
     if small:
         names = [f"{domain}/{kind}.small.md", f"general/{kind}.small.md"]
@@ -231,6 +271,7 @@ class PromptBuilder:
         templates: a template for each kind that is asked for.
         options: how much goes in.
         item_profiles: summarization of each item, I entries, None where there is none; for users' prompts.
+        item_sources: the interactions that each of these was written from, I entries.
 
     Raises:
         DataError: the sizes do not fit together, or there is no text at all to make prompts of.
@@ -261,13 +302,18 @@ class PromptBuilder:
         templates: Mapping[str, Template],
         options: PromptOptions | None = None,
         item_profiles: list[str | None] | None = None,
+        item_sources: list[tuple[int, ...]] | None = None,
     ) -> None:
         if (train.n_users, train.n_items) != (len(users), len(items)):
             raise DataError(
                 f"the training interactions are {train.n_users} x {train.n_items} (users x items), "
                 f"the vocabularies {len(users)} x {len(items)}"
             )
-        for name, rows in (("item texts", item_texts), ("item profiles", item_profiles)):
+        for name, rows in (
+            ("item texts", item_texts),
+            ("item profiles", item_profiles),
+            ("item sources", item_sources),
+        ):
             if rows is not None and len(rows) != len(items):
                 raise DataError(f"the {name} have {len(rows)} rows, there are {len(items)} items")
         if item_texts is None and train.review is None:
@@ -282,6 +328,7 @@ class PromptBuilder:
         self.templates = dict(templates)
         self.options = options or PromptOptions()
         self.item_profiles = item_profiles
+        self.item_sources = item_sources or [()] * len(items)
         for template in self.templates.values():
             least = estimate_tokens(template.system) + _MARGIN + 60
             if least > self.options.tokens:
@@ -307,11 +354,20 @@ class PromptBuilder:
         drawn = self._drawn_reviews(row)
         reviews = [self._cut_review(review, cuts) for review, _ in drawn]
         data = {"title": title, "attributes": attributes or NOTHING, "reviews": reviews or NOTHING}
-        steps = [_drop_last("reviews", "reviews"), _drop_last("attributes", "attributes")]
+        steps = [
+            _shorten_values("attributes", 200),
+            _shorten_values("attributes", 50),
+            _shorten_values("reviews", self.options.review_tokens // 2),
+            _shorten_values("reviews", self.options.review_tokens // 4),
+            _drop_longer("reviews", "attributes"),
+        ]
         text = self._fit(template, data, steps, cuts)
         left = data["reviews"] if isinstance(data["reviews"], list) else []
         sources = tuple(source for _, source in drawn[: len(left)])
-        return Prompt("item", row, self.items.id(row), template.system, text, sources, tuple(cuts))
+        nothing = title == NOTHING and not attributes and not drawn
+        return Prompt(
+            "item", row, self.items.id(row), template.system, text, sources, tuple(cuts), nothing=nothing
+        )
 
     def user(self, row: int) -> Prompt:
         """The prompt of one user (Eq. 14).
@@ -323,7 +379,7 @@ class PromptBuilder:
             raise DataError("users' prompts quote the items' profiles: write those first ('--items')")
         template = self.templates["user"]
         cuts: list[str] = []
-        entries, ids = [], []
+        entries, ids, quoted = [], [], []
         for position in self._draw("user", row, self._by_user, self.options.items):
             item = int(self.train.items[position])
             profile = self.item_profiles[item]
@@ -339,6 +395,8 @@ class PromptBuilder:
                 }
             )
             ids.append(self._id(position))
+            quoted.append(self.item_sources[item] if profile else ())
+        nothing = all(entry[name] == NOTHING for entry in entries for name in entry)
         steps = [
             _shorten_each("review", self.options.review_tokens // 2),
             _shorten_each("review", self.options.review_tokens // 4),
@@ -349,8 +407,10 @@ class PromptBuilder:
             _shorten_each("description", 8),
         ]
         text = self._fit(template, entries, steps, cuts)
-        sources = tuple(ids[: len(entries)])
-        return Prompt("user", row, self.users.id(row), template.system, text, sources, tuple(cuts))
+        return Prompt(
+            "user", row, self.users.id(row), template.system, text, tuple(ids[: len(entries)]), tuple(cuts),
+            tuple(sorted({source for some in quoted[: len(entries)] for source in some})), nothing,
+        )  # fmt: skip
 
     # -- what goes in ----------------------------------------------------------------------------------
 
@@ -359,6 +419,12 @@ class PromptBuilder:
         if self.item_texts is None or self._title_column is None:
             return [NOTHING] * len(self.items)
         return [clean_text(str(title or "")) or NOTHING for title in self.item_texts[self._title_column]]
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        """What a template may call a field."""
+        columns = [] if self.item_texts is None else self.item_texts.columns
+        return tuple(dict.fromkeys(("title", "description", "attributes", "reviews", *columns)))
 
     @cached_property
     def _title_column(self) -> str | None:
@@ -420,7 +486,7 @@ class PromptBuilder:
     def _fit(self, template: Template, data: Any, steps: list[_Step], cuts: list[str]) -> str:
         """The prompt around ``data``, which is cut in place, step by step, until it keeps to the budget."""
         room = self.options.tokens - estimate_tokens(template.system) - _MARGIN
-        text = template.fill(data)
+        text = template.fill(data, self._fields)
         for step in [*steps, _shorten_titles]:
             while (over := estimate_tokens(text) - room) > 0:
                 said = step(data, over)
@@ -428,7 +494,7 @@ class PromptBuilder:
                     break
                 if said not in cuts:
                     cuts.append(said)
-                text = template.fill(data)
+                text = template.fill(data, self._fields)
         if estimate_tokens(text) > room:
             raise ConfigError(
                 f"a budget of {self.options.tokens} tokens does not hold {template.name} with a title alone"
@@ -564,6 +630,53 @@ def _shorten_each(name: str, tokens: int) -> _Step:
             changed |= estimate_tokens(short) < estimate_tokens(entry[name])
             entry[name] = short
         return f"{name}s shortened" if changed else None
+
+    return step
+
+
+def _shorten_values(name: str, tokens: int) -> _Step:
+    """Shorten every long value, so that one of them does not cost all the others."""
+
+    def step(data: Any, over: int) -> str | None:  # noqa: ARG001
+        values = data[name]
+        if values == NOTHING:
+            return None
+        changed = False
+        for key in values if isinstance(values, dict) else range(len(values)):
+            short = _cut_value(values[key], max(8, tokens))
+            changed |= estimate_tokens(to_json(short)) < estimate_tokens(to_json(values[key]))
+            values[key] = short
+        return f"{name} shortened" if changed else None
+
+    return step
+
+
+def _cut_value(value: Any, tokens: int) -> Any:
+    """The beginning of a JSON value: of a text its first words, of a list or mapping its first entries."""
+    if isinstance(value, str):
+        return cut_tokens(value, tokens)
+    if not isinstance(value, list | dict):
+        return value
+    entries = list(value.items()) if isinstance(value, dict) else [(None, entry) for entry in value]
+    kept: list[tuple[Any, Any]] = []
+    for name, entry in entries:
+        short = _cut_value(entry, tokens)
+        tokens -= estimate_tokens(to_json(short)) + estimate_tokens(to_json(name))
+        if tokens < 0 and kept:
+            break
+        kept.append((name, short))
+    return dict(kept) if isinstance(value, dict) else [entry for _, entry in kept]
+
+
+def _drop_longer(*names: str) -> _Step:
+    """Drop the last entry of what is longest, so that none has to give all its room to another."""
+    drops = {name: _drop_last(name, name) for name in names}
+
+    def step(data: Any, over: int) -> str | None:
+        left = [name for name in names if data[name] != NOTHING]
+        if not left:
+            return None
+        return drops[max(left, key=lambda name: estimate_tokens(to_json(data[name])))](data, over)
 
     return step
 

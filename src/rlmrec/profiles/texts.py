@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,11 +25,15 @@ class Stored:
         texts: the summarization of each, in row order; None where there is none.
         failed: nodes whose profiling ended in a failure.
         models: names of the models, with how many profiles each wrote.
+        sources: the interactions that each profile was written from.
+        unanswered: how many of the failed ones never got an answer from the endpoint.
     """
 
     texts: list[str | None]
     failed: int
     models: Counter[str]
+    sources: list[tuple[int, ...]] = field(default_factory=list)
+    unanswered: int = 0
 
     @property
     def profiled(self) -> int:
@@ -70,25 +74,39 @@ def stored_profiles(store: Store, dataset: Dataset, kind: str) -> Stored:
         kind: "item" or "user".
 
     Raises:
-        WorkspaceError: one was made from interactions that are not this dataset's training interactions:
-            using it would leak what is held out.
+        WorkspaceError: one is stale, written for another dataset, split or other texts; or was made from
+            interactions that are not this dataset's training interactions: using it would leak what is
+            held out.
     """
     vocabulary = dataset.items if kind == "item" else dataset.users
     texts: list[str | None] = [None] * len(vocabulary)
-    failed = 0
+    written_from: list[tuple[int, ...]] = [()] * len(vocabulary)
+    stale: list[RawId] = []
+    failed = unanswered = 0
     models: Counter[str] = Counter()
     keys: list[RawId] = []
     sources: list[int] = []
     for profile in store.profiles(kind):
         if profile.key not in vocabulary:
             continue
+        if profile.dataset != dataset.content:
+            stale.append(profile.key)
+            continue
         if profile.summarization is None:
             failed += 1
+            unanswered += profile.error_kind == "endpoint"
             continue
-        texts[vocabulary.row(profile.key)] = profile.summarization
+        row = vocabulary.row(profile.key)
+        texts[row], written_from[row] = profile.summarization, profile.sources
         models[profile.model] += 1
         keys.extend([profile.key] * len(profile.sources))
         sources.extend(profile.sources)
+    if stale:
+        raise WorkspaceError(
+            f"{len(stale):,} {kind} profiles in {store.path} are stale, for example that of {kind} {stale[0]!r}: they "
+            f"were written for another dataset, split or other texts than {dataset.name} has now; give "
+            f"'rlmrec profile --{kind}s' again as before, it asks only for what changed"
+        )
     foreign = np.flatnonzero(~np.isin(np.array(sources, np.int64), np.asarray(dataset.train.id)))
     if len(foreign):
         first = foreign[0]
@@ -97,7 +115,7 @@ def stored_profiles(store: Store, dataset: Dataset, kind: str) -> Stored:
             f"training interaction of {dataset.name}: the profiles belong to another split; write them "
             f"again ('rlmrec profile --{kind}s')"
         )
-    return Stored(texts, failed, models)
+    return Stored(texts, failed, models, written_from, unanswered)
 
 
 def node_texts(

@@ -129,6 +129,7 @@ class Explainer:
         recommender: whose recommendations.
         dataset: for titles and texts.
         profiles: the store of profiles (``profiles.sqlite``); None, or a file that is not there, means none.
+            Those that were written for another dataset, split or other texts are passed over.
 
     Example:
         >>> explainer = Explainer(recommender, dataset, Path("movies/profiles.sqlite"))
@@ -259,7 +260,9 @@ class Explainer:
             return None
         with Store(self.profiles, create=False) as store:
             profile = store.profile(kind, raw)
-        return None if profile is None else profile.summarization
+        if profile is None or profile.dataset != self.dataset.content:
+            return None
+        return profile.summarization
 
 
 def contributions(
