@@ -153,6 +153,7 @@ def serve(
     if workers > 1:
         source.load()  # a mistake is told once, here, and not by every worker
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # who connects before the workers are up waits instead of being refused
     address = f"http://{host}:{listening.getsockname()[1]}"
     output.say(f"run {escape(run)} at {escape(address)}  (documentation: {escape(address)}/docs)")
     if workers == 1:

@@ -22,7 +22,7 @@ function kind(schema) {
 
 function fields(entries) {
   const rows = entries.map(([name, schema, required]) => {
-    const whether = required ? "required" : schema.default == null ? "optional" : `default ${schema.default}`;
+    const whether = required ? "required" : schema.default == null ? "optional" : `default ${JSON.stringify(schema.default)}`;
     const text = [kind(schema), whether, schema.description].filter(Boolean).join("; ");
     return made("tr", {}, made("th", { scope: "row" }, made("code", {}, name)), made("td", {}, text));
   });
@@ -36,7 +36,7 @@ function properties(schema) {
 }
 
 function operation(schemas, path, method, described) {
-  const locked = described.security ? " 🔒" : "";
+  const locked = described.security ? " · token" : "";
   const name = made("h3", {}, made("span", { class: "method" }, method.toUpperCase()), " ", made("code", {}, path), locked);
   const section = made("section", { class: "card" }, name, made("p", {}, described.description ?? ""));
   const parameters = described.parameters ?? [];

@@ -126,7 +126,7 @@ async function choose(id) {
     if (base === null) showAligned(answer.items);
     else showComparison(answer);
     at("user").hidden = false;
-    say(`User ${profile.title}: ${profile.interactions} items in the history, recommendations below.`);
+    say(`${profile.interactions} items in the history; the recommendations are below.`);
     at("user-title").focus();
   } catch (error) {
     if (error.name !== "AbortError") say(error.message, true);
@@ -150,7 +150,7 @@ function showComparison(answer) {
   at("base").replaceChildren(
     ...answer.base.map((item) => {
       const row = listRow(item);
-      if (!kept.has(item.id)) row.append(made("span", { class: "move down" }, "not in the list beside"));
+      if (!kept.has(item.id)) row.append(made("span", { class: "move down" }, "left the list"));
       return made("li", {}, row);
     }),
   );
@@ -287,7 +287,7 @@ async function begin() {
     at("served").textContent = `${health.dataset} · run ${health.run}${base === null ? "" : ` beside ${base}`} · ${counts}`;
     at("base-box").hidden = base === null;
     at("base-box").parentElement.classList.toggle("one", base === null);
-    at("base-title").textContent = `Base: ${base}`;
+    at("base-title").textContent = `Base run: ${base}`;
     at("aligned-title").textContent = `Recommended by ${health.run}`;
     for (const form of ["taste-form", "item-form"]) {
       if (health.cold_start) continue;
