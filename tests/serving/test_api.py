@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -205,6 +206,14 @@ def test_a_body_is_bounded_however_it_comes(service):
         pieces = client.post("/v1/recommendations", content=(b" " * 100 for _ in range(11)))
         assert whole.status_code == pieces.status_code == 413
         assert client.post("/v1/recommendations", json={"users": ["u1"]}).status_code == 200
+
+
+def test_a_body_that_never_comes_is_given_up(service, monkeypatch):
+    monkeypatch.setattr("rlmrec.serving.gate.BODY_SECONDS", 0.05)
+    with serving(service) as url, socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1]))) as held:
+        held.sendall(b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert held.recv(1000).startswith(b"HTTP/1.1 408")
+        assert "rlmrec_requests_in_flight 0.0" in httpx.get(f"{url}/metrics").text
 
 
 def test_every_answer_forbids_foreign_content(client):

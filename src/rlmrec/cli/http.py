@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKSPACE = Path("workspace")
 GRACE_SECONDS = 30
+# Longer than proxies keep connections open (60 s): one that the server closes first can take a request with it.
+IDLE_SECONDS = 75
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def serve(
         log_level="info",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_worker_healthcheck=GRACE_SECONDS,
     )

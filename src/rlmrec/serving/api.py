@@ -110,6 +110,10 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
                 await run_in_threadpool(service.follow)
             except RlmrecError as error:
                 logger.error("another process's change was not taken over: %s", error)
+            except (
+                Exception
+            ):  # a defect; but a worker that follows no more would answer from old data for ever
+                logger.exception("another process's change was not taken over")
 
     async def reload_quietly() -> None:
         try:
@@ -133,7 +137,9 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         if token is None:
             raise HTTPException(403, "this server was started without a token: nothing can be changed")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(
+            given.strip().encode("latin-1"), token.encode()
+        ):
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
     app = FastAPI(

@@ -71,7 +71,7 @@ class Catalogue:
         """Make now what would otherwise be made by the first requests."""
         self.recommendations(self.recommender.user_ids.id(0), 1)
         self.explainer.title(0)
-        _ = self.user_titles
+        _ = self._folded_titles
         return self
 
     @cached_property
@@ -159,8 +159,7 @@ class Catalogue:
         wanted = query.casefold().strip()
         first: list[int] = []
         more: list[int] = []
-        for row, title in enumerate(self.user_titles):
-            folded = title.casefold()
+        for row, folded in enumerate(self._folded_titles):
             if folded.startswith(wanted):
                 first.append(row)
                 if len(first) == limit:
@@ -266,6 +265,10 @@ class Catalogue:
             for raw, cosine in zip(ids.tolist(), cosines.tolist(), strict=True)
             if math.isfinite(cosine)
         ]
+
+    @cached_property
+    def _folded_titles(self) -> list[str]:
+        return [title.casefold() for title in self.user_titles]
 
     @cached_property
     def _item_degrees(self) -> npt.NDArray[np.int64]:

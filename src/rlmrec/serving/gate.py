@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # Never refused at saturation: who watches must be answered.
 WATCHED = frozenset({"/healthz", "/metrics"})
 BODY_SECONDS = 10.0
+# Before a refusal: clients that ask again at once would take the time of those who are being answered.
+REFUSAL_SECONDS = 0.1
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -105,20 +107,23 @@ class Gate:
         counted = scope["path"] not in WATCHED
         if counted and self.in_flight >= self.limits.in_flight:
             self.metrics.refused.inc()
+            await asyncio.sleep(REFUSAL_SECONDS)
             await _refuse(answer, 503, "too many requests at once: try again", [(b"retry-after", b"1")])
             self._count(scope, status, start)
             return
         self.in_flight += counted
         self.metrics.in_flight.inc(counted)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._body(scope, receive)
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    body = await self._body(scope, receive)
+            except TimeoutError:
+                await _refuse(answer, 408, f"the body did not arrive within {BODY_SECONDS:g} s")
+                return
             if body is None:
                 await _refuse(answer, 413, f"a body of at most {self.limits.body:,} bytes is taken")
             else:
                 await self.app(scope, _replayed(body, receive), answer)
-        except TimeoutError:
-            await _refuse(answer, 408, f"the body did not arrive within {BODY_SECONDS:g} s")
         finally:
             self.in_flight -= counted
             self.metrics.in_flight.dec(counted)
