@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from threadpoolctl import threadpool_limits
 
 from rlmrec.cli.output import Output, WorkspaceOption
 from rlmrec.cli.serve import RunOption
@@ -83,6 +84,8 @@ def application(source: Source) -> FastAPI:
     from rlmrec.serving.api import create_app
     from rlmrec.serving.gate import Limits
 
+    # A product over one user's vector is too small to split: threads of BLAS only get in each other's way.
+    threadpool_limits(1, user_api="blas")
     store = ColdItems(Workspace(source.workspace).cold_items_path)
     logging.getLogger("rlmrec").setLevel(logging.INFO)
     if not logging.getLogger("rlmrec").handlers:
@@ -157,7 +160,8 @@ def serve(
         source.load()  # a mistake is told once, here, and not by every worker
     listening = config.bind_socket()
     listening.listen(config.backlog)  # who connects before the workers are up waits instead of being refused
-    address = f"http://{host}:{listening.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listening.getsockname()[1]}"
     output.say(f"run {escape(run)} at {escape(address)}  (documentation: {escape(address)}/docs)")
     if workers == 1:
         uvicorn.Server(config).run([listening])

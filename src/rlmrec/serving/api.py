@@ -309,7 +309,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         return _json(service.catalogue.health(token is not None))
 
     @app.get("/metrics", response_class=Response, tags=["server"])
-    async def figures() -> Response:
+    def figures() -> Response:
         """Figures in Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
