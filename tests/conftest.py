@@ -1,6 +1,7 @@
 """Tests own the user's folders, keys and network."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,16 @@ def _own_world(tmp_path, monkeypatch):
 def toy():
     """blocks(): a dataset and its text vectors, with a known right answer."""
     return blocks()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium. Of one module: while it runs, so does an event loop in the main thread."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

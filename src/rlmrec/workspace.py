@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.serving.cold_start import FILE as COLD_START
 from rlmrec.serving.cold_start import ColdStart
 from rlmrec.serving.explain import Explainer
 from rlmrec.serving.index import Index, has_index
@@ -17,7 +18,8 @@ DEFAULT_SEMANTICS = "default"
 
 
 class Workspace:
-    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/ · experiments/
+    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/ · experiments/ ·
+    cold_items.sqlite
 
     Args:
         path: the folder; made when first written to.
@@ -53,6 +55,11 @@ class Workspace:
         """The names of the text vectors that there are, "default" first."""
         names = sorted(path.stem for path in (self.path / "semantics").glob("*.safetensors"))
         return sorted(names, key=lambda name: name != DEFAULT_SEMANTICS)
+
+    @property
+    def cold_items_path(self) -> Path:
+        """Where the items lie that a server was given by text."""
+        return self.path / "cold_items.sqlite"
 
     @property
     def experiments_path(self) -> Path:
@@ -113,6 +120,10 @@ class Workspace:
             WorkspaceError: there is none yet, or it belongs to other embeddings.
         """
         return ColdStart.load(self.finished_run(run) / "recommender", recommender)
+
+    def has_cold_start(self, run: str) -> bool:
+        """Whether a finished run has a map from text."""
+        return (self.finished_run(run) / "recommender" / COLD_START).exists()
 
     def explainer(self, run: str, dataset: Dataset) -> Explainer:
         """Explanations of a finished run's recommendations, with the profiles that there are."""

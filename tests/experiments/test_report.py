@@ -424,7 +424,6 @@ def test_charts_take_any_text_and_follow_the_page():
 
 # -- in a browser --------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PROBLEMS = """() => {
   const width = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > width) found.push('the page scrolls sideways');
@@ -458,17 +457,6 @@ CONTRAST = """() => {
   return {paper, text: Math.min(...of('p, td, th, li, h2, dd, a', 'color'), ...of('svg text', 'fill')),
           series: Math.min(...of('.legend span', 'color'))};
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,6 +130,7 @@ class Explainer:
         dataset: for titles and texts.
         profiles: the store of profiles (``profiles.sqlite``); None, or a file that is not there, means none.
             Those that were written for another dataset, split or other texts are passed over.
+        added: title and text of each item that the recommender has beyond the dataset's, in their order.
 
     Example:
         >>> explainer = Explainer(recommender, dataset, Path("movies/profiles.sqlite"))
@@ -137,9 +138,16 @@ class Explainer:
         >>> [reason.title for reason in explanation.because], explanation.text
     """
 
-    def __init__(self, recommender: Recommender, dataset: Dataset, profiles: Path | None = None) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        dataset: Dataset,
+        profiles: Path | None = None,
+        added: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.recommender = recommender
         self.dataset = dataset
+        self.added = added
         self.profiles = profiles if profiles is not None and Path(profiles).exists() else None
 
     def explain(self, user: RawId, item: RawId, k: int = 3) -> Explanation:
@@ -165,9 +173,9 @@ class Explainer:
             for i in order
         )
         item_profile, user_profile = self._profile("item", item), self._profile("user", user)
-        text = item_profile or self._text(row)
+        text = item_profile or self.item_text(row)
         around = [
-            self._profile("item", reason.id) or self._text(int(rows[i]))
+            self._profile("item", reason.id) or self.item_text(int(rows[i]))
             for reason, i in zip(because, order, strict=True)
         ]
         return Explanation(
@@ -231,7 +239,7 @@ class Explainer:
 
     @cached_property
     def _titles(self) -> list[str]:
-        return item_labels(self.dataset)
+        return [*item_labels(self.dataset), *(title for title, _ in self.added)]
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
@@ -243,7 +251,9 @@ class Explainer:
 
     @cached_property
     def _texts(self) -> list[str]:
-        return metadata_texts(self.dataset.item_texts) if self.dataset.item_texts is not None else []
+        table, known = self.dataset.item_texts, self.dataset.n_items
+        texts = metadata_texts(table) if table is not None else ["None"] * known
+        return [*texts, *(text for _, text in self.added)]
 
     @cached_property
     def _usual_words(self) -> frozenset[str]:
@@ -251,7 +261,8 @@ class Explainer:
         counts = Counter(word for text in self._texts for word in set(_words(text)))
         return frozenset(word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
 
-    def _text(self, row: int) -> str | None:
+    def item_text(self, row: int) -> str | None:
+        """What the source says about an item; None where it says nothing."""
         text = self._texts[row] if row < len(self._texts) else None
         return None if text == "None" else text
 
