@@ -487,7 +487,7 @@ def test_from_raw_files_to_proved_profiles(tmp_path, call):
     meta = [amazon_item(str(item), **described.get(str(item), {"description": ""})) for item in range(20)]
     reviews = random_reviews(500)
     options = (
-        "--reviews", write(tmp_path / "r.gz", [amazon_review(*review) for review in reviews]),
+        "--reviews", write(tmp_path / "reviews_Books.gz", [amazon_review(*review) for review in reviews]),
         "--meta", write(tmp_path / "m.gz", meta, "python"), "--k-core", 5, "-w", tmp_path / "w",
     )  # fmt: skip
     assert call("data", "amazon", *options)[0] == 0
@@ -496,7 +496,11 @@ def test_from_raw_files_to_proved_profiles(tmp_path, call):
 
     code, out, _ = call("profile", "-w", tmp_path / "w", "--items", "--model", "fake", "--dry-run")
     assert code == 0
-    assert "which types of readers would enjoy" in out  # the domain is known from the dataset
+    assert "which types of readers would enjoy" in out  # the domain is known from the file's name
+    tea = (tmp_path / "reviews_Books.gz").rename(tmp_path / "reviews_Tea.gz")
+    other = ("-w", tmp_path / "tea", "--reviews", tea, *options[2:-2])
+    assert "words of the prompts" in call("data", "amazon", *other)[1]
+    assert Dataset.load(tmp_path / "tea" / "dataset").provenance["domain"] == "general"
     assert "Book " in out
     model = Model()
     with Store(tmp_path / "w" / "profiles.sqlite") as store:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import polars as pl
 import typer
 from rich.markup import escape
 
@@ -114,7 +115,13 @@ def amazon(
     reviews: Annotated[Path, typer.Option(help="reviews_Books.json.gz or another category's.")],
     meta: Annotated[Path, typer.Option(help="meta_Books.json.gz, of the same category.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    domain: Domain = AMAZON.domain,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Whose words the prompts will use: {', '.join(DOMAINS)}. By default books where the file's name "
+            "says so, else general."
+        ),
+    ] = None,
     min_rating: MinRating = 3,
     start: From = None,
     end: Until = None,
@@ -131,6 +138,7 @@ def amazon(
     `rlmrec data amazon --reviews reviews_Books.json.gz --meta meta_Books.json.gz --sample-users 0.2 -w books`
     """
     output = Output(as_json)
+    domain = domain or (AMAZON.domain if "book" in reviews.name.lower() else "general")
     with _reading(output) as progress:
         dataset = read_amazon(
             reviews, meta, domain=_domain(domain), min_rating=min_rating, max_bad_lines=max_bad_lines,
@@ -508,6 +516,11 @@ def describe(dataset: Dataset, output: Output) -> None:
         ["training items a user", f"median {np.median(degrees):.0f}, least {degrees.min()}"],
         ["item texts", ", ".join(dataset.item_texts.columns) if dataset.item_texts is not None else "none"],
     ]
+    if dataset.item_texts is not None:
+        with_text = int(dataset.item_texts.select(pl.any_horizontal(pl.all().is_not_null())).sum().item())
+        rows.append(["items with a text", f"{with_text:,} of {dataset.n_items:,}"])
+    if "domain" in dataset.provenance:
+        rows.append(["words of the prompts", str(dataset.provenance["domain"])])
     steps = dataset.provenance.get("interactions", {})
     rows += [[f"interactions {label}", f"{count:,}"] for label, count in steps.items()]
     output.table(f"dataset {dataset.name}", ["", ""], rows)
