@@ -4,6 +4,8 @@ import json
 import pickle
 import random
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -497,7 +499,7 @@ def test_from_raw_files_to_proved_profiles(tmp_path, call):
     code, out, _ = call("profile", "-w", tmp_path / "w", "--items", "--model", "fake", "--dry-run")
     assert code == 0
     assert "which types of readers would enjoy" in out  # the domain is known from the file's name
-    tea = (tmp_path / "reviews_Books.gz").rename(tmp_path / "reviews_Tea.gz")
+    tea = Path(shutil.copy(tmp_path / "reviews_Books.gz", tmp_path / "reviews_Tea.gz"))
     other = ("-w", tmp_path / "tea", "--reviews", tea, *options[2:-2])
     assert "words of the prompts" in call("data", "amazon", *other)[1]
     assert Dataset.load(tmp_path / "tea" / "dataset").provenance["domain"] == "general"

@@ -56,10 +56,11 @@ def made_workspace(folder):
     for name, noise in (("base", 0.5), ("con", 0.1)):
         save_run(place, dataset, semantics, name, noise)
     with Store(place.profiles_path) as store:
-        store.put_profile(
-            Profile("user", "u7", f"Likes cookery. {HOSTILE}", "All they read is about food.", "r")
-        )
-        store.put_profile(Profile("item", "i4", "For people who cook.", "Its title says so.", "r"))
+        for kind, key, text, why in (
+            ("user", "u7", f"Likes cookery. {HOSTILE}", "All they read is about food."),
+            ("item", "i4", "For people who cook.", "Its title says so."),
+        ):
+            store.put_profile(Profile(kind, key, text, why, "r", dataset=dataset.content))
     return place
 
 
