@@ -405,6 +405,7 @@ _ASK_AGAIN = {
     "truncated": "Your last answer was too long and was cut off. Answer with the JSON object in fewer words.",
     "keys": 'Your last answer had other keys. Answer with the JSON object of the keys "summarization" and '
     '"reasoning", both of them texts.',
+    "form": "Your last answer repeated the form. Answer with the JSON object, filled in.",
     "too long": "Your last summarization was far too long. Answer again, with at most {words} words.",
 }
 
