@@ -43,11 +43,12 @@ class Completion:
 
 @runtime_checkable
 class LLM(Protocol):
-    """What a language model must offer. Any object with these two will do; two more are optional.
+    """What a language model must offer. Any object with these two will do; three more are optional.
 
     ``options``: a mapping of JSON values, everything beside the name that changes answers (temperature,
     limits, seed). It goes into the hash under which answers are stored. Default: none.
     ``concurrency``: how many requests at once make sense. Default: 8.
+    ``replays``: True where answers were paid for before, so that they cost nothing. Default: False.
 
     Example:
         >>> class Parrot:

@@ -42,6 +42,7 @@ class Replay:
     """
 
     concurrency = 1
+    replays = True  # nothing is paid for
 
     def __init__(
         self, path: Path | str, *, model: str | None = None, options: Mapping[str, Any] | None = None
