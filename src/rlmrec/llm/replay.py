@@ -22,7 +22,7 @@ class Replay:
     Args:
         path: a store (``profiles.sqlite``) or exported answers (``.jsonl``, ``.jsonl.gz``).
         model: which model's answers; needed when the file holds several models'.
-        options: that model's options; needed when the file holds several sets of them.
+        options: some of that model's options; needed when the file holds several sets of them.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
@@ -65,13 +65,14 @@ class Replay:
         fitting = [
             (name, kept)
             for name, kept in models
-            if model in (None, name) and (options is None or dict(options) == kept)
+            if model in (None, name) and all(kept.get(key) == value for key, value in (options or {}).items())
         ]
         if len(fitting) != 1:
             listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
             raise ConfigError(
                 f"{self.path} must hold the answers of exactly one model that fits "
-                f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}"
+                f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}; "
+                "pick one by its name (--model) and options (--temperature, --max-tokens)"
             )
         self.name, self.options = fitting[0]
         self.small = bool(self.options.get("small"))  # see LocalChat: the same prompts must be made again
