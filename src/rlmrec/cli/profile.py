@@ -167,7 +167,7 @@ def profile(
         options = {"temperature": temperature, "max_tokens": max_tokens}
         picked: dict[str, Any] = {name: options[name] for name in options if name in given}
         name = LocalChat().name if model == "local" else model
-        llm = Replay(replay, model=name if "model" in given else None, options=picked)
+        llm = Replay(replay, model=name if "model" in given else None, some_options=picked)
     elif model == "local":
         llm = LocalChat(threads=threads, temperature=temperature)
         if (missing := LocalChat.missing()) and not dry_run:

@@ -22,7 +22,8 @@ class Replay:
     Args:
         path: a store (``profiles.sqlite``) or exported answers (``.jsonl``, ``.jsonl.gz``).
         model: which model's answers; needed when the file holds several models'.
-        options: some of that model's options; needed when the file holds several sets of them.
+        options: that model's options; needed when the file holds several sets of them.
+        some_options: some of them, in place of all.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
@@ -45,7 +46,12 @@ class Replay:
     replays = True  # nothing is paid for
 
     def __init__(
-        self, path: Path | str, *, model: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        path: Path | str,
+        *,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        some_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
@@ -65,13 +71,15 @@ class Replay:
         fitting = [
             (name, kept)
             for name, kept in models
-            if model in (None, name) and all(kept.get(key) == value for key, value in (options or {}).items())
+            if model in (None, name)
+            and (options is None or dict(options) == kept)
+            and all(kept.get(option) == value for option, value in (some_options or {}).items())
         ]
         if len(fitting) != 1:
             listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
             raise ConfigError(
                 f"{self.path} must hold the answers of exactly one model that fits "
-                f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}; "
+                f"(model={model!r}, options={options or some_options!r}), {len(fitting)} do: it holds {listed}; "
                 "pick one by its name (--model) and options (--temperature, --max-tokens)"
             )
         self.name, self.options = fitting[0]
