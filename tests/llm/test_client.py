@@ -10,7 +10,7 @@ from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
 
 from rlmrec.errors import ConfigError
 from rlmrec.llm.client import Completion, OpenAIChat, Usage
-from rlmrec.llm.errors import AccessError, EndpointError, RefusedError, RequestError
+from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.profiles.parse import SCHEMA
 
 
@@ -287,3 +287,134 @@ def test_further_fields_of_the_request():
         ask(llm)
     assert server.bodies[0]["top_k"] == 3
     assert json.dumps(llm.options)  # goes into the hash
+
+
+SECRET = "sk-very-secret/1"
+
+
+def everything(error):
+    return f"{error!r} {error} {getattr(error, 'raw', None)}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        ((200, {}, b"<pre>Authorization: Bearer sk-very-secret/1</pre>"), EndpointError),
+        ((200, {}, b" " * 19_990 + b"sk-very-secret/1"), EndpointError),
+        ((200, {}, rb'{"headers": "Bearer sk-very-secret\/1"}'), EndpointError),
+        (failure(500, "Bearer SK-VERY-SECRET/1"), EndpointError),
+        (failure(400, "b'Bearer sk-very-secret/1'"), RequestError),
+        (failure(400, "x" * 480 + SECRET), RequestError),
+        (failure(401, f"bad key {SECRET}"), AccessError),
+        (reply(message={"content": None, "refusal": f"I will not use {SECRET}."}), RefusedError),
+    ],
+)
+def test_no_error_holds_the_key(fault, raised, monkeypatch):
+    monkeypatch.setenv("MY_KEY", f" {SECRET}\n")
+    with FaultServer(script(fault)) as server, pytest.raises(raised) as caught:
+        ask(chat(server, key_env="MY_KEY", retries=1))
+    assert server.headers[0]["authorization"] == f"bearer {SECRET}", "sent without the line break"
+    assert "very-secret" not in everything(caught.value).lower()
+
+
+def test_no_answer_holds_the_key_and_a_key_that_is_none_costs_no_letter(monkeypatch):
+    monkeypatch.setenv("MY_KEY", SECRET)
+    with FaultServer(script(reply(f"Your key is {SECRET}."))) as server:
+        assert ask(chat(server, key_env="MY_KEY"))[0].text == "Your key is [key]."
+        monkeypatch.setenv("MY_KEY", "e")
+        assert SECRET in ask(chat(server, key_env="MY_KEY"))[0].text
+
+
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very-sécret", "sk-very\x00secret"])
+def test_what_is_no_key_is_refused_unseen(key, monkeypatch):
+    monkeypatch.setattr("os.environ", {"MY_KEY": key})
+    with (
+        FaultServer() as server,
+        pytest.raises(ConfigError, match=r"\$MY_KEY holds something else") as caught,
+    ):
+        ask(chat(server, key_env="MY_KEY"))
+    assert server.requests == 0
+    assert "sk-very" not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_variable_is_not_repeated():
+    with pytest.raises(ConfigError, match="name of an environment variable") as caught:
+        OpenAIChat("m", key_env="sk-very-secret")
+    assert "sk-very" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fault", [failure(401), failure(404, "me:hunter22 from bWU6aHVudGVyMjI="), failure(500)]
+)
+def test_no_error_holds_what_an_address_hides(fault):
+    with FaultServer(script(fault)) as server:
+        llm = OpenAIChat("m", base_url=server.url.replace("http://", "http://me:hunter22@"), retries=0)
+        with pytest.raises(LLMError) as caught:
+            ask(llm)
+    assert f"http://127.0.0.1:{server.port}/v1" in str(caught.value)
+    for secret in ("hunter22", "bWU6aHVudGVyMjI="):
+        assert secret not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:11434/v1", "", "ftp://host", "http://", "http://host:port", "me:pw@host/v1", "http://a\n"],
+)
+def test_an_address_that_is_none(url):
+    with pytest.raises(ConfigError, match="expected an address such as") as caught:
+        OpenAIChat("m", base_url=url)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [500, 501])
+def test_a_format_that_a_server_fails_on_is_lowered(status):
+    def llama(number, body):
+        if body.get("response_format", {}).get("type") == "json_schema":
+            return failure(status, "Failed to parse json_schema: no grammar")
+        return reply()
+
+    with FaultServer(llama) as server:
+        llm = chat(server)
+        assert ask(llm)[0].text == GOOD
+        ask(llm, "again")
+    assert [body["response_format"]["type"] for body in server.bodies] == ["json_schema"] + [
+        "json_object"
+    ] * 2
+
+
+def test_a_passing_fault_that_names_a_format_costs_it_once():
+    with FaultServer(script(reply(), failure(500, "json_schema worker died"), reply())) as server:
+        llm = chat(server)
+        for prompt in "abc":
+            ask(llm, prompt)
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_a_server_that_fails_whatever_the_format_gives_no_answer():
+    with FaultServer(script(failure(500, "json_schema"))) as server, pytest.raises(EndpointError):
+        ask(chat(server, retries=1))
+
+
+def test_a_refusal_of_max_tokens_by_name():
+    def picky(number, body):
+        return failure(400, "not supported", param="max_tokens") if "max_tokens" in body else reply()
+
+    with FaultServer(picky) as server:
+        ask(chat(server))
+    assert server.bodies[-1]["max_completion_tokens"] == 600
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_requests_to_a_reasoning_model_from_the_start():
+    llm = OpenAIChat("o", reasoning=True)
+    body = llm.body("s", "p", SCHEMA)
+    assert body["max_completion_tokens"] == 600
+    assert not {"max_tokens", "temperature"} & set(body)
+    assert llm.options == OpenAIChat("o").options, "the hash of a question does not hang on it"
+
+
+def test_a_refusal_that_was_paid_for_says_what_it_took():
+    refused = reply(message={"content": None, "refusal": "No."}, completion_tokens=7)
+    with FaultServer(script(refused)) as server, pytest.raises(RefusedError) as caught:
+        ask(chat(server))
+    assert caught.value.usage == Usage(100, 7, 0)

@@ -70,7 +70,8 @@ def test_partial_answers_failures_and_a_second_file(profiler, dataset, tmp_path)
     ]
     read = read_batch(profiler, dataset, "item", write(back, lines))
     assert (read.answers, read.refused, read.unanswered, read.malformed) == (2, 2, 2, [8])
-    assert (read.progress.profiled, dict(read.progress.failed)) == (1, {"refused": 2})
+    assert (read.progress.profiled, dict(read.progress.failed)) == (1, {"refused": 2, "endpoint": 2})
+    assert read.progress.n_unanswered == 2
     # The next file: two without an answer, two that were not in it, and the bad one, asked again.
     assert write_batch(profiler, dataset, "item", out) == 5
     again = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in requests(out)}
@@ -101,7 +102,7 @@ def test_unusable_answers_are_retried_when_asked(profiler, dataset, tmp_path):
     assert (read.progress.profiled, read.progress.n_failed) == (1, 0)
 
 
-@pytest.mark.parametrize("wrong", ["f" * 64, None, 7, "../../etc"])
+@pytest.mark.parametrize("wrong", ["f" * 64, "../../etc"])
 def test_unknown_ids_are_refused_and_nothing_is_taken(profiler, dataset, tmp_path, wrong):
     out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
     write_batch(profiler, dataset, "item", out)
@@ -131,3 +132,47 @@ def test_models_without_batches(profiler, dataset, tmp_path):
 
     with pytest.raises(ConfigError, match="m is none"):
         write_batch(Profiler(Model(), profiler.store), dataset, "item", tmp_path / "x")
+
+
+def test_what_the_provider_finds_wrong_is_recorded_with_its_words(profiler, dataset, tmp_path):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    ids = [line["custom_id"] for line in requests(out)]
+    lines = [answered(request, status=400, message="Use 'max_completion_tokens'") for request in ids[:3]]
+    lines.append({"custom_id": ids[3], "response": None, "error": {"message": "cancelled by you"}})
+    lines.append(answered(ids[4], status=429))
+    lines.append({"custom_id": ids[5], "response": {"status_code": 200, "body": [1]}})
+    read = read_batch(profiler, dataset, "item", write(back, lines))
+    assert (read.answers, read.rejected, read.unanswered) == (0, 3, 3)
+    assert dict(read.progress.failed) == {"request": 3, "endpoint": 3}
+    told = "the provider refused the request: HTTP 400: Use 'max_completion_tokens'"
+    assert read.progress.reason("request") == told
+    profile = profiler.store.profile("item", 100)
+    assert (profile.error, json.loads(profile.raw)) == (told, lines[0])
+    assert write_batch(profiler, dataset, "item", out) == 5, "the unanswered ones stand in the next file"
+    assert write_batch(profiler, dataset, "item", out, retry_failed=True) == 8
+
+
+@pytest.mark.parametrize("wrong", [None, 7, ["x"], {"a": 1}])
+def test_an_id_that_is_no_text_makes_a_malformed_line(profiler, dataset, tmp_path, wrong):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    lines = [answered(requests(out)[0]["custom_id"]), {**answered(""), "custom_id": wrong}]
+    read = read_batch(profiler, dataset, "item", write(back, lines))
+    assert (read.answers, read.malformed) == (1, [2])
+
+
+@pytest.mark.parametrize("lines", [[], ["", " "], ["<html>no</html>", "[1]", "[" * 100_000]])
+def test_a_file_without_answers_is_an_error(profiler, dataset, tmp_path, lines):
+    with pytest.raises(DataError, match="holds no answers"):
+        read_batch(profiler, dataset, "item", write(tmp_path / "back.jsonl", lines))
+
+
+def test_requests_for_a_reasoning_model(profiler, dataset, tmp_path):
+    out = tmp_path / "out.jsonl"
+    other = Profiler(OpenAIChat("gpt-4o-mini", reasoning=True), profiler.store)
+    write_batch(profiler, dataset, "item", out)
+    plain = requests(out)
+    write_batch(other, dataset, "item", out)
+    assert [line["custom_id"] for line in requests(out)] == [line["custom_id"] for line in plain]
+    assert {"max_completion_tokens"} <= set(requests(out)[0]["body"])

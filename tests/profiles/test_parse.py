@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.profiles.parse import AnswerError, Parsed, cut_words, parse
+from rlmrec.profiles.prompts import DOMAINS, KINDS, load_template
 
 GOOD = '{"summarization": "Fans of noir.", "reasoning": "It is dark."}'
+FORM = '{"summarization": "which types of people would enjoy this item", "reasoning": "briefly, why"}'
 TEXTS = ("Fans of noir.", "It is dark.")
 
 
@@ -27,6 +29,12 @@ TEXTS = ("Fans of noir.", "It is dark.")
         ('{"answer": ' + GOOD + "}", "fences or text around the JSON"),
         (GOOD.replace('"Fans of noir."', '["Fans", "of noir."]'), "list instead of a text"),
         (GOOD.replace("of noir", "of\nnoir"), None),
+        (f"As {FORM} asks: {GOOD}", "fences or text around the JSON"),
+        (f"{FORM}\n{GOOD}", "fences or text around the JSON"),
+        (f"```json\n{FORM}\n``` so ```json\n{GOOD}\n```", "fences or text around the JSON"),
+        (GOOD.replace("Fans", "Fools") + GOOD, "fences or text around the JSON"),
+        (GOOD + ' for {"summarization": "…", "reasoning": "…"}', "fences or text around the JSON"),
+        ("{a} " * 50 + GOOD, "fences or text around the JSON"),
         (GOOD.replace("noir", "no\ufffdir"), "bytes that were no UTF-8"),
     ],
 )
@@ -58,6 +66,10 @@ def test_cut_off_after_the_summarization():
         ('{"summarization": "none."}', "stop", "none"),
         ('{"summarization": null}', "stop", "none"),
         ('{"summarization": ""}', "stop", "none"),
+        ('{"summarization": "None. I cannot tell from this."}', "stop", "none"),
+        ('{"summarization": "None, there is no description."}', "stop", "none"),
+        ('{"summarization": "N/A - nothing is known"}', "stop", "none"),
+        (FORM, "stop", "form"),
     ],
 )
 def test_what_cannot_be_used(answer, finish, kind):
@@ -95,3 +107,38 @@ def test_hostile_sizes_take_no_time():
     for answer in ("{" * 100_000, '{"summarization": "' + "\\" * 100_001, "```" * 30_000, "[" * 100_000):
         with pytest.raises(AnswerError):
             parse(answer, 100)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_form_of_every_prompt_is_no_profile(domain, kind):
+    system = load_template(kind, domain).system
+    form = next(line for line in system.splitlines() if line.startswith('{"summarization"'))
+    with pytest.raises(AnswerError) as caught:
+        parse(f"You want {form}.", 200)
+    assert caught.value.kind == "form"
+
+
+@pytest.mark.parametrize(
+    "told", ["None of the usual fans", "Nonetheless, fans of noir", "Which types of noir"]
+)
+def test_texts_that_only_begin_like_none_or_the_form(told):
+    assert parse(json.dumps({"summarization": told}), 100).summarization == told
+
+
+@pytest.mark.parametrize(
+    "told", ["Fans of <think> and noir", "Fans </think> of noir", "<think>er fans</think>"]
+)
+def test_thoughts_are_not_looked_for_inside_the_json(told):
+    assert parse(json.dumps({"summarization": told}), 100) == Parsed(told, None)
+
+
+def test_scripts_without_spaces_are_bounded_too():
+    far = json.dumps({"summarization": "喜欢科幻电影的观众。" * 300}, ensure_ascii=False)
+    with pytest.raises(AnswerError, match="2700 words, at most 100"):
+        parse(far, 100)
+    cut = parse(far, 100, last_try=True).summarization
+    assert cut == "喜欢科幻电影的观众。" * 11
+    assert parse(json.dumps({"summarization": "喜欢科幻电影的观众。" * 9}), 100).notes == ()
+    assert len(parse(json.dumps({"summarization": "ก" * 9000}), 100, last_try=True).summarization) < 2600
+    assert len(parse(json.dumps({"summarization": "ファン" * 900}), 100, last_try=True).summarization) < 110

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import typer
-from fault_server import FaultServer, reply
+from fault_server import GOOD, FaultServer, failure, reply
 from made_dataset import make_dataset
 from typer.testing import CliRunner
 
@@ -99,7 +99,7 @@ def test_batch_files(folder, tmp_path, server):
         for line in out.read_text().splitlines()
     ]
     back.write_text("\n".join(json.dumps(line) for line in lines[:5]))
-    told = rlmrec("profile", "-w", folder, "--items", *named, "--batch-in", back)
+    told = rlmrec("profile", "-w", folder, "--items", *named, "--batch-in", back, ok=3)
     assert "read 5 answers" in told
     assert "3 still need an answer" in told
     with pytest.raises(ConfigError, match="one kind"):
@@ -148,3 +148,100 @@ def test_the_embedded_model_writes_real_profiles(folder):
     assert (told["item"]["profiled"], told["item"]["failed"]) == (2, {})
     with Store(folder / "profiles.sqlite") as store:
         assert len(store.profile("item", 100).summarization) > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--base-url", "http://127.0.0.1:9/v1"],
+            "--base-url is for a model at an endpoint: give --model NAME",
+        ),
+        (["--concurrency", "16"], "--concurrency is not used by the embedded model"),
+        (["--max-tokens", "600"], "--max-tokens is not used by the embedded model"),
+        (["--model", "local", "--timeout", "9"], "--timeout is not used by the embedded model"),
+        (["--key-env", "K"], "--key-env is not used by the embedded model"),
+        (["--model", "m", "--threads", "2"], "--threads is not used by a model at an endpoint"),
+        (["--replay", "f", "--threads", "2"], "--threads is not used by --replay"),
+        (["--model", "m", "--batch-in", "f", "--limit", "2"], "--limit is not used by --batch-in"),
+        (["--model", "m", "--batch-out", "f", "--base-url", "u"], "--base-url is not used by --batch-out"),
+        (["--model", "m", "--batch-in", "f", "--batch-out", "g"], "--batch-out and --batch-in exclude"),
+        (["--model", "m", "--batch-out", "f", "--dry-run"], "--batch-out and --dry-run exclude"),
+        (["--replay", "f", "--batch-in", "g"], "--replay and --batch-in exclude"),
+        (["--batch-in", "f"], "the embedded one has no batch files"),
+        (["--model", "m", "--base-url", "127.0.0.1:9"], "expected an address such as"),
+        (["--model", "m", "--max-cost", "inf", "--price-in", "1", "--price-out", "1"], "max_cost must be"),
+    ],
+)
+def test_options_that_would_be_without_effect_are_refused(folder, options, message):
+    with pytest.raises(ConfigError, match=message):
+        rlmrec("profile", "-w", folder, "--items", *options)
+
+
+def test_no_access_keeps_the_summary(folder):
+    with FaultServer(lambda number, body: failure(401, "bad key") if number > 2 else reply()) as server:
+        told = rlmrec("profile", "-w", folder, "--items", *at(server), "--concurrency", "1", ok=3)
+        assert "items: 3 of 8 profiled, 0 failed, 5 left; 3 requests" in told
+        assert "stopped: the endpoint" in told
+        arguments = ("profile", "-w", folder, "--items", "--users", *at(server), "--json")
+        plain = json.loads(rlmrec(*arguments, ok=3))
+    assert (plain["item"]["profiled"], plain["item"]["requests"], set(plain)) == (3, 0, {"item"})
+    assert "refuses access" in plain["item"]["stopped"]
+
+
+def test_reasons_are_shown_and_what_a_retry_would_change(folder):
+    def script(number, body):
+        text = body["messages"][-1]["content"]
+        return (
+            failure(503, "overloaded")
+            if "Title 1" in text
+            else failure(400, "bad")
+            if "Title 2" in text
+            else reply()
+        )
+
+    with FaultServer(script) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlmrec.llm.endpoint.random.uniform", lambda low, high: 0.001)
+        told = rlmrec("profile", "-w", folder, "--items", *at(server), ok=3)
+        assert "endpoint, mostly: no answer in 7 tries, the last one: HTTP 503" in told
+        assert "request, mostly: the endpoint refused the request: HTTP 400" in told
+        assert "1 without an answer are asked again by the next run" in told
+        assert "ask again where answers were unusable with --retry-failed" in told
+        estimate = ("profile", "-w", folder, "--items", *at(server), "--dry-run", "--json")
+        assert json.loads(rlmrec(*estimate))["item"]["requests"] == 1
+        assert json.loads(rlmrec(*estimate, "--retry-failed"))["item"]["requests"] == 2
+
+
+def test_a_replay_picks_its_model_and_costs_nothing(folder, tmp_path, server):
+    for name in ("one", "two"):
+        rlmrec("profile", "-w", folder, "--items", "--model", name, "--base-url", server.url)
+    make_dataset().save(tmp_path / "V" / "dataset")
+    replayed = ("profile", "-w", tmp_path / "V", "--items", "--replay", folder / "profiles.sqlite")
+    with pytest.raises(ConfigError, match="pick one by its name"):
+        rlmrec(*replayed)
+    with pytest.raises(ConfigError, match="0 do"):
+        rlmrec(*replayed, "--model", "two", "--max-tokens", "7")
+    prices = ("--price-in", "1", "--price-out", "1")
+    told = json.loads(rlmrec(*replayed, "--model", "two", "--max-tokens", "600", *prices, "--json"))["item"]
+    assert (told["profiled"], told["requests"], told["cached"], told["cost"]) == (8, 0, 8, 0)
+    with Store(tmp_path / "V" / "profiles.sqlite") as store:
+        assert store.profile("item", 100).model == "two"
+
+
+def test_an_export_does_not_tell_what_an_address_hides(folder, tmp_path, server, monkeypatch):
+    url = server.url.replace("http://", "http://me:hunter22@")
+    monkeypatch.setattr("sys.argv", ["rlmrec", "profile", "--base-url", url, f"--base-url={url}?key=k"])
+    file = tmp_path / "answers.jsonl"
+    rlmrec("profile", "-w", folder, "--items", "--model", "m", "--base-url", url, "--export", file)
+    head = file.read_text().splitlines()[0]
+    assert json.loads(head)["command"] == f"rlmrec profile --base-url {server.url} --base-url={server.url}"
+    assert "hunter22" not in head
+
+
+def test_a_cost_that_is_estimated_says_so(folder):
+    without = (200, {}, json.dumps({"choices": [{"message": {"content": GOOD}}]}).encode())
+    prices = ("--price-in", "10", "--price-out", "10", "--max-tokens", "20", "--max-cost", "0.01")
+    with FaultServer(lambda number, body: without) as server:
+        told = rlmrec("profile", "-w", folder, "--items", *at(server), *prices, ok=3)
+    assert "did not count the tokens of" in told
+    assert "over the bound" in told

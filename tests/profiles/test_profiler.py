@@ -17,7 +17,7 @@ from rlmrec.llm.errors import AccessError, EndpointError
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit
-from rlmrec.profiles.profiler import Price, Profiler
+from rlmrec.profiles.profiler import ANSWER_TOKENS, Price, Profiler
 from rlmrec.profiles.prompts import KINDS, PromptOptions
 from rlmrec.profiles.texts import stored_profiles
 
@@ -206,8 +206,8 @@ def test_no_access_ends_the_run_and_keeps_what_was_answered(store, dataset):
         return AccessError("no money") if "Title 5" in prompt else GOOD
 
     model = Model(answer, concurrency=1)
-    with pytest.raises(AccessError, match="no money"):
-        Profiler(model, store).run(dataset, "item")
+    stopped = Profiler(model, store).run(dataset, "item")
+    assert (stopped.stopped, stopped.profiled, stopped.n_failed, stopped.asked) == ("no money", 5, 0, 5)
     assert store.usage()[0] == 5
     assert Profiler(Model(), store).run(dataset, "item").asked == 3
 
@@ -404,3 +404,134 @@ def test_concurrency_is_the_models_or_ones_own(store, dataset):
         assert server.most == 3
     with pytest.raises(ConfigError):
         Profiler(Model(), store, concurrency=0)
+
+
+def test_a_limit_or_a_stop_hides_nothing_that_was_settled_before(store, dataset):
+    model = Model(lambda prompt: "no JSON" if "Title 7" in prompt else GOOD)
+    Profiler(model, store).run(dataset, "item")
+    changed = make_dataset()
+    changed.item_texts[0, "title"] = "Another"
+    changed.item_texts[1, "title"] = "Yet another"
+    limited = Profiler(model, store).run(changed, "item", limit=1)
+    assert (limited.profiled, dict(limited.failed), limited.kept, limited.asked) == (
+        6,
+        {"malformed": 1},
+        6,
+        1,
+    )
+    broke = Model(lambda prompt: AccessError("no money"), concurrency=1)
+    stopped = Profiler(broke, store).run(changed, "item")
+    assert (stopped.stopped, stopped.profiled, stopped.kept, stopped.asked) == ("no money", 6, 7, 0)
+    assert stopped.total - stopped.done == 1
+    retried = Profiler(model, store).run(dataset, "item", limit=1, retry_failed=True)
+    assert retried.done == 8
+
+
+def test_an_estimate_of_a_retry_counts_what_it_asks(store, dataset):
+    model = Model(lambda prompt: "no JSON" if "Title 1" in prompt else GOOD)
+    profiler = Profiler(model, store, attempts=1)
+    profiler.run(dataset, "item")
+    assert profiler.estimate(dataset, "item").requests == 0
+    assert profiler.estimate(dataset, "item", retry_failed=True).requests == 1
+    assert profiler.run(dataset, "item", retry_failed=True).asked == 1
+
+
+def test_without_a_count_of_tokens_the_cost_is_estimated_and_bounded(store):
+    dataset = make_dataset(n_items=40)
+    reply_without = (200, {}, json.dumps({"choices": [{"message": {"content": GOOD}}]}).encode())
+    with FaultServer(lambda number, body: reply_without) as server:
+        llm = OpenAIChat("fake", base_url=server.url, max_tokens=50, concurrency=2)
+        profiler = Profiler(llm, store, price=Price(1000, 1000), max_cost=2)
+        expected = profiler.estimate(dataset, "item").cost
+        progress = profiler.run(dataset, "item")
+    assert "over the bound" in progress.stopped
+    assert progress.estimated == progress.asked == server.requests < 40
+    assert 1 < progress.cost <= 2
+    assert progress.cost / progress.asked == pytest.approx(expected / 40, rel=0.8)
+
+
+def test_a_refusal_that_was_paid_for_is_counted(store, dataset):
+    refused = reply(message={"role": "assistant", "content": None, "refusal": "No."})
+    with FaultServer(lambda number, body: refused) as server:
+        llm = OpenAIChat("fake", base_url=server.url, concurrency=1)
+        progress = Profiler(llm, store, price=Price(1, 10)).run(dataset, "item")
+    assert (progress.asked, progress.usage, progress.failed) == (8, Usage(800, 160), {"refused": 8})
+    assert progress.cost == pytest.approx(0.0024)
+    assert store.profile("item", 100).usage == Usage(100, 20)
+
+
+def test_refusals_one_by_one_are_answers(store):
+    dataset = make_dataset(n_items=30)
+    with FaultServer(lambda number, body: failure(400, f"bad prompt {number}")) as server:
+        llm = OpenAIChat("fake", base_url=server.url, concurrency=1)
+        progress = Profiler(llm, store).run(dataset, "item")
+    assert (progress.stopped, dict(progress.failed)) == (None, {"request": 30})
+    assert "bad prompt" in progress.reason("request")
+
+
+def test_the_commonest_reason_of_each_failure_is_kept(store, dataset):
+    def answer(prompt):
+        return EndpointError("at\nnight " * 100) if "Title 3" in prompt else '{"a": 1}'
+
+    progress = Profiler(Model(answer), store).run(dataset, "item")
+    assert progress.reason("keys").startswith("expected the keys")
+    assert progress.reason("endpoint").startswith("at night at")
+    assert len(progress.reason("endpoint")) <= 200
+    assert (progress.n_unanswered, progress.reason("none")) == (1, "")
+    again = Profiler(Model(answer), store).run(dataset, "item")
+    assert again.reason("keys") == progress.reason("keys")
+
+
+def test_a_replay_is_not_paid_for(store, dataset, tmp_path):
+    Profiler(Model(), store).run(dataset, "item")
+    with Store(tmp_path / "again.sqlite") as again:
+        told = Profiler(Replay(store.path), again, price=Price(1, 1), max_cost=0).run(dataset, "item")
+    assert (told.profiled, told.asked, told.cached, told.cost, told.usage) == (8, 0, 8, 0, Usage())
+
+
+def test_repeated_tries_are_told(store, dataset):
+    told = []
+    with FaultServer(lambda number, body: failure(503) if number % 2 == 0 else reply()) as server:
+        llm = OpenAIChat("fake", base_url=server.url, backoff=0.01, concurrency=1)
+        profiler = Profiler(llm, store, on_progress=lambda progress: told.append(progress.repeated))
+        assert profiler.run(dataset, "item").repeated == 8
+        assert told[:3] == [1, 2, 3]
+        profiler.run(dataset, "item")
+    assert told[-1] == 0, "another run counts anew"
+
+
+@pytest.mark.parametrize("bound", [float("nan"), -1.0, float("inf")])
+def test_a_bound_that_bounds_nothing(store, bound):
+    with pytest.raises(ConfigError, match="max_cost must be a number of money"):
+        Profiler(Model(), store, price=Price(1, 1), max_cost=bound)
+    with pytest.raises(ConfigError, match="price out must be"):
+        Profiler(Model(), store, price=Price(1, bound))
+
+
+def test_a_model_that_answers_with_something_else(store, dataset):
+    class Plain:
+        name = "plain"
+
+        async def complete(self, system, prompt, schema=None):
+            return GOOD
+
+    with pytest.raises(
+        ConfigError, match=r"'plain' returned str, expected a rlmrec\.llm\.client\.Completion"
+    ):
+        Profiler(Plain(), store).run(dataset, "item")
+
+
+def test_an_endpoint_out_of_reach_costs_no_profile_that_another_model_wrote(store, dataset):
+    Profiler(Model(), store).run(dataset, "item")
+    dead = Model(lambda prompt: EndpointError("nobody there", ""), size="other")
+    progress = Profiler(dead, store).run(dataset, "item")
+    assert progress.n_failed > 0
+    assert stored_profiles(store, dataset, "item").profiled == dataset.n_items
+
+
+def test_an_estimate_learns_from_answers_of_the_same_model_alone(store, dataset):
+    Profiler(Model(), store).run(dataset, "item", limit=4)
+    ours = Profiler(Model(), store).estimate(dataset, "item")
+    other = Profiler(Model(size="other"), store).estimate(dataset, "item")
+    assert ours.usage.completion == ours.requests * 10
+    assert other.usage.completion == other.requests * ANSWER_TOKENS

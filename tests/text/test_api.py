@@ -233,3 +233,13 @@ def test_json_numbers_survive_to_the_last_bit():
     data = [{"index": 0, "embedding": [float(f"{value:.9g}") for value in numbers]}]
     with FaultServer(lambda number, body: (200, {}, json.dumps({"data": data}).encode())) as server:
         assert np.array_equal(client(server).encode(["x"])[0], numbers)
+
+
+def test_an_answer_that_quotes_the_key_is_not_kept(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret-1")
+    with (
+        FaultServer(lambda number, body: (200, {}, b"Authorization: Bearer sk-secret-1")) as server,
+        pytest.raises(EndpointError) as caught,
+    ):
+        client(server, key_env="MY_KEY", retries=0).encode(["x"])
+    assert caught.value.raw == "Authorization: Bearer [key]"

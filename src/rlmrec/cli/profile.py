@@ -17,6 +17,7 @@ from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.llm.client import LLM, OpenAIChat
+from rlmrec.llm.endpoint import without_secrets
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store
@@ -29,7 +30,33 @@ from rlmrec.workspace import Workspace
 PARTLY_FAILED = 3
 
 
+# Option → the modes that use it, where not all do; see _modes.
+USED_BY = {
+    "base_url": "endpoint",
+    "key_env": "endpoint",
+    "concurrency": "endpoint",
+    "timeout": "endpoint",
+    "max_tokens": "endpoint, replay, batch-out, batch-in",
+    "temperature": "endpoint, local, replay, batch-out, batch-in",
+    "reasoning_model": "endpoint, batch-out, batch-in",
+    "threads": "local",
+    "limit": "endpoint, local, replay, batch-out",
+    "retry_failed": "endpoint, local, replay, batch-out",
+    "price_in": "endpoint, local, replay",
+    "price_out": "endpoint, local, replay",
+    "max_cost": "endpoint, local, replay",
+}
+MODES = {
+    "local": "the embedded model (--model local, the default); name another with --model",
+    "endpoint": "a model at an endpoint",
+    "replay": "--replay",
+    "batch-out": "--batch-out",
+    "batch-in": "--batch-in",
+}
+
+
 def profile(
+    context: typer.Context,
     workspace: WorkspaceOption = Path("workspace"),
     items: Annotated[bool, typer.Option("--items", help="Profile the items.")] = False,
     users: Annotated[
@@ -47,7 +74,7 @@ def profile(
     key_env: Annotated[
         str, typer.Option(help="Environment variable with the key. It is never written anywhere.")
     ] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once (the embedded model: one).")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to an endpoint.")] = 16,
     domain: Annotated[
         str | None, typer.Option(help=f"Whose words the prompts use: {', '.join(DOMAINS)}.")
     ] = None,
@@ -61,6 +88,14 @@ def profile(
     temperature: Annotated[float, typer.Option(min=0, help="Of the model.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling of reviews and items.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one try may take.")] = 60.0,
+    reasoning_model: Annotated[
+        bool,
+        typer.Option(
+            "--reasoning-model",
+            help="The model wants max_completion_tokens and no temperature. Live requests find that out, "
+            "a batch file must be told.",
+        ),
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the embedded model.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Settle at most this many further ones.")] = None,
     retry_failed: Annotated[
@@ -88,7 +123,11 @@ def profile(
         float | None, typer.Option(min=0, help="Stop before this run's requests cost more.")
     ] = None,
     replay: Annotated[
-        Path | None, typer.Option(help="Take the answers from this store or export, and from nowhere else.")
+        Path | None,
+        typer.Option(
+            help="Take the answers from this store or export, and from nowhere else; --model picks a model's "
+            "where it holds several."
+        ),
     ] = None,
     batch_out: Annotated[
         Path | None, typer.Option(help="Write the requests as a provider's batch file; ask nothing.")
@@ -103,7 +142,8 @@ def profile(
     """Write profiles of items and users with a language model: what kind of users an item is for, and so on.
 
     Every answer is stored at once, so a run can be killed and started again: nothing is asked twice. Exit
-    code 3 says that some could not be profiled, or that the run stopped early.
+    code 3 says that some could not be profiled, or that the run stopped early. An option that the chosen
+    model or mode does not use is refused.
 
     **Examples:**
 
@@ -119,13 +159,21 @@ def profile(
         raise ConfigError(
             "a batch file holds one kind: give --items or --users; users' prompts quote the items'"
         )
+    given = {name for name in context.params if _is_given(context, name)}
+    mode = _mode(model, given)
+    for option in sorted(given):
+        if mode not in USED_BY.get(option, mode).split(", "):
+            raise ConfigError(f"{_named(option)} is not used by {MODES[mode]}: leave it out")
     if (price_in is None) != (price_out is None):
         raise ConfigError("give both prices or none: --price-in and --price-out")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     llm: LLM
     if replay is not None:
-        llm = Replay(replay)
+        options = {"temperature": temperature, "max_tokens": max_tokens}
+        picked: dict[str, Any] = {name: options[name] for name in options if name in given}
+        name = LocalChat().name if model == "local" else model
+        llm = Replay(replay, model=name if "model" in given else None, some_options=picked)
     elif model == "local":
         llm = LocalChat(threads=threads, temperature=temperature)
         if (missing := LocalChat.missing()) and not dry_run:
@@ -133,7 +181,7 @@ def profile(
     else:
         llm = OpenAIChat(
             model, base_url=base_url, key_env=key_env, temperature=temperature, max_tokens=max_tokens,
-            timeout=timeout, concurrency=concurrency,
+            timeout=timeout, concurrency=concurrency, reasoning=reasoning_model,
         )  # fmt: skip
     kinds = [kind for kind, wanted in zip(KINDS, (items, users), strict=True) if wanted]
     results: dict[str, Any] = {}
@@ -147,7 +195,7 @@ def profile(
         )  # fmt: skip
         for kind in kinds:
             if dry_run:
-                estimate = profiler.estimate(dataset, kind, limit=limit)
+                estimate = profiler.estimate(dataset, kind, limit=limit, retry_failed=retry_failed)
                 _show_estimate(estimate, output)
                 results[kind] = _plain_estimate(estimate)
             elif batch_out is not None:
@@ -162,9 +210,12 @@ def profile(
                 results[kind] = {
                     **_plain(read.progress),
                     "answers": read.answers,
+                    "refused": read.refused,
+                    "rejected": read.rejected,
+                    "unanswered": read.unanswered,
                     "malformed": read.malformed,
                 }
-                incomplete |= read.progress.n_failed > 0
+                incomplete |= read.progress.profiled < read.progress.total
             else:
                 progress = _run(profiler, dataset, kind, limit, retry_failed, output)
                 results[kind] = _plain(progress)
@@ -216,6 +267,35 @@ def audit(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = 
         raise typer.Exit(1)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _mode(model: str, given: set[str]) -> str:
+    """Who answers, or what else is done.
+
+    Raises:
+        ConfigError: options of two modes at once.
+    """
+    chosen = [name for name in ("replay", "batch_out", "batch_in") if name in given]
+    if len(chosen) > 1 or ("dry_run" in given and chosen not in ([], ["replay"])):
+        both = [_named(name) for name in (*chosen, *{"dry_run"} & given)][:2]
+        raise ConfigError(f"{both[0]} and {both[1]} exclude each other: leave one of them out")
+    if chosen and chosen != ["replay"] and model == "local":
+        raise ConfigError(
+            f"{_named(chosen[0])} is for a model at an endpoint, the embedded one has no batch files: give "
+            "--model NAME as well"
+        )
+    if "base_url" in given and not chosen and model == "local":
+        raise ConfigError("--base-url is for a model at an endpoint: give --model NAME as well")
+    return chosen[0].replace("_", "-") if chosen else "local" if model == "local" else "endpoint"
+
+
+def _named(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
 def _domain(dataset: Dataset) -> str:
     """The domain that the reader of the dataset noted, if it did."""
     noted = dataset.provenance.get("domain")
@@ -229,12 +309,16 @@ def _run(
     with output.progress(f"profiling {kind}s", total) as update:
         profiler.on_progress = lambda progress: update(progress.done, _note(progress))
         progress = profiler.run(dataset, kind, limit=limit, retry_failed=retry_failed)
-    _show(progress, output)
+    _show(progress, output, replayed=isinstance(profiler.llm, Replay))
     return progress
 
 
 def _note(progress: Progress) -> str:
-    parts = [f"{progress.n_failed} failed", f"{progress.kept + progress.cached} cached"]
+    parts = [f"{progress.n_failed} failed", f"{progress.kept} done before"]
+    if progress.cached:
+        parts.append(f"{progress.cached} from stored answers")
+    if progress.repeated:
+        parts.append(f"{progress.repeated} tries repeated")
     parts.append(f"{_short(progress.usage.prompt)}+{_short(progress.usage.completion)} tokens")
     if progress.cost is not None:
         parts.append(f"cost {progress.cost:.4g}")
@@ -247,7 +331,7 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e3 else str(count)
 
 
-def _show(progress: Progress, output: Output) -> None:
+def _show(progress: Progress, output: Output, replayed: bool = False) -> None:
     left = progress.total - progress.done
     line = (
         f"{progress.kind}s: {progress.profiled:,} of {progress.total:,} profiled, "
@@ -257,8 +341,17 @@ def _show(progress: Progress, output: Output) -> None:
     if progress.cost is not None:
         line += f", cost {progress.cost:.4g}"
     output.say(f"{line}, {progress.seconds:.1f} s")
+    if progress.estimated:
+        output.say(
+            f"  [yellow]the endpoint did not count the tokens of {progress.estimated:,} answers[/]: theirs, and "
+            "their cost, are estimated from the texts"
+        )
+    if progress.failed:
+        listed = ", ".join(f"{escape(what)} {count:,}" for what, count in progress.failed.most_common())
+        output.say(f"  [yellow]failed[/]: {listed}")
+        for what, _ in progress.failed.most_common():
+            output.say(f"    {escape(what)}, mostly: {escape(progress.reason(what))}")
     for label, counts in (
-        ("[yellow]failed[/]", progress.failed),
         ("answers repaired", progress.repaired),
         ("prompts cut to the budget of tokens", progress.cuts),
     ):
@@ -267,8 +360,12 @@ def _show(progress: Progress, output: Output) -> None:
             output.say(f"  {label}: {listed}")
     if progress.stopped:
         output.say(f"  [bold red]stopped[/]: {escape(progress.stopped)}")
-    if progress.n_failed:
-        output.say("  ask again with --retry-failed; raw answers stand in the store")
+    if progress.n_unanswered and not replayed:
+        output.say(f"  {progress.n_unanswered:,} without an answer are asked again by the next run")
+    if progress.n_failed > progress.n_unanswered and not replayed:
+        output.say(
+            "  ask again where answers were unusable with --retry-failed; raw answers stand in the store"
+        )
 
 
 def _show_estimate(estimate: Estimate, output: Output) -> None:
@@ -291,14 +388,15 @@ def _show_estimate(estimate: Estimate, output: Output) -> None:
 def _show_batch(read: BatchRead, output: Output) -> None:
     output.say(
         f"read {read.answers:,} answers, {read.known:,} known before, {read.refused:,} refused by a filter, "
-        f"{read.unanswered:,} without an answer"
+        f"{read.rejected:,} rejected, {read.unanswered:,} without an answer"
     )
     if read.malformed:
         output.say(
-            f"  [yellow]lines that are no JSON objects, skipped[/]: {', '.join(map(str, read.malformed))}"
+            "  [yellow]lines that are no JSON objects with a custom_id, skipped[/]: "
+            + ", ".join(map(str, read.malformed))
         )
     _show(read.progress, output)
-    left = read.progress.total - read.progress.done
+    left = read.progress.total - read.progress.done + read.progress.n_unanswered
     if left:
         output.say(f"  {left:,} still need an answer: write the next file with --batch-out FILE")
 
@@ -308,11 +406,14 @@ def _plain(progress: Progress) -> dict[str, Any]:
         "total": progress.total,
         "profiled": progress.profiled,
         "failed": dict(progress.failed),
+        "reasons": {kind: progress.reason(kind) for kind in progress.failed},
         "kept": progress.kept,
         "cached": progress.cached,
         "requests": progress.asked,
         "usage": progress.usage._asdict(),
+        "estimated": progress.estimated,
         "cost": progress.cost,
+        "repeated": progress.repeated,
         "repaired": dict(progress.repaired),
         "cuts": dict(progress.cuts),
         "stopped": progress.stopped,
@@ -340,7 +441,7 @@ def _provenance(profiler: Profiler, kinds: list[str]) -> dict[str, Any]:
     }
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["rlmrec", *sys.argv[1:]]),
+        "command": shlex.join(["rlmrec", *map(without_secrets, sys.argv[1:])]),
         "domain": profiler.domain,
         "prompt_options": asdict(profiler.options),
         "prompts_sha256": {

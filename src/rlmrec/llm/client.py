@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlmrec.errors import ConfigError
@@ -43,11 +43,12 @@ class Completion:
 
 @runtime_checkable
 class LLM(Protocol):
-    """What a language model must offer. Any object with these two will do; two more are optional.
+    """What a language model must offer. Any object with these two will do; three more are optional.
 
     ``options``: a mapping of JSON values, everything beside the name that changes answers (temperature,
     limits, seed). It goes into the hash under which answers are stored. Default: none.
     ``concurrency``: how many requests at once make sense. Default: 8.
+    ``replays``: True where answers were paid for before, so that they cost nothing. Default: False.
 
     Example:
         >>> class Parrot:
@@ -99,9 +100,12 @@ class OpenAIChat(Endpoint):
         backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
         extra_body: further fields of the request, for example {"chat_template_kwargs": …}.
+        reasoning: the model wants ``max_completion_tokens`` and no temperature, as OpenAI's reasoning models
+            do. Live requests find that out; a batch file cannot.
 
     Raises:
-        ConfigError: a value out of range; on the first request: no key for an endpoint that needs one.
+        ConfigError: a value out of range or an address that is none; on the first request: no key for an
+            endpoint that needs one.
 
     Source: https://platform.openai.com/docs/api-reference/chat
 
@@ -126,6 +130,7 @@ class OpenAIChat(Endpoint):
         backoff: float = 1.0,
         max_wait: float = 120.0,
         extra_body: Mapping[str, Any] | None = None,
+        reasoning: bool = False,
     ) -> None:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1, got {max_tokens}")
@@ -137,7 +142,8 @@ class OpenAIChat(Endpoint):
         self.max_tokens = max_tokens
         self.seed = seed
         self.extra_body = dict(extra_body or {})
-        self._refused: set[str] = set()  # what this server was found not to take
+        # What this server does not take, as far as was told or found out.
+        self._refused: set[str] = {"max_tokens", "temperature"} if reasoning else set()
         self._answered: set[str] = set()  # response formats that have worked
 
     @property
@@ -204,7 +210,7 @@ class OpenAIChat(Endpoint):
                 suspect = attributed or (_next_format(refused) if schema is not None else None)
                 if suspect is None:
                     raise RequestError(f"the endpoint refused the request: {error}", error.raw) from None
-                if attributed:
+                if attributed and error.status < 500:  # a fault that names a format may be a passing one
                     self._refused.add(suspect)
                 refused.add(suspect)
                 continue
@@ -212,7 +218,8 @@ class OpenAIChat(Endpoint):
             if form not in self._answered:
                 self._refused |= refused  # the better format never worked here, the lesser one does
             self._answered.add(form_now)
-            return self._read(content)
+            answer = self._read(content)
+            return replace(answer, text=connection.secrets.clean_answer(answer.text))
 
     def _read(self, content: bytes) -> Completion:
         """The completion in a reply's content, whatever state it is in."""
@@ -222,7 +229,7 @@ class OpenAIChat(Endpoint):
         except ValueError:
             reply = None
         if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-            raise Transient("HTTP 200 without a completion in it", text[:20_000])
+            raise Transient("HTTP 200 without a completion in it", text)
         return read_reply(reply)
 
 
@@ -239,17 +246,18 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
     if isinstance(text, list):  # some servers send a list of parts
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
     finish = str(choice.get("finish_reason") or "stop")
-    refusal = message.get("refusal")
-    if finish == "content_filter" or refusal:
-        raise RefusedError(
-            f"the model or its content filter refused the prompt: {refusal or finish}",
-            json.dumps(choice, ensure_ascii=False)[:20_000],
-        )
     usage = mapping(reply.get("usage"))
     details = mapping(usage.get("prompt_tokens_details"))
     tokens = Usage(
         count(usage, "prompt_tokens"), count(usage, "completion_tokens"), count(details, "cached_tokens")
     )
+    refusal = message.get("refusal")
+    if finish == "content_filter" or refusal:
+        raise RefusedError(
+            f"the model or its content filter refused the prompt: {refusal or finish}",
+            json.dumps(choice, ensure_ascii=False),
+            tokens,
+        )
     text = text if isinstance(text, str) else ""
     return Completion(text, tokens, "length" if finish == "length" else "stop")
 
@@ -270,8 +278,10 @@ def _what_is_refused(error: BadRequest, refused: set[str]) -> str | None:
         return None  # this prompt's fault, not the form's
     if "max_completion_tokens" in text and "max_tokens" not in refused:
         return "max_tokens"
-    for name in ("temperature", "seed"):
-        named = error.param == name or (name in text and ("unsupported" in text or "not support" in text))
-        if named and name not in refused:
+    unsupported = "unsupported" in text or "not support" in text
+    for name in ("max_tokens", "temperature", "seed"):
+        # Some servers quote the whole request, so that its limit on tokens says nothing beside a format.
+        said = name in text and unsupported and not (name == "max_tokens" and error.names_a_format)
+        if (error.param == name or said) and name not in refused:
             return name
     return _next_format(refused) if error.names_a_format else None

@@ -6,19 +6,24 @@ The client of chats (client.py) and that of text vectors (rlmrec.text.api) stand
 from __future__ import annotations
 
 import asyncio
+import base64
 import email.utils
+import json
 import os
 import random
+import re
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError
 
 OPENAI_URL = "https://api.openai.com/v1"
+RAW_LENGTH = 20_000  # characters kept of what a server sent, for the record
 Answer = TypeVar("Answer")
 
 
@@ -28,8 +33,55 @@ class Connection(NamedTuple):
     loop: asyncio.AbstractEventLoop
     client: Any
     slots: asyncio.Semaphore
-    key: str
+    secrets: Secrets
     reply_type: Any  # the HTTP package's class of replies, whichever package openai stands on
+
+
+class Secrets:
+    """The key, and what an address holds of that kind, and how to take them out of a text.
+
+    Some servers quote the headers they were sent, and HTTP packages quote what they cannot send. Every error
+    and every answer that leaves a connection goes through here.
+
+    Args:
+        key: the API key; "" where there is none.
+        url: the endpoint's address, which may hold a name and a password or a key.
+
+    Example:
+        >>> Secrets("sk-very-secret", "http://me:pw@host/v1").clean("'Bearer sk-very-secret' to http://me:pw@host")
+        "'Bearer [key]' to http://[key]@host"
+    """
+
+    def __init__(self, key: str, url: str) -> None:
+        parts = urlsplit(url)
+        login = parts.netloc.rpartition("@")[0]
+        basic = base64.b64encode(unquote(login).encode()).decode()  # how it is sent
+        values = [pair.partition("=")[2] for pair in parts.query.split("&")]
+        secrets = [key, login.partition(":")[2], basic, *(value for value in values if len(value) >= 16)]
+        # A short one is looked for where it stands in an address, so that it harms no word elsewhere.
+        self._login = [f"{re.escape(form)}(?=@)" for form in {login, unquote(login)} if form]
+        self._in_errors = self._pattern(secrets, 4)
+        self._in_answers = self._pattern(secrets, 8)
+
+    def _pattern(self, secrets: list[str], shortest: int) -> re.Pattern[str] | None:
+        forms = {form for secret in secrets if len(secret) >= shortest for form in _forms(secret)}
+        found = [*self._login, *sorted(map(re.escape, forms), key=len, reverse=True)]
+        return re.compile("|".join(found), re.IGNORECASE) if found else None
+
+    def clean(self, text: str) -> str:
+        """An error's text without any of them."""
+        return text if self._in_errors is None else self._in_errors.sub("[key]", text)
+
+    def clean_answer(self, text: str) -> str:
+        """An answer without those long enough to be real: servers of one's own are given keys such as "x"."""
+        return text if self._in_answers is None else self._in_answers.sub("[key]", text)
+
+    def clean_error(self, error: RlmrecError | Transient) -> None:
+        """Take them out of an error's message and out of what the server sent, in place."""
+        error.args = tuple(self.clean(str(part)) for part in error.args)
+        raw = getattr(error, "raw", None)
+        if isinstance(error, LLMError | Transient) and raw is not None:
+            error.raw = self.clean(raw)[:RAW_LENGTH]  # cut afterwards: half a key is not found
 
 
 class Endpoint:
@@ -50,7 +102,7 @@ class Endpoint:
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or an address that is no http(s) one.
     """
 
     keyless = "--model local"  # the option that needs no key, for the message about a missing one
@@ -70,13 +122,16 @@ class Endpoint:
         for label, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
             if value < least:
                 raise ConfigError(f"{label} must be at least {least}, got {value}")
-        if timeout <= 0 or backoff <= 0 or max_wait <= 0:
+        if not (timeout > 0 and backoff > 0 and max_wait > 0):
             raise ConfigError(
                 "timeout, backoff and max_wait must be positive seconds, "
                 f"got {timeout}, {backoff}, {max_wait}"
             )
+        if not (key_env.isidentifier() and key_env.isascii()):  # not quoted: it may be the key itself
+            raise ConfigError("key_env must be the name of an environment variable, such as OPENAI_API_KEY")
         self.name = model
-        self.base_url = base_url or OPENAI_URL
+        self.base_url = OPENAI_URL if base_url is None else _checked(base_url)
+        self.address = without_secrets(self.base_url)  # for messages
         self.key_env = key_env
         self.timeout = timeout
         self.concurrency = concurrency
@@ -92,7 +147,10 @@ class Endpoint:
         return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
 
     async def _patiently(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """What ``attempt`` returns, tried again while it raises ``Transient``. Waits for a free slot first."""
+        """What ``attempt`` returns, tried again while it raises ``Transient``. Waits for a free slot first.
+
+        No error leaves with a key in it.
+        """
         connection = self._connect()
         async with connection.slots:
             failed = 0
@@ -100,12 +158,16 @@ class Endpoint:
                 await self._pause()
                 try:
                     return await attempt(connection)
+                except RlmrecError as error:
+                    connection.secrets.clean_error(error)
+                    raise
                 except Transient as fault:
+                    connection.secrets.clean_error(fault)
                     failed += 1
                     if failed > self.retries:
                         raise EndpointError(
                             f"no answer in {failed} tries, the last one: {fault}; check the endpoint "
-                            f"{self.base_url} or lower --concurrency, then run again",
+                            f"{self.address} or lower --concurrency, then run again",
                             fault.raw,
                         ) from None
                     self.tries_repeated += 1
@@ -125,17 +187,15 @@ class Endpoint:
         except (TimeoutError, openai.APITimeoutError):
             raise Transient(f"no answer within {self.timeout:g} s") from None
         except openai.APIStatusError as error:
-            raise self._status_error(error, connection.key) from None
+            raise self._status_error(error, connection.secrets, body) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise Transient(
-                _clean(f"connection failed ({type(cause).__name__}: {cause})", connection.key)
-            ) from None
+            raise Transient(f"connection failed ({type(cause).__name__}: {cause})") from None
 
-    def _status_error(self, error: Any, key: str) -> Exception:
+    def _status_error(self, error: Any, secrets: Secrets, asked: Mapping[str, Any]) -> Exception:
         status: int = error.status_code
-        raw = _clean(error.response.content.decode("utf-8", "replace")[:20_000], key)
-        message = _clean(f"HTTP {status}: {error.message}", key)[:500]
+        raw: str = error.response.content.decode("utf-8", "replace")
+        message = secrets.clean(f"HTTP {status}: {error.message}")[:500]
         body = mapping(error.body)
         code = str(body.get("code") or "")
         if "content_filter" in code or "content_policy" in code or "content_filter" in raw:
@@ -149,20 +209,21 @@ class Endpoint:
                     raw,
                 )
             return Transient(message, raw, wait)
-        bad = BadRequest(message, raw, str(body.get("param") or ""))
-        if status >= 500 and bad.is_too_long:  # llama.cpp's way of saying it
+        bad = BadRequest(message, raw, str(body.get("param") or ""), status)
+        # llama.cpp says so of a prompt that is too long; it and vLLM do of a format that they cannot do.
+        if status >= 500 and (bad.is_too_long or (bad.names_a_format and "response_format" in asked)):
             return bad
         if status in (408, 409, 425) or status >= 500:
             return Transient(message, raw, _retry_after(error.response.headers, self.max_wait))
         if status in (401, 402, 403, 429):
             return AccessError(
-                f"the endpoint {self.base_url} refuses access ({message}): check the key in "
+                f"the endpoint {self.address} refuses access ({message}): check the key in "
                 f"${self.key_env} and the account",
                 raw,
             )
         if status == 404 and not bad.names_a_format:
             return AccessError(
-                f"the endpoint {self.base_url} does not know model {self._model!r} or the address "
+                f"the endpoint {self.address} does not know model {self._model!r} or the address "
                 f"({message}): check the model's name and --base-url",
                 raw,
             )
@@ -187,10 +248,15 @@ class Endpoint:
                 raise ConfigError(
                     "requests to an endpoint need the package openai: pip install 'openai>=3'"
                 ) from None
-            key = os.environ.get(self.key_env, "")
+            key = os.environ.get(self.key_env, "").strip()  # files of keys end with a line break
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(
+                    f"${self.key_env} holds something else than a key (a line break or letters beyond ASCII "
+                    f"in it): export {self.key_env} again, with the key alone"
+                )
             if not key and self.base_url.startswith(OPENAI_URL):
                 raise ConfigError(
-                    f"${self.key_env} holds no key, {self.base_url} needs one: export {self.key_env}=…, name "
+                    f"${self.key_env} holds no key, {self.address} needs one: export {self.key_env}=…, name "
                     f"another variable with --key-env, or use {self.keyless}, which needs none"
                 )
             client = openai.AsyncOpenAI(
@@ -202,7 +268,8 @@ class Endpoint:
             package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
             reply_type = sys.modules[package].Response
             slots = asyncio.Semaphore(self.concurrency)
-            self._connection = Connection(loop, client, slots, key, reply_type)
+            secrets = Secrets(key, self.base_url)
+            self._connection = Connection(loop, client, slots, secrets, reply_type)
         return self._connection
 
     async def aclose(self) -> None:
@@ -222,11 +289,12 @@ class Transient(Exception):
 
 
 class BadRequest(LLMError):
-    """The server dislikes something about the request; ``param`` is what it named."""
+    """The server dislikes something about the request; ``param`` is what it named, ``status`` HTTP's."""
 
-    def __init__(self, message: str, raw: str | None, param: str) -> None:
+    def __init__(self, message: str, raw: str | None, param: str, status: int) -> None:
         super().__init__(message, raw)
         self.param = param
+        self.status = status
 
     @property
     def text(self) -> str:
@@ -236,7 +304,8 @@ class BadRequest(LLMError):
     @property
     def names_a_format(self) -> bool:
         """Whether it is about the format of the answer."""
-        return any(word in self.text for word in ("response_format", "json_schema", "json_object", "guided"))
+        words = ("response_format", "json_schema", "json_object", "guided", "grammar")
+        return any(word in self.text for word in words)
 
     @property
     def is_too_long(self) -> bool:
@@ -299,6 +368,38 @@ def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float
     return wait if most is None else min(wait, most)
 
 
-def _clean(text: str, key: str) -> str:
-    """``text`` without the key: some servers quote it in their refusals."""
-    return text.replace(key, "[key]") if key else text
+def without_secrets(text: str) -> str:
+    """A text whose addresses have lost the name and the password, or the key, that some put into them.
+
+    Example:
+        >>> without_secrets("--base-url=http://me:pw@host:1/v1?key=k")
+        '--base-url=http://host:1/v1'
+    """
+    return re.sub(r"(\w+://)(?:[^\s/?#]*@)?([^\s?#]*)\S*", r"\1\2", text)
+
+
+def _checked(url: str) -> str:
+    """The address of an endpoint, if it is one."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        fine = False
+    if not fine or url != url.strip():
+        raise ConfigError(
+            f"base_url {url.rpartition('@')[2]!r}: expected an address such as 'http://localhost:11434/v1'"
+        )
+    return url
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may be written where something quotes it: plain, in JSON, in Python, in an address."""
+    escaped = json.dumps(secret)[1:-1]
+    return {
+        secret,
+        escaped,
+        escaped.replace("/", "\\/"),
+        repr(secret)[1:-1],
+        quote(secret, ""),
+        unquote(secret),
+    }

@@ -6,7 +6,12 @@ request: the run goes on and the node is recorded as failed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rlmrec.errors import RlmrecError
+
+if TYPE_CHECKING:
+    from rlmrec.llm.client import Usage
 
 
 class LLMError(RlmrecError):
@@ -43,9 +48,20 @@ class RequestError(LLMError):
 
 
 class RefusedError(LLMError):
-    """A content filter or the model itself refused to answer this prompt."""
+    """A content filter or the model itself refused to answer this prompt.
+
+    Args:
+        message: as for every ``LLMError``.
+        raw: as for every ``LLMError``.
+        usage: the tokens of a refusal that the model wrote, which is paid for as any answer; None where a
+            filter kept the prompt from the model.
+    """
 
     kind = "refused"
+
+    def __init__(self, message: str, raw: str | None = None, usage: Usage | None = None) -> None:
+        super().__init__(message, raw)
+        self.usage = usage
 
 
 class MissingAnswerError(LLMError):

@@ -23,6 +23,7 @@ class Replay:
         path: a store (``profiles.sqlite``) or exported answers (``.jsonl``, ``.jsonl.gz``).
         model: which model's answers; needed when the file holds several models'.
         options: that model's options; needed when the file holds several sets of them.
+        some_options: some of them, in place of all.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
@@ -42,9 +43,15 @@ class Replay:
     """
 
     concurrency = 1
+    replays = True  # nothing is paid for
 
     def __init__(
-        self, path: Path | str, *, model: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        path: Path | str,
+        *,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        some_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
@@ -64,13 +71,16 @@ class Replay:
         fitting = [
             (name, kept)
             for name, kept in models
-            if model in (None, name) and (options is None or dict(options) == kept)
+            if model in (None, name)
+            and (options is None or dict(options) == kept)
+            and all(kept.get(option) == value for option, value in (some_options or {}).items())
         ]
         if len(fitting) != 1:
             listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
             raise ConfigError(
                 f"{self.path} must hold the answers of exactly one model that fits "
-                f"(model={model!r}, options={options!r}), {len(fitting)} do: it holds {listed}"
+                f"(model={model!r}, options={options or some_options!r}), {len(fitting)} do: it holds {listed}; "
+                "pick one by its name (--model) and options (--temperature, --max-tokens)"
             )
         self.name, self.options = fitting[0]
         self.small = bool(self.options.get("small"))  # see LocalChat: the same prompts must be made again

@@ -285,11 +285,18 @@ class Store:
         )
         return [(name, json.loads(options), count) for name, options, count in rows]
 
-    def usage(self) -> tuple[int, Usage]:
-        """(number, tokens) of all answers ever paid for, retired ones included."""
+    def usage(self, name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[int, Usage]:
+        """(number, tokens) of all answers ever paid for, retired ones included.
+
+        Args:
+            name: of the one model to count; all by default.
+            options: that model's.
+        """
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
-            "coalesce(sum(cached_tokens), 0) FROM answers"
+            "coalesce(sum(cached_tokens), 0) FROM answers JOIN models ON models.id = answers.model "
+            "WHERE ? IS NULL OR (models.name = ? AND models.options = ?)",
+            (name, name, json.dumps(dict(options or {}), sort_keys=True)),
         ).fetchone()
         return row[0], Usage(*row[1:])
 

@@ -12,11 +12,13 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.files import atomic_file
 from rlmrec.llm.client import OpenAIChat, read_reply
-from rlmrec.llm.errors import LLMError, RefusedError
+from rlmrec.llm.endpoint import RAW_LENGTH, mapping
+from rlmrec.llm.errors import EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.profiles.parse import SCHEMA
 from rlmrec.profiles.profiler import Profiler, Progress
 
 URL = "/v1/chat/completions"
+PASSING = (401, 402, 403, 404, 408, 409, 425, 429)  # 4xx that say nothing about the request itself
 
 
 @dataclass
@@ -28,15 +30,19 @@ class BatchRead:
         answers: answers that were new.
         known: answers that the store had already.
         refused: requests that the provider's content filter refused.
+        rejected: requests that the provider found wrong (400 and the like).
         unanswered: requests that the provider gave no answer to (expired, cancelled, its own errors); they
             stand in the next file that is written.
-        malformed: numbers of lines that are no JSON object, the first 20.
+        malformed: numbers of lines that are no JSON object with a custom_id, the first 20.
+
+    What was refused, rejected or not answered is recorded as its node's failure, with the line as raw text.
     """
 
     progress: Progress
     answers: int = 0
     known: int = 0
     refused: int = 0
+    rejected: int = 0
     unanswered: int = 0
     malformed: list[int] = field(default_factory=list)
 
@@ -91,8 +97,8 @@ def read_batch(profiler: Profiler, dataset: Dataset, kind: str, path: Path) -> B
         path: the provider's output file or its error file.
 
     Raises:
-        DataError: a line answers a request that this dataset, model and set of prompts do not make; then
-            nothing of the file is taken.
+        DataError: no line answers a request, or one answers a request that this dataset, model and set of
+            prompts do not make; then nothing of the file is taken.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,56 +107,79 @@ def read_batch(profiler: Profiler, dataset: Dataset, kind: str, path: Path) -> B
     asked = {profiler.request(prompt).hash for prompt in builder.prompts(kind)}
     asked.update(request.hash for request in profiler.pending(dataset, kind))
     malformed: list[int] = []
+    lines = 0
     for number, line in _lines(path, malformed):
-        name = line.get("custom_id")
-        if name not in asked and (not isinstance(name, str) or profiler.store.answer(name) is None):
+        lines += 1
+        name: str = line["custom_id"]
+        if name not in asked and profiler.store.answer(name) is None:
             raise DataError(
-                f"{path}, line {number}: unknown custom_id {str(name)[:80]!r}; it was written for another "
+                f"{path}, line {number}: unknown custom_id {name[:80]!r}; it was written for another "
                 "dataset, model, option or prompt, so nothing of this file was taken"
             )
+    if not lines:
+        raise DataError(
+            f"{path} holds no answers: expected JSON lines with a custom_id, as the provider's output and error "
+            "files hold them"
+        )
     read = BatchRead(Progress(kind, 0), malformed=malformed)
-    refusals: dict[str, LLMError] = {}
+    errors: dict[str, LLMError] = {}
     with profiler.store.writing():
         for _, line in _lines(path, []):
-            _take(profiler, line, read, refusals)
-    read.progress = profiler.settle(dataset, kind, errors=refusals)
+            _take(profiler, line, read, errors)
+    read.progress = profiler.settle(dataset, kind, errors=errors)
     return read
 
 
-def _take(profiler: Profiler, line: dict[str, Any], read: BatchRead, refusals: dict[str, LLMError]) -> None:
+def _take(profiler: Profiler, line: dict[str, Any], read: BatchRead, errors: dict[str, LLMError]) -> None:
     request: str = line["custom_id"]
-    response = line.get("response") or {}
-    body = response.get("body") if isinstance(response, dict) else None
+    response = mapping(line.get("response"))
+    body = mapping(response.get("body"))
+    if profiler.store.answer(request) is not None:
+        read.known += 1
+        return
     try:
-        if not isinstance(body, dict) or response.get("status_code", 200) != 200:
-            if "content_filter" in json.dumps([line.get("error"), body]):
-                raise RefusedError("the provider's content filter refused the prompt", json.dumps(line))
-            read.unanswered += 1
-        elif not isinstance(body.get("choices"), list):
-            read.unanswered += 1
-        elif profiler.store.answer(request) is not None:
-            read.known += 1
-        else:
-            answer = read_reply(body)
-            options = dict(getattr(profiler.llm, "options", {}))
-            profiler.store.put_answer(request, profiler.llm.name, options, answer)
-            read.answers += 1
+        if response.get("status_code", 200) != 200 or not isinstance(body.get("choices"), list):
+            raise _failure(line, response.get("status_code"), body)
+        answer = read_reply(body)
     except RefusedError as error:
-        refusals[request] = error
         read.refused += 1
+        errors[request] = error
+    except RequestError as error:
+        read.rejected += 1
+        errors[request] = error
+    except EndpointError as error:
+        read.unanswered += 1
+        errors[request] = error
+    else:
+        options = dict(getattr(profiler.llm, "options", {}))
+        profiler.store.put_answer(request, profiler.llm.name, options, answer)
+        read.answers += 1
+
+
+def _failure(line: dict[str, Any], status: Any, body: dict[str, Any]) -> LLMError:
+    """What a line without an answer says, as the error that a live request would have ended with."""
+    raw = json.dumps(line, ensure_ascii=False)[:RAW_LENGTH]
+    if "content_filter" in json.dumps([line.get("error"), body]):
+        return RefusedError("the provider's content filter refused the prompt", raw)
+    error = line.get("error") or body.get("error") or "no answer in the line"
+    told = mapping(error).get("message") or mapping(error).get("code") or error
+    message = f"{'' if status in (None, 200) else f'HTTP {status}: '}{told}"[:500]
+    if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
+        return RequestError(f"the provider refused the request: {message}", raw)
+    return EndpointError(f"the provider gave no answer: {message}", raw)
 
 
 def _lines(path: Path, malformed: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) of each line that holds one; the numbers of the first others go to ``malformed``."""
+    """(number, object) of each line that holds one with an id; the first others' numbers go to ``malformed``."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
                 value = json.loads(text, strict=False)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = None
-            if isinstance(value, dict):
+            if isinstance(value, dict) and isinstance(value.get("custom_id"), str):
                 yield number, value
             elif len(malformed) < 20:
                 malformed.append(number)

@@ -24,6 +24,15 @@ FAR_TOO_LONG = 2.0
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _NONE = {"", "none", "null", "n/a", "na", "unknown"}
+_NONE_AND_WHY = re.compile(r"\W*(?:none|null|n/a)\s*(?:[.,;:(!]|\s[-–—]).*", re.IGNORECASE | re.DOTALL)
+# What stands in the form that the prompts show, see profiles/prompts.
+_FORM = re.compile(
+    r"which types of [\w ]+ (?:would enjoy this|this \w+ is likely to enjoy)[\w .]*", re.IGNORECASE
+)
+# Chinese and Japanese put no spaces between words: a character counts as one, with the punctuation after it.
+# Other scripts without spaces (Thai, Khmer) are bounded by the length that hardly any word has.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_CJK}][、。！？，；：）」』…]*|[^\s{_CJK}]{{1,25}}")
 _ALIASES = {"summary": "summarization", "summarisation": "summarization", "reason": "reasoning"}
 
 
@@ -31,7 +40,7 @@ class AnswerError(RlmrecError):
     """An answer that holds no usable profile.
 
     Args:
-        kind: "empty", "malformed", "truncated", "keys", "too long" or "none".
+        kind: "empty", "malformed", "truncated", "keys", "form", "too long" or "none".
         message: what was got instead.
     """
 
@@ -54,10 +63,11 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     Repaired and noted: thoughts, fences or prose around the JSON, Python quotes, keys in another case or
     spelling, a list where a text was asked for, raw line breaks, bytes that were no UTF-8, JSON cut off
     after the summarization's end, and a summarization over the limit, which is cut at a sentence's end.
+    Of several objects the last one counts: those before it are drafts, or the form that was asked for.
 
     Args:
         text: the answer.
-        words: most words of the summarization.
+        words: most words of the summarization; a Chinese or Japanese character is one.
         finish: "length" when the limit on tokens cut the answer off.
         last_try: cut even a summarization of more than twice the limit rather than give it up.
 
@@ -73,12 +83,17 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     if "\ufffd" in clean:
         clean = clean.replace("\ufffd", "")
         notes.append("bytes that were no UTF-8")
-    without = _THOUGHTS.sub("", clean).strip()
-    if without != clean.strip():
-        notes.append("thoughts before the answer")
-    if not without:
-        raise AnswerError("empty", "the answer is empty")
-    found = _find_object(without, notes)
+    without = clean.strip()
+    found = None
+    if 0 <= without.find("{") < without.find("<think>"):  # the tag may stand in a text of the JSON
+        found = _find_object(without, notes, known=True)
+    if found is None:
+        without = _THOUGHTS.sub("", clean).strip()
+        if without != clean.strip():
+            notes.append("thoughts before the answer")
+        if not without:
+            raise AnswerError("empty", "the answer is empty")
+        found = _find_object(without, notes)
     if found is None:
         found = _cut_off(without)
         if found is None:
@@ -99,9 +114,11 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     reasoning = _text(fields.get("reasoning"), [])
     if summarization is None:
         raise AnswerError("keys", f"the summarization is no text: {_short(fields['summarization'])}")
-    if summarization.strip(" .\"'").lower() in _NONE:
+    if _FORM.fullmatch(summarization):
+        raise AnswerError("form", "the answer repeats the form that was to be filled in")
+    if summarization.strip(" .\"'").lower() in _NONE or _NONE_AND_WHY.fullmatch(summarization):
         raise AnswerError("none", "the model could not tell (it answered None)")
-    count = len(summarization.split())
+    count = len(_WORD.findall(summarization))
     if count > words:
         if count > FAR_TOO_LONG * words and not last_try:
             raise AnswerError(
@@ -121,58 +138,82 @@ def cut_words(text: str, words: int) -> str:
         >>> cut_words("Fans of noir. Also those who like long walks in the rain", 6)
         'Fans of noir.'
     """
-    kept = text.split()
-    if len(kept) <= words:
+    line = " ".join(text.split())
+    ends = [match.end() for match in _WORD.finditer(line)]
+    if len(ends) <= words:
         return text
-    kept = kept[:words]
-    for last in range(len(kept), len(kept) // 2 - 1, -1):
-        if last and kept[last - 1].rstrip("\"')").endswith((".", "!", "?")):
-            return " ".join(kept[:last])
-    return " ".join(kept) + " …"
+    for last in range(words, max(1, words // 2) - 1, -1):
+        kept = line[: ends[last - 1]]
+        whole = ends[last] - ends[last - 1] > 1 or kept.endswith(("。", "！", "？"))  # not the dot of 3.5
+        if whole and kept.rstrip("\"')）」』").endswith((".", "!", "?", "。", "！", "？")):
+            return kept
+    return line[: ends[words - 1]] + " …"
 
 
-def _find_object(text: str, notes: list[str]) -> dict[str, Any] | None:
-    """The first JSON object with a key that we know, else the first object at all."""
-    decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common and harmless
-    first: dict[str, Any] | None = None
-    first_notes: list[str] = []
+def _find_object(text: str, notes: list[str], known: bool = False) -> dict[str, Any] | None:
+    """The last JSON object with a summarization, rather than the form; else one with another key that we know.
+
+    Without any such, the first object at all, unless it is to be a ``known`` one.
+    """
+    best: dict[str, Any] | None = None
+    best_rank, best_notes = -1, list[str]()
     for candidate, whole in _candidates(text):
-        for start in _braces(candidate):
-            added = []
-            try:
-                value, end = decoder.raw_decode(candidate, start)
-            except (ValueError, RecursionError):
-                value = _python_literal(candidate[start:])
-                end = len(candidate)
-                added.append("Python quotes instead of JSON's")
-            if not isinstance(value, dict):
-                continue
-            if not whole or candidate[:start].strip() or candidate[end:].strip():
-                added.append("fences or text around the JSON")
-            if any(_key(key) in SCHEMA["properties"] for key in value):
-                notes.extend(reversed(added))
-                return value
-            if first is None:
-                first, first_notes = value, added
-    notes.extend(first_notes)
-    return first
+        for value, added in _objects(candidate, whole):
+            rank = _rank(value)
+            if rank > best_rank or (rank == best_rank and rank > 0):
+                best, best_rank, best_notes = value, rank, added
+        if best_rank > 1:
+            break
+    if known and best_rank < 1:
+        return None
+    notes.extend(best_notes)
+    return best
+
+
+def _rank(value: dict[str, Any]) -> int:
+    """How well an object fits: 3 has a summarization, 2 the form's, 1 another key that we know, 0 none."""
+    keys = {_key(key): key for key in value}
+    if "summarization" in keys:
+        told = value[keys["summarization"]]
+        is_form = isinstance(told, str) and (_FORM.fullmatch(told) or not told.strip(" .…"))
+        return 2 if is_form else 3
+    return int("reasoning" in keys)
+
+
+def _objects(text: str, whole: bool) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Each object in a text, and what had to be repaired to read it."""
+    decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common and harmless
+    after = 0  # the end of the last object that fits: what stands inside it is its own
+    for start in _braces(text):
+        if start < after:
+            continue
+        added = []
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            value = _python_literal(text[start:])
+            end = len(text)
+            added.append("Python quotes instead of JSON's")
+        if not isinstance(value, dict):
+            continue
+        if _rank(value) > 0:
+            after = end
+        if not whole or text[:start].strip() or text[end:].strip():
+            added.insert(0, "fences or text around the JSON")
+        yield value, added
 
 
 def _candidates(text: str) -> Iterator[tuple[str, bool]]:
     """(where to look, whether it is the whole answer)."""
+    yield text, True
     if not text.startswith("{"):
         yield from ((match.group(1), False) for match in _FENCE.finditer(text))
-    yield text, True
 
 
-def _braces(text: str, most: int = 20) -> Iterator[int]:
-    """Positions of opening braces; bounded, since each one costs a try."""
-    start = -1
-    for _ in range(most):
-        start = text.find("{", start + 1)
-        if start < 0:
-            return
-        yield start
+def _braces(text: str, most: int = 20) -> list[int]:
+    """Positions of the first and the last opening braces; bounded, since each one costs a try."""
+    found = [match.start() for match in re.finditer("{", text)]
+    return found if len(found) <= 2 * most else found[:most] + found[-most:]
 
 
 def _python_literal(text: str) -> Any:

@@ -21,7 +21,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.llm.client import LLM, Completion, Usage
 from rlmrec.llm.endpoint import run_in_a_loop
-from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RequestError
+from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 from rlmrec.profiles.parse import SCHEMA, WORDS, AnswerError, parse
 from rlmrec.profiles.prompts import (
@@ -37,6 +37,7 @@ from rlmrec.profiles.texts import Stored, stored_profiles
 UNANSWERED = ("endpoint", "missing")
 REFUSED = ("refused", "request")  # the endpoint's last word on a prompt; there is no answer to read
 CONFIRM_AT_ONCE = 500  # profiles in one commit
+REASON_LENGTH = 200  # characters of an error's message in a summary
 ANSWER_TOKENS = 150  # of a typical answer, for an estimate before the first one
 
 
@@ -68,11 +69,15 @@ class Progress:
         total: nodes.
         profiled: nodes with a profile, earlier ones included.
         failed: nodes without one, by the kind of failure, earlier ones included.
+        reasons: what was said of those, shortened, by the kind of failure; see ``reason``.
         kept: nodes that were settled before this run.
-        cached: nodes settled in this run without a request: by stored answers, or as there is nothing to ask with.
-        asked: requests that this run paid for.
+        cached: nodes settled in this run without a request: by stored or replayed answers, or as there is
+            nothing to ask with.
+        asked: requests that this run paid for, refusals that the model wrote included.
         usage: tokens of those.
+        estimated: how many of them came without a count of tokens, so that ``usage`` and ``cost`` estimate it.
         cost: money for those; None without prices.
+        repeated: tries that were repeated, because the endpoint was busy or out of reach.
         repaired: repairs of answers, by what was done.
         cuts: prompts cut to the budget, by what was left out.
         stopped: why the run ended early; None when it went through.
@@ -83,11 +88,14 @@ class Progress:
     total: int
     profiled: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
     kept: int = 0
     cached: int = 0
     asked: int = 0
     usage: Usage = field(default_factory=Usage)
+    estimated: int = 0
     cost: float | None = None
+    repeated: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
     cuts: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
@@ -97,6 +105,16 @@ class Progress:
     def n_failed(self) -> int:
         """Nodes that ended in a failure."""
         return self.failed.total()
+
+    @property
+    def n_unanswered(self) -> int:
+        """Failed nodes that never got an answer, which the next run asks again of itself."""
+        return sum(self.failed[kind] for kind in UNANSWERED)
+
+    def reason(self, error_kind: str) -> str:
+        """The commonest message of a kind of failure; "" where there is none."""
+        counts = self.reasons.get(error_kind)
+        return counts.most_common(1)[0][0] if counts else ""
 
     @property
     def done(self) -> int:
@@ -217,6 +235,12 @@ class Profiler:
             raise ConfigError(
                 f"attempts and concurrency must be at least 1, got {attempts}, {self.concurrency}"
             )
+        for label, value in (
+            ("max_cost", max_cost),
+            *zip(("price in", "price out"), price or (), strict=False),
+        ):
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"{label} must be a number of money, at least 0, got {value}")
         if max_cost is not None and price is None:
             raise ConfigError("a bound on the cost needs prices: give --price-in and --price-out as well")
 
@@ -235,10 +259,10 @@ class Profiler:
                 are asked for again in any case.
 
         Returns:
-            what was done; ``stopped`` says why if not everything was.
+            what was done; ``stopped`` says why if not everything was, for example because the endpoint
+            refuses every request (``AccessError``).
 
         Raises:
-            AccessError: the endpoint refuses every request. What was answered until then is stored.
             WorkspaceError: another process writes to the store; users before all items; item profiles made
                 for another dataset, or from interactions that this one holds out.
             ConfigError: something about the model or the prompts is wrong.
@@ -290,14 +314,22 @@ class Profiler:
             return run.progress
 
     def estimate(
-        self, dataset: Dataset, kind: str, *, limit: int | None = None, samples: int = 3
+        self,
+        dataset: Dataset,
+        kind: str,
+        *,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        samples: int = 3,
     ) -> Estimate:
-        """What a run would take, without a request.
+        """What a run with these arguments would take, without a request.
 
         Users before all items have profiles are estimated with profiles of average length in their place.
         """
         builder = self.builder(dataset, kind, assume_profiles=True)
-        count, used = self.store.usage()
+        count, used = self.store.usage(
+            self.llm.name, self._llm_options
+        )  # models differ in how much they write
         answer = round(used.completion / count) if count else ANSWER_TOKENS
         kept = requests = tokens = total = 0
         cuts: Counter[str] = Counter()
@@ -305,11 +337,7 @@ class Profiler:
         for prompt in builder.prompts(kind):
             total += 1
             request = self.request(prompt)
-            if (
-                prompt.nothing
-                or self._is_settled(prompt, request)
-                or self.store.answer(request.hash) is not None
-            ):
+            if prompt.nothing or self._needs_none(prompt, request, retry_failed):
                 kept += 1
                 continue
             if limit is not None and requests >= limit:
@@ -378,9 +406,10 @@ class Profiler:
             asked.append(request.hash)
             outcome = yield request
             if isinstance(outcome, LLMError):
+                used = _sum(used, getattr(outcome, "usage", None) or Usage())
                 sent = outcome.raw if outcome.raw is not None else raw
                 return profile(error=str(outcome), error_kind=outcome.kind, raw=sent, notes=prompt.cuts)
-            used = Usage(*(a + b for a, b in zip(used, outcome.usage, strict=True)))
+            used = _sum(used, outcome.usage)
             raw = outcome.text
             last = attempt == self.attempts
             try:
@@ -399,6 +428,16 @@ class Profiler:
             notes = (*prompt.cuts, *parsed.notes)
             return profile(summarization=parsed.summarization, reasoning=parsed.reasoning, notes=notes)
         raise AssertionError("unreachable: the last attempt returns")
+
+    def _needs_none(self, prompt: Prompt, request: Request, retry_failed: bool) -> bool:
+        """Whether a run asks nothing for a node: it is settled, or an answer that stays in force will be read."""
+        if self._is_settled(prompt, request, retry_failed):
+            return True
+        if self.store.answer(request.hash) is None:
+            return False
+        state = self.store.state(prompt.kind, prompt.key)
+        retired = retry_failed and state is not None and state.error_kind is not None and not state.news
+        return not (retired and state is not None and state.request == request.hash)
 
     def _is_settled(self, prompt: Prompt, request: Request, retry_failed: bool = False) -> bool:
         state = self.store.state(prompt.kind, prompt.key)
@@ -421,8 +460,13 @@ _ASK_AGAIN = {
     "truncated": "Your last answer was too long and was cut off. Answer with the JSON object in fewer words.",
     "keys": 'Your last answer had other keys. Answer with the JSON object of the keys "summarization" and '
     '"reasoning", both of them texts.',
+    "form": "Your last answer repeated the form. Answer with the JSON object, filled in.",
     "too long": "Your last summarization was far too long. Answer again, with at most {words} words.",
 }
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 def _refuse_too_few(stored: Stored, left: int, dataset: Dataset, path: Path, allow_partial: bool) -> None:
@@ -439,6 +483,10 @@ def _refuse_too_few(stored: Stored, left: int, dataset: Dataset, path: Path, all
         )
 
 
+def _prompt_tokens(request: Request) -> int:
+    return estimate_tokens(request.system) + estimate_tokens(request.prompt)
+
+
 class _Run:
     """One walk over all nodes."""
 
@@ -452,7 +500,14 @@ class _Run:
         self.limit = limit
         total = dataset.n_items if kind == "item" else dataset.n_users
         self.progress = Progress(kind, total, cost=None if profiler.price is None else 0.0)
-        self.prompts = profiler.builder(dataset, kind).prompts(kind)
+        builder = profiler.builder(dataset, kind)
+        self.kind = kind
+        self.vocabulary = dataset.items if kind == "item" else dataset.users
+        self.make: Callable[[int], Prompt] = builder.item if kind == "item" else builder.user
+        # Repeating stored answers costs nothing, so nothing of it is counted as asked or paid.
+        self.replays = bool(getattr(profiler.llm, "replays", False))
+        self.repeated_before = self._repeated()
+        self.broken = False
         self.started = time.monotonic()
         self.taken = 0
         self.confirmed: list[Confirmed] = []
@@ -466,12 +521,14 @@ class _Run:
 
     async def go(self) -> None:
         """Work through all nodes, some at once. An error that ends the run lets requests in flight finish."""
-        workers = [asyncio.create_task(self._work()) for _ in range(self.profiler.concurrency)]
+        rows = iter(range(self.progress.total))  # one iterator for all workers
+        workers = [asyncio.create_task(self._work(rows)) for _ in range(self.profiler.concurrency)]
+        clock = asyncio.create_task(self._tell_every_second())
         try:
             ended = await asyncio.gather(*workers, return_exceptions=True)
         finally:
-            for worker in workers:
-                worker.cancel()
+            for task in (*workers, clock):
+                task.cancel()
         try:
             self._confirm()
         except sqlite3.Error as failure:
@@ -483,47 +540,62 @@ class _Run:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _work(self) -> None:
+    async def _tell_every_second(self) -> None:
+        while True:  # repeated tries are told while no node is settled
+            await asyncio.sleep(1)
+            self._tell()
+
+    async def _work(self, rows: Iterator[int]) -> None:
         try:
-            for number, prompt in enumerate(self.prompts):  # one iterator for all workers
-                if self.progress.stopped:
+            for row in rows:
+                if self.broken:
                     return
-                if number % 50 == 0:
+                prompt = self._take(row)
+                if prompt is not None:
+                    await self._settle(prompt)
+                    self._tell()
+                elif row % 50 == 0:
                     await asyncio.sleep(0)  # thousands of settled nodes must not hold up answers
-                if not self._take(prompt):
-                    continue
-                await self._settle(prompt)
-                self._tell()
-                if self.limit is not None and self.taken >= self.limit:
-                    return
         except BaseException:
-            self.progress.stopped = self.progress.stopped or "an error"
+            self.broken = True
             raise
 
-    def _take(self, prompt: Prompt) -> bool:
-        """Whether a node is to be asked about; counts it if it is settled."""
-        request = self.profiler.request(prompt)
-        if self.profiler._is_settled(prompt, request, self.retry_failed):
-            self.progress.kept += 1
-            state = self.store.state(prompt.kind, prompt.key)
-            assert state is not None  # else it would not be settled
-            self._count(state.error_kind)
-            if state.dataset != self.content:
-                self.confirmed.append(
-                    Confirmed(prompt.kind, prompt.key, self.content, prompt.sources, prompt.quoted)
-                )
-                if len(self.confirmed) >= CONFIRM_AT_ONCE:
-                    self._confirm()
-            return False
-        if self.limit is not None and self.taken >= self.limit:
-            return False
+    def _take(self, row: int) -> Prompt | None:
+        """The prompt of a node that is to be worked on; one that is settled, or stays as it is, is counted."""
+        left_alone = self.progress.stopped is not None or (
+            self.limit is not None and self.taken >= self.limit
+        )
+        if left_alone and self.store.state(self.kind, self.vocabulary.id(row)) is None:
+            return None
+        prompt = self.make(row)
+        if left_alone or self.profiler._is_settled(prompt, self.profiler.request(prompt), self.retry_failed):
+            self._count_as_before(prompt)
+            return None
         self.taken += 1
         if prompt.nothing:
             self._record(self._unasked(prompt), prompt, paid=False)
-            return False
+            return None
         if self.retry_failed:
             self.store.retire_failure(prompt.kind, prompt.key)
-        return True
+        return prompt
+
+    def _count_as_before(self, prompt: Prompt) -> None:
+        """Count a node that this run leaves as it is, if it has a profile or a failure of this very prompt."""
+        state = self.store.state(prompt.kind, prompt.key)
+        if state is None or state.request != self.profiler.request(prompt).hash:
+            return
+        self.progress.kept += 1
+        if state.dataset != self.content:  # of another split or other texts, and its prompt is still the same
+            self.confirmed.append(
+                Confirmed(prompt.kind, prompt.key, self.content, prompt.sources, prompt.quoted)
+            )
+            if len(self.confirmed) >= CONFIRM_AT_ONCE:
+                self._confirm()
+        if state.error_kind is None:
+            self._count(None)
+        else:
+            failed = self.store.profile(prompt.kind, prompt.key)
+            self._count(state.error_kind, None if failed is None else failed.error)
 
     def _confirm(self) -> None:
         if self.confirmed:
@@ -546,8 +618,9 @@ class _Run:
             if outcome is None:
                 outcome, fresh = await self._ask(request)
                 paid |= fresh
-                if outcome is None:
-                    return  # the run stops; nothing is recorded, the next one asks
+                if outcome is None:  # the run stops; nothing is recorded, the next one asks
+                    self._count_as_before(prompt)
+                    return
             try:
                 request = steps.send(outcome)
             except StopIteration as end:
@@ -568,25 +641,33 @@ class _Run:
             del self.in_flight[request.hash]
             if not waiting.done():
                 waiting.set_result(outcome)
-        return outcome, True
+        return outcome, not self.replays
 
     async def _send(self, request: Request) -> Completion | LLMError | None:
         most = await self._afford(request)
         if most is None or self.progress.stopped:
             return None
-        answer = None
+        llm = self.profiler.llm
         try:
-            answer = await self.profiler.llm.complete(request.system, request.prompt, SCHEMA)
+            answer = await llm.complete(request.system, request.prompt, SCHEMA)
+            if not isinstance(answer, Completion):
+                raise ConfigError(
+                    f"complete() of the model {llm.name!r} returned {type(answer).__name__}, expected a "
+                    "rlmrec.llm.client.Completion: return Completion(text)"
+                )
             # Nothing may come between the answer and its commit: from here on it is paid for.
-            self.store.put_answer(request.hash, self.profiler.llm.name, self.profiler._llm_options, answer)
-        except AccessError:
-            raise
+            self.store.put_answer(request.hash, llm.name, self.profiler._llm_options, answer)
+            self._pay(request, answer.usage, answer.text)
+        except AccessError as error:
+            self.progress.stopped = self.progress.stopped or str(error)
+            return None
         except LLMError as error:
+            if isinstance(error, RefusedError) and error.usage is not None:
+                self._pay(request, error.usage, str(error))
             self._watch(error)
             return error
         finally:
             self.reserved -= most
-            self._pay(answer)
             self.freed.set()
         self.unanswered_in_a_row = 0
         return answer
@@ -594,11 +675,10 @@ class _Run:
     async def _afford(self, request: Request) -> float | None:
         """Reserve what the request may cost at most; None when that is over the bound."""
         price, bound = self.profiler.price, self.profiler.max_cost
-        if price is None or bound is None:
+        if price is None or bound is None or self.replays:
             return 0.0
         longest = int(self.profiler._llm_options.get("max_tokens", 4 * ANSWER_TOKENS))
-        prompt_tokens = estimate_tokens(request.system) + estimate_tokens(request.prompt)
-        most = price.of(Usage(prompt_tokens, longest))
+        most = price.of(Usage(_prompt_tokens(request), longest))
         while (self.progress.cost or 0.0) + self.reserved + most > bound:
             if self.reserved <= 1e-12:
                 self.progress.stopped = f"the next request could take the cost over the bound of {bound:g}"
@@ -609,18 +689,27 @@ class _Run:
         self.reserved += most
         return most
 
-    def _pay(self, answer: Completion | None) -> None:
-        if answer is None:
+    def _pay(self, request: Request, usage: Usage, text: str) -> None:
+        """Count an answer. Where the server does not say what it took, an estimate stands in for it."""
+        if self.replays:
             return
         progress = self.progress
         progress.asked += 1
-        progress.usage = Usage(*(a + b for a, b in zip(progress.usage, answer.usage, strict=True)))
+        if usage.prompt == 0 or (usage.completion == 0 and text):
+            progress.estimated += 1
+            usage = usage._replace(
+                prompt=usage.prompt or _prompt_tokens(request),
+                completion=usage.completion or estimate_tokens(text),
+            )
+        progress.usage = _sum(progress.usage, usage)
         if self.profiler.price is not None:
             progress.cost = self.profiler.price.of(progress.usage)
 
     def _watch(self, error: LLMError) -> None:
         """An endpoint that is gone must not fail thousands of nodes one by one."""
-        if not isinstance(error, EndpointError | RequestError):
+        if not isinstance(error, EndpointError):
+            if isinstance(error, RequestError | RefusedError):  # an endpoint that refuses is there
+                self.unanswered_in_a_row = 0
             return
         self.unanswered_in_a_row += 1
         if self.unanswered_in_a_row >= self.give_up and self.progress.stopped is None:
@@ -629,19 +718,32 @@ class _Run:
             )
 
     def _record(self, profile: Profile, prompt: Prompt, paid: bool) -> None:
-        self.store.put_profile(profile)
+        if not (profile.error_kind in UNANSWERED and self._is_usable(profile)):
+            self.store.put_profile(profile)
         self.progress.cached += not paid
         self.progress.cuts.update(prompt.cuts)
         self.progress.repaired.update(profile.notes[len(prompt.cuts) :])
-        self._count(profile.error_kind)
+        self._count(profile.error_kind, profile.error)
 
-    def _count(self, error_kind: str | None) -> None:
+    def _is_usable(self, failed: Profile) -> bool:
+        """Whether there is a profile, another model's perhaps, that an endpoint out of reach must not cost."""
+        there = self.store.profile(failed.kind, failed.key)
+        return there is not None and there.error is None and there.dataset == self.content
+
+    def _count(self, error_kind: str | None, error: str | None = None) -> None:
         if error_kind is None:
             self.progress.profiled += 1
-        else:
-            self.progress.failed[error_kind] += 1
+            return
+        self.progress.failed[error_kind] += 1
+        reason = " ".join((error or "").split())
+        reason = reason if len(reason) <= REASON_LENGTH else reason[: REASON_LENGTH - 2] + " …"
+        self.progress.reasons.setdefault(error_kind, Counter())[reason] += 1
+
+    def _repeated(self) -> int:
+        return int(getattr(self.profiler.llm, "tries_repeated", 0))
 
     def _tell(self) -> None:
+        self.progress.repeated = self._repeated() - self.repeated_before
         self.progress.seconds = time.monotonic() - self.started
         if self.profiler.on_progress is not None:
             self.profiler.on_progress(self.progress)
@@ -653,8 +755,9 @@ class _Run:
         errors = errors or {}
         yielded: set[str] = set()
         try:
-            for prompt in self.prompts:
-                if not self._take(prompt):
+            for row in range(self.progress.total):
+                prompt = self._take(row)
+                if prompt is None:
                     continue
                 steps = self.profiler.steps(prompt, self.content)
                 request = next(steps)

@@ -194,6 +194,7 @@ class ExplanationAnswer(BaseModel):
     user_profile: str | None
     terms: list[str]
     text: str
+    seen: bool
 
 
 class ColdUser(BaseModel):

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +86,7 @@ class OpenAIEmbeddings(Endpoint):
             retries=retries, backoff=backoff, max_wait=max_wait,
         )  # fmt: skip
         if self.base_url != OPENAI_URL:  # the same model's name means another model elsewhere
-            self.name = f"{model} ({_without_secrets(self.base_url)})"
+            self.name = f"{model} ({self.address.rstrip('/')})"
         self.batch_texts = batch_texts
         self.batch_tokens = batch_tokens
         self.tokens = 0  # as the server counts them
@@ -204,7 +203,7 @@ class OpenAIEmbeddings(Endpoint):
         except ValueError:
             reply = None
         if not isinstance(reply, dict) or not isinstance(reply.get("data"), list):
-            raise Transient("HTTP 200 without vectors in it", content[:20_000].decode("utf-8", "replace"))
+            raise Transient("HTTP 200 without vectors in it", content.decode("utf-8", "replace"))
         entries = [mapping(entry) for entry in reply["data"]]
         order = [entry.get("index", place) for place, entry in enumerate(entries)]
         numbers = [place for place in order if isinstance(place, int)]
@@ -225,10 +224,3 @@ class OpenAIEmbeddings(Endpoint):
 class _Answer(NamedTuple):
     vectors: Vectors
     tokens: int
-
-
-def _without_secrets(url: str) -> str:
-    """An address without the name and the password, or the key, that some put into it."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
