@@ -222,10 +222,15 @@ def table(
     valid: Annotated[Path | None, typer.Option(help="Ready split: validation interactions.")] = None,
     test: Annotated[Path | None, typer.Option(help="Ready split: test interactions.")] = None,
     user_column: Annotated[str, typer.Option(help="Column of user ids.")] = "user_id",
-    item_column: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
+    item_column: Annotated[
+        str, typer.Option(help="Column of item ids, in the file of --items too.")
+    ] = "item_id",
     rating_column: Annotated[str | None, typer.Option(help="Column of ratings.")] = None,
     timestamp_column: Annotated[
-        str | None, typer.Option(help="Column of times: seconds since 1970, or dates.")
+        str | None,
+        typer.Option(
+            help="Column of times: seconds since 1970, or dates. Of a repeated pair the latest stays."
+        ),
     ] = None,
     review_column: Annotated[str | None, typer.Option(help="Column of review texts.")] = None,
     items: Annotated[Path | None, typer.Option(help="File of item texts, one row per item.")] = None,
