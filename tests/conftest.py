@@ -13,6 +13,8 @@ from rlmrec.testing import blocks
 settings.register_profile("rlmrec", deadline=None, derandomize=True)
 settings.load_profile("rlmrec")
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's package reads it once, when a test's file imports it
+
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
