@@ -25,6 +25,7 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
 from rlmrec.training import checkpoint
+from rlmrec.training.products import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 
@@ -109,10 +110,11 @@ def train(
     config = config or TrainConfig()
     run = _Run(backbone, alignment, dataset, config, seed, check_trainable(dataset, device), folder)
     run.resume()
-    while not run.finished:
-        record = run.epoch()
-        if on_epoch:
-            on_epoch(record)
+    with exact_products_by_onednn():
+        while not run.finished:
+            record = run.epoch()
+            if on_epoch:
+                on_epoch(record)
     run.restore_best()
     return run.history
 

@@ -1,0 +1,43 @@
+"""Who multiplies: oneDNN only where that costs no precision, and never outside the block."""
+
+import pytest
+import torch
+
+from rlmrec.training import products
+from rlmrec.training.products import exact_products_by_onednn
+
+SETTINGS = torch.backends.mkldnn.matmul
+
+
+def product_error() -> float:
+    rng = torch.Generator().manual_seed(1)
+    left, right = torch.randn(500, 64, generator=rng), torch.randn(64, 700, generator=rng)
+    exact = left.double() @ right.double()
+    return float((left @ right - exact).norm() / exact.norm())
+
+
+def test_products_keep_float32_precision_on_this_machine():
+    with exact_products_by_onednn():
+        assert product_error() < 1e-6
+
+
+def test_the_setting_comes_back_even_after_an_error():
+    before = SETTINGS.fp32_precision
+    with pytest.raises(ValueError, match="inside"), exact_products_by_onednn():
+        raise ValueError("inside")
+    assert SETTINGS.fp32_precision == before
+
+
+def test_where_onednn_rounds_to_bfloat16_nothing_changes(monkeypatch):
+    monkeypatch.setattr(products, "_relative_error", lambda: 2e-3)
+    before = SETTINGS.fp32_precision
+    with exact_products_by_onednn() as used:
+        assert not used
+        assert SETTINGS.fp32_precision == before
+
+
+def test_rounding_to_bfloat16_is_seen_by_the_trial(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: (
+        torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype) if a.dtype == torch.float32 else torch.mm(a, b)
+    ))  # fmt: skip
+    assert products._relative_error() > products._TOLERANCE
