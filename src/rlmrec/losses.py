@@ -109,13 +109,17 @@ class _WeightedLogSumExp(torch.autograd.Function):
         total = anchors.new_zeros(())
         # In powers of two: exp2 costs a third of exp, and the change of base is one scaling of the anchors.
         scale = 1 / (temperature * math.log(2))
-        bias = candidates.new_zeros(len(candidates)) if offsets is None else offsets / math.log(2)
+        bias = None if offsets is None else offsets / math.log(2)
         elements = BLOCK_ELEMENTS if anchors.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
-        rows = max(16, elements // max(1, len(candidates)))
+        rows = min(len(anchors), max(16, elements // max(1, len(candidates))))
+        # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
+        buffer = anchors.new_empty(rows, len(candidates))
         for start in range(0, len(anchors), rows):
             block = anchors[start : start + rows]
             weight = weights[start : start + rows]
-            logits = torch.addmm(bias, block, candidates.T, alpha=scale)  # (rows, C)
+            logits = torch.mm(block * scale, candidates.T, out=buffer[: len(block)])  # (rows, C)
+            if bias is not None:
+                logits += bias
             top = logits.amax(1, keepdim=True)
             logits.sub_(top).exp2_()
             partition = logits.sum(1)
