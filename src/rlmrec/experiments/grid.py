@@ -288,14 +288,17 @@ def _work(connection: Connection, place: Path, device: str, threads: int) -> Non
         try:
             materials = materials or Materials(Workspace(place))
             answer = ("done", run_cell(cell, materials, device=device, on_epoch=on_epoch))
-        except BrokenPipeError:  # the runner has died: nobody listens any more
-            return
+        except BrokenPipeError:
+            return  # the runner has died: nobody listens any more
         except RlmrecError as error:
             answer = ("failed", (str(error),))  # type: ignore[assignment]
         except Exception as error:
             named = f"{type(error).__name__}: {error}"
             answer = ("failed", (named, traceback.format_exc()))  # type: ignore[assignment]
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:
+            return
 
 
 def describe(progress: Progress) -> str:
