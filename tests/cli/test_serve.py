@@ -24,7 +24,10 @@ class FakeEncoder:
     name = "fake"
     dim = 8
 
-    def encode(self, texts, progress=None):
+    def __init__(self, device="cpu"):
+        pass
+
+    def encode(self, texts):
         return np.array([[kind in text for kind in KINDS] + [0] * 5 for text in texts], np.float32)
 
 
@@ -38,7 +41,7 @@ def place(tmp_path_factory):
         "blocks", dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, texts
     )
     dataset.save(place.dataset_path)
-    semantics.manifest["encoder"] = "fake"
+    semantics.manifest.update({"encoder": "fake", "made_by": {"encoder": "local"}})
     semantics.save(place.semantics_path())
     for name, alignment in (("base", "none"), ("con", "contrastive"), ("gen", "generative")):
         with pytest.raises(SystemExit) as end:
@@ -50,7 +53,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch, place):
-    monkeypatch.setattr("rlmrec.cli.cold.LocalEncoder", FakeEncoder)
+    monkeypatch.setattr("rlmrec.text.named.LocalEncoder", FakeEncoder)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:

@@ -81,7 +81,9 @@ def save_run(place, dataset, semantics, name, noise, seed=0):
 
 
 def made_service(place, encoder=WordEncoder, base="base"):
-    return Service(Source(place.path, "con", base).load, ColdItems(place.cold_items_path), encoder)
+    return Service(
+        Source(place.path, "con", base).load, ColdItems(place.cold_items_path), lambda cold: encoder()
+    )
 
 
 @contextlib.contextmanager
