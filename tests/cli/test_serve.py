@@ -238,7 +238,7 @@ def test_a_blend_is_a_run_like_any_other(call, place):
         "items"
     ]
     assert all(int(item["id"][1:]) >= 30 for item in liked)
-    assert "and the texts" in call("explain", "--run", "base-text", "--user", "u2", "--item", "i5")[1]
+    assert "own embedding, texts" in call("explain", "--run", "base-text", "--user", "u2", "--item", "i5")[1]
     for arguments, message in (
         (["--run", "base-text", "--weight", "1"], "is a blend already"),
         (["--run", "base", "--weight", "1"], "blend is 0.5 there and 1.0 here"),

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -22,13 +23,15 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from fault_server import FaultServer, embedded, failure
 from served import KINDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
 from rlmrec.cli.http import Source, application
+from rlmrec.cli.workers import Workers
 from rlmrec.serving.api import create_app
 from rlmrec.serving.cold_items import ColdItems
 from rlmrec.serving.cold_start import ColdStart
-from rlmrec.serving.gate import Limits
+from rlmrec.serving.gate import Limits, Metrics
 from rlmrec.serving.service import Service
 from rlmrec.testing import blocks
 from rlmrec.text.named import make_encoder, recipe
@@ -609,3 +612,33 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
         process.kill()
         process.wait()
     assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+
+
+def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
+    """What it counted stays counted; the one in its place begins with nothing."""
+    work = (
+        "import os, sys; from rlmrec.serving.gate import Metrics; metrics = Metrics();"
+        "metrics.in_flight.inc(); metrics.refused.inc(); print(os.getpid())"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    pids = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", work], env=environment, check=True, capture_output=True
+            ).stdout
+        )
+        for _ in "12"
+    ]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    workers = Workers.__new__(Workers)  # the constructor takes over the process's signals
+    workers.processes = [SimpleNamespace(pid=pid) for pid in pids]
+
+    def replaced(self):
+        self.processes[0] = SimpleNamespace(pid=-1)
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
+    assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
+    workers.keep_subprocess_alive()
+    figures = Metrics().text()
+    assert b"rlmrec_requests_in_flight 1.0" in figures
+    assert b"rlmrec_requests_refused_total 2.0" in figures

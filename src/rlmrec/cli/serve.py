@@ -161,6 +161,7 @@ def explain(
     rows = [[str(reason.id), reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
     if found.own is not None:
         mixed = "blend" in explainer.recommender.manifest.get("config", {}).get("run", {})
+        whole = "own embedding, texts" if mixed else "the user's own embedding"
         others = found.score - found.own - sum(reason.contribution for reason in found.because)
         n_others = found.history - len(found.because)
         if n_others:
@@ -169,7 +170,7 @@ def explain(
         rows += [
             [
                 "",
-                f"their taste as a whole (the user's own embedding{' and the texts' * mixed})",
+                f"their taste as a whole ({whole})",
                 f"{found.own:.3f}",
             ],
             ["", "score", f"{found.score:.3f}"],
