@@ -9,7 +9,6 @@ alone and with Con are trained on the rest (into FOLDER; a finished run is kept)
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,14 @@ from rlmrec.cli.train import train_with_progress
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.serving.blend import WEIGHTS, best_weight, tail_items, try_weights
 from rlmrec.serving.cold_start import METHODS, ColdStart, Method, _fit, apply, directions, projector_weights
 from rlmrec.text.semantics import Semantics, mean_over_training
 from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
 
 K = 20
-WEIGHTS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 COMMON = {"learning_rate": 5e-3, "l2": 1e-6}
 CON = {"layers": 3, "weight": 0.01, "temperature": 0.2, "negatives": "batch", "epochs": 28}
 RUNS = {"base": ("none", {"layers": 2}), "con": ("contrastive", CON)}
@@ -127,7 +125,7 @@ def new_items(runs, dataset, semantics, warm_set, texts, cold, rng):
                 recall(beside(recommender.users, texts.users, weight), beside(mapped, new, 1), wanted, part)
                 for part in parts
             ]
-            for weight in WEIGHTS
+            for weight in WEIGHTS[1:]
         }
         weight = max(tried, key=lambda weight: tried[weight][0])
         results[f"{name}: {method.name} + {weight:g} cosine of text"] = tried[weight]
@@ -140,30 +138,17 @@ def new_items(runs, dataset, semantics, warm_set, texts, cold, rng):
         print(f"{name:<58}{on:>9.4f}{reported:>10.4f}{reported / text:>8.2f}")
 
 
-def tail_items(runs, warm_set, texts):
+def tail(runs, warm_set, texts):
     """Warm score + weight · text score; the weight is chosen on validation, the test split is reported."""
-    degrees = warm_set.train.item_degrees()
-    tail = degrees <= np.quantile(degrees, 0.5)
-    held = tail[warm_set.test.items]
-    only = replace(warm_set, test=warm_set.test.take(held))
-    print(f"\nblend on warm items; tail: the half with at most {degrees[tail].max()} interactions, "
-          f"{100 * held.mean():.0f} % of the test split")  # fmt: skip
+    in_tail = tail_items(warm_set)
+    held = in_tail[warm_set.test.items].mean()
+    print(f"\nblend on warm items; tail: the half with at most {warm_set.train.item_degrees()[in_tail].max()} "
+          f"interactions, {100 * held:.0f} % of the test split")  # fmt: skip
     for name, (_, recommender) in runs.items():
-        found = {}
-        for weight in (0, *WEIGHTS):
-            # Within one user's list the length of the user's vector changes nothing.
-            length = np.float32(np.median(np.linalg.norm(recommender.items, axis=1)))
-            users = beside(recommender.users, texts.users, weight)
-            items = np.concatenate([recommender.items / length, directions(texts.items)], axis=1)
-            scores = DotProduct(users, items)
-            found[weight] = [
-                evaluate(scores, of, k=(20,), split=split).metrics()["recall@20"]
-                for of, split in ((warm_set, "valid"), (warm_set, "test"), (only, "test"))
-            ]
-        weight = max(found, key=lambda weight: found[weight][0])
-        for tried, (valid, test, of_tail) in found.items():
-            print(f"{name}: weight {tried:<5g} validation {valid:.4f}, test {test:.4f}, tail {of_tail:.4f}"
-                  + (" <- chosen" if tried == weight else ""))  # fmt: skip
+        valid, test = (try_weights(recommender, texts, warm_set, split=split) for split in ("valid", "test"))
+        for on, of in zip(valid, test, strict=True):
+            print(f"{name}: weight {on.weight:<5g} validation {on.recall:.4f}, test {of.recall:.4f}, tail {of.tail:.4f}"
+                  + (" <- chosen" if on.weight == best_weight(valid) else ""))  # fmt: skip
 
 
 def main():
@@ -187,7 +172,7 @@ def main():
             train_with_progress(spec, warm_set, texts, place.run(name), output, label=name)
             runs[name] = place.run(name), place.recommender(name, warm_set)
     new_items(runs, dataset, semantics, warm_set, texts, cold, np.random.default_rng(1))
-    tail_items(runs, warm_set, texts)
+    tail(runs, warm_set, texts)
 
 
 if __name__ == "__main__":

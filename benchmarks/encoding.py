@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rlmrec.cli.text import make_encoder
-from rlmrec.text import LocalEncoder, VectorCache, encode_texts
+from rlmrec.text import LocalEncoder, VectorCache, encode_texts, make_encoder
 
 BATCH = 32
 

@@ -24,7 +24,10 @@ class FakeEncoder:
     name = "fake"
     dim = 8
 
-    def encode(self, texts, progress=None):
+    def __init__(self, device="cpu"):
+        pass
+
+    def encode(self, texts):
         return np.array([[kind in text for kind in KINDS] + [0] * 5 for text in texts], np.float32)
 
 
@@ -38,7 +41,7 @@ def place(tmp_path_factory):
         "blocks", dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, texts
     )
     dataset.save(place.dataset_path)
-    semantics.manifest["encoder"] = "fake"
+    semantics.manifest.update({"encoder": "fake", "made_by": {"encoder": "local"}})
     semantics.save(place.semantics_path())
     for name, alignment in (("base", "none"), ("con", "contrastive"), ("gen", "generative")):
         with pytest.raises(SystemExit) as end:
@@ -50,7 +53,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch, place):
-    monkeypatch.setattr("rlmrec.cli.cold.LocalEncoder", FakeEncoder)
+    monkeypatch.setattr("rlmrec.text.named.LocalEncoder", FakeEncoder)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -213,6 +216,41 @@ def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     other.unlink()
     assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
     assert place.semantics_path().read_bytes() == default
+
+
+def test_a_blend_is_a_run_like_any_other(call, place):
+    code, out, _ = call("blend", "--run", "base", "--weight", "0.5", "--json")
+    assert code == 0
+    made = last_json(out)
+    assert (made["name"], made["weight"], [one["weight"] for one in made["test"]]) == (
+        "base-text",
+        0.5,
+        [0, 0.5],
+    )
+    assert last_json(call("blend", "--run", "base", "--weight", "0.5", "--json")[1]) == made
+    tested = last_json(call("evaluate", "--run", "base-text", "--json")[1])
+    assert tested["recall@20"] == pytest.approx(made["test"][1]["recall"])
+    compared = last_json(call("compare", "base", "base-text", "--json")[1])
+    assert compared["runs"]["base-text"]["test"]["recall@20"] == pytest.approx(tested["recall@20"])
+    assert len(last_json(call("recommend", "--run", "base-text", "--user", "u7", "--json")[1])["items"])
+    assert call("cold", "fit", "--run", "base-text")[0] == 0
+    liked = last_json(call("cold", "user", "--run", "base-text", "--text", "travel", "-k", 5, "--json")[1])[
+        "items"
+    ]
+    assert all(int(item["id"][1:]) >= 30 for item in liked)
+    assert "own embedding, texts" in call("explain", "--run", "base-text", "--user", "u2", "--item", "i5")[1]
+    for arguments, message in (
+        (["--run", "base-text", "--weight", "1"], "is a blend already"),
+        (["--run", "base", "--weight", "1"], "blend is 0.5 there and 1.0 here"),
+        (["--run", "base", "--name", "base", "--weight", "1"], "another name"),
+        (["--run", "base", "--name", "b", "--weight", "-1"], "0 or more"),
+    ):
+        code, _, err = call("blend", *arguments)
+        assert (code, message in " ".join(err.split())) == (2, True), err
+    assert not place.run("b").exists()
+    chosen = last_json(call("blend", "--run", "con", "--json")[1])
+    assert len(chosen["validation"]) == 7
+    assert (chosen["name"] is None) == (chosen["weight"] == 0) == (not place.run("con-text").exists())
 
 
 def test_another_encoder_is_refused(call, monkeypatch):

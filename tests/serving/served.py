@@ -11,6 +11,7 @@ import uvicorn
 
 from rlmrec.cli.http import Source
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.files import write_json
 from rlmrec.llm.store import Profile, Store
 from rlmrec.serving.api import create_app
@@ -36,19 +37,26 @@ class WordEncoder:
         return np.array([[kind in text for kind in KINDS] + [0] * 5 for text in texts], np.float32)
 
 
-def made_workspace(folder):
-    """Users and items lie in the directions of their blocks; item 3 has a title that would do harm as HTML."""
+def made_workspace(folder, first=None):
+    """Users and items lie in the directions of their blocks; item 3 has a title that would do harm as HTML.
+
+    Ids are u0, u1 … and i0, i1 …, or integers from ``first`` on.
+    """
     place = Workspace(folder)
     blank, semantics = blocks(users=20, items=15)
+    semantics.manifest.clear()  # with other ids it is another dataset
     titles = [f"{KINDS[row // 15]} {row}" if row != 3 else f"cookery {HOSTILE}" for row in range(45)]
     people = pl.DataFrame({"occupation": [f"{KINDS[row // 20]} critic {HOSTILE}" for row in range(60)]})
+    users, items = blank.users, blank.items
+    if first is not None:
+        users, items = (Vocabulary(range(first, first + len(old)), old.kind) for old in (users, items))
     dataset = Dataset(
         "blocks",
         blank.train,
         blank.valid,
         blank.test,
-        blank.users,
-        blank.items,
+        users,
+        items,
         pl.DataFrame({"title": titles}),
         people,
     )
@@ -81,7 +89,9 @@ def save_run(place, dataset, semantics, name, noise, seed=0):
 
 
 def made_service(place, encoder=WordEncoder, base="base"):
-    return Service(Source(place.path, "con", base).load, ColdItems(place.cold_items_path), encoder)
+    return Service(
+        Source(place.path, "con", base).load, ColdItems(place.cold_items_path), lambda cold: encoder()
+    )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The explorer page in a browser."""
 
+import json
 import re
 
 import pytest
@@ -170,6 +171,50 @@ def test_a_hostile_title_shows_as_text(opened):
     assert shown.count(f"cookery {HOSTILE}") >= 1, "item 3 is in the history or in a list"
     assert f"cookery critic {HOSTILE}" in view.locator("#user-title").inner_text()
     assert view.locator("main script, main img").count() == 0
+
+
+def test_ids_beyond_what_a_number_holds_in_javascript(browser, tmp_path):
+    """2**53 + 1 is the first integer that JavaScript cannot hold; asked for as 2**53 it would be another's."""
+    first = 2**53 + 1
+    with serving(made_service(made_workspace(tmp_path / "w", first))) as url:
+        view = browser.new_page()
+        asked = []
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(url)
+        field = view.get_by_role("combobox")
+        field.fill(str(first + 6))
+        view.get_by_role("option").first.wait_for()
+        field.press("Enter")
+        view.locator("#aligned li").first.wait_for()
+        assert f"{url}/v1/users/{first + 6}/profile" in asked
+        assert view.locator("#user-title").inner_text().startswith(f"User {first + 6} · ")
+        view.get_by_role("button", name=re.compile("^Why")).first.click()
+        view.get_by_role("button", name=re.compile("^Items similar")).first.click()
+        view.locator("#aligned .panel ul").nth(1).wait_for()
+        asking = f"fetch('v1/users/{first + 6}/comparison?k=1').then(answer => answer.text())"
+        best = view.evaluate(asking)
+        item = json.loads(best)["aligned"][0]["id"]
+        assert f"{url}/v1/explanations?user={first + 6}&item={item}&k=5" in asked
+        assert f"{url}/v1/items/{item}/similar?k=8" in asked
+        view.close()
+
+
+@pytest.mark.parametrize(
+    "json_text",
+    [
+        '{"id": 9007199254740993, "title": "9007199254740993 \\" 9007199254740993"}',
+        "[-9007199254740993, 123456789012345, 0.12345678901234567, 1.2345678901234567e-20, -0.5]",
+    ],
+)
+def test_long_integers_alone_become_text(opened, json_text):
+    def expected(value):
+        if isinstance(value, int) and len(str(abs(value))) >= 16:
+            return str(value)
+        return {key: expected(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    wanted = json.loads(json_text)
+    wanted = [expected(one) for one in wanted] if isinstance(wanted, list) else expected(wanted)
+    assert opened().evaluate("text => parsed(text)", json_text) == wanted
 
 
 def test_words_of_ones_own(opened):

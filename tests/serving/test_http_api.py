@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -20,12 +21,20 @@ from hypothesis.errors import Unsatisfiable
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
+from fault_server import FaultServer, embedded, failure
 from served import KINDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
+from rlmrec.cli.http import Source, application
+from rlmrec.cli.workers import Workers
 from rlmrec.serving.api import create_app
-from rlmrec.serving.gate import Limits
+from rlmrec.serving.cold_items import ColdItems
+from rlmrec.serving.cold_start import ColdStart
+from rlmrec.serving.gate import Limits, Metrics
+from rlmrec.serving.service import Service
 from rlmrec.testing import blocks
+from rlmrec.text.named import make_encoder, recipe
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -300,6 +309,62 @@ def test_without_cold_start_or_with_another_encoder_texts_are_refused(place):
         assert client.get("/healthz").json()["cold_start"] is False
 
 
+def refit(place, name, manifest):
+    """The cold start of run ``con`` anew, from vectors of another encoder."""
+    dataset = place.dataset()
+    semantics = blocks(users=20, items=15)[1]
+    semantics.manifest.update({"encoder": name, **manifest})
+    cold = ColdStart.fit(place.recommender("con", dataset), semantics, dataset)
+    cold.save(place.run("con") / "recommender")
+
+
+def test_texts_are_read_by_the_encoder_that_made_the_vectors(place):
+    """An endpoint here; one that is gone is no error of ours."""
+
+    def answer(number, body):
+        vectors = WordEncoder().encode(body["input"]).tolist()
+        data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors)]
+        return embedded(body, data=data)
+
+    with FaultServer(answer) as server:
+        made_by = recipe("openai:words", server.url)
+        refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
+        with TestClient(application(Source(place.path, "con"))) as client:
+            liked = client.post("/v1/cold/users", json={"text": "travel", "k": 5}).json()
+            assert {int(raw[1:]) // 15 for raw in ids(liked)} == {2}
+        refit(place, "words", {"made_by": recipe("openai:words", key_env="NO_SUCH_KEY")})
+        with TestClient(application(Source(place.path, "con"))) as client:
+            keyless = client.post("/v1/cold/users", json={"text": "travel"})
+            assert (keyless.status_code, "NO_SUCH_KEY" in keyless.json()["error"]) == (409, True)
+        refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
+        server.script = lambda number, body: failure(500)
+        with TestClient(application(Source(place.path, "con"))) as client:
+            gone = client.post("/v1/cold/users", json={"text": "travel"})
+            assert (gone.status_code, "no answer in 2 tries" in gone.json()["error"]) == (503, True)
+            assert client.get("/v1/users/u7/recommendations").status_code == 200
+
+
+def test_a_reload_may_bring_another_encoder(place):
+    class Second(WordEncoder):
+        name = "second"
+
+    made = []
+
+    def encoder(cold):
+        made.append(cold.encoder)
+        return Second() if cold.encoder == "second" else WordEncoder()
+
+    service = Service(Source(place.path, "con").load, ColdItems(place.cold_items_path), encoder)
+    with TestClient(create_app(service, TOKEN)) as client:
+        assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
+        client.post("/v1/cold/items", json={"id": "new", "text": "travel"}, headers=BEARER)
+        refit(place, "second", {})
+        assert client.post("/v1/reload", headers=BEARER).status_code == 200
+        assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
+        assert "new" in ids(client.get("/v1/users/u45/recommendations?k=20").json()), "encoded anew"
+    assert made == ["words", "second"]
+
+
 # -- change and load -----------------------------------------------------------------------------------
 
 
@@ -547,3 +612,33 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
         process.kill()
         process.wait()
     assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+
+
+def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
+    """What it counted stays counted; the one in its place begins with nothing."""
+    work = (
+        "import os, sys; from rlmrec.serving.gate import Metrics; metrics = Metrics();"
+        "metrics.in_flight.inc(); metrics.refused.inc(); print(os.getpid())"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    pids = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", work], env=environment, check=True, capture_output=True
+            ).stdout
+        )
+        for _ in "12"
+    ]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    workers = Workers.__new__(Workers)  # the constructor takes over the process's signals
+    workers.processes = [SimpleNamespace(pid=pid) for pid in pids]
+
+    def replaced(self):
+        self.processes[0] = SimpleNamespace(pid=-1)
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
+    assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
+    workers.keep_subprocess_alive()
+    figures = Metrics().text()
+    assert b"rlmrec_requests_in_flight 1.0" in figures
+    assert b"rlmrec_requests_refused_total 2.0" in figures

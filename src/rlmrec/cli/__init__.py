@@ -42,6 +42,7 @@ COMMANDS = {
     "recommend": "serve",
     "explain": "serve",
     "cold": "cold",
+    "blend": "blend",
     "serve": "http",
     "index": "serve",
     "export": "serve",

@@ -17,7 +17,8 @@ from rlmrec.files import read_json
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.serving.cold_start import DEFAULT, ColdStart, projector_weights
 from rlmrec.serving.recommender import Recommender
-from rlmrec.text.local import LocalEncoder
+from rlmrec.text.encoder import checked
+from rlmrec.text.named import encoder_of
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 app = typer.Typer(no_args_is_help=True, help="New items and new users by their text, without training.")
@@ -194,9 +195,5 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart
 
 
 def _encoded(cold: ColdStart, text: str) -> Any:
-    encoder = LocalEncoder()
-    if encoder.name != cold.encoder:
-        raise ConfigError(
-            f"the items' texts were encoded by {cold.encoder}, here is {encoder.name}: their vectors do not mix"
-        )
-    return encoder.encode([text])
+    encoder = encoder_of(cold.manifest)
+    return checked(encoder.name, encoder.encode([text]), 1, cold.size)

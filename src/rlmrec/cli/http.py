@@ -19,6 +19,7 @@ from rlmrec.cli.serve import RunOption
 from rlmrec.errors import ConfigError
 from rlmrec.serving.catalogue import Catalogue
 from rlmrec.serving.cold_items import ColdItems
+from rlmrec.serving.cold_start import ColdStart
 from rlmrec.serving.service import Service
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.workspace import Workspace
@@ -97,10 +98,10 @@ def application(source: Source) -> FastAPI:
     )
 
 
-def _encoder() -> TextEncoder:
-    from rlmrec.text.local import LocalEncoder  # PyTorch comes with it
+def _encoder(cold: ColdStart) -> TextEncoder:
+    from rlmrec.text.named import encoder_of  # the encoders' packages are heavy: not before they are needed
 
-    return LocalEncoder()
+    return encoder_of(cold.manifest)
 
 
 def serve(

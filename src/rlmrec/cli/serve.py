@@ -160,13 +160,19 @@ def explain(
         sentence = asyncio.run(explainer.sentence(found, llm))
     rows = [[str(reason.id), reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
     if found.own is not None:
+        mixed = "blend" in explainer.recommender.manifest.get("config", {}).get("run", {})
+        whole = "own embedding, texts" if mixed else "the user's own embedding"
         others = found.score - found.own - sum(reason.contribution for reason in found.because)
         n_others = found.history - len(found.because)
         if n_others:
             what = "item" if n_others == 1 else f"{n_others} items"
             rows.append(["", f"the other {what} they have", f"{others:.3f}"])
         rows += [
-            ["", "their taste as a whole (the user's own embedding)", f"{found.own:.3f}"],
+            [
+                "",
+                f"their taste as a whole ({whole})",
+                f"{found.own:.3f}",
+            ],
             ["", "score", f"{found.score:.3f}"],
         ]
     output.table(

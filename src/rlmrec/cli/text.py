@@ -23,15 +23,12 @@ from rlmrec.text.api import OpenAIEmbeddings
 from rlmrec.text.cache import VectorCache
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.text.encoding import Encoded, encode_dataset
-from rlmrec.text.local import LocalEncoder
+from rlmrec.text.named import ENCODERS, make_encoder, recipe
 from rlmrec.text.semantics import Semantics
-from rlmrec.text.sentence import SentenceEncoder
-from rlmrec.text.wordllama import WordLlamaEncoder
 from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
-ENCODERS = "local, wordllama, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
 Texts = list[str | None]
 
 
@@ -138,12 +135,13 @@ def encode(
     for line in (*_described(chosen, item_nodes, user_nodes), *chosen.unused):
         output.say(escape(line))
 
-    made_by = make_encoder(encoder, base_url, key_env, concurrency, device)
+    made_by = make_encoder(encoder, base_url, key_env, device, concurrency=concurrency)
     semantics, kept = write_semantics(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
         name=name, fill_users=on_missing == "text", price=price,
         manifest={
+            "made_by": recipe(encoder, base_url, key_env),
             "profiles": chosen.items,
             "users": "mean over training items" if chosen.users == "mean" else chosen.users,
             "on_missing": on_missing,
@@ -173,35 +171,6 @@ def encode(
         result |= {"tokens": made_by.tokens, "cost": _cost(made_by, price)}
         output.say(f"paid for: {_bill(made_by, price)}")
     output.result(result)
-
-
-def make_encoder(
-    spec: str,
-    base_url: str | None = None,
-    key_env: str = "OPENAI_API_KEY",
-    concurrency: int = 8,
-    device: str = "cpu",
-) -> TextEncoder:
-    """The encoder that ``--encoder`` names.
-
-    Raises:
-        ConfigError: there is none of that name, or an option that it does not have.
-    """
-    kind, _, rest = spec.partition(":")
-    if base_url is not None and kind != "openai":
-        raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {spec!r}")
-    if spec == "local":
-        return LocalEncoder(device)
-    if spec == "wordllama":
-        return WordLlamaEncoder()
-    if kind == "sentence-transformers" and rest:
-        model, colon, instruction = rest.partition(":")
-        if Path(rest).is_dir():  # a folder with a colon in its name
-            model, colon = rest, ""
-        return SentenceEncoder(model, instruction if colon else None, device=device)
-    if kind == "openai" and rest:
-        return OpenAIEmbeddings(rest, base_url=base_url, key_env=key_env, concurrency=concurrency)
-    raise ConfigError(f"--encoder {spec!r}: expected {ENCODERS}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from socket import socket
 
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
@@ -26,6 +27,14 @@ class Workers(Multiprocess):
     def __init__(self, config: Config, sockets: list[socket], store: ColdItems) -> None:
         super().__init__(config, sockets)
         self.store = store
+
+    def keep_subprocess_alive(self) -> None:
+        """Put a new worker in the place of one that has died, and forget what it was working on."""
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            # Its requests in flight have ended with it; what it counted stays counted.
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
     def handle_hup(self) -> None:
         """SIGHUP."""

@@ -28,6 +28,7 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
 from rlmrec.files import atomic_file, read_json, write_json, write_text
+from rlmrec.serving.blend import blended
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
 from rlmrec.training import checkpoint
@@ -155,11 +156,8 @@ def run(
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
     config = run_config(spec, dataset, semantics, start)
-    if not overwrite:
-        _refuse_other_run(folder, config)
-        if (folder / "metrics.json").exists():
-            metrics: dict[str, Any] = read_json(folder / "metrics.json")
-            return metrics
+    if kept := _kept(folder, config, overwrite):
+        return kept
     if semantics is not None and spec.needs_text and semantics_name is not None:
         config["names"] = {"semantics": semantics_name}  # a part of its own: it identifies nothing
     backbone, alignment = build(spec, dataset, semantics)
@@ -233,17 +231,80 @@ def run_semantic_only(
         "run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0},
         "data": {"dataset": dataset.fingerprint, "texts": semantics.digest},
     }
-    if not overwrite:
-        _refuse_other_run(folder, config)
-        if (folder / "metrics.json").exists():
-            kept: dict[str, Any] = read_json(folder / "metrics.json")
-            return kept
+    if kept := _kept(folder, config, overwrite):
+        return kept
+    scores = DotProduct.cosine(semantics.users, semantics.items)
+    return _write_untrained(folder, config, dataset, Recommender.of(dataset, scores.users, scores.items))
+
+
+def run_blend(
+    dataset: Dataset,
+    semantics: Semantics,
+    recommender: Recommender,
+    config: Mapping[str, Any],
+    folder: Path,
+    weight: float,
+    names: tuple[str, str],
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """A run's scores plus a weight times the cosine of text vectors (``serving.blend``), as a run of its own.
+
+    Args:
+        dataset: on what.
+        semantics: the text vectors.
+        recommender: of the run.
+        config: of the run.
+        folder: of the new run.
+        weight: of the text score, above 0.
+        names: of the run and of the vectors, for the record.
+        overwrite: start anew even if the folder holds a run.
+
+    Returns:
+        what ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: the folder holds another run, the run is a blend itself, or no such weight.
+    """
+    if "blend" in config["run"]:
+        raise ConfigError(f"run {names[0]!r} is a blend already: blend the run that it was made of")
+    mixed = blended(recommender, semantics, weight)
+    made_of = hashlib.sha256(recommender.users.tobytes() + recommender.items.tobytes()).hexdigest()[:16]
+    # The alignment's name keeps it apart from runs without: comparisons and the report go by it.
+    changed = {"alignment": f"{config['run']['alignment']} + text", "blend": weight}
+    mine = {
+        **config,
+        "run": {**config["run"], **changed},
+        "data": {**config["data"], "texts": semantics.digest, "blend_of": made_of},
+    }
+    mine.pop("names", None)
+    if kept := _kept(folder, mine, overwrite):
+        return kept
+    mine["names"] = {"semantics": names[1], "blend_of": names[0]}
+    return _write_untrained(folder, mine, dataset, mixed)
+
+
+def _kept(folder: Path, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """The metrics of the run with this configuration that has ended in a folder; none to start anew."""
+    if overwrite:
+        return None
+    _refuse_other_run(folder, config)
+    if not (folder / "metrics.json").exists():
+        return None
+    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    return metrics
+
+
+def _write_untrained(
+    folder: Path, config: dict[str, Any], dataset: Dataset, recommender: Recommender
+) -> dict[str, Any]:
+    """The folder of a run that is made of vectors that are there; returns what ``metrics.json`` holds."""
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "config.toml", tomli_w.dumps(config))
-    scores = DotProduct.cosine(semantics.users, semantics.items)
-    Recommender.of(dataset, scores.users, scores.items, {"config": config}).save(folder / "recommender")
+    recommender.manifest["config"] = config
+    recommender.save(folder / "recommender")
     metrics = {
-        **evaluate_embeddings(scores.users, scores.items, dataset, folder),
+        **evaluate_embeddings(recommender.users, recommender.items, dataset, folder),
         "best_epoch": None,
         "epochs": 0,
         "seconds_per_epoch": 0.0,

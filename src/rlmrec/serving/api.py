@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from rlmrec import __version__
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
+from rlmrec.llm.errors import LLMError
 from rlmrec.serving import schemas
 from rlmrec.serving.gate import Gate, Limits, Metrics
 from rlmrec.serving.service import Service
@@ -42,7 +43,8 @@ FOLLOW_SECONDS = 0.5
 SWITCH_SECONDS = 0.0005
 
 K = Annotated[int, Query(ge=1, le=schemas.MOST_K, description="How many.")]
-STATUS = {UnknownIdError: 404, ConfigError: 422, WorkspaceError: 409, DataError: 409}
+# An LLMError here is an endpoint of text vectors that does not answer.
+STATUS = {UnknownIdError: 404, ConfigError: 422, WorkspaceError: 409, DataError: 409, LLMError: 503}
 
 
 class FieldError(Exception):
@@ -67,7 +69,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         limits: bounds of requests.
 
     Example:
-        >>> app = create_app(Service(load, ColdItems(path), LocalEncoder), token=os.environ["TOKEN"])
+        >>> app = create_app(Service(load, ColdItems(path), lambda cold: LocalEncoder()), token=os.environ["TOKEN"])
         >>> uvicorn.run(app, host="127.0.0.1", port=8000)
     """
     metrics = Metrics()
@@ -157,7 +159,10 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
                 (408, "the body came too slowly"),
                 (413, "the body is too large"),
                 (422, "a field has no valid value"),
-                (503, "too many requests at once; Retry-After says when to come again"),
+                (
+                    503,
+                    "too many requests at once (Retry-After), or no answer from the text encoder's endpoint",
+                ),
             )
         },
     )

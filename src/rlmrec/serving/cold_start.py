@@ -188,6 +188,7 @@ class ColdStart:
         )
         manifest = {
             "encoder": semantics.manifest.get("encoder", "unknown"),
+            "made_by": semantics.manifest.get("made_by"),
             "text_size": semantics.size,
             "method": best._asdict(),
             "validation": results,

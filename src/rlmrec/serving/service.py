@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from rlmrec.errors import DataError, RlmrecError, UnknownIdError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
 from rlmrec.serving.catalogue import Catalogue
 from rlmrec.serving.cold_items import ColdItem, ColdItems
+from rlmrec.serving.cold_start import ColdStart
 from rlmrec.text.encoder import TextEncoder, checked
 
 Float32Array = npt.NDArray[np.float32]
@@ -30,19 +31,20 @@ class Service:
     Args:
         load: reads the run, without items by text; called once now and at every reload.
         store: items by text.
-        encoder: makes the encoder of their texts, when the first text comes.
+        encoder: makes the encoder whose vectors a cold start reads, when the first text comes.
 
     Raises:
         RlmrecError: whatever ``load`` raises; the run and the store must be usable at the beginning.
     """
 
     def __init__(
-        self, load: Callable[[], Catalogue], store: ColdItems, encoder: Callable[[], TextEncoder]
+        self, load: Callable[[], Catalogue], store: ColdItems, encoder: Callable[[ColdStart], TextEncoder]
     ) -> None:
         self.store = store
         self._load = load
         self._make_encoder = encoder
         self._encoder: TextEncoder | None = None
+        self._made_for = ""  # the name of the encoder that was asked for
         self._encoding = threading.Lock()
         self._changing = threading.Lock()
         self._state = store.state()
@@ -57,15 +59,16 @@ class Service:
 
         Raises:
             WorkspaceError: no cold start, or the encoder is missing or another one.
+            LLMError: the encoder's endpoint gives no vector.
         """
         cold = self.catalogue.cold
         if cold is None:
             run = self.catalogue.run
             raise WorkspaceError(f"run {run!r} cannot read texts yet: rlmrec cold fit --run {run}")
         with self._encoding:
-            if self._encoder is None:
+            if self._encoder is None or self._made_for != cold.encoder:  # a reload may have brought another
                 try:
-                    self._encoder = self._make_encoder()
+                    self._encoder, self._made_for = self._make_encoder(cold), cold.encoder
                 except RlmrecError as error:
                     raise WorkspaceError(f"no text encoder: {error}") from None
             name = self._encoder.name
@@ -73,7 +76,11 @@ class Service:
                 raise WorkspaceError(
                     f"the items' texts were encoded by {cold.encoder}, here is {name}: their vectors do not mix"
                 )
-            vector: Float32Array = checked(name, self._encoder.encode([text]), 1, cold.size)[0]
+            try:
+                vectors = self._encoder.encode([text])
+            except ConfigError as error:  # such as an endpoint's key, which is looked for when it is needed
+                raise WorkspaceError(f"no text encoder: {error}") from None
+            vector: Float32Array = checked(name, vectors, 1, cold.size)[0]
             return vector
 
     def add(self, raw: int | str, text: str, title: str | None, vector: Float32Array) -> ColdItem:

@@ -7,6 +7,7 @@ from rlmrec.text.cache import VectorCache
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.text.encoding import encode_dataset, encode_texts
 from rlmrec.text.local import LocalEncoder
+from rlmrec.text.named import encoder_of, make_encoder
 from rlmrec.text.semantics import Semantics, mean_over_training
 from rlmrec.text.sentence import SentenceEncoder
 from rlmrec.text.wordllama import WordLlamaEncoder
@@ -21,5 +22,7 @@ __all__ = [
     "WordLlamaEncoder",
     "encode_dataset",
     "encode_texts",
+    "encoder_of",
+    "make_encoder",
     "mean_over_training",
 ]

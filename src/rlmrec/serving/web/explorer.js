@@ -15,6 +15,13 @@ function made(tag, attributes = {}, ...children) {
   return element;
 }
 
+// Ids are integers of up to 64 bits, and numbers here are exact to 53: a long one becomes text, as which it is shown
+// and asked for. Strings are matched first, so that digits within them stay what they are.
+function parsed(json) {
+  const whole = (part) => (/^-?\d{16,}$/.test(part) ? `"${part}"` : part);
+  return JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, whole));
+}
+
 async function ask(path, { body, signal } = {}) {
   const options = { signal, headers: { accept: "application/json" } };
   if (body !== undefined) {
@@ -23,7 +30,7 @@ async function ask(path, { body, signal } = {}) {
     options.body = JSON.stringify(body);
   }
   const response = await fetch(path, options);
-  const answer = await response.json();
+  const answer = parsed(await response.text());
   if (response.ok) return answer;
   const fields = (answer.fields || []).map((problem) => `${problem.field}: ${problem.message}`);
   throw new Error([answer.error, ...fields].join(" – "));
