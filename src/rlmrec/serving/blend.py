@@ -43,7 +43,8 @@ def blended(recommender: Recommender, semantics: Semantics, weight: float) -> Re
     L is the median length of the items' embeddings, so that a weight means the same for every model and
     user. The sum is one dot product of longer vectors, [e_u, √weight ‖e_u‖ ŝ_u] and [e_i, √weight L ŝ_i]:
     search, index, export and cold start work on these as on any others. In explanations the text score is
-    part of what is the user's own, and ``fold_in`` gives someone new no text score. A user or an item
+    part of what is the user's own, and where the run keeps ``neighbours``, ``fold_in`` gives someone new no text
+    score. A user or an item
     without text has the text score 0.
 
     Args:
