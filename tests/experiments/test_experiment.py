@@ -242,7 +242,8 @@ def test_the_note_says_all_that_the_runs_were_made_with(tmp_path):
     lines[2]["environment"] |= {"device": "cuda", "torch": "3", "rlmrec": "0.1.0", "machine": "x86_64"}
     text = markdown(build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", lines)))
     assert (
-        "Made on cpu or cuda (aarch64 or x86_64) with 1 or 2 threads; rlmrec 0.1.0 or 0.2.0, torch 2 or 3." in text
+        "Made on cpu or cuda (aarch64 or x86_64) with 1 or 2 threads; rlmrec 0.1.0 or 0.2.0, torch 2 or 3."
+        in text
     )
     assert made_with([{}]) == "Made on an unknown device with unknown threads."
 

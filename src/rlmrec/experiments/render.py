@@ -145,6 +145,8 @@ def build_table(experiment: Experiment, path: Path) -> Table:
         WorkspaceError: the file or that of its tests is damaged.
     """
     lines = list(Results(path).lines.values())
+    for line in lines:
+        _check(line, path)
     kept, left_out = current(experiment, lines)
     tests = load_significance(significance_path(path))
     groups: dict[Row, list[Line]] = {}
@@ -169,6 +171,18 @@ def build_table(experiment: Experiment, path: Path) -> Table:
         }
     failed = sum(line["status"] == "failed" for line in lines)
     return Table(experiment, dataset, list(entries.values()), paper_dataset, left_out, failed)
+
+
+def _check(line: Line, path: Path) -> None:
+    cell = line.get("cell")
+    lacking = [part for part in ("run", "data", "start") if not isinstance(cell, dict) or part not in cell]
+    if line["status"] == "done":
+        lacking += [name for name in ("dataset", "test", "epochs", "environment") if name not in line]
+    if lacking:
+        raise WorkspaceError(
+            f"{path}: the line with id {line['id']!r} has no {', '.join(lacking)}, so it is no cell of an "
+            "experiment: remove it"
+        )
 
 
 def _paper_row(row: Row, experiment: Experiment) -> Row:
