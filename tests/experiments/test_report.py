@@ -582,6 +582,9 @@ def test_a_browser_shows_it(browser, page, width, scheme):
         assert told == []
         assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
         assert view.evaluate(PROBLEMS) == []
+        if width == 1400:  # six metrics with deviation and change: all to be seen at once
+            box = view.locator("#results .scroll").first
+            assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
         contrast = view.evaluate(CONTRAST)
         assert (contrast["paper"] < 0.2) == (scheme == "dark")
         assert contrast["text"] >= 4.5  # WCAG AA
