@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -22,7 +23,7 @@ from rlmrec.experiments.render import tables_of
 from rlmrec.experiments.report import accuracy, write_report
 from rlmrec.experiments.report.blocks import Options
 from rlmrec.experiments.report.charts import Series, bars, lines, scatter
-from rlmrec.experiments.report.collect import METRICS, collect
+from rlmrec.experiments.report.collect import METRICS, Group, collect
 from rlmrec.experiments.report.data import head_mid_tail
 from rlmrec.experiments.report.maps import item_classes, neighbour_agreement
 from rlmrec.experiments.run import run
@@ -287,6 +288,19 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     assert names == ["base", "con", "both shuffled", "users shuffled"]
     shuffled = {cell.shuffle: of_cell(full, cell) for cell in grid(full)}
     assert series[0].y[2:] == pytest.approx([shuffled["both"], shuffled["users"]])
+    # Vectors of the same name that are not the same ones are called by their runs.
+    inputs = collect(full)
+    con = next(group for group in inputs.groups if group.name == "con").first
+    metrics = json.loads(json.dumps(con.metrics))
+    metrics["config"]["data"]["texts"] = "others"
+    for run_of in (con, replace(con, name="con-again", metrics=metrics)):
+        run_of.config.setdefault("names", {})["semantics"] = "default"
+    inputs.groups = [
+        Group(one.name, (one,)) for one in (con, replace(con, name="con-again", metrics=metrics))
+    ]
+    drawn.clear()
+    accuracy.ablation(inputs, Options())
+    assert [names for names, _ in drawn.values()] == [["con", "con-again", "both shuffled", "users shuffled"]]
 
 
 def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):

@@ -341,6 +341,7 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
                 continue
             shown = mine[: len(SERIES)]
             more = _more(mine, shown)
+            names = [_vectors(group) for group in shown]
             if base is not None and base.mean("recall@20") is not None:
                 shown = [base, *shown]
             series = [
@@ -350,7 +351,11 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             blocks.append(
                 bars(
                     f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring",
-                    [group.name if group is base else _vectors(group) for group in shown],
+                    [
+                        # Vectors of one name may be different ones: then the runs' names tell them apart.
+                        group.name if group is base or names.count(_vectors(group)) > 1 else _vectors(group)
+                        for group in shown
+                    ],
                     series,
                     "test metric",
                     note=f"Runs that differ in their text vectors alone; means over seeds.{more}",
