@@ -21,6 +21,7 @@ from rlmrec.experiments.render import (
     current,
     latex,
     load_significance,
+    made_with,
     markdown,
     paper_numbers,
     readme,
@@ -221,6 +222,30 @@ def test_runs_with_other_options_are_not_averaged():
     kept, left_out = current(Experiment.load("table1"), [*old, *new])
     assert kept == new
     assert left_out == 3
+
+
+def test_rows_of_other_data_are_not_compared(tmp_path):
+    old, new = line("none", 1, 0.5), line("contrastive", 1, 0.1)
+    old["cell"]["data"]["dataset"] = "before it was split anew"
+    table = build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", [old, new]))
+    assert [entry.row for entry in table.entries] == [("LightGCN", "Con")]
+    assert table.entries[0].change == {}
+    assert "1 runs with other options than the last ones of their row, or on other data" in markdown(table)
+    # What was run again last decides, in whatever order rows stand.
+    kept, left_out = current(Experiment.load("table1"), [new, old])
+    assert (kept, left_out) == ([old], 1)
+
+
+def test_the_note_says_all_that_the_runs_were_made_with(tmp_path):
+    lines = [line("none", seed, 0.1) for seed in (1, 2)] + [line("contrastive", 1, 0.1)]
+    lines[1]["environment"] |= {"threads": 1, "rlmrec": "0.2.0", "machine": "aarch64"}
+    lines[2]["environment"] |= {"device": "cuda", "torch": "3", "rlmrec": "0.1.0", "machine": "x86_64"}
+    text = markdown(build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", lines)))
+    assert (
+        "Made on cpu or cuda (aarch64 or x86_64) with 1 or 2 threads; rlmrec 0.1.0 or 0.2.0, torch 2 or 3."
+        in text
+    )
+    assert made_with([{}]) == "Made on an unknown device with unknown threads."
 
 
 def test_noise_is_shown_against_no_noise(tmp_path):

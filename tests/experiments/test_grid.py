@@ -140,8 +140,13 @@ def test_results_survive_a_line_that_was_cut_off(tmp_path):
         ("b", {"id": "b", "status": "done"}),
         ("a", {"id": "a", "status": "done"}),
     ]
-    path.write_text('{"id": "a"}\nnonsense\n')
+    path.write_text('{"id": "a", "status": "done"}\nnonsense\n')
     with pytest.raises(WorkspaceError, match="line 2 is damaged"):
+        Results(path)
+    path.write_text('{"id": "a"}\n')
+    with pytest.raises(
+        WorkspaceError, match="line 1 is damaged: expected a JSON object with an id and a status"
+    ):
         Results(path)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -22,7 +23,7 @@ from rlmrec.experiments.render import tables_of
 from rlmrec.experiments.report import accuracy, write_report
 from rlmrec.experiments.report.blocks import Options
 from rlmrec.experiments.report.charts import Series, bars, lines, scatter
-from rlmrec.experiments.report.collect import METRICS, collect
+from rlmrec.experiments.report.collect import METRICS, Group, collect
 from rlmrec.experiments.report.data import head_mid_tail
 from rlmrec.experiments.report.maps import item_classes, neighbour_agreement
 from rlmrec.experiments.run import run
@@ -73,9 +74,16 @@ def full(tmp_path_factory):
         for kind, keys in (("item", dataset.items.ids[:9]), ("user", dataset.users.ids[:4])):
             for key in keys:
                 store.put_profile(
-                    Profile(kind, key, f"Likes {HOSTILE}", f"Because {HOSTILE}", "h", notes=(HOSTILE,))
-                )
-        store.put_profile(Profile("user", "u7", None, None, "h", error="bad", error_kind="malformed"))
+                    Profile(
+                        kind, key, f"Likes {HOSTILE}", f"Because {HOSTILE}", "h", notes=(HOSTILE,),
+                        dataset=dataset.content,
+                    )
+                )  # fmt: skip
+        store.put_profile(
+            Profile(
+                "user", "u7", None, None, "h", error="bad", error_kind="malformed", dataset=dataset.content
+            )
+        )
     write_experiments(place)
     return place
 
@@ -115,7 +123,7 @@ def write_experiments(place):
     metrics = {f"{metric}@{k}": 0.125 for metric in ("recall", "ndcg") for k in (10, 20)}
     figure1 = {"run": "base", "llm": {"name": HOSTILE}, "config": {"candidates": 40, "shuffle": False}, "users": 50,
                "metrics": dict.fromkeys(("before", "after", "filled"), metrics), "hallucination_rate": 0.47,
-               "seconds_per_user": 3.6}  # fmt: skip
+               "seconds_per_user": 3.6, "failed": {}, "against_before": {}}  # fmt: skip
     store_lines(place, "figure1", [figure1])
 
 
@@ -280,6 +288,19 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     assert names == ["base", "con", "both shuffled", "users shuffled"]
     shuffled = {cell.shuffle: of_cell(full, cell) for cell in grid(full)}
     assert series[0].y[2:] == pytest.approx([shuffled["both"], shuffled["users"]])
+    # Vectors of the same name that are not the same ones are called by their runs.
+    inputs = collect(full)
+    con = next(group for group in inputs.groups if group.name == "con").first
+    metrics = json.loads(json.dumps(con.metrics))
+    metrics["config"]["data"]["texts"] = "others"
+    for run_of in (con, replace(con, name="con-again", metrics=metrics)):
+        run_of.config.setdefault("names", {})["semantics"] = "default"
+    inputs.groups = [
+        Group(one.name, (one,)) for one in (con, replace(con, name="con-again", metrics=metrics))
+    ]
+    drawn.clear()
+    accuracy.ablation(inputs, Options())
+    assert [names for names, _ in drawn.values()] == [["con", "con-again", "both shuffled", "users shuffled"]]
 
 
 def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
@@ -364,7 +385,7 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     shutil.copytree(full.path, place.path)
     (place.run("con") / "metrics.json").write_text("{")
     (place.run("gen") / "test.parquet").write_text("no")
-    lines_path(place.experiments_path, "figure6", "w").write_text("[")
+    lines_path(place.experiments_path, "figure6", "w").write_text("[\n")
     (place.path / "profiles.sqlite").write_text("no database at all, but some text that is long enough")
     place.semantics_path().write_text("no")
     left_out = write_report(place, tmp_path / "r.html")
@@ -374,6 +395,106 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     assert text.count("Left out:") == 5
     write_report(place, tmp_path / "one.html", ["base-seed1"])
     assert "contrastive" not in (tmp_path / "one.html").read_text()
+
+
+def shown(place, tmp_path):
+    """What the report leaves out, and all that it says."""
+    left_out = write_report(place, tmp_path / "r.html")
+    return left_out, " ".join(Tags((tmp_path / "r.html").read_text()).text)
+
+
+def copy_of(full, tmp_path):
+    place = Workspace(tmp_path / "w")
+    shutil.copytree(full.path, place.path)
+    return place
+
+
+def test_stale_profiles_are_told_from_those_of_this_split(full, page, tmp_path):
+    def table(text):
+        return re.search(r"words, median\s+(.*?)\s+Written by", text, re.DOTALL)[1].split()
+
+    before = "".join(Tags(page.read_text()).text)
+    assert "tale" not in before.replace("stale", "", 1), "the column's name alone"
+    assert table(before) == ["items", "45", "9", "0", "0", "8", "users", "60", "4", "1", "0", "8"]
+    place = copy_of(full, tmp_path)
+    content = full.dataset().content
+    with Store(place.profiles_path) as store:
+        first = place.dataset().items.ids[0]
+        store.put_profile(Profile("item", first, "Of the old split", None, "h", dataset="another"))
+        store.put_profile(Profile("item", "sold out", "Nobody's", None, "h", dataset=content))
+    left_out, text = shown(place, tmp_path)
+    assert left_out == []
+    assert table(text)[:6] == ["items", "45", "9", "0", "1", "8"]
+    assert "'rlmrec profile --items', given as before" in text
+    assert "1 profiles of items or users that are not in the dataset" in text
+    assert text.count("stale: of another split") <= 1
+    page_of_all = tmp_path / "all.html"
+    write_report(place, page_of_all, examples=99)
+    assert "".join(Tags(page_of_all.read_text()).text).count("stale: of another split or other texts; ") == 1
+
+
+def test_what_has_not_ended_is_named(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    (place.run("con") / "metrics.json").unlink()
+    killed = [cell for cell in grid(full) if cell.shuffle != "none"]
+    for cell in killed:
+        (place.cell(cell.id) / "metrics.json").unlink()
+    left_out, text = shown(place, tmp_path)
+    assert left_out == [
+        "run con: it has not ended; give its command again to go on",
+        "cells that have not ended: 2; give their experiment or sweep again to go on",
+    ]
+    assert all(line in text for line in left_out)
+
+
+def test_runs_of_other_versions_show_what_they_have(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    for name, change in (
+        ("base-seed1", lambda found: found["test"].pop("coverage@20")),
+        ("gen", lambda found: found["test"].pop("recall@5")),
+        ("con", lambda found: found.pop("environment")),
+    ):
+        found = json.loads((place.run(name) / "metrics.json").read_text())
+        change(found)
+        (place.run(name) / "metrics.json").write_text(json.dumps(found))
+    left_out, text = shown(place, tmp_path)
+    assert left_out == []
+    assert re.search(r"gen\s+LightGCN\s+1\s+–\s+0\.\d{4}", text)
+    (place.run("con") / "metrics.jsonl").write_text('{"epoch": 0}\n[]\n')
+    assert "line 2 is no record of an epoch" in write_report(place, tmp_path / "r.html")[0]
+
+
+@pytest.mark.parametrize(
+    "line", [{"id": "a", "status": "done"}, {"id": "a", "status": "failed", "cell": {}}, {"id": 1}]
+)
+def test_lines_of_something_else_are_left_out_in_words(full, tmp_path, line):
+    place = copy_of(full, tmp_path)
+    names = ["figure1", "figure5", "figure6", "table1", "theorem2"]
+    if line.get("status") == "failed":  # which says nothing in a figure, and so does no harm
+        names = ["figure5", "table1"]
+    for name in names:
+        path = lines_path(place.experiments_path, name, "other")
+        path.parent.mkdir(exist_ok=True)
+        write_json_lines(path, [line])
+    left_out, _ = shown(place, tmp_path)
+    assert sorted(why.split("/other.jsonl")[0].rpartition("/")[2] for why in left_out) == names
+
+
+def test_tables_say_of_which_dataset_they_are(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    path = lines_path(place.experiments_path, "figure5", "x")
+    other = [{**json.loads(line), "dataset": "the other"} for line in path.read_text().splitlines()]
+    write_json_lines(path.with_name("y.jsonl"), other)
+    _, text = shown(place, tmp_path)
+    title = Experiment.load("figure5").title
+    assert f"{title}: the other" in text
+    assert f"{title}: {HOSTILE}" in text
+
+
+def test_charts_say_how_many_they_have_no_colour_for():
+    assert accuracy._more("abc", "ab") == " 1 more is left out."
+    assert accuracy._more("abcd", "ab") == " 2 more are left out."
+    assert accuracy._more("ab", "ab") == ""
 
 
 def test_the_same_workspace_gives_the_same_bytes(full, page, tmp_path):
@@ -475,6 +596,9 @@ def test_a_browser_shows_it(browser, page, width, scheme):
         assert told == []
         assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
         assert view.evaluate(PROBLEMS) == []
+        if width == 1400:  # six metrics with deviation and change: all to be seen at once
+            box = view.locator("#results .scroll").first
+            assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
         contrast = view.evaluate(CONTRAST)
         assert (contrast["paper"] < 0.2) == (scheme == "dark")
         assert contrast["text"] >= 4.5  # WCAG AA

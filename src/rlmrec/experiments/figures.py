@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlmrec.errors import WorkspaceError
 from rlmrec.experiments.grid import Line, Results
 
 Value = str | int | float | None
@@ -152,6 +153,30 @@ def theorem2(dataset: str, lines: Sequence[Line]) -> Sheet:
     return Sheet("Theorem 2: log N − L_info is a lower bound of I(e; s)", dataset, columns, rows, note)
 
 
+# What a line must say, so that a table can be made of it.
+NEEDED = {
+    "figure1": ("run", "llm", "config", "users", "failed", "metrics", "against_before", "hallucination_rate",
+                "seconds_per_user"),
+    "figure6": ("hops", "kinds", "examples"),
+    "theorem2": ("critic", "information", "n", "bound", "standard_error", "config"),
+}  # fmt: skip
+
+
+def check_lines(name: str, path: Path, lines: Sequence[Line]) -> None:
+    """Refuse lines of which no table can be made, as those of another experiment.
+
+    Raises:
+        WorkspaceError: a line lacks something.
+    """
+    for line in lines:
+        lacking = [key for key in ("dataset", *NEEDED[name]) if key not in line]
+        if lacking:
+            raise WorkspaceError(
+                f"{path}: the line with id {line['id']!r} has no {', '.join(lacking)}, so it is none of {name}: "
+                "remove it"
+            )
+
+
 # Name → how its lines become a table.
 FIGURES = {"figure1": figure1, "figure6": figure6, "theorem2": theorem2}
 
@@ -162,5 +187,8 @@ def sheets_of(name: str, results: Path) -> list[Sheet]:
     Raises:
         WorkspaceError: a file of lines is damaged.
     """
-    found = [list(Results(path).lines.values()) for path in sorted((results / name).glob("*.jsonl"))]
+    found = []
+    for path in sorted((results / name).glob("*.jsonl")):
+        found.append(list(Results(path).lines.values()))
+        check_lines(name, path, found[-1])
     return [FIGURES[name](lines[-1]["dataset"], lines) for lines in found if lines]

@@ -40,7 +40,7 @@ class Results:
         path: the file; made when first written to.
 
     Raises:
-        WorkspaceError: a whole line is no JSON object with an id.
+        WorkspaceError: a whole line is no JSON object with an id and a status.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,10 +52,12 @@ class Results:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 found = json.loads(line)
+                _ = found["status"]
                 self._put(found)
             except (json.JSONDecodeError, KeyError, TypeError):
                 raise WorkspaceError(
-                    f"{path}, line {number} is damaged: expected a JSON object with an id; remove that line"
+                    f"{path}, line {number} is damaged: expected a JSON object with an id and a status; remove that "
+                    "line"
                 ) from None
 
     def _put(self, line: Line) -> None:

@@ -33,8 +33,8 @@ class Entry:
     """A row of a table.
 
     row: its coordinates. seeds: that ended. epochs: mean number. mean, std: by metric; std is None for one
-    seed. tests: by metric, against the base row. change: by metric, to the base row; to_reference: to the
-    reference row. paper: by metric; paper_change: the paper's own change to its base row.
+    seed. environments: one a run. tests: by metric, against the base row. change: by metric, to the base row;
+    to_reference: to the reference row. paper: by metric; paper_change: the paper's own change to its base row.
     """
 
     row: Row
@@ -42,7 +42,7 @@ class Entry:
     epochs: float
     mean: dict[str, float]
     std: dict[str, float] | None
-    environment: dict[str, Any]
+    environments: list[dict[str, Any]]
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     change: dict[str, float] = field(default_factory=dict)
     to_reference: dict[str, float] = field(default_factory=dict)
@@ -79,19 +79,22 @@ def significance_path(lines: Path) -> Path:
 def current(experiment: Experiment, lines: Sequence[Line]) -> tuple[list[Line], int]:
     """The lines of each row that share the options of its last one, and how many others there are.
 
-    Seeds are compared and averaged only where nothing else differs.
+    Seeds are compared and averaged only where nothing else differs. Rows are compared with each other, so all are
+    of the last line's dataset: one that was split anew, or another of the same name, has the same file.
     """
     latest: dict[Row, str] = {}
+    dataset = None
     for line in lines:
         row = experiment.row(line["cell"])
         if row is not None and line["status"] == "done":
             latest[row] = _but_seed(line["cell"])
+            dataset = line["cell"]["data"]["dataset"]
     kept, left_out = [], 0
     for line in lines:
         row = experiment.row(line["cell"])
         if row is None or line["status"] != "done":
             continue
-        if latest[row] == _but_seed(line["cell"]):
+        if latest[row] == _but_seed(line["cell"]) and line["cell"]["data"]["dataset"] == dataset:
             kept.append(line)
         else:
             left_out += 1
@@ -142,6 +145,8 @@ def build_table(experiment: Experiment, path: Path) -> Table:
         WorkspaceError: the file or that of its tests is damaged.
     """
     lines = list(Results(path).lines.values())
+    for line in lines:
+        _check(line, path)
     kept, left_out = current(experiment, lines)
     tests = load_significance(significance_path(path))
     groups: dict[Row, list[Line]] = {}
@@ -166,6 +171,18 @@ def build_table(experiment: Experiment, path: Path) -> Table:
         }
     failed = sum(line["status"] == "failed" for line in lines)
     return Table(experiment, dataset, list(entries.values()), paper_dataset, left_out, failed)
+
+
+def _check(line: Line, path: Path) -> None:
+    cell = line.get("cell")
+    lacking = [part for part in ("run", "data", "start") if not isinstance(cell, dict) or part not in cell]
+    if line["status"] == "done":
+        lacking += [name for name in ("dataset", "test", "epochs", "environment") if name not in line]
+    if lacking:
+        raise WorkspaceError(
+            f"{path}: the line with id {line['id']!r} has no {', '.join(lacking)}, so it is no cell of an "
+            "experiment: remove it"
+        )
 
 
 def _paper_row(row: Row, experiment: Experiment) -> Row:
@@ -193,7 +210,7 @@ def _entry(experiment: Experiment, row: Row, lines: Sequence[Line]) -> Entry:
         statistics.mean(line["epochs"] for line in lines),
         {name: statistics.mean(found) for name, found in values.items()},
         {name: statistics.stdev(found) for name, found in values.items()} if several else None,
-        lines[-1]["environment"],
+        [line["environment"] for line in lines],
     )
 
 
@@ -320,20 +337,40 @@ def _note(table: Table) -> str:
             "over seeds), after Holm over the table."
         )
     if table.entries:
-        made = table.entries[0].environment
-        notes.append(f"{made['device']}, {made['threads']} threads, torch {made['torch']}.")
-        loads = [entry.environment["load"] for entry in table.entries if "load" in entry.environment]
+        environments = [made for entry in table.entries for made in entry.environments]
+        notes.append(made_with(environments))
+        loads = [made["load"] for made in environments if "load" in made]
         if table.experiment.is_timing and loads:
             notes.append(
                 f"Load of the machine {min(loads):g} to {max(loads):g}: above the number of threads other work ran."
             )
     if table.left_out:
         notes.append(
-            f"{table.left_out} runs with other options than the last ones of their row are not shown."
+            f"{table.left_out} runs with other options than the last ones of their row, or on other data, are not "
+            "shown."
         )
     if table.failed:
         notes.append(f"{table.failed} cells failed.")
     return " ".join(notes)
+
+
+def made_with(environments: Sequence[Mapping[str, Any]]) -> str:
+    """Every device, number of threads and version among runs' environments, in a sentence.
+
+    Example:
+        >>> made_with([{"device": "cpu", "threads": n, "torch": "2.13.0"} for n in (2, 1, 2)])
+        'Made on cpu with 1 or 2 threads; torch 2.13.0.'
+    """
+
+    def every(name: str) -> str:
+        values = {made[name] for made in environments if made.get(name) is not None}
+        return " or ".join(map(str, sorted(values)))
+
+    machine, threads = every("machine"), every("threads") or "unknown"
+    where = f"Made on {every('device') or 'an unknown device'}{f' ({machine})' * bool(machine)}"
+    where += f" with {threads} thread{'s' * (threads != '1')}"
+    versions = [f"{name} {every(name)}" for name in ("rlmrec", "torch", "python") if every(name)]
+    return "; ".join([where, *[", ".join(versions)] * bool(versions)]) + "."
 
 
 def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

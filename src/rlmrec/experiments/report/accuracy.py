@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,11 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     for group in tested:
         row = [group.name, model_name(group.first.backbone), str(len(group.runs))]
         for metric in METRICS:
-            text = f"{group.mean(metric):.4f}"
+            mean = group.mean(metric)
+            if mean is None:
+                row.append("–")
+                continue
+            text = f"{mean:.4f}"
             deviation = group.deviation(metric)
             if deviation is not None:
                 text += f" ±{deviation:.4f}"
@@ -57,7 +61,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             row.append(text)
         rows.append(row)
         values = [group.mean(f"{name}@20") for name in ("coverage", "novelty", "popularity", "gini")]
-        beyond.append([group.name, *("–" if value is None else f"{value:#.3g}" for value in values)])
+        beyond.append([group.name, *map(_three_digits, values)])
     tests = [
         [
             name, metric_name(metric), f"{comparison.base:.4f}", f"{comparison.new:.4f}",
@@ -110,6 +114,10 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     return Section("results", "Results", blocks)
 
 
+def _three_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:#.3g}".removesuffix(".")
+
+
 def _comparisons(
     inputs: Inputs, groups: Sequence[Group], metrics: Sequence[str] = METRICS
 ) -> dict[tuple[str, str], tuple[Comparison, float]]:
@@ -153,15 +161,25 @@ def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG0
     blocks: list[Block] = []
     for backbone in inputs.backbones():
         base = inputs.base_of(backbone)
-        others = [group for group in inputs.of_backbone(backbone) if group is not base][: len(SERIES) - 1]
+        every = [group for group in inputs.of_backbone(backbone) if group is not base]
+        others = every[: len(SERIES) - 1]
         if inputs.dataset is None or base is None or not others or base.mean("recall@20") is None:
             continue
-        blocks += _by_activity(inputs.dataset, backbone, base, others)
-        blocks += _by_popularity(inputs, inputs.dataset, backbone, base, others)
+        more = _more(every, others)
+        blocks += _by_activity(inputs.dataset, backbone, base, others, more)
+        blocks += _by_popularity(inputs, inputs.dataset, backbone, base, others, more)
     return Section("who-gains", "Who gains", blocks) if blocks else None
 
 
-def _by_activity(data: Dataset, backbone: str, base: Group, others: Sequence[Group]) -> list[Block]:
+def _more(every: Sized, shown: Sized) -> str:
+    """What a note says where a chart has not the colours for all."""
+    left = len(every) - len(shown)
+    return f" {left} more {'is' if left == 1 else 'are'} left out." if left else ""
+
+
+def _by_activity(
+    data: Dataset, backbone: str, base: Group, others: Sequence[Group], more: str = ""
+) -> list[Block]:
     users = base.table["user"].to_numpy()
     degrees = data.train.user_degrees()[users]
     quarter = np.minimum((rankdata(degrees, "ordinal") - 1) * 4 // len(degrees), 3)
@@ -182,13 +200,13 @@ def _by_activity(data: Dataset, backbone: str, base: Group, others: Sequence[Gro
         categories,
         found,
         f"Quarters of the {len(users):,} test users by training interactions. Whiskers: 95 % bootstrap "
-        "intervals of the difference, as a share of the base.",
+        f"intervals of the difference, as a share of the base.{more}",
         "training interactions of the user",
     )
 
 
 def _by_popularity(
-    inputs: Inputs, data: Dataset, backbone: str, base: Group, others: Sequence[Group]
+    inputs: Inputs, data: Dataset, backbone: str, base: Group, others: Sequence[Group], more: str = ""
 ) -> list[Block]:
     ranking = inputs.ranking(base)
     if ranking is None:
@@ -227,7 +245,8 @@ def _by_popularity(
         [f"{name} ({size:,})" for name, size in zip(("head", "middle", "tail"), sizes, strict=True)],
         found,
         "Recall of the held-out items of each group, over the users who have any. Head and tail: the most and "
-        "the least popular items that together have a fifth of the training interactions. The first seed of each.",
+        "the least popular items that together have a fifth of the training interactions. The first seed of each."
+        + more,
         "popularity of the item (number of items)",
     )
     absolute = [[base.name, *(f"{old[part, rows].mean():.4f}" for part, rows in enumerate(asked))]]
@@ -284,15 +303,17 @@ def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         }
         if not mine:
             continue
-        series = [Series(name, *x_and_y(points)) for name, points in mine.items()][: len(SERIES)]
+        shown = list(mine.items())[: len(SERIES)]
+        series = [Series(name, *x_and_y(points)) for name, points in shown]
         drops = [
             Series(name, *x_and_y([(x, 100 * (y / points[0][1] - 1)) for x, y in points]))
-            for name, points in mine.items()
+            for name, points in shown
             if points[0][0] == 0 and points[0][1] > 0
-        ][: len(SERIES)]
+        ]
         unit = "random interactions added to training, %"
         title = f"{model_name(backbone)}: Recall@20 under noise"
-        blocks.append(lines(title, series, unit, "Recall@20 on test", note="The test split is unchanged."))
+        note = f"The test split is unchanged.{_more(mine, shown)}"
+        blocks.append(lines(title, series, unit, "Recall@20 on test", note=note))
         if drops:
             title = f"{model_name(backbone)}: relative change under noise"
             blocks.append(lines(title, drops, unit, "change against no noise, %"))
@@ -319,6 +340,8 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             if len(mine) < 2:
                 continue
             shown = mine[: len(SERIES)]
+            more = _more(mine, shown)
+            names = [_vectors(group) for group in shown]
             if base is not None and base.mean("recall@20") is not None:
                 shown = [base, *shown]
             series = [
@@ -328,10 +351,14 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             blocks.append(
                 bars(
                     f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring",
-                    [group.name if group is base else _vectors(group) for group in shown],
+                    [
+                        # Vectors of one name may be different ones: then the runs' names tell them apart.
+                        group.name if group is base or names.count(_vectors(group)) > 1 else _vectors(group)
+                        for group in shown
+                    ],
                     series,
                     "test metric",
-                    note="Runs that differ in their text vectors alone; means over seeds.",
+                    note=f"Runs that differ in their text vectors alone; means over seeds.{more}",
                 )
             )
     return Section("ablation", "Ablation", blocks) if blocks else None
@@ -363,9 +390,7 @@ def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
         if not curves:
             continue
         shown = curves[: len(SERIES)]
-        note = "The first seed of each." + (
-            f" {len(curves) - len(shown)} more runs are left out." if len(curves) > len(shown) else ""
-        )
+        note = f"The first seed of each.{_more(curves, shown)}"
         for place, unit in ((1, "epoch"), (2, "seconds of training")):
             blocks.append(
                 lines(

@@ -17,7 +17,8 @@ import polars as pl
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate, read_table
-from rlmrec.experiments.grid import Line
+from rlmrec.experiments.figures import check_lines
+from rlmrec.experiments.grid import Line, Results
 from rlmrec.files import read_json, read_json_lines
 from rlmrec.serving.recommender import Recommender
 from rlmrec.text.semantics import Semantics
@@ -101,7 +102,11 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """A record per epoch; empty when the run kept none."""
         path = self.folder / "metrics.jsonl"
-        return read_json_lines(path) if path.exists() else []
+        records: list[Any] = read_json_lines(path) if path.exists() else []
+        for number, record in enumerate(records, 1):
+            if not isinstance(record, dict) or not isinstance(record.get("valid", {}), dict):
+                raise WorkspaceError(f"{path}, line {number} is no record of an epoch")
+        return records
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -127,14 +132,18 @@ class Group:
         return self.runs[0]
 
     def mean(self, metric: str, split: str = "test") -> float | None:
-        """The mean over seeds of a metric; None without such a split."""
-        values = [run.metrics[split][metric] for run in self.runs if run.metrics.get(split)]
+        """The mean over seeds of a metric; None without such a split or where a run does not have it."""
+        values = self._values(metric, split)
         return float(np.mean(values)) if values else None
 
     def deviation(self, metric: str) -> float | None:
         """The standard deviation over seeds; None for one seed."""
-        values = [run.metrics["test"][metric] for run in self.runs if run.metrics.get("test")]
+        values = self._values(metric, "test")
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def _values(self, metric: str, split: str) -> list[float]:
+        values = [run.metrics[split].get(metric) for run in self.runs if run.metrics.get(split)]
+        return [] if None in values else values
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -220,21 +229,26 @@ class Inputs:
     def lines(self, name: str) -> list[Line]:
         """What an experiment left in ``experiments/<name>``; of this dataset where a line says of which."""
         paths = sorted((self.workspace.experiments_path / name).glob("*.jsonl"))
-        found = [line for path in paths for line in self.lines_of(path) if line["status"] == "done"]
+        found = [line for path in paths for line in self._lines_of_figure(name, path)]
         if self.dataset is None:
             return found
         return [line for line in found if line.get("fingerprint") in (None, self.dataset.fingerprint)]
 
+    def _lines_of_figure(self, name: str, path: Path) -> list[Line]:
+        done = [line for line in self.lines_of(path) if line["status"] == "done"]
+        try:
+            check_lines(name, path, done)
+        except RlmrecError as error:
+            self.leave_out(str(error))
+            return []
+        return done
+
     def lines_of(self, path: Path) -> list[Line]:
         """The lines of a file, the last of each id; none, and a word on why, where it is damaged."""
-        found: dict[str, Line] = {}
         try:
-            for line in read_json_lines(path):
-                found.pop(line["id"], None)  # so that the order is that of the last ones
-                found[line["id"]] = line
-            return list(found.values())
-        except (RlmrecError, KeyError, TypeError) as error:
-            self.leave_out(f"{path.parent.name}/{path.name}: {error}")
+            return list(Results(path).lines.values())
+        except RlmrecError as error:
+            self.leave_out(str(error))
             return []
 
     def leave_out(self, why: str) -> None:
@@ -264,6 +278,8 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
     if names is None:
         folders = sorted(path.parent for path in workspace.path.glob("runs/*/metrics.json"))
         folders += sorted(path.parent for path in workspace.path.glob("cells/*/metrics.json"))
+        for line in _unfinished(workspace, set(folders)):
+            inputs.leave_out(line)
     else:
         folders = [workspace.finished_run(name) for name in dict.fromkeys(names)]
     runs: list[Run] = []
@@ -299,6 +315,20 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
     if others:
         inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
     return inputs
+
+
+def _unfinished(workspace: Workspace, ended: set[Path]) -> list[str]:
+    """The runs, and how many cells, that have begun and not ended: killed, or still at it."""
+    begun = [path.parent for path in workspace.path.glob("runs/*/config.toml") if path.parent not in ended]
+    found = [
+        f"run {folder.name}: it has not ended; give its command again to go on" for folder in sorted(begun)
+    ]
+    cells = [path for path in workspace.path.glob("cells/*/config.toml") if path.parent not in ended]
+    if cells:
+        found.append(
+            f"cells that have not ended: {len(cells)}; give their experiment or sweep again to go on"
+        )
+    return found
 
 
 def _read(folder: Path, is_cell: bool) -> Run:

@@ -18,9 +18,11 @@ from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
 from rlmrec.workspace import DEFAULT_SEMANTICS
 
+STALE = "stale: of another split or other texts"
+
 
 def profiles(inputs: Inputs, options: Options) -> Section | None:
-    """How many profiles there are, what failed, and some of them with their reasoning."""
+    """How many profiles there are, what failed, what is stale, and some of them with their reasoning."""
     path = inputs.workspace.path / "profiles.sqlite"
     if not path.exists():
         return None
@@ -34,35 +36,61 @@ def profiles(inputs: Inputs, options: Options) -> Section | None:
         return None
     if not any(found.values()):
         return None
-    rows = []
+    data, others = inputs.dataset, 0
+    if data is not None:
+        nodes = {"item": data.items, "user": data.users}
+        own = {kind: [one for one in listed if one.key in nodes[kind]] for kind, listed in found.items()}
+        others = sum(map(len, found.values())) - sum(map(len, own.values()))
+        found = own
+    rows, stale = [], []
     for kind, listed in found.items():
         good = [profile for profile in listed if profile.summarization is not None]
-        failed = len(listed) - len(good)
         words = [len((profile.summarization or "").split()) for profile in good]
-        total = "–"
-        if inputs.dataset is not None:
-            total = f"{inputs.dataset.n_items if kind == 'item' else inputs.dataset.n_users:,}"
+        total = n_stale = "–"
+        if data is not None:
+            old = sum(_is_stale(profile, data) for profile in listed)
+            total, n_stale = f"{len(nodes[kind]):,}", f"{old:,}"
+            stale += [f"--{kind}s"] * bool(old)
         rows.append(
-            [f"{kind}s", total, f"{len(good):,}", f"{failed:,}", f"{np.median(words):g}" if words else "–"]
-        )
+            [f"{kind}s", total, f"{len(good):,}", f"{len(listed) - len(good):,}", n_stale,
+             f"{np.median(words):g}" if words else "–"]
+        )  # fmt: skip
     names = ", ".join(f"{name} ({answers:,} answers)" for name, _, answers in models)
     spent = f"{count:,} answers, {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
     if options.price is not None:
         spent += f", at most {options.price.of(usage):.2f} in money"
     blocks: list[Block] = [
-        Table(["", "in the dataset", "profiled", "failed", "words, median"], rows),
+        Table(["", "in the dataset", "profiled", "failed", "stale", "words, median"], rows),
         Text(f"Written by {names or 'a model that is not named'}: {spent}."),
     ]
+    if stale:
+        blocks.append(
+            Text(
+                "Stale profiles were written for another dataset, split or other texts than there are now, and may "
+                "quote what is held out today: rlmrec encode refuses them. Vectors that were made of them before are "
+                f"those of that time. 'rlmrec profile {' '.join(stale)}', given as before, asks only for what changed."
+            )
+        )
+    if others:
+        blocks.append(
+            Text(f"{others:,} profiles of items or users that are not in the dataset are not counted.")
+        )
     labels = {}
-    if inputs.dataset is not None:
-        labels = dict(zip(inputs.dataset.items.ids, item_labels(inputs.dataset), strict=True))
+    if data is not None:
+        labels = dict(zip(data.items.ids, item_labels(data), strict=True))
     for kind, listed in found.items():
-        for why, profile in _examples(inputs.dataset, kind, listed, options.examples):
+        for why, profile in _examples(data, kind, listed, options.examples):
             name = labels.get(profile.key, f"item {profile.key}") if kind == "item" else f"user {profile.key}"
             entries = [("profile", profile.summarization or "–"), ("reasoning", profile.reasoning or "–")]
-            notes = "; ".join(profile.notes)
-            blocks.append(Card(cut_words(name, 14), entries, f"{why}{'; ' + notes if notes else ''}"))
+            is_stale = data is not None and _is_stale(profile, data)
+            notes = [STALE] * is_stale + [why] * bool(why) + list(profile.notes)
+            blocks.append(Card(cut_words(name, 14), entries, "; ".join(notes)))
     return Section("profiles", "Profiles", blocks)
+
+
+def _is_stale(profile: Profile, data: Dataset) -> bool:
+    """Whether it was written for another dataset, split or other texts, as ``rlmrec audit`` would say."""
+    return profile.dataset != data.content
 
 
 def _examples(
@@ -90,7 +118,6 @@ def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             return format(float(np.mean(values)), form) if values else "–"
 
         spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
-        machine = group.first.metrics.get("environment", {})
         rows.append(
             [
                 group.name,
@@ -100,7 +127,7 @@ def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                 mean("best_epoch", ".0f"),
                 f"{np.mean(spent):.1f}" if any(spent) else "–",
                 mean("seconds_evaluation", ".3g"),
-                f"{machine.get('device', '–')}, {machine.get('threads', '–')} threads",
+                _devices(group.runs),
             ]
         )
     if not rows:
@@ -112,6 +139,13 @@ def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
     )
     return Section("costs", "Costs and times", [table])
+
+
+def _devices(runs: Sequence[Run]) -> str:
+    """ "cpu, 1 or 2 threads"."""
+    made = [run.metrics.get("environment") or {} for run in runs]
+    devices, threads = (sorted({str(one.get(name, "–")) for one in made}) for name in ("device", "threads"))
+    return f"{' or '.join(devices)}, {' or '.join(threads)} thread{'s' * (threads != ['1'])}"
 
 
 def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001

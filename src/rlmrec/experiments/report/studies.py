@@ -37,11 +37,11 @@ def tables(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             except RlmrecError as error:
                 inputs.leave_out(str(error))
                 continue
-            for part in parts(table) if table.entries else []:
+            for place, part in enumerate(parts(table) if table.entries else []):
+                # A folder may hold several datasets; what stands beside the paper follows its own table.
+                title = part.title if place else f"{part.title}: {table.dataset}"
                 blocks.append(
-                    Table(
-                        part.header, part.rows, title=part.title, note=part.note, text_columns=len(plan.rows)
-                    )
+                    Table(part.header, part.rows, title=title, note=part.note, text_columns=len(plan.rows))
                 )
     return Section("tables", "The paper's tables", blocks) if blocks else None
 
