@@ -90,6 +90,7 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: the subclass does not implement it.
         """
+        del x, graph
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
     def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
