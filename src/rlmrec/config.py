@@ -12,7 +12,7 @@ from rlmrec.errors import ConfigError
 class Config(BaseModel):
     """Base of the configuration classes; each stands on top of the file that it configures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)

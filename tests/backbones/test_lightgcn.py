@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from rlmrec.alignment import Alignment
 from rlmrec.backbones import Backbone, LightGCN
 from rlmrec.backbones.base import BackboneConfig
 from rlmrec.backbones.lightgcn import LightGCNConfig
+from rlmrec.errors import ConfigError
 from rlmrec.testing import check_backbone
+from rlmrec.training.trainer import train
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
@@ -47,6 +50,62 @@ class Idle(Backbone):
         return graph.split(x)
 
 
+class Counting(Backbone):
+    """Right, with a buffer that every training pass changes and that its loss depends on."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("passes", torch.ones(()))
+
+    def encode(self, x, graph):
+        return graph.split(x)
+
+    def objective(self, x, graph, batch, rng):
+        out = super().objective(x, graph, batch, rng)
+        self.passes += 1
+        return out._replace(terms={"bpr": out.terms["bpr"] * self.passes.item()})
+
+
+class CountingNoisily(Counting):
+    """Wrong: draws from the global stream, which a buffer must not hide."""
+
+    def objective(self, x, graph, batch, rng):
+        return super().objective(x + torch.randn_like(x), graph, batch, rng)
+
+
+def test_check_backbone_leaves_what_it_found(toy):
+    dataset, _ = toy
+    backbone = Counting(dataset.n_users, dataset.n_items).eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    check_backbone(backbone, dataset)
+    assert not backbone.training
+    assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
+
+
+class WithoutEncode(Backbone):
+    """Wrong: nothing but the tables."""
+
+
+class OneTensor(Backbone):
+    """Wrong: users and items in one."""
+
+    def encode(self, x, graph):
+        return graph @ x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (WithoutEncode, r"WithoutEncode must implement encode\(x, graph\)"),
+        (OneTensor, r"encode gives \(105, 32\), expected users of \(60, 32\) and items of \(45, 32\)"),
+    ],
+)
+def test_training_says_what_a_subclass_owes(toy, kind, message):
+    dataset, _ = toy
+    with pytest.raises(ConfigError, match=message):
+        train(kind(dataset.n_users, dataset.n_items), Alignment(), dataset)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -54,6 +113,7 @@ class Idle(Backbone):
         (Noisy, "not deterministic"),
         (Swapped, "expected \\(60, 4\\)"),
         (Idle, "no gradient reaches spare"),
+        (CountingNoisily, "differs for equal rng"),
     ],
 )
 def test_check_backbone_catches(toy, kind, message):

@@ -156,11 +156,34 @@ def test_shapes_are_checked_at_the_call(toy):
     backbone = wrap(Bare(), ("P", "Q"), encode=lambda m, graph: (m.Q, m.P))
     with pytest.raises(ConfigError, match=r"x is \(105, 7\), the model's tables together \(105, 8\)"):
         backbone.encode(torch.zeros(U + I, 7), graph)
-    with pytest.raises(ConfigError, match=r"gives users of \(45, 8\), expected \(60, 8\)"):
+    with pytest.raises(ConfigError, match=r"gives \(45, 8\) and \(60, 8\), expected users of \(60, 8\)"):
         backbone.encode(backbone.initial(), graph)
     swapped = wrap(Bare(), ("Q", "P"), encode=lambda m, graph: (m.Q, m.P))
     with pytest.raises(ConfigError, match="for 45 users and 60 items, the graph has 60 and 45"):
         swapped.encode(swapped.initial(), graph)
+
+
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda m, graph: torch.cat([m.P, m.Q]), r"encode gives \(105, 8\), expected users of \(60, 8\)"),
+        (lambda m, graph: None, "encode gives NoneType, expected users"),
+        (lambda m, graph: (m.P, m.Q, m.mix), r"and \(8, 8\), expected users .* return \(users, items\)"),
+    ],
+)
+def test_what_encode_returns_is_checked(toy, encode, message):
+    backbone = wrap(Bare(), ("P", "Q"), encode=encode)
+    with pytest.raises(ConfigError, match=message):
+        backbone.encode(backbone.initial(), Graph.from_interactions(toy[0].train))
+
+
+def test_what_objective_returns_is_checked(toy):
+    graph, batch = Graph.from_interactions(toy[0].train), sample_batch(toy[0])
+    backbone = wrap(
+        Bare(), ("P", "Q"), encode=lambda m, graph: (m.P, m.Q), objective=lambda m, *_: m.P.square().mean()
+    )
+    with pytest.raises(ConfigError, match=r"objective gives Tensor: expected Objective\(users, items, terms"):
+        backbone.objective(backbone.initial(), graph, batch, torch.Generator())
 
 
 def test_a_model_that_reads_a_copy_is_caught(toy):

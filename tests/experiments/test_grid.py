@@ -150,6 +150,15 @@ def test_results_survive_a_line_that_was_cut_off(tmp_path):
         Results(path)
 
 
+def test_two_that_append_to_a_file_that_was_cut_off_lose_nothing(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"id": "a", "status": "done"}\n{"id": "b", "sta')
+    first, second = Results(path), Results(path)
+    for results, name in ((first, "c"), (second, "d"), (first, "e")):
+        results.append({"id": name, "status": "done"})
+    assert list(Results(path).lines) == ["a", "c", "d", "e"]
+
+
 def test_progress_says_how_long_it_takes(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 160.0)
     progress = Progress(total=11, kept=1, started=100.0)

@@ -3,8 +3,9 @@
 import pytest
 
 from rlmrec.alignment import ALIGNMENTS
-from rlmrec.backbones import BACKBONES, LightGCN
+from rlmrec.backbones import BACKBONES, Backbone, LightGCN
 from rlmrec.errors import ConfigError
+from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import PRESETS, RunSpec, parse_settings
 
 
@@ -38,6 +39,9 @@ def test_settings_override_the_preset():
         ({"backbone": "lightgnc"}, "unknown backbone 'lightgnc': expected one of lightgcn"),
         ({"backbone": "no.such.module:Thing"}, "cannot be imported"),
         ({"backbone": "rlmrec.graph:Graph"}, "not a subclass of rlmrec.Backbone"),
+        ({"backbone": ".graph:Graph"}, "'.graph:Graph' cannot be imported"),
+        ({"backbone": 1}, "backbone 1 is no name"),
+        ({"options": {"learning_rate": float("inf")}}, "learning_rate = inf: .*finite"),
         ({"alignment": "con"}, "unknown alignment 'con': expected one of none, contrastive, generative"),
         ({"preset": "amazn"}, "unknown preset 'amazn'"),
         ({"options": {"tau": 0.1}}, "unknown option 'tau'.*known are batch_size"),
@@ -53,6 +57,19 @@ def test_mistakes_are_named(arguments, message):
 def test_a_setting_without_a_value():
     with pytest.raises(ConfigError, match="expected name=value"):
         parse_settings(["layers"])
+
+
+class Narrow(Backbone):
+    """Takes no config."""
+
+    def __init__(self, n_users, n_items):
+        super().__init__(n_users, n_items)
+
+
+def test_a_backbone_with_another_signature_is_refused(toy):
+    spec = RunSpec.resolve(f"{__name__}:Narrow")
+    with pytest.raises(ConfigError, match=r"Narrow' takes other arguments than \(n_users, n_items, config\)"):
+        build(spec, toy[0], None)
 
 
 def test_a_class_path_is_a_backbone():

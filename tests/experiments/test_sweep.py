@@ -131,6 +131,21 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("[search]\nl2 = {low = 1}", "expected {low"),
         ("[search]\nl2 = 3", "l2 = 3: expected"),
         ("[search]\nlr = [1]", "unknown option 'lr'"),
+        ("[search]\nl2 = [1e-5, -1]", "l2 = -1: .*greater than or equal to 0"),
+        ("[search]\nl2 = {low = 1e-5, high = -1.0}", "l2 = -1.0: .*greater than or equal to 0|low is above"),
+        ("[search]\nl2 = {low = 1e-3, high = 1e-5}", "low is above high"),
+        ("[search]\nl2 = {low = 0.0, high = 1e-5, log = true}", "log needs a low above 0"),
+        ("[search]\nlayers = {low = 1, high = 3, step = 0}", "expected a step above 0"),
+        ("[search]\nl2 = {low = 'a', high = 'b'}", "expected numbers"),
+        ("[search]\ntrials = 0\nl2 = [1]", "trials = 0: expected a whole number, 1 or more"),
+        ("[search]\nseed = 'x'\nl2 = [1]", "seed = 'x': expected a whole number, 0 or more"),
+        ("[grid]\nnone = [1]", r"grid: none = \[1\]: expected a table, \[grid.none\]"),
+        ("[options.lightgcn]\nnone = 4", r"options: lightgcn.none = 4: expected a table"),
+        ("[options.none.lightgcn]\nl2 = 1", r"expected the backbone first, \[options.lightgcn.none\]"),
+        ("backbones = [1]", "backbones has 1: expected names"),
+        ("seeds = ['a']", "seeds has 'a': expected whole numbers, 0 or more"),
+        ("seeds = [-1]", "seeds has -1: expected whole numbers"),
+        ("seeds = [1, 1]", r"seeds = \[1, 1\]: expected each once"),
     ],
 )
 def test_mistakes_in_a_file_are_named(text, message):
@@ -175,6 +190,22 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     assert len(seen) == before
     search(sweep(SEARCH.replace("seed = 3", "seed = 4")), maker(), results, asked(results, seen), storage)
     assert len(seen) == before + 12
+
+
+def test_two_searches_at_once_share_their_trials(tmp_path):
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    plan, storage = sweep(SEARCH), tmp_path / "optuna.journal"
+    mine, theirs = Results(tmp_path / "r"), Results(tmp_path / "r")
+    others = []
+
+    def run(cells):
+        if not others:  # while the first trials run, another process takes up all, and ends before
+            others.append(search(plan, maker(), theirs, asked(theirs, []), storage))
+        asked(mine, [])(cells)
+
+    trials = search(plan, maker(), mine, run, storage)
+    assert [one.options for one in trials] == [one.options for one in others[0]]
+    assert len(trials) == 12
 
 
 def test_a_search_repeats_and_finds(tmp_path):

@@ -36,6 +36,12 @@ def test_where_onednn_rounds_to_bfloat16_nothing_changes(monkeypatch):
         assert SETTINGS.fp32_precision == before
 
 
+def test_a_pytorch_without_the_switch_multiplies_as_it_does(monkeypatch):
+    monkeypatch.delattr(type(torch.backends.mkldnn), "matmul")
+    with exact_products_by_onednn() as used:
+        assert not used
+
+
 def test_rounding_to_bfloat16_is_seen_by_the_trial(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: (
         torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype) if a.dtype == torch.float32 else torch.mm(a, b)

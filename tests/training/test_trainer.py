@@ -77,6 +77,20 @@ def test_a_diverging_run_says_so(toy):
         train(backbone, alignment, toy[0], SHORT)
 
 
+def test_a_last_update_that_diverges_says_so(toy):
+    """One batch an epoch: its loss is fine, what it makes of the embeddings is not."""
+    config = TrainConfig(learning_rate=3e38, batch_size=4096)
+    with pytest.raises(TrainingError, match="an embedding is not finite after epoch 0: lower learning_rate"):
+        train(*make(toy), toy[0], config)
+
+
+def test_a_model_of_double_precision_is_trained_in_it(toy):
+    backbone, alignment = make(toy, "contrastive")
+    train(backbone.double(), alignment.double(), toy[0], SHORT.model_copy(update={"epochs": 1}))
+    assert backbone.user_embedding.dtype == torch.float64
+    assert backbone.user_embedding.isfinite().all()
+
+
 def test_nothing_to_validate_on(toy):
     dataset = toy[0]
     empty = dataset.valid.take(dataset.valid.users < 0)

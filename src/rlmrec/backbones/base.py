@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
+from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import bpr, info_nce
 
@@ -77,7 +77,6 @@ class Backbone(nn.Module):
         """x = [x_u ; x_v], (N, d)."""
         return torch.cat([self.user_embedding, self.item_embedding])
 
-    @abstractmethod
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """e_u, e_v = R(x_u, x_v): deterministic; evaluation and serving use this.
 
@@ -87,7 +86,12 @@ class Backbone(nn.Module):
 
         Returns:
             final embeddings of users (U, d') and items (I, d').
+
+        Raises:
+            ConfigError: the subclass does not implement it.
         """
+        del x, graph
+        raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
     def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """m, (N, d'), if the last step is linear: e = (a part of x_i alone) + Σ_j Â_ij m_j; else None.
@@ -112,8 +116,26 @@ class Backbone(nn.Module):
             rng: source of any randomness, on the device of x.
         """
         del rng  # nothing random here
-        users, items = self.encode(x, graph)
+        users, items = self._checked(self.encode(x, graph))
         return Objective(users, items, {"bpr": bpr_on(users, items, batch)})
+
+    def _checked(self, encoded: Any) -> tuple[Tensor, Tensor]:
+        """What ``encode`` gave, if it is what it should be.
+
+        Raises:
+            ConfigError: it is not a pair of tensors (U, d') and (I, d').
+        """
+        expected = [(self.n_users, self.output_size), (self.n_items, self.output_size)]
+        parts = encoded if isinstance(encoded, tuple | list) else [encoded]
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+        if shapes != expected:
+            got = " and ".join(map(str, shapes))
+            raise ConfigError(
+                f"encode gives {got}, expected users of {expected[0]} and items of {expected[1]}: "
+                "return (users, items), and set output_size where d' is not d"
+            )
+        users, items = encoded
+        return users, items
 
 
 def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:

@@ -46,7 +46,8 @@ def wrap(
         uses_negatives: whether its loss reads the batch's negatives.
 
     Raises:
-        ConfigError: a name that is not one of the model's parameters, or tables of shapes that cannot be.
+        ConfigError: a name that is not one of the model's parameters, or tables of shapes that cannot be; and
+            when called, if ``encode`` or ``objective`` returns something else.
 
     Example:
         >>> backbone = wrap(model, ("user.weight", "item.weight"), encode=lambda model, graph: model())
@@ -109,14 +110,18 @@ class Wrapped(Backbone):
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """What the model makes of x, (U, d') and (I, d')."""
-        return self._checked(*self._call(x, graph, self._encode, graph))
+        return self._checked(self._call(x, graph, self._encode, graph))
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """The model's own, or BPR on ``encode``."""
         if self._objective is None:
             return super().objective(x, graph, batch, rng)
-        out: Objective = self._call(x, graph, self._objective, graph, batch, rng)
-        self._checked(out.users, out.items)
+        out = self._call(x, graph, self._objective, graph, batch, rng)
+        if not isinstance(out, Objective):
+            raise ConfigError(
+                f"objective gives {type(out).__name__}: expected Objective(users, items, terms)"
+            )
+        self._checked((out.users, out.items))
         return out
 
     def _call(self, x: Tensor, graph: Graph, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -132,15 +137,6 @@ class Wrapped(Backbone):
         parts = graph.split(x) if len(self.tables) == 2 else (x,)
         swapped = {f"model.{name}": part for name, part in zip(self.tables, parts, strict=True)}
         return torch.func.functional_call(_Call(self.model), swapped, (function, *arguments))
-
-    def _checked(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        for kind, got, count in (("users", users, self.n_users), ("items", items, self.n_items)):
-            if tuple(got.shape) != (count, self.output_size):
-                raise ConfigError(
-                    f"the model gives {kind} of {tuple(got.shape)}, expected {(count, self.output_size)}: "
-                    "return (users, items), and pass wrap(…, output_size=…) if d' is not d"
-                )
-        return users, items
 
 
 class _Call(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -19,7 +20,6 @@ import torch
 
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
 from rlmrec.experiments.cells import Cell, Materials, describe_cell, run_cell
-from rlmrec.files import write_text
 from rlmrec.workspace import Workspace
 
 Line = dict[str, Any]
@@ -47,8 +47,7 @@ class Results:
         self.path = path
         self.lines: dict[str, Line] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole, _, cut_off = text.rpartition("\n")
-        self._repaired = (whole + "\n" if whole else "") if cut_off else None
+        whole = text.rpartition("\n")[0]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 found = json.loads(line)
@@ -69,14 +68,15 @@ class Results:
         return self.lines.get(cell.id, {}).get("status") == "done"
 
     def append(self, line: Line) -> None:
-        """Write a line and flush it to disk."""
+        """Write a line and flush it to disk. Several processes may append: each holds the file while it writes."""
         self._put(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._repaired is not None:
-            write_text(self.path, self._repaired)
-            self._repaired = None
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)  # nobody is writing now: what has no end was cut off
+            file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
 

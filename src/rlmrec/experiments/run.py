@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -97,7 +98,8 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     """The modules of a run, freshly initialised from its seed.
 
     Raises:
-        ConfigError: the alignment or the backbone needs text vectors and there are none.
+        ConfigError: the alignment or the backbone needs text vectors and there are none, or a backbone of the
+            user's own takes other arguments.
     """
     if semantics is None and spec.needs_text:
         what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
@@ -109,6 +111,13 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
         text: Any = {"semantics": semantics} if backbone_kind.needs_text else {}
+        try:
+            signature(backbone_kind).bind(dataset.n_users, dataset.n_items, backbone_config, **text)
+        except TypeError as error:
+            raise ConfigError(
+                f"backbone {spec.backbone!r} takes other arguments than (n_users, n_items, config"
+                f"{', semantics' * bool(text)}): {error}"
+            ) from None
         backbone = backbone_kind(dataset.n_users, dataset.n_items, backbone_config, **text)
         if semantics is None or kind is Alignment:
             return backbone, Alignment()

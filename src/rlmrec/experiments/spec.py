@@ -153,6 +153,8 @@ def backbone_class(name: str) -> type[Backbone]:
     Raises:
         ConfigError: no such name or path, or not a Backbone.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"backbone {name!r} is no name: expected a string")
     if name in BACKBONES:
         return BACKBONES[name]
     module, _, attribute = name.partition(":")
@@ -162,7 +164,13 @@ def backbone_class(name: str) -> type[Backbone]:
         )
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (
+        ImportError,
+        AttributeError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:  # the last two: no path
         raise ConfigError(f"backbone {name!r} cannot be imported: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Backbone)):
         raise ConfigError(f"backbone {name!r} is not a subclass of rlmrec.Backbone")

@@ -61,7 +61,8 @@ class Sweep:
         values: the file's content.
 
     Raises:
-        ConfigError: an unknown key, name or option, or neither grid nor search.
+        ConfigError: an unknown key, name or option, a value that cannot be, or both grid and search. With neither
+            each variant has one trial.
     """
 
     name: str
@@ -79,6 +80,8 @@ class Sweep:
                 raise ConfigError(
                     f"{key} = {self.values[key]!r}: expected a {'table' if kind is dict else 'list'}"
                 )
+        for key, kind in (("backbones", str), ("alignments", str), ("seeds", int)):
+            self._refuse_values(key, kind)
         metric, _, k = self.metric.partition("@")
         if metric not in ("recall", "ndcg", "precision", "mrr", "hit_rate", "map") or k not in (
             "5",
@@ -95,8 +98,22 @@ class Sweep:
                 self.spec(variant, options, self.seeds[0])
             if self.searches:
                 for name, space in self.space(variant).items():
-                    low = space["low"] if isinstance(space, dict) else space[0]
-                    self.spec(variant, {**self.base(variant), name: low}, self.seeds[0])
+                    for value in (space["low"], space["high"]) if isinstance(space, dict) else space:
+                        self.spec(variant, {**self.base(variant), name: value}, self.seeds[0])
+        if self.searches:
+            for key, least in (("trials", 1), ("seed", 0)):
+                value = self.values["search"].get(key, least)
+                if not _is_whole(value, least):
+                    raise ConfigError(f"search: {key} = {value!r}: expected a whole number, {least} or more")
+
+    def _refuse_values(self, key: str, kind: type) -> None:
+        values = self.values.get(key, [])
+        for value in values:
+            if not (_is_whole(value, 0) if kind is int else isinstance(value, kind)):
+                expected = "whole numbers, 0 or more" if kind is int else "names"
+                raise ConfigError(f"{key} has {value!r}: expected {expected}")
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{key} = {values!r}: expected each once")
 
     @classmethod
     def read(cls, path: Path) -> Sweep:
@@ -182,6 +199,8 @@ class Sweep:
                 raise ConfigError(
                     f"search: {name} = {values!r}: expected {{low = …, high = …}}, with log = true or step, or a list"
                 )
+            if is_range:
+                _refuse_range(name, values)
         return space
 
     def spec(self, variant: Variant, options: Options, seed: int) -> RunSpec:
@@ -197,7 +216,19 @@ class Sweep:
         return key in ALIGNMENTS or any(key == backbone for backbone, _ in self.variants)
 
     def _refuse_other_variants(self, section: str) -> None:
-        for key, value in self.values.get(section, {}).items():
+        table = self.values.get(section, {})
+        inner = {
+            f"{key}.{k}": v for key, part in table.items() if isinstance(part, dict) for k, v in part.items()
+        }
+        for key, value in {**table, **inner}.items():
+            if self._is_variant(key.rpartition(".")[2]) and not isinstance(value, dict):
+                raise ConfigError(f"{section}: {key} = {value!r}: expected a table, [{section}.{key}]")
+            outer, _, last = key.rpartition(".")
+            if outer in ALIGNMENTS and self._is_variant(last):
+                raise ConfigError(
+                    f"[{section}.{key}]: expected the backbone first, [{section}.{last}.{outer}]"
+                )
+        for key, value in table.items():
             is_table = isinstance(value, dict) and not {"low", "high"} & set(value)
             if is_table and not self._is_variant(key):
                 raise ConfigError(f"[{section}.{key}] is neither a backbone of this sweep nor an alignment")
@@ -333,12 +364,34 @@ def search(
         for variant, number, one in round_:
             value = one.value(results, sweep.metric)
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
-            studies[variant].tell(number, value, state=state)
+            # Another process with the same search may have told it already: it has the same cells.
+            studies[variant].tell(number, value, state=state, skip_if_finished=True)
     return [
         trial_of(variant, one.params)
         for variant, study in studies.items()
         for one in study.get_trials(deepcopy=False)
     ]
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _refuse_range(name: str, space: Mapping[str, Any]) -> None:
+    """Say what Optuna would only find when it draws."""
+    low, high, step = space["low"], space["high"], space.get("step")
+    numbers = [low, high] if step is None else [low, high, step]
+    if not all(isinstance(number, int | float) for number in numbers):
+        wrong = "expected numbers"
+    elif low > high:
+        wrong = "low is above high"
+    elif step is not None and (step <= 0 or space.get("log")):
+        wrong = "expected a step above 0, and none with log"
+    elif space.get("log") and low <= 0:
+        wrong = "log needs a low above 0"
+    else:
+        return
+    raise ConfigError(f"search: {name} = {dict(space)!r}: {wrong}")
 
 
 def _suggest(asked: Any, name: str, space: Any) -> None:

@@ -22,7 +22,10 @@ def exact_products_by_onednn() -> Iterator[bool]:
     Yields:
         whether they are. If not, nothing has changed.
     """
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    settings = getattr(torch.backends.mkldnn, "matmul", None)
+    if settings is None:  # a PyTorch that is older than the switch
+        yield False
+        return
     before = settings.fp32_precision
     settings.fp32_precision = _PERMISSION
     try:

@@ -44,7 +44,7 @@ class TrainConfig(Config):
 
 
 class TrainingError(RlmrecError):
-    """Training cannot go on: the loss is not a number any more."""
+    """Training cannot go on: the loss or an embedding is not a number any more."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ def train(
     Raises:
         ConfigError: there is nothing to validate on, the device is not there, or the checkpoint is of
             another run.
-        TrainingError: the loss became infinite or not a number.
+        TrainingError: the loss or an embedding became infinite or not a number.
 
     Source: Ren et al., WWW 2024, Algorithms 1 and 2.
     """
@@ -208,7 +208,8 @@ class _Run:
         self.backbone, self.alignment = backbone, alignment
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
         self.dataset, self.config, self.folder = dataset, config, folder
-        self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, device=device)
+        dtype = next(backbone.parameters()).dtype
+        self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         self.sampler = Sampler(dataset.train, config.batch_size, device)
         # Two streams from one seed: the sampler's draws do not move when a model draws more or fewer.
         sampler_seed, model_seed = np.random.SeedSequence(seed).spawn(2)
@@ -267,18 +268,23 @@ class _Run:
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
         means = {name: float(total) / self.sampler.n_batches for name, total in sums.items()}
-        if not all(map(math.isfinite, means.values())):
+        self._demand(all(map(math.isfinite, means.values())), "the loss")
+        return means
+
+    def _demand(self, finite: bool, what: str) -> None:
+        if not finite:
             raise TrainingError(
-                f"the loss is not finite after epoch {len(self.history.epochs)} ({means}): "
+                f"{what} is not finite after epoch {len(self.history.epochs)}: "
                 "lower learning_rate or the alignment's weight, or raise its temperature"
             )
-        return means
 
     def _validate(self, record: dict[str, Any]) -> None:
         self.model.eval()
         start = time.perf_counter()
-        scores = DotProduct(*embeddings(self.backbone, self.dataset, self.graph))
-        metrics = evaluate(scores, self.dataset, k=(20,), split="valid").metrics()
+        users, items = embeddings(self.backbone, self.dataset, self.graph)
+        # An update comes after the last loss that was looked at.
+        self._demand(bool(np.isfinite(users).all() and np.isfinite(items).all()), "an embedding")
+        metrics = evaluate(DotProduct(users, items), self.dataset, k=(20,), split="valid").metrics()
         record["seconds_evaluation"] = time.perf_counter() - start
         record["valid"] = {name: metrics[name] for name in (MONITORED, "ndcg@20")}
         if metrics[MONITORED] > self.history.best:
