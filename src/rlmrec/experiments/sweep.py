@@ -80,8 +80,8 @@ class Sweep:
                 raise ConfigError(
                     f"{key} = {self.values[key]!r}: expected a {'table' if kind is dict else 'list'}"
                 )
-        for key, kind in (("backbones", str), ("alignments", str), ("seeds", int)):
-            self._refuse_values(key, kind)
+        for key, member in (("backbones", str), ("alignments", str), ("seeds", int)):
+            self._refuse_values(key, member)
         metric, _, k = self.metric.partition("@")
         if metric not in ("recall", "ndcg", "precision", "mrr", "hit_rate", "map") or k not in (
             "5",
