@@ -103,6 +103,26 @@ def test_a_foreign_model_is_trained_in_place(toy, style):
     assert all(p.is_leaf and isinstance(p, nn.Parameter) for p in backbone.model.parameters())
 
 
+class Lookup(nn.Module):
+    """Looks its rows up one by one, with the gradients that nn.Embedding is told to make."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        self.user, self.item = nn.Embedding(U, D, sparse=sparse), nn.Embedding(I, D, sparse=sparse)
+
+
+def test_sparse_gradients_train_like_dense_ones(toy):
+    dataset, semantics = toy
+    trained = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = Lookup(sparse)
+        backbone = wrap(model, encode=lambda m, graph: (m.user(torch.arange(U)), m.item(torch.arange(I))))
+        train(backbone, Contrastive(semantics, D), dataset, TrainConfig(epochs=2, batch_size=64))
+        trained.append(model.user.weight.detach())
+    torch.testing.assert_close(*trained)
+
+
 def test_geometric_lightgcn_equals_ours(toy):
     """The same tables give the same terms and gradients; theirs is the mean of the layers."""
     dataset, semantics = toy

@@ -135,8 +135,23 @@ class Wrapped(Backbone):
         if x.shape != own.shape:
             raise ConfigError(f"x is {tuple(x.shape)}, the model's tables together {tuple(own.shape)}")
         parts = graph.split(x) if len(self.tables) == 2 else (x,)
-        swapped = {f"model.{name}": part for name, part in zip(self.tables, parts, strict=True)}
+        dense = [_Dense.apply(part) for part in parts]  # type: ignore[no-untyped-call]
+        swapped = {f"model.{name}": part for name, part in zip(self.tables, dense, strict=True)}
         return torch.func.functional_call(_Call(self.model), swapped, (function, *arguments))
+
+
+class _Dense(torch.autograd.Function):
+    """x with a dense gradient, which Adam and the other terms need, though nn.Embedding(sparse=True) reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        del ctx
+        return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class _Call(nn.Module):
