@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -22,7 +23,7 @@ from hypothesis.errors import Unsatisfiable
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from fault_server import FaultServer, embedded, failure
-from served import KINDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
@@ -200,6 +201,39 @@ def test_what_is_not_there_is_404(client, method, path, body):
     answer = client.request(method, path, json=body, headers=BEARER)
     assert answer.status_code == 404
     assert answer.json()["error"]
+
+
+def test_ids_of_any_characters(tmp_path):
+    """Each of them reaches every address, and none is taken for another one or for a part of an address."""
+    service = made_service(made_workspace(tmp_path / "w", odd=True))
+    with serving(service) as url, httpx.Client(base_url=url) as client:
+
+        def got(path):
+            answer = client.get(path)
+            assert answer.status_code == 200, (path, answer.text)
+            return answer.json()
+
+        for raw in ODD_IDS:
+            part = quote(raw, safe="")
+            if raw in (".", ".."):  # clients resolve them, encoded once or not
+                part = raw.replace(".", "%252e")
+            for what in ("recommendations", "comparison", "profile"):
+                assert got(f"/v1/users/{part}/{what}")["user"] == raw
+            assert got(f"/v1/items/{part}")["id"] == raw
+            similar = got(f"/v1/items/{part}/similar?k=3")
+            assert (similar["item"], len(similar["similar"])) == (raw, 3)
+            why = client.get("/v1/explanations", params={"user": raw, "item": raw}).json()
+            assert (why["user"], why["item"]) == (raw, raw)
+        listed = client.post("/v1/recommendations", json={"users": ODD_IDS, "exclude": ODD_IDS}).json()
+        assert [one["user"] for one in listed["results"]] == list(ODD_IDS)
+        assert got("/v1/items/a/b")["id"] == "a/b", "a slash as it is, where nothing else is meant"
+        assert client.get("/v1/items/%252e%252e%2F").status_code == 404
+        for raw in ("new/one", "%2e", "a\nb c"):
+            new = {"id": raw, "text": "travel"}
+            assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 201
+            part = quote(raw, safe="")
+            assert got(f"/v1/items/{part}")["id"] == raw
+            assert client.delete(f"/v1/cold/items/{part}", headers=BEARER).status_code == 204
 
 
 def test_bodies_that_are_no_json(client):

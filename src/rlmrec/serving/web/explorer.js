@@ -41,8 +41,10 @@ function say(message, isError = false) {
   at("status").classList.toggle("error", isError);
 }
 
-const userPath = (id, what) => `v1/users/${encodeURIComponent(id)}/${what}`;
-const itemPath = (id, what = "") => `v1/items/${encodeURIComponent(id)}${what}`;
+// The parts "." and ".." of an address are resolved, however they are encoded, unless twice.
+const part = (id) => (/^\.{1,2}$/.test(id) ? id.replaceAll(".", "%252e") : encodeURIComponent(id));
+const userPath = (id, what) => `v1/users/${part(id)}/${what}`;
+const itemPath = (id, what = "") => `v1/items/${part(id)}${what}`;
 
 // -- type-ahead ------------------------------------------------------------------------------------------
 
