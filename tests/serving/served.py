@@ -102,11 +102,15 @@ def made_service(place, encoder=WordEncoder, base="base"):
 
 
 @contextlib.contextmanager
-def serving(service, token=TOKEN, limits=None):
-    """Its address, on a free port of the loopback interface."""
+def serving(service, token=TOKEN, limits=None, http="auto", servers=None):
+    """Its address, on a free port of the loopback interface; ``servers`` is given the server itself."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(create_app(service, token, limits), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_app(service, token, limits), http=http, log_level="warning", access_log=False
+        )
         server = uvicorn.Server(config)
+        if servers is not None:
+            servers.append(server)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

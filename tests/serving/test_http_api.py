@@ -1,5 +1,6 @@
 """The HTTP interface against the Python one, and what it does with mistakes, saturation and change."""
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_worksp
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
+from rlmrec.cli import workers as connections
 from rlmrec.cli.http import Source, application
 from rlmrec.cli.workers import Workers
 from rlmrec.serving.api import create_app
@@ -639,6 +641,17 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
             assert all(answer.json() != before for answer in answers[-10:])
             counted = re.search(r"requests_total\{.*recommendations.*\} (\d+)", client.get("/metrics").text)
             assert int(counted[1]) == 1 + len(answers), "those of all workers"
+        if workers > 1:
+            pids = [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", "".join(log))]
+            os.kill(pids[0], signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while f"Child process [{pids[0]}] died" not in "".join(log) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for _ in range(10):
+                assert httpx.get(f"{url}/v1/users/u7/recommendations", timeout=60).status_code == 200
+            while "".join(log).count("startup complete") <= workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert "".join(log).count("startup complete") == workers + 1, "another in its place"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)  # one process ends by the signal it was sent
         reader.join()
@@ -646,6 +659,23 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
         process.kill()
         process.wait()
     assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+
+
+def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):
+    """On a connection that is idle when the server is told to end; its answer says that it is the last."""
+    monkeypatch.setattr(connections, "LAST_CALL_SECONDS", 600)
+    servers = []
+    with (
+        serving(service, http=connections.Connection, servers=servers) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert "connection" not in client.get("/healthz").headers
+        servers[0].should_exit = True
+        with contextlib.suppress(httpx.ConnectError):
+            while True:  # until it takes no new connection
+                httpx.get(f"{url}/healthz", timeout=60)
+        last = client.get("/v1/users/u7/recommendations")
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
 
 
 def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
@@ -664,15 +694,15 @@ def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
         for _ in "12"
     ]
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    workers = Workers.__new__(Workers)  # the constructor takes over the process's signals
-    workers.processes = [SimpleNamespace(pid=pid) for pid in pids]
+    parent = Workers.__new__(Workers)  # the constructor takes over the process's signals
+    parent.processes = [SimpleNamespace(pid=pid) for pid in pids]
 
     def replaced(self):
         self.processes[0] = SimpleNamespace(pid=-1)
 
     monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
     assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
-    workers.keep_subprocess_alive()
+    parent.keep_subprocess_alive()
     figures = Metrics().text()
     assert b"rlmrec_requests_in_flight 1.0" in figures
     assert b"rlmrec_requests_refused_total 2.0" in figures

@@ -28,6 +28,8 @@ CONTENT_SECURITY = (
 # What stays encoded in an address until it is split into parts: a slash or a line break within an id would make it
 # another address, and the percent sign is what tells them from ids that look like this.
 KEPT = re.compile("%(2[5f]|0a)", re.IGNORECASE)
+# In the state of the application from SIGTERM on: whoever is answered then is told to go elsewhere.
+ENDING = "ending"
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -110,7 +112,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                ends = [(b"connection", b"close")] * bool(scope.get("state", {}).get(ENDING))
+                message["headers"] = [*message.get("headers", []), *HEADERS, *ends]
             await send(message)
 
         counted = scope["path"] not in WATCHED
