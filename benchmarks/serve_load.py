@@ -6,7 +6,8 @@
 Random vectors, seeded, saved as a run and served by `rlmrec serve` on the loopback interface. The client sends at a
 fixed rate whatever comes back, and a latency counts from the moment at which the request was due: a server that
 stalls cannot hide it. The last row has more connections open, each with a request always under way and without
-heed for Retry-After, than the server takes at once. The client runs on the same cores.
+heed for Retry-After, than the server takes at once. The client runs on the same cores. An answer other than 200 and
+503, or none, ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Client:
         self.port, self.n_users, self.k = port, n_users, k
         self.free = []
         self.draw = random.Random(0)
+        self.unexpected = Counter()
         self.clear()
 
     def clear(self):
@@ -105,6 +107,8 @@ class Client:
     def row(self, name, seconds):
         wait = np.array(self.latencies or [np.nan]) * 1000
         others = {status: count for status, count in self.statuses.items() if status != 200}
+        # Saturation may say 503 and nothing else.
+        self.unexpected.update({status: count for status, count in others.items() if status != 503})
         p50, p99, worst = np.percentile(wait, [50, 99, 100])
         print(
             f"| {name} | {self.statuses[200] / seconds:,.0f} | {p50:.1f} | {p99:.1f} | {worst:.1f} | {others or ''} |",
@@ -125,6 +129,8 @@ async def measure(port, options):
             break
     seconds = await client.at_saturation(options.connections, options.seconds)
     client.row(f"all that {options.connections} connections can", seconds)
+    if client.unexpected:
+        sys.exit(f"answers other than 200 and 503: {dict(client.unexpected)}")
 
 
 def main():
@@ -153,9 +159,17 @@ def main():
             "0",
         ]
         command += ["--workers", str(options.workers)]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        log = Path(folder) / "log"
+        with log.open("w") as errors:
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             port = int(re.search(r":(\d+) ", server.stdout.readline())[1])
+            while (
+                log.read_text().count("startup complete") < options.workers
+            ):  # or the first rates meet one alone
+                if server.poll() is not None:
+                    sys.exit(f"the server ended:\n{log.read_text()}")
+                time.sleep(0.1)
             asyncio.run(measure(port, options))
         finally:
             server.terminate()

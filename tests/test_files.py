@@ -57,6 +57,16 @@ def test_the_umask_is_kept(tmp_path):
     assert (tmp_path / "private.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_files_of_a_folder_are_like_any_other(tmp_path):
+    old = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "folder", "mark") as temporary:
+            (temporary / "mark").touch(0o600)  # as safetensors does
+    finally:
+        os.umask(old)
+    assert (tmp_path / "folder" / "mark").stat().st_mode & 0o777 == 0o644
+
+
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(WorkspaceError, match=r"x\.json is damaged"):

@@ -55,6 +55,8 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.old")
     try:
         yield temporary
+        for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private ones
+            written.chmod(0o666 & ~_umask())
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)

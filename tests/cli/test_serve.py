@@ -213,6 +213,11 @@ def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     code, _, err = call("cold", "fit", "--run", "by-other", "--projector")
     assert code == 2
     assert "the vectors 'other' are not those that by-other was trained with" in " ".join(err.split())
+    code, out, err = call("cold", "fit", "--run", "by-other", "--semantics", "default", "--json")
+    assert (code, "not those" in err) == (0, False), "asked for by name"
+    assert (last_json(out)["semantics"], last_json(out)["text_size"]) == ("default", 8)
+    code, _, err = call("cold", "fit", "--run", "by-other", "--semantics", "default", "--projector")
+    assert (code, "maps no others" in " ".join(err.split())) == (2, True)
     other.unlink()
     assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
     assert place.semantics_path().read_bytes() == default

@@ -23,6 +23,11 @@ from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
 KINDS = ["cookery", "detectives", "travel"]
+# Ids that are something else in an address, in HTML or on a line.
+ODD_IDS = (
+    "a/b", ".", "..", "x", "x/similar", "x/profile", "/", "//", "a b", " ", "%", "100%", "%2F", "%2f%25", "a%0Ab",
+    "a\nb", "a?b#c&d=e", "a+b;c", "çöß 漢字 🎬", "'\"<b>", "\\", "\x00", "null", "0", "a" * 2000,
+)  # fmt: skip
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 TOKEN = "correct horse"
 
@@ -37,10 +42,10 @@ class WordEncoder:
         return np.array([[kind in text for kind in KINDS] + [0] * 5 for text in texts], np.float32)
 
 
-def made_workspace(folder, first=None):
+def made_workspace(folder, first=None, odd=False):
     """Users and items lie in the directions of their blocks; item 3 has a title that would do harm as HTML.
 
-    Ids are u0, u1 … and i0, i1 …, or integers from ``first`` on.
+    Ids are u0, u1 … and i0, i1 …, or integers from ``first`` on; or begin with the odd ones.
     """
     place = Workspace(folder)
     blank, semantics = blocks(users=20, items=15)
@@ -50,6 +55,8 @@ def made_workspace(folder, first=None):
     users, items = blank.users, blank.items
     if first is not None:
         users, items = (Vocabulary(range(first, first + len(old)), old.kind) for old in (users, items))
+    if odd:
+        users, items = (Vocabulary([*ODD_IDS, *old.ids[len(ODD_IDS) :]], old.kind) for old in (users, items))
     dataset = Dataset(
         "blocks",
         blank.train,
@@ -95,11 +102,15 @@ def made_service(place, encoder=WordEncoder, base="base"):
 
 
 @contextlib.contextmanager
-def serving(service, token=TOKEN, limits=None):
-    """Its address, on a free port of the loopback interface."""
+def serving(service, token=TOKEN, limits=None, http="auto", servers=None):
+    """Its address, on a free port of the loopback interface; ``servers`` is given the server itself."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(create_app(service, token, limits), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_app(service, token, limits), http=http, log_level="warning", access_log=False
+        )
         server = uvicorn.Server(config)
+        if servers is not None:
+            servers.append(server)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -199,6 +199,48 @@ def test_a_sentence_that_names_another_item_is_dropped(films, sentence, kept):
         assert json.loads(model.prompt)["because of"] == ["Alien", "Blade Runner"]
 
 
+CATALOGUE = [
+    "Star Wars (1977)", "Star Wars: The Empire Strikes Back (1980)", "It (1990)", "Up (2009)", "Alien (1979)",
+    "Aliens (1986)", "M*A*S*H (1970)", "Lion King, The (1994)", "Amélie (2001)", "Shanghai Triad (Yao a yao) (1995)",
+    "The Birds (1963)", "千と千尋の神隠し", "Heat (1995)", "Heat Wave (1990)", "Brother's Keeper (1992)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sentence", "named", "foreign"),
+    [
+        ("You liked Star Wars.", ["Star Wars: The Empire Strikes Back (1980)"], ["Star Wars (1977)"]),
+        ("You liked Star Wars: The Empire Strikes Back.", ["Star Wars: The Empire Strikes Back (1980)"], []),
+        ("For you, as a fan of STAR WARS (1977).", [], ["Star Wars (1977)"]),
+        ("You liked Alien.", ["Aliens (1986)"], ["Alien (1979)"]),
+        ("Like Heat Wave it is hot.", ["Heat Wave (1990)"], []),
+        ("You liked Heat.", ["Heat Wave (1990)"], ["Heat (1995)"]),
+        ('"Up" is why.', [], ["Up (2009)"]),
+        ("Up (2009) is why.", [], ["Up (2009)"]),
+        ("It cheers you up. It is new.", [], []),
+        ("You liked “It” most.", [], ["It (1990)"]),
+        ("You liked MASH.", [], ["M*A*S*H (1970)"]),
+        ("You liked The Lion King.", [], ["Lion King, The (1994)"]),
+        ("You liked the lion king.", ["Lion King, The (1994)"], []),
+        ("You liked Amelie.", [], ["Amélie (2001)"]),
+        ("You liked Ame\u0301lie.", [], ["Amélie (2001)"]),
+        ("You liked Shanghai Triad and Yao A Yao.", [], ["Shanghai Triad (Yao a yao) (1995)"] * 2),
+        ("You like birds.", [], []),
+        ("You like Birds.", [], ["The Birds (1963)"]),
+        ("因为你喜欢千と千尋の神隠し。", [], ["千と千尋の神隠し"]),
+        ("You liked Brothers Keeper.", [], ["Brother's Keeper (1992)"]),
+    ],
+)
+def test_names_of_other_items_are_found_however_they_are_written(sentence, named, foreign):
+    dataset, _ = blocks(users=5, items=5)
+    dataset = Dataset(
+        dataset.name, dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items,
+        pl.DataFrame({"title": CATALOGUE}),
+    )  # fmt: skip
+    recommender = Recommender.of(dataset, np.zeros((15, 2), np.float32), np.zeros((15, 2), np.float32))
+    assert Explainer(recommender, dataset).foreign_titles(sentence, named) == foreign
+
+
 @pytest.mark.parametrize("answer", ['{"sentence": 7}', "[1]", '{"other": "x"}'])
 def test_an_answer_that_is_no_sentence_is_dropped(films, answer):
     found = films.explain(1, "b")

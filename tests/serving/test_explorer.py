@@ -2,11 +2,12 @@
 
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
-from served import HOSTILE, made_service, made_workspace, serving
+from served import HOSTILE, ODD_IDS, made_service, made_workspace, serving
 
 PROBLEMS = """() => {
   const width = document.documentElement.clientWidth, found = [];
@@ -196,6 +197,24 @@ def test_ids_beyond_what_a_number_holds_in_javascript(browser, tmp_path):
         item = json.loads(best)["aligned"][0]["id"]
         assert f"{url}/v1/explanations?user={first + 6}&item={item}&k=5" in asked
         assert f"{url}/v1/items/{item}/similar?k=8" in asked
+        view.close()
+
+
+def test_ids_of_any_characters(browser, tmp_path):
+    with serving(made_service(made_workspace(tmp_path / "w", odd=True))) as url:
+        view = browser.new_page()
+        told = []
+        view.on("console", lambda message: told.append(message.text))
+        for raw in ODD_IDS:
+            view.goto("about:blank")
+            view.goto(f"{url}/#user={quote(raw)}")
+            view.locator("#aligned li").first.wait_for()
+            shown = view.locator("#user-title").text_content()
+            assert shown.startswith(f"User {raw} · "), raw
+            view.get_by_role("button", name=re.compile("^Why")).first.click()
+            view.get_by_role("button", name=re.compile("^Items similar")).first.click()
+            view.locator("#aligned .panel ul").nth(1).wait_for()
+        assert told == []
         view.close()
 
 

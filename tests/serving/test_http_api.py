@@ -1,5 +1,6 @@
 """The HTTP interface against the Python one, and what it does with mistakes, saturation and change."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -22,10 +24,11 @@ from hypothesis.errors import Unsatisfiable
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from fault_server import FaultServer, embedded, failure
-from served import KINDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
+from rlmrec.cli import workers as connections
 from rlmrec.cli.http import Source, application
 from rlmrec.cli.workers import Workers
 from rlmrec.serving.api import create_app
@@ -200,6 +203,39 @@ def test_what_is_not_there_is_404(client, method, path, body):
     answer = client.request(method, path, json=body, headers=BEARER)
     assert answer.status_code == 404
     assert answer.json()["error"]
+
+
+def test_ids_of_any_characters(tmp_path):
+    """Each of them reaches every address, and none is taken for another one or for a part of an address."""
+    service = made_service(made_workspace(tmp_path / "w", odd=True))
+    with serving(service) as url, httpx.Client(base_url=url) as client:
+
+        def got(path):
+            answer = client.get(path)
+            assert answer.status_code == 200, (path, answer.text)
+            return answer.json()
+
+        for raw in ODD_IDS:
+            part = quote(raw, safe="")
+            if raw in (".", ".."):  # clients resolve them, encoded once or not
+                part = raw.replace(".", "%252e")
+            for what in ("recommendations", "comparison", "profile"):
+                assert got(f"/v1/users/{part}/{what}")["user"] == raw
+            assert got(f"/v1/items/{part}")["id"] == raw
+            similar = got(f"/v1/items/{part}/similar?k=3")
+            assert (similar["item"], len(similar["similar"])) == (raw, 3)
+            why = client.get("/v1/explanations", params={"user": raw, "item": raw}).json()
+            assert (why["user"], why["item"]) == (raw, raw)
+        listed = client.post("/v1/recommendations", json={"users": ODD_IDS, "exclude": ODD_IDS}).json()
+        assert [one["user"] for one in listed["results"]] == list(ODD_IDS)
+        assert got("/v1/items/a/b")["id"] == "a/b", "a slash as it is, where nothing else is meant"
+        assert client.get("/v1/items/%252e%252e%2F").status_code == 404
+        for raw in ("new/one", "%2e", "a\nb c"):
+            new = {"id": raw, "text": "travel"}
+            assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 201
+            part = quote(raw, safe="")
+            assert got(f"/v1/items/{part}")["id"] == raw
+            assert client.delete(f"/v1/cold/items/{part}", headers=BEARER).status_code == 204
 
 
 def test_bodies_that_are_no_json(client):
@@ -605,6 +641,17 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
             assert all(answer.json() != before for answer in answers[-10:])
             counted = re.search(r"requests_total\{.*recommendations.*\} (\d+)", client.get("/metrics").text)
             assert int(counted[1]) == 1 + len(answers), "those of all workers"
+        if workers > 1:
+            pids = [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", "".join(log))]
+            os.kill(pids[0], signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while f"Child process [{pids[0]}] died" not in "".join(log) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for _ in range(10):
+                assert httpx.get(f"{url}/v1/users/u7/recommendations", timeout=60).status_code == 200
+            while "".join(log).count("startup complete") <= workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert "".join(log).count("startup complete") == workers + 1, "another in its place"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)  # one process ends by the signal it was sent
         reader.join()
@@ -612,6 +659,23 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
         process.kill()
         process.wait()
     assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+
+
+def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):
+    """On a connection that is idle when the server is told to end; its answer says that it is the last."""
+    monkeypatch.setattr(connections, "LAST_CALL_SECONDS", 600)
+    servers = []
+    with (
+        serving(service, http=connections.Connection, servers=servers) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert "connection" not in client.get("/healthz").headers
+        servers[0].should_exit = True
+        with contextlib.suppress(httpx.ConnectError):
+            while True:  # until it takes no new connection
+                httpx.get(f"{url}/healthz", timeout=60)
+        last = client.get("/v1/users/u7/recommendations")
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
 
 
 def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
@@ -630,15 +694,15 @@ def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
         for _ in "12"
     ]
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    workers = Workers.__new__(Workers)  # the constructor takes over the process's signals
-    workers.processes = [SimpleNamespace(pid=pid) for pid in pids]
+    parent = Workers.__new__(Workers)  # the constructor takes over the process's signals
+    parent.processes = [SimpleNamespace(pid=pid) for pid in pids]
 
     def replaced(self):
         self.processes[0] = SimpleNamespace(pid=-1)
 
     monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
     assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
-    workers.keep_subprocess_alive()
+    parent.keep_subprocess_alive()
     figures = Metrics().text()
     assert b"rlmrec_requests_in_flight 1.0" in figures
     assert b"rlmrec_requests_refused_total 2.0" in figures

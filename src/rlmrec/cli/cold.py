@@ -37,13 +37,25 @@ def fit(
         bool,
         typer.Option("--choose", help="Try several maps on hidden items and take the best of them."),
     ] = False,
+    semantics_name: Annotated[
+        str | None,
+        typer.Option(
+            "--semantics",
+            help="Text vectors to read, by the --name given to 'rlmrec encode'; those of the run by default.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Learn the way from text to a run's embeddings: a kernel ridge regression, unless you say otherwise.
 
-    The text vectors are those that the run was trained with; of a run without texts, those called default.
+    The text vectors are those that the run was trained with; of a run without texts, those called default. From
+    then on new texts are read by the encoder that made them. A running server takes the map over when it reloads.
 
-    **Example:**  `rlmrec cold fit -w movies --run con`
+    **Examples:**
+
+    `rlmrec cold fit -w movies --run con`
+
+    `rlmrec cold fit -w movies --run con --semantics by-llm`
     """
     if projector and choose:
         raise ConfigError("give --projector or --choose, not both")
@@ -55,16 +67,17 @@ def fit(
             f"--projector needs a run trained with contrastive; {run} is {config['run']['alignment']}"
         )
     recommender = place.recommender(run, dataset)
-    name = config.get("names", {}).get("semantics", DEFAULT_SEMANTICS)
+    name = semantics_name or config.get("names", {}).get("semantics", DEFAULT_SEMANTICS)
     semantics = place.semantics(dataset, name)
     if config["data"].get("texts", semantics.digest) != semantics.digest:
         changed = f"the vectors {name!r} are not those that {run} was trained with"
         if projector:
             raise ConfigError(f"{changed}, and its projector maps no others: train it again with --overwrite")
-        output.say(
-            f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
-            "train the run again with --overwrite[/]"
-        )
+        if semantics_name is None:
+            output.say(
+                f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
+                "train the run again with --overwrite[/]"
+            )
     weights = projector_weights(place.finished_run(run)) if projector else None
     method = None if choose else DEFAULT
     cold = ColdStart.fit(recommender, semantics, dataset, weights, method)
@@ -83,8 +96,11 @@ def fit(
             ],
             text_columns=2,
         )
-    output.say(f"{cold.method.name}: kept in {escape(str(place.finished_run(run) / 'recommender'))}")
-    output.result({"run": run, **cold.manifest})
+    output.say(
+        f"{cold.method.name} on the vectors {escape(name)}: kept in "
+        f"{escape(str(place.finished_run(run) / 'recommender'))}"
+    )
+    output.result({"run": run, "semantics": name, **cold.manifest})
 
 
 @app.command()

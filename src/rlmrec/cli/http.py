@@ -138,6 +138,7 @@ def serve(
         import uvicorn
 
         import rlmrec.serving.api  # noqa: F401 - what it needs is missing now rather than in a worker
+        from rlmrec.cli.workers import Connection, Workers
     except ImportError as error:
         raise ConfigError(f"{error}: install the server with  pip install 'rlmrec[serve]'") from None
     source = Source(workspace, run, base, token_env, in_flight)
@@ -150,6 +151,7 @@ def serve(
         host=host,
         port=port,
         workers=workers,
+        http=Connection,
         log_level="info",
         access_log=False,
         server_header=False,
@@ -167,8 +169,6 @@ def serve(
     if workers == 1:
         uvicorn.Server(config).run([listening])
         return
-    from rlmrec.cli.workers import Workers
-
     with tempfile.TemporaryDirectory(prefix="rlmrec-metrics-") as figures:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
         Workers(config, [listening], ColdItems(Workspace(workspace).cold_items_path)).run()

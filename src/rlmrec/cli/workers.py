@@ -1,4 +1,4 @@
-"""Workers: uvicorn's processes, told to reload instead of being replaced."""
+"""Uvicorn's connections and processes: ended without a request dropped, told to reload instead of being replaced."""
 
 from __future__ import annotations
 
@@ -7,12 +7,28 @@ from socket import socket
 
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.serving.cold_items import ColdItems
+from rlmrec.serving.gate import ENDING
 
 logger = logging.getLogger("uvicorn.error")
+# A client that has just had its answer may have its next request on the way.
+LAST_CALL_SECONDS = 1.0
+
+
+class Connection(HttpToolsProtocol):
+    """As uvicorn's, but one that is idle at SIGTERM is not closed at once: its next answer says that it is the last."""
+
+    def shutdown(self) -> None:
+        """The server ends: close the connection, now or soon."""
+        self.app_state[ENDING] = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_CALL_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
 
 class Workers(Multiprocess):
@@ -35,6 +51,12 @@ class Workers(Multiprocess):
         for pid in before - {process.pid for process in self.processes}:
             # Its requests in flight have ended with it; what it counted stays counted.
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+    def terminate_all(self) -> None:
+        """Ask the workers to end."""
+        for sock in self.sockets:
+            sock.close()  # or who connects now would wait for an answer that never comes
+        super().terminate_all()
 
     def handle_hup(self) -> None:
         """SIGHUP."""

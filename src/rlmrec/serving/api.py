@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -30,7 +31,7 @@ from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
 from rlmrec.llm.errors import LLMError
 from rlmrec.serving import schemas
-from rlmrec.serving.gate import Gate, Limits, Metrics
+from rlmrec.serving.gate import Gate, Limits, Metrics, unkept
 from rlmrec.serving.service import Service
 
 logger = logging.getLogger("rlmrec.serving")
@@ -197,7 +198,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     def recommendations(user_id: str, k: K = 20, exclude_seen: bool = True) -> Response:
         """The items of highest score for a user, what they had in training left out unless told otherwise."""
         catalogue = service.catalogue
-        user = _id(catalogue.recommender.user_ids, user_id)
+        user = _addressed(catalogue.recommender.user_ids, user_id)
         return _json(catalogue.recommendations(user, k, exclude_seen))
 
     @app.get(
@@ -207,7 +208,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     def comparison(user_id: str, k: K = 20) -> Response:
         """This run's list beside the base run's, and where the base run has each item."""
         catalogue = service.catalogue
-        return _json(catalogue.comparison(_id(catalogue.recommender.user_ids, user_id), k))
+        return _json(catalogue.comparison(_addressed(catalogue.recommender.user_ids, user_id), k))
 
     @app.get(
         "/v1/users/{user_id:path}/profile", response_model=schemas.UserProfile,
@@ -216,7 +217,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     def profile(user_id: str) -> Response:
         """A user's training items, profile and the reasoning behind it."""
         catalogue = service.catalogue
-        return _json(catalogue.user_profile(_id(catalogue.recommender.user_ids, user_id)))
+        return _json(catalogue.user_profile(_addressed(catalogue.recommender.user_ids, user_id)))
 
     @app.post("/v1/recommendations", response_model=schemas.Batch, responses=unknown, tags=["users"])
     def batch(request: schemas.BatchRequest) -> Response:
@@ -243,13 +244,13 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     def similar(item_id: str, k: K = 10) -> Response:
         """The nearest items by cosine."""
         catalogue = service.catalogue
-        return _json(catalogue.similar(_id(catalogue.recommender.item_ids, item_id), k))
+        return _json(catalogue.similar(_addressed(catalogue.recommender.item_ids, item_id), k))
 
     @app.get("/v1/items/{item_id:path}", response_model=schemas.Item, responses=unknown, tags=["items"])
     def item(item_id: str) -> Response:
         """What is known of an item."""
         catalogue = service.catalogue
-        return _json(catalogue.item(_id(catalogue.recommender.item_ids, item_id)))
+        return _json(catalogue.item(_addressed(catalogue.recommender.item_ids, item_id)))
 
     # -- cold start ------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     )  # fmt: skip
     def remove_item(item_id: str) -> Response:
         """Remove an item that was added by text."""
-        service.remove(_id(service.catalogue.recommender.item_ids, item_id))
+        service.remove(_addressed(service.catalogue.recommender.item_ids, item_id))
         return Response(status_code=204)
 
     @app.post("/v1/cold/items/preview", response_model=schemas.Likers, responses=unready, tags=["cold start"])
@@ -341,6 +342,17 @@ def _id(vocabulary: Vocabulary, text: str) -> RawId:
     if raw is None:
         raise UnknownIdError(f"unknown {vocabulary.kind} {text!r}: {vocabulary.kind} ids are integers here")
     return raw
+
+
+def _addressed(vocabulary: Vocabulary, part: str) -> RawId:
+    """``_id`` of a part of an address.
+
+    Browsers resolve the parts "." and ".." however they are encoded, unless twice.
+    """
+    text = unkept(part)
+    if text.lower() in ("%2e", "%2e%2e") and text not in vocabulary:
+        text = unquote(text)
+    return _id(vocabulary, text)
 
 
 def _json(answer: BaseModel, status: int = 200) -> Response:

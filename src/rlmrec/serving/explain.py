@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
+# Words, and the signs of scripts that put no spaces between them.
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+PART = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 TERMS = 8
 # A title of one short word ("It", "Up", "Go") stands in half of all sentences and proves nothing.
 NAME_LENGTH = 5
@@ -214,23 +218,43 @@ class Explainer:
             "additionalProperties": False,
         }
         said = _sentence((await llm.complete(SYSTEM, json.dumps(facts, ensure_ascii=False), schema)).text)
-        known = json.dumps(facts, ensure_ascii=False)
-        return said if said and not self.foreign_titles(said, known) else explanation.text
+        titles = [explanation.title, *(reason.title for reason in explanation.because)]
+        texts = [explanation.item_profile or "", explanation.user_profile or "", *explanation.terms]
+        return said if said and not self.foreign_titles(said, titles, texts) else explanation.text
 
-    def foreign_titles(self, sentence: str, facts: str) -> list[str]:
-        """Titles of the catalogue that stand in a sentence and not in the facts, as whole words.
+    def foreign_titles(self, sentence: str, titles: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
+        """Titles of the catalogue that a sentence names and that are not among those given.
 
-        A title shorter than five letters counts only where it is written with its capital and not at the
-        beginning of the sentence.
+        The sentence is read from left to right, the longest name first, so that "Star Wars" within "Star Wars: A New
+        Hope" is not another item, while by itself it is. Letter case, accents, punctuation, years, brackets and the
+        place of an article make no difference. A name shorter than five letters ("It") counts only where it is written
+        with its capital, and at the beginning of a sentence only in quotation marks if it is a usual word.
+
+        Args:
+            sentence: to be checked.
+            titles: what may be named.
+            texts: whose words may be used, even where they are somebody's title.
         """
-        inside, folded, allowed = sentence.strip(), _plain(sentence), _plain(facts)
-        found = []
-        for title, plain in self._names.items():
-            if f" {plain} " not in folded or f" {plain} " in allowed:
-                continue
-            if len(plain) < NAME_LENGTH and not re.search(rf"(?<=\w )\b{re.escape(title)}\b", inside):
-                continue
-            found.append(title)
+        sentence = unicodedata.normalize("NFC", sentence)
+        words, allowed, free = _words_at(sentence), set(titles), f" {_plain(' | '.join(texts))} "
+        for form in sorted((form for title in titles for form in _forms(title)), key=len, reverse=True):
+            free = free.replace(
+                f" {form} ", " | "
+            )  # to quote a title in full is no leave to use a part of it
+        found: list[str] = []
+        place = 0
+        while place < len(words):
+            width = 1
+            for longest in range(min(self._longest_name, len(words) - place), 0, -1):
+                name = " ".join(word for word, _ in words[place : place + longest])
+                owners = self._names.get(name)
+                if owners is None or not _is_name(sentence, words[place][1], name, owners.weak):
+                    continue
+                width = longest
+                if not owners.titles & allowed and f" {name} " not in free:
+                    found.append(min(owners.titles))
+                break
+            place += width
         return found
 
     def title(self, row: int) -> str:
@@ -242,12 +266,21 @@ class Explainer:
         return [*item_labels(self.dataset), *(title for title, _ in self.added)]
 
     @cached_property
-    def _names(self) -> Mapping[str, str]:
-        """Titles without their year, and how they read in plain letters; one that is only an id is no name."""
+    def _names(self) -> dict[str, _Owners]:
+        """What items are called, in plain letters, and whose name that is; one that is only an id is no name."""
         if self.dataset.item_texts is None or not set(TITLE_COLUMNS) & set(self.dataset.item_texts.columns):
             return {}
-        names = {re.sub(r"\s*\(\d{4}\)$", "", title) for title in self._titles}
-        return {name: _plain(name).strip() for name in names if _plain(name).strip()}
+        names: dict[str, _Owners] = {}
+        short: dict[str, _Owners] = {}
+        for title in self._titles:
+            for form, is_whole in _forms(title).items():
+                owners = (names if is_whole else short).setdefault(form, _Owners(set(), not is_whole))
+                owners.titles.add(title)
+        return {**short, **names}  # where it is the whole title of one, it is not short for another
+
+    @cached_property
+    def _longest_name(self) -> int:
+        return max((name.count(" ") + 1 for name in self._names), default=0)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -323,10 +356,56 @@ def _words(text: str) -> list[str]:
     return [word for word in WORD.findall(text.lower()) if word not in STOP_WORDS and len(word) > 2]
 
 
+class _Owners(NamedTuple):
+    """Whose name something is, and whether it is no whole title of theirs."""
+
+    titles: set[str]
+    weak: bool
+
+
+def _forms(title: str) -> dict[str, bool]:
+    """The ways to write a title, in plain letters, and whether each is all of it."""
+    bare = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+    main = re.sub(r"\s*\([^()]*\)", "", bare)
+    others = [name for name in re.findall(r"\(([^()]*)\)", bare) if len(name) >= NAME_LENGTH]
+    whole = []
+    for name in (title, bare, main, *others):
+        turned = re.sub(r"^(.*), (The|A|An)\b", r"\2 \1", name)  # "Lion King, The"
+        whole += [
+            name,
+            turned,
+            *(re.sub(r"(?<=\w)[^\w\s](?=\w)", "", one) for one in (name, turned)),
+        ]  # M*A*S*H
+    parts = [re.split(r":|\s[-–—]\s", bare)[0]]  # without what stands below it
+    parts += [re.sub(r"^(The|A|An) ", "", name) for name in whole]
+    forms = {_plain(name): False for name in parts if len(_plain(name)) >= NAME_LENGTH}
+    forms.update((_plain(name), True) for name in whole)
+    forms.pop("", None)
+    return forms
+
+
+def _is_name(sentence: str, start: int, name: str, weak: bool) -> bool:
+    """Whether words of a sentence that read like a name are meant as one."""
+    if len(name) >= NAME_LENGTH and not (weak and " " not in name):
+        return True
+    before = sentence[:start].rstrip()
+    begins = not before or before[-1] in ".!?…"
+    return not sentence[start].islower() and not (begins and name in STOP_WORDS)
+
+
 def _plain(text: str) -> str:
-    """Letters and digits in lower case, single spaces around every word."""
-    words = re.findall(r"[^\W_]+", text.lower())
-    return f" {' '.join(words)} "
+    """The words of a text in lower case, without accents and punctuation, single spaces between."""
+    return " ".join(word for word, _ in _words_at(unicodedata.normalize("NFC", text)))
+
+
+def _words_at(text: str) -> list[tuple[str, int]]:
+    """The words as in ``_plain``, each with the place where it begins."""
+    return [(_folded(found[0]), found.start()) for found in PART.finditer(text)]
+
+
+def _folded(word: str) -> str:
+    apart = unicodedata.normalize("NFKD", word.casefold())
+    return unicodedata.normalize("NFC", "".join(sign for sign in apart if not unicodedata.combining(sign)))
 
 
 def _listed(names: list[str]) -> str:

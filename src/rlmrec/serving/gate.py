@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -23,6 +25,11 @@ CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# What stays encoded in an address until it is split into parts: a slash or a line break within an id would make it
+# another address, and the percent sign is what tells them from ids that look like this.
+KEPT = re.compile("%(2[5f]|0a)", re.IGNORECASE)
+# In the state of the application from SIGTERM on: whoever is answered then is told to go elsewhere.
+ENDING = "ending"
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -94,6 +101,10 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        address = (
+            scope.get("raw_path") or quote(scope["path"]).encode()
+        )  # not every server hands over the former
+        scope["path"] = unquote(KEPT.sub(r"%25\1", address.decode("latin-1")))
         start = time.perf_counter()
         status = 500  # what the server says where nobody has answered
 
@@ -101,7 +112,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                ends = [(b"connection", b"close")] * bool(scope.get("state", {}).get(ENDING))
+                message["headers"] = [*message.get("headers", []), *HEADERS, *ends]
             await send(message)
 
         counted = scope["path"] not in WATCHED
@@ -151,6 +163,11 @@ class Gate:
         method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
         self.metrics.requests.labels(method, path, str(status)).inc()
         self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+
+
+def unkept(part: str) -> str:
+    """A part of an address with what the gate left encoded decoded."""
+    return KEPT.sub(lambda found: unquote(found[0]), part)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, StringC
 MOST_K = 200
 MOST_USERS = 256  # of a batch
 MOST_IDS = 10_000  # candidates, exclude
-ID_LENGTH = 512
+ID_LENGTH = 2048  # some ids are addresses
 
 WholeId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 TextId = Annotated[StrictStr, Field(min_length=1, max_length=ID_LENGTH)]

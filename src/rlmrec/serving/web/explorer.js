@@ -41,8 +41,10 @@ function say(message, isError = false) {
   at("status").classList.toggle("error", isError);
 }
 
-const userPath = (id, what) => `v1/users/${encodeURIComponent(id)}/${what}`;
-const itemPath = (id, what = "") => `v1/items/${encodeURIComponent(id)}${what}`;
+// The parts "." and ".." of an address are resolved, however they are encoded, unless twice.
+const part = (id) => (/^\.{1,2}$/.test(id) ? id.replaceAll(".", "%252e") : encodeURIComponent(id));
+const userPath = (id, what) => `v1/users/${part(id)}/${what}`;
+const itemPath = (id, what = "") => `v1/items/${part(id)}${what}`;
 
 // -- type-ahead ------------------------------------------------------------------------------------------
 
@@ -168,9 +170,13 @@ function showComparison(answer) {
 
 function listRow(item) {
   const value = item.score ?? item.cosine;
-  const score = made("span", { class: "score", title: item.score === undefined ? "cosine" : "score" }, value.toFixed(3));
+  const what = item.score === undefined ? "cosine" : "score";
+  const score = made("span", { class: "score", title: what }, heard(what), value.toFixed(3));
   return made("div", { class: "row" }, made("span", { class: "name" }, item.title), score);
 }
+
+// What the eye sees by its place or shape, for screen readers.
+const heard = (text) => made("span", { class: "heard" }, `${text} `);
 
 function movement(item) {
   if (item.base_rank === undefined) return [];
@@ -178,7 +184,8 @@ function movement(item) {
   const difference = item.base_rank - item.rank;
   if (!difference) return [made("span", { class: "move" }, "same place")];
   const [kind, arrow] = difference > 0 ? ["up", "▲"] : ["down", "▼"];
-  return [made("span", { class: `move ${kind}` }, `${arrow} ${Math.abs(difference)}, was ${item.base_rank}`)];
+  const sign = made("span", { "aria-hidden": "true" }, `${arrow} `);
+  return [made("span", { class: `move ${kind}` }, heard(kind), sign, `${Math.abs(difference)}, was ${item.base_rank}`)];
 }
 
 function showAligned(items) {
@@ -241,7 +248,7 @@ async function explanation(item, signal) {
 
 async function similar(item, signal) {
   const answer = await ask(itemPath(item.id, "/similar?k=8"), { signal });
-  return [plainList(answer.similar)];
+  return [made("p", { class: "note" }, "The nearest items, with their cosine:"), plainList(answer.similar)];
 }
 
 function plainList(entries) {
@@ -307,5 +314,11 @@ async function begin() {
     say(error.message, true);
   }
 }
+
+// A link to another user that is pasted into the same tab loads nothing by itself.
+addEventListener("hashchange", () => {
+  const asked = new URLSearchParams(location.hash.slice(1)).get("user");
+  if (asked !== null) choose(asked);
+});
 
 begin();
