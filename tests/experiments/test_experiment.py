@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import compare_tables
 from rlmrec.experiments.cells import Cell, Materials
-from rlmrec.experiments.experiment import Experiment, coordinates, experiment_names
+from rlmrec.experiments.experiment import Experiment, _chosen, coordinates, experiment_names
+from rlmrec.experiments.figures import FIGURES, sheets_of
 from rlmrec.experiments.grid import lines_path
 from rlmrec.experiments.render import (
     as_csv,
@@ -26,6 +28,7 @@ from rlmrec.experiments.render import (
     paper_numbers,
     readme,
     save_significance,
+    sheet_latex,
     significance_path,
     tables_of,
     write_tables,
@@ -111,11 +114,23 @@ def test_only(place):
     for wrong, message in (
         ({"model": ["sgl"]}, "--only model=sgl: expected one of backbone"),
         ({"alignment": ["con"]}, "expected none, contrastive, generative"),
-        ({"noise": ["much"]}, "expected numbers"),
-        ({"backbone": ["mf"]}, "table1 has no cell with backbone=mf"),
+        ({"noise": ["much"]}, "figure5 has no 'much' there; expected 0.0, 0.05"),
+        ({"backbone": ["lightgnc", "sgl"]}, "table1 has no 'lightgnc' there; expected semantic-only, gccf"),
+        ({"seed": ["9"]}, "expected 1, 2, 3, 4, 5"),
+        ({"backbone": ["semantic-only"], "alignment": ["contrastive"]}, "no cell with all of --only"),
     ):
         with pytest.raises(ConfigError, match=message):
             cells(place, "figure5" if "noise" in wrong else "table1", only=wrong)
+
+
+def test_a_value_may_have_a_comma():
+    points = list(Experiment.load("table3").points(["default"], 1))
+    for words, expected in (
+        (["later", "by user"], {"later, by user"}),
+        (["later"], {"later"}),
+        (["later", "later", "by user"], {"later", "later, by user"}),
+    ):
+        assert {point["period"] for point in _chosen(points, {"period": words}, "table3")} == expected
 
 
 def test_timing_says_where(place):
@@ -200,10 +215,40 @@ def test_a_table_of_known_numbers(tmp_path):
     assert len(records) == 12
     found = next(r for r in records if r["variant"] == "Con" and r["metric"] == "recall@20")
     assert (found["mean"], found["std"], found["p_t_holm"], found["paper"]) == ("0.15", "", "0.01", "0.1483")
-    assert r"LightGCN & Con & 0.1500 (0.0608)" in latex([table])
+    assert r"LightGCN & Con & 1 & 0.1500 (0.0608)" in latex([table])
     assert "0.1500$^{*}$ (0.1483)" in latex([table])
     assert latex([table]).count(r"\begin{tabular}") == 1
-    assert len(write_tables("table1", tmp_path)) == 3
+    assert len(write_tables(experiment, tmp_path)) == 3
+
+
+def test_latex_is_whole_and_says_what_its_marks_mean(tmp_path):
+    lines = [line("none", 1, 0.1, "a_b & 100 %"), line("contrastive", 1, 0.2, "a_b & 100 %")]
+    path = store(lines_path(tmp_path, "table1", "x"), lines)
+    tests = {"recall@20": {"p_holm": 0.01}}
+    save_significance(significance_path(path), {("LightGCN", "Con"): tests})
+    written = write_tables(Experiment.load("table1"), tmp_path)
+    texts = {name: latex(tables_of(Experiment.load(name), EXPERIMENTS / "results")) for name in NAMES}
+    texts["table1"] += written[-1].read_text()
+    texts |= {name: sheet_latex(sheets_of(name, EXPERIMENTS / "results")) for name in FIGURES}
+    for name, text in texts.items():
+        plain = text.replace(r"\\", "").replace(r"\{", "").replace(r"\}", "")
+        assert plain.count("{") == plain.count("}"), name
+        assert not re.search(r"(?<!\\)[%#]|[^\x00-\x7f]", text), name
+        assert text.count("$") % 2 == 0
+        outside = re.sub(r"\$[^$]*\$", "", text)
+        assert not re.search(r"(?<!\\)[_^]", outside), name
+        for part in text.split(r"\begin{table}")[1:]:
+            width = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", part)[1])
+            rows = [row for row in part.splitlines() if row.endswith(r"\\")]
+            assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {width}, name
+            ends = ("table}", "tabular}", "toprule", "midrule", "bottomrule")
+            assert [part.count(end) for end in ends] == [1, 2, 1, 1, 1]
+    assert r"a\_b \& 100 \%" in texts["table1"]
+    assert r"$^{*}$ better and $^{\downarrow}$ worse than variant Base, $p < 0.05$" in texts["table1"]
+    save_significance(significance_path(path), {})
+    assert "better and" not in latex(tables_of(Experiment.load("table1"), tmp_path)), (
+        "no mark, no explanation"
+    )
 
 
 def test_other_data_is_not_held_against_the_paper(tmp_path):
@@ -340,7 +385,9 @@ def test_the_command(place, tmp_path, capsys):
     same = ["--only", "noise=0", "--only", "alignment=none"]
     assert call("experiment", "figure5", *where, *same, *quick)[0] == 0
     assert model.stat().st_mtime_ns == made
-    assert tables_of("figure5", results)[0].entries[0].mean["recall@20"] == rows[0]["recall@20"]
+    assert (
+        tables_of(Experiment.load("figure5"), results)[0].entries[0].mean["recall@20"] == rows[0]["recall@20"]
+    )
     (results / "table2" / "table2.md").unlink()
     assert call("experiment", "table2", "--results", results, "--render")[0] == 0
     assert "KAR" in (results / "table2" / "table2.md").read_text()
@@ -354,6 +401,73 @@ def test_the_command(place, tmp_path, capsys):
         code, _, err = call("experiment", *arguments, "-w", place.path)
         assert code != 0
         assert message in " ".join(err.split())
+
+
+OWN = """
+title = "Layers of noise"
+metrics = ["recall@20", "precision@10"]
+rows = ["backbone", "noise"]
+against = { noise = "0 %" }
+seeds = 1
+[options]
+epochs = 2
+batch_size = 256
+[[grid]]
+backbone = ["mf", "gccf"]
+noise = [0.0, 0.5]
+"""
+
+
+def test_an_experiment_of_your_own(place, tmp_path, capsys):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["experiment", *map(str, arguments), "-w", str(place.path)])
+        return end.value.code, *capsys.readouterr()
+
+    file = tmp_path / "mine.toml"
+    file.write_text(OWN)
+    code, out, _ = call(file, "--threads", 1, "--json")
+    assert code == 0
+    assert [(row["backbone"], row["noise"]) for row in json.loads(out)["rows"]] == [
+        ("MF", "0 %"), ("MF", "50 %"), ("GCCF", "0 %"), ("GCCF", "50 %"),
+    ]  # fmt: skip
+    folder = place.experiments_path / "mine"
+    assert {path.name for path in folder.iterdir()} == {
+        "blocks.jsonl", "blocks.significance.json", "mine.toml", "mine.md", "mine.csv", "mine.tex",
+    }  # fmt: skip
+    assert "Layers of noise: blocks" in readme(place.experiments_path)
+    assert call(folder / "mine.toml", "--render")[0] == 0, "by the copy beside the lines, too"
+    other = tmp_path / "elsewhere" / "mine.toml"
+    other.parent.mkdir()
+    other.write_text(OWN.replace('["backbone", "noise"]', '["noise"]'))
+    code, _, err = call(other)
+    assert code == 2
+    assert "give it another name" in err
+    (tmp_path / "table1.toml").write_text(OWN)
+    code, _, err = call(tmp_path / "table1.toml")
+    assert code == 2
+    assert "table1 is the paper's" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('title = "Layers of noise"', "", "has no title"),
+        ("seeds = 1", 'seeds = "three"', "seeds = 'three', expected a number"),
+        ("seeds = 1", "seed = 1\nseeds = 1", "says seed: expected title"),
+        ('"precision@10"', '"recal@20"', "metrics has recal@20, expected of"),
+        ('"noise"]', '"cuts"]', "rows has cuts, expected of backbone"),
+        ("{ noise =", "{ variant =", "against has variant, expected of backbone, noise"),
+        ("[0.0, 0.5]", "0.5", "noise = 0.5, expected a list"),
+        ("[[grid]]", "[grid]", "expected one or more tables"),
+        ("seeds = 1", "seeds = ", "is no TOML"),
+    ],
+)
+def test_a_slip_in_an_experiment_of_your_own_is_named(tmp_path, before, after, message):
+    assert before in OWN
+    (tmp_path / "mine.toml").write_text(OWN.replace(before, after))
+    with pytest.raises(ConfigError, match=message):
+        Experiment.load(str(tmp_path / "mine.toml"))
 
 
 def test_the_numbers_of_a_timing_run_are_seconds(tmp_path):

@@ -159,6 +159,16 @@ def test_two_that_append_to_a_file_that_was_cut_off_lose_nothing(tmp_path):
     assert list(Results(path).lines) == ["a", "c", "d", "e"]
 
 
+def test_two_runners_of_one_grid_leave_one_line_a_cell(tmp_path):
+    first, second = Results(tmp_path / "r.jsonl"), Results(tmp_path / "r.jsonl")
+    line = {"id": "a", "status": "done", "value": 0.25}
+    for results in (first, second, second):
+        results.append(dict(line))
+    assert (tmp_path / "r.jsonl").read_text().count("\n") == 1
+    second.append({**line, "value": 0.5})
+    assert Results(tmp_path / "r.jsonl").lines["a"]["value"] == 0.5
+
+
 def test_progress_says_how_long_it_takes(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 160.0)
     progress = Progress(total=11, kept=1, started=100.0)

@@ -1,7 +1,9 @@
 """The report: what it says, what it leaves out, and how a browser shows it."""
 
+import itertools
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -20,14 +22,14 @@ from rlmrec.experiments.cells import Cell, Materials, run_cell
 from rlmrec.experiments.experiment import Experiment
 from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.experiments.render import tables_of
-from rlmrec.experiments.report import accuracy, write_report
+from rlmrec.experiments.report import accuracy, record, write_report
 from rlmrec.experiments.report.blocks import Options
 from rlmrec.experiments.report.charts import Series, bars, lines, scatter
 from rlmrec.experiments.report.collect import METRICS, Group, collect
 from rlmrec.experiments.report.data import head_mid_tail
 from rlmrec.experiments.report.maps import item_classes, neighbour_agreement
 from rlmrec.experiments.run import run
-from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.spec import RunSpec, parse_settings
 from rlmrec.files import write_json_lines
 from rlmrec.llm.client import Completion, Usage
 from rlmrec.llm.store import Profile, Store
@@ -123,6 +125,7 @@ def write_experiments(place):
     metrics = {f"{metric}@{k}": 0.125 for metric in ("recall", "ndcg") for k in (10, 20)}
     figure1 = {"run": "base", "llm": {"name": HOSTILE}, "config": {"candidates": 40, "shuffle": False}, "users": 50,
                "metrics": dict.fromkeys(("before", "after", "filled"), metrics), "hallucination_rate": 0.47,
+               "answers_with_hallucination": 0.76,
                "seconds_per_user": 3.6, "failed": {}, "against_before": {}}  # fmt: skip
     store_lines(place, "figure1", [figure1])
 
@@ -212,7 +215,7 @@ def test_the_results_are_those_of_the_runs(full, page):
     ]
     corrected = holm([one.p_t for one in found])
     place = len(METRICS)  # those of Con come before
-    cell = f"{gen.mean('recall@5'):.4f} {100 * found[place].relative:+.1f} %".replace("-", "−")
+    cell = f"{gen.mean('recall@5'):.4f}\n{100 * found[place].relative:+.1f} %".replace("-", "−")
     assert cell + ("*" if corrected[place] < 0.05 else "") in text
 
 
@@ -278,6 +281,74 @@ def test_noise_is_held_against_the_same_cells_without_it(full, monkeypatch):
     assert drop[1].y == pytest.approx([0, 100 * (level[1].y[1] / level[1].y[0] - 1)])
 
 
+def test_a_curve_of_noise_has_the_same_seeds_at_every_point(full, tmp_path, monkeypatch):
+    place = copy_of(full, tmp_path)
+    of_seed_2 = [
+        cell for cell in grid(full) if cell.noise and cell.seed == 2 and cell.spec.alignment == "none"
+    ]
+    shutil.rmtree(place.cell(of_seed_2[0].id))
+    drawn = {}
+    monkeypatch.setattr(accuracy, "lines", lambda title, series, *_, **__: drawn.setdefault(title, series))
+    accuracy.noise(collect(place), Options())
+    [base, con], _ = drawn.values()
+    alone = [
+        cell
+        for cell in grid(full)
+        if cell.seed == 1 and cell.spec.alignment == "none" and cell.shuffle == "none"
+    ]
+    assert base.y == pytest.approx(
+        [of_cell(full, cell) for cell in sorted(alone, key=lambda cell: cell.noise)]
+    )
+    assert len(con.y) == 2
+
+
+def test_what_was_run_twice_counts_once(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    shutil.copytree(place.run("con"), place.run("con-again"))
+    metrics = json.loads((place.run("con-again") / "metrics.json").read_text())
+    metrics["config"]["run"]["preset"] = "another.toml"  # of which the options are the same
+    (place.run("con-again") / "metrics.json").write_text(json.dumps(metrics))
+    inputs = collect(place)
+    assert [len(group.runs) for group in inputs.groups] == [len(group.runs) for group in collect(full).groups]
+    assert "run con-again: run con has the same options and seed, and counts once" in inputs.left_out
+
+
+def test_the_commands_repeat_what_was_run(full):
+    section = record.repeat(collect(full), Options())
+    trained = {run.name: run for group in collect(full).groups for run in group.runs}
+    cells = {cell.id: cell for cell in grid(full)}
+    asked = set()
+    for block in section.blocks[1:]:
+        for command in block.text.split("\n\n")[0].splitlines():
+            if not command.startswith("rlmrec "):
+                continue  # of the dataset and the vectors
+            _, what, *words = shlex.split(command)
+            given = {
+                name: [v for n, v in itertools.pairwise(words) if n == name]
+                for name in words
+                if name[:2] == "--"
+            }
+            assert words[words.index("-w") + 1] == full.path.name
+            options = parse_settings(given["--set"])
+            if what == "train":
+                [backbone], [alignment], [seed] = given["--backbone"], given["--alignment"], given["--seed"]
+                spec = RunSpec.resolve(backbone, alignment, given["--preset"][0], int(seed), options)
+                if "--name" in given:
+                    config = trained[given["--name"][0]].config
+                    assert all(spec.as_dict()[part] == config[part] for part in spec.as_dict())
+                continue
+            only = {}
+            for one in given["--only"]:
+                axis, _, values = one.partition("=")
+                only[axis] = values.split(",")
+            plan = Experiment.load(words[0])
+            [cell], _ = plan.cells(
+                Materials(full), given["--preset"][0], options, seeds=int(given["--seeds"][0]), only=only
+            )
+            asked.add(cell.id)
+    assert asked == {cell.id for cell in cells.values() if cell.noise or cell.shuffle != "none"}
+
+
 def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
@@ -285,9 +356,14 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     )
     accuracy.ablation(collect(full), Options())
     [(names, series)] = drawn.values()
-    assert names == ["base", "con", "both shuffled", "users shuffled"]
+    assert names == ["con", "both shuffled", "users shuffled"]
     shuffled = {cell.shuffle: of_cell(full, cell) for cell in grid(full)}
-    assert series[0].y[2:] == pytest.approx([shuffled["both"], shuffled["users"]])
+    base = collect(full).groups[0].mean("recall@20")
+    changes = [100 * (shuffled[kind] / base - 1) for kind in ("both", "users")]
+    assert series[0].y[1:] == pytest.approx(changes)
+    assert all(
+        low <= y <= high for one in series for low, y, high in zip(one.low, one.y, one.high, strict=True)
+    )
     # Vectors of the same name that are not the same ones are called by their runs.
     inputs = collect(full)
     con = next(group for group in inputs.groups if group.name == "con").first
@@ -299,7 +375,10 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
         Group(one.name, (one,)) for one in (con, replace(con, name="con-again", metrics=metrics))
     ]
     drawn.clear()
-    accuracy.ablation(inputs, Options())
+    blocks_made = accuracy.ablation(inputs, Options()).blocks
+    assert (
+        blocks_made[-1].rows[1][2] == f"{inputs.groups[1].mean('recall@20'):.4f}"
+    )  # without a base: as they are
     assert [names for names, _ in drawn.values()] == [["con", "con-again", "both shuffled", "users shuffled"]]
 
 
@@ -338,7 +417,7 @@ def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
 
 
 def test_the_table_of_an_experiment_stands_there_as_in_its_markdown(page, full):
-    [table] = tables_of("figure5", full.experiments_path)
+    [table] = tables_of(Experiment.load("figure5"), full.experiments_path)
     assert [entry.row for entry in table.entries] == [
         ("0 %", "Base"), ("0 %", "Con"), ("25 %", "Base"), ("25 %", "Con")
     ]  # fmt: skip
@@ -366,7 +445,7 @@ def test_what_colours_a_map(full):
             ["semantics", "experiments", "profiles.sqlite"],
             {"tables", "case", "rerank", "theory", "profiles"},
         ),
-        (["runs", "cells"], {"results", "who-gains", "training", "noise", "ablation", "costs"}),
+        (["runs", "cells"], {"results", "who-gains", "training", "noise", "ablation"}),
         (["dataset"], {"data", "who-gains", "maps"}),
     ],
 )

@@ -29,13 +29,17 @@ from rlmrec.experiments.render import (
     write_tables,
 )
 from rlmrec.experiments.spec import DEFAULT_PRESET, parse_settings
+from rlmrec.files import write_text
 from rlmrec.workspace import Workspace
 
 
 def experiment(
     name: Annotated[
         str,
-        typer.Argument(help="table1, table2, table3, table4, figure1, figure4, figure5, figure6, theorem2."),
+        typer.Argument(
+            help="table1, table2, table3, table4, figure1, figure4, figure5, figure6, theorem2, or the TOML file of an "
+            "experiment of your own."
+        ),
     ],
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", help="Folder that holds the dataset and the text vectors.")
@@ -43,7 +47,9 @@ def experiment(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Of backbone, alignment, seed …; several values by comma; repeat."
+            metavar="KEY=VALUE",
+            help="Of backbone, alignment, semantics, shuffle, noise, period, start, seed; several values by comma; "
+            "repeat.",
         ),
     ] = None,
     seeds: Annotated[
@@ -61,7 +67,8 @@ def experiment(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs a cell.")] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Folder of the JSON lines; by default experiments/ in the workspace.")
+        Path | None,
+        typer.Option(help="Folder of the lines and the tables; by default experiments/ in the workspace."),
     ] = None,
     render: Annotated[
         bool, typer.Option("--render", help="Run nothing, write the tables of what was run.")
@@ -94,8 +101,10 @@ def experiment(
 ) -> None:
     """Run a table or figure of the paper on the workspace's dataset and show ours beside the paper's.
 
-    Each cell that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on. The tables
-    are written beside the lines as Markdown, CSV and LaTeX. Runs of several datasets may share a results folder.
+    Each cell that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on, and a cell
+    that failed is tried again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, those that ran are
+    kept. The tables are written beside the lines as Markdown, CSV and LaTeX; models and values per user lie in the
+    workspace's cells/. Runs of several datasets may share a results folder.
     A finished `rlmrec train` run of the workspace with a cell's very configuration (preset, options, seed, dataset,
     text vectors) is taken over instead of trained again.
 
@@ -104,6 +113,8 @@ def experiment(
     `rlmrec experiment table1 -w amazon --preset amazon --only alignment=none --seeds 3`
 
     `rlmrec experiment figure5 -w movies --preset movielens --jobs 2`
+
+    `rlmrec experiment my.toml -w movies`   with my.toml as in docs/experiments.md
 
     `rlmrec experiment figure1 -w movies --run base --users 50`   and   `figure6 -w movies --base base --runs con,gen`
     """
@@ -122,11 +133,15 @@ def experiment(
             run_figure(name, request, ignored)
         _show_figure(name, folder, output)
         return
-    if name not in experiment_names():
+    own = Path(name) if name.endswith(".toml") else None
+    if own is None and name not in experiment_names():
         known = ", ".join(sorted([*experiment_names(), *FUNCTIONS]))
-        raise ConfigError(f"unknown experiment {name!r}: expected one of {known}")
+        raise ConfigError(
+            f"unknown experiment {name!r}: expected one of {known}, or a file's path ending in .toml"
+        )
     check_options(name, request.given() - {"only", "seeds", "threads"})
     plan = Experiment.load(name)
+    name = plan.name
     failed = 0
     if not render:
         options = parse_settings(settings or [])
@@ -147,6 +162,8 @@ def experiment(
             output.say("[yellow]seconds are measured one cell at a time: --jobs is not used[/]")
         path = lines_path(folder, name, materials.dataset.name)
         lines = Results(path)
+        if own is not None:
+            keep_file(own, folder / name / f"{name}.toml")
         ran = run_with_progress(cells, place, lines, output, name, jobs, share, device)
         failed = sum(line["status"] == "failed" for line in ran)
         kept, _ = current(plan, list(lines.lines.values()))
@@ -155,9 +172,9 @@ def experiment(
         tests = {**load_significance(significance_path(path)), **significance(plan, here, materials)}
         save_significance(significance_path(path), tests)
         output.console.print(markdown(build_table(plan, path)), markup=False, soft_wrap=True)
-    elif not tables_of(name, folder):
+    elif not tables_of(plan, folder):
         raise ConfigError(f"nothing to render: there are no lines of {name} in {folder}")
-    written = write_tables(name, folder)
+    written = write_tables(plan, folder)
     output.say("wrote " + ", ".join(escape(str(path)) for path in written))
     output.result(
         {
@@ -167,13 +184,33 @@ def experiment(
             "rows": [
                 {"dataset": table.dataset, **dict(zip(plan.rows, entry.row, strict=True)), "seeds": entry.seeds,
                  **entry.mean}
-                for table in tables_of(name, folder)
+                for table in tables_of(plan, folder)
                 for entry in table.entries
             ],
         }
     )  # fmt: skip
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def keep_file(file: Path, beside: Path) -> None:
+    """Copy an experiment's file to its lines, so that the report and ``--render`` know what they are of.
+
+    The rows of another experiment would be mixed with them, so one of the same name is refused, unless the grid
+    has only grown or shrunk: what makes a row decides.
+
+    Raises:
+        ConfigError: the lines there are of another experiment.
+    """
+    if beside.exists() and not beside.samefile(file):
+        there, now = Experiment.load(str(beside)), Experiment.load(str(file))
+        if there.rows != now.rows:
+            raise ConfigError(
+                f"{beside.parent} holds an experiment whose rows are {', '.join(there.rows)}, and those of {file} are "
+                f"{', '.join(now.rows)}: give it another name"
+            )
+    if not beside.exists() or not beside.samefile(file):
+        write_text(beside, file.read_text(encoding="utf-8"))
 
 
 def _show_figure(name: str, folder: Path, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""Experiment: a table or figure of the paper as a grid of cells, described by ``tables/<name>.toml``."""
+"""Experiment: a grid of cells as a table, described by a TOML file: one of the paper's in ``tables/``, or your own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
-from rlmrec.evaluation.ranking import read_table
+from rlmrec.evaluation.ranking import PER_USER, read_table
 from rlmrec.evaluation.significance import compare_pairs
 from rlmrec.experiments.cells import Cell, Materials, of_period
+from rlmrec.experiments.figures import FIGURES
 from rlmrec.experiments.grid import Line
-from rlmrec.experiments.run import SEMANTIC_ONLY
-from rlmrec.experiments.spec import RunSpec, describe_options
+from rlmrec.experiments.run import SEMANTIC_ONLY, K
+from rlmrec.experiments.spec import RunSpec, describe_options, read_toml
 from rlmrec.workspace import DEFAULT_SEMANTICS
 
 # What a grid may vary, with what holds where it says nothing.
@@ -36,6 +37,22 @@ AXES: dict[str, Any] = {
 VARIANTS = {"none": "Base", "contrastive": "Con", "generative": "Gen"}
 CUTS = {"": "–", "later": "at one moment", "later, by user": "within each user's history"}
 NO_TEXT = "–"
+# What makes a row, as ``coordinates`` says it.
+COORDINATES = ("backbone", "variant", "semantics", "shuffle", "noise", "cut", "start")
+# Of the test split, user by user, and numbers of the line itself.
+METRICS = {f"{name}@{k}" for name in PER_USER for k in K} | {"seconds_per_epoch", "seconds", "epochs"}
+# What a file may say: its type, the type in words, whether it must.
+_KEYS: dict[str, tuple[type, str, bool]] = {
+    "title": (str, "a text", True),
+    "metrics": (list, 'a list such as ["recall@20"]', True),
+    "rows": (list, f"a list of {', '.join(COORDINATES)}", True),
+    "seeds": (int, "a number of seeds", True),
+    "grid": (list, "one or more tables [[grid]]", True),
+    "against": (dict, 'coordinates such as {variant = "Base"}', False),
+    "reference": (dict, 'coordinates such as {noise = "0 %"}', False),
+    "timing": (bool, "true or false", False),
+    "options": (dict, "a table [options]", False),
+}
 
 Point = dict[str, Any]  # an axis → its value, and the seed
 Coordinates = dict[str, str]
@@ -44,7 +61,7 @@ Row = tuple[str, ...]  # the coordinates that make a row of the table
 
 @dataclass(frozen=True)
 class Experiment:
-    """What ``tables/<name>.toml`` says.
+    """What ``tables/<name>.toml``, or a file of your own, says.
 
         title = "…"
         metrics = ["recall@20", "ndcg@20"]   # of the test split, or a number of the line: "seconds_per_epoch"
@@ -65,29 +82,57 @@ class Experiment:
         values: its content.
 
     Raises:
-        ConfigError: a grid that varies something else.
+        ConfigError: something lacks, or is said that is not understood.
     """
 
     name: str
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        for key, (kind, what, required) in _KEYS.items():
+            if required and key not in self.values:
+                raise ConfigError(f"{self.name} has no {key}: expected {what}")
+            if key in self.values and not isinstance(self.values[key], kind):
+                raise ConfigError(f"{self.name}: {key} = {self.values[key]!r}, expected {what}")
+        unknown = set(self.values) - set(_KEYS)
+        if unknown:
+            raise ConfigError(f"{self.name} says {', '.join(sorted(unknown))}: expected {', '.join(_KEYS)}")
+        unknown = set(self.values["metrics"]) - METRICS
+        if unknown:
+            listed = ", ".join(sorted(map(str, unknown)))
+            raise ConfigError(f"{self.name}: metrics has {listed}, expected of {', '.join(sorted(METRICS))}")
+        for key in ("rows", "against", "reference"):
+            unknown = set(self.values.get(key, ())) - set(COORDINATES if key == "rows" else self.rows)
+            if unknown:
+                known = ", ".join(COORDINATES if key == "rows" else self.rows)
+                raise ConfigError(f"{self.name}: {key} has {', '.join(sorted(unknown))}, expected of {known}")
         for grid in self.values["grid"]:
             unknown = set(grid) - set(AXES)
             if unknown:
                 raise ConfigError(
                     f"{self.name} varies {', '.join(sorted(unknown))}: a grid may vary {', '.join(AXES)}"
                 )
+            for axis, values in grid.items():
+                if not (isinstance(values, list) and values) and not (axis == "semantics" and values == "*"):
+                    raise ConfigError(f"{self.name}: {axis} = {values!r}, expected a list of values")
 
     @classmethod
     def load(cls, name: str) -> Experiment:
-        """The experiment called ``name``.
+        """The experiment called ``name``, or that of the file ``name`` if it ends in .toml.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, it has the name of one of the paper's, or it says what none can.
         """
+        if name.endswith(".toml"):
+            path = Path(name)
+            if path.stem in (*FIGURES, *experiment_names()):
+                raise ConfigError(f"{name}: {path.stem} is the paper's: give the file another name")
+            return cls(path.stem, read_toml(path))
         if name not in experiment_names():
-            raise ConfigError(f"unknown experiment {name!r}: expected one of {', '.join(experiment_names())}")
+            raise ConfigError(
+                f"unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or a file's path "
+                "ending in .toml"
+            )
         text = (resources.files("rlmrec.experiments") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
         return cls(name, tomllib.loads(text))
 
@@ -159,11 +204,12 @@ class Experiment:
         """
         chosen = {**self.values.get("options", {}), **options}
         names = materials.place.semantics_names()
-        points = [point for point in self.points(names, seeds) if _kept(point, only or {})]
+        points = _chosen(list(self.points(names, seeds)), only or {}, self.name)
         if not points:
-            asked = ", ".join(f"{key}={','.join(values)}" for key, values in (only or {}).items())
             raise ConfigError(
-                f"{self.name} has no cell with {asked or 'these text vectors: run rlmrec encode'}"
+                f"{self.name} has no cell with all of --only"
+                if only
+                else f"{self.name} has no cell with these text vectors: run rlmrec encode"
             )
         if any(point["period"] for point in points):
             of_period(materials.dataset, None, "later")  # says now what is missing, not once a cell
@@ -246,6 +292,16 @@ def experiment_names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
+def experiments_of(results: Path) -> list[Experiment]:
+    """The paper's, and those of your own that were run: their files lie beside their lines.
+
+    Raises:
+        ConfigError: a file beside lines says what no experiment can.
+    """
+    own = sorted(path for path in results.glob("*/*.toml") if path.stem == path.parent.name)
+    return [*map(Experiment.load, experiment_names()), *(Experiment.load(str(path)) for path in own)]
+
+
 def coordinates(cell: Mapping[str, Any]) -> Coordinates:
     """Where a cell stands, in the words of the tables."""
     run, data = cell["run"], cell["data"]
@@ -314,22 +370,49 @@ def _needs_text(cell: Cell) -> bool:
     return cell.spec is None or cell.spec.needs_text
 
 
-def _kept(point: Point, only: Mapping[str, Sequence[str]]) -> bool:
+def _chosen(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: str) -> list[Point]:
+    """The points that ``--only`` keeps.
+
+    Raises:
+        ConfigError: an axis or a value that no point has: left alone, a slip of the pen would run half a table.
+    """
+    every = points
     for axis, values in only.items():
-        if axis not in point:
+        if axis not in AXES and axis != "seed":
             raise ConfigError(
-                f"--only {axis}={','.join(values)}: expected one of {', '.join(point)} before ="
+                f"--only {axis}={','.join(values)}: expected one of {', '.join(AXES)}, seed before ="
             )
-        if axis == "alignment" and set(values) - set(ALIGNMENTS):
-            raise ConfigError(f"--only alignment={','.join(values)}: expected {', '.join(ALIGNMENTS)}")
-        here = point[axis]
-        if isinstance(here, str):
-            if here not in values:
-                return False
-        else:
-            try:
-                if float(here) not in map(float, values):
-                    return False
-            except ValueError:
-                raise ConfigError(f"--only {axis}={','.join(values)}: expected numbers") from None
-    return True
+        known = list(dict.fromkeys(point[axis] for point in every))
+        asked = _values(values, known)
+        unknown = [value for value in asked if value not in known]
+        if unknown:
+            raise ConfigError(
+                f"--only {axis}: {name} has no {', '.join(map(repr, unknown))} there; expected "
+                f"{', '.join(map(str, known)) or 'other text vectors: run rlmrec encode'}"
+            )
+        points = [point for point in points if point[axis] in asked]
+    return list(points)
+
+
+def _values(words: Sequence[str], known: Sequence[Any]) -> list[Any]:
+    """What was asked for between commas. A name may have a comma itself: the longest known one counts."""
+    found: list[Any] = []
+    place = 0
+    while place < len(words):
+        for end in range(len(words), place, -1):
+            word = ", ".join(words[place:end])
+            match = next((value for value in known if _same(word, value)), word)
+            if match in known or end == place + 1:
+                found.append(match)
+                place = end
+                break
+    return found
+
+
+def _same(word: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return word == value
+    try:
+        return float(word) == float(value)
+    except ValueError:
+        return False

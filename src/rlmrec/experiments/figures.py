@@ -52,7 +52,7 @@ def figure1(dataset: str, lines: Sequence[Line]) -> Sheet:
     """Lists before and after a language model has re-ranked them."""
     columns = {"run": "", "model": "", "candidates": "", "list": "", "users": "d", "R@10": ".4f", "R@20": ".4f",
                "N@10": ".4f", "N@20": ".4f", "change of R@20": "+.1%", "p": ".2g", "made up": ".1%",
-               "s a user": ".2f"}  # fmt: skip
+               "answers with such": ".0%", "s a user": ".2f"}  # fmt: skip
     labels = {"before": "before", "after": "what the model chose", "filled": "the same, the rest behind"}
     rows: list[list[Value]] = []
     for line in lines:
@@ -60,9 +60,12 @@ def figure1(dataset: str, lines: Sequence[Line]) -> Sheet:
         about = [line["run"], line["llm"]["name"], f"{line['config']['candidates']}, {order}"]
         for name, label in labels.items():
             metrics, tests = line["metrics"][name], line["against_before"].get(name, {}).get("recall@20", {})
-            of_model = (
-                [line["hallucination_rate"], line["seconds_per_user"]] if name == "after" else [None, None]
-            )
+            counted = [
+                line["hallucination_rate"],
+                line["answers_with_hallucination"],
+                line["seconds_per_user"],
+            ]
+            of_model = counted if name == "after" else [None, None, None]
             rows.append(
                 [*about, label, line["users"],
                  *(metrics[metric] for metric in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")),
@@ -70,7 +73,8 @@ def figure1(dataset: str, lines: Sequence[Line]) -> Sheet:
             )  # fmt: skip
     failed = sum(sum(line["failed"].values()) for line in lines)
     note = (
-        "Made up: the share of the answers' entries that are not in the list. p: Wilcoxon's signed-rank test over "
+        "Made up: the share of the answers' entries that are not in the list; answers with such: the share of answers "
+        "that have any. p: Wilcoxon's signed-rank test over "
         "users. Seconds are of one request on the machine of the run. The paper: worse than the list it started "
         "from, and 3.6 s a user with a model of 13B parameters."
     )
@@ -82,8 +86,8 @@ def figure1(dataset: str, lines: Sequence[Line]) -> Sheet:
 
 def figure6(dataset: str, lines: Sequence[Line]) -> Sheet:
     """How near the models bring users whom the graph keeps apart."""
-    columns = {"pairs": "", "run": "", "number": "d", "relevance": ".3f", "rank, mean": ".1%",
-               "rank, median": ".1f", "change of mean rank, points": "+.1f", "p": ".2g",
+    columns = {"pairs": "", "run": "", "number": "d", "relevance": ".3f", "mean rank": ".1%",
+               "median place": ".1f", "change of mean rank, points": "+.1f", "p": ".2g",
                "share a test item": ".0%"}  # fmt: skip
     rows: list[list[Value]] = []
     for line in lines:
@@ -99,9 +103,9 @@ def figure6(dataset: str, lines: Sequence[Line]) -> Sheet:
     hops = " or ".join(sorted({str(line["hops"]) for line in lines}))
     note = (
         f"Every user's partner is, among all users more than {hops} hops away, the one whose text agrees most, or a "
-        "random one. Relevance: cosine of the final embeddings. Rank: the partner's among those users, 0 % is best. "
-        "Change: against the first run; p: Wilcoxon's signed-rank test over pairs. Share a test item: whether they "
-        "turn out to want the same."
+        "random one. Relevance: cosine of the final embeddings. Rank: the partner's place among those users as a share "
+        "of them, 0 % is best. Change: against the first run; p: Wilcoxon's signed-rank test over pairs. Share a test "
+        "item: whether they turn out to want the same."
     )
     return Sheet(
         "Figure 6: users whom the graph keeps apart, but whose texts agree", dataset, columns, rows, note
@@ -156,7 +160,7 @@ def theorem2(dataset: str, lines: Sequence[Line]) -> Sheet:
 # What a line must say, so that a table can be made of it.
 NEEDED = {
     "figure1": ("run", "llm", "config", "users", "failed", "metrics", "against_before", "hallucination_rate",
-                "seconds_per_user"),
+                "answers_with_hallucination", "seconds_per_user"),
     "figure6": ("hops", "kinds", "examples"),
     "theorem2": ("critic", "information", "n", "bound", "standard_error", "config"),
 }  # fmt: skip

@@ -68,15 +68,21 @@ class Results:
         return self.lines.get(cell.id, {}).get("status") == "done"
 
     def append(self, line: Line) -> None:
-        """Write a line and flush it to disk. Several processes may append: each holds the file while it writes."""
+        """Write a line and flush it to disk. Several processes may append: each holds the file while it writes.
+
+        A line that is there already is not written again: of two runners of one grid both hear of each cell.
+        """
         self._put(line)
+        written = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)  # nobody is writing now: what has no end was cut off
-            file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            if written in content.splitlines(keepends=True):
+                return
+            file.write(written)
             file.flush()
             os.fsync(file.fileno())
 
@@ -191,7 +197,12 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(theirs, place.path, device, threads), daemon=True, name="cell"
         )
-        self.process.start()
+        # The server inherits the mask and hands it on: Ctrl-C while it still imports would print its traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # else the end of the process would not be seen
         self.cell: Cell | None = None
 

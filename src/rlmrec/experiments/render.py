@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.significance import LEVEL
-from rlmrec.experiments.experiment import Experiment, Row, experiment_names
+from rlmrec.experiments.experiment import Experiment, Row, experiments_of
 from rlmrec.experiments.figures import FIGURES, Sheet, sheets_of
 from rlmrec.experiments.grid import Line, Results
 from rlmrec.files import read_json, write_json, write_text
@@ -413,43 +413,74 @@ def latex(tables: Sequence[Table]) -> str:
     """A tabular a dataset (booktabs): ours with marks, the paper's number beside it in brackets."""
     parts = []
     for table in tables:
-        metrics = table.experiment.metrics
+        experiment, metrics = table.experiment, table.experiment.metrics
+        names = [*experiment.rows, "seeds", *map(short, metrics)]
+        if "reference" in experiment.values:
+            what = ", ".join(experiment.values["reference"].values())
+            names += [f"{short(metric)}, change to {what}" for metric in metrics]
         body = []
         for entry in table.entries:
-            cells = [_escaped(value) for value in entry.row]
+            cells = [*map(_escaped, entry.row), str(len(entry.seeds))]
             for metric in metrics:
                 if metric not in entry.mean:
                     cells.append("--")
                     continue
                 cell = _number(metric, entry.mean[metric])
-                if _star(entry, metric) and entry.change.get(metric, 0) > 0:
-                    cell += "$^{*}$"
+                if _star(entry, metric):
+                    cell += "$^{*}$" if entry.change.get(metric, 0) > 0 else r"$^{\downarrow}$"
                 if metric in entry.paper:
                     cell += f" ({_number(metric, entry.paper[metric])})"
                 cells.append(cell)
+            if "reference" in experiment.values:
+                cells += [_escaped(_percent(entry.to_reference.get(metric))) for metric in metrics]
             body.append(cells)
-        caption = f"{table.experiment.title}; {table.dataset}"
-        if any(entry.paper for entry in table.entries):
-            caption += f"; in brackets the paper's, {table.paper_dataset}"
-        names = [*table.experiment.rows, *map(short, metrics)]
-        parts.append(_tabular(caption, names, len(table.experiment.rows), body))
+        parts.append(_tabular(_caption(table), names, len(experiment.rows), body))
     return "\n".join(parts)
 
 
+def _caption(table: Table) -> str:
+    """What a table shows and what its marks mean, as LaTeX."""
+    said = [_escaped(f"{table.experiment.title}; {table.dataset}"), "Means over the seeds"]
+    if any("@" in metric for metric in table.experiment.metrics):
+        said[-1] += "; R is Recall, N is NDCG, all items ranked"
+    if any(entry.paper for entry in table.entries):
+        said.append(
+            _escaped(f"In brackets the paper's, {table.paper_dataset}")
+            + ", which is other data: numbers cannot be compared" * (not table.same_data)
+        )
+    stars = {_star(entry, metric) for entry in table.entries for metric in table.experiment.metrics}
+    if SIGNIFICANT in stars:
+        what = ", ".join(f"{key} {value}" for key, value in table.experiment.values["against"].items())
+        said.append(
+            rf"$^{{*}}$ better and $^{{\downarrow}}$ worse than {_escaped(what)}, $p < {LEVEL}$ of the paired t-test "
+            "over test users, after Holm over the table"
+        )
+    return ". ".join(said)
+
+
 def _escaped(text: str) -> str:
-    return re.sub(r"([%&_#$])", r"\\\1", text).replace("–", "--").replace("−", "$-$")
+    """Any text as LaTeX text."""
+    special = {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$",
+        "±": r"$\pm$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}",
+    }  # fmt: skip
+    return re.sub(r"[\\~^%&_#${}–−±≤<>…]", lambda found: special.get(found[0], "\\" + found[0]), text)
 
 
-def tables_of(name: str, results: Path) -> list[Table]:
+def tables_of(experiment: Experiment, results: Path) -> list[Table]:
     """The tables of an experiment, one a dataset that has lines; empty where nothing was run."""
-    experiment = Experiment.load(name)
-    found = [build_table(experiment, path) for path in sorted((results / name).glob("*.jsonl"))]
+    found = [build_table(experiment, path) for path in sorted((results / experiment.name).glob("*.jsonl"))]
     return [table for table in found if table.entries]
 
 
-def write_tables(name: str, results: Path) -> list[Path]:
-    """Write ``<results>/<name>/<name>.md``, ``.csv`` and ``.tex``; returns the paths."""
-    if name in FIGURES:
+def write_tables(which: Experiment | str, results: Path) -> list[Path]:
+    """Write ``<results>/<name>/<name>.md``, ``.csv`` and ``.tex`` of an experiment or of one of ``FIGURES``.
+
+    Returns:
+        the paths.
+    """
+    name = which if isinstance(which, str) else which.name
+    if isinstance(which, str):
         sheets = sheets_of(name, results)
         texts = {
             "md": "\n".join(map(sheet_markdown, sheets)),
@@ -457,7 +488,7 @@ def write_tables(name: str, results: Path) -> list[Path]:
             "tex": sheet_latex(sheets),
         }
     else:
-        tables = tables_of(name, results)
+        tables = tables_of(which, results)
         texts = {"md": "\n".join(map(markdown, tables)), "csv": as_csv(tables), "tex": latex(tables)}
     paths = [results / name / f"{name}.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
@@ -487,7 +518,7 @@ def sheet_latex(sheets: Sequence[Sheet]) -> str:
     """A tabular a sheet (booktabs)."""
     return "\n".join(
         _tabular(
-            f"{sheet.title}; {sheet.dataset}",
+            _escaped(f"{sheet.title}; {sheet.dataset}. {sheet.note.removesuffix('.')}"),
             list(sheet.columns),
             sum(not form for form in sheet.columns.values()),
             [[_escaped(text) for text in row] for row in sheet.texts()],
@@ -497,10 +528,10 @@ def sheet_latex(sheets: Sequence[Sheet]) -> str:
 
 
 def _tabular(caption: str, names: Sequence[str], n_texts: int, body: Sequence[Sequence[str]]) -> str:
-    """A table float; the first ``n_texts`` columns are text, the others numbers. The body is LaTeX already."""
+    """A table float; the first ``n_texts`` columns are text, the others numbers. Caption and body are LaTeX already."""
     align = "l" * n_texts + "r" * (len(names) - n_texts)
     return "\n".join(
-        [r"\begin{table}", rf"\caption{{{_escaped(caption)}.}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule",
+        [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule",
          " & ".join(map(_escaped, names)) + r" \\", r"\midrule", *(" & ".join(row) + r" \\" for row in body),
          r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     )  # fmt: skip
@@ -528,11 +559,12 @@ def readme(results: Path) -> str:
             "",
         ]
     missing = []
-    for name in sorted([*experiment_names(), *FIGURES]):
+    plans = {plan.name: plan for plan in experiments_of(results)}
+    for name in sorted([*plans, *FIGURES]):
         if name in FIGURES:
             shown = [sheet_markdown(sheet) for sheet in sheets_of(name, results)]
         else:
-            shown = [markdown(table) for table in tables_of(name, results)]
+            shown = [markdown(table) for table in tables_of(plans[name], results)]
         if not shown:
             missing.append(name)
         for text in shown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence, Sized
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import RlmrecError
+from rlmrec.errors import DataError, RlmrecError
 from rlmrec.evaluation.significance import Comparison, bootstrap, compare_tables, holm
 from rlmrec.experiments.report.blocks import (
     Block,
@@ -56,7 +57,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             if found is not None:
                 comparison, p = found
                 if np.isfinite(comparison.relative):
-                    text += f" {signed(100 * comparison.relative)} %"
+                    text += f"\n{signed(100 * comparison.relative)} %"
                 text += "*" if p < LEVEL else ""
             row.append(text)
         rows.append(row)
@@ -79,7 +80,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             text_columns=2,
             note="R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is against the base "
             "of the same backbone; * marks p < 0.05 of a paired t-test over users, each user's value being the "
-            "mean over seeds, after Holm's correction over every cell of this table.",
+            "mean over seeds, after Holm's correction over every change in this table.",
         )
     ]
     if tests:
@@ -199,8 +200,9 @@ def _by_activity(
         f"{model_name(backbone)}: change of Recall@20 by activity of the user",
         categories,
         found,
-        f"Quarters of the {len(users):,} test users by training interactions. Whiskers: 95 % bootstrap "
-        f"intervals of the difference, as a share of the base.{more}",
+        f"Quarters of the {len(users):,} test users by training interactions; of equally active users some stand left "
+        "and some right of a cut. Whiskers: 95 % bootstrap intervals of the difference, as a share of the base."
+        f"{more}",
         "training interactions of the user",
     )
 
@@ -244,8 +246,8 @@ def _by_popularity(
         f"{model_name(backbone)}: change of Recall@20 by popularity of the item",
         [f"{name} ({size:,})" for name, size in zip(("head", "middle", "tail"), sizes, strict=True)],
         found,
-        "Recall of the held-out items of each group, over the users who have any. Head and tail: the most and "
-        "the least popular items that together have a fifth of the training interactions. The first seed of each."
+        "Recall of the held-out items of each group, over the users who have any. Head: the most popular items, until "
+        "they have a fifth of the training interactions; tail: the least popular, likewise. The first seed of each."
         + more,
         "popularity of the item (number of items)",
     )
@@ -285,15 +287,15 @@ def _gains(
 
 def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Recall@20 and its relative drop as random interactions are added to training (Figure 5)."""
-    curves: dict[str, list[tuple[float, float]]] = {}  # by everything but noise and seed
-    labels: dict[str, tuple[str, str]] = {}
+    alike: dict[str, list[Group]] = {}  # by everything but noise and seed
     for group in [*inputs.groups, *inputs.noisy] if inputs.noisy else []:
-        value = group.mean("recall@20")
-        if value is None:
-            continue
-        key = _but(group.first, "noise")
-        curves.setdefault(key, []).append((100 * group.first.noise, value))
-        labels.setdefault(key, (group.first.backbone, group.name))
+        if group.mean("recall@20") is not None:
+            alike.setdefault(_but(group.first, "noise"), []).append(group)
+    labels = {key: (mine[0].first.backbone, mine[0].name) for key, mine in alike.items()}
+    curves = {
+        key: [(100 * group.first.noise, group.mean("recall@20") or 0.0) for group in _same_seeds(mine)]
+        for key, mine in alike.items()
+    }
     blocks: list[Block] = []
     for backbone in sorted({backbone for backbone, _ in labels.values()}):
         mine = {
@@ -312,12 +314,27 @@ def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         ]
         unit = "random interactions added to training, %"
         title = f"{model_name(backbone)}: Recall@20 under noise"
-        note = f"The test split is unchanged.{_more(mine, shown)}"
+        note = (
+            "The test split is unchanged. The points of a curve are means over the seeds that all of them have."
+            f"{_more(mine, shown)}"
+        )
         blocks.append(lines(title, series, unit, "Recall@20 on test", note=note))
         if drops:
             title = f"{model_name(backbone)}: relative change under noise"
             blocks.append(lines(title, drops, unit, "change against no noise, %"))
     return Section("noise", "Noise", blocks) if blocks else None
+
+
+def _same_seeds(groups: Sequence[Group]) -> list[Group]:
+    """The groups with the seeds that all of them have: else a curve would show seeds where it says noise."""
+    seeds = [{run.option("run", "seed") for run in group.runs} for group in groups]
+    common = set.intersection(*seeds)
+    if not common:
+        return list(groups)
+    return [
+        replace(group, runs=tuple(run for run in group.runs if run.option("run", "seed") in common))
+        for group in groups
+    ]
 
 
 def _but(run: Run, *names: str) -> str:
@@ -328,7 +345,8 @@ def _but(run: Run, *names: str) -> str:
 
 def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The same alignment with different text vectors, shuffled ones included (Figure 4)."""
-    blocks: list[Block] = []
+    charts: list[Block] = []
+    numbers: list[Block] = []
     for backbone in inputs.backbones():
         alike: dict[str, list[Group]] = {}  # by everything but the vectors
         for group in [*inputs.of_backbone(backbone), *inputs.shuffled]:
@@ -342,26 +360,70 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             shown = mine[: len(SERIES)]
             more = _more(mine, shown)
             names = [_vectors(group) for group in shown]
-            if base is not None and base.mean("recall@20") is not None:
-                shown = [base, *shown]
-            series = [
-                Series(metric_name(metric), range(len(shown)), [group.mean(metric) or 0.0 for group in shown])
-                for metric in ("recall@20", "ndcg@20")
+            # Vectors of one name may be different ones: then the runs' names tell them apart.
+            labels = [
+                group.name if names.count(name) > 1 else name
+                for name, group in zip(names, shown, strict=True)
             ]
-            blocks.append(
-                bars(
-                    f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring",
-                    [
-                        # Vectors of one name may be different ones: then the runs' names tell them apart.
-                        group.name if group is base or names.count(_vectors(group)) > 1 else _vectors(group)
-                        for group in shown
-                    ],
-                    series,
-                    "test metric",
-                    note=f"Runs that differ in their text vectors alone; means over seeds.{more}",
-                )
+            title = f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring"
+            note = f"Runs that differ in their text vectors alone; means over seeds.{more}"
+            chart, table = _by_vectors(inputs, title, labels, shown, base, note)
+            charts.append(chart)
+            numbers.append(table)
+    return Section("ablation", "Ablation", [*charts, *numbers]) if charts else None
+
+
+def _by_vectors(
+    inputs: Inputs, title: str, labels: Sequence[str], groups: Sequence[Group], base: Group | None, note: str
+) -> tuple[Chart, Table]:
+    """Bars of the change against the base where there is one, of the metrics themselves else; and the numbers."""
+    measured = ("recall@20", "ndcg@20")
+    changes: list[list[Change]] = []
+    if base is not None and base.mean("recall@20"):
+        try:
+            changes = [
+                [Change.of(*_user_by_user(group, base, metric)) for group in groups] for metric in measured
+            ]
+        except RlmrecError as error:
+            inputs.leave_out(f"{title}: {error}")
+    if changes:
+        unit = f"change against {base.name}, %"  # type: ignore[union-attr]
+        note += " Whiskers: 95 % bootstrap intervals of the difference over users, as a share of the base."
+        series = []
+        for metric, found in zip(measured, changes, strict=True):
+            values, low, high = (
+                [100 * getattr(one, part) / one.base for one in found]
+                for part in ("difference", "low", "high")
             )
-    return Section("ablation", "Ablation", blocks) if blocks else None
+            series.append(Series(metric_name(metric), range(len(groups)), values, low, high))
+    else:
+        unit = "test metric"
+        series = [
+            Series(metric_name(metric), range(len(groups)), [group.mean(metric) or 0.0 for group in groups])
+            for metric in measured
+        ]
+    rows = [
+        [label, str(len(group.runs)), *(f"{group.mean(metric) or 0.0:.4f}" for metric in measured)]
+        for label, group in [*([(base.name, base)] if base else []), *zip(labels, groups, strict=True)]
+    ]
+    table = Table(
+        [title.partition(":")[0], "seeds", *map(metric_name, measured)],
+        rows,
+        title="Means over seeds, test split",
+    )
+    return bars(title, labels, series, unit, note=note), table
+
+
+def _user_by_user(group: Group, base: Group, metric: str) -> tuple[FloatArray, FloatArray]:
+    """A metric of the same users in the same order.
+
+    Raises:
+        DataError: the two have other users or held-out items.
+    """
+    keys = ("user", "n_relevant")
+    if not group.table.select(keys).equals(base.table.select(keys)):
+        raise DataError(f"{group.name} and {base.name} were tested on different users or held-out items")
+    return group.table[metric].to_numpy(), base.table[metric].to_numpy()
 
 
 def _vectors(group: Group) -> str:

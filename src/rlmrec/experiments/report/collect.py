@@ -85,11 +85,15 @@ class Run:
 
     @cached_property
     def kind(self) -> str:
-        """All that it was run with but the seed, the same for a run and for a cell."""
+        """All that its numbers depend on but the seed, the same for a run and for a cell.
+
+        Not the preset's name: its options are there, and those of two presets may be the same.
+        """
         parts = {
             part: dict(self.config.get(part, {})) for part in ("run", "backbone", "alignment", "training")
         }
-        parts["run"].pop("seed", None)
+        for name in ("seed", "preset"):
+            parts["run"].pop(name, None)
         data = {
             name: self.option("data", name) for name in ("dataset", "texts", "shuffle", "noise", "period")
         }
@@ -175,6 +179,7 @@ class Inputs:
             alignment first. Trials of sweeps are not among them, nor is what follows.
         noisy: cells with noise added to the training split.
         shuffled: cells whose text vectors were given to the wrong nodes.
+        others: cells of a part of the history, started from others', or timed: what stands in tables alone.
         left_out: what could not be read, in words.
     """
 
@@ -184,6 +189,7 @@ class Inputs:
     groups: list[Group] = field(default_factory=list)
     noisy: list[Group] = field(default_factory=list)
     shuffled: list[Group] = field(default_factory=list)
+    others: list[Group] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def backbones(self) -> list[str]:
@@ -284,7 +290,7 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
         folders = [workspace.finished_run(name) for name in dict.fromkeys(names)]
     runs: list[Run] = []
     trials = _trials(inputs)
-    seen: set[tuple[str, Any]] = set()
+    seen: dict[tuple[str, Any], Run] = {}
     for folder in folders:
         is_cell = folder.parent.name == "cells"
         if is_cell and folder.name in trials:
@@ -295,9 +301,12 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
             inputs.leave_out(f"{'cell' if is_cell else 'run'} {folder.name}: {error}")
             continue
         identity = run.kind, run.option("run", "seed")
-        if not (is_cell and identity in seen):  # a cell may be the copy of a run
-            seen.add(identity)
+        if identity not in seen:
+            seen[identity] = run
             runs.append(run)
+        elif not is_cell:  # a cell is often the copy of a run; of runs nobody expects it
+            twin = seen[identity].name
+            inputs.leave_out(f"run {run.name}: run {twin} has the same options and seed, and counts once")
     fingerprint: str | None
     if inputs.dataset is not None:
         fingerprint = inputs.dataset.fingerprint
@@ -311,6 +320,8 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
     )
     inputs.noisy = _groups([run for run in here if run.unusual == {"noise"}])
     inputs.shuffled = _groups([run for run in here if run.unusual == {"shuffle"}])
+    shown = {run.folder for group in (*inputs.groups, *inputs.noisy, *inputs.shuffled) for run in group.runs}
+    inputs.others = _groups([run for run in here if run.folder not in shown])
     others = [run.name for run in runs if run not in here]
     if others:
         inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
@@ -366,7 +377,7 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _groups(runs: Sequence[Run]) -> list[Group]:
-    """By configuration without the seed. Runs that are equal in it but differ in name stay together."""
+    """By configuration without the seed, whatever the runs are called."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(run.kind, []).append(run)

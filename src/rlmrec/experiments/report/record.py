@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import tomli_w
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError
+from rlmrec.experiments.experiment import experiment_names
 from rlmrec.experiments.report.blocks import Block, Card, Code, Options, Section, Table, Text, model_name
 from rlmrec.experiments.report.collect import Inputs, Run
+from rlmrec.llm.client import Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
@@ -56,9 +58,7 @@ def profiles(inputs: Inputs, options: Options) -> Section | None:
              f"{np.median(words):g}" if words else "–"]
         )  # fmt: skip
     names = ", ".join(f"{name} ({answers:,} answers)" for name, _, answers in models)
-    spent = f"{count:,} answers, {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
-    if options.price is not None:
-        spent += f", at most {options.price.of(usage):.2f} in money"
+    spent = _spent(count, usage, options)
     blocks: list[Block] = [
         Table(["", "in the dataset", "profiled", "failed", "stale", "words, median"], rows),
         Text(f"Written by {names or 'a model that is not named'}: {spent}."),
@@ -88,6 +88,13 @@ def profiles(inputs: Inputs, options: Options) -> Section | None:
     return Section("profiles", "Profiles", blocks)
 
 
+def _spent(count: int, usage: Usage, options: Options) -> str:
+    spent = f"{count:,} answers, {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
+    if options.price is not None:
+        spent += f", at most {options.price.of(usage):.2f} in money"
+    return spent
+
+
 def _is_stale(profile: Profile, data: Dataset) -> bool:
     """Whether it was written for another dataset, split or other texts, as ``rlmrec audit`` would say."""
     return profile.dataset != data.content
@@ -108,8 +115,8 @@ def _examples(
     return [(f"{known[place][0]:,} training interactions", known[place][1]) for place in places]
 
 
-def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """Seconds of training and evaluation."""
+def costs(inputs: Inputs, options: Options) -> Section | None:
+    """Seconds of training and evaluation, and what the language model was asked."""
     rows = []
     for group in inputs.groups:
 
@@ -130,15 +137,25 @@ def costs(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                 _devices(group.runs),
             ]
         )
-    if not rows:
-        return None
-    table = Table(
-        ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
-        rows,
-        text_columns=2,
-        note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
-    )
-    return Section("costs", "Costs and times", [table])
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(
+            Table(
+                ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
+                rows,
+                text_columns=2,
+                note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
+            )
+        )
+    path = inputs.workspace.path / "profiles.sqlite"
+    if path.exists():
+        try:
+            with Store(path, create=False) as store:
+                count, usage = store.usage()
+            blocks.append(Text(f"Profiles: {_spent(count, usage, options)}."))
+        except RlmrecError as error:
+            inputs.leave_out(str(error))
+    return Section("costs", "Costs and times", blocks) if blocks else None
 
 
 def _devices(runs: Sequence[Run]) -> str:
@@ -152,8 +169,18 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The configuration of everything, and the commands that make it again."""
     blocks: list[Block] = []
     place = inputs.workspace.path.name or "."
-    for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled]:
-        command = "\n".join(_command(run, place) for run in group.runs)
+    if inputs.groups or inputs.others:
+        blocks.append(
+            Text(
+                f"Each command is to be given in the folder that holds {place}/, with its dataset and text vectors. It "
+                "says every option, and gives the same numbers with the same versions on the same kind of machine."
+            )
+        )
+    experiments = _experiments(inputs)
+    for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled, *inputs.others]:
+        if str(group.first.option("data", "period") or "").startswith("earlier"):
+            continue  # trained by the command of the cells that start from it
+        command = "\n".join(_command(run, place, experiments) for run in group.runs)
         blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
         blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
@@ -162,25 +189,55 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     return Section("repeat", "To repeat it", blocks) if blocks else None
 
 
-def _command(run: Run, place: str) -> str:
+def _experiments(inputs: Inputs) -> dict[str, str]:
+    """Cell → an experiment of the workspace that it belongs to."""
+    paths = sorted(inputs.workspace.experiments_path.glob("*/*.jsonl"))
+    return {line["id"]: path.parent.name for path in paths for line in inputs.lines_of(path)}
+
+
+def _command(run: Run, place: str, experiments: Mapping[str, str]) -> str:
     config = run.config
     if not config.get("run", {}).get("preset"):
         return ""
-    if run.unusual & {"noise", "shuffle"}:  # what rlmrec train does not do
-        name = "figure5" if run.noise else "figure4"
-        return f"# cells/{run.folder.name}: {shlex.join(['rlmrec', 'experiment', name, '-w', place])}"
-    words = ["rlmrec", "train", "-w", place]
-    words += ["--name", run.name] if run.cell is None else []
-    vectors = run.option("data", "semantics") or run.option("names", "semantics")
-    if vectors not in (None, DEFAULT_SEMANTICS):
-        words += ["--semantics", str(vectors)]
-    for option in ("backbone", "alignment", "preset", "seed"):
-        words += [f"--{option}", str(run.option("run", option))]
+    # A preset that is a file may not be at hand; every option is given, so that none is needed.
+    preset = str(run.option("run", "preset"))
+    if run.unusual & {"noise", "shuffle", "period", "timing"}:  # what rlmrec train does not do
+        name = experiments.get(run.folder.name)
+        if name is None:
+            return f"# cells/{run.folder.name}: no experiment of this workspace has it"
+        if name not in experiment_names():
+            name = f"{place}/experiments/{name}/{name}.toml"
+        words = ["rlmrec", "experiment", name, "-w", place, "--seeds", str(run.option("run", "seed"))]
+        for axis, value in _point(run).items():
+            words += ["--only", f"{axis}={value}"]
+    else:
+        words = ["rlmrec", "train", "-w", place]
+        words += ["--name", run.name] if run.cell is None else []
+        vectors = run.option("data", "semantics") or run.option("names", "semantics")
+        if vectors not in (None, DEFAULT_SEMANTICS):
+            words += ["--semantics", str(vectors)]
+        for option in ("backbone", "alignment", "seed"):
+            words += [f"--{option}", str(run.option("run", option))]
+        if "start" in run.unusual:  # the config knows that run by what it had learned, not by its name
+            words += ["--start-from", "RUN"]
+    words += ["--preset", preset] * (not preset.endswith(".toml"))
     for part in ("backbone", "alignment", "training"):
         for option, value in config.get(part, {}).items():
             if value is not None:
                 words += ["--set", f"{option}={str(value).lower() if isinstance(value, bool) else value}"]
     return shlex.join(words)
+
+
+def _point(run: Run) -> dict[str, Any]:
+    """Where a cell stands in its experiment's grid, as ``--only`` takes it."""
+    data, start = run.config["data"], run.config.get("start")
+    found = {name: run.option("run", name) for name in ("backbone", "alignment", "seed")}
+    if run.option("data", "semantics"):
+        found |= {"semantics": data["semantics"], "shuffle": data["shuffle"]}
+    found |= {"noise": f"{run.noise:g}"} if run.noise else {}
+    if data.get("period"):
+        found |= {"period": data["period"], "start": "random" if start is None else start["alignment"]}
+    return found
 
 
 def _toml(values: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rlmrec.errors import RlmrecError
-from rlmrec.experiments.experiment import Experiment, experiment_names
+from rlmrec.experiments.experiment import Experiment, experiment_names, experiments_of
 from rlmrec.experiments.figures import bounds
 from rlmrec.experiments.render import build_table, parts
 from rlmrec.experiments.report.blocks import (
@@ -29,9 +30,13 @@ from rlmrec.experiments.report.collect import Inputs
 def tables(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """The experiments that are grids, ours beside the paper's; of them, what is no run to compare stands here alone."""
     blocks: list[Block] = []
-    for name in experiment_names():
-        plan = Experiment.load(name)
-        for path in sorted((inputs.workspace.experiments_path / name).glob("*.jsonl")):
+    try:
+        plans = experiments_of(inputs.workspace.experiments_path)
+    except RlmrecError as error:  # of a file of the user's own
+        inputs.leave_out(str(error))
+        plans = [Experiment.load(name) for name in experiment_names()]
+    for plan in plans:
+        for path in sorted((inputs.workspace.experiments_path / plan.name).glob("*.jsonl")):
             try:
                 table = build_table(plan, path)
             except RlmrecError as error:
@@ -40,10 +45,16 @@ def tables(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             for place, part in enumerate(parts(table) if table.entries else []):
                 # A folder may hold several datasets; what stands beside the paper follows its own table.
                 title = part.title if place else f"{part.title}: {table.dataset}"
+                rows = [[_for_page(cell) for cell in row] for row in part.rows]
                 blocks.append(
-                    Table(part.header, part.rows, title=title, note=part.note, text_columns=len(plan.rows))
+                    Table(part.header, rows, title=title, note=part.note, text_columns=len(plan.rows))
                 )
     return Section("tables", "The paper's tables", blocks) if blocks else None
+
+
+def _for_page(cell: str) -> str:
+    """A minus as wide as a plus, and the change on a line of its own, so that six metrics stand side by side."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", cell).replace(" (", "\n(")
 
 
 def theory(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
@@ -117,11 +128,12 @@ def case(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     blocks: list[Block] = [
         Text(about),
         Table(
-            ["pairs", "run", "relevance", "rank, mean", "rank, median", "change, points", "p"],
+            ["pairs", "run", "relevance", "mean rank", "median place", "change of mean rank, points", "p"],
             rows,
             text_columns=2,
-            note="Relevance: cosine of the final embeddings. Rank: of the partner among the user's distant users, "
-            "as a share of them (0 is best). p: Wilcoxon's signed-rank test over pairs.",
+            note="Relevance: cosine of the final embeddings. Rank: the partner's place among the user's distant "
+            "users, as a share of them (0 % is best). Change: against the first run; p: Wilcoxon's signed-rank test "
+            "over pairs.",
         ),
     ]
     cards = [_pair(example) for example in found["examples"]]
@@ -151,13 +163,14 @@ def reranking(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG0
         order = "shuffled" if found["config"]["shuffle"] else "as retrieved"
         seconds = found["seconds_per_user"]
         lists = {
-            "before": (f"{found['run']} alone", "–", "–"),
+            "before": (f"{found['run']} alone", "–", "–", "–"),
             "after": (
                 "what the model chose",
                 _percent(found["hallucination_rate"]),
+                _percent(found["answers_with_hallucination"]),
                 "–" if seconds is None else f"{seconds:.2f}",
             ),
-            "filled": ("the same, the rest behind", "–", "–"),
+            "filled": ("the same, the rest behind", "–", "–", "–"),
         }
         for name, (label, *last) in lists.items():
             values = (
@@ -169,11 +182,23 @@ def reranking(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG0
     if not rows:
         return None
     table = Table(
-        ["model", "candidates", "users", "list", "R@10", "R@20", "N@10", "N@20", "made up", "s/user"],
+        [
+            "model",
+            "candidates",
+            "users",
+            "list",
+            "R@10",
+            "R@20",
+            "N@10",
+            "N@20",
+            "made up",
+            "answers with such",
+            "s/user",
+        ],
         rows,
         text_columns=4,
-        note="Made up: the share of the answers' entries that are not in the list. Seconds are of one request, on "
-        "the machine of the run.",
+        note="Made up: the share of the answers' entries that are not in the list; answers with such: the share of "
+        "answers that have any. Seconds are of one request, on the machine of the run.",
     )
     return Section("rerank", "Re-ranking by a language model", [table])
 
