@@ -476,6 +476,16 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     assert "contrastive" not in (tmp_path / "one.html").read_text()
 
 
+def test_the_map_of_texts_is_of_the_vectors_that_runs_were_trained_with(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    dataset, used = place.dataset(), place.semantics(place.dataset())
+    place.semantics_path().rename(place.semantics_path("used"))
+    used.shuffled(np.random.default_rng(0)).save(place.semantics_path("another"))
+    assert collect(place).semantics.digest == used.digest
+    place.semantics_path("used").unlink()
+    assert collect(place).semantics.digest == place.semantics(dataset, "another").digest
+
+
 def shown(place, tmp_path):
     """What the report leaves out, and all that it says."""
     left_out = write_report(place, tmp_path / "r.html")

@@ -174,7 +174,7 @@ class Inputs:
     Args:
         workspace: where it lies.
         dataset: None when there is none that can be read.
-        semantics: None likewise.
+        semantics: the text vectors of its runs; None likewise.
         groups: runs on this dataset (without one, on that of most runs), by all but their seed; those without
             alignment first. Trials of sweeps are not among them, nor is what follows.
         noisy: cells with noise added to the training split.
@@ -277,8 +277,6 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
     if (workspace.dataset_path / "dataset.json").exists():
         try:
             inputs.dataset = workspace.dataset()
-            if workspace.semantics_path().exists():
-                inputs.semantics = workspace.semantics(inputs.dataset)
         except RlmrecError as error:
             inputs.leave_out(str(error))
     if names is None:
@@ -325,7 +323,26 @@ def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
     others = [run.name for run in runs if run not in here]
     if others:
         inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
+    inputs.semantics = _semantics(inputs)
     return inputs
+
+
+def _semantics(inputs: Inputs) -> Semantics | None:
+    """The text vectors that a run was trained with; where there are none any more, the first that can be read."""
+    if inputs.dataset is None:
+        return None
+    used = {group.first.option("data", "texts") for group in inputs.groups}
+    first: Semantics | None = None
+    for name in inputs.workspace.semantics_names():
+        try:
+            semantics = inputs.workspace.semantics(inputs.dataset, name)
+        except RlmrecError as error:
+            inputs.leave_out(str(error))
+            continue
+        if semantics.digest in used:
+            return semantics
+        first = first or semantics
+    return first
 
 
 def _unfinished(workspace: Workspace, ended: set[Path]) -> list[str]:
