@@ -15,6 +15,7 @@ from rlmrec.data.dataset import SPLITS
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.store import Store
+from rlmrec.profiles.metadata import item_labels
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
@@ -198,6 +199,32 @@ def test_data_table_from_files(call, tmp_path):
     assert stored.provenance["options"]["min_rating"] == 2
     assert stored.item_texts["title"].drop_nulls().len() == 40
     assert isinstance(stored.users.id(0), int)
+
+
+def test_a_column_of_titles_by_another_name(call, tmp_path):
+    (tmp_path / "r.csv").write_text(
+        "kunde;artikel\n" + "".join(f"{u};{i}\n" for u in range(6) for i in range(8))
+    )
+    (tmp_path / "items.csv").write_text(
+        "artikel;art;titel\n" + "".join(f"{i};Käse;Käse Nr. {i}\n" for i in range(8)), encoding="utf-8"
+    )
+    place = Workspace(tmp_path / "w")
+    command = ["data", "table", tmp_path / "r.csv", "-w", place.path, "--k-core", 1, "--user-column", "kunde",
+               "--item-column", "artikel"]  # fmt: skip
+    texts = ["--items", tmp_path / "items.csv"]
+    code, out, _ = call(*command, *texts)
+    assert code == 0
+    assert "items are called by their art" in " ".join(out.split())
+    code, out, _ = call(*command, *texts, "--title-column", "titel")
+    assert code == 0
+    assert "no column of titles" not in out
+    assert item_labels(place.dataset())[3].startswith("Käse Nr.")
+    code, _, err = call(*command, *texts, "--title-column", "name")
+    assert code == 2
+    assert "the texts of items have art, titel" in " ".join(err.split())
+    code, _, err = call(*command, "--title-column", "titel")
+    assert code == 2
+    assert "--items" in err
 
 
 def test_another_dataset_tells_what_to_do_about_profiles_and_vectors(call, tmp_path):

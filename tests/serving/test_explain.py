@@ -241,6 +241,12 @@ def test_names_of_other_items_are_found_however_they_are_written(sentence, named
     assert Explainer(recommender, dataset).foreign_titles(sentence, named) == foreign
 
 
+def test_names_are_found_whatever_their_column_is_called(films):
+    texts = films.dataset.item_texts.rename({"title": "titel"})
+    german = Explainer(films.recommender, dataclasses.replace(films.dataset, item_texts=texts))
+    assert german.foreign_titles("You liked Annie Hall.", ["Alien"]) == ["Annie Hall"]
+
+
 @pytest.mark.parametrize("answer", ['{"sentence": 7}', "[1]", '{"other": "x"}'])
 def test_an_answer_that_is_no_sentence_is_dropped(films, answer):
     found = films.explain(1, "b")

@@ -25,7 +25,8 @@ from rlmrec.data.recbole import Source, read_recbole, read_recbole_splits, ready
 from rlmrec.data.steam import STEAM, read_steam
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
 from rlmrec.data.yelp import YELP, read_yelp, yelp_files
-from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.errors import ColumnError, ConfigError, RlmrecError
+from rlmrec.profiles.metadata import TITLE_COLUMNS
 from rlmrec.profiles.prompts import DOMAINS
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
@@ -234,6 +235,12 @@ def table(
     ] = None,
     review_column: Annotated[str | None, typer.Option(help="Column of review texts.")] = None,
     items: Annotated[Path | None, typer.Option(help="File of item texts, one row per item.")] = None,
+    title_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the items' titles in the file of --items; by default title, name or alike, else the first."
+        ),
+    ] = None,
     users: Annotated[Path | None, typer.Option(help="File of user texts, one row per user.")] = None,
     min_rating: MinRating = None,
     k_core: KCore = 10,
@@ -251,6 +258,8 @@ def table(
     `rlmrec data table --train train.csv --valid valid.csv --test test.csv -w shop`   (keeps the split)
     """
     columns = (user_column, item_column, rating_column, timestamp_column, review_column)
+    if title_column is not None and items is None:
+        raise ConfigError("--title-column names a column in the file of --items: give that, too")
     if file is not None:
         if train or valid or test:
             raise ConfigError("give either one FILE to split, or --train, --valid and --test")
@@ -261,6 +270,13 @@ def table(
         _refuse_options(context, "or give one FILE instead")
         *parts, user_ids, item_ids = read_splits(train, valid, test, *columns)
     item_texts = read_texts(items, item_ids, item_column) if items else None
+    if item_texts is not None and title_column is not None:
+        item_texts = _titled(item_texts, title_column)
+    elif item_texts is not None and not set(TITLE_COLUMNS) & set(item_texts.columns):
+        Output(as_json).say(
+            f"[yellow]no column of titles ({', '.join(TITLE_COLUMNS)}): items are called by their "
+            f"{escape(item_texts.columns[0])}, and prompts quote no title; --title-column NAME says which it is[/]"
+        )
     user_texts = read_texts(users, user_ids, user_column) if users else None
     if file is not None:
         _build(
@@ -341,6 +357,15 @@ def map_texts(
     )
     _store_vectors(folder, dataset, place, output)
     _store_raw(dataset, place, output, matched=asdict(matched))
+
+
+def _titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
+    """The texts with ``column`` called ``title``, which is what the steps after this look for."""
+    if column not in texts.columns:
+        raise ColumnError(f"--title-column {column}: the texts of items have {', '.join(texts.columns)}")
+    if column != "title" and "title" in texts.columns:
+        raise ColumnError(f"--title-column {column}: there is a column called title, too; rename one of them")
+    return texts.rename({column: "title"})
 
 
 def _refuse_options(context: typer.Context, instead: str) -> None:

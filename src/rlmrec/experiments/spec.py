@@ -205,8 +205,10 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
             tables.get(backbone, {}).get(alignment) if isinstance(tables.get(backbone, {}), dict) else None
         )
         if not isinstance(found, dict):
+            has = [f"[{one}.{of}]" for one, by in tables.items() if isinstance(by, dict) for of in by]
             raise ConfigError(
-                f"{preset} has no table [{backbone}.{alignment}]: it has {', '.join(tables) or 'none'}"
+                f"{preset} has no table [{backbone}.{alignment}] but {', '.join(has) or 'none at all'}: add it, or "
+                "ask for these alone (rlmrec experiment … --only backbone=…,… --only alignment=…,…)"
             )
         return found
     if preset not in PRESETS:

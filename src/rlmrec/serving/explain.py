@@ -20,7 +20,7 @@ from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError
 from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store
-from rlmrec.profiles.metadata import TITLE_COLUMNS, item_labels, metadata_texts
+from rlmrec.profiles.metadata import item_labels, metadata_texts
 from rlmrec.serving.recommender import Recommender
 
 IntArray = npt.NDArray[np.int64]
@@ -268,7 +268,7 @@ class Explainer:
     @cached_property
     def _names(self) -> dict[str, _Owners]:
         """What items are called, in plain letters, and whose name that is; one that is only an id is no name."""
-        if self.dataset.item_texts is None or not set(TITLE_COLUMNS) & set(self.dataset.item_texts.columns):
+        if self.dataset.item_texts is None:
             return {}
         names: dict[str, _Owners] = {}
         short: dict[str, _Owners] = {}
