@@ -179,6 +179,9 @@ def test_text_vectors_alone_are_a_cell(place):
     assert line["cell"]["run"]["backbone"] == "semantic-only"
     assert line["test"]["recall@20"] > 0.5
     assert line["validation_curve"] == []
+    assert "encoder" not in line, "these vectors do not tell it"
+    replace(place.semantics(dataset), manifest={"encoder": "MiniLM"}).save(place.semantics_path())
+    assert run_cell(cell, Materials(place))["encoder"] == "MiniLM"
 
 
 def plain_run(place, name, seed=1, **options):

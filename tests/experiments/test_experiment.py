@@ -293,6 +293,14 @@ def test_the_note_says_all_that_the_runs_were_made_with(tmp_path):
     assert made_with([{}]) == "Made on an unknown device with unknown threads."
 
 
+def test_the_note_says_what_made_the_text_vectors(tmp_path):
+    lines = [line("none", 1, 0.1), line("contrastive", 1, 0.1)]
+    experiment, path = Experiment.load("table1"), tmp_path / "x.jsonl"
+    assert "Text vectors" not in markdown(build_table(experiment, store(path, lines)))
+    lines[1]["encoder"] = "wordllama 256"
+    assert "Text vectors: default by wordllama 256." in markdown(build_table(experiment, store(path, lines)))
+
+
 def test_noise_is_shown_against_no_noise(tmp_path):
     lines = []
     for noise, value in ((0.0, 0.2), (0.1, 0.15)):

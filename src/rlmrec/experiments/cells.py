@@ -231,7 +231,8 @@ def run_cell(
         the cell's line: ``id``, ``status`` "done", ``dataset``, ``cell`` (what ``as_dict`` says), metrics of
         "valid" and "test", ``best_epoch``, ``epochs``, ``seconds_per_epoch``, ``seconds`` (training and
         validation in all, kills not counted twice), ``environment``, ``validation_curve`` as
-        [epoch, Recall@20] pairs, and ``taken_from`` if it is the copy of a run. Values are JSON.
+        [epoch, Recall@20] pairs, ``encoder`` of its text vectors if they tell it, and ``taken_from`` if it is
+        the copy of a run. Values are JSON.
 
     Raises:
         RlmrecError: the cell cannot be run.
@@ -257,11 +258,13 @@ def run_cell(
     records = []
     if (folder / "metrics.jsonl").exists():
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    encoder = None if semantics is None else semantics.manifest.get("encoder")
     return {
         "id": cell.id,
         "status": "done",
         "dataset": materials.dataset.name,
         "cell": cell.as_dict(),
+        **({} if encoder is None else {"encoder": encoder}),
         **{name: value for name, value in metrics.items() if name != "config"},
         "seconds": sum(record["seconds"] + record.get("seconds_evaluation", 0) for record in records),
         "validation_curve": [

@@ -54,14 +54,16 @@ class Entry:
 class Table:
     """An experiment on one dataset.
 
-    entries: its rows. paper_dataset: whose numbers of the paper stand beside ours, None for none. left_out:
-    lines of rows that were run with other options before. failed: cells that failed last.
+    entries: its rows. paper_dataset: whose numbers of the paper stand beside ours, None for none. encoders: what
+    made the text vectors, by their name. left_out: lines of rows that were run with other options before. failed:
+    cells that failed last.
     """
 
     experiment: Experiment
     dataset: str
     entries: list[Entry]
     paper_dataset: str | None
+    encoders: Mapping[str, str] = field(default_factory=dict)
     left_out: int = 0
     failed: int = 0
 
@@ -170,7 +172,8 @@ def build_table(experiment: Experiment, path: Path) -> Table:
             name: value / of_base[name] - 1 for name, value in entry.paper.items() if of_base.get(name)
         }
     failed = sum(line["status"] == "failed" for line in lines)
-    return Table(experiment, dataset, list(entries.values()), paper_dataset, left_out, failed)
+    encoders = {line["cell"]["data"]["semantics"]: line["encoder"] for line in kept if "encoder" in line}
+    return Table(experiment, dataset, list(entries.values()), paper_dataset, encoders, left_out, failed)
 
 
 def _check(line: Line, path: Path) -> None:
@@ -336,6 +339,9 @@ def _note(table: Table) -> str:
             f"In brackets the change to {what}; * p < {LEVEL} of the paired t-test over test users (values averaged "
             "over seeds), after Holm over the table."
         )
+    if table.encoders:
+        made_by = (f"{name} by {encoder}" for name, encoder in sorted(table.encoders.items()))
+        notes.append(f"Text vectors: {', '.join(made_by)}.")
     if table.entries:
         environments = [made for entry in table.entries for made in entry.environments]
         notes.append(made_with(environments))
