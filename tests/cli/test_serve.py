@@ -9,7 +9,10 @@ import polars as pl
 import pytest
 
 from rlmrec.cli import main
+from rlmrec.cli.serve import parse_id_lists
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import UnknownIdError
 from rlmrec.serving.cold_start import ColdStart
 from rlmrec.testing import blocks
 from rlmrec.text.semantics import Semantics
@@ -181,6 +184,14 @@ def test_cold_start(call, place):
     assert call("cold", "fit", "--run", "con", "--projector", "--json")[0] == 0
     assert ColdStart.load(place.run("con") / "recommender").method.name == "projector"
     (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
+
+
+def test_lists_of_ids_that_may_hold_commas():
+    titles = Vocabulary(["Alien", "Crouching Tiger, Hidden Dragon", "Heat"], "item")
+    assert parse_id_lists(titles, ["Heat, Alien", titles.id(1)]) == ["Heat", "Alien", titles.id(1)]
+    assert parse_id_lists(Vocabulary([3, 5, 8], "item"), ["8,3", "5"]) == [8, 3, 5]
+    with pytest.raises(UnknownIdError, match="item ids are integers"):
+        parse_id_lists(Vocabulary([3], "item"), ["3,x"])
 
 
 def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
-from rlmrec.cli.serve import RunOption, parse_ids
+from rlmrec.cli.serve import RunOption, parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
@@ -151,7 +151,10 @@ def user(
     run: RunOption,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     text: Annotated[str | None, typer.Option(help="Their taste in words.")] = None,
-    likes: Annotated[str | None, typer.Option(help="Ids of items they like, with commas between.")] = None,
+    likes: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of an item they like, or several with commas between; may be given again."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,13 +169,14 @@ def user(
     if (text is None) == (likes is None):
         raise ConfigError("give either --text or --likes")
     _refuse_empty("--text", text)
-    _refuse_empty("--likes", likes)
+    for one in likes or ():
+        _refuse_empty("--likes", one)
     place, output = Workspace(workspace), Output(as_json)
     liked = []
     if likes is not None:
         dataset = place.dataset()
         recommender = place.recommender(run, dataset)
-        liked = parse_ids(recommender.item_ids, likes.split(","))
+        liked = parse_id_lists(recommender.item_ids, likes)
         vector = recommender.fold_in(liked)
     else:
         dataset, recommender, cold = _opened(place, run)

@@ -85,6 +85,12 @@ def parse_ids(vocabulary: Vocabulary, texts: Sequence[str]) -> list[RawId]:
     return parsed
 
 
+def parse_id_lists(vocabulary: Vocabulary, texts: Sequence[str]) -> list[RawId]:
+    """``parse_ids``, where each text may be several ids with commas between, unless it is an id with a comma itself."""
+    ids = ([text] if vocabulary.parse(text) in vocabulary else text.split(",") for text in texts)
+    return parse_ids(vocabulary, [one for several in ids for one in several])
+
+
 def show_recommendations(
     recommender: Recommender, dataset: Dataset, user: RawId, k: int, output: Output
 ) -> list[dict[str, object]]:
