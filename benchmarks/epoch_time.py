@@ -27,6 +27,7 @@ from rlmrec.data.published import read_published
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
 from rlmrec.text.semantics import Semantics
+from rlmrec.training.products import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import embeddings
@@ -51,6 +52,7 @@ def make(variant, dataset, d_s):
     return backbone, Contrastive(semantics, D, ContrastiveConfig(negatives=variant.split()[1]))
 
 
+@exact_products_by_onednn()  # as training does
 def epochs(variant, dataset, d_s, n):
     """Seconds of each of n epochs, the first (warm-up) left out."""
     backbone, alignment = make(variant, dataset, d_s)
@@ -112,6 +114,7 @@ def operations(variant, dataset, d_s):
     return steps * total, steps * moved
 
 
+@exact_products_by_onednn()
 def machine():
     """Measured speed of a large matrix product (FLOP/s) and of a read that the cache cannot hold (bytes/s)."""
     a = torch.randn(3072, 3072)

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from rlmrec.cli import main
-from rlmrec.cli.train import differing_options
+from rlmrec.cli.output import Output
+from rlmrec.cli.train import SHOWN, differing_options, show_metrics
 from rlmrec.data.dataset import SPLITS
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
@@ -67,6 +68,31 @@ def test_train_writes_what_it_promises(call, workspace):
     left = {path.name for path in workspace.run("con").iterdir()}
     assert left == {"config.toml", "metrics.json", "metrics.jsonl", "model.safetensors", "recommender",
                     "test.parquet", "valid.parquet"}  # fmt: skip
+
+
+def test_a_run_that_had_hardly_begun_is_told(call, workspace):
+    said = []
+    for name, options in (("brief", ["patience=1"]), ("limited", ["patience=1", "epochs=2"])):
+        settings = [
+            part
+            for option in (*options, "evaluate_every=1", "learning_rate=1e-9")
+            for part in ("--set", option)
+        ]
+        code, out, err = call("train", "-w", workspace.path, "--name", name, *settings)
+        assert code == 0, err
+        said.append(" ".join(out.split()))
+    assert "stopped after 2 updates, 1 an epoch: with so few" in said[0]
+    assert "stopped after" not in said[1]  # as many as were asked for
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(12.345, "12.35"), (0.2, "0.20"), (0.00519, "0.0052"), (0.0, "–")]
+)
+def test_short_epochs_keep_their_digits(seconds, shown):
+    output = Output(as_json=False)
+    with output.console.capture() as captured:
+        show_metrics(["run"], [{"test": dict.fromkeys(SHOWN, 0.5), "seconds_per_epoch": seconds}], output)
+    assert captured.get().splitlines()[4].split("│")[-2].strip() == shown
 
 
 def test_a_finished_run_is_not_repeated_and_other_options_are_refused(call, workspace):

@@ -108,7 +108,7 @@ def test_recommend_for_all(call, place, tmp_path):
         (["cold", "item", "--run", "con", "--text", " "], 2, "--text is empty"),
         (["cold", "user", "--run", "con", "--text", ""], 2, "--text is empty"),
         (["cold", "user", "--run", "con", "--likes", ""], 2, "--likes is empty"),
-        (["cold", "item", "--run", "con", "--text", "travel"], 1, "rlmrec cold fit"),
+        (["cold", "item", "--run", "con", "--text", "travel"], 1, "'rlmrec cold fit' (-w "),
         (["index", "--run", "con", "--force"], 1, "at least 1,000"),
     ],
 )

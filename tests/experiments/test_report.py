@@ -436,6 +436,12 @@ def test_what_colours_a_map(full):
         item_classes(dataset, "colour")
     plain, _ = blocks()
     assert item_classes(plain)[0] == "popularity"
+    sorts = [None, *("cooking" if row % 2 else "crime, old" for row in range(1, dataset.n_items))]
+    names = [f"book number {row}" for row in range(dataset.n_items)]
+    other = pl.DataFrame({"title": names, "Gattung": sorts}, schema_overrides={"Gattung": pl.String})
+    label, found, classes = item_classes(replace(dataset, item_texts=other))
+    assert (label, sorted(found)) == ("Gattung (first named)", ["cooking", "crime"])  # whatever it is called
+    assert classes[0] == 2  # of no class
 
 
 @pytest.mark.parametrize(

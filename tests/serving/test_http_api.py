@@ -292,9 +292,13 @@ def test_changes_need_the_token(workspace, service):
             assert client.request(method, path, json=body, headers=BEARER).status_code == 403
     with TestClient(create_app(service, TOKEN)) as client:
         for method, path in calls:
-            for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+            for wrong, why in (
+                ({}, "a bearer token is needed"),
+                ({"Authorization": f"Basic {TOKEN}"}, "a bearer token is needed"),
+                ({"Authorization": "Bearer wrong"}, "the bearer token is wrong"),
+            ):
                 answer = client.request(method, path, json=body, headers=wrong)
-                assert answer.status_code == 401
+                assert (answer.status_code, answer.json()["error"]) == (401, why)
                 assert answer.headers["www-authenticate"] == "Bearer"
     assert service.store.all() == []
 

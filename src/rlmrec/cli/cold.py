@@ -211,7 +211,7 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart
     try:
         return dataset, recommender, place.cold_start(run, recommender)
     except WorkspaceError as error:
-        raise WorkspaceError(f"{error} -w {place.path} --run {run}") from None
+        raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 
 
 def _encoded(cold: ColdStart, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
 Comparisons = dict[str, dict[str, dict[str, Any]]]  # run → metric → what compare() found
 SHOWN = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
 DEFAULT_WORKSPACE = Path("workspace")
+FEW_UPDATES = 50  # of Adam: at the learning rates of the presets the embeddings have hardly left their start
 
 
 def train(
@@ -95,10 +97,24 @@ def train(
     )  # fmt: skip
     show_metrics([name], [metrics], output)
     output.say(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds_per_epoch']:.2f} s an epoch; "
-        f"saved in {place.run(name)}"
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {_seconds(metrics['seconds_per_epoch'])} s "
+        f"an epoch; saved in {place.run(name)}"
     )
+    _warn_of_few_updates(metrics, spec, dataset, output)
     output.result({"run": name, **metrics})
+
+
+def _warn_of_few_updates(metrics: Mapping[str, Any], spec: RunSpec, dataset: Dataset, output: Output) -> None:
+    """Say so where patience ended a run that had only just begun, as it does where an epoch is a batch or two."""
+    training = spec.training
+    batches = math.ceil(len(dataset.train) / training.batch_size)
+    updates = metrics["epochs"] * batches
+    if metrics["epochs"] < training.epochs and updates < FEW_UPDATES:
+        output.say(
+            f"[yellow]stopped after {updates} updates, {batches} an epoch: with so few a model may not have begun to "
+            f"learn. Give it time by a larger patience than {training.patience} (--set patience=50), or smaller "
+            "batches (--set batch_size=256)[/]"
+        )
 
 
 def options(
@@ -427,9 +443,16 @@ def show_metrics(
                 star = "*" if against["p_holm"] < LEVEL else ""
                 value += f" {100 * against['relative']:+.1f}%{star}"
             cells.append(value)
-        rows.append([name, *cells, f"{result['seconds_per_epoch']:.2f}"])
+        rows.append([name, *cells, _seconds(result["seconds_per_epoch"])])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN]  # fits 80 characters
     output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s / epoch"], rows)
+
+
+def _seconds(value: float) -> str:
+    """Two digits at least of a time; "–" where nothing was trained."""
+    if not value:
+        return "–"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def show_significance(comparisons: Comparisons, output: Output) -> None:

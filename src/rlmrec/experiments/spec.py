@@ -21,6 +21,10 @@ PRESETS = ("general", "movielens", "amazon", "yelp", "steam")
 DEFAULT_PRESET = "general"
 
 
+class UnknownOptionError(ConfigError):
+    """An option that neither the backbone nor the alignment nor the trainer has."""
+
+
 class NoOptions(Config):
     """Of a component that has none."""
 
@@ -59,7 +63,8 @@ class RunSpec:
         """Take the preset's options for this backbone and alignment, then ``options`` over them.
 
         Raises:
-            ConfigError: an unknown name, or an option that neither backbone, alignment nor trainer has.
+            UnknownOptionError: an option that neither backbone, alignment nor trainer has.
+            ConfigError: an unknown name, or a value that an option cannot have.
         """
         backbone_config = getattr(backbone_class(backbone), "Config", NoOptions)
         alignment_config = getattr(alignment_class(alignment), "Config", NoOptions)
@@ -73,7 +78,7 @@ class RunSpec:
             home = next((home for home, kind in homes.items() if name in kind.model_fields), None)
             if home is None:
                 known = ", ".join(sorted(field for kind in homes.values() for field in kind.model_fields))
-                raise ConfigError(
+                raise UnknownOptionError(
                     f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
                 )
             values[home][name] = value

@@ -18,7 +18,7 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.cells import Cell
 from rlmrec.experiments.grid import Results
-from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, preset_options, read_toml
+from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, UnknownOptionError, preset_options, read_toml
 from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import DEFAULT_SEMANTICS
 
@@ -207,10 +207,18 @@ class Sweep:
         """The run of a trial with a seed.
 
         Raises:
-            ConfigError: an option that the variant does not have; it belongs into a table of the variant's name.
+            UnknownOptionError: an option that the variant does not have.
+            ConfigError: a value that an option cannot have.
         """
         backbone, alignment = variant
-        return RunSpec.resolve(backbone, alignment, self.preset, seed, options)
+        try:
+            return RunSpec.resolve(backbone, alignment, self.preset, seed, options)
+        except UnknownOptionError as error:
+            section = "search" if self.searches else "grid"
+            raise UnknownOptionError(
+                f"{error}; what some variants alone have goes into a table of theirs, "
+                f"[{section}.ALIGNMENT] or [{section}.BACKBONE]"
+            ) from None
 
     def _is_variant(self, key: str) -> bool:
         return key in ALIGNMENTS or any(key == backbone for backbone, _ in self.variants)

@@ -140,10 +140,10 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         if token is None:
             raise HTTPException(403, "this server was started without a token: nothing can be changed")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.strip().encode("latin-1"), token.encode()
-        ):
+        if scheme.lower() != "bearer":
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        if not hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+            raise HTTPException(401, "the bearer token is wrong", {"WWW-Authenticate": "Bearer"})
 
     app = FastAPI(
         title="rlmrec",

@@ -26,7 +26,7 @@ def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         ["users", f"{data.n_users:,}"],
         ["items", f"{data.n_items:,}"],
         *([f"{split} interactions", f"{len(data.split(split)):,}"] for split in SPLITS),
-        ["density", f"{100 * interactions / (data.n_users * data.n_items):.3g} %"],
+        ["density of all interactions", f"{100 * interactions / (data.n_users * data.n_items):.3g} %"],
         ["training interactions of a user, median", f"{np.median(by_user):g}"],
         ["training interactions of an item, median", f"{np.median(by_item):g}"],
         ["share of them on the most popular fifth of the items", f"{100 * fifth:.0f} %"],

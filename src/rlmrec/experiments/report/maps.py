@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -24,6 +25,7 @@ Vectors = npt.NDArray[np.float32]
 MAP_POINTS = 1500  # of a map; more would be a blot, and megabytes
 NEIGHBOURS = 10
 CLASSES = 6
+CLASS_ITEMS = 5  # on average; a column of smaller classes describes items and does not sort them
 # What tells items apart for people, most telling first.
 ATTRIBUTES = (
     "genres",
@@ -86,8 +88,9 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
 def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[str], IntArray]:
     """What colours a map: (the attribute's name, the names of the classes, int64[I] with len(names) for others).
 
-    An attribute with several values (comma-separated or a list) counts by its first. A dataset without an
-    attribute is coloured by popularity.
+    An attribute with several values (comma-separated or a list) counts by its first. Without a ``column`` it is
+    one of ``ATTRIBUTES``, else the column with the fewest classes of at least 5 items on average; a dataset
+    without an attribute is coloured by popularity.
 
     Raises:
         ConfigError: the items' texts have no such column.
@@ -96,8 +99,8 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
     columns = [] if texts is None else texts.columns
     if column is not None and column not in columns:
         raise ConfigError(f"no column {column!r} to colour by: the items have {', '.join(columns) or 'none'}")
-    if column is None:
-        column = next((name for name in ATTRIBUTES if name in columns), None)
+    if column is None and texts is not None:
+        column = next((name for name in ATTRIBUTES if name in columns), None) or _classifying(texts)
     if column is None or texts is None:
         return "popularity", ["head", "middle", "tail"], head_mid_tail(data.train.item_degrees())
     values = [_first_value(value) for value in texts[column].to_list()]
@@ -106,6 +109,16 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
     places = {name: place for place, name in enumerate(kept)}
     label = f"{column} (first named)" if any(_several(value) for value in texts[column].to_list()) else column
     return label, kept, np.array([places.get(value, len(kept)) for value in values], np.int64)
+
+
+def _classifying(texts: pl.DataFrame) -> str | None:
+    """The column that sorts the items into the fewest classes, two at least and of 5 items each on average."""
+    found = []
+    for name in texts.columns:
+        values = [value for value in map(_first_value, texts[name].to_list()) if value]
+        if 2 <= len(set(values)) <= len(values) / CLASS_ITEMS:
+            found.append((len(set(values)), name))
+    return min(found)[1] if found else None
 
 
 def _several(value: Any) -> bool:
