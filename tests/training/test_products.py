@@ -1,5 +1,9 @@
 """Who multiplies: oneDNN only where that costs no precision, and never outside the block."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +51,27 @@ def test_rounding_to_bfloat16_is_seen_by_the_trial(monkeypatch):
         torch.mm(a.bfloat16(), b.bfloat16()).to(a.dtype) if a.dtype == torch.float32 else torch.mm(a, b)
     ))  # fmt: skip
     assert products._relative_error() > products._TOLERANCE
+
+
+MANY_SHAPES = """
+import resource, torch
+from rlmrec.training.products import exact_products_by_onednn
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+torch.set_num_threads(1)
+a, b = torch.rand(600, 64), torch.rand(64, 3000)
+with exact_products_by_onednn():
+    a @ b
+    before = peak()
+    for n in range(700):
+        a[: 600 - n // 2] @ b[:, : 3000 - n]
+print(peak() - before)
+"""
+
+
+def test_shapes_that_never_come_again_take_no_memory():
+    """With oneDNN's own bounds the 700 shapes cost 445 MiB; each product has 7 at most."""
+    caches = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    environment = {name: value for name, value in os.environ.items() if name not in caches}
+    script = [sys.executable, "-c", MANY_SHAPES]
+    grown = subprocess.run(script, env=environment, capture_output=True, check=True, text=True).stdout
+    assert int(grown) * (1 if sys.platform == "darwin" else 1024) < 150 * 2**20

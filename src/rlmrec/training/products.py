@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ import torch
 # its one switch that hands them to oneDNN instead; its name is that of what it permits inside, and oneDNN makes
 # use of the permission only on processors that have matrix units for bfloat16.
 _PERMISSION = "bf16"
+# How many shapes oneDNN and PyTorch's layer above it keep prepared, 1,024 by default. The distinct nodes of a batch are
+# another number in every step, so these would fill with what is never used again: 1 GiB, and slower than with few.
+_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 # Rounding of float32 gives about 1e-7 here, that of bfloat16 about 2e-3.
 _TOLERANCE = 1e-5
 
@@ -19,6 +23,9 @@ _TOLERANCE = 1e-5
 def exact_products_by_onednn() -> Iterator[bool]:
     """Within the block float32 products on the CPU are oneDNN's, if a trial shows that they keep float32's precision.
 
+    Sets environment variables that bound oneDNN's memory, unless they are set already; it reads them at the first
+    product of the process.
+
     Yields:
         whether they are. If not, nothing has changed.
     """
@@ -26,6 +33,8 @@ def exact_products_by_onednn() -> Iterator[bool]:
     if settings is None:  # a PyTorch that is older than the switch
         yield False
         return
+    for name, capacity in _CACHES.items():
+        os.environ.setdefault(name, capacity)
     before = settings.fp32_precision
     settings.fp32_precision = _PERMISSION
     try:
