@@ -275,6 +275,7 @@ def test_rows_of_other_data_are_not_compared(tmp_path):
     table = build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", [old, new]))
     assert [entry.row for entry in table.entries] == [("LightGCN", "Con")]
     assert table.entries[0].change == {}
+    assert "In brackets" not in markdown(table), "there are none"
     assert "1 runs with other options than the last ones of their row, or on other data" in markdown(table)
     # What was run again last decides, in whatever order rows stand.
     kept, left_out = current(Experiment.load("table1"), [new, old])

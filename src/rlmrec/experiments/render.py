@@ -331,7 +331,7 @@ def _beside_the_paper(table: Table) -> Part:
 
 def _note(table: Table) -> str:
     notes = []
-    if "against" in table.experiment.values:
+    if any(entry.change for entry in table.entries):
         what = ", ".join(
             f"{key} {value}" for key, value in table.experiment.values["against"].items() if value != "–"
         )
