@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.training.sampler import Sampler
 
@@ -51,5 +52,7 @@ def test_epochs_differ_and_seeds_repeat(toy):
 
 def test_a_user_with_every_item_is_refused():
     train = Interactions(np.array([0, 0, 1]), np.array([0, 1, 0]), 2, 2)
-    with pytest.raises(DataError, match="user row 0 has a training interaction with every item"):
+    with pytest.raises(DataError, match=r"user row 0 has a training interaction with every item.*\(1 of 2\)"):
         Sampler(train, 2)
+    with pytest.raises(DataError, match="user 'u-17/a' has a training interaction"):
+        Sampler(train, 2, users=Vocabulary(["u-17/a", "u-18"], "user"))

@@ -9,6 +9,7 @@ import torch
 
 from rlmrec.batch import Batch
 from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
 
@@ -23,17 +24,25 @@ class Sampler:
         train: the training split.
         batch_size: B.
         device: where the batches go.
+        users: raw ids, for the error; without them it names a row.
 
     Raises:
         DataError: a user has every item, so there is no negative.
     """
 
-    def __init__(self, train: Interactions, batch_size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        train: Interactions,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        users: Vocabulary | None = None,
+    ) -> None:
         full = np.flatnonzero(train.user_degrees() >= train.n_items)
         if len(full):
+            first = f"row {full[0]}" if users is None else repr(users.id(full[0]))
             raise DataError(
-                f"user row {int(full[0])} has a training interaction with every item, so no negative can be drawn: "
-                "drop such users"
+                f"user {first} has a training interaction with every item, so no negative can be drawn: drop such "
+                f"users ({len(full)} of {train.n_users})"
             )
         self.train = train
         self.batch_size = batch_size

@@ -210,7 +210,7 @@ class _Run:
         self.dataset, self.config, self.folder = dataset, config, folder
         dtype = next(backbone.parameters()).dtype
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
-        self.sampler = Sampler(dataset.train, config.batch_size, device)
+        self.sampler = Sampler(dataset.train, config.batch_size, device, dataset.users)
         # Two streams from one seed: the sampler's draws do not move when a model draws more or fewer.
         sampler_seed, model_seed = np.random.SeedSequence(seed).spawn(2)
         self.sampler_rng = np.random.default_rng(sampler_seed)
