@@ -2,7 +2,7 @@
 
     python benchmarks/generative_causes.py WORKSPACE --store experiments/results/causes-yelp-profiles.jsonl
 
-Gen's first options masked a tenth of the nodes and weighted their reconstruction by 1e-3 (the preset has what came out):
+Gen's first options masked a tenth of the nodes with a weight of 1e-3 (the preset has what came out of this):
     mask alone     nothing is rebuilt (w = 0): what hiding a tenth of the nodes costs BPR, which learns from that pass
     small mask     a fiftieth of the nodes, ten times the weight: hardly any mask, but the reconstruction
     smallest mask  a hundredth
