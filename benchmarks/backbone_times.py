@@ -19,7 +19,7 @@ import numpy as np
 from rlmrec.data.published import read_published
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training.trainer import train
 
 CEILINGS = {"gccf": 0.4, "lightgcn": 0.5, "sgl": 25, "simgcl": 20, "dccf": 8, "autocf": 20}
@@ -34,7 +34,7 @@ def main():
     options = parser.parse_args()
     dataset = read_published(options.folder)
     rng = np.random.default_rng(0)
-    semantics = Semantics(
+    text_embeddings = TextEmbeddings(
         rng.standard_normal((dataset.n_users, 384), np.float32),
         rng.standard_normal((dataset.n_items, 384), np.float32),
     )
@@ -43,7 +43,7 @@ def main():
         seconds = {}
         for alignment in ("none", "contrastive", "generative"):
             spec = RunSpec.resolve(backbone, alignment, "amazon", 0, {"epochs": options.epochs})
-            history = train(*build(spec, dataset, semantics), dataset, spec.training, seed=0)
+            history = train(*build(spec, dataset, text_embeddings), dataset, spec.training, seed=0)
             seconds[alignment] = min(record["seconds"] for record in history.epochs)
         base, con, gen = seconds.values()
         print(f"| {backbone} | {base:.2f} | {CEILINGS[backbone]} | {con:.2f} | {con - base:+.2f} | "

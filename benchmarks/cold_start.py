@@ -20,9 +20,9 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.serving.blend import WEIGHTS, best_weight, tail_items, try_weights
-from rlmrec.serving.cold_start import METHODS, ColdStart, Method, _fit, apply, directions, projector_weights
-from rlmrec.text.semantics import Semantics, mean_over_training
+from rlmrec.recommend.blend import WEIGHTS, best_weight, tail_items, try_weights
+from rlmrec.recommend.cold_start import METHODS, ColdStart, Method, _fit, apply, directions, projector_weights
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
 
@@ -32,7 +32,7 @@ CON = {"layers": 3, "weight": 0.01, "temperature": 0.2, "negatives": "batch", "e
 RUNS = {"base": ("none", {"layers": 2}), "con": ("contrastive", CON)}
 
 
-def hold_out(dataset, semantics, share, rng):
+def hold_out(dataset, text_embeddings, share, rng):
     """The dataset and vectors without a random share of the items, and the rows of warm and cold ones."""
     cold = np.sort(rng.choice(dataset.n_items, round(share * dataset.n_items), replace=False))
     warm = np.setdiff1d(np.arange(dataset.n_items), cold)
@@ -55,8 +55,10 @@ def hold_out(dataset, semantics, share, rng):
         Vocabulary((dataset.items.id(int(row)) for row in warm), "item"),
         dataset.item_texts[warm] if dataset.item_texts is not None else None,
     )
-    items = semantics.items[warm]
-    texts = Semantics(mean_over_training(items, warm_set.train), items, {"dataset": warm_set.fingerprint})
+    items = text_embeddings.items[warm]
+    texts = TextEmbeddings(
+        mean_over_training(items, warm_set.train), items, {"dataset": warm_set.fingerprint}
+    )
     return warm_set, texts, cold
 
 
@@ -89,12 +91,12 @@ def beside(first, second, weight):
     return np.concatenate([directions(first), np.float32(weight) * directions(second)], axis=1)
 
 
-def new_items(runs, dataset, semantics, warm_set, texts, cold, rng):
+def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
     """Every way from text to cold items; options are chosen on 30 % of the users, the others are reported."""
     wanted = cold_pairs(dataset, warm_set, cold)
     chosen = rng.random(dataset.n_users) < 0.3
     parts = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-    new = semantics.items[cold]
+    new = text_embeddings.items[cold]
     noise = rng.standard_normal((dataset.n_users, 1)).astype(np.float32), rng.standard_normal((len(cold), 1))
     results = {
         # No cold item has a training interaction: by popularity all are equal, and so in random order.
@@ -162,16 +164,16 @@ def main():
     output = Output(False)
     source, place = Workspace(options.workspace), Workspace(options.out)
     dataset = source.dataset()
-    semantics = source.semantics(dataset)
+    text_embeddings = source.text_embeddings(dataset)
     rng = np.random.default_rng(options.seed)
-    warm_set, texts, cold = hold_out(dataset, semantics, options.share, rng)
+    warm_set, texts, cold = hold_out(dataset, text_embeddings, options.share, rng)
     runs = {}
     for name, (alignment, cell) in RUNS.items():
         spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell})
         if not options.only or name in options.only:
             train_with_progress(spec, warm_set, texts, place.run(name), output, label=name)
             runs[name] = place.run(name), place.recommender(name, warm_set)
-    new_items(runs, dataset, semantics, warm_set, texts, cold, np.random.default_rng(1))
+    new_items(runs, dataset, text_embeddings, warm_set, texts, cold, np.random.default_rng(1))
     tail(runs, warm_set, texts)
 
 

@@ -26,8 +26,8 @@ from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.data.published import read_published
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
-from rlmrec.text.semantics import Semantics
-from rlmrec.training.products import exact_products_by_onednn
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import embeddings
@@ -42,14 +42,14 @@ def make(variant, dataset, d_s):
     if variant == "base":
         return backbone, Alignment()
     rng = np.random.default_rng(0)
-    semantics = Semantics(
+    text_embeddings = TextEmbeddings(
         rng.standard_normal((dataset.n_users, d_s), np.float32),
         rng.standard_normal((dataset.n_items, d_s), np.float32),
     )
     if variant == "gen":
         config = GenerativeConfig(mask_ratio=0.15, weight=0.1, temperature=0.5)
-        return backbone, Generative(semantics, D, config=config)
-    return backbone, Contrastive(semantics, D, ContrastiveConfig(negatives=variant.split()[1]))
+        return backbone, Generative(text_embeddings, D, config=config)
+    return backbone, Contrastive(text_embeddings, D, ContrastiveConfig(negatives=variant.split()[1]))
 
 
 @exact_products_by_onednn()  # as training does

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 FIRST = {"mask_ratio": 0.1, "weight": 1e-3, "temperature": 0.1}
@@ -51,13 +51,13 @@ def main():
     options = parser.parse_args()
     place = Workspace(options.workspace)
     dataset = place.dataset()
-    semantics = place.semantics(dataset, "default")
+    text_embeddings = place.text_embeddings(dataset, "default")
     for name in options.only or CAUSES:
         if name == "published" and options.backbone not in PUBLISHED:
             parser.error(f"published: known for {', '.join(PUBLISHED)}, not for {options.backbone}")
         chosen = PUBLISHED[options.backbone] if name == "published" else CAUSES[name]
         spec = RunSpec.resolve(options.backbone, "generative", options.preset, options.seed, chosen)
-        vectors = items_alone(semantics) if name == "items alone" else semantics
+        vectors = items_alone(text_embeddings) if name == "items alone" else text_embeddings
         folder = place.path / "causes" / f"{options.backbone}-{name}-seed{options.seed}".replace(" ", "-")
         metrics = run(spec, dataset, vectors, folder)
         line = {"of": "table1", "backbone": options.backbone, "name": name, "seed": options.seed}
@@ -71,14 +71,14 @@ def main():
               f"N@20 {test['ndcg@20']:.4f}, best epoch {metrics['best_epoch']}", flush=True)  # fmt: skip
 
 
-def items_alone(semantics):
+def items_alone(text_embeddings):
     """The items' vectors; no user has one."""
-    return Semantics(
-        np.zeros_like(semantics.users),
-        semantics.items,
-        {**semantics.manifest, "users": "none"},
-        has_user=np.zeros(len(semantics.users), bool),
-        has_item=semantics.has_item,
+    return TextEmbeddings(
+        np.zeros_like(text_embeddings.users),
+        text_embeddings.items,
+        {**text_embeddings.manifest, "users": "none"},
+        has_user=np.zeros(len(text_embeddings.users), bool),
+        has_item=text_embeddings.has_item,
     )
 
 

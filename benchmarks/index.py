@@ -18,7 +18,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from rlmrec.serving.index import _recall, build_index
+from rlmrec.recommend.index import _recall, build_index
 from rlmrec.topk import top_k_products
 
 K = 20

@@ -29,11 +29,11 @@ import numpy as np
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_time
 from rlmrec.evaluation.ranking import DotProduct, evaluate
-from rlmrec.experiments.cells import of_period
-from rlmrec.experiments.run import Tables, run
+from rlmrec.experiments.run import InitialEmbeddings, run
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.serving.recommender import Recommender
-from rlmrec.text.semantics import Semantics, mean_over_training
+from rlmrec.experiments.trial import of_period
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.workspace import Workspace
 
 ALIGNMENTS = ("none", "contrastive", "generative")
@@ -50,7 +50,7 @@ def main():
     options = parser.parse_args()
     place = Workspace(options.workspace)
     dataset = place.dataset()
-    semantics = place.semantics(dataset, "default")
+    text_embeddings = place.text_embeddings(dataset, "default")
     scratch = place.path / "causes"
 
     def train(name, seed, alignment, data, vectors, start=None, **overrides):
@@ -79,20 +79,20 @@ def main():
             for variant, alignment, l2, vectors in (
                 ("base", "none", 1e-5, None),
                 ("base, λ of Con", "none", 3e-5, None),
-                ("con", "contrastive", 3e-5, semantics),
-                ("con, λ of base", "contrastive", 1e-5, semantics),
-                ("con, history alone", "contrastive", 3e-5, history_alone(dataset, semantics, seed)),
+                ("con", "contrastive", 3e-5, text_embeddings),
+                ("con, λ of base", "contrastive", 1e-5, text_embeddings),
+                ("con, history alone", "contrastive", 3e-5, history_alone(dataset, text_embeddings, seed)),
             ):
                 name = variant + suffix
                 keep(figure, name, seed, train(name, seed, alignment, data, vectors, l2=l2)[1])
         if options.only in (None, "table3"):
             for kind, source in (("", dataset), ("no drift, ", without_drift(dataset, seed))):
-                earlier = of_period(source, semantics, "earlier")
+                earlier = of_period(source, text_embeddings, "earlier")
                 later, _ = of_period(source, None, "later")
                 keep("table3", f"{kind}none", seed, train(f"{kind}none", seed, "none", later, None)[1])
                 for alignment in ALIGNMENTS:
                     folder, first = train(f"{kind}earlier {alignment}", seed, alignment, *earlier)
-                    tables, name = Tables.of(folder), f"{kind}from {alignment}"
+                    tables, name = InitialEmbeddings.of(folder), f"{kind}from {alignment}"
                     keep("table3", name, seed, train(name, seed, "none", later, None, tables)[1])
                     if kind:
                         continue
@@ -108,17 +108,17 @@ def main():
 
 
 def with_noise(dataset, seed):
-    """The dataset of figure 5's cells of 25 %."""
+    """The dataset of figure 5's trials of 25 %."""
     train = dataset.train.with_noise(0.25, np.random.default_rng(seed), avoid=(dataset.valid, dataset.test))
     return replace(dataset, train=train)
 
 
-def history_alone(dataset, semantics, seed):
+def history_alone(dataset, text_embeddings, seed):
     """Vectors of items that say nothing about them, and of users that say only which items they had."""
     order = np.random.default_rng(seed).permutation(dataset.n_items)
-    items = semantics.items[order]
-    return Semantics(
-        mean_over_training(items, dataset.train), items, {**semantics.manifest, "permuted": seed}
+    items = text_embeddings.items[order]
+    return TextEmbeddings(
+        mean_over_training(items, dataset.train), items, {**text_embeddings.manifest, "permuted": seed}
     )
 
 

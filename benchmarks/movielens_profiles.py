@@ -64,12 +64,12 @@ def main():
         ]
     tables = {}
     for label, alignment, name in variants:
-        semantics = place.semantics(dataset, name) if name else None
+        text_embeddings = place.text_embeddings(dataset, name) if name else None
         values = []
         for seed in range(options.seeds):
             run = f"{label}-seed{seed}"
             spec = RunSpec.resolve("lightgcn", alignment, "movielens", seed)
-            metrics = train_with_progress(spec, dataset, semantics, place.run(run), output, label=run)
+            metrics = train_with_progress(spec, dataset, text_embeddings, place.run(run), output, label=run)
             values.append(metrics)
             tables.setdefault(label, []).append(read_table(place.run(run) / "test.parquet"))
             if options.store:

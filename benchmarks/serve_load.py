@@ -29,7 +29,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.files import write_json
-from rlmrec.serving.recommender import Recommender
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
 
 RATES = (50, 100, 200, 400, 600, 800, 1000, 1500, 2000)

@@ -24,8 +24,8 @@ from implicit.cpu.topk import topk
 from threadpoolctl import threadpool_limits
 
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.serving.export import write_recommendations
-from rlmrec.serving.recommender import Recommender, _without
+from rlmrec.recommend.export import write_recommendations
+from rlmrec.recommend.recommender import Recommender, _without
 
 SEEN = 30
 # Queries that the peers get at once. FAISS is four times slower with 1,024; to implicit it makes no difference.

@@ -1,9 +1,9 @@
-"""The search behind the movielens preset: each cell trained once, seed 1, judged on validation alone.
+"""The search behind the movielens preset: each trial trained once, seed 1, judged on validation alone.
 
     rlmrec data movielens-100k -w workspaces/ml && rlmrec encode -w workspaces/ml
     python benchmarks/tune_movielens.py workspaces/ml results.jsonl
 
-The cells are those of experiments/results/tuning-movielens-100k.jsonl; ``--cells`` takes another such file.
+The trials are those of experiments/results/tuning-movielens-100k.jsonl; ``--trials`` takes another such file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main():
     options = parser.parse_args()
     place = Workspace(options.workspace)
     dataset = place.dataset()
-    semantics = place.semantics(dataset)
-    for line in options.cells.read_text().splitlines():
-        cell = json.loads(line)
-        chosen = {name: cell[name] for name in OPTIONS if name in cell}
-        spec = RunSpec.resolve(cell["backbone"], cell["alignment"], seed=cell["seed"], options=chosen)
-        history = train(*build(spec, dataset, semantics), dataset, spec.training, seed=spec.seed)
-        found = {**cell, "valid_recall@20": round(history.best, 5), "best_epoch": history.best_epoch,
+    text_embeddings = place.text_embeddings(dataset)
+    for line in options.trials.read_text().splitlines():
+        trial = json.loads(line)
+        chosen = {name: trial[name] for name in OPTIONS if name in trial}
+        spec = RunSpec.resolve(trial["backbone"], trial["alignment"], seed=trial["seed"], options=chosen)
+        history = train(*build(spec, dataset, text_embeddings), dataset, spec.training, seed=spec.seed)
+        found = {**trial, "valid_recall@20": round(history.best, 5), "best_epoch": history.best_epoch,
                  "epochs": len(history.epochs)}  # fmt: skip
         print(json.dumps(found), flush=True)
         with options.results.open("a", encoding="utf-8") as lines:

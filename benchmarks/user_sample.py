@@ -16,7 +16,7 @@ import numpy as np
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 
@@ -29,7 +29,7 @@ def main():
     options = parser.parse_args()
     source, target = Workspace(options.source), Workspace(options.target)
     dataset = source.dataset()
-    semantics = source.semantics(dataset, "default")
+    text_embeddings = source.text_embeddings(dataset, "default")
 
     rng = np.random.default_rng(options.seed)
     chosen = np.zeros(dataset.n_users, bool)
@@ -54,11 +54,11 @@ def main():
         provenance={"sampled from": dataset.fingerprint, "users": options.users, "seed": options.seed},
     )  # fmt: skip
     sample.save(target.path / "dataset")
-    path = target.path / "semantics" / "default.safetensors"
+    path = target.path / "text_embeddings" / "default.safetensors"
     path.parent.mkdir(exist_ok=True)
-    Semantics(
-        semantics.users[users],
-        semantics.items[items],
+    TextEmbeddings(
+        text_embeddings.users[users],
+        text_embeddings.items[items],
         {"dataset": sample.fingerprint, "encoder": "as the source's"},
     ).save(path)
     print(f"{sample.n_users} x {sample.n_items}, {len(sample.train)} in training")

@@ -11,20 +11,23 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors"},
-    {"files", "config", "topk"},
+    {"files", "config", "topk", "http_client"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
-    {"serving"},
+    {"recommend"},
+    {"server"},
     {"workspace"},
     {"backbones", "alignment"},
     {"training"},
     {"testing", "experiments"},
+    {"paper"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Evaluation and serving stand on data and numpy alone, so that a server needs no torch.
-NUMPY_ONLY = {"errors", "files", "topk", "data", "evaluation", "serving"}
+NUMPY_ONLY = {"errors", "files", "topk", "data", "evaluation", "recommend", "server"}
 
 
 def imports(path):

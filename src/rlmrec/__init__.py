@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rlmrec.errors import RlmrecError
     from rlmrec.evaluation.ranking import DotProduct, evaluate
     from rlmrec.graph import Graph
-    from rlmrec.serving.recommender import Recommender
-    from rlmrec.text.semantics import Semantics
+    from rlmrec.recommend.recommender import Recommender
+    from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.training.trainer import TrainConfig, embeddings, train
 
 __version__ = "0.1.0"
@@ -35,9 +35,9 @@ _HOME = {
     "Graph": "rlmrec.graph",
     "Interactions": "rlmrec.data.interactions",
     "LightGCN": "rlmrec.backbones",
-    "Recommender": "rlmrec.serving.recommender",
+    "Recommender": "rlmrec.recommend.recommender",
     "RlmrecError": "rlmrec.errors",
-    "Semantics": "rlmrec.text.semantics",
+    "TextEmbeddings": "rlmrec.text.embeddings",
     "TrainConfig": "rlmrec.training.trainer",
     "Vocabulary": "rlmrec.data.vocabulary",
     "embeddings": "rlmrec.training.trainer",
@@ -58,7 +58,7 @@ __all__ = [
     "LightGCN",
     "Recommender",
     "RlmrecError",
-    "Semantics",
+    "TextEmbeddings",
     "TrainConfig",
     "Vocabulary",
     "embeddings",

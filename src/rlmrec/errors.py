@@ -4,6 +4,8 @@ A message names what was got, what was expected and what to do. The command line
 anything that is not an ``RlmrecError`` is a defect and shows its traceback.
 """
 
+from typing import Any
+
 
 class RlmrecError(Exception):
     """Base of all errors below: catch it to catch them all."""
@@ -27,3 +29,64 @@ class WorkspaceError(RlmrecError):
 
 class UnknownIdError(RlmrecError):
     """A raw user or item id that the dataset does not hold."""
+
+
+# What can go wrong between a prompt and a usable answer. ``AccessError`` ends a run, since every further request
+# would fail the same way. The others concern one request: the run continues and the node is recorded as failed.
+
+
+class LLMError(RlmrecError):
+    """Base of the errors of a language model.
+
+    Args:
+        message: what was got, what was expected and what to do.
+        raw: what the server sent, for the record; never holds the key.
+    """
+
+    kind = "error"
+
+    def __init__(self, message: str, raw: str | None = None) -> None:
+        super().__init__(message)
+        self.raw = raw
+
+
+class AccessError(LLMError):
+    """The endpoint refuses every request: a wrong key, an unknown model, no money left, a long ban."""
+
+    kind = "access"
+
+
+class EndpointError(LLMError):
+    """The endpoint gave no answer in all tries: time-outs, 429, 5xx, broken connections. Nothing was paid."""
+
+    kind = "endpoint"
+
+
+class RequestError(LLMError):
+    """The endpoint refuses this one request, for example because it is too long. Asking again is in vain."""
+
+    kind = "request"
+
+
+class RefusedError(LLMError):
+    """A content filter or the model itself refused to answer this prompt.
+
+    Args:
+        message: as for every ``LLMError``.
+        raw: as for every ``LLMError``.
+        usage: the tokens (``rlmrec.llm.Usage``) of a refusal that the model wrote, which is paid for as any
+            answer; None where a
+            filter kept the prompt from the model.
+    """
+
+    kind = "refused"
+
+    def __init__(self, message: str, raw: str | None = None, usage: Any = None) -> None:
+        super().__init__(message, raw)
+        self.usage = usage
+
+
+class MissingAnswerError(LLMError):
+    """A replay was asked something that the stored answers do not hold."""
+
+    kind = "missing"

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.serving.cold_start import FILE as COLD_START
-from rlmrec.serving.cold_start import ColdStart
-from rlmrec.serving.explain import Explainer
-from rlmrec.serving.index import Index, has_index
-from rlmrec.serving.recommender import Recommender
-from rlmrec.text.semantics import Semantics
+from rlmrec.recommend.cold_start import FILE as COLD_START
+from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.explain import Explainer
+from rlmrec.recommend.index import Index, has_index
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.text.embeddings import TextEmbeddings
 
-DEFAULT_SEMANTICS = "default"
+DEFAULT_TEXT_EMBEDDINGS = "default"
+# Folders that version 0.1 called otherwise. A workspace that has the old one keeps it.
+_OLD_NAMES = {"text_embeddings": "semantics", "trials": "cells"}
 
 
 class Workspace:
-    """dataset/ · profiles.sqlite · semantics/<name>.safetensors · runs/<name>/ · cells/<id>/ · experiments/ ·
+    """dataset/ · profiles.sqlite · text_embeddings/<name>.safetensors · runs/<name>/ · trials/<id>/ · experiments/ ·
     cold_items.sqlite
 
     Args:
@@ -27,6 +29,10 @@ class Workspace:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+
+    def _folder(self, name: str) -> Path:
+        old = self.path / _OLD_NAMES[name]
+        return old if old.exists() else self.path / name
 
     @property
     def dataset_path(self) -> Path:
@@ -41,20 +47,20 @@ class Workspace:
     @property
     def vectors_path(self) -> Path:
         """Where the cache of vectors lies, that of all encoders and texts."""
-        return self.path / "semantics" / "cache.sqlite"
+        return self._folder("text_embeddings") / "cache.sqlite"
 
-    def semantics_path(self, name: str = DEFAULT_SEMANTICS) -> Path:
+    def text_embeddings_path(self, name: str = DEFAULT_TEXT_EMBEDDINGS) -> Path:
         """Where the text vectors called ``name`` lie.
 
         Raises:
             ConfigError: not a name for a file.
         """
-        return self.path / "semantics" / f"{_checked(name, 'semantics')}.safetensors"
+        return self._folder("text_embeddings") / f"{_checked(name, 'text embeddings')}.safetensors"
 
-    def semantics_names(self) -> list[str]:
+    def text_embeddings_names(self) -> list[str]:
         """The names of the text vectors that there are, "default" first."""
-        names = sorted(path.stem for path in (self.path / "semantics").glob("*.safetensors"))
-        return sorted(names, key=lambda name: name != DEFAULT_SEMANTICS)
+        names = sorted(path.stem for path in self._folder("text_embeddings").glob("*.safetensors"))
+        return sorted(names, key=lambda name: name != DEFAULT_TEXT_EMBEDDINGS)
 
     @property
     def cold_items_path(self) -> Path:
@@ -74,22 +80,23 @@ class Workspace:
         """
         return Dataset.load(self.dataset_path)
 
-    def semantics(self, dataset: Dataset, name: str = DEFAULT_SEMANTICS) -> Semantics:
+    def text_embeddings(self, dataset: Dataset, name: str = DEFAULT_TEXT_EMBEDDINGS) -> TextEmbeddings:
         """The text vectors called ``name``, checked against the dataset.
 
         Raises:
             WorkspaceError: there are none yet.
             DataError: they belong to another dataset.
         """
-        path = self.semantics_path(name)
+        path = self.text_embeddings_path(name)
         if path.exists():
-            return Semantics.load(path).check(dataset)
+            return TextEmbeddings.load(path).check(dataset)
         old = self.path / "semantics.safetensors"
-        if old.exists() and name == DEFAULT_SEMANTICS:
+        if old.exists() and name == DEFAULT_TEXT_EMBEDDINGS:
             raise WorkspaceError(f"{old} lies where earlier versions looked for it: move it to {path}")
+        known = ", ".join(self.text_embeddings_names()) or "none yet"
         raise WorkspaceError(
-            f"no text vectors {name!r} in {self.path}: there are {', '.join(self.semantics_names()) or 'none yet'}; "
-            "make them with 'rlmrec encode'" + ("" if name == DEFAULT_SEMANTICS else f" --name {name}")
+            f"no text vectors {name!r} in {self.path}: there are {known}; make them with 'rlmrec encode'"
+            + ("" if name == DEFAULT_TEXT_EMBEDDINGS else f" --name {name}")
         )
 
     def recommender(self, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
@@ -137,9 +144,9 @@ class Workspace:
         """
         return self.path / "runs" / _checked(name, "run")
 
-    def cell(self, identity: str) -> Path:
-        """The folder of the cell of a sweep or an experiment with this identity; a run like any other."""
-        return self.path / "cells" / identity
+    def trial(self, identity: str) -> Path:
+        """The folder of the trial of a sweep or an experiment with this identity; a run like any other."""
+        return self._folder("trials") / identity
 
     def finished_run(self, name: str) -> Path:
         """The folder of a run that has ended.

@@ -19,14 +19,14 @@ def backbone_for(dataset):
 
 @pytest.mark.parametrize("negatives", ["all-users", "batch"])
 def test_contrastive_owes_what_an_alignment_owes(toy, negatives):
-    dataset, semantics = toy
-    alignment = Contrastive(semantics, 6, ContrastiveConfig(negatives=negatives))
+    dataset, text_embeddings = toy
+    alignment = Contrastive(text_embeddings, 6, ContrastiveConfig(negatives=negatives))
     check_alignment(alignment, backbone_for(dataset), dataset)
 
 
 def test_generative_owes_what_an_alignment_owes(toy):
-    dataset, semantics = toy
-    check_alignment(Generative(semantics, 6), backbone_for(dataset), dataset)
+    dataset, text_embeddings = toy
+    check_alignment(Generative(text_embeddings, 6), backbone_for(dataset), dataset)
 
 
 def test_none_owes_nothing(toy):
@@ -38,8 +38,8 @@ def test_none_owes_nothing(toy):
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.1, 10), (0.001, 1), (1.0, 105)])
 def test_the_number_of_masked_nodes(toy, ratio, expected):
-    dataset, semantics = toy
-    alignment = Generative(semantics, 6, config=GenerativeConfig(mask_ratio=ratio))
+    dataset, text_embeddings = toy
+    alignment = Generative(text_embeddings, 6, config=GenerativeConfig(mask_ratio=ratio))
     x = torch.randn(dataset.n_users + dataset.n_items, 6)
     corrupted, masked = alignment.corrupt(x, torch.Generator().manual_seed(0))
     assert len(masked) == len(masked.unique()) == expected
@@ -48,8 +48,8 @@ def test_the_number_of_masked_nodes(toy, ratio, expected):
 
 
 def test_masks_reach_users_and_items_alike(toy):
-    dataset, semantics = toy
-    alignment = Generative(semantics, 6, config=GenerativeConfig(mask_ratio=0.2))
+    dataset, text_embeddings = toy
+    alignment = Generative(text_embeddings, 6, config=GenerativeConfig(mask_ratio=0.2))
     x = torch.randn(dataset.n_users + dataset.n_items, 6)
     rng = torch.Generator().manual_seed(0)
     hits = np.zeros(len(x))

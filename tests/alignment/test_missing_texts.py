@@ -11,7 +11,7 @@ from rlmrec.backbones import LightGCN
 from rlmrec.backbones.lightgcn import LightGCNConfig
 from rlmrec.batch import Batch
 from rlmrec.testing import blocks, check_alignment
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 
 U, I, D, DS = 5, 6, 4, 7
 HAS_USER = np.array([True, False, True, True, False])
@@ -26,7 +26,7 @@ def masked_semantics(size=DS, n_users=U, n_items=I, has_user=HAS_USER, has_item=
     rng = np.random.default_rng(0)
     users, items = (rng.standard_normal((n, size)).astype(np.float32) for n in (n_users, n_items))
     users[~has_user], items[~has_item] = 0, 0
-    return Semantics(users, items, {}, has_user, has_item)
+    return TextEmbeddings(users, items, {}, has_user, has_item)
 
 
 def embeddings():
@@ -91,9 +91,9 @@ def test_a_batch_without_any_text_adds_nothing(negatives):
 
 
 def test_generative_masks_and_rebuilds_only_what_has_a_text():
-    semantics = masked_semantics()
+    text_embeddings = masked_semantics()
     torch.manual_seed(0)
-    alignment = Generative(semantics, D, config=GenerativeConfig(weight=0.3, mask_ratio=0.5)).double()
+    alignment = Generative(text_embeddings, D, config=GenerativeConfig(weight=0.3, mask_ratio=0.5)).double()
     known = np.flatnonzero(np.concatenate([HAS_USER, HAS_ITEM])).tolist()
     users, items = embeddings()
     rng, seen = torch.Generator().manual_seed(0), set()
@@ -105,7 +105,7 @@ def test_generative_masks_and_rebuilds_only_what_has_a_text():
         assert torch.equal(corrupted[untouched], x[untouched])
         seen |= set(masked.tolist())
     assert sorted(seen) == known
-    s = torch.from_numpy(np.concatenate([semantics.users, semantics.items])).double()
+    s = torch.from_numpy(np.concatenate([text_embeddings.users, text_embeddings.items])).double()
     rebuilt = [alignment.projector(torch.cat([users, items])[row]) for row in masked]
     expected = 0.3 * info_nce(rebuilt, [s[row] for row in masked], [s[row] for row in masked], 0.2)
     loss = alignment.loss(users, items, BATCH, masked)["generative"]
@@ -117,8 +117,8 @@ def test_they_still_owe_what_an_alignment_owes(make):
     dataset, full = blocks()
     rng = np.random.default_rng(0)
     has_user, has_item = rng.random(dataset.n_users) < 0.7, rng.random(dataset.n_items) < 0.7
-    semantics = Semantics(
+    text_embeddings = TextEmbeddings(
         full.users * has_user[:, None], full.items * has_item[:, None], full.manifest, has_user, has_item
     )
     backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=6, layers=2))
-    check_alignment(make(semantics, 6), backbone, dataset)
+    check_alignment(make(text_embeddings, 6), backbone, dataset)

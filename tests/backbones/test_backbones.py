@@ -19,16 +19,16 @@ ALIGNED = ("none", "contrastive", "generative")
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_owes(toy, name):
-    dataset, semantics = toy
-    check_backbone(build(RunSpec.resolve(name, options=TOY.get(name)), dataset, semantics)[0], dataset)
+    dataset, text_embeddings = toy
+    check_backbone(build(RunSpec.resolve(name, options=TOY.get(name)), dataset, text_embeddings)[0], dataset)
 
 
 @pytest.mark.parametrize("alignment", ALIGNED)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_an_alignment_owes(toy, name, alignment):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     spec = RunSpec.resolve(name, alignment, options=TOY.get(name))
-    backbone, alignment = build(spec, dataset, semantics)
+    backbone, alignment = build(spec, dataset, text_embeddings)
     if (name, spec.alignment) == ("mf", "generative"):
         # Without neighbours nothing but [MASK] itself is known of a masked node: docs of MF.
         with pytest.raises(AssertionError, match="no gradient of the alignment reaches the embeddings"):
@@ -61,8 +61,8 @@ def test_the_default_preset_changes_the_alignment_alone(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_learns_the_blocks(toy, name):
     """Each group must be recommended its own block: 15 of 45 items, so chance is a third."""
-    dataset, semantics = toy
-    backbone, alignment = build(RunSpec.resolve(name, options=TOY.get(name)), dataset, semantics)
+    dataset, text_embeddings = toy
+    backbone, alignment = build(RunSpec.resolve(name, options=TOY.get(name)), dataset, text_embeddings)
     graph = Graph.from_interactions(dataset.train, backbone.self_loops)
     optimizer = torch.optim.Adam(backbone.parameters(), lr=1e-2)
     sampler, draws, rng = (

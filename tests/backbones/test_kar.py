@@ -11,19 +11,19 @@ from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.graph import Graph
 from rlmrec.testing import sample_batch
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 
 CONFIG = KARLightGCNConfig(embedding_size=4, preference_experts=2, shared_experts=1, expert_size=3, layers=1)
 
 
 def test_initial_is_the_merge_of_embeddings_and_experts(toy):
-    dataset, semantics = toy
-    backbone = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, semantics).double()
+    dataset, text_embeddings = toy
+    backbone = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, text_embeddings).double()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter)  # zeros at start would hide errors
     p = {name: value.detach().clone().requires_grad_() for name, value in backbone.named_parameters()}
     rows = []
-    for side, text in (("user", semantics.users), ("item", semantics.items)):
+    for side, text in (("user", text_embeddings.users), ("item", text_embeddings.items)):
         for row, s in enumerate(torch.from_numpy(text).double()):
             gate = torch.softmax(p[f"{side}_experts.gate.weight"] @ s + p[f"{side}_experts.gate.bias"], 0)
             inner = p[f"{side}_experts.inner.weight"] @ s + p[f"{side}_experts.inner.bias"]
@@ -45,8 +45,8 @@ def test_initial_is_the_merge_of_embeddings_and_experts(toy):
 
 
 def test_the_objective_is_the_backbones_own(toy):
-    dataset, semantics = toy
-    kar = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, semantics)
+    dataset, text_embeddings = toy
+    kar = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, text_embeddings)
     plain = LightGCN(dataset.n_users, dataset.n_items, CONFIG)
     graph, batch = Graph.from_interactions(dataset.train), sample_batch(dataset)
     got, expected = (
@@ -57,25 +57,25 @@ def test_the_objective_is_the_backbones_own(toy):
 
 
 def test_text_vectors_are_asked_for(toy):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     with pytest.raises(ConfigError, match="KARLightGCN needs text vectors"):
         KARLightGCN(dataset.n_users, dataset.n_items, CONFIG)
     with pytest.raises(ConfigError, match="backbone 'kar-sgl' needs text vectors: run 'rlmrec encode'"):
         build(RunSpec.resolve("kar-sgl"), dataset, None)
-    few = Semantics(semantics.users[:5], semantics.items)
+    few = TextEmbeddings(text_embeddings.users[:5], text_embeddings.items)
     with pytest.raises(ConfigError, match=r"\(5, 45\) users and items, expected \(60, 45\)"):
         KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, few)
 
 
 @pytest.mark.parametrize("kind", [KARLightGCN, KARSGL])
 def test_the_default_options_are_those_of_both(toy, kind):
-    dataset, semantics = toy
-    backbone = kind(dataset.n_users, dataset.n_items, semantics=semantics)
+    dataset, text_embeddings = toy
+    backbone = kind(dataset.n_users, dataset.n_items, text_embeddings=text_embeddings)
     assert (backbone.config.layers, backbone.config.expert_size) == (3, 64)
 
 
 def test_the_text_is_not_in_the_state(toy):
-    dataset, semantics = toy
-    state = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, semantics).state_dict()
+    dataset, text_embeddings = toy
+    state = KARLightGCN(dataset.n_users, dataset.n_items, CONFIG, text_embeddings).state_dict()
     assert not any(name.endswith("_text") for name in state)
     assert np.isfinite([float(v.sum()) for v in state.values()]).all()

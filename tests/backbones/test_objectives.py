@@ -16,7 +16,7 @@ from rlmrec.backbones import BACKBONES
 from rlmrec.batch import Batch
 from rlmrec.data.interactions import Interactions
 from rlmrec.graph import Graph
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training.step import step
 
 U, I, D, DS, LAMBDA = 5, 6, 4, 7, 1e-3
@@ -232,10 +232,10 @@ def autocf(x, p, options, graph, rng):
     return e, loss
 
 
-def kar(p, semantics):
+def kar(p, text_embeddings):
     """x of KAR: each node's embedding beside the gated mix of its experts, merged."""
     rows = []
-    for side, text in (("user", semantics.users), ("item", semantics.items)):
+    for side, text in (("user", text_embeddings.users), ("item", text_embeddings.items)):
         for row, s in enumerate(torch.from_numpy(text).double()):
             gate = torch.softmax(p[f"{side}_experts.gate.weight"] @ s + p[f"{side}_experts.gate.bias"], 0)
             inner = p[f"{side}_experts.inner.weight"] @ s + p[f"{side}_experts.inner.bias"]
@@ -269,25 +269,25 @@ def make(name, kind, negatives):
     """A backbone and an alignment in float64, and the alignment's text vectors."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    semantics = Semantics(
+    text_embeddings = TextEmbeddings(
         rng.standard_normal((U, DS)).astype(np.float32), rng.standard_normal((I, DS)).astype(np.float32)
     )
     cls = BACKBONES[name.split(",")[0]]
-    text = {"semantics": semantics} if cls.needs_text else {}
+    text = {"text_embeddings": text_embeddings} if cls.needs_text else {}
     backbone = cls(U, I, cls.Config(embedding_size=D, **REFERENCES[name][1]), **text)
     if kind == "none":
         alignment = Alignment()
     elif kind == "contrastive":
         config = ContrastiveConfig(weight=0.3, temperature=0.2, negatives=negatives)
-        alignment = Contrastive(semantics, backbone.output_size, config)
+        alignment = Contrastive(text_embeddings, backbone.output_size, config)
     else:
         config = GenerativeConfig(weight=0.3, temperature=0.2, mask_ratio=0.4)
-        alignment = Generative(semantics, backbone.output_size, D, config)
+        alignment = Generative(text_embeddings, backbone.output_size, D, config)
         torch.nn.init.normal_(alignment.mask_token)  # zeros at start would hide errors
-    return backbone.double(), alignment.double(), semantics
+    return backbone.double(), alignment.double(), text_embeddings
 
 
-def reference_alignment(kind, alignment, e, p, semantics, masked, with_negatives):
+def reference_alignment(kind, alignment, e, p, text_embeddings, masked, with_negatives):
     """L_info from its formulas; p holds the alignment's parameters."""
     config = alignment.config
 
@@ -297,7 +297,7 @@ def reference_alignment(kind, alignment, e, p, semantics, masked, with_negatives
             torch.where(hidden > 0, hidden, 0.01 * hidden) @ p["projector.2.weight"].T + p["projector.2.bias"]
         )
 
-    s_users, s_items = (torch.from_numpy(s).double() for s in (semantics.users, semantics.items))
+    s_users, s_items = (torch.from_numpy(s).double() for s in (text_embeddings.users, text_embeddings.items))
     if kind == "generative":
         s = torch.cat([s_users, s_items])[masked]
         return config.weight * info_nce(projector(e[masked]), s, s, config.temperature)
@@ -315,7 +315,7 @@ def reference_alignment(kind, alignment, e, p, semantics, masked, with_negatives
 @pytest.mark.parametrize(("kind", "negatives"), ALIGNED, ids=lambda value: value or "-")
 @pytest.mark.parametrize("name", REFERENCES)
 def test_one_step_equals_the_reference(name, kind, negatives):
-    backbone, alignment, semantics = make(name, kind, negatives)
+    backbone, alignment, text_embeddings = make(name, kind, negatives)
     graph = Graph.from_interactions(TRAIN, backbone.self_loops, torch.float64)
     terms = step(backbone, alignment, graph, BATCH, LAMBDA, torch.Generator().manual_seed(9))
     loss = sum(terms.values())
@@ -328,7 +328,7 @@ def test_one_step_equals_the_reference(name, kind, negatives):
     replay = torch.Generator().manual_seed(9)
     _, masked = alignment.corrupt(backbone.initial(), replay)
     if name.startswith("kar-"):
-        x = kar(p, semantics)
+        x = kar(p, text_embeddings)
     else:
         x = torch.cat([p["user_embedding"], p["item_embedding"]])
     if masked is not None:
@@ -337,7 +337,7 @@ def test_one_step_equals_the_reference(name, kind, negatives):
     e, recommending = function(x, p, options, graph, replay)
     expected = recommending + LAMBDA * sum((v**2).sum() for v in (*p.values(), *q.values()))
     if kind != "none":
-        info = reference_alignment(kind, alignment, e, q, semantics, masked, backbone.uses_negatives)
+        info = reference_alignment(kind, alignment, e, q, text_embeddings, masked, backbone.uses_negatives)
         torch.testing.assert_close(terms[kind], info, rtol=1e-10, atol=0)
         expected = expected + info
     expected.backward()

@@ -6,7 +6,7 @@ from torch import nn
 
 import rlmrec
 from rlmrec.alignment import Contrastive, Generative
-from rlmrec.backbones.base import Objective, bpr_on
+from rlmrec.backbones.base import Objective, batch_bpr
 from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.backbones.wrap import wrap
 from rlmrec.errors import ConfigError
@@ -59,7 +59,7 @@ def modules():
 
     def objective(model, graph, batch, rng):
         users, items = model(graph.edge_index)
-        return Objective(users, items, {"own": bpr_on(users, items, batch)})
+        return Objective(users, items, {"own": batch_bpr(users, items, batch)})
 
     torch.manual_seed(0)
     return wrap(Modules(), names, encode=lambda m, graph: m(graph.edge_index), objective=objective)
@@ -82,21 +82,21 @@ STYLES = pytest.mark.parametrize("style", [bare, modules, geometric], ids=lambda
 
 @STYLES
 def test_a_foreign_model_owes_what_a_backbone_owes(toy, style):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     backbone = style()
     if style is modules:  # its dropout draws from the global stream, as foreign models do
         backbone.model.dropout.p = 0.0
     check_backbone(backbone, dataset)
-    check_alignment(Contrastive(semantics, backbone.output_size), backbone, dataset)
-    check_alignment(Generative(semantics, backbone.output_size, D), backbone, dataset)
+    check_alignment(Contrastive(text_embeddings, backbone.output_size), backbone, dataset)
+    check_alignment(Generative(text_embeddings, backbone.output_size, D), backbone, dataset)
 
 
 @STYLES
 def test_a_foreign_model_is_trained_in_place(toy, style):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     backbone = style()
     before = backbone.initial().detach().clone()
-    alignment = Generative(semantics, backbone.output_size, D)
+    alignment = Generative(text_embeddings, backbone.output_size, D)
     history = train(backbone, alignment, dataset, TrainConfig(epochs=4, batch_size=64, learning_rate=1e-2))
     assert history.epochs[-1]["loss"]["generative"] < history.epochs[0]["loss"]["generative"]
     assert not torch.equal(backbone.initial(), before)
@@ -112,20 +112,20 @@ class Lookup(nn.Module):
 
 
 def test_sparse_gradients_train_like_dense_ones(toy):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     trained = []
     for sparse in (False, True):
         torch.manual_seed(0)
         model = Lookup(sparse)
         backbone = wrap(model, encode=lambda m, graph: (m.user(torch.arange(U)), m.item(torch.arange(I))))
-        train(backbone, Contrastive(semantics, D), dataset, TrainConfig(epochs=2, batch_size=64))
+        train(backbone, Contrastive(text_embeddings, D), dataset, TrainConfig(epochs=2, batch_size=64))
         trained.append(model.user.weight.detach())
     torch.testing.assert_close(*trained)
 
 
 def test_geometric_lightgcn_equals_ours(toy):
     """The same tables give the same terms and gradients; theirs is the mean of the layers."""
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     theirs = geometric()
     ours = LightGCN(U, I, LightGCNConfig(embedding_size=D, layers=2, keep_rate=1.0))
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_geometric_lightgcn_equals_ours(toy):
         ours.user_embedding.copy_(theirs.initial()[:U] / 3)
         ours.item_embedding.copy_(theirs.initial()[U:] / 3)
     graph, batch = Graph.from_interactions(dataset.train), sample_batch(dataset)
-    alignment = Contrastive(semantics, D)
+    alignment = Contrastive(text_embeddings, D)
     got, expected = (
         step(backbone, alignment, graph, batch, 0.0, torch.Generator()) for backbone in (theirs, ours)
     )

@@ -45,9 +45,9 @@ def last_json(out):
 def workspace(tmp_path):
     """A workspace with dataset and vectors, no run yet."""
     place = Workspace(tmp_path / "w")
-    dataset, semantics = blocks()
+    dataset, text_embeddings = blocks()
     dataset.save(place.dataset_path)
-    semantics.save(place.semantics_path())
+    text_embeddings.save(place.text_embeddings_path())
     return place
 
 
@@ -118,10 +118,10 @@ def test_compare_evaluate_recommend(call, workspace):
     assert code == 0
     result = last_json(out)
     assert set(result["comparisons"]) == {"con", "gen"}
-    cell = result["comparisons"]["con"]["ndcg@10"]
+    trial = result["comparisons"]["con"]["ndcg@10"]
     base, con = (result["runs"][name]["test"]["ndcg@10"] for name in ("base", "con"))
-    assert cell["relative"] == pytest.approx(con / base - 1)
-    assert 0 <= cell["p_t"] <= cell["p_holm"] <= 1
+    assert trial["relative"] == pytest.approx(con / base - 1)
+    assert 0 <= trial["p_t"] <= trial["p_holm"] <= 1
     assert "base" in err
 
     code, out, _ = call("evaluate", "-w", workspace.path, "--run", "con", "-k", 10, "--json")
@@ -152,9 +152,9 @@ def test_compare_over_seeds(call, workspace):
     ]
     assert result["runs"]["con"]["test"]["ndcg@10"] == pytest.approx(np.mean(each))
     assert result["runs"]["con"]["test_std"]["ndcg@10"] == pytest.approx(np.std(each, ddof=1))
-    cell = result["comparisons"]["con"]["ndcg@10"]
-    assert cell["new"] == pytest.approx(np.mean(each))
-    assert cell["seeds"]["n"] == 3
+    trial = result["comparisons"]["con"]["ndcg@10"]
+    assert trial["new"] == pytest.approx(np.mean(each))
+    assert trial["seeds"]["n"] == 3
     assert "±" in err
     assert "Wilcoxon" in err
     # A run of another name beside it, one seed against three, and what cannot be compared.
@@ -177,7 +177,7 @@ def test_semantic_embeddings_only_are_a_run_like_any_other(call, workspace):
     code, out, _ = call("evaluate", "-w", workspace.path, "--semantic-only", "-k", 5, "--json")
     assert code == 0
     dataset = workspace.dataset()
-    texts = workspace.semantics(dataset)
+    texts = workspace.text_embeddings(dataset)
     expected = evaluate(DotProduct.cosine(texts.users, texts.items), dataset, k=(5,)).metrics()["ndcg@5"]
     assert last_json(out)["ndcg@5"] == pytest.approx(expected)
     assert train(call, workspace, "base")[0] == 0
@@ -186,7 +186,7 @@ def test_semantic_embeddings_only_are_a_run_like_any_other(call, workspace):
     assert last_json(out)["comparisons"]["base"]["ndcg@5"]["base"] == pytest.approx(expected)
     assert call("recommend", "-w", workspace.path, "--run", "semantic-only", "--user", "u3")[0] == 0
     # Other vectors, another result: nothing is kept that is out of date.
-    texts.shuffled(np.random.default_rng(0)).save(workspace.semantics_path())
+    texts.shuffled(np.random.default_rng(0)).save(workspace.text_embeddings_path())
     code, out, _ = call("evaluate", "-w", workspace.path, "--semantic-only", "-k", 5, "--json")
     assert last_json(out)["ndcg@5"] < expected
 
@@ -268,7 +268,7 @@ def test_another_dataset_tells_what_to_do_about_profiles_and_vectors(call, tmp_p
     told = " ".join(call(*command)[1].split())
     assert old in told
     assert "another one now" not in told
-    blocks()[1].save(place.semantics_path())
+    blocks()[1].save(place.text_embeddings_path())
     told = " ".join(call(*command, "--seed", 1)[1].split())
     assert old in told
     assert "vectors and runs of the old one will be refused" in told
@@ -381,7 +381,9 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
     assert (workspace.run("con") / "config.toml").read_bytes() == before
     assert call("recommend", "-w", workspace.path, "--run", "con", "--user", "u1")[0] == 1  # has not ended
     dataset = workspace.dataset()
-    workspace.semantics(dataset).shuffled(np.random.default_rng(0)).save(workspace.semantics_path())
+    workspace.text_embeddings(dataset).shuffled(np.random.default_rng(0)).save(
+        workspace.text_embeddings_path()
+    )
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
     assert code == 2
     assert "texts is" in err
@@ -585,17 +587,17 @@ def test_recbole_and_published_folders(call, tmp_path):
     code, out, _ = call("data", "recbole", atomic, "-w", tmp_path / "r", "--k-core", 3, "--json")
     assert code == 0
     assert last_json(out)["users"] == 12
-    dataset, semantics = blocks()
+    dataset, text_embeddings = blocks()
     folder = tmp_path / "published"
     folder.mkdir()
     for split, name in zip(SPLITS, ("trn", "val", "tst"), strict=True):
         (folder / f"{name}_mat.pkl").write_bytes(pickle.dumps(dataset.split(split).csr().tocoo()))
-    for name, vectors in (("usr", semantics.users), ("itm", semantics.items)):
+    for name, vectors in (("usr", text_embeddings.users), ("itm", text_embeddings.items)):
         (folder / f"{name}_emb_np.pkl").write_bytes(pickle.dumps(vectors))
     place = Workspace(tmp_path / "p")
     assert call("data", "published", folder, "-w", place.path)[0] == 0
     stored = place.dataset()
-    assert np.array_equal(place.semantics(stored).items, semantics.items)
+    assert np.array_equal(place.text_embeddings(stored).items, text_embeddings.items)
     assert len(stored.test) == len(dataset.test)
 
 

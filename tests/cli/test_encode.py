@@ -76,15 +76,15 @@ def test_metadata_and_the_mean_without_profiles(call, place):
     code, result, err = call()
     assert code == 0
     assert texts_sent(call) == {f"Title {row}." for row in range(8)}
-    semantics = place.semantics(place.dataset())
-    assert np.array_equal(semantics.items[3], row_of("Title 3."))
-    assert semantics.has_item.tolist() == [True] * 8 + [False]
+    text_embeddings = place.text_embeddings(place.dataset())
+    assert np.array_equal(text_embeddings.items[3], row_of("Title 3."))
+    assert text_embeddings.has_item.tolist() == [True] * 8 + [False]
     assert (result["profiles"], result["users"]) == ("metadata", "mean over training items")
     assert (result["items_without_vector"], result["dimensions"], result["texts_cut"]) == (1, 4, 0)
     assert result["encoder"] == f"fake ({call.server.url})"
     assert {"texts_sha256", "dataset", "revision", "on_missing"} <= result.keys()
     assert "items: their metadata; 1 of 9 have none" in err
-    without = int((~semantics.has_user).sum())  # who met the last item alone in training
+    without = int((~text_embeddings.has_user).sum())  # who met the last item alone in training
     assert f"1 items and {without} users have no vector: the alignment leaves them out" in err
 
 
@@ -146,9 +146,9 @@ def test_drop_leaves_nodes_without_a_profile_out(call, place):
     assert (result["items_failed"], result["items_with_fallback"]) == (3, 0)
     assert (result["items_without_vector"], result["users_without_vector"]) == (3, 4)
     assert "3 items and 4 users have no vector" in err
-    semantics = place.semantics(place.dataset())
-    assert not semantics.has_item[:3].any()
-    assert not semantics.has_user[:4].any()
+    text_embeddings = place.text_embeddings(place.dataset())
+    assert not text_embeddings.has_item[:3].any()
+    assert not text_embeddings.has_user[:4].any()
     for alignment in ("contrastive", "generative"):
         assert not run(["train", "-w", place.path, "--alignment", alignment, "--epochs", 2])
 
@@ -169,9 +169,9 @@ def test_users_by_their_profiles(call, place, on_missing):
     assert (result["users"], result["users_with_profile"], result["users_failed"]) == ("profiles", 11, 1)
     assert result["users_by_mean"] == (on_missing == "text")
     assert f"users: profiles by {MODEL}: 11 of 12 (1 failed)" in err
-    semantics = place.semantics(place.dataset())
-    assert np.array_equal(semantics.users[3], row_of("user 3 profiled."))
-    assert semantics.has_user[5] == (on_missing == "text")
+    text_embeddings = place.text_embeddings(place.dataset())
+    assert np.array_equal(text_embeddings.users[3], row_of("user 3 profiled."))
+    assert text_embeddings.has_user[5] == (on_missing == "text")
     _, result, err = call("--profiles", "mean")
     assert (result["profiles"], result["users"], result["users_by_mean"]) == (
         "llm",
@@ -205,7 +205,7 @@ def test_names_keep_vectors_apart_and_runs_record_them(call, place):
     assert call("--profiles", "metadata", "--name", "plain")[0] == 0
     assert call("--profiles", "llm", "--name", "by-llm")[0] == 0
     dataset = place.dataset()
-    assert place.semantics(dataset, "plain").digest != place.semantics(dataset, "by-llm").digest
+    assert place.text_embeddings(dataset, "plain").digest != place.text_embeddings(dataset, "by-llm").digest
     train = ["train", "-w", place.path, "--alignment", "contrastive", "--epochs", 2]
     assert run([*train, "--semantics", "by-llm"]) == 0
     metrics = json.loads(
@@ -215,7 +215,7 @@ def test_names_keep_vectors_apart_and_runs_record_them(call, place):
         ).read_text()
     )
     assert metrics["config"]["names"]["semantics"] == "by-llm"
-    assert metrics["config"]["data"]["texts"] == place.semantics(dataset, "by-llm").digest
+    assert metrics["config"]["data"]["texts"] == place.text_embeddings(dataset, "by-llm").digest
 
 
 def test_profiles_of_another_split_are_refused(call, place):
@@ -281,7 +281,7 @@ def test_an_endpoint_that_refuses_leaves_nothing_half_done(call, place):
     code, _, err = call()
     assert code == 1
     assert "refuses access" in err
-    assert not place.semantics_path().exists()
+    assert not place.text_embeddings_path().exists()
 
 
 def test_missing_names_are_listed_and_the_old_place_is_told(call, place, capsys):

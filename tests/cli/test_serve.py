@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 
 from rlmrec.cli import main
-from rlmrec.cli.serve import parse_id_lists
+from rlmrec.cli.recommend import parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import UnknownIdError
-from rlmrec.serving.cold_start import ColdStart
+from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.testing import blocks
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 KINDS = ["cookery", "detectives", "travel"]
@@ -38,14 +38,14 @@ class FakeEncoder:
 def place(tmp_path_factory):
     """A workspace with three trained runs."""
     place = Workspace(tmp_path_factory.mktemp("serve") / "w")
-    dataset, semantics = blocks()
+    dataset, text_embeddings = blocks()
     texts = pl.DataFrame({"title": [f"<b>{KINDS[row // 15]}</b> {row}" for row in range(45)]})
     dataset = Dataset(
         "blocks", dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, texts
     )
     dataset.save(place.dataset_path)
-    semantics.manifest.update({"encoder": "fake", "made_by": {"encoder": "local"}})
-    semantics.save(place.semantics_path())
+    text_embeddings.manifest.update({"encoder": "fake", "made_by": {"encoder": "local"}})
+    text_embeddings.save(place.text_embeddings_path())
     for name, alignment in (("base", "none"), ("con", "contrastive"), ("gen", "generative")):
         with pytest.raises(SystemExit) as end:
             main(["train", "-w", str(place.path), "--alignment", alignment, "--name", name, "--epochs", "30",
@@ -56,7 +56,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch, place):
-    monkeypatch.setattr("rlmrec.text.named.LocalEncoder", FakeEncoder)
+    monkeypatch.setattr("rlmrec.text.registry.LocalEncoder", FakeEncoder)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -197,9 +197,9 @@ def test_lists_of_ids_that_may_hold_commas():
 def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     """By their name; and where these have changed since, the projector is refused and a map is not silent."""
     dataset = place.dataset()
-    texts = place.semantics(dataset)
-    default, other = place.semantics_path().read_bytes(), place.semantics_path("other")
-    wider = Semantics(np.tile(texts.users, 2), np.tile(texts.items, 2), texts.manifest)
+    texts = place.text_embeddings(dataset)
+    default, other = place.text_embeddings_path().read_bytes(), place.text_embeddings_path("other")
+    wider = TextEmbeddings(np.tile(texts.users, 2), np.tile(texts.items, 2), texts.manifest)
     wider.save(other)
     train = [
         "train",
@@ -231,7 +231,7 @@ def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     assert (code, "maps no others" in " ".join(err.split())) == (2, True)
     other.unlink()
     assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
-    assert place.semantics_path().read_bytes() == default
+    assert place.text_embeddings_path().read_bytes() == default
 
 
 def test_a_blend_is_a_run_like_any_other(call, place):

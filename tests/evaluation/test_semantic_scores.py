@@ -17,6 +17,6 @@ def test_scores_are_cosines():
 
 
 def test_texts_that_tell_the_groups_apart_recommend_the_own_group():
-    dataset, semantics = blocks(text_size=32)
-    ranking = evaluate(DotProduct.cosine(semantics.users, semantics.items), dataset, k=(5,))
+    dataset, text_embeddings = blocks(text_size=32)
+    ranking = evaluate(DotProduct.cosine(text_embeddings.users, text_embeddings.items), dataset, k=(5,))
     assert (ranking.users[:, None] // 20 == ranking.items // 15).mean() > 0.95

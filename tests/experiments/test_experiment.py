@@ -13,10 +13,7 @@ from rlmrec.cli import main
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import compare_tables
-from rlmrec.experiments.cells import Cell, Materials
 from rlmrec.experiments.experiment import Experiment, _chosen, coordinates, experiment_names
-from rlmrec.experiments.figures import FIGURES, sheets_of
-from rlmrec.experiments.grid import lines_path
 from rlmrec.experiments.render import (
     as_csv,
     build_table,
@@ -33,9 +30,12 @@ from rlmrec.experiments.render import (
     tables_of,
     write_tables,
 )
+from rlmrec.experiments.runner import lines_path
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.trial import Trial, TrialInputs
+from rlmrec.paper.figures import FIGURES, sheets_of
 from rlmrec.testing import blocks
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -46,22 +46,24 @@ NAMES = ["figure4", "figure5", "table1", "table2", "table3", "table4"]
 def place(tmp_path):
     """Dataset and two encoders' vectors."""
     place = Workspace(tmp_path / "w")
-    dataset, semantics = blocks()
+    dataset, text_embeddings = blocks()
     dataset.save(place.dataset_path)
-    semantics.save(place.semantics_path())
-    other = Semantics(semantics.users[:, ::-1], semantics.items[:, ::-1], semantics.manifest)
-    other.save(place.path / "semantics" / "other.safetensors")
+    text_embeddings.save(place.text_embeddings_path())
+    other = TextEmbeddings(
+        text_embeddings.users[:, ::-1], text_embeddings.items[:, ::-1], text_embeddings.manifest
+    )
+    other.save(place.path / "text_embeddings" / "other.safetensors")
     return place
 
 
-def cells(place, name, **more):
+def trials(place, name, **more):
     options = more.pop("options", {})
-    return Experiment.load(name).cells(Materials(place), "general", options, **more)
+    return Experiment.load(name).trials(TrialInputs(place), "general", options, **more)
 
 
 def test_the_grids(place):
     assert experiment_names() == NAMES
-    sizes = {name: len(cells(place, name, seeds=2)[0]) for name in NAMES if name != "table3"}
+    sizes = {name: len(trials(place, name, seeds=2)[0]) for name in NAMES if name != "table3"}
     assert sizes == {
         "table1": 1 + 6 * 3 * 2,
         "table2": (2 * 3 + 2) * 2,
@@ -69,11 +71,11 @@ def test_the_grids(place):
         "figure4": 4 * 2 * (1 + 2 * 2 + 2 * 3),  # two encoders; shuffled in three ways
         "figure5": 6 * 3 * 2,
     }
-    assert len(cells(place, "table1")[0]) == 1 + 6 * 3 * 5
+    assert len(trials(place, "table1")[0]) == 1 + 6 * 3 * 5
     for name in NAMES:
         assert len(list(Experiment.load(name).points(["default"], 1))) == len(
             {tuple(point.values()) for point in Experiment.load(name).points(["default"], 1)}
-        ), "no cell twice"
+        ), "no trial twice"
 
 
 def test_pretraining_goes_from_the_earlier_to_the_later_half():
@@ -84,43 +86,43 @@ def test_pretraining_goes_from_the_earlier_to_the_later_half():
 
 def test_table3_refuses_data_without_timestamps(place):
     with pytest.raises(DataError, match="needs timestamps and this dataset has none"):
-        cells(place, "table3")
+        trials(place, "table3")
 
 
 def test_cells_without_text_vectors_are_told_apart(place):
-    place.semantics_path().unlink()
-    (place.path / "semantics" / "other.safetensors").unlink()
-    runnable, lacking = cells(place, "table1", seeds=1)
-    assert {cell.spec.alignment for cell in runnable} == {"none"}
+    place.text_embeddings_path().unlink()
+    (place.path / "text_embeddings" / "other.safetensors").unlink()
+    runnable, lacking = trials(place, "table1", seeds=1)
+    assert {trial.spec.alignment for trial in runnable} == {"none"}
     assert len(runnable) == 6
     assert len(lacking) == 1 + 12
 
 
 def test_options_go_where_they_are_known(place):
-    found, _ = cells(place, "table1", seeds=1, options={"weight": 0.5, "epochs": 3})
-    trained = [cell for cell in found if cell.spec is not None]
-    assert {cell.spec.training.epochs for cell in trained} == {3}
-    weights = {cell.spec.alignment_config.weight for cell in trained if cell.spec.alignment != "none"}
+    found, _ = trials(place, "table1", seeds=1, options={"weight": 0.5, "epochs": 3})
+    trained = [trial for trial in found if trial.spec is not None]
+    assert {trial.spec.training.epochs for trial in trained} == {3}
+    weights = {trial.spec.alignment_config.weight for trial in trained if trial.spec.alignment != "none"}
     assert weights == {0.5}
-    with pytest.raises(ConfigError, match="no cell of table1 has an option lr"):
-        cells(place, "table1", options={"lr": 1})
+    with pytest.raises(ConfigError, match="no trial of table1 has an option lr"):
+        trials(place, "table1", options={"lr": 1})
 
 
 def test_only(place):
     only = {"backbone": ["sgl", "lightgcn"], "alignment": ["none"], "seed": ["2"]}
-    found, _ = cells(place, "table1", only=only)
-    assert [(cell.spec.backbone, cell.seed) for cell in found] == [("lightgcn", 2), ("sgl", 2)]
-    assert len(cells(place, "figure5", seeds=1, only={"noise": ["0.05", "0"]})[0]) == 6
+    found, _ = trials(place, "table1", only=only)
+    assert [(trial.spec.backbone, trial.seed) for trial in found] == [("lightgcn", 2), ("sgl", 2)]
+    assert len(trials(place, "figure5", seeds=1, only={"noise": ["0.05", "0"]})[0]) == 6
     for wrong, message in (
         ({"model": ["sgl"]}, "--only model=sgl: expected one of backbone"),
         ({"alignment": ["con"]}, "expected none, contrastive, generative"),
         ({"noise": ["much"]}, "figure5 has no 'much' there; expected 0.0, 0.05"),
         ({"backbone": ["lightgnc", "sgl"]}, "table1 has no 'lightgnc' there; expected semantic-only, gccf"),
         ({"seed": ["9"]}, "expected 1, 2, 3, 4, 5"),
-        ({"backbone": ["semantic-only"], "alignment": ["contrastive"]}, "no cell with all of --only"),
+        ({"backbone": ["semantic-only"], "alignment": ["contrastive"]}, "no trial with all of --only"),
     ):
         with pytest.raises(ConfigError, match=message):
-            cells(place, "figure5" if "noise" in wrong else "table1", only=wrong)
+            trials(place, "figure5" if "noise" in wrong else "table1", only=wrong)
 
 
 def test_a_value_may_have_a_comma():
@@ -134,9 +136,9 @@ def test_a_value_may_have_a_comma():
 
 
 def test_timing_says_where(place):
-    found, _ = cells(place, "table4", timing="cpu, 2 threads")
-    assert {cell.timing for cell in found} == {"cpu, 2 threads"}
-    assert {cell.spec.training.epochs for cell in found} == {5}
+    found, _ = trials(place, "table4", timing="cpu, 2 threads")
+    assert {trial.timing for trial in found} == {"cpu, 2 threads"}
+    assert {trial.spec.training.epochs for trial in found} == {5}
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
@@ -166,10 +168,10 @@ def test_numbers_of_the_paper():
 
 def line(alignment, seed, value, dataset="rlmrec-amazon", backbone="lightgcn", status="done", **options):
     texts = {} if alignment == "none" else {"texts": "t", "semantics": "default"}
-    cell = Cell(RunSpec.resolve(backbone, alignment, seed=seed, options=options), "f", **texts)
+    trial = Trial(RunSpec.resolve(backbone, alignment, seed=seed, options=options), "f", **texts)
     metrics = dict.fromkeys(Experiment.load("table1").metrics, value)
     return {
-        "id": cell.id, "status": status, "dataset": dataset, "cell": cell.as_dict(), "test": metrics,
+        "id": trial.id, "status": status, "dataset": dataset, "cell": trial.as_dict(), "test": metrics,
         "valid": metrics, "epochs": 10 * seed, "seconds_per_epoch": 1.0,
         "environment": {"device": "cpu", "threads": 2, "torch": "2"},
     }  # fmt: skip
@@ -210,7 +212,7 @@ def test_a_table_of_known_numbers(tmp_path):
     assert "0.1500 (+25.0 %*)" in text, "R@20 is marked"
     assert text.count("%*") == 2, "in both tables, and no other metric is"
     assert "| LightGCN | Con | 0.1500 | 0.1483 | +1.1 % | +25.0 %* | +5.1 % |" in text
-    assert "1 cells failed." in text
+    assert "1 trials failed." in text
     records = list(csv.DictReader(io.StringIO(as_csv([table]))))
     assert len(records) == 12
     found = next(r for r in records if r["variant"] == "Con" and r["metric"] == "recall@20")
@@ -317,10 +319,10 @@ def test_noise_is_shown_against_no_noise(tmp_path):
 
 def test_coordinates():
     text = {"texts": "t", "semantics": "minilm"}
-    kar = Cell(RunSpec.resolve("kar-sgl"), "f", **text)
+    kar = Trial(RunSpec.resolve("kar-sgl"), "f", **text)
     assert coordinates(kar.as_dict())["variant"] == "KAR"
     assert coordinates(kar.as_dict())["backbone"] == "SGL"
-    shuffled = Cell(RunSpec.resolve("dccf", "generative"), "f", shuffle="users", **text)
+    shuffled = Trial(RunSpec.resolve("dccf", "generative"), "f", shuffle="users", **text)
     found = coordinates(shuffled.as_dict())
     assert (found["backbone"], found["variant"], found["semantics"], found["shuffle"]) == (
         "DCCF",
@@ -328,8 +330,8 @@ def test_coordinates():
         "minilm",
         "users",
     )
-    start = Cell(RunSpec.resolve("lightgcn", "contrastive"), "f", period="earlier", **text)
-    later = Cell(RunSpec.resolve(), "f", period="later", start=start)
+    start = Trial(RunSpec.resolve("lightgcn", "contrastive"), "f", period="earlier", **text)
+    later = Trial(RunSpec.resolve(), "f", period="later", start=start)
     assert coordinates(later.as_dict())["start"] == "Con"
     assert Experiment.load("table3").row(start.as_dict()) is None
 
@@ -375,7 +377,7 @@ def test_the_command(place, tmp_path, capsys):
     assert [row["variant"] for row in rows] == ["Base", "KAR", "Con"]
     lines = [json.loads(text) for text in (results / "table2" / "blocks.jsonl").read_text().splitlines()]
     assert len(lines) == 3
-    folders = {coordinates(one["cell"])["variant"]: place.cell(one["id"]) for one in lines}
+    folders = {coordinates(one["cell"])["variant"]: place.trial(one["id"]) for one in lines}
     tables = {variant: read_table(folder / "test.parquet") for variant, folder in folders.items()}
     tests = load_significance(results / "table2" / "blocks.significance.json")
     expected = compare_tables(tables["Con"], tables["Base"], "recall@20")
@@ -383,7 +385,7 @@ def test_the_command(place, tmp_path, capsys):
     assert {path.name for path in (results / "table2").iterdir()} == {
         "blocks.jsonl", "blocks.significance.json", "table2.md", "table2.csv", "table2.tex",
     }  # fmt: skip
-    # Again: nothing runs. Another experiment with the same cell: it is not run either, and has its own line.
+    # Again: nothing runs. Another experiment with the same trial: it is not run either, and has its own line.
     before = (results / "table2" / "blocks.jsonl").read_text()
     code, _, err = call(*command)
     assert code == 0

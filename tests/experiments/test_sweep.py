@@ -9,15 +9,15 @@ import pytest
 
 from rlmrec.cli import main
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.grid import Results
+from rlmrec.experiments.runner import Results
 from rlmrec.experiments.spec import RunSpec, preset_options
 from rlmrec.experiments.sweep import (
     Sweep,
+    best_candidates,
     best_preset,
-    best_trials,
-    cell_maker,
-    grid_trials,
+    grid_candidates,
     search,
+    trial_maker,
     uneven,
 )
 from rlmrec.testing import blocks
@@ -56,46 +56,46 @@ def sweep(text):
 
 
 def maker():
-    dataset, semantics = blocks()
-    return cell_maker(dataset.fingerprint, semantics)
+    dataset, text_embeddings = blocks()
+    return trial_maker(dataset.fingerprint, text_embeddings)
 
 
-def line(cell, value, test=0.0):
-    return {"id": cell.id, "status": "done", "valid": {"recall@20": value}, "test": {"recall@20": test}}
+def line(trial, value, test=0.0):
+    return {"id": trial.id, "status": "done", "valid": {"recall@20": value}, "test": {"recall@20": test}}
 
 
 def test_a_grid_is_every_combination():
-    trials = grid_trials(sweep(GRID), maker())
+    candidates = grid_candidates(sweep(GRID), maker())
     counts = {}
-    for one in trials:
+    for one in candidates:
         counts[one.variant] = counts.get(one.variant, 0) + 1
-        assert [cell.seed for cell in one.cells] == [1, 2]
-        assert one.cells[0].spec.training.learning_rate == 1e-2
+        assert [trial.seed for trial in one.trials] == [1, 2]
+        assert one.trials[0].spec.training.learning_rate == 1e-2
     assert counts == {("lightgcn", "none"): 2, ("lightgcn", "contrastive"): 6, ("sgl", "none"): 2,
                       ("sgl", "contrastive"): 6}  # fmt: skip
-    sgl = [one for one in trials if one.variant == ("sgl", "contrastive")]
+    sgl = [one for one in candidates if one.variant == ("sgl", "contrastive")]
     assert {(one.options["l2"], one.options["weight"]) for one in sgl} == {
         (l2, weight) for l2 in (1e-6, 1e-5) for weight in (0.1, 0.2, 0.3)
     }
-    assert all(one.cells[0].spec.backbone_config.keep_rate == 0.5 for one in sgl)
-    assert all(one.cells[0].spec.backbone_config.layers == 1 for one in sgl)
-    assert "sgl/none 2, sgl/contrastive 6" in uneven(trials)
-    assert uneven([one for one in trials if one.variant[1] == "none"]) is None
+    assert all(one.trials[0].spec.backbone_config.keep_rate == 0.5 for one in sgl)
+    assert all(one.trials[0].spec.backbone_config.layers == 1 for one in sgl)
+    assert "sgl/none 2, sgl/contrastive 6" in uneven(candidates)
+    assert uneven([one for one in candidates if one.variant[1] == "none"]) is None
 
 
 def test_the_best_is_chosen_on_validation_and_not_on_test(tmp_path):
     plan = sweep(GRID.replace("[1e-6, 1e-5]", "[1e-6, 1e-5, 1e-4]"))
-    trials, results = grid_trials(plan, maker()), Results(tmp_path / "r")
-    first, second, third = [one for one in trials if one.variant == ("lightgcn", "none")]
+    candidates, results = grid_candidates(plan, maker()), Results(tmp_path / "r")
+    first, second, third = [one for one in candidates if one.variant == ("lightgcn", "none")]
     for one, values, test in (
         (first, (0.1, 0.2), 0.9),
         (second, (0.12, 0.19), 0.1),
         (third, (0.9, None), 0.9),
     ):
-        for cell, value in zip(one.cells, values, strict=True):
+        for trial, value in zip(one.trials, values, strict=True):
             if value is not None:  # a trial with a seed missing is not chosen
-                results.append(line(cell, value, test))
-    best = best_trials(trials, results, "recall@20")
+                results.append(line(trial, value, test))
+    best = best_candidates(candidates, results, "recall@20")
     assert best[("lightgcn", "none")] == (second, pytest.approx(0.155))
     text = best_preset(best, plan)
     assert tomllib.loads(text) == {"lightgcn": {"none": {"learning_rate": 1e-2, "layers": 3, "l2": 1e-5}}}
@@ -157,12 +157,12 @@ def test_mistakes_in_a_file_are_named(text, message):
 def asked(results, seen, stop_after=None):
     """Runs no training: a made-up validation value that is best at l2 = 1e-5."""
 
-    def run(cells):
-        for cell in cells:
+    def run(trials):
+        for trial in trials:
             if stop_after is not None and len(seen) == stop_after:
                 raise KeyboardInterrupt
-            seen.append(cell)
-            results.append(line(cell, -abs(math.log10(cell.spec.training.l2) + 5)))
+            seen.append(trial)
+            results.append(line(trial, -abs(math.log10(trial.spec.training.l2) + 5)))
 
     return run
 
@@ -174,15 +174,15 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search(plan, maker(), r := Results(tmp_path / "r"), asked(r, seen, 7), storage)
     results = Results(tmp_path / "r")
-    trials = search(plan, maker(), results, asked(results, seen), storage)
-    budget = [one.variant for one in trials]
+    candidates = search(plan, maker(), results, asked(results, seen), storage)
+    budget = [one.variant for one in candidates]
     assert budget.count(("mf", "none")) == budget.count(("mf", "generative")) == 6
-    ids = [cell.id for cell in seen]
+    ids = [trial.id for trial in seen]
     # The round that was killed is run again as it was asked for; nothing else is, and no point twice.
-    assert set(ids) == {cell.id for one in trials for cell in one.cells}
+    assert set(ids) == {trial.id for one in candidates for trial in one.trials}
     assert len(set(ids)) == 12
-    assert all(one.value(results, "recall@20") is not None for one in trials)
-    assert {round(one.options["mask_ratio"], 9) for one in trials if "mask_ratio" in one.options} <= {
+    assert all(one.value(results, "recall@20") is not None for one in candidates)
+    assert {round(one.options["mask_ratio"], 9) for one in candidates if "mask_ratio" in one.options} <= {
         0.1, 0.2, 0.3, 0.4, 0.5,
     }  # fmt: skip
     # All done: nothing is asked for again. Another seed is another study.
@@ -199,14 +199,14 @@ def test_two_searches_at_once_share_their_trials(tmp_path):
     mine, theirs = Results(tmp_path / "r"), Results(tmp_path / "r")
     others = []
 
-    def run(cells):
+    def run(trials):
         if not others:  # while the first trials run, another process takes up all, and ends before
             others.append(search(plan, maker(), theirs, asked(theirs, []), storage))
-        asked(mine, [])(cells)
+        asked(mine, [])(trials)
 
-    trials = search(plan, maker(), mine, run, storage)
-    assert [one.options for one in trials] == [one.options for one in others[0]]
-    assert len(trials) == 12
+    candidates = search(plan, maker(), mine, run, storage)
+    assert [one.options for one in candidates] == [one.options for one in others[0]]
+    assert len(candidates) == 12
 
 
 def test_a_search_repeats_and_finds(tmp_path):
@@ -218,8 +218,8 @@ def test_a_search_repeats_and_finds(tmp_path):
     found = []
     for name in ("a", "b"):
         results = Results(tmp_path / name)
-        trials = search(plan, maker(), results, asked(results, []), tmp_path / f"{name}.journal")
-        found.append([one.options["l2"] for one in trials])
+        candidates = search(plan, maker(), results, asked(results, []), tmp_path / f"{name}.journal")
+        found.append([one.options["l2"] for one in candidates])
     assert found[0] == found[1], "seeded"
     best = min(abs(np.log10(found[0]) + 5))
     assert best < 0.1, "a fiftieth of the range"
@@ -227,9 +227,9 @@ def test_a_search_repeats_and_finds(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     place = Workspace(tmp_path / "w")
-    dataset, semantics = blocks()
+    dataset, text_embeddings = blocks()
     dataset.save(place.dataset_path)
-    semantics.save(place.semantics_path())
+    text_embeddings.save(place.text_embeddings_path())
     file = tmp_path / "tiny.toml"
     file.write_text(
         'backbones = ["mf"]\nalignments = ["none", "contrastive"]\nseeds = [1]\n'
@@ -244,7 +244,7 @@ def test_the_command(tmp_path, capsys):
     code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")
     assert code == 0
     result = json.loads(out)
-    assert result["cells"] == 4
+    assert result["trials"] == 4
     assert [best["options"]["learning_rate"] for best in result["best"]] == [0.1, 0.1]
     assert "2 of 2" in err
     assert "different numbers" not in err
@@ -272,7 +272,7 @@ def test_the_command(tmp_path, capsys):
     other.write_text(file.read_text())
     assert call("sweep", "-w", place.path, other, "--threads", 1)[0] == 0
     assert call("sweep", "-w", place.path, file, "--threads", 1)[0] == 0
-    # A cell that fails leaves its mark on the exit code; the rest stands.
+    # A trial that fails leaves its mark on the exit code; the rest stands.
     file.write_text(file.read_text().replace("1e-1]", "1e30]").replace('"none", ', ""))
     code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")
     assert code == 3

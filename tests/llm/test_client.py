@@ -8,9 +8,8 @@ import time
 import pytest
 from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.llm.client import Completion, OpenAIChat, Usage
-from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.profiles.parse import SCHEMA
 
 

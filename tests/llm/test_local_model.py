@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, RequestError
 from rlmrec.llm import local
-from rlmrec.llm.errors import RequestError
 from rlmrec.llm.local import LocalChat, grammar
 from rlmrec.profiles.parse import SCHEMA, parse
 from rlmrec.profiles.prompts import load_template

@@ -6,10 +6,9 @@ import sqlite3
 
 import pytest
 
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
 from rlmrec.llm import store as store_module
 from rlmrec.llm.client import Completion, Usage
-from rlmrec.llm.errors import MissingAnswerError
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 

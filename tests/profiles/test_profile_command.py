@@ -201,7 +201,7 @@ def test_reasons_are_shown_and_what_a_retry_would_change(folder):
         )
 
     with FaultServer(script) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlmrec.llm.endpoint.random.uniform", lambda low, high: 0.001)
+        patch.setattr("rlmrec.http_client.random.uniform", lambda low, high: 0.001)
         told = rlmrec("profile", "-w", folder, "--items", *at(server), ok=3)
         assert "endpoint, mostly: no answer in 7 tries, the last one: HTTP 503" in told
         assert "request, mostly: the endpoint refused the request: HTTP 400" in told

@@ -11,9 +11,8 @@ from made_dataset import make_dataset
 
 from rlmrec.data.dataset import SPLITS
 from rlmrec.data.interactions import Interactions
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import AccessError, ConfigError, EndpointError, WorkspaceError
 from rlmrec.llm.client import Completion, OpenAIChat, Usage
-from rlmrec.llm.errors import AccessError, EndpointError
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit

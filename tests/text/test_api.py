@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from fault_server import HANG, RESET, FaultServer, embedded, failure, vector_of
 
-from rlmrec.errors import ConfigError, DataError
-from rlmrec.llm.errors import AccessError, EndpointError, RequestError
+from rlmrec.errors import AccessError, ConfigError, DataError, EndpointError, RequestError
 from rlmrec.testing import check_text_encoder
 from rlmrec.text import OpenAIEmbeddings, VectorCache, encode_texts
 

@@ -175,28 +175,30 @@ def test_a_cache_that_cannot_be_written_says_so(cache):
 def test_nodes_without_a_text():
     dataset, _ = blocks(users=4, items=3, density=0.9)
     items = [None if row in (0, 1, 2) else f"item {row}" for row in range(9)]
-    semantics = encode_dataset(Bytes(), dataset, items)
-    assert semantics.has_item.tolist() == [False] * 3 + [True] * 6
+    text_embeddings = encode_dataset(Bytes(), dataset, items)
+    assert text_embeddings.has_item.tolist() == [False] * 3 + [True] * 6
     # The first block's users have met the first block's items alone.
-    assert semantics.has_user.tolist() == [False] * 4 + [True] * 8
+    assert text_embeddings.has_user.tolist() == [False] * 4 + [True] * 8
     user = 5
     mine = dataset.train.items[dataset.train.users == user]
     by_hand = expected([items[row] for row in mine]).mean(0)
-    np.testing.assert_allclose(semantics.users[user], by_hand, rtol=1e-6)
-    manifest = semantics.manifest
+    np.testing.assert_allclose(text_embeddings.users[user], by_hand, rtol=1e-6)
+    manifest = text_embeddings.manifest
     assert (manifest["items_without_vector"], manifest["users_without_vector"]) == (3, 4)
     assert (manifest["encoder"], manifest["dimensions"], manifest["users_by_mean"]) == ("bytes 1", 4, 8)
-    semantics.check(dataset)
+    text_embeddings.check(dataset)
 
 
 @pytest.mark.parametrize("fill", [True, False])
 def test_users_with_texts_of_their_own(fill):
     dataset, _ = blocks(users=4, items=3)
     users = [f"user {row}" if row % 2 else None for row in range(12)]
-    semantics = encode_dataset(Bytes(), dataset, [f"item {row}" for row in range(9)], users, fill_users=fill)
-    assert np.array_equal(semantics.users[1::2], expected(users[1::2]))
-    assert semantics.has_user.tolist() == [fill or row % 2 == 1 for row in range(12)]
-    assert semantics.users[::2].any() == fill
+    text_embeddings = encode_dataset(
+        Bytes(), dataset, [f"item {row}" for row in range(9)], users, fill_users=fill
+    )
+    assert np.array_equal(text_embeddings.users[1::2], expected(users[1::2]))
+    assert text_embeddings.has_user.tolist() == [fill or row % 2 == 1 for row in range(12)]
+    assert text_embeddings.users[::2].any() == fill
 
 
 def test_texts_that_do_not_fit_the_dataset():

@@ -15,7 +15,7 @@ from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.batch import Batch
 from rlmrec.data.interactions import Interactions
 from rlmrec.graph import Graph
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training.step import step
 
 U, I, D, DS, L, LAMBDA = 5, 6, 4, 7, 2, 1e-3
@@ -29,7 +29,7 @@ BATCH = Batch(
 class Reference:
     """The paper's formulas over dense float64 tensors."""
 
-    def __init__(self, backbone, alignment, semantics):
+    def __init__(self, backbone, alignment, text_embeddings):
         self.parameters = {
             name: p.detach().clone().requires_grad_()
             for module in (("b", backbone), ("a", alignment))
@@ -40,8 +40,8 @@ class Reference:
             a[u, U + i] = a[U + i, u] = 1
         scale = torch.tensor([d**-0.5 if d else 0.0 for d in a.sum(1).tolist()], dtype=torch.float64)
         self.adjacency = scale[:, None] * a * scale[None, :]
-        self.s_users = torch.from_numpy(semantics.users).double() if semantics else None
-        self.s_items = torch.from_numpy(semantics.items).double() if semantics else None
+        self.s_users = torch.from_numpy(text_embeddings.users).double() if text_embeddings else None
+        self.s_items = torch.from_numpy(text_embeddings.items).double() if text_embeddings else None
 
     def mlp(self, x):
         p = self.parameters
@@ -106,7 +106,7 @@ class Reference:
 def make(kind, negatives="all-users"):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    semantics = Semantics(
+    text_embeddings = TextEmbeddings(
         rng.standard_normal((U, DS)).astype(np.float32), rng.standard_normal((I, DS)).astype(np.float32)
     )
     backbone = LightGCN(U, I, LightGCNConfig(embedding_size=D, layers=L, keep_rate=0.7)).double()
@@ -114,12 +114,12 @@ def make(kind, negatives="all-users"):
         return backbone, Alignment(), None, None
     if kind == "contrastive":
         config = ContrastiveConfig(weight=0.3, temperature=0.2, negatives=negatives)
-        alignment = Contrastive(semantics, D, config)
+        alignment = Contrastive(text_embeddings, D, config)
     else:
         config = GenerativeConfig(weight=0.3, temperature=0.2, mask_ratio=0.4)
-        alignment = Generative(semantics, D, config=config)
+        alignment = Generative(text_embeddings, D, config=config)
         torch.nn.init.normal_(alignment.mask_token)  # zeros at start would hide errors
-    return backbone, alignment.double(), config, semantics
+    return backbone, alignment.double(), config, text_embeddings
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def make(kind, negatives="all-users"):
     [("none", ""), ("contrastive", "all-users"), ("contrastive", "batch"), ("generative", "")],
 )
 def test_one_optimiser_step_equals_the_reference(kind, negatives):
-    backbone, alignment, config, semantics = make(kind, negatives)
+    backbone, alignment, config, text_embeddings = make(kind, negatives)
     graph = Graph.from_interactions(TRAIN, dtype=torch.float64)
 
     # The draws that step() will make, replayed: which nodes are masked, which edges stay.
@@ -139,7 +139,7 @@ def test_one_optimiser_step_equals_the_reference(kind, negatives):
     if kind == "generative":
         assert len(set(masked)) == int(0.4 * (U + I))
 
-    reference = Reference(backbone, alignment, semantics)
+    reference = Reference(backbone, alignment, text_embeddings)
     modules = torch.nn.ModuleDict({"b": backbone, "a": alignment})
     ours = torch.optim.Adam(modules.parameters(), lr=0.01)
     theirs = torch.optim.Adam(list(reference.parameters.values()), lr=0.01)

@@ -22,12 +22,12 @@ SHORT = TrainConfig(learning_rate=0.01, batch_size=128, epochs=30, patience=20)
 
 
 def make(toy, kind="none", seed=0):
-    dataset, semantics = toy
+    dataset, text_embeddings = toy
     torch.manual_seed(seed)
     backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=8, layers=2))
     if kind == "none":
         return backbone, Alignment()
-    return backbone, (Contrastive if kind == "contrastive" else Generative)(semantics, 8)
+    return backbone, (Contrastive if kind == "contrastive" else Generative)(text_embeddings, 8)
 
 
 @pytest.mark.parametrize("kind", ["none", "contrastive", "generative"])
@@ -117,7 +117,7 @@ folder, kind, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 dataset, semantics = blocks()
 torch.manual_seed(0)
 backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=8, layers=2))
-alignment = (Contrastive if kind == "contrastive" else Generative)(semantics, 8)
+alignment = (Contrastive if kind == "contrastive" else Generative)(text_embeddings, 8)
 config = TrainConfig(learning_rate=0.01, batch_size=128, epochs=24, patience=20)
 train(backbone, alignment, dataset, config, seed=1, folder=folder,
       on_epoch=lambda record: (print(record["epoch"], flush=True), time.sleep(pause)))

@@ -14,7 +14,7 @@ from rlmrec.alignment.projector import Projector
 from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
 from rlmrec.losses import info_nce
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 
 
 class ContrastiveConfig(Config):
@@ -46,7 +46,7 @@ class Contrastive(Alignment):
         config: options.
 
     Raises:
-        DataError: from ``Semantics``, when the vectors are not usable.
+        DataError: from ``TextEmbeddings``, when the vectors are not usable.
 
     Source: Ren et al., WWW 2024.
     """
@@ -58,18 +58,18 @@ class Contrastive(Alignment):
     has_item: Tensor | None
 
     def __init__(
-        self, semantics: Semantics, output_size: int, config: ContrastiveConfig | None = None
+        self, text_embeddings: TextEmbeddings, output_size: int, config: ContrastiveConfig | None = None
     ) -> None:
         super().__init__()
-        self.texts = semantics.digest
+        self.texts = text_embeddings.digest
         self.config = config or ContrastiveConfig()
-        self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
-        self.register_buffer("item_text", torch.from_numpy(semantics.items), persistent=False)
+        self.register_buffer("user_text", torch.from_numpy(text_embeddings.users), persistent=False)
+        self.register_buffer("item_text", torch.from_numpy(text_embeddings.items), persistent=False)
         # None where every node has a vector: the usual case costs nothing.
         for name in ("has_user", "has_item"):
-            mask = getattr(semantics, name)
+            mask = getattr(text_embeddings, name)
             self.register_buffer(name, None if mask.all() else torch.from_numpy(mask), persistent=False)
-        self.projector = Projector(semantics.size, output_size)
+        self.projector = Projector(text_embeddings.size, output_size)
 
     def loss(
         self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None

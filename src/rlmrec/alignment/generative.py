@@ -13,7 +13,7 @@ from rlmrec.alignment.projector import Projector
 from rlmrec.batch import Batch
 from rlmrec.config import Config
 from rlmrec.losses import info_nce
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 
 
 class GenerativeConfig(Config):
@@ -49,20 +49,24 @@ class Generative(Alignment):
 
     def __init__(
         self,
-        semantics: Semantics,
+        text_embeddings: TextEmbeddings,
         output_size: int,
         embedding_size: int | None = None,
         config: GenerativeConfig | None = None,
     ) -> None:
         super().__init__()
-        self.texts = semantics.digest
+        self.texts = text_embeddings.digest
         self.config = config or GenerativeConfig()
-        self.register_buffer("text", torch.from_numpy(semantics.stacked()), persistent=False)
+        self.register_buffer("text", torch.from_numpy(text_embeddings.stacked()), persistent=False)
         # None where every node has a vector.
-        rows = None if semantics.complete else torch.from_numpy(np.flatnonzero(semantics.stacked_mask()))
+        rows = (
+            None
+            if text_embeddings.complete
+            else torch.from_numpy(np.flatnonzero(text_embeddings.stacked_mask()))
+        )
         self.register_buffer("with_text", rows, persistent=False)
         self.mask_token = nn.Parameter(torch.zeros(embedding_size or output_size))
-        self.projector = Projector(output_size, semantics.size)
+        self.projector = Projector(output_size, text_embeddings.size)
 
     def corrupt(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """x with the [MASK] row at a random subset of nodes, and which nodes."""

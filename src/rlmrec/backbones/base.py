@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         self_loops: whether its graph is that of A + I.
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
             from the alignment.
-        needs_text: whether its constructor takes ``semantics``, the text vectors, after its config.
+        needs_text: whether its constructor takes ``text_embeddings``, the text vectors, after its config.
     """
 
     Config: type[BackboneConfig] = BackboneConfig
@@ -93,11 +93,11 @@ class Backbone(nn.Module):
         del x, graph
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
-    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """m, (N, d'), if the last step is linear: e = (a part of x_i alone) + Σ_j Â_ij m_j; else None.
 
         With it a score falls apart exactly into what each training item adds, and a new user gets an
-        embedding from liked items by the same step (``Recommender.neighbours``).
+        embedding from liked items by the same step (``Recommender.item_messages``).
 
         Args:
             x: (N, d).
@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         """
         del rng  # nothing random here
         users, items = self._checked(self.encode(x, graph))
-        return Objective(users, items, {"bpr": bpr_on(users, items, batch)})
+        return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
 
     def _checked(self, encoded: Any) -> tuple[Tensor, Tensor]:
         """What ``encode`` gave, if it is what it should be.
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         return users, items
 
 
-def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
+def batch_bpr(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
     """BPR of a batch's triples under the given final embeddings."""
     # F.embedding and not indexing: the gradient of an index runs on one core.
     return bpr(
@@ -148,7 +148,7 @@ def bpr_on(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
     )
 
 
-def views_on(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def batch_info_nce(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """InfoNCE of a batch's rows, one view's embedding against the other's, all rows being candidates.
 
     Repeated rows are computed once and counted.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr
 from rlmrec.batch import Batch, distinct
 from rlmrec.graph import Graph
 from rlmrec.losses import info_nce
@@ -83,7 +83,7 @@ class DCCF(Backbone):
                 gnn, *others = (F.embedding(rows, view) for view in views)
                 for other in others:
                     contrast = contrast + share * info_nce(gnn, other, other, self.config.cl_temperature)
-        terms = {"bpr": bpr_on(users, items, batch), "cl": self.config.cl_weight * contrast}
+        terms = {"bpr": batch_bpr(users, items, batch), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)
 
     def _propagate(self, x: Tensor, graph: Graph) -> tuple[Tensor, list[Views]]:

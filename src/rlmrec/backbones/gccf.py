@@ -45,7 +45,7 @@ class GCCF(Backbone):
             layers.append(graph @ layers[-1])
         return graph.split(torch.cat(layers, dim=1))
 
-    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """[0, x, Âx, …, Â^(L−1) x]: each part of e is Â of the part before it."""
         parts = [torch.zeros_like(x), x]
         for _ in range(self.config.layers - 1):

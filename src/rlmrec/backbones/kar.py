@@ -10,7 +10,7 @@ from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.backbones.sgl import SGL, SGLConfig
 from rlmrec.errors import ConfigError
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 
 
 class KAROptions(BackboneConfig):
@@ -51,23 +51,27 @@ class KAR(Backbone):
     item_text: Tensor
 
     def __init__(
-        self, n_users: int, n_items: int, config: KAROptions | None = None, semantics: Semantics | None = None
+        self,
+        n_users: int,
+        n_items: int,
+        config: KAROptions | None = None,
+        text_embeddings: TextEmbeddings | None = None,
     ) -> None:
-        if semantics is None:
-            raise ConfigError(f"{type(self).__name__} needs text vectors: pass semantics=")
-        got = len(semantics.users), len(semantics.items)
+        if text_embeddings is None:
+            raise ConfigError(f"{type(self).__name__} needs text vectors: pass text_embeddings=")
+        got = len(text_embeddings.users), len(text_embeddings.items)
         if got != (n_users, n_items):
             raise ConfigError(
                 f"there are text vectors for {got} users and items, expected {(n_users, n_items)}"
             )
         super().__init__(n_users, n_items, config)
-        self.texts = semantics.digest
+        self.texts = text_embeddings.digest
         size = self.user_embedding.shape[1]
         count = self.config.preference_experts + self.config.shared_experts
-        self.register_buffer("user_text", torch.from_numpy(semantics.users), persistent=False)
-        self.register_buffer("item_text", torch.from_numpy(semantics.items), persistent=False)
+        self.register_buffer("user_text", torch.from_numpy(text_embeddings.users), persistent=False)
+        self.register_buffer("item_text", torch.from_numpy(text_embeddings.items), persistent=False)
         self.user_experts, self.item_experts = (
-            Experts(semantics.size, size, count, self.config.expert_size) for _ in range(2)
+            Experts(text_embeddings.size, size, count, self.config.expert_size) for _ in range(2)
         )
         self.merge = nn.Linear(2 * size, size)
         nn.init.xavier_uniform_(self.merge.weight)

@@ -38,7 +38,7 @@ class LightGCN(Backbone):
         """Sum of the layers, (U, d) and (I, d)."""
         return graph.split(graph.propagate_sum(x, self.config.layers))
 
-    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
         return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
 

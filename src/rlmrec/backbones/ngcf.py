@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
@@ -54,7 +54,7 @@ class NGCF(Backbone):
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """BPR on a pass with message dropout."""
         users, items = self._propagate(x, graph, rng)
-        return Objective(users, items, {"bpr": bpr_on(users, items, batch)})
+        return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
 
     def _propagate(self, x: Tensor, graph: Graph, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
         keep_rate = self.config.keep_rate

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr, batch_info_nce
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
@@ -42,7 +42,7 @@ class SGL(Backbone):
         """Sum of the layers over the whole graph, (U, d) and (I, d)."""
         return graph.split(graph.propagate_sum(x, self.config.layers))
 
-    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
         return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
 
@@ -55,8 +55,8 @@ class SGL(Backbone):
         # Positives and negatives have the same candidates and are equally many: the sum of their means is
         # twice the mean over both, and an item that is both is computed once.
         both = torch.cat([batch.positives, batch.negatives])
-        contrast = views_on(batch.users, users_1, users_2, self.config.cl_temperature) + 2 * views_on(
-            both, items_1, items_2, self.config.cl_temperature
-        )
-        terms = {"bpr": bpr_on(users, items, batch), "cl": self.config.cl_weight * contrast}
+        contrast = batch_info_nce(
+            batch.users, users_1, users_2, self.config.cl_temperature
+        ) + 2 * batch_info_nce(both, items_1, items_2, self.config.cl_temperature)
+        terms = {"bpr": batch_bpr(users, items, batch), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)

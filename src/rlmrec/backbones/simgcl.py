@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, bpr_on, views_on
+from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr, batch_info_nce
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
@@ -42,7 +42,7 @@ class SimGCL(Backbone):
         """Sum of the layers without noise, (U, d) and (I, d)."""
         return graph.split(graph.propagate_sum(x, self.config.layers))
 
-    def messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
         return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
 
@@ -50,10 +50,10 @@ class SimGCL(Backbone):
         """BPR and the contrast of two noisy views."""
         users, items = self.encode(x, graph)
         (users_1, items_1), (users_2, items_2) = (graph.split(self._view(x, graph, rng)) for _ in range(2))
-        contrast = views_on(batch.users, users_1, users_2, self.config.cl_temperature) + views_on(
+        contrast = batch_info_nce(batch.users, users_1, users_2, self.config.cl_temperature) + batch_info_nce(
             batch.positives, items_1, items_2, self.config.cl_temperature
         )
-        terms = {"bpr": bpr_on(users, items, batch), "cl": self.config.cl_weight * contrast}
+        terms = {"bpr": batch_bpr(users, items, batch), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)
 
     def _view(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:

@@ -52,7 +52,7 @@ def wrap(
     Example:
         >>> backbone = wrap(model, ("user.weight", "item.weight"), encode=lambda model, graph: model())
         >>> check_backbone(backbone, dataset)  # rlmrec.testing: raises if the model ignores x
-        >>> train(backbone, Contrastive(semantics, backbone.output_size), dataset)
+        >>> train(backbone, Contrastive(text_embeddings, backbone.output_size), dataset)
     """
     return Wrapped(model, tables, encode, objective, n_users, output_size, self_loops, uses_negatives)
 

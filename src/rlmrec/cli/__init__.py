@@ -31,7 +31,7 @@ COMMANDS = {
     "data": "data",
     "profile": "profile",
     "audit": "profile",
-    "encode": "text",
+    "encode": "encode",
     "train": "train",
     "options": "train",
     "evaluate": "train",
@@ -39,13 +39,13 @@ COMMANDS = {
     "sweep": "sweep",
     "experiment": "experiment",
     "report": "report",
-    "recommend": "serve",
-    "explain": "serve",
+    "recommend": "recommend",
+    "explain": "recommend",
     "cold": "cold",
     "blend": "blend",
-    "serve": "http",
-    "index": "serve",
-    "export": "serve",
+    "serve": "serve",
+    "index": "recommend",
+    "export": "recommend",
 }
 
 

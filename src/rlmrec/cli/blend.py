@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
-from rlmrec.cli.serve import RunOption
+from rlmrec.cli.recommend import RunOption
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.run import run_blend
 from rlmrec.files import read_json
-from rlmrec.serving.blend import Tried, best_weight, try_weights
-from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+from rlmrec.recommend.blend import Tried, best_weight, try_weights
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
 
 def blend(
@@ -25,7 +25,7 @@ def blend(
     weight: Annotated[
         float | None, typer.Option(help="Of the text score; chosen on validation by default.")
     ] = None,
-    semantics: Annotated[
+    text_embeddings: Annotated[
         str | None,
         typer.Option(help="Text vectors; by default those of the run, of a run without texts 'default'."),
     ] = None,
@@ -50,8 +50,8 @@ def blend(
     dataset = place.dataset()
     recommender = place.recommender(run, dataset)
     config = read_json(place.finished_run(run) / "metrics.json")["config"]
-    chosen = semantics or config.get("names", {}).get("semantics", DEFAULT_SEMANTICS)
-    texts = place.semantics(dataset, chosen)
+    chosen = text_embeddings or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
+    texts = place.text_embeddings(dataset, chosen)
     tried: list[Tried] = []
     if weight is None:
         tried = try_weights(recommender, texts, dataset)
@@ -71,7 +71,7 @@ def blend(
     result = {
         "run": run,
         "weight": weight,
-        "semantics": chosen,
+        "text_embeddings": chosen,
         "validation": [one._asdict() for one in tried],
     }
     if weight == 0:

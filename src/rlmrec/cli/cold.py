@@ -10,16 +10,16 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
-from rlmrec.cli.serve import RunOption, parse_id_lists
+from rlmrec.cli.recommend import RunOption, parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
 from rlmrec.profiles.metadata import item_labels
-from rlmrec.serving.cold_start import DEFAULT, ColdStart, projector_weights
-from rlmrec.serving.recommender import Recommender
+from rlmrec.recommend.cold_start import DEFAULT, ColdStart, projector_weights
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.encoder import checked
-from rlmrec.text.named import encoder_of
-from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+from rlmrec.text.registry import encoder_of
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
 app = typer.Typer(no_args_is_help=True, help="New items and new users by their text, without training.")
 DEFAULT_WORKSPACE = Path("workspace")
@@ -37,7 +37,7 @@ def fit(
         bool,
         typer.Option("--choose", help="Try several maps on hidden items and take the best of them."),
     ] = False,
-    semantics_name: Annotated[
+    text_embeddings_name: Annotated[
         str | None,
         typer.Option(
             "--semantics",
@@ -67,20 +67,20 @@ def fit(
             f"--projector needs a run trained with contrastive; {run} is {config['run']['alignment']}"
         )
     recommender = place.recommender(run, dataset)
-    name = semantics_name or config.get("names", {}).get("semantics", DEFAULT_SEMANTICS)
-    semantics = place.semantics(dataset, name)
-    if config["data"].get("texts", semantics.digest) != semantics.digest:
+    name = text_embeddings_name or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
+    text_embeddings = place.text_embeddings(dataset, name)
+    if config["data"].get("texts", text_embeddings.digest) != text_embeddings.digest:
         changed = f"the vectors {name!r} are not those that {run} was trained with"
         if projector:
             raise ConfigError(f"{changed}, and its projector maps no others: train it again with --overwrite")
-        if semantics_name is None:
+        if text_embeddings_name is None:
             output.say(
                 f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
                 "train the run again with --overwrite[/]"
             )
     weights = projector_weights(place.finished_run(run)) if projector else None
     method = None if choose else DEFAULT
-    cold = ColdStart.fit(recommender, semantics, dataset, weights, method)
+    cold = ColdStart.fit(recommender, text_embeddings, dataset, weights, method)
     cold.save(place.finished_run(run) / "recommender")
     if cold.manifest["validation"]:
         output.table(
@@ -100,7 +100,7 @@ def fit(
         f"{cold.method.name} on the vectors {escape(name)}: kept in "
         f"{escape(str(place.finished_run(run) / 'recommender'))}"
     )
-    output.result({"run": run, "semantics": name, **cold.manifest})
+    output.result({"run": run, "text_embeddings": name, **cold.manifest})
 
 
 @app.command()

@@ -28,7 +28,7 @@ from rlmrec.data.yelp import YELP, read_yelp, yelp_files
 from rlmrec.errors import ColumnError, ConfigError, RlmrecError
 from rlmrec.profiles.metadata import TITLE_COLUMNS
 from rlmrec.profiles.prompts import DOMAINS
-from rlmrec.text.semantics import Semantics
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 app = typer.Typer(
@@ -465,8 +465,10 @@ def _store_vectors(folder: Path, dataset: Dataset, place: Workspace, output: Out
     vectors = read_published_vectors(folder, dataset)
     if vectors is not None:
         manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
-        Semantics(*vectors, manifest).save(place.semantics_path())
-        output.say(f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.semantics_path()}")
+        TextEmbeddings(*vectors, manifest).save(place.text_embeddings_path())
+        output.say(
+            f"text vectors as published, {vectors[0].shape[1]} dimensions: {place.text_embeddings_path()}"
+        )
 
 
 def _store_raw(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) -> None:
@@ -504,7 +506,7 @@ def _store(dataset: Dataset, workspace: Workspace, output: Output, **told: Any) 
             output.say(
                 f"[yellow]the {part} split is empty[/]: {use}; more interactions or another --split would help"
             )
-    has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("semantics/*.safetensors", "runs/*"))
+    has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("*/*.safetensors", "runs/*"))
     if changed and (has_vectors or has_runs):
         output.say(
             "[yellow]the dataset is another one now: vectors and runs of the old one will be refused[/]; "

@@ -13,10 +13,7 @@ from rlmrec.cli.figures import FUNCTIONS, Request, check_options, run_figure
 from rlmrec.cli.output import JsonOption, Output
 from rlmrec.cli.sweep import PARTLY_FAILED, DeviceOption, JobsOption, ThreadsOption, run_with_progress
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.cells import Materials
 from rlmrec.experiments.experiment import Experiment, experiment_names, significance
-from rlmrec.experiments.figures import sheets_of
-from rlmrec.experiments.grid import Results, lines_path
 from rlmrec.experiments.render import (
     build_table,
     current,
@@ -28,8 +25,11 @@ from rlmrec.experiments.render import (
     tables_of,
     write_tables,
 )
+from rlmrec.experiments.runner import Results, lines_path
 from rlmrec.experiments.spec import DEFAULT_PRESET, parse_settings
+from rlmrec.experiments.trial import TrialInputs
 from rlmrec.files import write_text
+from rlmrec.paper.figures import sheets_of
 from rlmrec.workspace import Workspace
 
 
@@ -63,9 +63,9 @@ def experiment(
     ] = DEFAULT_PRESET,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override an option wherever a cell has it."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Override an option wherever a trial has it."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs a cell.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs a trial.")] = None,
     results: Annotated[
         Path | None,
         typer.Option(help="Folder of the lines and the tables; by default experiments/ in the workspace."),
@@ -101,7 +101,7 @@ def experiment(
 ) -> None:
     """Run a table or figure of the paper on the workspace's dataset and show ours beside the paper's.
 
-    Each cell that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on, and a cell
+    Each trial that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on, and a trial
     that failed is tried again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, those that ran are
     kept. The tables are written beside the lines as Markdown, CSV and LaTeX; models and values per user lie in the
     workspace's cells/. Runs of several datasets may share a results folder.
@@ -147,29 +147,29 @@ def experiment(
         options = parse_settings(settings or [])
         if epochs is not None:
             options["epochs"] = epochs
-        materials = Materials(place)
+        inputs = TrialInputs(place)
         share = threads or (torch.get_num_threads() if plan.is_timing else None)
-        cells, lacking = plan.cells(
-            materials, preset, options,
+        trials, lacking = plan.trials(
+            inputs, preset, options,
             seeds=seeds, only=chosen, timing=f"{device}, {share} threads" if plan.is_timing else "",
         )  # fmt: skip
         if lacking:
             output.say(
-                f"[yellow]{len(lacking)} of {len(lacking) + len(cells)} cells need text vectors that this workspace "
+                f"[yellow]{len(lacking)} of {len(lacking) + len(trials)} trials need text vectors that this workspace "
                 "does not have and are left out: rlmrec encode makes them[/]"
             )
         if plan.is_timing and jobs > 1:
-            output.say("[yellow]seconds are measured one cell at a time: --jobs is not used[/]")
-        path = lines_path(folder, name, materials.dataset.name)
+            output.say("[yellow]seconds are measured one trial at a time: --jobs is not used[/]")
+        path = lines_path(folder, name, inputs.dataset.name)
         lines = Results(path)
         if own is not None:
             keep_file(own, folder / name / f"{name}.toml")
-        ran = run_with_progress(cells, place, lines, output, name, jobs, share, device)
+        ran = run_with_progress(trials, place, lines, output, name, jobs, share, device)
         failed = sum(line["status"] == "failed" for line in ran)
         kept, _ = current(plan, list(lines.lines.values()))
-        here = [line for line in kept if (place.cell(line["id"]) / "metrics.json").exists()]
+        here = [line for line in kept if (place.trial(line["id"]) / "metrics.json").exists()]
         # What stands there of rows that were run elsewhere stays.
-        tests = {**load_significance(significance_path(path)), **significance(plan, here, materials)}
+        tests = {**load_significance(significance_path(path)), **significance(plan, here, inputs)}
         save_significance(significance_path(path), tests)
         output.console.print(markdown(build_table(plan, path)), markup=False, soft_wrap=True)
     elif not tables_of(plan, folder):

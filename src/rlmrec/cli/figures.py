@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
-from rlmrec.experiments import case_study, rerank, theorem2
 from rlmrec.llm.client import LLM, OpenAIChat
 from rlmrec.llm.local import LocalChat
+from rlmrec.paper import case_study, rerank, theorem2
 from rlmrec.workspace import Workspace
 
 ANSWER_TOKENS = 110  # of the embedded model: twenty numbers and their commas
@@ -116,7 +116,7 @@ def theorem(request: Request) -> None:
         sizes = tuple(n for n in config.sizes if n in chosen.get("n", [n]))
         if not information or not sizes:
             raise ConfigError(
-                f"theorem2 has no such cell: information is one of {_listed(config.information)}, "
+                f"theorem2 has no such trial: information is one of {_listed(config.information)}, "
                 f"n of {_listed(config.sizes)}"
             )
         config = config.model_copy(update={"information": information, "sizes": sizes})

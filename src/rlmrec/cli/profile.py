@@ -16,8 +16,8 @@ from rich.markup import escape
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
+from rlmrec.http_client import without_secrets
 from rlmrec.llm.client import LLM, OpenAIChat
-from rlmrec.llm.endpoint import without_secrets
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store

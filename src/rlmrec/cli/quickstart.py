@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.data import describe
+from rlmrec.cli.encode import item_texts, write_text_embeddings
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
-from rlmrec.cli.serve import show_recommendations
-from rlmrec.cli.text import item_texts, write_semantics
+from rlmrec.cli.recommend import show_recommendations
 from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
@@ -27,8 +27,8 @@ from rlmrec.profiles.audit import audit
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.texts import node_texts, stored_profiles
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.local import LocalEncoder
-from rlmrec.text.semantics import Semantics
 from rlmrec.workspace import Workspace
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
@@ -75,14 +75,14 @@ def quickstart(
     profile_live(dataset, output)
 
     output.say("[bold]3. profiles → text vectors[/]")
-    semantics = encode_profiles(place, dataset, output)
+    text_embeddings = encode_profiles(place, dataset, output)
 
     output.say("[bold]4. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
     options = {} if epochs is None else {"epochs": epochs}
     metrics = [
         train_with_progress(
             RunSpec.resolve("lightgcn", alignment, "movielens", seed, options),
-            dataset, semantics, place.run(name), output, label=name, overwrite=overwrite,
+            dataset, text_embeddings, place.run(name), output, label=name, overwrite=overwrite,
         )
         for name, alignment in RUNS.items()
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
             output.say(f'   {escape(title)}: "{escape(profile.summarization or str(profile.error))}"')
 
 
-def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> Semantics:
+def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> TextEmbeddings:
     """Vectors of each movie's metadata and profile; a viewer is the mean over their training movies.
 
     Of the ways to encode this small model's profiles the one that did best on validation
@@ -167,10 +167,10 @@ def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> Seman
         profiles = stored_profiles(store, dataset, "item")
     texts = node_texts("llm+metadata", profiles.texts, item_texts(dataset))
     output.say(f'   for example "{escape(str(texts.texts[0]))}"')
-    semantics, _ = write_semantics(
+    text_embeddings, _ = write_text_embeddings(
         place, dataset, LocalEncoder(), texts.texts, None, output, manifest={"profiles": texts.source}
     )
-    return semantics
+    return text_embeddings
 
 
 def verdict(comparisons: Comparisons) -> str:

@@ -10,8 +10,8 @@ from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.report import write_report
 from rlmrec.profiles.profiler import Price
+from rlmrec.report import write_report
 from rlmrec.workspace import Workspace
 
 

@@ -1,4 +1,4 @@
-"""rlmrec sweep, and how a grid of cells is run and shown."""
+"""rlmrec sweep, and how a grid of trials is run and shown."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rich.markup import escape
 
 from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.cells import Cell
-from rlmrec.experiments.grid import Line, Progress, Results, describe, duration, run_cells, unique
+from rlmrec.experiments.runner import Line, Progress, Results, describe, duration, run_trials, unique
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.sweep import (
+    Candidate,
     Sweep,
-    Trial,
     Variant,
+    best_candidates,
     best_preset,
-    best_trials,
-    cell_maker,
-    grid_trials,
+    grid_candidates,
     search,
+    trial_maker,
     uneven,
 )
+from rlmrec.experiments.trial import Trial
 from rlmrec.files import read_json, write_json, write_text
-from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
 PARTLY_FAILED = 3
-SHOWN_TRIALS = 5
+SHOWN_CANDIDATES = 5
 
 JobsOption = Annotated[int, typer.Option(min=1, help="Cells at a time, each in a process of its own.")]
 ThreadsOption = Annotated[
@@ -52,9 +52,9 @@ def sweep(
 ) -> None:
     """Search hyper-parameters by a grid or by Optuna, judged on validation alone. Killed and given again, it goes on.
 
-    Each cell (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl, NAME being the file's without .toml;
+    Each trial (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl, NAME being the file's without .toml;
     the best of each backbone and alignment are printed as a preset, which `rlmrec train --preset` reads from
-    sweeps/NAME/best.toml. A file may be changed and given again, cells that it still has are kept; another file of the
+    sweeps/NAME/best.toml. A file may be changed and given again, trials that it still has are kept; another file of the
     same name is refused.
 
     **Example:**  `rlmrec sweep -w movies sweep.toml --jobs 2`   where sweep.toml says
@@ -75,9 +75,9 @@ def sweep(
     place, output = Workspace(workspace), Output(as_json)
     plan = Sweep.read(file)
     dataset = place.dataset()
-    name = str(plan.values.get("semantics", DEFAULT_SEMANTICS))
-    has_texts = name in place.semantics_names()
-    make = cell_maker(dataset.fingerprint, place.semantics(dataset, name) if has_texts else None, name)
+    name = str(plan.values.get("semantics", DEFAULT_TEXT_EMBEDDINGS))
+    has_texts = name in place.text_embeddings_names()
+    make = trial_maker(dataset.fingerprint, place.text_embeddings(dataset, name) if has_texts else None, name)
     folder = place.path / "sweeps" / plan.name
     keep_to_one_file(folder, file)
     results = Results(folder / "trials.jsonl")
@@ -86,22 +86,22 @@ def sweep(
         # Rounds are shared by the variants: each asks for as many trials as keep all processes busy.
         width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
 
-        total = plan.trials * len(plan.variants) * len(plan.seeds)
+        total = plan.candidates * len(plan.variants) * len(plan.seeds)
 
-        def run_round(cells: Sequence[Cell]) -> object:
-            so_far = f"{label}, {len(results.lines)} cells stored, {total} planned"
-            return run_with_progress(cells, place, results, output, so_far, jobs, threads, device)
+        def run_round(trials: Sequence[Trial]) -> object:
+            so_far = f"{label}, {len(results.lines)} trials stored, {total} planned"
+            return run_with_progress(trials, place, results, output, so_far, jobs, threads, device)
 
-        trials = search(plan, make, results, run_round, folder / "optuna.journal", width)
+        candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
     else:
-        trials = grid_trials(plan, make)
-        warning = uneven(trials)
+        candidates = grid_candidates(plan, make)
+        warning = uneven(candidates)
         if warning:
             output.say(f"[yellow]{escape(warning)}[/]")
-        cells = [cell for one in trials for cell in one.cells]
-        run_with_progress(cells, place, results, output, label, jobs, threads, device)
-    best = best_trials(trials, results, plan.metric)
-    show_trials(plan, trials, results, output)
+        trials = [trial for one in candidates for trial in one.trials]
+        run_with_progress(trials, place, results, output, label, jobs, threads, device)
+    best = best_candidates(candidates, results, plan.metric)
+    show_candidates(plan, candidates, results, output)
     if best:
         preset = best_preset(best, plan)
         write_text(folder / "best.toml", preset)
@@ -112,12 +112,12 @@ def sweep(
         output.say("to train them:")
         for line in train_commands(place, list(best), folder / "best.toml", name):
             output.say(f"  {escape(line)}")
-    failed = [cell.id for one in trials for cell in one.cells if not results.done(cell)]
+    failed = [trial.id for one in candidates for trial in one.trials if not results.done(trial)]
     output.result(
         {
             "sweep": plan.name,
-            "trials": str(results.path),
-            "cells": sum(len(one.cells) for one in trials),
+            "results": str(results.path),
+            "trials": sum(len(one.trials) for one in candidates),
             "failed": len(failed),
             "best": [
                 {"backbone": variant[0], "alignment": variant[1], "valid": value, "options": one.options}
@@ -148,31 +148,36 @@ def keep_to_one_file(folder: Path, file: Path) -> None:
     write_json(note, now)
 
 
-def train_commands(place: Workspace, variants: Sequence[Variant], preset: Path, semantics: str) -> list[str]:
+def train_commands(
+    place: Workspace, variants: Sequence[Variant], preset: Path, text_embeddings: str
+) -> list[str]:
     """The command that trains each variant with a preset's options; to be pasted into a shell."""
     commands = []
     for backbone, alignment in variants:
         words = ["rlmrec", "train", "-w", str(place.path), "--backbone", backbone, "--alignment", alignment]
-        if semantics != DEFAULT_SEMANTICS and RunSpec.resolve(backbone, alignment, str(preset)).needs_text:
-            words += ["--semantics", semantics]
+        if (
+            text_embeddings != DEFAULT_TEXT_EMBEDDINGS
+            and RunSpec.resolve(backbone, alignment, str(preset)).needs_text
+        ):
+            words += ["--semantics", text_embeddings]
         commands.append(shlex.join([*words, "--preset", str(preset)]))
     return commands
 
 
-def show_trials(plan: Sweep, trials: Sequence[Trial], results: Results, output: Output) -> None:
+def show_candidates(plan: Sweep, candidates: Sequence[Candidate], results: Results, output: Output) -> None:
     """The best few trials of each variant, and how many there are."""
-    budget = Counter(one.variant for one in trials)
+    budget = Counter(one.variant for one in candidates)
     rows = []
     for variant in plan.variants:
-        of_variant = [one for one in trials if one.variant == variant]
+        of_variant = [one for one in candidates if one.variant == variant]
         values = {id(one): one.value(results, plan.metric) for one in of_variant}
         ranked = sorted(
             (one for one in of_variant if values[id(one)] is not None),
             key=lambda one: -(values[id(one)] or 0.0),
         )
-        for place, one in enumerate(ranked[:SHOWN_TRIALS], 1):
+        for place, one in enumerate(ranked[:SHOWN_CANDIDATES], 1):
             options = ", ".join(f"{name} = {_short(value)}" for name, value in one.options.items())
-            seconds = sum(results.lines[cell.id]["seconds"] for cell in one.cells)
+            seconds = sum(results.lines[trial.id]["seconds"] for trial in one.trials)
             rows.append(
                 [
                     *variant,
@@ -192,7 +197,7 @@ def _short(value: Any) -> str:
 
 
 def run_with_progress(
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
     place: Workspace,
     results: Results,
     output: Output,
@@ -201,9 +206,9 @@ def run_with_progress(
     threads: int | None = None,
     device: str = "cpu",
 ) -> list[Line]:
-    """``run_cells`` with a progress bar over the whole grid, the time left, and a line for each cell that ends."""
-    labels = {cell.id: cell.label for cell in cells}
-    with output.progress(label, len(unique(cells)), remaining=False) as update:
+    """``run_cells`` with a progress bar over the whole grid, the time left, and a line for each trial that ends."""
+    labels = {trial.id: trial.label for trial in trials}
+    with output.progress(label, len(unique(trials)), remaining=False) as update:
 
         def report(progress: Progress, line: Line | None) -> None:
             update(progress.completed, describe(progress))
@@ -220,4 +225,4 @@ def run_with_progress(
                 f"{escape(taken)} ({describe(progress)})"
             )
 
-        return run_cells(cells, place, results, jobs=jobs, threads=threads, device=device, report=report)
+        return run_trials(trials, place, results, jobs=jobs, threads=threads, device=device, report=report)

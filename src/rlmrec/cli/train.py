@@ -19,11 +19,11 @@ from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, read_table
 from rlmrec.evaluation.ranking import evaluate as rank
 from rlmrec.evaluation.significance import LEVEL, compare_pairs
-from rlmrec.experiments.run import SEMANTIC_ONLY, Tables, run, run_semantic_only
+from rlmrec.experiments.run import SEMANTIC_ONLY, InitialEmbeddings, run, run_semantic_only
 from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, describe_options, parse_settings
 from rlmrec.files import read_json
-from rlmrec.text.semantics import Semantics
-from rlmrec.workspace import DEFAULT_SEMANTICS, Workspace
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
 Comparisons = dict[str, dict[str, dict[str, Any]]]  # run → metric → what compare() found
 SHOWN = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)]
@@ -48,9 +48,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
     ] = None,
-    semantics_name: Annotated[
+    text_embeddings_name: Annotated[
         str, typer.Option("--semantics", help="Which text vectors, by the --name given to 'rlmrec encode'.")
-    ] = DEFAULT_SEMANTICS,
+    ] = DEFAULT_TEXT_EMBEDDINGS,
     seed: Annotated[int, typer.Option(min=0, help="Of initialisation and training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; by default made of the options.")] = None,
@@ -82,18 +82,18 @@ def train(
         chosen["epochs"] = epochs
     spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
-    semantics = place.semantics(dataset, semantics_name) if spec.needs_text else None
+    text_embeddings = place.text_embeddings(dataset, text_embeddings_name) if spec.needs_text else None
     if name is None:
         parts = [backbone.rpartition(":")[2].lower(), alignment, Path(preset).stem, f"seed{seed}"]
-        if spec.needs_text and semantics_name != DEFAULT_SEMANTICS:
-            parts.append(f"semantics={semantics_name}")
+        if spec.needs_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
+            parts.append(f"semantics={text_embeddings_name}")
         parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
-    start = None if start_from is None else Tables.of(place.finished_run(start_from))
+    start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
     metrics = train_with_progress(
-        spec, dataset, semantics, place.run(name), output,
+        spec, dataset, text_embeddings, place.run(name), output,
         label=name, start=start, device=device, overwrite=overwrite, tensorboard=tensorboard,
-        semantics_name=semantics_name,
+        text_embeddings_name=text_embeddings_name,
     )  # fmt: skip
     show_metrics([name], [metrics], output)
     output.say(
@@ -142,20 +142,20 @@ def options(
 def train_with_progress(
     spec: RunSpec,
     dataset: Dataset,
-    semantics: Semantics | None,
+    text_embeddings: TextEmbeddings | None,
     folder: Path,
     output: Output,
     *,
     label: str,
-    start: Tables | None = None,
+    start: InitialEmbeddings | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     tensorboard: bool = False,
-    semantics_name: str = DEFAULT_SEMANTICS,
+    text_embeddings_name: str = DEFAULT_TEXT_EMBEDDINGS,
 ) -> dict[str, Any]:
     """``run`` with a progress bar: loss, validation metric, what the best was, time left."""
     if (folder / "metrics.json").exists() and not overwrite:
-        kept = run(spec, dataset, semantics, folder, start=start)  # refuses if it is another run
+        kept = run(spec, dataset, text_embeddings, folder, start=start)  # refuses if it is another run
         output.say(f"{label}: done before, kept (--overwrite starts it anew)")
         return kept
     log = _EventLog(folder) if tensorboard else None
@@ -176,8 +176,8 @@ def train_with_progress(
                 log.write(record)
 
         return run(
-            spec, dataset, semantics, folder,
-            start=start, device=device, overwrite=overwrite, semantics_name=semantics_name,
+            spec, dataset, text_embeddings, folder,
+            start=start, device=device, overwrite=overwrite, text_embeddings_name=text_embeddings_name,
             on_start=on_start, on_epoch=on_epoch,
         )  # fmt: skip
 
@@ -239,7 +239,7 @@ def evaluate(
     if run is None:
         run = SEMANTIC_ONLY
         # Made anew each time: the dataset or the vectors may be others, and it costs one evaluation.
-        run_semantic_only(dataset, place.semantics(dataset), place.run(run), overwrite=True)
+        run_semantic_only(dataset, place.text_embeddings(dataset), place.run(run), overwrite=True)
     recommender = place.recommender(run, dataset)
     metrics = rank(DotProduct(recommender.users, recommender.items), dataset, k=cuts, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
@@ -433,7 +433,7 @@ def show_metrics(
     """The table of runs: Recall and NDCG on test, change against the first run, seconds an epoch."""
     rows = []
     for name, result in zip(names, metrics, strict=True):
-        cells = []
+        trials = []
         for metric in SHOWN:
             value = f"{result['test'][metric]:.4f}" if result["test"] else "–"
             if result.get("test_std"):
@@ -442,8 +442,8 @@ def show_metrics(
             if against and against["relative"] is not None:
                 star = "*" if against["p_holm"] < LEVEL else ""
                 value += f" {100 * against['relative']:+.1f}%{star}"
-            cells.append(value)
-        rows.append([name, *cells, _seconds(result["seconds_per_epoch"])])
+            trials.append(value)
+        rows.append([name, *trials, _seconds(result["seconds_per_epoch"])])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN]  # fits 80 characters
     output.table("test split, all items ranked (R recall, N NDCG)", ["run", *columns, "s / epoch"], rows)
 

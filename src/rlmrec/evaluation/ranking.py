@@ -66,7 +66,7 @@ class DotProduct:
         On text vectors this is "semantic embeddings only" (Table 1): nothing is trained.
 
         Example:
-            ``evaluate(DotProduct.cosine(semantics.users, semantics.items), dataset)``
+            ``evaluate(DotProduct.cosine(text_embeddings.users, text_embeddings.items), dataset)``
         """
 
         def directions(rows: Float32Array) -> Float32Array:

@@ -1,4 +1,4 @@
-"""Experiment: a grid of cells as a table, described by a TOML file: one of the paper's in ``tables/``, or your own."""
+"""Experiment: a grid of trials as a table, described by a TOML file: one of the paper's in ``tables/``, or your own."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import PER_USER, read_table
 from rlmrec.evaluation.significance import compare_pairs
-from rlmrec.experiments.cells import Cell, Materials, of_period
-from rlmrec.experiments.figures import FIGURES
-from rlmrec.experiments.grid import Line
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
+from rlmrec.experiments.runner import Line
 from rlmrec.experiments.spec import RunSpec, describe_options, read_toml
-from rlmrec.workspace import DEFAULT_SEMANTICS
+from rlmrec.experiments.trial import Trial, TrialInputs, of_period
+from rlmrec.paper.figures import FIGURES
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 # What a grid may vary, with what holds where it says nothing.
 AXES: dict[str, Any] = {
     "backbone": "lightgcn",
     "alignment": "none",
-    "semantics": DEFAULT_SEMANTICS,
+    "semantics": DEFAULT_TEXT_EMBEDDINGS,
     "shuffle": "none",
     "noise": 0.0,
     "period": "",
@@ -65,12 +65,12 @@ class Experiment:
 
         title = "…"
         metrics = ["recall@20", "ndcg@20"]   # of the test split, or a number of the line: "seconds_per_epoch"
-        rows = ["backbone", "variant"]       # coordinates that make a row; its cells differ in their seed
+        rows = ["backbone", "variant"]       # coordinates that make a row; its trials differ in their seed
         against = {variant = "Base"}         # each row is tested against the one with these coordinates
         reference = {noise = "0 %"}          # and its change to this one is shown
         seeds = 5
-        timing = true                        # seconds are what is measured: cells run one by one
-        [options]                            # of every cell
+        timing = true                        # seconds are what is measured: trials run one by one
+        [options]                            # of every trial
         [[grid]]                             # one or more: lists of ``AXES``
         backbone = ["lightgcn"]
         alignment = ["none", "contrastive"]
@@ -133,7 +133,7 @@ class Experiment:
                 f"unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or a file's path "
                 "ending in .toml"
             )
-        text = (resources.files("rlmrec.experiments") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("rlmrec.paper") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
         return cls(name, tomllib.loads(text))
 
     @property
@@ -161,7 +161,7 @@ class Experiment:
         """How many, from 1 on, unless asked otherwise."""
         return int(self.values["seeds"])
 
-    def points(self, semantics: Sequence[str], seeds: int | None = None) -> Iterator[Point]:
+    def points(self, text_embeddings: Sequence[str], seeds: int | None = None) -> Iterator[Point]:
         """All points of the grids.
 
         Args:
@@ -171,91 +171,91 @@ class Experiment:
         for grid in self.values["grid"]:
             axes = {axis: grid.get(axis, [default]) for axis, default in AXES.items()}
             if axes["semantics"] == "*":
-                axes["semantics"] = list(semantics)
+                axes["semantics"] = list(text_embeddings)
             for values in itertools.product(*axes.values()):
                 # What is no model has no seed.
                 count = 1 if values[0] == SEMANTIC_ONLY else seeds or self.seeds
                 for seed in range(1, count + 1):
                     yield {**dict(zip(axes, values, strict=True)), "seed": seed}
 
-    def cells(
+    def trials(
         self,
-        materials: Materials,
+        inputs: TrialInputs,
         preset: str,
         options: Mapping[str, Any],
         *,
         seeds: int | None = None,
         only: Mapping[str, Sequence[str]] | None = None,
         timing: str = "",
-    ) -> tuple[list[Cell], list[Cell]]:
-        """The cells to run in a workspace, and those that lack text vectors and are left out.
+    ) -> tuple[list[Trial], list[Trial]]:
+        """The trials to run in a workspace, and those that lack text vectors and are left out.
 
         Args:
             materials: of the workspace.
             preset: where each cell's options come from.
-            options: over the preset; each goes to the cells that have it.
+            options: over the preset; each goes to the trials that have it.
             seeds: how many, from 1 on.
             only: axis → values to keep.
             timing: device and threads, where seconds are measured.
 
         Raises:
             ConfigError: an unknown axis or option, or nothing is left.
-            DataError: a cell needs timestamps and there are none.
+            DataError: a trial needs timestamps and there are none.
         """
         chosen = {**self.values.get("options", {}), **options}
-        names = materials.place.semantics_names()
+        names = inputs.place.text_embeddings_names()
         points = _chosen(list(self.points(names, seeds)), only or {}, self.name)
         if not points:
             raise ConfigError(
-                f"{self.name} has no cell with all of --only"
+                f"{self.name} has no trial with all of --only"
                 if only
-                else f"{self.name} has no cell with these text vectors: run rlmrec encode"
+                else f"{self.name} has no trial with these text vectors: run rlmrec encode"
             )
         if any(point["period"] for point in points):
-            of_period(materials.dataset, None, "later")  # says now what is missing, not once a cell
-        runnable: list[Cell] = []
-        lacking: list[Cell] = []
+            of_period(inputs.dataset, None, "later")  # says now what is missing, not once a trial
+        runnable: list[Trial] = []
+        lacking: list[Trial] = []
         used: set[str] = set()
         for point in points:
-            cell = self._cell(point, materials, names, preset, chosen, used)
-            target = runnable if cell.texts is not None or not _needs_text(cell) else lacking
-            target.append(replace(cell, timing=timing) if self.is_timing else cell)
+            trial = self._trial(point, inputs, names, preset, chosen, used)
+            target = runnable if trial.texts is not None or not _needs_text(trial) else lacking
+            target.append(replace(trial, timing=timing) if self.is_timing else trial)
         unknown = set(chosen) - used
         if unknown:
-            raise ConfigError(f"no cell of {self.name} has an option {', '.join(sorted(unknown))}")
+            raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
         return runnable, lacking
 
-    def _cell(
+    def _trial(
         self,
         point: Point,
-        materials: Materials,
+        inputs: TrialInputs,
         names: Sequence[str],
         preset: str,
         options: Mapping[str, Any],
         used: set[str],
-    ) -> Cell:
-        fingerprint = materials.dataset.fingerprint
+    ) -> Trial:
+        fingerprint = inputs.dataset.fingerprint
         if point["backbone"] == SEMANTIC_ONLY:
             spec = None
         else:
             spec = _resolve(point["backbone"], point["alignment"], preset, point["seed"], options, used)
         text: dict[str, Any] = {}
         if spec is None or spec.needs_text:
-            text = {"semantics": point["semantics"], "shuffle": point["shuffle"]}
+            text = {"text_embeddings": point["semantics"], "shuffle": point["shuffle"]}
             if point["semantics"] in names:
-                text["texts"] = materials.semantics(point["semantics"]).digest
+                text["texts"] = inputs.text_embeddings(point["semantics"]).digest
         start = None
         if point["start"] != "random":
             earlier = {**point, "alignment": point["start"], "start": "random"}
             earlier["period"] = point["period"].replace("later", "earlier")
-            start = self._cell(earlier, materials, names, preset, options, used)
-        return Cell(spec, fingerprint, noise=point["noise"], period=point["period"], start=start, **text)
+            start = self._trial(earlier, inputs, names, preset, options, used)
+        return Trial(spec, fingerprint, noise=point["noise"], period=point["period"], start=start, **text)
 
-    def row(self, cell: Mapping[str, Any]) -> Row | None:
-        """The row of a cell's dict (``Cell.as_dict``); None if it only made tables that others start from."""
-        if str(cell["data"]["period"]).startswith("earlier"):
+    def row(self, trial: Mapping[str, Any]) -> Row | None:
+        """The row of a cell's dict (``Trial.as_dict``); None if it only made tables that others start from."""
+        if str(trial["data"]["period"]).startswith("earlier"):
             return None
-        found = coordinates(cell)
+        found = coordinates(trial)
         return tuple(found[name] for name in self.rows)
 
     def other_row(self, row: Row, which: str) -> Row | None:
@@ -269,7 +269,7 @@ class Experiment:
     def known_rows(self) -> list[Row]:
         """The rows in the order of the grids, with the default text vectors where any may stand."""
         rows: dict[Row, None] = {}
-        for point in self.points([DEFAULT_SEMANTICS], 1):
+        for point in self.points([DEFAULT_TEXT_EMBEDDINGS], 1):
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
             start = None if point["start"] == "random" else {"alignment": point["start"]}
             row = self.row({"run": run, "data": point, "start": start})
@@ -288,7 +288,7 @@ class Experiment:
 
 def experiment_names() -> list[str]:
     """Of those described by a TOML file."""
-    folder = resources.files("rlmrec.experiments") / "tables"
+    folder = resources.files("rlmrec.paper") / "tables"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
@@ -302,9 +302,9 @@ def experiments_of(results: Path) -> list[Experiment]:
     return [*map(Experiment.load, experiment_names()), *(Experiment.load(str(path)) for path in own)]
 
 
-def coordinates(cell: Mapping[str, Any]) -> Coordinates:
-    """Where a cell stands, in the words of the tables."""
-    run, data = cell["run"], cell["data"]
+def coordinates(trial: Mapping[str, Any]) -> Coordinates:
+    """Where a trial stands, in the words of the tables."""
+    run, data = trial["run"], trial["data"]
     backbone, alignment = run["backbone"], run["alignment"]
     plain = backbone.removeprefix("kar-")
     variant = VARIANTS[alignment]
@@ -324,18 +324,18 @@ def coordinates(cell: Mapping[str, Any]) -> Coordinates:
         "shuffle": str(data["shuffle"]),
         "noise": f"{100 * data['noise']:g} %",
         "cut": CUTS.get(data["period"], str(data["period"])),
-        "start": "None" if cell["start"] is None else VARIANTS[cell["start"]["alignment"]],
+        "start": "None" if trial["start"] is None else VARIANTS[trial["start"]["alignment"]],
     }
 
 
 def significance(
-    experiment: Experiment, lines: Sequence[Line], materials: Materials
+    experiment: Experiment, lines: Sequence[Line], inputs: TrialInputs
 ) -> dict[Row, dict[str, dict[str, Any]]]:
     """Each row against the one it is tested against, over the test users (and seeds), Holm over the table.
 
     Args:
         experiment: whose ``against`` says which.
-        lines: of cells that have ended well, each row's differing in their seed.
+        lines: of trials that have ended well, each row's differing in their seed.
         materials: of the workspace that holds the values per user.
 
     Returns:
@@ -345,7 +345,7 @@ def significance(
     for line in lines:
         row = experiment.row(line["cell"])
         if row is not None and line["test"] is not None:
-            path = materials.place.cell(line["id"]) / "test.parquet"
+            path = inputs.place.trial(line["id"]) / "test.parquet"
             tables.setdefault(row, {})[line["cell"]["run"]["seed"]] = read_table(path)
     pairs = {}
     for row, of_row in tables.items():
@@ -366,8 +366,8 @@ def _resolve(
     return RunSpec.resolve(backbone, alignment, preset, seed, own)
 
 
-def _needs_text(cell: Cell) -> bool:
-    return cell.spec is None or cell.spec.needs_text
+def _needs_text(trial: Trial) -> bool:
+    return trial.spec is None or trial.spec.needs_text
 
 
 def _chosen(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: str) -> list[Point]:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import Experiment, Row, experiments_of
-from rlmrec.experiments.figures import FIGURES, Sheet, sheets_of
-from rlmrec.experiments.grid import Line, Results
+from rlmrec.experiments.runner import Line, Results
 from rlmrec.files import read_json, write_json, write_text
+from rlmrec.paper.figures import FIGURES, Sheet, sheets_of
 
 # Datasets of which the paper's own split is published: numbers can be held beside each other as they are.
 SAME_DATA = {"rlmrec-amazon": "amazon-book"}
@@ -56,7 +56,7 @@ class Table:
 
     entries: its rows. paper_dataset: whose numbers of the paper stand beside ours, None for none. encoders: what
     made the text vectors, by their name. left_out: lines of rows that were run with other options before. failed:
-    cells that failed last.
+    trials that failed last.
     """
 
     experiment: Experiment
@@ -103,10 +103,10 @@ def current(experiment: Experiment, lines: Sequence[Line]) -> tuple[list[Line], 
     return kept, left_out
 
 
-def _but_seed(cell: Mapping[str, Any]) -> str:
-    run = {name: value for name, value in cell["run"].items() if name != "seed"}
-    start = None if cell["start"] is None else cell["start"]["alignment"]  # its seed is the cell's own
-    return json.dumps({**cell, "run": run, "start": start}, sort_keys=True)
+def _but_seed(trial: Mapping[str, Any]) -> str:
+    run = {name: value for name, value in trial["run"].items() if name != "seed"}
+    start = None if trial["start"] is None else trial["start"]["alignment"]  # its seed is the cell's own
+    return json.dumps({**trial, "run": run, "start": start}, sort_keys=True)
 
 
 def save_significance(path: Path, tests: Tests) -> None:
@@ -127,7 +127,7 @@ def load_significance(path: Path) -> Tests:
 
 def paper_numbers(experiment: str) -> dict[str, dict[Row, dict[str, float]]]:
     """The paper's numbers: dataset → row → metric; empty where it gives a plot only."""
-    path = resources.files("rlmrec.experiments") / "paper" / f"{experiment}.csv"
+    path = resources.files("rlmrec.paper") / "numbers" / f"{experiment}.csv"
     if not path.is_file():
         return {}
     numbers: dict[str, dict[Row, dict[str, float]]] = {}
@@ -177,13 +177,13 @@ def build_table(experiment: Experiment, path: Path) -> Table:
 
 
 def _check(line: Line, path: Path) -> None:
-    cell = line.get("cell")
-    lacking = [part for part in ("run", "data", "start") if not isinstance(cell, dict) or part not in cell]
+    trial = line.get("cell")
+    lacking = [part for part in ("run", "data", "start") if not isinstance(trial, dict) or part not in trial]
     if line["status"] == "done":
         lacking += [name for name in ("dataset", "test", "epochs", "environment") if name not in line]
     if lacking:
         raise WorkspaceError(
-            f"{path}: the line with id {line['id']!r} has no {', '.join(lacking)}, so it is no cell of an "
+            f"{path}: the line with id {line['id']!r} has no {', '.join(lacking)}, so it is no trial of an "
             "experiment: remove it"
         )
 
@@ -283,20 +283,20 @@ def _ours(table: Table) -> Part:
         header += [f"{short(metric)}, change to {what}" for metric in metrics]
     body = []
     for entry in table.entries:
-        cells = [*entry.row, ", ".join(map(str, entry.seeds)), f"{entry.epochs:.0f}"]
+        trials = [*entry.row, ", ".join(map(str, entry.seeds)), f"{entry.epochs:.0f}"]
         for metric in metrics:
             if metric not in entry.mean:
-                cells.append("–")
+                trials.append("–")
                 continue
-            cell = _number(metric, entry.mean[metric])
+            trial = _number(metric, entry.mean[metric])
             if entry.std is not None:
-                cell += f" ± {_number(metric, entry.std[metric])}"
+                trial += f" ± {_number(metric, entry.std[metric])}"
             if metric in entry.change:
-                cell += f" ({_percent(entry.change[metric])}{_star(entry, metric)})"
-            cells.append(cell)
+                trial += f" ({_percent(entry.change[metric])}{_star(entry, metric)})"
+            trials.append(trial)
         if "reference" in experiment.values:
-            cells += [_percent(entry.to_reference.get(metric)) for metric in metrics]
-        body.append(cells)
+            trials += [_percent(entry.to_reference.get(metric)) for metric in metrics]
+        body.append(trials)
     return Part(experiment.title, header, body, _note(table))
 
 
@@ -312,18 +312,18 @@ def _beside_the_paper(table: Table) -> Part:
         header += ["change ours", "paper"] if against else []
     body = []
     for entry in table.entries:
-        cells = list(entry.row)
+        trials = list(entry.row)
         for metric in metrics:
             ours, paper = entry.mean.get(metric), entry.paper.get(metric)
-            cells.append("–" if ours is None else _number(metric, ours))
-            cells.append("–" if paper is None else _number(metric, paper))
+            trials.append("–" if ours is None else _number(metric, ours))
+            trials.append("–" if paper is None else _number(metric, paper))
             if table.same_data:
-                cells.append(_percent(ours / paper - 1 if ours is not None and paper else None))
+                trials.append(_percent(ours / paper - 1 if ours is not None and paper else None))
             if against:
                 mark = _star(entry, metric)
-                cells.append(_percent(entry.change.get(metric)) + mark)
-                cells.append(_percent(entry.paper_change.get(metric)))
-        body.append(cells)
+                trials.append(_percent(entry.change.get(metric)) + mark)
+                trials.append(_percent(entry.paper_change.get(metric)))
+        body.append(trials)
     title = f"Beside the paper's {table.paper_dataset}"
     title += ":" if table.same_data else ", which is other data: changes can be compared, numbers cannot."
     return Part(title, header, body)
@@ -356,7 +356,7 @@ def _note(table: Table) -> str:
             "shown."
         )
     if table.failed:
-        notes.append(f"{table.failed} cells failed.")
+        notes.append(f"{table.failed} trials failed.")
     return " ".join(notes)
 
 
@@ -381,7 +381,7 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> str:
 
 def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rows = [header, ["---"] * len(header), *body]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(trial.replace("|", "\\|") for trial in row) + " |" for row in rows]
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -426,20 +426,20 @@ def latex(tables: Sequence[Table]) -> str:
             names += [f"{short(metric)}, change to {what}" for metric in metrics]
         body = []
         for entry in table.entries:
-            cells = [*map(_escaped, entry.row), str(len(entry.seeds))]
+            trials = [*map(_escaped, entry.row), str(len(entry.seeds))]
             for metric in metrics:
                 if metric not in entry.mean:
-                    cells.append("--")
+                    trials.append("--")
                     continue
-                cell = _number(metric, entry.mean[metric])
+                trial = _number(metric, entry.mean[metric])
                 if _star(entry, metric):
-                    cell += "$^{*}$" if entry.change.get(metric, 0) > 0 else r"$^{\downarrow}$"
+                    trial += "$^{*}$" if entry.change.get(metric, 0) > 0 else r"$^{\downarrow}$"
                 if metric in entry.paper:
-                    cell += f" ({_number(metric, entry.paper[metric])})"
-                cells.append(cell)
+                    trial += f" ({_number(metric, entry.paper[metric])})"
+                trials.append(trial)
             if "reference" in experiment.values:
-                cells += [_escaped(_percent(entry.to_reference.get(metric))) for metric in metrics]
-            body.append(cells)
+                trials += [_escaped(_percent(entry.to_reference.get(metric))) for metric in metrics]
+            body.append(trials)
         parts.append(_tabular(_caption(table), names, len(experiment.rows), body))
     return "\n".join(parts)
 

@@ -29,18 +29,18 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
 from rlmrec.files import atomic_file, read_json, write_json, write_text
-from rlmrec.serving.blend import blended
-from rlmrec.serving.recommender import Recommender
-from rlmrec.text.semantics import Semantics
+from rlmrec.recommend.blend import blended
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
-from rlmrec.training.trainer import check_trainable, embeddings, neighbours, train
+from rlmrec.training.trainer import check_trainable, embeddings, item_messages, train
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class InitialEmbeddings:
     """Initial embeddings that a run starts from instead of random ones (pre-training, Table 3).
 
     Args:
@@ -52,7 +52,7 @@ class Tables:
     items: Tensor
 
     @classmethod
-    def of(cls, folder: Path) -> Tables:
+    def of(cls, folder: Path) -> InitialEmbeddings:
         """The tables that a finished run has learned.
 
         Raises:
@@ -94,14 +94,16 @@ class Tables:
             parameters["item_embedding"].copy_(self.items)
 
 
-def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple[Backbone, Alignment]:
+def build(
+    spec: RunSpec, dataset: Dataset, text_embeddings: TextEmbeddings | None
+) -> tuple[Backbone, Alignment]:
     """The modules of a run, freshly initialised from its seed.
 
     Raises:
         ConfigError: the alignment or the backbone needs text vectors and there are none, or a backbone of the
             user's own takes other arguments.
     """
-    if semantics is None and spec.needs_text:
+    if text_embeddings is None and spec.needs_text:
         what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
         raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
     backbone_kind, kind = backbone_class(spec.backbone), alignment_class(spec.alignment)
@@ -110,33 +112,33 @@ def build(spec: RunSpec, dataset: Dataset, semantics: Semantics | None) -> tuple
     alignment_config: Any = spec.alignment_config
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
-        text: Any = {"semantics": semantics} if backbone_kind.needs_text else {}
+        text: Any = {"text_embeddings": text_embeddings} if backbone_kind.needs_text else {}
         try:
             signature(backbone_kind).bind(dataset.n_users, dataset.n_items, backbone_config, **text)
         except TypeError as error:
             raise ConfigError(
                 f"backbone {spec.backbone!r} takes other arguments than (n_users, n_items, config"
-                f"{', semantics' * bool(text)}): {error}"
+                f"{', text_embeddings' * bool(text)}): {error}"
             ) from None
         backbone = backbone_kind(dataset.n_users, dataset.n_items, backbone_config, **text)
-        if semantics is None or kind is Alignment:
+        if text_embeddings is None or kind is Alignment:
             return backbone, Alignment()
         if kind is Generative:
             size = backbone.initial().shape[1]
-            return backbone, Generative(semantics, backbone.output_size, size, alignment_config)
-        return backbone, Contrastive(semantics, backbone.output_size, alignment_config)
+            return backbone, Generative(text_embeddings, backbone.output_size, size, alignment_config)
+        return backbone, Contrastive(text_embeddings, backbone.output_size, alignment_config)
 
 
 def run(
     spec: RunSpec,
     dataset: Dataset,
-    semantics: Semantics | None,
+    text_embeddings: TextEmbeddings | None,
     folder: Path,
     *,
-    start: Tables | None = None,
+    start: InitialEmbeddings | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-    semantics_name: str | None = None,
+    text_embeddings_name: str | None = None,
     on_start: Callable[[], object] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -164,12 +166,12 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
-    config = run_config(spec, dataset, semantics, start)
+    config = run_config(spec, dataset, text_embeddings, start)
     if kept := _kept(folder, config, overwrite):
         return kept
-    if semantics is not None and spec.needs_text and semantics_name is not None:
-        config["names"] = {"semantics": semantics_name}  # a part of its own: it identifies nothing
-    backbone, alignment = build(spec, dataset, semantics)
+    if text_embeddings is not None and spec.needs_text and text_embeddings_name is not None:
+        config["names"] = {"semantics": text_embeddings_name}  # a part of its own: it identifies nothing
+    backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
         start.put_into(backbone)
     check_trainable(dataset, device)
@@ -188,7 +190,7 @@ def run(
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
     users, items = embeddings(backbone, dataset)
     Recommender.of(
-        dataset, users, items, {"config": config}, neighbours(backbone, dataset), backbone.self_loops
+        dataset, users, items, {"config": config}, item_messages(backbone, dataset), backbone.self_loops
     ).save(folder / "recommender")
     results = evaluate_embeddings(users, items, dataset, folder)
     metrics = {
@@ -206,19 +208,22 @@ def run(
 
 
 def run_config(
-    spec: RunSpec, dataset: Dataset, semantics: Semantics | None, start: Tables | None = None
+    spec: RunSpec,
+    dataset: Dataset,
+    text_embeddings: TextEmbeddings | None,
+    start: InitialEmbeddings | None = None,
 ) -> dict[str, Any]:
     """All that a run's numbers depend on: what ``config.toml`` holds, but for the name of the vectors."""
     data = {"dataset": dataset.fingerprint}
-    if semantics is not None and spec.needs_text:
-        data["texts"] = semantics.digest
+    if text_embeddings is not None and spec.needs_text:
+        data["texts"] = text_embeddings.digest
     if start is not None:
         data["start"] = start.digest
     return {**spec.as_dict(), "data": data}
 
 
 def run_semantic_only(
-    dataset: Dataset, semantics: Semantics, folder: Path, *, overwrite: bool = False
+    dataset: Dataset, text_embeddings: TextEmbeddings, folder: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """ "Semantic embeddings only" (Table 1) as a run: scores are cosines of text vectors, nothing is trained.
 
@@ -238,17 +243,17 @@ def run_semantic_only(
     """
     config = {
         "run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0},
-        "data": {"dataset": dataset.fingerprint, "texts": semantics.digest},
+        "data": {"dataset": dataset.fingerprint, "texts": text_embeddings.digest},
     }
     if kept := _kept(folder, config, overwrite):
         return kept
-    scores = DotProduct.cosine(semantics.users, semantics.items)
+    scores = DotProduct.cosine(text_embeddings.users, text_embeddings.items)
     return _write_untrained(folder, config, dataset, Recommender.of(dataset, scores.users, scores.items))
 
 
 def run_blend(
     dataset: Dataset,
-    semantics: Semantics,
+    text_embeddings: TextEmbeddings,
     recommender: Recommender,
     config: Mapping[str, Any],
     folder: Path,
@@ -277,14 +282,14 @@ def run_blend(
     """
     if "blend" in config["run"]:
         raise ConfigError(f"run {names[0]!r} is a blend already: blend the run that it was made of")
-    mixed = blended(recommender, semantics, weight)
+    mixed = blended(recommender, text_embeddings, weight)
     made_of = hashlib.sha256(recommender.users.tobytes() + recommender.items.tobytes()).hexdigest()[:16]
     # The alignment's name keeps it apart from runs without: comparisons and the report go by it.
     changed = {"alignment": f"{config['run']['alignment']} + text", "blend": weight}
     mine = {
         **config,
         "run": {**config["run"], **changed},
-        "data": {**config["data"], "texts": semantics.digest, "blend_of": made_of},
+        "data": {**config["data"], "texts": text_embeddings.digest, "blend_of": made_of},
     }
     mine.pop("names", None)
     if kept := _kept(folder, mine, overwrite):
@@ -374,7 +379,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     ]
 
 
-def take_over(folder: Path, runs: Path, config: Mapping[str, Any]) -> str | None:
+def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> str | None:
     """Put a copy of a finished run with this configuration into a folder, instead of training it again.
 
     Every option must be recorded and be the same: a run of a version that had no such option is not taken,

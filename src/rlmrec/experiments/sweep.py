@@ -16,16 +16,16 @@ import tomli_w
 
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.cells import Cell
-from rlmrec.experiments.grid import Results
+from rlmrec.experiments.runner import Results
 from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, UnknownOptionError, preset_options, read_toml
-from rlmrec.text.semantics import Semantics
-from rlmrec.workspace import DEFAULT_SEMANTICS
+from rlmrec.experiments.trial import Trial
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 KEYS = ("metric", "preset", "semantics", "backbones", "alignments", "seeds", "options", "grid", "search")
 Variant = tuple[str, str]  # backbone, alignment
 Options = dict[str, Any]
-MakeCell = Callable[[RunSpec], Cell]
+MakeTrial = Callable[[RunSpec], Trial]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Sweep:
         return "search" in self.values
 
     @property
-    def trials(self) -> int:
+    def candidates(self) -> int:
         """Of a search, a variant."""
         return int(self.values["search"].get("trials", 20))
 
@@ -242,8 +242,10 @@ class Sweep:
                 raise ConfigError(f"[{section}.{key}] is neither a backbone of this sweep nor an alignment")
 
 
-def cell_maker(dataset: str, semantics: Semantics | None, name: str = DEFAULT_SEMANTICS) -> MakeCell:
-    """How a spec becomes a cell on a dataset.
+def trial_maker(
+    dataset: str, text_embeddings: TextEmbeddings | None, name: str = DEFAULT_TEXT_EMBEDDINGS
+) -> MakeTrial:
+    """How a spec becomes a trial on a dataset.
 
     Args:
         dataset: its fingerprint.
@@ -251,60 +253,62 @@ def cell_maker(dataset: str, semantics: Semantics | None, name: str = DEFAULT_SE
         name: theirs.
     """
 
-    def make(spec: RunSpec) -> Cell:
+    def make(spec: RunSpec) -> Trial:
         if not spec.needs_text:
-            return Cell(spec, dataset)
-        if semantics is None:
+            return Trial(spec, dataset)
+        if text_embeddings is None:
             raise ConfigError(
                 f"{spec.backbone} with alignment {spec.alignment} needs text vectors: run 'rlmrec encode' first"
             )
-        return Cell(spec, dataset, semantics.digest, name)
+        return Trial(spec, dataset, text_embeddings.digest, name)
 
     return make
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A choice of options for a variant; one cell a seed.
+class Candidate:
+    """A choice of options for a variant; one trial a seed.
 
     Args:
         variant: backbone and alignment.
         options: over those of the preset.
-        cells: by seed.
+        trials: by seed.
     """
 
     variant: Variant
     options: Options
-    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
 
     def value(self, results: Results, metric: str) -> float | None:
-        """The mean over seeds of the metric on validation; None if a cell has not ended well."""
-        lines = [results.lines.get(cell.id) for cell in self.cells]
+        """The mean over seeds of the metric on validation; None if a trial has not ended well."""
+        lines = [results.lines.get(trial.id) for trial in self.trials]
         values = [line["valid"][metric] for line in lines if line is not None and line["status"] == "done"]
-        return statistics.mean(values) if len(values) == len(self.cells) else None
+        return statistics.mean(values) if len(values) == len(self.trials) else None
 
 
-def grid_trials(sweep: Sweep, make: MakeCell) -> list[Trial]:
+def grid_candidates(sweep: Sweep, make: MakeTrial) -> list[Candidate]:
     """All trials of a grid."""
     return [
-        trial(sweep, variant, options, make) for variant in sweep.variants for options in sweep.grid(variant)
+        candidate(sweep, variant, options, make)
+        for variant in sweep.variants
+        for options in sweep.grid(variant)
     ]
 
 
-def trial(sweep: Sweep, variant: Variant, options: Options, make: MakeCell) -> Trial:
+def candidate(sweep: Sweep, variant: Variant, options: Options, make: MakeTrial) -> Candidate:
     """A trial of a sweep."""
-    cells = tuple(make(sweep.spec(variant, options, seed)) for seed in sweep.seeds)
-    return Trial(variant, options, cells)
+    trials = tuple(make(sweep.spec(variant, options, seed)) for seed in sweep.seeds)
+    return Candidate(variant, options, trials)
 
 
 def search(
     sweep: Sweep,
-    make: MakeCell,
+    make: MakeTrial,
     results: Results,
-    run: Callable[[Sequence[Cell]], object],
+    run: Callable[[Sequence[Trial]], object],
     storage: Path,
     width: int = 1,
-) -> list[Trial]:
+) -> list[Candidate]:
     """Let Optuna choose the trials of each variant, knowing how the earlier ones did on validation.
 
     The studies lie in a file: a killed search first runs the trials that it had begun, then asks for more.
@@ -313,9 +317,9 @@ def search(
 
     Args:
         sweep: with [search].
-        make: how a spec becomes a cell.
+        make: how a spec becomes a trial.
         results: where the cells' lines are.
-        run: runs cells; all variants' trials of a round together.
+        run: runs trials; all variants' trials of a round together.
         storage: Optuna's journal file.
         width: trials of a variant that are asked for at a time.
 
@@ -339,8 +343,8 @@ def search(
     studies = {}
     for variant in sweep.variants:
         # Another space, other options or another dataset are another study: nothing is mixed.
-        cell = make(sweep.spec(variant, sweep.base(variant), sweep.seeds[0]))
-        about = [cell.as_dict(), sweep.space(variant), sweep.seeds, sweep.metric, seed]
+        trial = make(sweep.spec(variant, sweep.base(variant), sweep.seeds[0]))
+        about = [trial.as_dict(), sweep.space(variant), sweep.seeds, sweep.metric, seed]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
         studies[variant] = optuna.create_study(
             storage=journal,
@@ -349,15 +353,15 @@ def search(
             load_if_exists=True,
         )
 
-    def trial_of(variant: Variant, params: Options) -> Trial:
-        return trial(sweep, variant, {**sweep.base(variant), **params}, make)
+    def trial_of(variant: Variant, params: Options) -> Candidate:
+        return candidate(sweep, variant, {**sweep.base(variant), **params}, make)
 
     while True:
-        round_: list[tuple[Variant, int, Trial]] = []
+        round_: list[tuple[Variant, int, Candidate]] = []
         for variant, study in studies.items():
             begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             round_ += [(variant, one.number, trial_of(variant, one.params)) for one in begun]
-            room = min(max(0, width - len(begun)), sweep.trials - len(study.get_trials(deepcopy=False)))
+            room = min(max(0, width - len(begun)), sweep.candidates - len(study.get_trials(deepcopy=False)))
             for _ in range(room):
                 number = len(study.get_trials(deepcopy=False))
                 # constant_liar: trials that run beside each other do not all go to the same point.
@@ -368,11 +372,11 @@ def search(
                 round_.append((variant, asked.number, trial_of(variant, asked.params)))
         if not round_:
             break
-        run([cell for _, _, one in round_ for cell in one.cells])
+        run([trial for _, _, one in round_ for trial in one.trials])
         for variant, number, one in round_:
             value = one.value(results, sweep.metric)
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
-            # Another process with the same search may have told it already: it has the same cells.
+            # Another process with the same search may have told it already: it has the same trials.
             studies[variant].tell(number, value, state=state, skip_if_finished=True)
     return [
         trial_of(variant, one.params)
@@ -411,17 +415,19 @@ def _suggest(asked: Any, name: str, space: Any) -> None:
         asked.suggest_float(name, **space)
 
 
-def best_trials(trials: Sequence[Trial], results: Results, metric: str) -> dict[Variant, tuple[Trial, float]]:
+def best_candidates(
+    candidates: Sequence[Candidate], results: Results, metric: str
+) -> dict[Variant, tuple[Candidate, float]]:
     """Of each variant the trial with the highest mean on validation; the first of equals."""
-    best: dict[Variant, tuple[Trial, float]] = {}
-    for one in trials:
+    best: dict[Variant, tuple[Candidate, float]] = {}
+    for one in candidates:
         value = one.value(results, metric)
         if value is not None and (one.variant not in best or value > best[one.variant][1]):
             best[one.variant] = one, value
     return best
 
 
-def best_preset(best: Mapping[Variant, tuple[Trial, float]], sweep: Sweep) -> str:
+def best_preset(best: Mapping[Variant, tuple[Candidate, float]], sweep: Sweep) -> str:
     """The best trials as a preset's TOML: what ``--preset FILE`` reads."""
     tables: dict[str, dict[str, Options]] = {}
     for (backbone, alignment), (one, _) in best.items():
@@ -430,10 +436,10 @@ def best_preset(best: Mapping[Variant, tuple[Trial, float]], sweep: Sweep) -> st
     return tomli_w.dumps(tables)
 
 
-def uneven(trials: Sequence[Trial]) -> str | None:
+def uneven(candidates: Sequence[Candidate]) -> str | None:
     """A warning where the variants have different numbers of trials: the one with more is favoured."""
     counts: dict[str, int] = {}
-    for one in trials:
+    for one in candidates:
         counts["/".join(one.variant)] = counts.get("/".join(one.variant), 0) + 1
     if len(set(counts.values())) <= 1:
         return None

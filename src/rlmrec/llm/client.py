@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from rlmrec.errors import ConfigError
-from rlmrec.llm.endpoint import BadRequest, Connection, Endpoint, Transient, count, mapping
-from rlmrec.llm.errors import RefusedError, RequestError
+from rlmrec.errors import ConfigError, RefusedError, RequestError
+from rlmrec.http_client import BadRequest, Connection, Endpoint, Transient, count, mapping
 
 JsonSchema = Mapping[str, Any]
 
@@ -190,7 +189,7 @@ class OpenAIChat(Endpoint):
             RefusedError: a content filter or the model refused.
         """
         refused = set(self._refused)
-        return await self._patiently(
+        return await self._with_retries(
             lambda connection: self._try(connection, system, prompt, schema, refused)
         )
 

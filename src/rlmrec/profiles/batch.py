@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ConfigError, DataError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.files import atomic_file
+from rlmrec.http_client import RAW_LENGTH, mapping
 from rlmrec.llm.client import OpenAIChat, read_reply
-from rlmrec.llm.endpoint import RAW_LENGTH, mapping
-from rlmrec.llm.errors import EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.profiles.parse import SCHEMA
 from rlmrec.profiles.profiler import Profiler, Progress
 

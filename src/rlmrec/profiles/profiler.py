@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import (
+    AccessError,
+    ConfigError,
+    EndpointError,
+    LLMError,
+    RefusedError,
+    RequestError,
+    WorkspaceError,
+)
+from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.client import LLM, Completion, Usage
-from rlmrec.llm.endpoint import run_in_a_loop
-from rlmrec.llm.errors import AccessError, EndpointError, LLMError, RefusedError, RequestError
 from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 from rlmrec.profiles.parse import SCHEMA, WORDS, AnswerError, parse
 from rlmrec.profiles.prompts import (

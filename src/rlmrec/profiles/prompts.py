@@ -35,7 +35,7 @@ from rlmrec.profiles.parse import WORDS
 KINDS = ("item", "user")
 DOMAINS = ("general", "books", "businesses", "games", "movies")
 NOTHING = "None"  # the word for a missing value, as the system prompt explains
-_FOLDER = Path(__file__).parent / "prompts"
+_FOLDER = Path(__file__).parent / "templates"
 _MARGIN = 16  # tokens that a chat format adds around the two messages
 
 

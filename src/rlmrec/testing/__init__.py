@@ -20,8 +20,8 @@ from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.graph import Graph
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.encoder import TextEncoder, checked
-from rlmrec.text.semantics import Semantics
 
 
 def blocks(
@@ -31,7 +31,7 @@ def blocks(
     density: float = 0.5,
     text_size: int = 8,
     seed: int = 0,
-) -> tuple[Dataset, Semantics]:
+) -> tuple[Dataset, TextEmbeddings]:
     """A dataset of groups: users of a group interact with that group's items alone.
 
     A recommender that has learned anything ranks the own group's items first; the text vectors of a group
@@ -65,7 +65,7 @@ def blocks(
         vectors: np.ndarray = directions.repeat(count, axis=0) + noise
         return vectors
 
-    return dataset, Semantics(texts(users), texts(items), {"dataset": dataset.fingerprint})
+    return dataset, TextEmbeddings(texts(users), texts(items), {"dataset": dataset.fingerprint})
 
 
 def sample_batch(dataset: Dataset, size: int = 16, seed: int = 0) -> Batch:

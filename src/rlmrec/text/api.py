@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rlmrec.errors import ConfigError, DataError
-from rlmrec.llm.endpoint import (
+from rlmrec.errors import ConfigError, DataError, RequestError
+from rlmrec.http_client import (
     OPENAI_URL,
     BadRequest,
     Connection,
@@ -21,7 +21,6 @@ from rlmrec.llm.endpoint import (
     mapping,
     run_in_a_loop,
 )
-from rlmrec.llm.errors import RequestError
 from rlmrec.text.encoder import Sink, Vectors, checked
 
 SHORTEST = (
@@ -194,7 +193,7 @@ class OpenAIEmbeddings(Endpoint):
         async def attempt(connection: Connection) -> _Answer:
             return self._read(await self._send(connection, "/embeddings", body), len(texts))
 
-        return await self._patiently(attempt)
+        return await self._with_retries(attempt)
 
     def _read(self, content: bytes, n_texts: int) -> _Answer:
         """The vectors in a reply's content, in the order of the texts, whatever order they came in."""

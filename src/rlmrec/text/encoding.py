@@ -1,4 +1,4 @@
-"""From texts to vectors: by length, resumable, in bounded memory; and from a dataset's texts to Semantics."""
+"""From texts to vectors: by length, resumable, in bounded memory; and from a dataset's texts to TextEmbeddings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError
 from rlmrec.text.cache import VectorCache, key
+from rlmrec.text.embeddings import Mask, TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import TextEncoder, Vectors, checked
-from rlmrec.text.semantics import Mask, Semantics, mean_over_training
 
 # Texts handed to an encoder at once: large enough to keep it busy, small enough to lose little by a kill.
 CHUNK = 128
@@ -150,7 +150,7 @@ def encode_dataset(
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
     manifest: dict[str, Any] | None = None,
-) -> Semantics:
+) -> TextEmbeddings:
     """The text vectors of a dataset's items and users.
 
     Args:
@@ -207,7 +207,7 @@ def encode_dataset(
     for text in every:
         digest.update(b"\1" if text is None else text.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
-    return Semantics(
+    return TextEmbeddings(
         user_vectors,
         item_vectors,
         {

@@ -25,7 +25,7 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
 from rlmrec.training import checkpoint
-from rlmrec.training.products import exact_products_by_onednn
+from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 
@@ -138,22 +138,22 @@ def embeddings(
 
 
 @torch.no_grad()
-def neighbours(backbone: Backbone, dataset: Dataset) -> npt.NDArray[np.float32] | None:
-    """float32[I, d']: what each item hands to its users in the last step, for ``Recommender.neighbours``.
+def item_messages(backbone: Backbone, dataset: Dataset) -> npt.NDArray[np.float32] | None:
+    """float32[I, d']: what each item hands to its users in the last step, for ``Recommender.item_messages``.
 
-    n_v = m_v / √d_v of the backbone's ``messages`` m, so that e_u = own_u + Σ n_v / √d_u; None when the
+    n_v = m_v / √d_v of the backbone's ``last_layer_messages`` m, so that e_u = own_u + Σ n_v / √d_u; None when the
     backbone has no such step, or when a subclass has its own ``encode`` and says nothing of its messages.
     """
-    if not issubclass(_home(backbone, "messages"), _home(backbone, "encode")):
+    if not issubclass(_home(backbone, "last_layer_messages"), _home(backbone, "encode")):
         return None
     x = backbone.initial()
     graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
-    messages = backbone.messages(x, graph)
-    if messages is None:
+    last_layer_messages = backbone.last_layer_messages(x, graph)
+    if last_layer_messages is None:
         return None
     degrees = dataset.train.item_degrees() + int(backbone.self_loops)
     scale = np.sqrt(np.maximum(degrees, 1)).astype(np.float32)[:, None]
-    sent = graph.split(messages)[1].float().cpu().numpy()
+    sent = graph.split(last_layer_messages)[1].float().cpu().numpy()
     handed: npt.NDArray[np.float32] = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
     return handed
 

@@ -1,0 +1,404 @@
+"""What every OpenAI-compatible endpoint needs, whatever is asked of it: connections, patience, plain errors.
+
+The client of chats (client.py) and that of text vectors (rlmrec.text.api) stand on this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import email.utils
+import json
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
+
+OPENAI_URL = "https://api.openai.com/v1"
+RAW_LENGTH = 20_000  # characters kept of what a server sent, for the record
+Answer = TypeVar("Answer")
+
+
+class Connection(NamedTuple):
+    """What belongs to one event loop: asyncio's and the HTTP client's objects cannot move to another."""
+
+    loop: asyncio.AbstractEventLoop
+    client: Any
+    slots: asyncio.Semaphore
+    secrets: Secrets
+    reply_type: Any  # the HTTP package's class of replies, whichever package openai stands on
+
+
+class Secrets:
+    """The key, and what an address holds of that kind, and how to take them out of a text.
+
+    Some servers quote the headers they were sent, and HTTP packages quote what they cannot send. Every error
+    and every answer that leaves a connection goes through here.
+
+    Args:
+        key: the API key; "" where there is none.
+        url: the endpoint's address, which may hold a name and a password or a key.
+
+    Example:
+        >>> Secrets("sk-very-secret", "http://me:pw@host/v1").clean("'Bearer sk-very-secret' to http://me:pw@host")
+        "'Bearer [key]' to http://[key]@host"
+    """
+
+    def __init__(self, key: str, url: str) -> None:
+        parts = urlsplit(url)
+        login = parts.netloc.rpartition("@")[0]
+        basic = base64.b64encode(unquote(login).encode()).decode()  # how it is sent
+        values = [pair.partition("=")[2] for pair in parts.query.split("&")]
+        secrets = [key, login.partition(":")[2], basic, *(value for value in values if len(value) >= 16)]
+        # A short one is looked for where it stands in an address, so that it harms no word elsewhere.
+        self._login = [f"{re.escape(form)}(?=@)" for form in {login, unquote(login)} if form]
+        self._in_errors = self._pattern(secrets, 4)
+        self._in_answers = self._pattern(secrets, 8)
+
+    def _pattern(self, secrets: list[str], shortest: int) -> re.Pattern[str] | None:
+        forms = {form for secret in secrets if len(secret) >= shortest for form in _forms(secret)}
+        found = [*self._login, *sorted(map(re.escape, forms), key=len, reverse=True)]
+        return re.compile("|".join(found), re.IGNORECASE) if found else None
+
+    def clean(self, text: str) -> str:
+        """An error's text without any of them."""
+        return text if self._in_errors is None else self._in_errors.sub("[key]", text)
+
+    def clean_answer(self, text: str) -> str:
+        """An answer without those long enough to be real: servers of one's own are given keys such as "x"."""
+        return text if self._in_answers is None else self._in_answers.sub("[key]", text)
+
+    def clean_error(self, error: RlmrecError | Transient) -> None:
+        """Take them out of an error's message and out of what the server sent, in place."""
+        error.args = tuple(self.clean(str(part)) for part in error.args)
+        raw = getattr(error, "raw", None)
+        if isinstance(error, LLMError | Transient) and raw is not None:
+            error.raw = self.clean(raw)[:RAW_LENGTH]  # cut afterwards: half a key is not found
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint, with the patience that thousands of requests need.
+
+    429, 5xx, broken connections and time-outs are tried again with exponential back-off and jitter; a
+    Retry-After holds back every request of this client, not only the one that was told.
+
+    Args:
+        model: the model's name at the endpoint.
+        base_url: the endpoint's root, such as "http://localhost:11434/v1"; None is OpenAI's.
+        key_env: the environment variable that holds the key. It is read when the first request goes out
+            and never written, logged or stored. Endpoints of your own need none.
+        timeout: seconds that one try may take.
+        concurrency: requests in flight at once, at most.
+        retries: tries after the first one.
+        backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
+        max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
+
+    Raises:
+        ConfigError: a value out of range, or an address that is no http(s) one.
+    """
+
+    keyless = "--model local"  # the option that needs no key, for the message about a missing one
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None,
+        key_env: str,
+        timeout: float,
+        concurrency: int,
+        retries: int,
+        backoff: float,
+        max_wait: float,
+    ) -> None:
+        for label, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
+            if value < least:
+                raise ConfigError(f"{label} must be at least {least}, got {value}")
+        if not (timeout > 0 and backoff > 0 and max_wait > 0):
+            raise ConfigError(
+                "timeout, backoff and max_wait must be positive seconds, "
+                f"got {timeout}, {backoff}, {max_wait}"
+            )
+        if not (key_env.isidentifier() and key_env.isascii()):  # not quoted: it may be the key itself
+            raise ConfigError("key_env must be the name of an environment variable, such as OPENAI_API_KEY")
+        self.name = model
+        self.base_url = OPENAI_URL if base_url is None else _checked(base_url)
+        self.address = without_secrets(self.base_url)  # for messages
+        self.key_env = key_env
+        self.timeout = timeout
+        self.concurrency = concurrency
+        self.retries = retries
+        self.backoff = backoff
+        self.max_wait = max_wait
+        self.tries_repeated = 0
+        self._model = model
+        self._resume_at = 0.0  # a Retry-After holds for all requests
+        self._connection: Connection | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
+
+    async def _with_retries(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """What ``attempt`` returns, tried again while it raises ``Transient``. Waits for a free slot first.
+
+        No error leaves with a key in it.
+        """
+        connection = self._connect()
+        async with connection.slots:
+            failed = 0
+            while True:
+                await self._pause()
+                try:
+                    return await attempt(connection)
+                except RlmrecError as error:
+                    connection.secrets.clean_error(error)
+                    raise
+                except Transient as fault:
+                    connection.secrets.clean_error(fault)
+                    failed += 1
+                    if failed > self.retries:
+                        raise EndpointError(
+                            f"no answer in {failed} tries, the last one: {fault}; check the endpoint "
+                            f"{self.address} or lower --concurrency, then run again",
+                            fault.raw,
+                        ) from None
+                    self.tries_repeated += 1
+                    await self._back_off(fault, failed)
+
+    async def _send(self, connection: Connection, path: str, body: dict[str, Any]) -> bytes:
+        """One HTTP exchange: the content, or one of our own errors."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self.timeout):
+                # The generic method: ours is the request as it is to be sent, and ours is the reading of the
+                # reply's bytes. The typed one checks a body against its types for 0.7 ms a request.
+                reply = await connection.client.post(path, cast_to=connection.reply_type, body=body)
+                content: bytes = reply.content
+                return content
+        except (TimeoutError, openai.APITimeoutError):
+            raise Transient(f"no answer within {self.timeout:g} s") from None
+        except openai.APIStatusError as error:
+            raise self._status_error(error, connection.secrets, body) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise Transient(f"connection failed ({type(cause).__name__}: {cause})") from None
+
+    def _status_error(self, error: Any, secrets: Secrets, asked: Mapping[str, Any]) -> Exception:
+        status: int = error.status_code
+        raw: str = error.response.content.decode("utf-8", "replace")
+        message = secrets.clean(f"HTTP {status}: {error.message}")[:500]
+        body = mapping(error.body)
+        code = str(body.get("code") or "")
+        if "content_filter" in code or "content_policy" in code or "content_filter" in raw:
+            return RefusedError(f"a content filter refused the prompt ({message})", raw)
+        if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
+            wait = _retry_after(error.response.headers)
+            if wait is not None and wait > self.max_wait:
+                return AccessError(
+                    f"the endpoint asks to wait {wait:g} s, more than the {self.max_wait:g} s that this run "
+                    "waits at most: run the same command again later, nothing is lost",
+                    raw,
+                )
+            return Transient(message, raw, wait)
+        bad = BadRequest(message, raw, str(body.get("param") or ""), status)
+        # llama.cpp says so of a prompt that is too long; it and vLLM do of a format that they cannot do.
+        if status >= 500 and (bad.is_too_long or (bad.names_a_format and "response_format" in asked)):
+            return bad
+        if status in (408, 409, 425) or status >= 500:
+            return Transient(message, raw, _retry_after(error.response.headers, self.max_wait))
+        if status in (401, 402, 403, 429):
+            return AccessError(
+                f"the endpoint {self.address} refuses access ({message}): check the key in "
+                f"${self.key_env} and the account",
+                raw,
+            )
+        if status == 404 and not bad.names_a_format:
+            return AccessError(
+                f"the endpoint {self.address} does not know model {self._model!r} or the address "
+                f"({message}): check the model's name and --base-url",
+                raw,
+            )
+        return bad
+
+    async def _pause(self) -> None:
+        while (rest := self._resume_at - time.monotonic()) > 0:
+            await asyncio.sleep(rest * random.uniform(1.0, 1.1))  # not all at the same instant
+
+    async def _back_off(self, fault: Transient, failed: int) -> None:
+        if fault.wait is not None:
+            self._resume_at = max(self._resume_at, time.monotonic() + fault.wait)
+            return
+        await asyncio.sleep(min(self.max_wait, self.backoff * 2 ** (failed - 1)) * random.uniform(0.5, 1.0))
+
+    def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            try:
+                import openai
+            except ImportError:
+                raise ConfigError(
+                    "requests to an endpoint need the package openai: pip install 'openai>=3'"
+                ) from None
+            key = os.environ.get(self.key_env, "").strip()  # files of keys end with a line break
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(
+                    f"${self.key_env} holds something else than a key (a line break or letters beyond ASCII "
+                    f"in it): export {self.key_env} again, with the key alone"
+                )
+            if not key and self.base_url.startswith(OPENAI_URL):
+                raise ConfigError(
+                    f"${self.key_env} holds no key, {self.address} needs one: export {self.key_env}=…, name "
+                    f"another variable with --key-env, or use {self.keyless}, which needs none"
+                )
+            client = openai.AsyncOpenAI(
+                api_key=key or "none",  # the package insists on one
+                base_url=self.base_url,
+                timeout=self.timeout,
+                max_retries=0,  # counted, and paced, here
+            )
+            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
+            reply_type = sys.modules[package].Response
+            slots = asyncio.Semaphore(self.concurrency)
+            secrets = Secrets(key, self.base_url)
+            self._connection = Connection(loop, client, slots, secrets, reply_type)
+        return self._connection
+
+    async def aclose(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.client.close()
+
+
+class Transient(Exception):
+    """Worth another try. ``wait``: seconds that the server asked for."""
+
+    def __init__(self, message: str, raw: str | None = None, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.raw = raw
+        self.wait = wait
+
+
+class BadRequest(LLMError):
+    """The server dislikes something about the request; ``param`` is what it named, ``status`` HTTP's."""
+
+    def __init__(self, message: str, raw: str | None, param: str, status: int) -> None:
+        super().__init__(message, raw)
+        self.param = param
+        self.status = status
+
+    @property
+    def text(self) -> str:
+        """Everything the server said, for looking names up."""
+        return f"{self.param} {self} {self.raw}".lower()
+
+    @property
+    def names_a_format(self) -> bool:
+        """Whether it is about the format of the answer."""
+        words = ("response_format", "json_schema", "json_object", "guided", "grammar")
+        return any(word in self.text for word in words)
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether it is about the length of what was sent."""
+        return any(
+            words in self.text
+            for words in ("context_length", "maximum context", "context length", "too large to process")
+        )
+
+
+def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run a coroutine to its end, in another thread when this one has a loop that runs (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    result: list[Answer] = []
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target, name="rlmrec-requests")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """``value`` if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def count(values: Mapping[str, Any], name: str) -> int:
+    """A number of tokens in a reply's usage; 0 where there is none."""
+    value = values.get(name)
+    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+
+
+def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float | None:
+    """Seconds that the server asks to wait, from the headers; None where it does not say."""
+    wait: float | None = None
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            wait = float(milliseconds) / 1000
+        elif value := headers.get("retry-after"):
+            try:
+                wait = float(value)
+            except ValueError:
+                wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return None
+    if wait is None or not 0 <= wait < float("inf"):
+        return None if wait is None or wait != wait or wait > 0 else 0.0
+    return wait if most is None else min(wait, most)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses have lost the name and the password, or the key, that some put into them.
+
+    Example:
+        >>> without_secrets("--base-url=http://me:pw@host:1/v1?key=k")
+        '--base-url=http://host:1/v1'
+    """
+    return re.sub(r"(\w+://)(?:[^\s/?#]*@)?([^\s?#]*)\S*", r"\1\2", text)
+
+
+def _checked(url: str) -> str:
+    """The address of an endpoint, if it is one."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        fine = False
+    if not fine or url != url.strip():
+        raise ConfigError(
+            f"base_url {url.rpartition('@')[2]!r}: expected an address such as 'http://localhost:11434/v1'"
+        )
+    return url
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may be written where something quotes it: plain, in JSON, in Python, in an address."""
+    escaped = json.dumps(secret)[1:-1]
+    return {
+        secret,
+        escaped,
+        escaped.replace("/", "\\/"),
+        repr(secret)[1:-1],
+        quote(secret, ""),
+        unquote(secret),
+    }

@@ -1,0 +1,311 @@
+"""Figure 6: do users whom the graph keeps apart, but whose texts agree, come closer by alignment?
+
+The paper shows one such pair. Here every user gives one: the partner whose text vector is most similar among
+all users more than ``hops`` hops away, chosen by text and graph alone, before any model is looked at. For each
+model: the pair's relevance (cosine of the final embeddings) and the partner's rank among all those distant
+users. Beside them a control: for every user, one of those distant users drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.significance import compare
+from rlmrec.experiments.runner import Results, lines_path
+from rlmrec.experiments.trial import identity
+from rlmrec.profiles.metadata import item_labels
+from rlmrec.profiles.parse import cut_words
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.topk import MEMORY_BUDGET, map_blocks
+from rlmrec.workspace import Workspace
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+HOPS = 3
+KINDS = ("agreeing", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """One distant partner for each of n users.
+
+    Args:
+        users: int64[n], rows of the users that have a distant user.
+        partners: int64[n], rows.
+        agreement: float64[n], cosine of the two text vectors.
+        n_distant: int64[n], distant users of each user.
+        relevance: by model: float64[n], cosine of the two final embeddings.
+        rank: by model: float64[n], the partner's place among the user's distant users by relevance; 1 is
+            the best, users of equal relevance share the mean of their places.
+    """
+
+    users: IntArray
+    partners: IntArray
+    agreement: FloatArray
+    n_distant: IntArray
+    relevance: dict[str, FloatArray]
+    rank: dict[str, FloatArray]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def percentile(self, model: str) -> FloatArray:
+        """float64[n]: the rank as a share of the distant users, 0 best and 1 worst; 0.5 when there is one."""
+        share: FloatArray = (self.rank[model] - 0.5) / self.n_distant
+        return share
+
+
+def within_hops(train: Interactions, users: slice, hops: int) -> BoolArray:
+    """Who can be reached from some users in at most ``hops`` hops: breadth-first search by sparse products.
+
+    The graph is bipartite, so another user is an even number of hops away: user → item → user.
+
+    Args:
+        train: the training split, the graph's edges.
+        users: a block of B user rows.
+        hops: 2 and 3 mean: have an item in common.
+
+    Returns:
+        bool[B, U]; each user reaches themselves.
+    """
+    user_item = train.csr()
+    item_user = sp.csr_array(user_item.T)
+    start = np.arange(train.n_users)[users]
+    reached = np.zeros((len(start), train.n_users), bool)
+    reached[np.arange(len(start)), start] = True
+    frontier: Any = sp.csr_array(reached, dtype=np.float32)
+    for _ in range(hops // 2):
+        found = sp.csr_array(frontier @ user_item @ item_user).toarray() > 0
+        fresh = found & ~reached
+        if not fresh.any():
+            break
+        reached |= fresh
+        frontier = sp.csr_array(fresh, dtype=np.float32)
+    return reached
+
+
+def distant_pairs(
+    train: Interactions,
+    texts: Float32Array,
+    models: Mapping[str, Float32Array],
+    *,
+    hops: int = HOPS,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+) -> dict[str, Pairs]:
+    """For every user the distant user whose text agrees most ("agreeing"), and one at random ("random").
+
+    Args:
+        train: the training split.
+        texts: float32[U, d_s], text vectors of the users.
+        models: by name, the final embeddings of the users, float32[U, d].
+        hops: distant is farther than this.
+        seed: of the random partners.
+        memory_budget: bytes that blocks of users x users may take.
+
+    Raises:
+        DataError: nobody has a distant user, or a matrix has another number of users.
+    """
+    for name, matrix in {"text": texts, **models}.items():
+        if len(matrix) != train.n_users:
+            raise DataError(f"{name} has vectors of {len(matrix)} users, the dataset {train.n_users}")
+    directions = {name: _directions(matrix) for name, matrix in models.items()}
+    text = _directions(texts)
+    # A number for every user, drawn beforehand: the blocks' size does not change who is drawn.
+    draws = np.random.default_rng(seed).random(train.n_users)
+
+    def work(block: slice) -> dict[str, Pairs]:
+        distant = ~within_hops(train, block, hops)
+        n_distant = distant.sum(1)
+        rows = np.flatnonzero(n_distant)  # places within the block
+        users = np.arange(train.n_users)[block][rows]
+        distant, n_distant = distant[rows], n_distant[rows]
+        agreement = text[users] @ text.T
+        which = (draws[users] * n_distant).astype(np.int64)
+        partners = {
+            "agreeing": np.where(distant, agreement, -np.inf).argmax(1),
+            "random": (distant.cumsum(1) > which[:, None]).argmax(1),
+        }
+        place = np.arange(len(users))
+        pairs = {
+            kind: Pairs(users, chosen, agreement[place, chosen].astype(float), n_distant, {}, {})
+            for kind, chosen in partners.items()
+        }
+        for name, vectors in directions.items():
+            relevance = vectors[users] @ vectors.T
+            for pair in pairs.values():
+                own = relevance[place, pair.partners]
+                better = (distant & (relevance > own[:, None])).sum(1)
+                equal = (distant & (relevance == own[:, None])).sum(1)
+                pair.relevance[name] = own.astype(float)
+                pair.rank[name] = 1 + better + (equal - 1) / 2
+        return pairs
+
+    # A block holds the mask, the cosines of the texts and of a model, and what the ranks compare.
+    blocks = list(map_blocks(work, train.n_users, 3 * train.n_users, memory_budget, threads=1))
+    pairs = {kind: _joined([block[kind] for block in blocks]) for kind in KINDS}
+    if not len(pairs["agreeing"]):
+        raise DataError(f"no two users are more than {hops} hops apart: this graph has no distant pairs")
+    return pairs
+
+
+def case_study(
+    dataset: Dataset,
+    text_embeddings: TextEmbeddings,
+    models: Mapping[str, Float32Array],
+    *,
+    hops: int = HOPS,
+    examples: int = 3,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+) -> dict[str, Any]:
+    """Figure 6 over all users, as plain values: the first model is the base.
+
+    The comparisons are paired over users; ranks are compared as shares of the distant users, so that a
+    negative difference is a gain. The examples are the pairs of highest agreement, whatever the models say.
+
+    Args:
+        dataset: its training split is the graph.
+        semantics: text vectors.
+        models: by name, the final embeddings of the users; the first is the base.
+        hops: distant is farther than this.
+        examples: how many pairs to describe.
+        seed: of the control.
+        memory_budget: bytes that blocks of users x users may take.
+
+    Raises:
+        ConfigError: fewer than two models.
+        DataError: no distant pairs.
+    """
+    if len(models) < 2:
+        raise ConfigError("the case study compares models with a base: give at least two")
+    found = distant_pairs(
+        dataset.train, text_embeddings.users, models, hops=hops, seed=seed, memory_budget=memory_budget
+    )
+    base, *others = models
+    held_out = dataset.test.csr()
+    kinds = {}
+    for kind, pairs in found.items():
+        common = held_out[pairs.users].multiply(held_out[pairs.partners]).sum(1)
+        kinds[kind] = {
+            "pairs": len(pairs),
+            "agreement": float(pairs.agreement.mean()),
+            # Do they turn out to want the same? Nothing was trained on these items.
+            "share_a_test_item": float((np.asarray(common) > 0).mean()),
+            "models": {
+                name: {
+                    "relevance": float(pairs.relevance[name].mean()),
+                    "median_rank": float(np.median(pairs.rank[name])),
+                    "rank_percentile": float(pairs.percentile(name).mean()),
+                }
+                for name in models
+            },
+            "against_base": {
+                name: {
+                    "relevance": asdict(compare(pairs.relevance[name], pairs.relevance[base])),
+                    "rank_percentile": asdict(compare(pairs.percentile(name), pairs.percentile(base))),
+                    "share_ranked_better": float((pairs.rank[name] < pairs.rank[base]).mean()),
+                }
+                for name in others
+            },
+        }
+    return {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "hops": hops,
+        "base": base,
+        "models": list(models),
+        "median_distant_users": float(np.median(found["agreeing"].n_distant)),
+        "kinds": kinds,
+        "examples": _examples(dataset, found["agreeing"], examples),
+    }
+
+
+def run(
+    workspace: Workspace,
+    base: str,
+    runs: Sequence[str],
+    *,
+    hops: int = HOPS,
+    examples: int = 3,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """``case_study`` of finished runs of a workspace, kept as a line of ``figure6/<dataset>.jsonl``.
+
+    Args:
+        workspace: with a dataset, text vectors and runs.
+        base: the run without alignment.
+        runs: the runs to hold against it.
+        hops: distant is farther than this.
+        examples: how many pairs to describe.
+        seed: of the control.
+        folder: of results; ``experiments`` in the workspace by default.
+    """
+    dataset = workspace.dataset()
+    text_embeddings = workspace.text_embeddings(dataset)
+    models = {name: workspace.recommender(name, dataset).users for name in (base, *runs)}
+    result = case_study(dataset, text_embeddings, models, hops=hops, examples=examples, seed=seed)
+    asked = {name: result[name] for name in ("fingerprint", "hops", "base", "models")}
+    path = lines_path(folder or workspace.experiments_path, "figure6", dataset.name)
+    Results(path).append({"id": identity(asked), "status": "done", **result})
+    return result
+
+
+def _directions(rows: Float32Array) -> Float32Array:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _joined(parts: Sequence[Pairs]) -> Pairs:
+    def column(get: Any) -> Any:
+        return np.concatenate([get(part) for part in parts])
+
+    names = parts[0].relevance
+    return Pairs(
+        column(lambda part: part.users), column(lambda part: part.partners),
+        column(lambda part: part.agreement), column(lambda part: part.n_distant),
+        {name: column(lambda part, name=name: part.relevance[name]) for name in names},
+        {name: column(lambda part, name=name: part.rank[name]) for name in names},
+    )  # fmt: skip
+
+
+def _examples(dataset: Dataset, pairs: Pairs, count: int) -> list[dict[str, Any]]:
+    labels = item_labels(dataset)
+    of_user = dataset.train.csr()
+    popularity = dataset.train.item_degrees()
+    chosen: list[dict[str, Any]] = []
+    seen: set[tuple[int, ...]] = set()
+    for place in np.argsort(-pairs.agreement, kind="stable"):
+        ends = (int(pairs.users[place]), int(pairs.partners[place]))
+        if len(chosen) == count:
+            break
+        if tuple(sorted(ends)) in seen:  # each is the other's partner
+            continue
+        seen.add(tuple(sorted(ends)))
+        # The least popular items say most about a user.
+        items = [sorted(of_user[[row]].indices, key=lambda item: popularity[item])[:5] for row in ends]
+        chosen.append(
+            {
+                "users": [dataset.users.id(row) for row in ends],
+                "items": [[cut_words(labels[item], 12) for item in mine] for mine in items],
+                "agreement": float(pairs.agreement[place]),
+                "distant_users": int(pairs.n_distant[place]),
+                "relevance": {name: float(values[place]) for name, values in pairs.relevance.items()},
+                "rank": {name: float(values[place]) for name, values in pairs.rank.items()},
+            }
+        )
+    return chosen

@@ -1,0 +1,207 @@
+"""Export: everybody's recommendations as a file, embeddings with their ids for a vector database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.errors import ConfigError
+from rlmrec.files import atomic_file
+from rlmrec.recommend.recommender import Recommender
+
+# Users of a row group of recommendations: with k = 20 some tens of MiB are in memory at a time.
+ROW_GROUP = 50_000
+SIDES = ("users", "items")
+BATCH = 1000
+# Of the name-based ids of points whose raw id is text: any constant will do, as long as it stays.
+NAMESPACE = uuid.UUID("5f0c7d2e-6b0a-5d53-9d2c-6a1b5c0f4e11")
+
+
+def write_recommendations(
+    recommender: Recommender,
+    path: Path,
+    k: int = 20,
+    progress: Callable[[int], None] | None = None,
+    row_group: int = ROW_GROUP,
+) -> None:
+    """Write everybody's recommendations as Parquet, in the order of the users and in bounded memory.
+
+    Columns: ``user``; ``items`` and ``scores``, lists of k, best first, shorter where there are fewer
+    candidates.
+
+    Args:
+        recommender: whose.
+        path: the file; replaced as a whole.
+        k: how many items a user.
+        progress: told how many users are done so far.
+        row_group: users of a row group.
+
+    Raises:
+        ConfigError: k below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    users, items = (
+        pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64)
+        for ids in (recommender.user_ids, recommender.item_ids)
+    )
+
+    def groups(*pushed_down: object) -> Iterator[pl.DataFrame]:
+        del pushed_down  # the sink wants everything
+        for start in range(0, len(users), row_group):
+            stop = min(start + row_group, len(users))
+            found, scores = recommender.recommend_rows(np.arange(start, stop), k)
+            flat = pl.DataFrame({"row": found.ravel(), "score": scores.ravel()}).select(
+                row=pl.when(pl.col("row") >= 0).then("row"),
+                score=pl.when(pl.col("row") >= 0).then("score"),
+            )
+            yield pl.DataFrame(
+                {
+                    "user": users[start:stop],
+                    "items": _lists(items.gather(flat["row"]), found.shape),
+                    "scores": _lists(flat["score"], found.shape),
+                }
+            )
+            if progress:
+                progress(stop)
+
+    schema = {"user": users.dtype, "items": pl.List(items.dtype), "scores": pl.List(pl.Float32)}
+    table = register_io_source(groups, schema=schema)
+    with atomic_file(Path(path)) as temporary:
+        table.sink_parquet(temporary, row_group_size=row_group)
+
+
+def _lists(column: pl.Series, shape: tuple[int, ...]) -> pl.Series:
+    """A column of lists, what is null left out."""
+    return column.reshape(shape).arr.to_list().list.drop_nulls()
+
+
+def write_parquet(recommender: Recommender, folder: Path) -> list[Path]:
+    """Write ``users.parquet`` and ``items.parquet``: columns ``id`` and ``vector`` (fixed-size float32 lists).
+
+    The score of a user for an item is the dot product of their vectors.
+
+    Returns:
+        the two paths.
+    """
+    written = []
+    for side in SIDES:
+        ids, vectors = _side(recommender, side)
+        table = pl.DataFrame(
+            {
+                "id": pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64),
+                "vector": pl.Series(
+                    np.ascontiguousarray(vectors), dtype=pl.Array(pl.Float32, vectors.shape[1])
+                ),
+            }
+        )
+        path = Path(folder) / f"{side}.parquet"
+        with atomic_file(path) as temporary:
+            table.write_parquet(temporary)
+        written.append(path)
+    return written
+
+
+def load_qdrant(
+    recommender: Recommender,
+    client: Any,
+    prefix: str = "rlmrec",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Put all vectors into two Qdrant collections, PREFIX-users and PREFIX-items, made anew.
+
+    Distance is the dot product, so that a search among items with a user's vector is ``recommend``. The raw
+    id stands in the payload as ``id``; a point's own id is the raw id where that is a number from 0 on, else
+    a UUID made of it (``point_id``). A user's payload has ``seen``: filter it out in a search.
+
+    Args:
+        recommender: what to load.
+        client: a ``qdrant_client.QdrantClient``: remote, in a folder, or in memory.
+        prefix: of the collections' names.
+        progress: told how many points are loaded so far.
+
+    Raises:
+        ConfigError: the ``qdrant`` extra is not installed.
+
+    Example:
+        >>> from qdrant_client import QdrantClient
+        >>> load_qdrant(recommender, QdrantClient(path="vectors"))
+    """
+    models = _qdrant().models
+    done = 0
+    for side in SIDES:
+        ids, vectors = _side(recommender, side)
+        name = f"{prefix}-{side}"
+        if client.collection_exists(name):
+            client.delete_collection(name)
+        client.create_collection(
+            name,
+            vectors_config=models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT),
+        )
+        for start in range(0, len(ids), BATCH):
+            rows = range(start, min(start + BATCH, len(ids)))
+            payloads: list[dict[str, Any]] = [{"id": ids.id(row)} for row in rows]
+            if side == "users":
+                for row, payload in zip(rows, payloads, strict=True):
+                    first, last = recommender.seen.indptr[row : row + 2]
+                    payload["seen"] = [
+                        recommender.item_ids.id(int(item)) for item in recommender.seen.indices[first:last]
+                    ]
+            client.upsert(
+                name,
+                models.Batch(
+                    ids=[point_id(ids.id(row)) for row in rows],
+                    vectors=np.asarray(vectors[rows.start : rows.stop]).tolist(),
+                    payloads=payloads,
+                ),
+            )
+            done += len(rows)
+            if progress:
+                progress(done)
+
+
+def qdrant_client(location: str) -> Any:
+    """A client of a server ("http://…") or of a folder of its own.
+
+    Raises:
+        ConfigError: the ``qdrant`` extra is not installed, or no Qdrant server answers at the address.
+    """
+    kind = _qdrant().QdrantClient
+    if "://" not in location:
+        return kind(path=location)
+    failures = import_module("qdrant_client.http.exceptions")
+    try:
+        # Its check of versions runs in a thread and would warn beside the error that is raised here.
+        kind(url=location, check_compatibility=False).get_collections()
+    except (failures.ApiException, ValueError) as error:  # the latter: not an address
+        raise ConfigError(
+            f"no Qdrant server answers at {location} ({error}): start it, or name a folder"
+        ) from None
+    return kind(url=location)
+
+
+def point_id(raw: RawId) -> int | str:
+    """The id of a point: Qdrant allows numbers from 0 on and UUIDs."""
+    return raw if isinstance(raw, int) and raw >= 0 else str(uuid.uuid5(NAMESPACE, str(raw)))
+
+
+def _side(recommender: Recommender, side: str) -> tuple[Vocabulary, npt.NDArray[np.float32]]:
+    if side == "users":
+        return recommender.user_ids, recommender.users
+    return recommender.item_ids, recommender.items
+
+
+def _qdrant() -> Any:
+    try:
+        return import_module("qdrant_client")
+    except ImportError:
+        raise ConfigError("loading Qdrant needs its client: pip install 'rlmrec[qdrant]'") from None

@@ -1,0 +1,70 @@
+"""Section: the dataset, and how popular its items are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.data.dataset import SPLITS
+from rlmrec.report.blocks import Options, Section, Table
+from rlmrec.report.charts import Series, lines
+from rlmrec.report.collect import Inputs
+
+IntArray = npt.NDArray[np.int64]
+
+
+def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """How many, how dense, how uneven."""
+    data = inputs.dataset
+    if data is None:
+        return None
+    interactions = sum(len(data.split(split)) for split in SPLITS)
+    by_item = np.sort(data.train.item_degrees())[::-1]
+    by_user = np.sort(data.train.user_degrees())[::-1]
+    fifth = by_item[: max(1, len(by_item) // 5)].sum() / max(1, by_item.sum())
+    rows = [
+        ["users", f"{data.n_users:,}"],
+        ["items", f"{data.n_items:,}"],
+        *([f"{split} interactions", f"{len(data.split(split)):,}"] for split in SPLITS),
+        ["density of all interactions", f"{100 * interactions / (data.n_users * data.n_items):.3g} %"],
+        ["training interactions of a user, median", f"{np.median(by_user):g}"],
+        ["training interactions of an item, median", f"{np.median(by_item):g}"],
+        ["share of them on the most popular fifth of the items", f"{100 * fifth:.0f} %"],
+        ["fingerprint", data.fingerprint],
+    ]
+    tail = lines(
+        "The long tail",
+        [
+            Series(name, np.arange(1, len(degrees) + 1).tolist(), degrees.tolist())
+            for name, degrees in (("items", by_item[by_item > 0]), ("users", by_user[by_user > 0]))
+        ],
+        "rank, most active or popular first",
+        "training interactions",
+        x_scale="log",
+        y_scale="log",
+        note="Both axes are logarithmic: a straight fall is a power law.",
+    )
+    return Section("data", "The dataset", [Table(["", "value"], rows), tail])
+
+
+def head_mid_tail(popularity: IntArray) -> IntArray:
+    """int64[I]: 0 head, 1 middle, 2 tail.
+
+    Items in the order of their popularity; the first that together have a fifth of the interactions are the
+    head, the last that have a fifth the tail.
+
+    Args:
+        popularity: int64[I], training interactions of each item.
+
+    Source: Abdollahpouri et al., RMSE workshop at RecSys 2019 (Section 3).
+
+    Example:
+        >>> head_mid_tail(np.array([1, 5, 10, 2, 2])).tolist()
+        [2, 1, 0, 1, 2]
+    """
+    order = np.argsort(-popularity, kind="stable")
+    before = np.cumsum(popularity[order]) - popularity[order]  # interactions of the more popular ones
+    share = before / max(1, popularity.sum())
+    groups = np.empty(len(popularity), np.int64)
+    groups[order] = np.where(share < 0.2, 0, np.where(share < 0.8, 1, 2))
+    return groups

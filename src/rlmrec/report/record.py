@@ -1,0 +1,253 @@
+"""Sections: profiles with their reasoning, costs and times, and what it takes to repeat everything."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import RlmrecError
+from rlmrec.experiments.experiment import experiment_names
+from rlmrec.llm.client import Usage
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.metadata import item_labels
+from rlmrec.profiles.parse import cut_words
+from rlmrec.report.blocks import Block, Card, Code, Options, Section, Table, Text, model_name
+from rlmrec.report.collect import Inputs, Run
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
+
+STALE = "stale: of another split or other texts"
+
+
+def profiles(inputs: Inputs, options: Options) -> Section | None:
+    """How many profiles there are, what failed, what is stale, and some of them with their reasoning."""
+    path = inputs.workspace.path / "profiles.sqlite"
+    if not path.exists():
+        return None
+    try:
+        with Store(path, create=False) as store:
+            found = {kind: list(store.profiles(kind)) for kind in ("item", "user")}
+            count, usage = store.usage()
+            models = store.models()
+    except RlmrecError as error:
+        inputs.leave_out(str(error))
+        return None
+    if not any(found.values()):
+        return None
+    data, others = inputs.dataset, 0
+    if data is not None:
+        nodes = {"item": data.items, "user": data.users}
+        own = {kind: [one for one in listed if one.key in nodes[kind]] for kind, listed in found.items()}
+        others = sum(map(len, found.values())) - sum(map(len, own.values()))
+        found = own
+    rows, stale = [], []
+    for kind, listed in found.items():
+        good = [profile for profile in listed if profile.summarization is not None]
+        words = [len((profile.summarization or "").split()) for profile in good]
+        total = n_stale = "–"
+        if data is not None:
+            old = sum(_is_stale(profile, data) for profile in listed)
+            total, n_stale = f"{len(nodes[kind]):,}", f"{old:,}"
+            stale += [f"--{kind}s"] * bool(old)
+        rows.append(
+            [f"{kind}s", total, f"{len(good):,}", f"{len(listed) - len(good):,}", n_stale,
+             f"{np.median(words):g}" if words else "–"]
+        )  # fmt: skip
+    names = ", ".join(f"{name} ({answers:,} answers)" for name, _, answers in models)
+    spent = _spent(count, usage, options)
+    blocks: list[Block] = [
+        Table(["", "in the dataset", "profiled", "failed", "stale", "words, median"], rows),
+        Text(f"Written by {names or 'a model that is not named'}: {spent}."),
+    ]
+    if stale:
+        blocks.append(
+            Text(
+                "Stale profiles were written for another dataset, split or other texts than there are now, and may "
+                "quote what is held out today: rlmrec encode refuses them. Vectors that were made of them before are "
+                f"those of that time. 'rlmrec profile {' '.join(stale)}', given as before, asks only for what changed."
+            )
+        )
+    if others:
+        blocks.append(
+            Text(f"{others:,} profiles of items or users that are not in the dataset are not counted.")
+        )
+    labels = {}
+    if data is not None:
+        labels = dict(zip(data.items.ids, item_labels(data), strict=True))
+    for kind, listed in found.items():
+        for why, profile in _examples(data, kind, listed, options.examples):
+            name = labels.get(profile.key, f"item {profile.key}") if kind == "item" else f"user {profile.key}"
+            entries = [("profile", profile.summarization or "–"), ("reasoning", profile.reasoning or "–")]
+            is_stale = data is not None and _is_stale(profile, data)
+            notes = [STALE] * is_stale + [why] * bool(why) + list(profile.notes)
+            blocks.append(Card(cut_words(name, 14), entries, "; ".join(notes)))
+    return Section("profiles", "Profiles", blocks)
+
+
+def _spent(count: int, usage: Usage, options: Options) -> str:
+    spent = f"{count:,} answers, {usage.prompt:,} prompt and {usage.completion:,} answer tokens"
+    if options.price is not None:
+        spent += f", at most {options.price.of(usage):.2f} in money"
+    return spent
+
+
+def _is_stale(profile: Profile, data: Dataset) -> bool:
+    """Whether it was written for another dataset, split or other texts, as ``rlmrec audit`` would say."""
+    return profile.dataset != data.content
+
+
+def _examples(
+    data: Dataset | None, kind: str, listed: Sequence[Profile], count: int
+) -> list[tuple[str, Profile]]:
+    """Profiles from the most to the least popular or active, chosen by that alone; (why, profile)."""
+    good = [profile for profile in listed if profile.summarization is not None]
+    if data is None:
+        return [("", profile) for profile in good[:count]]
+    ids = data.items if kind == "item" else data.users
+    degrees = data.train.item_degrees() if kind == "item" else data.train.user_degrees()
+    known = [(int(degrees[ids.row(profile.key)]), profile) for profile in good if profile.key in ids]
+    known.sort(key=lambda pair: -pair[0])
+    places = sorted({round(place) for place in np.linspace(0, len(known) - 1, min(count, len(known)))})
+    return [(f"{known[place][0]:,} training interactions", known[place][1]) for place in places]
+
+
+def costs(inputs: Inputs, options: Options) -> Section | None:
+    """Seconds of training and evaluation, and what the language model was asked."""
+    rows = []
+    for group in inputs.groups:
+
+        def mean(name: str, form: str, runs: Sequence[Run] = group.runs) -> str:
+            values = [run.metrics[name] for run in runs if run.metrics.get(name) is not None]
+            return format(float(np.mean(values)), form) if values else "–"
+
+        spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
+        rows.append(
+            [
+                group.name,
+                model_name(group.first.backbone),
+                mean("seconds_per_epoch", ".3g"),
+                mean("epochs", ".0f"),
+                mean("best_epoch", ".0f"),
+                f"{np.mean(spent):.1f}" if any(spent) else "–",
+                mean("seconds_evaluation", ".3g"),
+                _devices(group.runs),
+            ]
+        )
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(
+            Table(
+                ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
+                rows,
+                text_columns=2,
+                note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
+            )
+        )
+    path = inputs.workspace.path / "profiles.sqlite"
+    if path.exists():
+        try:
+            with Store(path, create=False) as store:
+                count, usage = store.usage()
+            blocks.append(Text(f"Profiles: {_spent(count, usage, options)}."))
+        except RlmrecError as error:
+            inputs.leave_out(str(error))
+    return Section("costs", "Costs and times", blocks) if blocks else None
+
+
+def _devices(runs: Sequence[Run]) -> str:
+    """ "cpu, 1 or 2 threads"."""
+    made = [run.metrics.get("environment") or {} for run in runs]
+    devices, threads = (sorted({str(one.get(name, "–")) for one in made}) for name in ("device", "threads"))
+    return f"{' or '.join(devices)}, {' or '.join(threads)} thread{'s' * (threads != ['1'])}"
+
+
+def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """The configuration of everything, and the commands that make it again."""
+    blocks: list[Block] = []
+    place = inputs.workspace.path.name or "."
+    if inputs.groups or inputs.others:
+        blocks.append(
+            Text(
+                f"Each command is to be given in the folder that holds {place}/, with its dataset and text vectors. It "
+                "says every option, and gives the same numbers with the same versions on the same kind of machine."
+            )
+        )
+    experiments = _experiments(inputs)
+    for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled, *inputs.others]:
+        if str(group.first.option("data", "period") or "").startswith("earlier"):
+            continue  # trained by the command of the trials that start from it
+        command = "\n".join(_command(run, place, experiments) for run in group.runs)
+        blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
+    if inputs.dataset is not None:
+        blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
+    if inputs.text_embeddings is not None:
+        blocks.append(Code("the text vectors", _toml(inputs.text_embeddings.manifest)))
+    return Section("repeat", "To repeat it", blocks) if blocks else None
+
+
+def _experiments(inputs: Inputs) -> dict[str, str]:
+    """Trial → an experiment of the workspace that it belongs to."""
+    paths = sorted(inputs.workspace.experiments_path.glob("*/*.jsonl"))
+    return {line["id"]: path.parent.name for path in paths for line in inputs.lines_of(path)}
+
+
+def _command(run: Run, place: str, experiments: Mapping[str, str]) -> str:
+    config = run.config
+    if not config.get("run", {}).get("preset"):
+        return ""
+    # A preset that is a file may not be at hand; every option is given, so that none is needed.
+    preset = str(run.option("run", "preset"))
+    if run.unusual & {"noise", "shuffle", "period", "timing"}:  # what rlmrec train does not do
+        name = experiments.get(run.folder.name)
+        if name is None:
+            return f"# cells/{run.folder.name}: no experiment of this workspace has it"
+        if name not in experiment_names():
+            name = f"{place}/experiments/{name}/{name}.toml"
+        words = ["rlmrec", "experiment", name, "-w", place, "--seeds", str(run.option("run", "seed"))]
+        for axis, value in _point(run).items():
+            words += ["--only", f"{axis}={value}"]
+    else:
+        words = ["rlmrec", "train", "-w", place]
+        words += ["--name", run.name] if run.trial is None else []
+        vectors = run.option("data", "semantics") or run.option("names", "semantics")
+        if vectors not in (None, DEFAULT_TEXT_EMBEDDINGS):
+            words += ["--semantics", str(vectors)]
+        for option in ("backbone", "alignment", "seed"):
+            words += [f"--{option}", str(run.option("run", option))]
+        if "start" in run.unusual:  # the config knows that run by what it had learned, not by its name
+            words += ["--start-from", "RUN"]
+    words += ["--preset", preset] * (not preset.endswith(".toml"))
+    for part in ("backbone", "alignment", "training"):
+        for option, value in config.get(part, {}).items():
+            if value is not None:
+                words += ["--set", f"{option}={str(value).lower() if isinstance(value, bool) else value}"]
+    return shlex.join(words)
+
+
+def _point(run: Run) -> dict[str, Any]:
+    """Where a trial stands in its experiment's grid, as ``--only`` takes it."""
+    data, start = run.config["data"], run.config.get("start")
+    found = {name: run.option("run", name) for name in ("backbone", "alignment", "seed")}
+    if run.option("data", "semantics"):
+        found |= {"semantics": data["semantics"], "shuffle": data["shuffle"]}
+    found |= {"noise": f"{run.noise:g}"} if run.noise else {}
+    if data.get("period"):
+        found |= {"period": data["period"], "start": "random" if start is None else start["alignment"]}
+    return found
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return tomli_w.dumps(_without_none(values)) or "not recorded"
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null; what is not set is left out, and a list keeps its place for it."""
+    if isinstance(value, dict):
+        return {str(name): _without_none(entry) for name, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return ["" if entry is None else _without_none(entry) for entry in value]
+    return value if isinstance(value, str | bool | int | float) else str(value)

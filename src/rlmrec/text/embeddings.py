@@ -1,0 +1,203 @@
+"""TextEmbeddings: the text vectors of all users and items, with a manifest of where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.files import atomic_file
+from rlmrec.text.encoder import Vectors
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class TextEmbeddings:
+    """s: one vector per user and per item (Eq. 15), except those marked to have none.
+
+    A node without a vector takes part in everything but the alignment: it is no anchor, no candidate and
+    never to be rebuilt. Its row is zeros.
+
+    Args:
+        users: float32[U, d_s].
+        items: float32[I, d_s].
+        manifest: encoder, hash of the texts, how the users' vectors were made, the dataset's fingerprint.
+        has_user: bool[U], which users have a vector; all of them by default.
+        has_item: bool[I], likewise.
+
+    Raises:
+        DataError: the dimensions differ, a vector holds NaN or infinity, or a row marked to have no vector
+            has one.
+    """
+
+    users: Vectors
+    items: Vectors
+    manifest: dict[str, Any] = field(default_factory=dict)
+    has_user: Mask = None  # type: ignore[assignment]  # set below; never None afterwards
+    has_item: Mask = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for kind in ("users", "items"):
+            vectors = np.ascontiguousarray(getattr(self, kind), np.float32)
+            if vectors.ndim != 2:
+                raise DataError(
+                    f"the text vectors of {kind} have shape {vectors.shape}, expected (rows, d_s)"
+                )
+            bad = ~np.isfinite(vectors).all(1)
+            if bad.any():
+                raise DataError(
+                    f"the text vectors of {kind} hold NaN or infinity in {int(bad.sum())} rows, "
+                    f"first in row {int(bad.argmax())}: every vector must be finite"
+                )
+            object.__setattr__(self, kind, vectors)
+            self._set_mask(kind, vectors)
+        if not (self.has_user.any() or self.has_item.any()):
+            raise DataError("no user and no item has a text vector: encode texts of this dataset first")
+        if self.users.shape[1] != self.items.shape[1]:
+            raise DataError(
+                f"users' vectors have {self.users.shape[1]} dimensions, items' {self.items.shape[1]}: "
+                "encode both with one encoder"
+            )
+
+    def _set_mask(self, kind: str, vectors: Vectors) -> None:
+        name = f"has_{kind[:-1]}"
+        given = getattr(self, name)
+        mask: Mask = np.ones(len(vectors), bool) if given is None else np.ascontiguousarray(given, bool)
+        if mask.shape != (len(vectors),):
+            raise DataError(f"{name} has shape {mask.shape}, expected ({len(vectors)},), one for each vector")
+        if (filled := vectors[~mask].any(1)).any():
+            raise DataError(
+                f"{int(filled.sum())} rows of {kind} are marked to have no vector, yet hold one: "
+                f"leave zeros there, or correct {name}"
+            )
+        object.__setattr__(self, name, mask)
+
+    @property
+    def size(self) -> int:
+        """d_s."""
+        return int(self.items.shape[1])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every user and item has a vector."""
+        return bool(self.has_user.all() and self.has_item.all())
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the vectors themselves: a run names what it was trained with."""
+        digest = hashlib.sha256(self.users.tobytes() + self.items.tobytes())
+        if not self.complete:
+            digest.update(self.has_user.tobytes() + self.has_item.tobytes())
+        return digest.hexdigest()[:16]
+
+    def stacked(self) -> Vectors:
+        """float32[N, d_s], users first."""
+        return np.concatenate([self.users, self.items])
+
+    def stacked_mask(self) -> Mask:
+        """bool[N], which nodes have a vector, users first."""
+        return np.concatenate([self.has_user, self.has_item])
+
+    def check(self, dataset: Dataset) -> TextEmbeddings:
+        """This, if it has one row per user and item of ``dataset``.
+
+        Raises:
+            DataError: another number of rows, or made for other data.
+        """
+        for kind, vectors, size in (
+            ("users", self.users, dataset.n_users),
+            ("items", self.items, dataset.n_items),
+        ):
+            if len(vectors) != size:
+                raise DataError(
+                    f"there are text vectors for {len(vectors)} {kind}, the dataset has {size}: "
+                    "encode them for this dataset"
+                )
+        made_for = self.manifest.get("dataset")
+        if made_for is not None and made_for != dataset.fingerprint:
+            raise DataError("these text vectors were made for another dataset: run 'rlmrec encode' again")
+        return self
+
+    def shuffled(self, rng: np.random.Generator, which: str = "both") -> TextEmbeddings:
+        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4).
+
+        Args:
+            rng: source of the order; what it does to the items does not depend on ``which``.
+            which: "users", "items" or "both".
+
+        Raises:
+            ConfigError: none of these.
+        """
+        if which not in ("users", "items", "both"):
+            raise ConfigError(f"cannot shuffle {which!r}: expected users, items or both")
+        users, items = rng.permutation(len(self.users)), rng.permutation(len(self.items))
+        if which == "items":
+            users = np.arange(len(self.users))
+        elif which == "users":
+            items = np.arange(len(self.items))
+        return TextEmbeddings(
+            self.users[users], self.items[items], {**self.manifest, "shuffled": which},
+            self.has_user[users], self.has_item[items],
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file whose header carries the manifest; atomic."""
+        tensors: dict[str, Any] = {"users": self.users, "items": self.items}
+        if not self.complete:
+            tensors |= {"has_user": self.has_user, "has_item": self.has_item}
+        with atomic_file(Path(path)) as temporary:
+            save_file(tensors, temporary, {"manifest": json.dumps(self.manifest)})
+
+    @classmethod
+    def load(cls, path: Path) -> TextEmbeddings:
+        """Read what ``save`` wrote.
+
+        Raises:
+            WorkspaceError: absent or damaged.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise WorkspaceError(f"no text vectors at {path}: make them with 'rlmrec encode'")
+        try:
+            with safe_open(path, "numpy") as file:
+                manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))
+                masks = {
+                    name: file.get_tensor(name)
+                    for name in ("has_user", "has_item")
+                    if name in file.keys()  # noqa: SIM118
+                }
+                return cls(file.get_tensor("users"), file.get_tensor("items"), manifest, **masks)
+        except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            raise WorkspaceError(f"{path} is damaged: {error}; run 'rlmrec encode' again") from None
+
+
+def mean_over_training(item_vectors: Vectors, train: Interactions, has_item: Mask | None = None) -> Vectors:
+    """The users' default vectors: the mean over their training items' vectors, never a held-out one.
+
+    Args:
+        item_vectors: float32[I, d_s].
+        train: the training split.
+        has_item: bool[I], the items to average over; all by default.
+
+    Returns:
+        float32[U, d_s]; a user with nothing to average over has zeros.
+    """
+    matrix = train.csr()
+    if has_item is not None:
+        matrix = matrix[:, has_item]
+        item_vectors = item_vectors[has_item]
+    counts = np.maximum(np.diff(matrix.indptr), 1).astype(np.float32)
+    sums: Vectors = matrix @ item_vectors
+    return sums / counts[:, None]

@@ -1,0 +1,205 @@
+"""The runner: results, crashes, kills, progress."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.experiments.runner import Progress, Results, describe, duration, run_trials
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+QUICK = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256}
+FAULTY = """
+import os, signal
+from pathlib import Path
+from rlmrec.backbones import MF, LightGCN
+
+class Dies(MF):
+    def objective(self, x, graph, batch, rng):
+        if Path("FAULTS").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().objective(x, graph, batch, rng)
+
+class Raises(MF):
+    def objective(self, x, graph, batch, rng):
+        raise ZeroDivisionError("of a user's backbone")
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Workspace(tmp_path / "w")
+    blocks()[0].save(place.dataset_path)
+    return place
+
+
+def trial(place, backbone="mf", seed=1, **options):
+    spec = RunSpec.resolve(backbone, "none", seed=seed, options={**QUICK, **options})
+    return Trial(spec, place.dataset().fingerprint)
+
+
+def test_a_crash_is_written_down_and_the_others_go_on(place, tmp_path, monkeypatch):
+    faults = tmp_path / "faults"
+    faults.touch()
+    (tmp_path / "faulty.py").write_text(FAULTY.replace("FAULTS", str(faults)))
+    monkeypatch.syspath_prepend(tmp_path)
+    trials = [
+        trial(place, "faulty:Dies"), trial(place), trial(place, "faulty:Raises"), trial(place, seed=2), trial(place),
+    ]  # fmt: skip
+    results, told = Results(tmp_path / "r.jsonl"), []
+    lines = run_trials(
+        trials, place, results, jobs=2, threads=1, report=lambda p, line: told.append((p.done, line))
+    )
+    assert [line["status"] for line in lines] == ["failed", "done", "failed", "done", "done"]
+    assert "killed by signal 9, as when memory runs out" in lines[0]["error"]
+    assert lines[2]["error"] == "ZeroDivisionError: of a user's backbone"
+    assert "in objective" in lines[2]["traceback"]
+    assert lines[1] is lines[4], "the same trial is run once"
+    assert len([line for _, line in told if line]) == 4
+    # The numbers are those of the trial run right here.
+    here = Workspace(tmp_path / "here")
+    place.dataset().save(here.dataset_path)
+    direct = run_trial(trial(here), TrialInputs(here))
+    assert direct["test"] == lines[1]["test"]
+    assert direct["validation_curve"] == lines[1]["validation_curve"]
+    assert {"device", "threads", "torch", "rlmrec"} <= lines[1]["environment"].keys()
+    assert lines[1]["seconds"] > 0
+    # Given again: what ended is kept, what failed is tried again.
+    faults.unlink()
+    again = Results(tmp_path / "r.jsonl")
+    told.clear()
+    lines = run_trials(
+        trials[:2], place, again, threads=1, report=lambda p, line: told.append((p.kept, line))
+    )
+    assert [line["status"] for line in lines] == ["done", "done"]
+    assert [(kept, line["id"]) for kept, line in told if line] == [(1, trials[0].id)]
+
+
+def test_a_killed_grid_loses_nothing(place, tmp_path):
+    """SIGKILL in the middle of the second trial; then the numbers are those of a run without a kill."""
+    options = {"epochs": 300, "patience": 100}
+    trials = [trial(place), trial(place, **options)]
+    code = (
+        "import sys, pickle\n"
+        "from pathlib import Path\n"
+        "from rlmrec.experiments.runner import Results, run_cells\n"
+        "from rlmrec.workspace import Workspace\n"
+        "if __name__ == '__main__':\n"
+        "    trials = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "    run_cells(trials, Workspace(sys.argv[2]), Results(Path(sys.argv[3])), threads=1)\n"
+    )
+    import pickle
+
+    (tmp_path / "grid.py").write_text(code)
+    (tmp_path / "trials.pickle").write_bytes(pickle.dumps(trials))
+    arguments = [tmp_path / "grid.py", tmp_path / "trials.pickle", place.path, tmp_path / "r.jsonl"]
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], start_new_session=True)
+    checkpoint = place.trial(trials[1].id) / "checkpoint.json"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = Results(tmp_path / "r.jsonl")
+    assert before.done(trials[0])
+    assert not before.done(trials[1])
+    reached = json.loads(checkpoint.read_text())["epochs"][-1]["epoch"]
+    told = []
+    lines = run_trials(
+        trials,
+        place,
+        before,
+        threads=1,
+        report=lambda p, line: told.append(dict(p.running) if not line else None),
+    )
+    first_epoch = next(running for running in told if running)[trials[1].id][1]
+    assert first_epoch == reached + 2, "it goes on after the checkpoint"
+    here = Workspace(tmp_path / "here")
+    place.dataset().save(here.dataset_path)
+    whole = run_trial(trial(here, **options), TrialInputs(here))
+    assert whole["test"] == lines[1]["test"]
+    assert whole["validation_curve"] == lines[1]["validation_curve"]
+
+
+def test_results_survive_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"id": "a", "status": "failed"}\n{"id": "b", "status": "done"}\n{"id": "c", "sta')
+    before = path.read_text()
+    results = Results(path)
+    assert list(results.lines) == ["a", "b"]
+    assert path.read_text() == before, "the rest of the line may be on its way"
+    results.append({"id": "a", "status": "done"})
+    assert list(Results(path).lines.items()) == [
+        ("b", {"id": "b", "status": "done"}),
+        ("a", {"id": "a", "status": "done"}),
+    ]
+    path.write_text('{"id": "a", "status": "done"}\nnonsense\n')
+    with pytest.raises(WorkspaceError, match="line 2 is damaged"):
+        Results(path)
+    path.write_text('{"id": "a"}\n')
+    with pytest.raises(
+        WorkspaceError, match="line 1 is damaged: expected a JSON object with an id and a status"
+    ):
+        Results(path)
+
+
+def test_two_that_append_to_a_file_that_was_cut_off_lose_nothing(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"id": "a", "status": "done"}\n{"id": "b", "sta')
+    first, second = Results(path), Results(path)
+    for results, name in ((first, "c"), (second, "d"), (first, "e")):
+        results.append({"id": name, "status": "done"})
+    assert list(Results(path).lines) == ["a", "c", "d", "e"]
+
+
+def test_two_runners_of_one_grid_leave_one_line_a_cell(tmp_path):
+    first, second = Results(tmp_path / "r.jsonl"), Results(tmp_path / "r.jsonl")
+    line = {"id": "a", "status": "done", "value": 0.25}
+    for results in (first, second, second):
+        results.append(dict(line))
+    assert (tmp_path / "r.jsonl").read_text().count("\n") == 1
+    second.append({**line, "value": 0.5})
+    assert Results(tmp_path / "r.jsonl").lines["a"]["value"] == 0.5
+
+
+def test_progress_says_how_long_it_takes(monkeypatch):
+    monkeypatch.setattr("time.perf_counter", lambda: 160.0)
+    progress = Progress(total=11, kept=1, started=100.0)
+    assert progress.seconds_left is None
+    assert describe(progress) == "1/11 cells"
+    progress.done, progress.failed = 4, 1
+    assert progress.seconds_left == pytest.approx(60.0)  # 5 in 60 s, 5 to go
+    assert describe(progress) == "6/11 trials, 1 failed, about 60 s left"
+    progress.running["x"] = ("x", 50, 100)
+    assert progress.completed == 6.5
+    progress.epochs += [60, 40]  # early stopping: the expectation is 50
+    assert progress.completed == 6.95
+    assert [duration(s) for s in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
+
+
+def test_wrong_numbers_of_processes(place, tmp_path):
+    for wrong in ({"jobs": 0}, {"threads": 0}):
+        with pytest.raises(ConfigError, match="at least 1 job and 1 thread"):
+            run_trials([trial(place)], place, Results(tmp_path / "r"), **wrong)
+
+
+def test_an_interrupt_ends_the_processes_and_the_cell_goes_on_later(place, tmp_path):
+    slow = trial(place, epochs=100_000, patience=100_000)
+
+    def interrupt(progress, line):
+        if progress.running:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trials([slow], place, Results(tmp_path / "r.jsonl"), threads=1, report=interrupt)
+    assert not multiprocessing.active_children()
+    assert not Results(tmp_path / "r.jsonl").lines

@@ -1,0 +1,256 @@
+"""Cells: identity, and what each of them is trained on."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.experiments.run import run
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.trial import Trial, TrialInputs, of_period, run_trial
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.testing import blocks
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.workspace import Workspace
+
+QUICK = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256}
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Workspace(tmp_path / "w")
+    dataset, text_embeddings = blocks()
+    dataset.save(place.dataset_path)
+    text_embeddings.save(place.text_embeddings_path())
+    return place
+
+
+def con(place, seed=1, **more):
+    dataset = place.dataset()
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options=QUICK)
+    return Trial(spec, dataset.fingerprint, place.text_embeddings(dataset).digest, "default", **more)
+
+
+def test_the_identity_is_the_hash_of_everything(place):
+    trial = con(place)
+    canonical = json.dumps(trial.as_dict(), sort_keys=True, ensure_ascii=False)
+    assert trial.id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    assert trial.id == con(place).id
+    others = [
+        con(place, seed=2),
+        con(place, shuffle="users"),
+        con(place, noise=0.1),
+        con(place, period="later"),
+        con(place, start=con(place, seed=3)),
+        con(place, timing="cpu, 2 threads"),
+        replace(trial, dataset="another"),
+        replace(trial, texts="others"),
+        replace(
+            trial, spec=RunSpec.resolve("lightgcn", "contrastive", seed=1, options={**QUICK, "weight": 1})
+        ),
+    ]
+    assert len({trial.id, *(other.id for other in others)}) == len(others) + 1
+    assert len({trial.label, *(other.label for other in others[:5])}) == 6
+    with pytest.raises(ConfigError, match="unknown period 'late'"):
+        con(place, period="late")
+
+
+def test_noise_is_of_pairs_that_exist_nowhere_and_the_test_is_unchanged(place):
+    inputs = TrialInputs(place)
+    clean = inputs.dataset
+    few, many = (inputs.of(con(place, noise=ratio))[0] for ratio in (0.05, 0.25))
+    for noisy, ratio in ((few, 0.05), (many, 0.25)):
+        assert len(noisy.train) == len(clean.train) + round(ratio * len(clean.train))
+        assert np.array_equal(noisy.test.keys(), clean.test.keys())
+        held_out = np.concatenate([clean.valid.keys(), clean.test.keys()])
+        assert not np.isin(noisy.train.keys(), held_out).any()
+    assert np.isin(few.train.keys(), many.train.keys()).all(), "more noise is added noise"
+    other = inputs.of(con(place, seed=2, noise=0.05))[0]
+    assert other.fingerprint != few.fingerprint
+
+
+def test_shuffled_vectors_follow_the_seed(place):
+    inputs = TrialInputs(place)
+    _, plain = inputs.of(con(place))
+    _, items = inputs.of(con(place, shuffle="items"))
+    _, other = inputs.of(con(place, shuffle="items", seed=2))
+    assert np.array_equal(items.users, plain.users)
+    assert not np.array_equal(items.items, plain.items)
+    assert not np.array_equal(items.items, other.items)
+
+
+def with_times(dataset):
+    """Each user meets an item a day, in an order of their own; every second user comes a year later."""
+    parts = []
+    for split in ("train", "valid", "test"):
+        part = dataset.split(split)
+        parts.append(replace(part, timestamp=_times(part.users, part.items)))
+    return replace(dataset, train=parts[0], valid=parts[1], test=parts[2])
+
+
+def _times(users, items):
+    return (7 * items + 4 * users) % 15 * 86400.0 + users % 2 * 3.2e7
+
+
+@pytest.mark.parametrize("cut", ["", ", by user"])
+def test_periods_share_users_and_items_and_do_not_overlap(cut):
+    dataset, text_embeddings = blocks(density=0.8)
+    timed = with_times(dataset)
+    if not cut:  # at one moment only those are in both who came at any time
+        rng = np.random.default_rng(0)
+        timed = replace(
+            timed,
+            **{
+                s: replace(timed.split(s), timestamp=rng.random(len(timed.split(s))))
+                for s in ("train", "valid", "test")
+            },
+        )
+    (early, texts), (late, _) = (
+        of_period(timed, text_embeddings, when + cut) for when in ("earlier", "later")
+    )
+    assert early.users.ids == late.users.ids
+    assert early.items.ids == late.items.ids
+    assert early.n_users > 50
+    keys = [np.concatenate([d.split(s).keys() for s in ("train", "valid", "test")]) for d in (early, late)]
+    assert not np.isin(*keys).any()
+    assert len(early.test) == 0
+    assert len(late.test) > 0
+    when = [np.concatenate([d.split(s).timestamp for s in ("train", "valid", "test")]) for d in (early, late)]
+    if not cut:
+        assert when[0].max() < when[1].min()
+    rows = [dataset.items.row(raw) for raw in early.items.ids]
+    np.testing.assert_array_equal(texts.items, text_embeddings.items[rows])
+    mine = early.train.items[early.train.users == 3]
+    np.testing.assert_allclose(texts.users[3], texts.items[mine].mean(0), rtol=1e-5)
+
+
+def test_periods_need_timestamps(place):
+    with pytest.raises(DataError, match="needs timestamps and this dataset has none"):
+        TrialInputs(place).of(con(place, period="earlier"))
+
+
+def test_a_run_starts_from_the_tables_of_another(tmp_path):
+    """With a learning rate of next to nothing, what comes out is what it started from."""
+    place = Workspace(tmp_path / "w")
+    dataset = with_times(blocks(density=0.8)[0])
+    dataset.save(place.dataset_path)
+    options = {**QUICK, "learning_rate": 0.05, "epochs": 6}
+    before = Trial(
+        RunSpec.resolve("mf", seed=1, options=options), dataset.fingerprint, period="earlier, by user"
+    )
+    still = RunSpec.resolve("mf", seed=2, options={**QUICK, "learning_rate": 1e-12, "epochs": 1})
+    after = Trial(still, dataset.fingerprint, period="later, by user", start=before)
+    inputs = TrialInputs(place)
+    with pytest.raises(WorkspaceError, match="no finished training run to start from"):
+        run_trial(after, inputs)
+    run_trial(before, inputs)
+    line = run_trial(after, inputs)
+    assert line["cell"]["start"] == {"cell": before.id, "alignment": "none"}
+    tables = [Recommender.load(place.trial(trial.id) / "recommender").users for trial in (before, after)]
+    np.testing.assert_allclose(tables[1], tables[0], atol=1e-8)
+
+
+def test_what_was_replaced_meanwhile_is_refused(place):
+    trial = con(place)
+    dataset = place.dataset()
+    place.text_embeddings(dataset).shuffled(np.random.default_rng(0)).save(place.text_embeddings_path())
+    with pytest.raises(DataError, match="text vectors 'default' were replaced"):
+        run_trial(trial, TrialInputs(place))
+    blocks(seed=5)[0].save(place.dataset_path)
+    with pytest.raises(DataError, match="dataset was replaced"):
+        run_trial(trial, TrialInputs(place))
+
+
+def test_text_vectors_have_names(place):
+    dataset = place.dataset()
+    other = TextEmbeddings(*(np.ones((n, 3), np.float32) for n in (dataset.n_users, dataset.n_items)))
+    other.save(place.path / "text_embeddings" / "ones.safetensors")
+    assert place.text_embeddings_names() == ["default", "ones"]
+    assert place.text_embeddings(dataset, "ones").size == 3
+    with pytest.raises(ConfigError, match="semantics name"):
+        place.text_embeddings(dataset, "../ones")
+
+
+def test_text_vectors_alone_are_a_cell(place):
+    dataset = place.dataset()
+    trial = Trial(None, dataset.fingerprint, place.text_embeddings(dataset).digest, "default")
+    line = run_trial(trial, TrialInputs(place))
+    assert line["cell"]["run"]["backbone"] == "semantic-only"
+    assert line["test"]["recall@20"] > 0.5
+    assert line["validation_curve"] == []
+    assert "encoder" not in line, "these vectors do not tell it"
+    replace(place.text_embeddings(dataset), manifest={"encoder": "MiniLM"}).save(place.text_embeddings_path())
+    assert run_trial(trial, TrialInputs(place))["encoder"] == "MiniLM"
+
+
+def plain_run(place, name, seed=1, **options):
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options={**QUICK, **options})
+    dataset = place.dataset()
+    return run(
+        spec, dataset, place.text_embeddings(dataset), place.run(name), text_embeddings_name="of another name"
+    )
+
+
+def test_a_finished_run_of_the_same_configuration_is_taken_over(place):
+    metrics = plain_run(place, "con")
+    trained = []
+    line = run_trial(con(place), TrialInputs(place), on_epoch=trained.append)
+    assert trained == []
+    assert line["taken_from"] == "con"
+    assert line["id"] == con(place).id
+    assert line["test"] == metrics["test"]
+    assert len(line["validation_curve"]) == 2
+    files = [path for path in place.run("con").rglob("*") if path.is_file() and path.name != "metrics.json"]
+    assert len(files) > 5
+    for path in files:
+        copy = place.trial(line["id"]) / path.relative_to(place.run("con"))
+        assert copy.read_bytes() == path.read_bytes(), path.name
+    assert json.loads((place.trial(line["id"]) / "cell.json").read_text()) == {
+        "name": "lightgcn, contrastive", "label": "lightgcn, contrastive, seed 1", "cell": con(place).as_dict(),
+    }  # fmt: skip
+    # What was taken over is a trial like any other: the same trial again is no second copy.
+    assert run_trial(con(place), TrialInputs(place)) == line
+
+
+def test_other_runs_are_not_taken_over(place):
+    plain_run(place, "other-seed", seed=2)
+    plain_run(place, "other-option", weight=0.3)
+    plain_run(place, "unfinished")
+    (place.run("unfinished") / "metrics.json").unlink()
+    plain_run(place, "older")  # of a version that did not have this option: what it did is not known
+    config = place.run("older") / "config.toml"
+    config.write_text(
+        "".join(line for line in config.read_text().splitlines(True) if "temperature" not in line)
+    )
+    shuffled = place.text_embeddings(place.dataset()).shuffled(np.random.default_rng(9))
+    spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=QUICK)
+    run(spec, place.dataset(), shuffled, place.run("other-texts"))
+    trained = []
+    line = run_trial(con(place), TrialInputs(place), on_epoch=trained.append)
+    assert len(trained) == QUICK["epochs"]
+    assert "taken_from" not in line
+    plain_run(place, "same")
+    for trial in (con(place, noise=0.1), con(place, shuffle="users"), con(place, timing="cpu, 1 threads")):
+        assert "taken_from" not in run_trial(trial, TrialInputs(place)), trial.label
+
+
+def test_a_finished_run_takes_the_place_of_a_cell_that_was_killed(place):
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_trial(con(place), TrialInputs(place), on_epoch=kill)
+    plain_run(place, "con")
+    assert run_trial(con(place), TrialInputs(place))["taken_from"] == "con"
+    assert not list(place.trial(con(place).id).glob("checkpoint*"))
+    assert not list((place.path / "trials").glob(".taken*"))
+
+
+def test_a_run_with_named_vectors_is_taken_up_again(place):
+    assert plain_run(place, "con") == plain_run(place, "con")

@@ -1,0 +1,210 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rlmrec.alignment.projector import Projector
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.recommend.cold_start import DEFAULT, METHODS, ColdStart, Method, _fit, apply, projector_weights
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.testing import blocks
+from rlmrec.text.embeddings import TextEmbeddings
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Blocks whose embeddings are a rotation of the blocks' directions: what is right is known."""
+    dataset, text_embeddings = blocks(users=30, items=25, density=0.6)
+    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((8, 8)))
+    users, items = (
+        (vectors @ turn * 3).astype(np.float32) for vectors in (text_embeddings.users, text_embeddings.items)
+    )
+    return dataset, text_embeddings, Recommender.of(dataset, users, items), turn
+
+
+def direction(block, size=8):
+    return np.eye(1, size, block, dtype=np.float32)
+
+
+def test_a_new_item_goes_to_its_block(made):
+    dataset, text_embeddings, recommender, turn = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    for block in range(3):
+        vector = cold.items(direction(block))
+        assert vector.shape == (1, 8)
+        assert vector.dtype == np.float32
+        unit = vector[0] / np.linalg.norm(vector)
+        assert unit @ (direction(block)[0] @ turn) > 0.97
+        likers, _ = recommender.users_for(vector[0], k=30)
+        assert {dataset.users.row(raw) // 30 for raw in likers} == {block}
+        more = recommender.with_items(["new"], vector)
+        of_block, others = dataset.users.id(30 * block), dataset.users.id((30 * block + 30) % 90)
+        assert "new" in more.recommend(of_block, k=25)[0]
+        assert "new" not in more.recommend(others, k=10)[0]
+    lengths = np.linalg.norm(recommender.items, axis=1)
+    assert np.linalg.norm(vector) == pytest.approx(np.median(lengths), rel=1e-5)
+
+
+def test_a_sentence_about_taste_gets_items_of_its_block(made):
+    dataset, text_embeddings, recommender, _ = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    for block in range(3):
+        ids, _ = recommender.recommend_vectors(cold.users(direction(block))[0], k=20)
+        assert {dataset.items.row(raw) // 25 for raw in ids} == {block}
+
+
+def test_the_kept_method_is_the_best_of_all_tried(made):
+    dataset, text_embeddings, recommender, _ = made
+    manifest = ColdStart.fit(recommender, text_embeddings, dataset, method=None).manifest
+    tried = manifest["validation"]
+    assert [(row["name"], row["options"]) for row in tried] == [tuple(method) for method in METHODS]
+    best = max(tried, key=lambda row: row["recall@20"])
+    assert manifest["method"] == {name: best[name] for name in ("name", "options")}
+    again = ColdStart.fit(recommender, text_embeddings, dataset, method=None)
+    assert again.manifest == manifest
+    assert ColdStart.fit(recommender, text_embeddings, dataset).method == DEFAULT
+
+
+def test_ridge_against_the_normal_equations():
+    """With a column of ones that is not penalised, solved as one augmented least-squares problem."""
+    rng = np.random.default_rng(0)
+    texts = rng.standard_normal((200, 6)).astype(np.float32)
+    targets = rng.standard_normal((200, 4)).astype(np.float32)
+    arrays = _fit(Method("ridge", {"penalty": 2.0}), texts, targets, np.arange(200), None, rng)
+    unit = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    design = np.r_[np.c_[unit, np.ones(200)], np.c_[np.sqrt(2) * np.eye(6), np.zeros(6)]]
+    solution, *_ = np.linalg.lstsq(design, np.r_[targets, np.zeros((6, 4))], rcond=None)
+    np.testing.assert_allclose(arrays["weights"], solution[:6], atol=1e-4)
+    np.testing.assert_allclose(arrays["intercept"], solution[6], atol=1e-4)
+
+
+def test_kernel_with_all_items_as_landmarks_is_kernel_ridge():
+    rng = np.random.default_rng(0)
+    texts, new = (rng.standard_normal((n, 6)).astype(np.float32) for n in (80, 7))
+    targets = rng.standard_normal((80, 4)).astype(np.float32)
+    method = Method("kernel", {"width": 2.0, "penalty": 0.3})
+    arrays = _fit(method, texts, targets, np.arange(80), None, rng)
+
+    def kernel(a, b):
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+        return np.exp(2 * (a @ b.T - 1))
+
+    exact = kernel(new, texts) @ np.linalg.solve(kernel(texts, texts) + 0.3 * np.eye(80), targets)
+    np.testing.assert_allclose(apply(method, arrays, new), exact, atol=0.02)
+
+
+def test_many_equal_texts_leave_the_kernel_solvable():
+    rng = np.random.default_rng(0)
+    texts = np.repeat(rng.standard_normal((4, 6)), 300, axis=0).astype(np.float32)
+    texts += 1e-6 * rng.standard_normal(texts.shape).astype(np.float32)
+    targets = np.repeat(np.eye(4, dtype=np.float32), 300, axis=0)
+    arrays = _fit(DEFAULT, texts, targets, np.arange(1200), None, rng)
+    mapped = apply(DEFAULT, arrays, texts[::300])
+    assert (mapped.argmax(axis=1) == np.arange(4)).all()
+
+
+def test_knn_by_hand():
+    method = Method("knn", {"neighbours": 2, "temperature": 0.5})
+    arrays = {
+        "landmarks": np.array([[1, 0], [0.6, 0.8], [-1, 0]], np.float32),
+        "values": np.array([[1, 0], [0, 1], [9, 9]], np.float32),
+    }
+    near, next_to_it = np.exp(np.array([1, 0.6]) / 0.5)
+    expected = np.array([near, next_to_it]) / (near + next_to_it)
+    np.testing.assert_allclose(apply(method, arrays, np.array([[3, 0]], np.float32))[0], expected, rtol=1e-5)
+
+
+def test_the_projector_is_that_of_torch(tmp_path, made):
+    dataset, text_embeddings, recommender, _ = made
+    torch.manual_seed(0)
+    projector = Projector(8, 8)
+    save_file(
+        {f"alignment.projector.{name}": tensor for name, tensor in projector.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
+    weights = projector_weights(tmp_path)
+    with torch.no_grad():
+        expected = projector(torch.from_numpy(text_embeddings.items)).numpy()
+    np.testing.assert_allclose(
+        apply(Method("projector", {}), weights, text_embeddings.items), expected, atol=1e-5
+    )
+    cold = ColdStart.fit(recommender, text_embeddings, dataset, weights)
+    assert cold.method.name == "projector"
+    narrow = {name: array[:, :5] if array.ndim == 2 else array for name, array in weights.items()}
+    with pytest.raises(DataError, match="projector is of another size"):
+        ColdStart.fit(recommender, text_embeddings, dataset, narrow)
+    unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(cold.items(text_embeddings.items), unit * cold.item_length, atol=1e-4)
+    assert projector_weights(tmp_path / "nothing") is None
+    save_file({"backbone.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert projector_weights(tmp_path) is None
+
+
+def test_hidden_texts_do_not_reach_the_map(made):
+    """An item without training interactions changes nothing: maps are fitted on warm items alone."""
+    dataset, text_embeddings, recommender, _ = made
+    cold_rows = np.flatnonzero(dataset.train.item_degrees() == 0)
+    spoiled = text_embeddings.items.copy()
+    spoiled[cold_rows] = 7
+    ones, others = (
+        ColdStart.fit(recommender, TextEmbeddings(text_embeddings.users, items), dataset)
+        for items in (text_embeddings.items, spoiled)
+    )
+    np.testing.assert_array_equal(ones.items(direction(1)), others.items(direction(1)))
+
+
+def test_save_and_load(tmp_path, made):
+    dataset, text_embeddings, recommender, _ = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    with pytest.raises(WorkspaceError, match="rlmrec cold fit"):
+        ColdStart.load(tmp_path)
+    cold.save(tmp_path)
+    loaded = ColdStart.load(tmp_path, recommender)
+    np.testing.assert_array_equal(loaded.items(text_embeddings.items), cold.items(text_embeddings.items))
+    np.testing.assert_array_equal(loaded.users(text_embeddings.items), cold.users(text_embeddings.items))
+    assert loaded.manifest == cold.manifest
+    other = Recommender.of(dataset, recommender.users, recommender.items + 1)
+    with pytest.raises(WorkspaceError, match="fitted to other embeddings"):
+        ColdStart.load(tmp_path, other)
+    path = tmp_path / "cold_start.safetensors"
+    content = path.read_bytes()
+    for damaged in (
+        content[: len(content) // 2],
+        content[:-4] + b"abcd",
+        content.replace(b"user_length", b"user_lengtg"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(WorkspaceError, match="rlmrec cold fit"):
+            ColdStart.load(tmp_path)
+
+
+def test_wrong_vectors(made):
+    dataset, text_embeddings, recommender, _ = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    for wrong in (np.zeros((2, 5)), np.full((1, 8), np.inf)):
+        with pytest.raises(DataError, match="text vectors of 8 numbers"):
+            cold.items(wrong)
+    silent = TextEmbeddings(text_embeddings.users, np.zeros_like(text_embeddings.items))
+    with pytest.raises(DataError, match="at least 10"):
+        ColdStart.fit(recommender, silent, dataset)
+
+
+def test_serves_without_torch(tmp_path, made):
+    dataset, text_embeddings, recommender, _ = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    cold.save(tmp_path)
+    code = (
+        "import json, sys, numpy as np\n"
+        "import rlmrec.cli\n"  # so that no command but those that train needs it
+        "from rlmrec.recommend.cold_start import ColdStart\n"
+        "import rlmrec.recommend.explain, rlmrec.recommend.export, rlmrec.recommend.index\n"
+        f"cold = ColdStart.load({str(tmp_path)!r})\n"
+        "print(json.dumps(cold.items(np.eye(1, 8, dtype=np.float32))[0].tolist()))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), cold.items(direction(0))[0], rtol=1e-5)

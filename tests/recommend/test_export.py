@@ -1,0 +1,119 @@
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ConfigError
+from rlmrec.recommend import export as module
+from rlmrec.recommend.export import load_qdrant, point_id, write_parquet, write_recommendations
+from rlmrec.recommend.recommender import Recommender
+
+
+def make(text, n_users=30, n_items=12):
+    rng = np.random.default_rng(0)
+    users, items = (rng.standard_normal((n, 4), dtype=np.float32) for n in (n_users, n_items))
+    seen = rng.random((n_users, n_items)) < 0.3
+    seen[2, :-2] = True  # two candidates are left
+    names = [
+        Vocabulary([f"{kind}{row}" if text else 10 * row + 5 for row in range(n)], kind)
+        for kind, n in (("user", n_users), ("item", n_items))
+    ]
+    return Recommender(users, items, *names, sp.csr_array(seen))
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("row_group", [7, 1000])
+def test_recommendations_of_everybody(tmp_path, text, row_group):
+    recommender = make(text)
+    done = []
+    write_recommendations(recommender, tmp_path / "all.parquet", 5, done.append, row_group)
+    table = pl.read_parquet(tmp_path / "all.parquet")
+    assert table["user"].to_list() == recommender.user_ids.ids
+    ids, scores = recommender.recommend(recommender.user_ids.ids, k=5)
+    for row, expected, values in zip(table.iter_rows(named=True), ids.tolist(), scores.tolist(), strict=True):
+        kept = [raw for raw, value in zip(expected, values, strict=True) if np.isfinite(value)]
+        assert row["items"] == kept
+        assert row["scores"] == pytest.approx(values[: len(kept)])
+    assert len(table["items"][2]) == 2
+    assert done[-1] == 30
+    assert done == sorted(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["all.parquet"]
+    assert table.schema == {
+        "user": recommender_type(text),
+        "items": pl.List(recommender_type(text)),
+        "scores": pl.List(pl.Float32),
+    }
+
+
+def recommender_type(text):
+    return pl.String if text else pl.Int64
+
+
+def test_recommendations_need_a_k(tmp_path):
+    with pytest.raises(ConfigError, match="k must be at least 1"):
+        write_recommendations(make(True), tmp_path / "all.parquet", 0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_parquet_of_the_embeddings(tmp_path, text):
+    recommender = make(text)
+    paths = write_parquet(recommender, tmp_path / "vectors")
+    assert [path.name for path in paths] == ["users.parquet", "items.parquet"]
+    users, items = map(pl.read_parquet, paths)
+    assert users["id"].to_list() == recommender.user_ids.ids
+    assert items["vector"].dtype == pl.Array(pl.Float32, 4)
+    np.testing.assert_array_equal(items["vector"].to_numpy(), recommender.items)
+    np.testing.assert_array_equal(users["vector"].to_numpy(), recommender.users)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_qdrant_recommends_what_we_do(text):
+    qdrant = pytest.importorskip("qdrant_client", reason="the qdrant extra is not installed")
+    recommender = make(text)
+    client = qdrant.QdrantClient(":memory:")
+    done = []
+    load_qdrant(recommender, client, "mine", done.append)
+    assert done[-1] == 42
+    load_qdrant(recommender, client, "mine")  # again: made anew, not added to
+    assert client.count("mine-items").count == 12
+    for user in recommender.user_ids.ids[:5]:
+        [point] = client.retrieve("mine-users", [point_id(user)], with_vectors=True)
+        assert point.payload["id"] == user
+        conditions = qdrant.models.Filter(
+            must_not=[
+                qdrant.models.FieldCondition(
+                    key="id", match=qdrant.models.MatchAny(any=point.payload["seen"])
+                )
+            ]
+        )
+        hits = client.query_points("mine-items", query=point.vector, query_filter=conditions, limit=4).points
+        ids, scores = recommender.recommend(user, k=4)
+        found = [hit.payload["id"] for hit in hits]
+        assert found == [
+            raw for raw, score in zip(ids.tolist(), scores.tolist(), strict=True) if np.isfinite(score)
+        ]
+        assert [hit.score for hit in hits] == pytest.approx(scores[: len(hits)].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://"])
+def test_a_server_that_does_not_answer_is_named(address):
+    pytest.importorskip("qdrant_client", reason="the qdrant extra is not installed")
+    with pytest.raises(ConfigError, match=f"no Qdrant server answers at {address} "):
+        module.qdrant_client(address)
+
+
+def test_point_ids():
+    assert point_id(7) == 7
+    assert point_id(-7) != point_id("x")
+    assert point_id("x") == point_id("x")
+    assert len(str(point_id(-7))) == 36
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(ConfigError, match=r"rlmrec\[qdrant\]"):
+        module.qdrant_client("http://localhost:1")

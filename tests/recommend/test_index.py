@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.recommend import index as module
+from rlmrec.recommend.index import Index, build_index
+from rlmrec.recommend.recommender import Recommender
+
+faiss = pytest.importorskip("faiss", reason="the index extra is not installed")
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, 16))
+    return [
+        (centres[rng.integers(40, size=n)] + 0.5 * rng.standard_normal((n, 16))).astype(np.float32)
+        for n in (300, 5000)
+    ]
+
+
+@pytest.fixture(scope="module")
+def index(vectors):
+    users, items = vectors
+    return build_index(items, users, recall=0.9)
+
+
+def exact(queries, items, k):
+    return np.argsort(-(queries @ items.T), axis=1, kind="stable")[:, :k]
+
+
+def test_recall_is_what_it_says(vectors, index):
+    users, items = vectors
+    found, scores = index.search(users, 20)
+    shared = [
+        len(set(a) & set(b)) / 20
+        for a, b in zip(found.tolist(), exact(users, items, 20).tolist(), strict=True)
+    ]
+    assert index.recall == pytest.approx(np.mean(shared), abs=1e-3)
+    assert index.recall >= 0.9
+    assert index.manifest["probes"] < 200, "not all cells"
+    np.testing.assert_allclose(scores, np.einsum("bd,bkd->bk", users, items[found]), rtol=1e-4, atol=1e-4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_a_recall_of_one_is_exact(vectors):
+    users, items = vectors
+    built = build_index(items, users, recall=1.0)
+    np.testing.assert_array_equal(built.search(users, 5)[0], exact(users, items, 5))
+
+
+def test_the_same_seed_gives_the_same_index(vectors, index):
+    users, items = vectors
+    again = build_index(items, users, recall=0.9)
+    np.testing.assert_array_equal(again.search(users, 20)[0], index.search(users, 20)[0])
+
+
+def recommender(vectors, seen, **options):
+    users, items = vectors
+    names = Vocabulary(range(len(users)), "user"), Vocabulary(range(len(items)), "item")
+    return Recommender(users, items, *names, seen, **options)
+
+
+def test_what_was_seen_is_left_out_by_fetching_more(vectors):
+    users, items = vectors
+    best = exact(users, items, 30)
+    seen = sp.csr_array(
+        (np.ones(best.size), (np.repeat(np.arange(len(users)), 30), best.ravel())),
+        shape=(len(users), len(items)),
+    )
+    sure = build_index(items, users, recall=1.0)
+    sure.manifest["probes"] = 10_000  # all cells: exact at any depth
+    plain = recommender(vectors, seen)
+    through = plain.with_index(sure)
+    for options in ({}, {"exclude_seen": False}, {"exclude": [3, 4]}, {"candidates": range(50)}):
+        ids, scores = through.recommend(list(range(300)), k=10, **options)
+        expected, values = plain.recommend(list(range(300)), k=10, **options)
+        np.testing.assert_array_equal(ids, expected)
+        np.testing.assert_allclose(scores, values, rtol=1e-4)
+
+
+def test_items_added_later_are_found(vectors, index):
+    users, items = vectors
+    seen = sp.csr_array((len(users), len(items)))
+    more = recommender(vectors, seen, index=index).with_items([9000], 5 * users[:1])
+    assert len(more.index) == 5001
+    assert len(index) == 5000
+    assert more.recommend(0, k=3)[0][0] == 9000
+
+
+def test_save_and_load(tmp_path, vectors, index):
+    users, items = vectors
+    index.save(tmp_path)
+    for mmap in (False, True):
+        loaded = Index.load(tmp_path, items, mmap)
+        np.testing.assert_array_equal(loaded.search(users, 20)[0], index.search(users, 20)[0])
+        assert loaded.recall == index.recall
+    with pytest.raises(WorkspaceError, match="made of other embeddings"):
+        Index.load(tmp_path, items + 1)
+    with pytest.raises(ConfigError, match="build it again"):
+        index.with_items(users).save(tmp_path)
+    content = (tmp_path / "index.faiss").read_bytes()
+    (tmp_path / "index.faiss").unlink()  # it is mapped: not to be shortened under the one that reads it
+    (tmp_path / "index.faiss").write_bytes(content[:-9])
+    with pytest.raises(WorkspaceError, match="was changed: build it again"):
+        Index.load(tmp_path, items)
+    (tmp_path / "index.json").write_text(json.dumps({"format": 7}))
+    with pytest.raises(WorkspaceError, match="not an index of this version"):
+        Index.load(tmp_path, items)
+
+
+def test_what_cannot_be_built(vectors, monkeypatch):
+    users, items = vectors
+    with pytest.raises(ConfigError, match="recall must be in"):
+        build_index(items, users, recall=1.5)
+    with pytest.raises(DataError, match="at least 1,000"):
+        build_index(items[:10], users)
+
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(module, "import_module", absent)
+    with pytest.raises(ConfigError, match=r"rlmrec\[index\]"):
+        build_index(items, users)

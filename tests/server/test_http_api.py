@@ -1,0 +1,712 @@
+"""The HTTP interface against the Python one, and what it does with mistakes, saturation and change."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+
+pytest.importorskip("fastapi", reason="the serve extra is not installed")
+from fastapi.testclient import TestClient
+from fault_server import FaultServer, embedded, failure
+from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from uvicorn.supervisors import Multiprocess
+
+from rlmrec.cli import main
+from rlmrec.cli.serve import Source, application
+from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.server import workers as connections
+from rlmrec.server.added_items import ColdItems
+from rlmrec.server.api import create_app
+from rlmrec.server.middleware import Limits, Metrics
+from rlmrec.server.service import Service
+from rlmrec.server.workers import Workers
+from rlmrec.testing import blocks
+from rlmrec.text.registry import encoder_spec, make_encoder
+
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return made_workspace(tmp_path_factory.mktemp("api") / "w")
+
+
+@pytest.fixture
+def place(workspace, tmp_path):
+    """A workspace of one's own."""
+    shutil.copytree(workspace.path, tmp_path / "w")
+    return type(workspace)(tmp_path / "w")
+
+
+@pytest.fixture(scope="module")
+def service(workspace):
+    return made_service(workspace)
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with TestClient(create_app(service, TOKEN)) as client:
+        yield client
+
+
+def ids(answer):
+    return [item["id"] for item in answer["items"]]
+
+
+# -- answers -------------------------------------------------------------------------------------------
+
+
+def test_lists_are_the_recommenders(client, service):
+    recommender = service.catalogue.recommender
+    answer = client.get("/v1/users/u7/recommendations?k=5").json()
+    found, scores = recommender.recommend("u7", 5)
+    assert ids(answer) == found.tolist()
+    assert [item["score"] for item in answer["items"]] == pytest.approx(scores.tolist())
+    everything = client.get("/v1/users/u7/recommendations?k=45&exclude_seen=false").json()
+    assert ids(everything) == recommender.recommend("u7", 45, exclude_seen=False)[0].tolist()
+    unseen = client.get("/v1/users/u7/recommendations?k=200").json()
+    assert len(unseen["items"]) == 45 - client.get("/v1/users/u7/profile").json()["interactions"], (
+        "no padding"
+    )
+    request = {"users": ["u7", "u30"], "k": 3, "candidates": ["i1", "i20", "i40", "i41"], "exclude": ["i1"]}
+    results = client.post("/v1/recommendations", json=request).json()["results"]
+    found, _ = recommender.recommend(["u7", "u30"], 3, True, request["candidates"], ["i1"])
+    assert [result["user"] for result in results] == ["u7", "u30"]
+    for result, row in zip(results, found.tolist(), strict=True):
+        assert ids(result) == [raw for raw in row if raw is not None]
+
+
+def test_what_is_known_of_items_and_users(client, service, workspace):
+    found, cosines = service.catalogue.recommender.similar_items("i4", 4)
+    answer = client.get("/v1/items/i4/similar?k=4").json()
+    assert [near["id"] for near in answer["similar"]] == found.tolist()
+    assert [near["cosine"] for near in answer["similar"]] == pytest.approx(cosines.tolist())
+    dataset = workspace.dataset()
+    item = client.get("/v1/items/i4").json()
+    assert (item["title"], item["profile"], item["cold"]) == ("cookery 4", "For people who cook.", False)
+    assert item["interactions"] == (dataset.train.items == 4).sum()
+    user = client.get("/v1/users/u7/profile").json()
+    assert user["reasoning"] == "All they read is about food."
+    mine = dataset.train.items[dataset.train.users == 7]
+    assert {named["id"] for named in user["history"]} == {dataset.items.id(row) for row in mine}
+    assert client.get("/v1/users/u8/profile").json()["profile"] is None
+    explained = client.get("/v1/explanations?user=u7&item=i4&k=2").json()
+    expected = workspace.explainer("con", dataset).explain("u7", "i4", 2).as_dict()
+    assert explained == json.loads(json.dumps(expected))
+
+
+def test_comparison_tells_the_place_in_the_base_run(client, service):
+    base = service.catalogue.base
+    answer = client.get("/v1/users/u7/comparison?k=9").json()
+    order = base.recommend("u7", 45)[0].tolist()
+    assert ids({"items": answer["base"]}) == order[:9]
+    for place, item in enumerate(answer["aligned"], 1):
+        assert (item["rank"], item["base_rank"]) == (place, order.index(item["id"]) + 1)
+
+
+def test_without_a_base_run_there_is_no_comparison(workspace):
+    with TestClient(create_app(made_service(workspace, base=None))) as client:
+        answer = client.get("/v1/users/u7/comparison")
+    assert answer.status_code == 409
+    assert "--base" in answer.json()["error"]
+
+
+def test_type_ahead_puts_ids_that_begin_so_first(client):
+    found = [user["id"] for user in client.get("/v1/users?q=U5&limit=4").json()["users"]]
+    assert found == ["u5", "u50", "u51", "u52"]
+    critics = client.get("/v1/users?q=travel&limit=50").json()["users"]
+    assert [user["id"] for user in critics] == [f"u{row}" for row in range(40, 60)]
+    assert client.get("/v1/users?q=nobody").json() == {"users": []}
+
+
+def test_new_people(client, service):
+    for block, kind in enumerate(KINDS):
+        answer = client.post("/v1/cold/users", json={"text": f"I like {kind}", "k": 10}).json()
+        assert {int(raw[1:]) // 15 for raw in ids(answer)} == {block}
+    liked = ["i16", "i17"]
+    answer = client.post("/v1/cold/users", json={"items": liked, "k": 5}).json()
+    recommender = service.catalogue.recommender
+    found, _ = recommender.recommend_vectors(recommender.fold_in(liked), 5, exclude=liked)
+    assert ids(answer) == found.tolist()
+
+
+def test_a_dry_look_at_an_item_stores_nothing(client, service):
+    answer = client.post("/v1/cold/items/preview", json={"text": "more travel", "k": 6}).json()
+    assert {int(user["id"][1:]) // 20 for user in answer["users"]} == {2}
+    assert {int(item["id"][1:]) // 15 for item in answer["similar"]} == {2}
+    cosines = [item["cosine"] for item in answer["similar"]]
+    assert cosines == sorted(cosines, reverse=True)
+    assert service.store.all() == []
+
+
+# -- mistakes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("GET", "/v1/users/u7/recommendations?k=0", None, "query.k"),
+        ("GET", "/v1/users/u7/recommendations?k=201", None, "query.k"),
+        ("GET", "/v1/users/u7/recommendations?k=many", None, "query.k"),
+        ("GET", "/v1/explanations?user=u7", None, "query.item"),
+        ("POST", "/v1/recommendations", {"users": [], "k": 3}, "body.users"),
+        ("POST", "/v1/recommendations", {"users": ["u1"] * 257}, "body.users"),
+        ("POST", "/v1/recommendations", {"users": ["u1"], "kk": 3}, "body.kk"),
+        ("POST", "/v1/recommendations", {"users": [True]}, "body.users.0"),
+        ("POST", "/v1/cold/users", {"text": "  "}, "body.text"),
+        ("POST", "/v1/cold/users", {"text": "a", "items": ["i1"]}, "body"),
+        ("POST", "/v1/cold/users", {}, "body"),
+        ("POST", "/v1/cold/items", {"id": 5, "text": "travel"}, "body.id"),
+    ],
+)
+def test_invalid_values_name_their_field(client, method, path, body, field):
+    answer = client.request(method, path, json=body, headers=BEARER)
+    assert answer.status_code == 422
+    problems = answer.json()["fields"]
+    assert any(problem["field"].startswith(field) and problem["message"] for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/users/nobody/recommendations", None),
+        ("GET", "/v1/users//profile", None),
+        ("GET", "/v1/users/nobody/comparison", None),
+        ("GET", "/v1/items/a%2Fb%00", None),
+        ("GET", "/v1/items/i999/similar", None),
+        ("GET", "/v1/explanations?user=u7&item=i999", None),
+        ("POST", "/v1/recommendations", {"users": ["u1", 7]}),
+        ("POST", "/v1/recommendations", {"users": ["u1"], "candidates": ["i999"]}),
+        ("POST", "/v1/cold/users", {"items": ["i999"]}),
+        ("DELETE", "/v1/cold/items/i4", None),
+        ("DELETE", "/v1/cold/items/new", None),
+        ("GET", "/v2", None),
+    ],
+)
+def test_what_is_not_there_is_404(client, method, path, body):
+    answer = client.request(method, path, json=body, headers=BEARER)
+    assert answer.status_code == 404
+    assert answer.json()["error"]
+
+
+def test_ids_of_any_characters(tmp_path):
+    """Each of them reaches every address, and none is taken for another one or for a part of an address."""
+    service = made_service(made_workspace(tmp_path / "w", odd=True))
+    with serving(service) as url, httpx.Client(base_url=url) as client:
+
+        def got(path):
+            answer = client.get(path)
+            assert answer.status_code == 200, (path, answer.text)
+            return answer.json()
+
+        for raw in ODD_IDS:
+            part = quote(raw, safe="")
+            if raw in (".", ".."):  # clients resolve them, encoded once or not
+                part = raw.replace(".", "%252e")
+            for what in ("recommendations", "comparison", "profile"):
+                assert got(f"/v1/users/{part}/{what}")["user"] == raw
+            assert got(f"/v1/items/{part}")["id"] == raw
+            similar = got(f"/v1/items/{part}/similar?k=3")
+            assert (similar["item"], len(similar["similar"])) == (raw, 3)
+            why = client.get("/v1/explanations", params={"user": raw, "item": raw}).json()
+            assert (why["user"], why["item"]) == (raw, raw)
+        listed = client.post("/v1/recommendations", json={"users": ODD_IDS, "exclude": ODD_IDS}).json()
+        assert [one["user"] for one in listed["results"]] == list(ODD_IDS)
+        assert got("/v1/items/a/b")["id"] == "a/b", "a slash as it is, where nothing else is meant"
+        assert client.get("/v1/items/%252e%252e%2F").status_code == 404
+        for raw in ("new/one", "%2e", "a\nb c"):
+            new = {"id": raw, "text": "travel"}
+            assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 201
+            part = quote(raw, safe="")
+            assert got(f"/v1/items/{part}")["id"] == raw
+            assert client.delete(f"/v1/cold/items/{part}", headers=BEARER).status_code == 204
+
+
+def test_bodies_that_are_no_json(client):
+    kind = {"Content-Type": "application/json"}
+    for body in (b"{", b"\xff\xfe", b"[" * 100_000):
+        assert client.post("/v1/recommendations", content=body, headers=kind).status_code in (400, 422)
+    half = client.post("/v1/recommendations", content=b'{"users": ["\\ud800"], "\\udfff": 1}', headers=kind)
+    assert half.status_code == 422, "half a surrogate pair is no text, and the answer must not repeat it"
+
+
+def test_a_body_is_bounded_however_it_comes(service):
+    with TestClient(create_app(service, limits=Limits(body=1000))) as client:
+        whole = client.post("/v1/recommendations", content=b" " * 1001)
+        pieces = client.post("/v1/recommendations", content=(b" " * 100 for _ in range(11)))
+        assert whole.status_code == pieces.status_code == 413
+        assert client.post("/v1/recommendations", json={"users": ["u1"]}).status_code == 200
+
+
+def test_a_body_that_never_comes_is_given_up(service, monkeypatch):
+    monkeypatch.setattr("rlmrec.server.middleware.BODY_SECONDS", 0.05)
+    with serving(service) as url, socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1]))) as held:
+        held.sendall(b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert held.recv(1000).startswith(b"HTTP/1.1 408")
+        assert "rlmrec_requests_in_flight 0.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_every_answer_forbids_foreign_content(client):
+    for path in ("/", "/docs", "/web/explorer.js", "/healthz", "/v1/users?limit=0"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+
+
+def test_page_loads_nothing_from_elsewhere(client):
+    for path in ("/", "/docs", "/web/explorer.js", "/web/docs.js", "/web/style.css"):
+        text = client.get(path).text
+        assert re.findall(r"https?://[^\s\"']+|//[a-z]+\.", text) == []
+        assert "innerHTML" not in text
+
+
+# -- items by text -------------------------------------------------------------------------------------
+
+
+def test_changes_need_the_token(workspace, service):
+    calls = [
+        ("GET", "/v1/cold/items"),
+        ("POST", "/v1/cold/items"),
+        ("DELETE", "/v1/cold/items/x"),
+        ("POST", "/v1/reload"),
+    ]
+    body = {"id": "new", "text": "travel"}
+    with TestClient(create_app(service, None)) as client:
+        for method, path in calls:
+            assert client.request(method, path, json=body, headers=BEARER).status_code == 403
+    with TestClient(create_app(service, TOKEN)) as client:
+        for method, path in calls:
+            for wrong, why in (
+                ({}, "a bearer token is needed"),
+                ({"Authorization": f"Basic {TOKEN}"}, "a bearer token is needed"),
+                ({"Authorization": "Bearer wrong"}, "the bearer token is wrong"),
+            ):
+                answer = client.request(method, path, json=body, headers=wrong)
+                assert (answer.status_code, answer.json()["error"]) == (401, why)
+                assert answer.headers["www-authenticate"] == "Bearer"
+    assert service.store.all() == []
+
+
+def test_an_added_item_is_recommended_and_survives_a_restart(place):
+    other = made_service(place)  # what another worker has
+    with TestClient(create_app(made_service(place), TOKEN)) as client:
+        new = {"id": "new", "title": "A <b>new</b> one", "text": "detectives, all of them"}
+        answer = client.post("/v1/cold/items", json=new, headers=BEARER)
+        assert (answer.status_code, answer.json()) == (201, new)
+        assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 409
+        trained = client.post("/v1/cold/items", json={**new, "id": "i4"}, headers=BEARER)
+        assert trained.status_code == 409
+        assert "new" in ids(client.get("/v1/users/u25/recommendations?k=20").json())
+        assert "new" not in ids(client.get("/v1/users/u5/recommendations?k=10").json())
+        assert client.get("/v1/items/new").json()["cold"] is True
+        explained = client.get("/v1/explanations?user=u25&item=new").json()
+        assert explained["title"] == "A <b>new</b> one"
+        assert "detectives" in explained["terms"]
+        moved = client.get("/v1/users/u25/comparison?k=20").json()["aligned"]
+        assert next(item for item in moved if item["id"] == "new")["base_rank"] is None
+    assert "new" not in other.catalogue.recommender.item_ids
+    other.follow()
+    assert "new" in other.catalogue.recommender.item_ids
+    with TestClient(create_app(made_service(place), TOKEN)) as client:
+        assert client.get("/v1/cold/items", headers=BEARER).json() == {"items": [new]}
+        assert "new" in ids(client.get("/v1/users/u25/recommendations?k=20").json())
+        assert client.delete("/v1/cold/items/new", headers=BEARER).status_code == 204
+        assert client.get("/v1/items/new").status_code == 404
+        assert client.delete("/v1/cold/items/new", headers=BEARER).status_code == 404
+    other.follow()
+    assert "new" not in other.catalogue.recommender.item_ids
+
+
+def test_without_cold_start_or_with_another_encoder_texts_are_refused(place):
+    class Other(WordEncoder):
+        name = "other"
+
+    with TestClient(create_app(made_service(place, Other))) as client:
+        answer = client.post("/v1/cold/users", json={"text": "travel"})
+        assert answer.status_code == 409
+        assert "other" in answer.json()["error"]
+    (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
+    with TestClient(create_app(made_service(place))) as client:
+        answer = client.post("/v1/cold/users", json={"text": "travel"})
+        assert (answer.status_code, "rlmrec cold fit" in answer.json()["error"]) == (409, True)
+        assert client.post("/v1/cold/users", json={"items": ["i1"]}).status_code == 200
+        assert client.get("/healthz").json()["cold_start"] is False
+
+
+def refit(place, name, manifest):
+    """The cold start of run ``con`` anew, from vectors of another encoder."""
+    dataset = place.dataset()
+    text_embeddings = blocks(users=20, items=15)[1]
+    text_embeddings.manifest.update({"encoder": name, **manifest})
+    cold = ColdStart.fit(place.recommender("con", dataset), text_embeddings, dataset)
+    cold.save(place.run("con") / "recommender")
+
+
+def test_texts_are_read_by_the_encoder_that_made_the_vectors(place):
+    """An endpoint here; one that is gone is no error of ours."""
+
+    def answer(number, body):
+        vectors = WordEncoder().encode(body["input"]).tolist()
+        data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors)]
+        return embedded(body, data=data)
+
+    with FaultServer(answer) as server:
+        made_by = encoder_spec("openai:words", server.url)
+        refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
+        with TestClient(application(Source(place.path, "con"))) as client:
+            liked = client.post("/v1/cold/users", json={"text": "travel", "k": 5}).json()
+            assert {int(raw[1:]) // 15 for raw in ids(liked)} == {2}
+        refit(place, "words", {"made_by": encoder_spec("openai:words", key_env="NO_SUCH_KEY")})
+        with TestClient(application(Source(place.path, "con"))) as client:
+            keyless = client.post("/v1/cold/users", json={"text": "travel"})
+            assert (keyless.status_code, "NO_SUCH_KEY" in keyless.json()["error"]) == (409, True)
+        refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
+        server.script = lambda number, body: failure(500)
+        with TestClient(application(Source(place.path, "con"))) as client:
+            gone = client.post("/v1/cold/users", json={"text": "travel"})
+            assert (gone.status_code, "no answer in 2 tries" in gone.json()["error"]) == (503, True)
+            assert client.get("/v1/users/u7/recommendations").status_code == 200
+
+
+def test_a_reload_may_bring_another_encoder(place):
+    class Second(WordEncoder):
+        name = "second"
+
+    made = []
+
+    def encoder(cold):
+        made.append(cold.encoder)
+        return Second() if cold.encoder == "second" else WordEncoder()
+
+    service = Service(Source(place.path, "con").load, ColdItems(place.cold_items_path), encoder)
+    with TestClient(create_app(service, TOKEN)) as client:
+        assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
+        client.post("/v1/cold/items", json={"id": "new", "text": "travel"}, headers=BEARER)
+        refit(place, "second", {})
+        assert client.post("/v1/reload", headers=BEARER).status_code == 200
+        assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
+        assert "new" in ids(client.get("/v1/users/u45/recommendations?k=20").json()), "encoded anew"
+    assert made == ["words", "second"]
+
+
+# -- change and load -----------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_over_a_new_training_and_keeps_the_items(place):
+    service, other = made_service(place), made_service(place)
+    with TestClient(create_app(service, TOKEN)) as client:
+        client.post("/v1/cold/items", json={"id": "new", "text": "travel"}, headers=BEARER)
+        before = client.get("/v1/users/u7/recommendations").json()
+        save_run(place, place.dataset(), blocks(users=20, items=15)[1], "con", 0.1, seed=5)
+        assert client.get("/v1/users/u7/recommendations").json() == before
+        assert client.post("/v1/reload", headers=BEARER).status_code == 200
+        after = client.get("/v1/users/u7/recommendations").json()
+        assert after != before
+        assert "new" in ids(client.get("/v1/users/u45/recommendations?k=20").json())
+        other.follow()
+        assert other.catalogue.recommender.score("u7", "i1") == service.catalogue.recommender.score(
+            "u7", "i1"
+        )
+        taken = service.catalogue
+        service.follow()
+        assert service.catalogue is taken, "its own reload is not another's"
+        (place.run("con") / "recommender" / "ids.json").write_text("[]")
+        refused = client.post("/v1/reload", headers=BEARER)
+        assert refused.status_code == 409
+        assert "ids.json" in refused.json()["error"]
+        assert client.get("/v1/users/u7/recommendations").json() == after
+        figures = client.get("/metrics").text
+        assert 'rlmrec_reloads_total{outcome="done"} 1.0' in figures
+        assert 'rlmrec_reloads_total{outcome="failed"} 1.0' in figures
+
+
+def test_no_request_is_dropped_while_it_reloads(place):
+    with serving(made_service(place)) as url, httpx.Client(base_url=url) as client:
+        stop = threading.Event()
+
+        def ask(row):
+            with httpx.Client(base_url=url) as mine:
+                answers = []
+                while not stop.is_set() or len(answers) < 10:
+                    answers.append(mine.get(f"/v1/users/u{row}/recommendations?k=5").status_code)
+                return answers
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, row) for row in range(4)]
+            try:
+                for _ in range(5):
+                    assert client.post("/v1/reload", headers=BEARER, timeout=60).status_code == 200
+            finally:
+                stop.set()
+            answers = [code for one in asked for code in one.result()]
+    assert set(answers) == {200}
+
+
+def test_saturation_is_503_and_the_loop_never_waits(workspace):
+    """An encoder that hangs holds its requests; others are answered, and what is too much is told to come again."""
+    go_on, came = threading.Event(), threading.Event()
+
+    class Hanging(WordEncoder):
+        def encode(self, texts):
+            came.set()
+            assert go_on.wait(60)
+            return super().encode(texts)
+
+    with (
+        serving(made_service(workspace, Hanging), limits=Limits(in_flight=3)) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        texts = [
+            pool.submit(httpx.post, f"{url}/v1/cold/users", json={"text": "travel"}, timeout=90) for _ in "12"
+        ]
+        try:
+            assert came.wait(60)
+            while "rlmrec_requests_in_flight 2.0" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            assert client.get("/v1/users/u7/recommendations").status_code == 200
+            body_ends = threading.Event()
+
+            def slow_body():
+                yield b"{"
+                assert body_ends.wait(60)
+                yield b"}"
+
+            held = pool.submit(httpx.post, f"{url}/v1/recommendations", content=slow_body(), timeout=90)
+            while "rlmrec_requests_in_flight 3.0" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            refused = client.get("/v1/users/u7/recommendations")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert client.get("/healthz").status_code == 200
+            body_ends.set()
+            assert held.result().status_code == 422
+        finally:
+            go_on.set()
+        assert [text.result().status_code for text in texts] == [200, 200]
+        assert client.get("/v1/users/u7/recommendations").status_code == 200
+        figures = client.get("/metrics").text
+    assert "rlmrec_requests_refused_total 1.0" in figures
+    served = 'rlmrec_requests_total{method="GET",path="/v1/users/{user_id}/recommendations",status="%d"} %d.0'
+    assert served % (200, 2) in figures
+    assert served % (503, 1) not in figures, "refused before its address was read"
+
+
+def test_workers_map_the_arrays(service):
+    """All that grows with the catalogue; no copy was made on the way."""
+    recommender = service.catalogue.recommender
+    for array in (recommender.users, recommender.items, recommender.seen.indices):
+        while not isinstance(array, np.memmap):
+            array = array.base
+            assert array is not None
+
+
+def test_serving_imports_no_torch(workspace):
+    code = f"""
+import sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from rlmrec.cli.serve import Source, application
+with TestClient(application(Source(Path({str(workspace.path)!r}), "con", "base"))) as client:
+    for path in ("/", "/healthz", "/v1/users/u7/recommendations", "/v1/users/u7/comparison", "/v1/items/i4/similar"):
+        assert client.get(path).status_code == 200, path
+    assert client.get("/v1/explanations?user=u7&item=i4").status_code == 200
+    assert client.post("/v1/cold/users", json={{"items": ["i1"]}}).status_code == 200
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- any request at all --------------------------------------------------------------------------------
+
+
+def test_schemathesis_finds_no_server_error(place):
+    """Valid and invalid requests of every operation: none fails, and every answer is as the document says."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (extra dev)")
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    checks = [
+        not_a_server_error,
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    ]
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(made_service(place), TOKEN))
+    known = {"user_id": "u7", "item_id": "i4"}
+    asked, without_invalid = [], []
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        asked.append(operation.label)
+        for mode in GenerationMode:
+
+            @settings(max_examples=10, suppress_health_check=list(HealthCheck), database=None)
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def probe(case):
+                case.call_and_validate(headers=BEARER, checks=checks)
+                if case.path_parameters:  # no text that is made up is an id
+                    case.path_parameters = {name: known[name] for name in case.path_parameters}
+                    case.call_and_validate(headers=BEARER, checks=checks)
+
+            try:
+                probe()
+            except Unsatisfiable:  # any text may be an id, and some operations take nothing
+                assert mode == GenerationMode.NEGATIVE
+                without_invalid.append(operation.label)
+    assert len(asked) == 16
+    assert {label.split()[1] for label in without_invalid} == {
+        "/healthz", "/metrics", "/v1/items/{item_id}", "/v1/users/{user_id}/profile",
+    }  # fmt: skip
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def run_cli(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, arguments)])
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--run", "con", "--token-env", "NO_SUCH_TOKEN"], 2, "NO_SUCH_TOKEN"),
+        (["--run", "nothing"], 1, "there are base, con"),
+        (["--run", "con", "--base", "nothing"], 1, "there are base, con"),
+        (["--run", "con", "--workers", "0"], 2, "workers"),
+    ],
+)
+def test_mistakes_on_the_command_line(workspace, capsys, options, code, message):
+    assert run_cli("serve", "-w", workspace.path, *options) == code
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
+    """The command as it is run: SIGHUP while requests are made, SIGTERM at the end."""
+    environment = {**os.environ, "MY_TOKEN": TOKEN}
+    arguments = [
+        "serve",
+        "-w",
+        place.path,
+        "--run",
+        "con",
+        "--port",
+        "0",
+        "--workers",
+        str(workers),
+        "--token-env",
+        "MY_TOKEN",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlmrec", *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        line = next(line for line in process.stdout if "run con at" in line)
+        url = re.search(r"http://[\d.:]+", line)[0]
+        log = []
+        reader = threading.Thread(target=lambda: log.extend(process.stdout))
+        reader.start()
+        with httpx.Client(base_url=url, timeout=60) as client:
+            before = client.get("/v1/users/u7/recommendations").json()  # waits in the backlog for a worker
+            save_run(place, place.dataset(), blocks(users=20, items=15)[1], "con", 0.1, seed=5)
+            process.send_signal(signal.SIGHUP)
+            answers, deadline = [], time.monotonic() + 60
+            while sum("reloaded" in line for line in log) < workers and time.monotonic() < deadline:
+                answers.append(client.get("/v1/users/u7/recommendations"))
+            for _ in range(10):
+                with httpx.Client(base_url=url, timeout=60) as another:  # any of the workers
+                    answers.append(another.get("/v1/users/u7/recommendations"))
+            assert {answer.status_code for answer in answers} == {200}
+            assert all(answer.json() != before for answer in answers[-10:])
+            counted = re.search(r"requests_total\{.*recommendations.*\} (\d+)", client.get("/metrics").text)
+            assert int(counted[1]) == 1 + len(answers), "those of all workers"
+        if workers > 1:
+            pids = [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", "".join(log))]
+            os.kill(pids[0], signal.SIGKILL)
+            deadline = time.monotonic() + 60
+            while f"Child process [{pids[0]}] died" not in "".join(log) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for _ in range(10):
+                assert httpx.get(f"{url}/v1/users/u7/recommendations", timeout=60).status_code == 200
+            while "".join(log).count("startup complete") <= workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert "".join(log).count("startup complete") == workers + 1, "another in its place"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)  # one process ends by the signal it was sent
+        reader.join()
+    finally:
+        process.kill()
+        process.wait()
+    assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+
+
+def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):
+    """On a connection that is idle when the server is told to end; its answer says that it is the last."""
+    monkeypatch.setattr(connections, "LAST_CALL_SECONDS", 600)
+    servers = []
+    with (
+        serving(service, http=connections.Connection, servers=servers) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert "connection" not in client.get("/healthz").headers
+        servers[0].should_exit = True
+        with contextlib.suppress(httpx.ConnectError):
+            while True:  # until it takes no new connection
+                httpx.get(f"{url}/healthz", timeout=60)
+        last = client.get("/v1/users/u7/recommendations")
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+
+
+def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
+    """What it counted stays counted; the one in its place begins with nothing."""
+    work = (
+        "import os, sys; from rlmrec.server.middleware import Metrics; metrics = Metrics();"
+        "metrics.in_flight.inc(); metrics.refused.inc(); print(os.getpid())"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    pids = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", work], env=environment, check=True, capture_output=True
+            ).stdout
+        )
+        for _ in "12"
+    ]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    parent = Workers.__new__(Workers)  # the constructor takes over the process's signals
+    parent.processes = [SimpleNamespace(pid=pid) for pid in pids]
+
+    def replaced(self):
+        self.processes[0] = SimpleNamespace(pid=-1)
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
+    assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
+    parent.keep_subprocess_alive()
+    figures = Metrics().text()
+    assert b"rlmrec_requests_in_flight 1.0" in figures
+    assert b"rlmrec_requests_refused_total 2.0" in figures
