@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
-    {"errors"},
+    {"errors", "types"},
     {"files", "config", "topk", "http_client"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
@@ -27,7 +27,7 @@ LAYERS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Evaluation and serving stand on data and numpy alone, so that a server needs no torch.
-NUMPY_ONLY = {"errors", "files", "topk", "data", "evaluation", "recommend", "server"}
+NUMPY_ONLY = {"errors", "types", "files", "topk", "data", "evaluation", "recommend", "server"}
 
 
 def imports(path):

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import DataError
+from rlmrec.types import AnyArray, Float32Array, IntArray
 
 Result = TypeVar("Result")
 
@@ -69,7 +70,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def top_k(scores: Float32Array, k: int) -> tuple[IntArray, Float32Array]:
     """The k largest scores of each row, in descending order; of equal scores the lower index comes first.
 
     Equal to the first k columns of a stable ``argsort(-scores)``, at a twentieth of its cost. Each row is cut
@@ -123,12 +124,12 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.int64
 
 
 def top_k_products(
-    queries: npt.NDArray[np.float32],
-    items: npt.NDArray[np.float32],
+    queries: Float32Array,
+    items: Float32Array,
     k: int,
     excluded: sp.csr_array | None = None,
-    banned: npt.NDArray[np.int64] | None = None,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    banned: IntArray | None = None,
+) -> tuple[IntArray, Float32Array]:
     """``top_k(queries @ items.T, k)`` without the matrix: tile after tile of items, keeping the k best so far.
 
     What the first tile leaves as each row's k-th best is the bar for the next ones: few scores pass it, they
@@ -159,7 +160,7 @@ def top_k_products(
     bar = best[:, -1:]
     buffer = np.empty((n_rows, tile), np.float32)
     passed = np.empty((n_rows, tile), bool)
-    waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]] = []
+    waiting: list[tuple[IntArray, npt.NDArray[np.uint64]]] = []
     n_waiting = 0
     for start in range(tile, n_items, tile):
         part = items[start : start + tile]
@@ -183,11 +184,11 @@ def top_k_products(
 class _Excluded:
     """What is left out of each row, in the order of the tiles, so that each finds its own part."""
 
-    def __init__(self, excluded: sp.csr_array | None, banned: npt.NDArray[np.int64] | None) -> None:
+    def __init__(self, excluded: sp.csr_array | None, banned: IntArray | None) -> None:
         self.banned = None if banned is None else np.unique(banned)
-        self.tiles: npt.NDArray[Any] = np.empty(0, np.int32)
-        self.rows: npt.NDArray[Any] = self.tiles
-        self.columns: npt.NDArray[Any] = self.tiles
+        self.tiles: AnyArray = np.empty(0, np.int32)
+        self.rows: AnyArray = self.tiles
+        self.columns: AnyArray = self.tiles
         if excluded is not None and excluded.nnz:
             tiles = excluded.indices // TILE
             short = tiles.astype(np.uint16) if excluded.shape[1] < TILE << 16 else tiles
@@ -196,7 +197,7 @@ class _Excluded:
             self.rows = np.repeat(np.arange(excluded.shape[0]), np.diff(excluded.indptr))[order]
             self.columns = excluded.indices[order]
 
-    def apply(self, scores: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
+    def apply(self, scores: Float32Array, start: int) -> Float32Array:
         """Write −∞ where the scores from item ``start`` (a multiple of TILE) on have something left out."""
         stop = start + scores.shape[1]
         if len(self.columns):
@@ -208,7 +209,7 @@ class _Excluded:
 
 
 def _merged(
-    keys: npt.NDArray[np.uint64], waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]]
+    keys: npt.NDArray[np.uint64], waiting: list[tuple[IntArray, npt.NDArray[np.uint64]]]
 ) -> npt.NDArray[np.uint64]:
     """uint64[B, k]: the k smallest of each row's keys and what waits for it."""
     n_rows, k = keys.shape
@@ -230,22 +231,20 @@ def _chunk_length(n_items: int, k: int) -> int:
     return length if length > 3 else 1
 
 
-def _chunk_maxima(scores: npt.NDArray[np.float32], length: int) -> npt.NDArray[np.float32]:
+def _chunk_maxima(scores: Float32Array, length: int) -> Float32Array:
     """float32[B, n]: chunk c of a row holds the items c, c + n, c + 2n, …: maxima run along memory."""
     if length == 1:
         return scores
     n_rows, n_items = scores.shape
     n = -(-n_items // length)
     whole = n_items // n
-    best: npt.NDArray[np.float32] = scores[:, : whole * n].reshape(n_rows, whole, n).max(axis=1)
+    best: Float32Array = scores[:, : whole * n].reshape(n_rows, whole, n).max(axis=1)
     rest = scores[:, whole * n :]
     np.maximum(best[:, : rest.shape[1]], rest, out=best[:, : rest.shape[1]])
     return best
 
 
-def _at_least(
-    scores: npt.NDArray[np.float32], best: npt.NDArray[np.float32], threshold: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _at_least(scores: Float32Array, best: Float32Array, threshold: Float32Array) -> tuple[IntArray, IntArray]:
     """Rows (ascending) and items of all scores ≥ their row's threshold, found through the chunks' maxima."""
     n_items, n = scores.shape[1], best.shape[1]
     rows, chunks = np.divmod(np.flatnonzero(best >= threshold[:, None]), n)
@@ -259,13 +258,13 @@ def _at_least(
     return rows[passed // length], items.ravel()[passed]
 
 
-def _refuse_nan(scores: npt.NDArray[np.float32]) -> None:
+def _refuse_nan(scores: Float32Array) -> None:
     bad = np.isnan(scores).any(axis=1)
     if bad.any():
         raise DataError(f"{int(bad.sum())} rows of scores hold NaN, the first is row {int(bad.argmax())}")
 
 
-def _keys(scores: npt.NDArray[np.float32], items: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def _keys(scores: Float32Array, items: AnyArray) -> npt.NDArray[np.uint64]:
     """uint64 that ascend where the scores descend, then where the items ascend.
 
     A float's bits, read as an integer, order like the float once the sign bit of the positive and all bits of
@@ -276,13 +275,13 @@ def _keys(scores: npt.NDArray[np.float32], items: npt.NDArray[Any]) -> npt.NDArr
     return (descending.astype(np.uint64) << np.uint64(32)) | items.astype(np.uint64)
 
 
-def _decode(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _decode(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, Float32Array]:
     descending = (keys >> np.uint64(32)).astype(np.uint32)
     bits = descending ^ np.where(descending >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), bits.view(np.float32)
 
 
-def _sorted_keys(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.uint64]:
+def _sorted_keys(scores: Float32Array, k: int) -> npt.NDArray[np.uint64]:
     """uint64[B, k]: the k smallest keys of whole rows, a few rows at a time."""
     n_rows, n_items = scores.shape
     best = np.empty((n_rows, k), np.uint64)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import IntArray, Interactions, repeats
+from rlmrec.data.interactions import Interactions, repeats
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json
+from rlmrec.types import IntArray
 
 SPLITS = ("train", "valid", "test")
 FORMAT = 1

@@ -14,9 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.errors import DataError
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from rlmrec.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ class Interactions:
         names = ("users", "items", "rating", "timestamp", "review", "id")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def take(self, index: IntArray | npt.NDArray[np.bool_]) -> Interactions:
+    def take(self, index: IntArray | BoolArray) -> Interactions:
         """The interactions at ``index`` (positions or a mask); the numbers of users and items stay."""
         taken: dict[str, Any] = {name: column[index] for name, column in self.columns().items()}
         return replace(self, **taken)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
@@ -23,6 +22,7 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.tables import read_table
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
+from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MATRICES = {"train": "trn_mat.pkl", "valid": "val_mat.pkl", "test": "tst_mat.pkl"}
 VECTORS = {"user": "usr_emb_np.pkl", "item": "itm_emb_np.pkl"}
@@ -32,7 +32,6 @@ MAPPER_IDS = {
     "item": ("iid", ("asin", "business_id", "product_id")),
 }
 
-FloatMatrix = npt.NDArray[np.float32]
 Profiles = dict[int, dict[str, str]]
 
 
@@ -83,7 +82,7 @@ def read_published(
     )
 
 
-def read_published_vectors(folder: Path | str, dataset: Dataset) -> tuple[FloatMatrix, FloatMatrix] | None:
+def read_published_vectors(folder: Path | str, dataset: Dataset) -> tuple[Float32Array, Float32Array] | None:
     """Read usr_emb_np.pkl and itm_emb_np.pkl.
 
     Args:
@@ -124,7 +123,7 @@ def read_published_profiles(folder: Path | str) -> tuple[Profiles, Profiles] | N
     return None if paths is None else (_profiles(paths["user"]), _profiles(paths["item"]))
 
 
-def _matrix(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], tuple[int, int]]:
+def _matrix(path: Path) -> tuple[IntArray, IntArray, tuple[int, int]]:
     """Rows and columns of the non-zero entries, and the shape."""
     noted = load(path)
     if not isinstance(noted, _Matrix):
@@ -171,7 +170,7 @@ def _matrix(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], t
     return rows[filled], columns[filled], shape
 
 
-def _vectors(path: Path, n: int, kind: str) -> FloatMatrix:
+def _vectors(path: Path, n: int, kind: str) -> Float32Array:
     vectors = _array(path, load(path), "the file")
     if vectors.ndim != 2 or len(vectors) != n:
         raise DataError(
@@ -271,7 +270,7 @@ class _Dtype:
 class _Array:
     """numpy.ndarray: shape, type, order and bytes."""
 
-    value: npt.NDArray[Any] | None = None
+    value: AnyArray | None = None
 
     def __init__(self, *_: object) -> None: ...
 
@@ -309,7 +308,7 @@ class _Csc(_Matrix):
     format = "csc"
 
 
-def _filled(content: object, dtype: object, shape: object, order: Any) -> npt.NDArray[Any]:
+def _filled(content: object, dtype: object, shape: object, order: Any) -> AnyArray:
     if not (
         isinstance(dtype, _Dtype) and isinstance(content, bytes | bytearray) and isinstance(shape, tuple)
     ):
@@ -394,13 +393,13 @@ def load(path: Path) -> Any:
         raise DataError(f"{path} is damaged or no pickle ({type(error).__name__}: {error})") from None
 
 
-def _array(path: Path, noted: object, name: str) -> npt.NDArray[Any]:
+def _array(path: Path, noted: object, name: str) -> AnyArray:
     if not isinstance(noted, _Array) or noted.value is None:
         raise DataError(f"{path}: expected {name} to be a numpy array, got {_what(noted)}")
     return noted.value
 
 
-def _indices(path: Path, noted: object, name: str) -> npt.NDArray[np.int64]:
+def _indices(path: Path, noted: object, name: str) -> IntArray:
     array = _array(path, noted, name)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise DataError(

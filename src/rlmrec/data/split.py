@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.interactions import Interactions
 from rlmrec.errors import DataError
+from rlmrec.types import IntArray
 
 
 def split_by_ratio(

@@ -20,10 +20,11 @@ from typing import IO, Any, cast
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import FloatArray, IntArray, Interactions
+from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import iso_seconds
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, DataError
+from rlmrec.types import FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)

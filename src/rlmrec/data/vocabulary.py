@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import DataError, UnknownIdError
+from rlmrec.types import AnyArray, IntArray
 
 RawId = int | str
 # What a lookup takes: numpy's integers too.
@@ -81,7 +81,7 @@ class Vocabulary:
         examples = ", ".join(repr(i) for i in self.ids[:3])
         raise UnknownIdError(f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …)")
 
-    def rows(self, raw: Sequence[AnyId] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def rows(self, raw: Sequence[AnyId] | AnyArray) -> IntArray:
         """The rows of several raw ids; the first unknown one raises."""
         return np.fromiter((self.row(r) for r in raw), np.int64, count=len(raw))
 

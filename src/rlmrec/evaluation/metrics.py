@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from rlmrec.types import BoolArray, FloatArray, IntArray
 
 
 def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:

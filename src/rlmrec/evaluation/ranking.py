@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
@@ -16,11 +15,7 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation import metrics
 from rlmrec.files import atomic_file
 from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
+from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # By name: per user, and of all lists together.
 PER_USER = (*metrics.ACCURACY, "novelty", "popularity")

@@ -12,8 +12,8 @@ import polars as pl
 from scipy import stats
 
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.types import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 Seeds = Mapping[int, pl.DataFrame]  # seed → the values per user of that run
 
 LEVEL = 0.05  # below which a corrected p counts as significant

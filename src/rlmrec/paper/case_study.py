@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
@@ -27,12 +26,8 @@ from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks
+from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 from rlmrec.workspace import Workspace
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
 
 HOPS = 3
 KINDS = ("agreeing", "random")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
@@ -35,9 +34,8 @@ from rlmrec.llm.store import Store, request_hash
 from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.prompts import clean_text, cut_tokens, node_rng, to_json
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.types import FloatArray, IntArray
 from rlmrec.workspace import Workspace
-
-IntArray = npt.NDArray[np.int64]
 
 K = (10, 20)
 STORE, SECONDS = "rerank.sqlite", "rerank-seconds.jsonl"
@@ -297,7 +295,7 @@ def rerank(
     ]
     lists = _lists(questions, chosen, recommender, config)
     n_relevant = np.diff(wanted[users].indptr).astype(np.int64)
-    values: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+    values: dict[str, dict[str, FloatArray]] = {}
     for name, ranked in lists.items():
         hits = np.array(
             [[item in set(wanted[[u]].indices) for item in row] for u, row in zip(users, ranked, strict=True)]

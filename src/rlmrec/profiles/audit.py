@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlmrec.data.dataset import SPLITS, Dataset
-from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.interactions import Interactions
 from rlmrec.errors import DataError
 from rlmrec.llm.store import UNREADABLE, Profile, Store
 from rlmrec.profiles.prompts import KINDS
+from rlmrec.types import IntArray
 
 
 @dataclass

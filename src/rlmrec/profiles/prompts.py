@@ -26,11 +26,12 @@ import jinja2.sandbox
 import numpy as np
 import polars as pl
 
-from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.profiles.metadata import TITLE_COLUMNS
 from rlmrec.profiles.parse import WORDS
+from rlmrec.types import IntArray
 
 KINDS = ("item", "user")
 DOMAINS = ("general", "books", "businesses", "games", "movies")

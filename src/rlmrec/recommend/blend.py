@@ -8,19 +8,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.types import BoolArray
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 METRIC = "recall@20"
-
-Float32Array = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 class Tried(NamedTuple):
@@ -79,10 +76,10 @@ def blended(recommender: Recommender, text_embeddings: TextEmbeddings, weight: f
     )
 
 
-def tail_items(dataset: Dataset) -> Mask:
+def tail_items(dataset: Dataset) -> BoolArray:
     """bool[I]: the items with at most the median number of training interactions."""
     degrees = dataset.train.item_degrees()
-    tail: Mask = degrees <= np.median(degrees)
+    tail: BoolArray = degrees <= np.median(degrees)
     return tail
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -21,6 +20,7 @@ from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import top_k
+from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
 FORMAT = 1
@@ -30,8 +30,6 @@ LANDMARKS = 4000
 ROWS = 50_000  # items that a map is fitted on, at most
 CELLS = 1 << 24  # numbers of a block of similarities: 64 MiB
 
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
 Arrays = dict[str, Float32Array]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
@@ -22,9 +21,7 @@ from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store
 from rlmrec.profiles.metadata import item_labels, metadata_texts
 from rlmrec.recommend.recommender import Recommender
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+from rlmrec.types import Float32Array, IntArray
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
 # Words, and the signs of scripts that put no spaces between them.

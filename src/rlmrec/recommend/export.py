@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from polars.io.plugins import register_io_source
 
@@ -17,6 +16,7 @@ from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError
 from rlmrec.files import atomic_file
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.types import Float32Array
 
 # Users of a row group of recommendations: with k = 20 some tens of MiB are in memory at a time.
 ROW_GROUP = 50_000
@@ -194,7 +194,7 @@ def point_id(raw: RawId) -> int | str:
     return raw if isinstance(raw, int) and raw >= 0 else str(uuid.uuid5(NAMESPACE, str(raw)))
 
 
-def _side(recommender: Recommender, side: str) -> tuple[Vocabulary, npt.NDArray[np.float32]]:
+def _side(recommender: Recommender, side: str) -> tuple[Vocabulary, Float32Array]:
     if side == "users":
         return recommender.user_ids, recommender.users
     return recommender.item_ids, recommender.items

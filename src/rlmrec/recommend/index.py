@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file, read_json, sha256, write_json
 from rlmrec.topk import map_blocks, top_k, top_k_products
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+from rlmrec.types import Float32Array, IntArray
 
 # Fewer items than this are searched exactly unless an index is asked for.
 EXACT_BELOW = 200_000

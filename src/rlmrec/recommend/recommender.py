@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from safetensors.numpy import save_file
 
@@ -21,6 +20,7 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json, write_text
 from rlmrec.recommend.index import Index
 from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k_products
+from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 FORMAT = 1
 ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
@@ -28,10 +28,7 @@ INDEX_BLOCK = 1024  # queries that an index is asked at once
 # What safetensors calls the types that ``save`` writes.
 TYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-IdArray = npt.NDArray[Any]
-RawIds = RawId | Sequence[RawId] | IdArray
+RawIds = RawId | Sequence[RawId] | AnyArray
 
 
 class Recommender:
@@ -139,7 +136,7 @@ class Recommender:
         exclude_seen: bool = True,
         candidates: Iterable[RawId] | None = None,
         exclude: Iterable[RawId] | None = None,
-    ) -> tuple[IdArray, Float32Array]:
+    ) -> tuple[AnyArray, Float32Array]:
         """The k items of highest score for each user.
 
         Args:
@@ -166,7 +163,7 @@ class Recommender:
         users: IntArray,
         k: int = 20,
         exclude_seen: bool = True,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: BoolArray | None = None,
     ) -> tuple[IntArray, Float32Array]:
         """``recommend`` in rows instead of raw ids: item rows int64[B, k] (−1: none) and scores.
 
@@ -185,7 +182,7 @@ class Recommender:
         k: int = 20,
         candidates: Iterable[RawId] | None = None,
         exclude: Iterable[RawId] | None = None,
-    ) -> tuple[IdArray, Float32Array]:
+    ) -> tuple[AnyArray, Float32Array]:
         """``recommend`` for user vectors that are not in the catalogue, such as ``fold_in``'s.
 
         Args:
@@ -202,7 +199,7 @@ class Recommender:
         found, scores = self._best(lambda block: queries[block], len(queries), k, None, allowed)
         return _answer(_named(self._raw_items, found), scores, np.ndim(vectors) == 1)
 
-    def users_for(self, vectors: Float32Array, k: int = 20) -> tuple[IdArray, Float32Array]:
+    def users_for(self, vectors: Float32Array, k: int = 20) -> tuple[AnyArray, Float32Array]:
         """The k users of highest cosine to each item vector: who would like an item that is new.
 
         Not the highest score: a user's score for an item grows with the length of the user's vector, which
@@ -218,7 +215,7 @@ class Recommender:
         )
         return _answer(_named(self._raw_users, found), np.minimum(cosines, 1), np.ndim(vectors) == 1)
 
-    def fold_in(self, item_ids: Sequence[RawId] | IdArray) -> Float32Array:
+    def fold_in(self, item_ids: Sequence[RawId] | AnyArray) -> Float32Array:
         """float32[d]: the vector of a new user who likes these items, without training.
 
         The propagation step for one node: Σ neighbours_v / √n over the n items, what the model gives a
@@ -266,13 +263,13 @@ class Recommender:
         """This one, searching through ``index``; None searches exactly."""
         return self._like(index=index)
 
-    def similar_items(self, item_ids: RawIds, k: int = 10) -> tuple[IdArray, Float32Array]:
+    def similar_items(self, item_ids: RawIds, k: int = 10) -> tuple[AnyArray, Float32Array]:
         """The k items of highest cosine to each item, itself left out; shapes as in ``recommend``."""
         rows, scalar = _rows(self.item_ids, item_ids)
         found, scores = self._similar(self._unit_items, rows, k)
         return _answer(_named(self._raw_items, found), scores, scalar)
 
-    def similar_users(self, user_ids: RawIds, k: int = 10) -> tuple[IdArray, Float32Array]:
+    def similar_users(self, user_ids: RawIds, k: int = 10) -> tuple[AnyArray, Float32Array]:
         """The k users of highest cosine to each user, itself left out; shapes as in ``recommend``."""
         rows, scalar = _rows(self.user_ids, user_ids)
         found, scores = self._similar(self._unit_users, rows, k)
@@ -295,7 +292,7 @@ class Recommender:
         with atomic_folder(Path(folder), "recommender.json") as temporary:
             # One type for both, so that a sparse matrix of them is no copy.
             narrow = np.int32 if self.seen.nnz < np.iinfo(np.int32).max else np.int64
-            arrays: dict[str, npt.NDArray[Any]] = {
+            arrays: dict[str, AnyArray] = {
                 "users": self.users,
                 "items": self.items,
                 "seen_indptr": self.seen.indptr.astype(narrow),
@@ -372,11 +369,11 @@ class Recommender:
         return _unit(self.items)
 
     @cached_property
-    def _raw_users(self) -> IdArray:
+    def _raw_users(self) -> AnyArray:
         return _with_padding(self.user_ids)
 
     @cached_property
-    def _raw_items(self) -> IdArray:
+    def _raw_items(self) -> AnyArray:
         return _with_padding(self.item_ids)
 
     def _similar(self, unit: Float32Array, rows: IntArray, k: int) -> tuple[IntArray, Float32Array]:
@@ -411,7 +408,7 @@ class Recommender:
 
     def _allowed(
         self, candidates: Iterable[RawId] | None, exclude: Iterable[RawId] | None
-    ) -> npt.NDArray[np.bool_] | None:
+    ) -> BoolArray | None:
         if candidates is None and exclude is None:
             return None
         allowed = np.full(len(self.items), candidates is None)
@@ -430,7 +427,7 @@ class Recommender:
         n_rows: int,
         k: int,
         seen: Callable[[slice], sp.csr_array] | None,
-        allowed: npt.NDArray[np.bool_] | None,
+        allowed: BoolArray | None,
     ) -> tuple[IntArray, Float32Array]:
         """The best of all items, or of the allowed ones; through the index where that is of use."""
         if allowed is None or allowed.all():
@@ -531,19 +528,19 @@ def _rows(vocabulary: Vocabulary, raw: RawIds) -> tuple[IntArray, bool]:
     return vocabulary.rows(raw), False
 
 
-def _answer(ids: IdArray, scores: Float32Array, scalar: bool) -> tuple[IdArray, Float32Array]:
+def _answer(ids: AnyArray, scores: Float32Array, scalar: bool) -> tuple[AnyArray, Float32Array]:
     return (ids[0], scores[0]) if scalar else (ids, scores)
 
 
-def _with_padding(vocabulary: Vocabulary) -> IdArray:
+def _with_padding(vocabulary: Vocabulary) -> AnyArray:
     """The raw ids and, last, what stands for none: so that row −1 finds it."""
     if vocabulary.is_text:
         return np.array([*vocabulary.ids, None], object)
     return np.array([*vocabulary.ids, -1], np.int64)
 
 
-def _named(raw: IdArray, rows: IntArray) -> IdArray:
-    named: IdArray = raw[rows]
+def _named(raw: AnyArray, rows: IntArray) -> AnyArray:
+    named: AnyArray = raw[rows]
     return named
 
 
@@ -555,7 +552,7 @@ def _unit(matrix: Float32Array) -> Float32Array:
     return unit
 
 
-def _arrays(path: Path, mmap: bool) -> dict[str, npt.NDArray[Any]]:
+def _arrays(path: Path, mmap: bool) -> dict[str, AnyArray]:
     """The arrays of a safetensors file whose checksum was right, mapped or read.
 
     The library itself reads every tensor into memory of its own, so the header is taken apart here: its

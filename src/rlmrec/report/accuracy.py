@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
 from rlmrec.data.dataset import Dataset
@@ -28,9 +27,8 @@ from rlmrec.report.blocks import (
 from rlmrec.report.charts import SERIES, Chart, Series, bars, lines
 from rlmrec.report.collect import METRICS, Group, Inputs, Run
 from rlmrec.report.data import head_mid_tail
+from rlmrec.types import FloatArray
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
-
-FloatArray = npt.NDArray[np.float64]
 
 LEVEL = 0.05
 

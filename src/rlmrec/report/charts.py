@@ -18,13 +18,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from rlmrec.types import FloatArray, IntArray
 
 # What the page calls its colours, and the placeholders that matplotlib draws with.
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
@@ -203,7 +202,7 @@ def bars(
 
 
 def scatter(
-    title: str, points: FloatArray, classes: npt.NDArray[np.int64], names: Sequence[str], *, note: str = ""
+    title: str, points: FloatArray, classes: IntArray, names: Sequence[str], *, note: str = ""
 ) -> Chart:
     """A map: points in the plane, coloured and marked by class; the axes have no unit and show none.
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.data.dataset import SPLITS
 from rlmrec.report.blocks import Options, Section, Table
 from rlmrec.report.charts import Series, lines
 from rlmrec.report.collect import Inputs
-
-IntArray = npt.NDArray[np.int64]
+from rlmrec.types import IntArray
 
 
 def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001

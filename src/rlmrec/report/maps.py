@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -17,10 +16,7 @@ from rlmrec.report.blocks import Block, Options, Section, Text
 from rlmrec.report.charts import scatter
 from rlmrec.report.collect import Inputs
 from rlmrec.report.data import head_mid_tail
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float32]
+from rlmrec.types import Float32Array, FloatArray, IntArray
 
 MAP_POINTS = 1500  # of a map; more would be a blot, and megabytes
 NEIGHBOURS = 10
@@ -46,7 +42,7 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     data = inputs.dataset
     if data is None:
         return None
-    spaces: list[tuple[str, Vectors]] = []
+    spaces: list[tuple[str, Float32Array]] = []
     if inputs.text_embeddings is not None:
         spaces.append(("text vectors", inputs.text_embeddings.items))
     backbone = next((name for name in inputs.backbones() if inputs.base_of(name) is not None), None)
@@ -130,7 +126,7 @@ def _first_value(value: Any) -> str:
     return cut_words(str(first or "").strip(), 4)
 
 
-def neighbour_agreement(directions: Vectors, classes: IntArray, n_classes: int) -> float:
+def neighbour_agreement(directions: Float32Array, classes: IntArray, n_classes: int) -> float:
     """The share of nearest neighbours that have the item's class, over the items that have one of the classes.
 
     Args:
@@ -150,7 +146,7 @@ def neighbour_agreement(directions: Vectors, classes: IntArray, n_classes: int) 
     return same / max(1, most * len(asked))
 
 
-def _project(directions: Vectors, options: Options) -> FloatArray:
+def _project(directions: Float32Array, options: Options) -> FloatArray:
     if options.projection == "tsne" and len(directions) > 4:
         perplexity = min(30.0, (len(directions) - 1) / 4)
         method = TSNE(2, perplexity=perplexity, init="pca", random_state=options.seed)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, UnknownIdError, WorkspaceError
+from rlmrec.types import Float32Array
 
 MOST = 10_000  # they are appended to the arrays in the memory of each worker
 VERSION = 1
@@ -30,8 +30,6 @@ CREATE TABLE counters (changes INTEGER NOT NULL, reloads INTEGER NOT NULL);
 INSERT INTO counters VALUES (0, 0);
 PRAGMA user_version = {VERSION};
 """
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class ColdItem(NamedTuple):

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
@@ -18,11 +17,10 @@ from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.metadata import metadata_texts
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.explain import Explainer
-from rlmrec.recommend.recommender import IdArray, Recommender
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.server import schemas
 from rlmrec.server.added_items import ColdItem
-
-Float32Array = npt.NDArray[np.float32]
+from rlmrec.types import AnyArray, Float32Array, IntArray
 
 HISTORY = 500  # training items that a profile shows
 
@@ -251,7 +249,7 @@ class Catalogue:
     def _title(self, item: RawId) -> str:
         return self.explainer.title(self.recommender.item_ids.row(item))
 
-    def _items(self, ids: IdArray, scores: Float32Array) -> list[schemas.ScoredItem]:
+    def _items(self, ids: AnyArray, scores: Float32Array) -> list[schemas.ScoredItem]:
         """A row of results; a padded one ends where the candidates do."""
         return [
             schemas.ScoredItem(id=raw, title=self._title(raw), score=score)
@@ -259,7 +257,7 @@ class Catalogue:
             if math.isfinite(score)
         ]
 
-    def _near(self, ids: IdArray, cosines: Float32Array) -> list[schemas.Near]:
+    def _near(self, ids: AnyArray, cosines: Float32Array) -> list[schemas.Near]:
         return [
             schemas.Near(id=raw, title=self._title(raw), cosine=cosine)
             for raw, cosine in zip(ids.tolist(), cosines.tolist(), strict=True)
@@ -271,8 +269,8 @@ class Catalogue:
         return [title.casefold() for title in self.user_titles]
 
     @cached_property
-    def _item_degrees(self) -> npt.NDArray[np.int64]:
-        degrees: npt.NDArray[np.int64] = self.dataset.train.item_degrees()
+    def _item_degrees(self) -> IntArray:
+        degrees: IntArray = self.dataset.train.item_degrees()
         return degrees
 
     def _profile(self, kind: str, raw: RawId) -> Profile | None:

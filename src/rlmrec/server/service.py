@@ -6,16 +6,13 @@ import logging
 import threading
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.server.added_items import ColdItem, ColdItems
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.text.encoder import TextEncoder, checked
+from rlmrec.types import Float32Array
 
-Float32Array = npt.NDArray[np.float32]
 logger = logging.getLogger("rlmrec.server")
 
 TITLE_LENGTH = 60

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import ConfigError, DataError, RequestError
 from rlmrec.http_client import (
@@ -21,7 +20,8 @@ from rlmrec.http_client import (
     mapping,
     run_in_a_loop,
 )
-from rlmrec.text.encoder import Sink, Vectors, checked
+from rlmrec.text.encoder import Sink, checked
+from rlmrec.types import BoolArray, Float32Array
 
 SHORTEST = (
     100  # characters; a text that is cut and still refused at this length is not refused for its length
@@ -92,9 +92,9 @@ class OpenAIEmbeddings(Endpoint):
         self.dim: int | None = None
         self._cut: set[str] = set()
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """float32[n, d_s]; see ``stream`` for the errors."""
-        parts: list[tuple[Sequence[int], Vectors]] = []
+        parts: list[tuple[Sequence[int], Float32Array]] = []
         self.stream(texts, lambda rows, vectors: parts.append((rows, vectors)))
         encoded = np.empty((len(texts), self.dim or 0), np.float32)
         for rows, vectors in parts:
@@ -114,7 +114,7 @@ class OpenAIEmbeddings(Endpoint):
         """
         run_in_a_loop(self._run(texts, sink))
 
-    def is_cut(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def is_cut(self, texts: Sequence[str]) -> BoolArray:
         """bool[n]: whether a text had to be cut for this endpoint; known after it was encoded."""
         return np.array([text in self._cut for text in texts], bool)
 
@@ -221,5 +221,5 @@ class OpenAIEmbeddings(Endpoint):
 
 
 class _Answer(NamedTuple):
-    vectors: Vectors
+    vectors: Float32Array
     tokens: int

@@ -18,7 +18,7 @@ import numpy as np
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import locked
-from rlmrec.text.encoder import Vectors
+from rlmrec.types import Float32Array
 
 FORMAT = 1
 _SCHEMA = """
@@ -97,7 +97,7 @@ class VectorCache:
         """
         return locked(self.path, f"another process is encoding into {self.path}: wait for it or stop it")
 
-    def read(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Vectors, bool]]:
+    def read(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Float32Array, bool]]:
         """(place in ``keys``, float32[d_s], whether the text was cut) of each that is here, in any order."""
         places = {wanted: place for place, wanted in enumerate(keys)}
         for start in range(0, len(keys), READ_AT_ONCE):
@@ -108,7 +108,7 @@ class VectorCache:
             for found, cut, vector in rows:
                 yield places[found], np.frombuffer(vector, "<f4").astype(np.float32, copy=False), bool(cut)
 
-    def write(self, keys: Sequence[bytes], vectors: Vectors, cut: Sequence[bool]) -> None:
+    def write(self, keys: Sequence[bytes], vectors: Float32Array, cut: Sequence[bool]) -> None:
         """Commit vectors, all or none of them.
 
         Args:

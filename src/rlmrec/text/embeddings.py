@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -18,9 +17,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
-from rlmrec.text.encoder import Vectors
-
-Mask = npt.NDArray[np.bool_]
+from rlmrec.types import BoolArray, Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +39,11 @@ class TextEmbeddings:
             has one.
     """
 
-    users: Vectors
-    items: Vectors
+    users: Float32Array
+    items: Float32Array
     manifest: dict[str, Any] = field(default_factory=dict)
-    has_user: Mask = None  # type: ignore[assignment]  # set below; never None afterwards
-    has_item: Mask = None  # type: ignore[assignment]
+    has_user: BoolArray = None  # type: ignore[assignment]  # set below; never None afterwards
+    has_item: BoolArray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for kind in ("users", "items"):
@@ -71,10 +68,10 @@ class TextEmbeddings:
                 "encode both with one encoder"
             )
 
-    def _set_mask(self, kind: str, vectors: Vectors) -> None:
+    def _set_mask(self, kind: str, vectors: Float32Array) -> None:
         name = f"has_{kind[:-1]}"
         given = getattr(self, name)
-        mask: Mask = np.ones(len(vectors), bool) if given is None else np.ascontiguousarray(given, bool)
+        mask: BoolArray = np.ones(len(vectors), bool) if given is None else np.ascontiguousarray(given, bool)
         if mask.shape != (len(vectors),):
             raise DataError(f"{name} has shape {mask.shape}, expected ({len(vectors)},), one for each vector")
         if (filled := vectors[~mask].any(1)).any():
@@ -102,11 +99,11 @@ class TextEmbeddings:
             digest.update(self.has_user.tobytes() + self.has_item.tobytes())
         return digest.hexdigest()[:16]
 
-    def stacked(self) -> Vectors:
+    def stacked(self) -> Float32Array:
         """float32[N, d_s], users first."""
         return np.concatenate([self.users, self.items])
 
-    def stacked_mask(self) -> Mask:
+    def stacked_mask(self) -> BoolArray:
         """bool[N], which nodes have a vector, users first."""
         return np.concatenate([self.has_user, self.has_item])
 
@@ -183,7 +180,9 @@ class TextEmbeddings:
             raise WorkspaceError(f"{path} is damaged: {error}; run 'rlmrec encode' again") from None
 
 
-def mean_over_training(item_vectors: Vectors, train: Interactions, has_item: Mask | None = None) -> Vectors:
+def mean_over_training(
+    item_vectors: Float32Array, train: Interactions, has_item: BoolArray | None = None
+) -> Float32Array:
     """The users' default vectors: the mean over their training items' vectors, never a held-out one.
 
     Args:
@@ -199,5 +198,5 @@ def mean_over_training(item_vectors: Vectors, train: Interactions, has_item: Mas
         matrix = matrix[:, has_item]
         item_vectors = item_vectors[has_item]
     counts = np.maximum(np.diff(matrix.indptr), 1).astype(np.float32)
-    sums: Vectors = matrix @ item_vectors
+    sums: Float32Array = matrix @ item_vectors
     return sums / counts[:, None]

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import DataError
+from rlmrec.types import AnyArray, Float32Array
 
-Vectors = npt.NDArray[np.float32]
-Sink = Callable[[Sequence[int], Vectors], None]  # takes the vectors of some rows of the texts
+Sink = Callable[[Sequence[int], Float32Array], None]  # takes the vectors of some rows of the texts
 
 
 @runtime_checkable
@@ -42,12 +41,12 @@ class TextEncoder(Protocol):
         """d_s; None while only the first answer can tell."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[Any]:
+    def encode(self, texts: Sequence[str]) -> AnyArray:
         """(n, d_s), numbers, in the order of ``texts``."""
         ...
 
 
-def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Vectors:
+def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Array:
     """``vectors`` as float32[n, d_s], if that is what they are.
 
     Args:

@@ -12,8 +12,9 @@ import numpy as np
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError
 from rlmrec.text.cache import VectorCache, key
-from rlmrec.text.embeddings import Mask, TextEmbeddings, mean_over_training
-from rlmrec.text.encoder import TextEncoder, Vectors, checked
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.encoder import TextEncoder, checked
+from rlmrec.types import BoolArray, Float32Array
 
 # Texts handed to an encoder at once: large enough to keep it busy, small enough to lose little by a kill.
 CHUNK = 128
@@ -36,7 +37,7 @@ def encode_texts(
     texts: Sequence[str],
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
-) -> tuple[Vectors, Mask]:
+) -> tuple[Float32Array, BoolArray]:
     """The vectors of texts. Equal texts are encoded once, texts of about the same length together.
 
     The longest come first: what does not fit into memory shows at once, and from then on memory is flat.
@@ -87,7 +88,7 @@ class _Work:
     ) -> None:
         self.encoder, self.texts, self.cache, self.on_progress = encoder, texts, cache, on_progress
         self.keys = [] if cache is None else [key(encoder.name, text) for text in texts]
-        self.vectors: Vectors = np.empty((0, encoder.dim or 0), np.float32)
+        self.vectors: Float32Array = np.empty((0, encoder.dim or 0), np.float32)
         self.cut = np.zeros(len(texts), bool)
         self.have = np.zeros(len(texts), bool)
         self.cached = 0
@@ -119,7 +120,7 @@ class _Work:
         dim = self.vectors.shape[1] if self.have.any() else self.encoder.dim
         vectors = checked(self.encoder.name, vectors, len(rows), dim)
         is_cut = getattr(self.encoder, "is_cut", None)
-        cut: Mask = np.zeros(len(rows), bool)
+        cut: BoolArray = np.zeros(len(rows), bool)
         if is_cut is not None:
             cut = np.asarray(is_cut([self.texts[row] for row in rows]), bool)
         if self.cache is not None:
@@ -127,7 +128,7 @@ class _Work:
         self._keep(rows, vectors, cut)
         self._tell()
 
-    def _keep(self, rows: list[int], vectors: Vectors, cut: Mask) -> None:
+    def _keep(self, rows: list[int], vectors: Float32Array, cut: BoolArray) -> None:
         if not len(self.vectors):
             self.vectors = np.empty((len(self.texts), vectors.shape[1]), np.float32)
         self.vectors[rows] = vectors
@@ -189,7 +190,7 @@ def encode_dataset(
         raise DataError(f"not one text of {dataset.name} to encode: give texts of items or users")
     vectors, cut = encode_texts(encoder, [text for text in every if text is not None], cache, on_progress)
 
-    def spread(mask: Mask, found: Vectors) -> Vectors:
+    def spread(mask: BoolArray, found: Float32Array) -> Float32Array:
         rows = np.zeros((len(mask), vectors.shape[1]), np.float32)
         rows[mask] = found
         return rows

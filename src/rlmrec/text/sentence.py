@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import ConfigError
 from rlmrec.files import sha256
-from rlmrec.text.encoder import Vectors
+from rlmrec.types import BoolArray, Float32Array
 
 # What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".txt", ".model"}
@@ -86,16 +85,16 @@ class SentenceEncoder:
         commit: str | None = getattr(config, "_commit_hash", None)
         return commit
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """float32[n, d_s]; what is beyond the model's longest input is cut off, see ``is_cut``."""
         if not len(texts):
             return np.empty((0, self.dim), np.float32)
-        vectors: Vectors = self._model.encode(
+        vectors: Float32Array = self._model.encode(
             list(texts), prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
         )
         return vectors.astype(np.float32, copy=False)
 
-    def is_cut(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def is_cut(self, texts: Sequence[str]) -> BoolArray:
         """bool[n]: whether a text, its instruction included, has more tokens than the model reads."""
         cut = np.zeros(len(texts), bool)
         most: int | None = self._model.max_seq_length

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rlmrec.errors import ConfigError
-from rlmrec.text.encoder import Vectors
+from rlmrec.types import Float32Array
 
 
 class WordLlamaEncoder:
@@ -43,7 +43,7 @@ class WordLlamaEncoder:
             cache_dir=Path(wordllama.__file__).parent, dim=self.dim, disable_download=True
         )
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """float32[n, 256]; zeros for a text without a token."""
         vectors = np.zeros((len(texts), self.dim), np.float32)
         rows = [row for row, text in enumerate(texts) if text.strip()]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from rlmrec.batch import Batch
-from rlmrec.data.interactions import IntArray, Interactions
+from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
+from rlmrec.types import IntArray
 
 
 class Sampler:

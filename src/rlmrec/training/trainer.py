@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from rlmrec.training import checkpoint
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
+from rlmrec.types import Float32Array
 
 MONITORED = "recall@20"
 
@@ -122,7 +122,7 @@ def train(
 @torch.no_grad()
 def embeddings(
     backbone: Backbone, dataset: Dataset, graph: Graph | None = None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[Float32Array, Float32Array]:
     """The final embeddings of users (U, d') and items (I, d') as float32 arrays: all that serving needs.
 
     Args:
@@ -138,7 +138,7 @@ def embeddings(
 
 
 @torch.no_grad()
-def item_messages(backbone: Backbone, dataset: Dataset) -> npt.NDArray[np.float32] | None:
+def item_messages(backbone: Backbone, dataset: Dataset) -> Float32Array | None:
     """float32[I, d']: what each item hands to its users in the last step, for ``Recommender.item_messages``.
 
     n_v = m_v / √d_v of the backbone's ``last_layer_messages`` m, so that e_u = own_u + Σ n_v / √d_u; None when the
@@ -154,7 +154,7 @@ def item_messages(backbone: Backbone, dataset: Dataset) -> npt.NDArray[np.float3
     degrees = dataset.train.item_degrees() + int(backbone.self_loops)
     scale = np.sqrt(np.maximum(degrees, 1)).astype(np.float32)[:, None]
     sent = graph.split(last_layer_messages)[1].float().cpu().numpy()
-    handed: npt.NDArray[np.float32] = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
+    handed: Float32Array = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
     return handed
 
 
