@@ -20,13 +20,13 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.recommend.blend import WEIGHTS, best_weight, tail_items, try_weights
-from rlmrec.recommend.cold_start import METHODS, ColdStart, Method, _fit, apply, directions, projector_weights
+from rlmrec.recommend.cold_start import KernelMap, ProjectorMap, directions
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
 
 K = 20
+KERNELS = ((2.0, 0.3), (4.0, 0.1), (4.0, 0.3))  # width and penalty; the first are the defaults
 COMMON = {"learning_rate": 5e-3, "l2": 1e-6}
 CON = {"layers": 3, "weight": 0.01, "temperature": 0.2, "negatives": "batch", "epochs": 28}
 RUNS = {"base": ("none", {"layers": 2}), "con": ("contrastive", CON)}
@@ -86,13 +86,8 @@ def recall(users, items, wanted, rows):
     return float(np.concatenate(values).mean())
 
 
-def beside(first, second, weight):
-    """Vectors whose products are those of the first and ``weight`` times those of the second, scaled to length 1."""
-    return np.concatenate([directions(first), np.float32(weight) * directions(second)], axis=1)
-
-
 def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
-    """Every way from text to cold items; options are chosen on 30 % of the users, the others are reported."""
+    """Compare the maps; their options are chosen on 30 % of the users, the figures of the others are reported."""
     wanted = cold_pairs(dataset, warm_set, cold)
     chosen = rng.random(dataset.n_users) < 0.3
     parts = np.flatnonzero(chosen), np.flatnonzero(~chosen)
@@ -107,50 +102,27 @@ def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
             recall(directions(texts.users), directions(new), wanted, part) for part in parts
         ],
     }
+    warm = np.flatnonzero(warm_set.train.item_degrees() > 0)
     for name, (folder, recommender) in runs.items():
-        weights = projector_weights(folder)
-        methods = [*METHODS, *([Method("projector", {})] if weights else [])]
-        targets = directions(recommender.items)
+        targets = directions(recommender.items[warm])
+        maps = [
+            KernelMap.fit(texts.items[warm], targets, np.random.default_rng(0), width, penalty)
+            for width, penalty in KERNELS
+        ]
+        projector = ProjectorMap.of_run(folder)
         best = {}
-        for method in methods:
-            rows = np.flatnonzero(warm_set.train.item_degrees() > 0)
-            arrays = _fit(method, texts.items, targets, rows, weights, np.random.default_rng(0))
-            mapped = directions(apply(method, arrays, new))
+        for one in maps if projector is None else [*maps, projector]:
+            mapped = directions(one.apply(new))
             found = [recall(recommender.users, mapped, wanted, part) for part in parts]
-            if found[0] > best.get(method.name, ([-1],))[0][0]:
-                best[method.name] = found, method, mapped
-        for found, method, _ in best.values():
-            results[f"{name}: {method.name} {method.options or ''}"] = found
-        _, method, mapped = max(best.values(), key=lambda entry: entry[0][0])
-        tried = {
-            weight: [
-                recall(beside(recommender.users, texts.users, weight), beside(mapped, new, 1), wanted, part)
-                for part in parts
-            ]
-            for weight in WEIGHTS[1:]
-        }
-        weight = max(tried, key=lambda weight: tried[weight][0])
-        results[f"{name}: {method.name} + {weight:g} cosine of text"] = tried[weight]
-        kept = ColdStart.fit(recommender, texts, warm_set, method=None)
-        print(f"{name}: ColdStart.fit(method=None) chooses {kept.method} without having seen a cold item")
+            if found[0] > best.get(one.name, ([-1],))[0][0]:
+                best[one.name] = found, one
+        for found, one in best.values():
+            results[f"{name}: {one.name} {one.options or ''}"] = found
     text = results["(a) cosine of text vectors"][1]
     print(f"\n{len(cold)} cold items, {wanted.nnz} interactions; Recall@20 among the cold items")
     print(f"{'':<58}chosen on  reported  of (a)")
     for name, (on, reported) in results.items():
         print(f"{name:<58}{on:>9.4f}{reported:>10.4f}{reported / text:>8.2f}")
-
-
-def tail(runs, warm_set, texts):
-    """Warm score + weight · text score; the weight is chosen on validation, the test split is reported."""
-    in_tail = tail_items(warm_set)
-    held = in_tail[warm_set.test.items].mean()
-    print(f"\nblend on warm items; tail: the half with at most {warm_set.train.item_degrees()[in_tail].max()} "
-          f"interactions, {100 * held:.0f} % of the test split")  # fmt: skip
-    for name, (_, recommender) in runs.items():
-        valid, test = (try_weights(recommender, texts, warm_set, split=split) for split in ("valid", "test"))
-        for on, of in zip(valid, test, strict=True):
-            print(f"{name}: weight {on.weight:<5g} validation {on.recall:.4f}, test {of.recall:.4f}, tail {of.tail:.4f}"
-                  + (" <- chosen" if on.weight == best_weight(valid) else ""))  # fmt: skip
 
 
 def main():
@@ -174,7 +146,6 @@ def main():
             train_with_progress(spec, warm_set, texts, place.run(name), output, label=name)
             runs[name] = place.run(name), place.recommender(name, warm_set)
     new_items(runs, dataset, text_embeddings, warm_set, texts, cold, np.random.default_rng(1))
-    tail(runs, warm_set, texts)
 
 
 if __name__ == "__main__":

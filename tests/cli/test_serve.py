@@ -163,10 +163,6 @@ def test_tables_show_the_ids_that_other_commands_ask_for(call, place):
 
 
 def test_cold_start(call, place):
-    code, out, err = call("cold", "fit", "--run", "base", "--choose", "--json")
-    assert code == 0
-    assert "temperature 0.1" in err
-    assert last_json(out)["method"]["name"] in ("ridge", "kernel", "knn")
     assert last_json(call("cold", "fit", "--run", "base", "--json")[1])["method"]["name"] == "kernel"
     code, out, _ = call("cold", "item", "--run", "base", "--text", "a book on travel", "-k", 5, "--json")
     assert code == 0
@@ -182,7 +178,7 @@ def test_cold_start(call, place):
     assert all(int(raw[1:]) < 15 for raw in items)
     assert not {"i1", "i2"} & set(items)
     assert call("cold", "fit", "--run", "con", "--projector", "--json")[0] == 0
-    assert ColdStart.load(place.run("con") / "recommender").method.name == "projector"
+    assert ColdStart.load(place.run("con") / "recommender").map.name == "projector"
     (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
 
 
@@ -232,41 +228,6 @@ def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     other.unlink()
     assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
     assert place.text_embeddings_path().read_bytes() == default
-
-
-def test_a_blend_is_a_run_like_any_other(call, place):
-    code, out, _ = call("blend", "--run", "base", "--weight", "0.5", "--json")
-    assert code == 0
-    made = last_json(out)
-    assert (made["name"], made["weight"], [one["weight"] for one in made["test"]]) == (
-        "base-text",
-        0.5,
-        [0, 0.5],
-    )
-    assert last_json(call("blend", "--run", "base", "--weight", "0.5", "--json")[1]) == made
-    tested = last_json(call("evaluate", "--run", "base-text", "--json")[1])
-    assert tested["recall@20"] == pytest.approx(made["test"][1]["recall"])
-    compared = last_json(call("compare", "base", "base-text", "--json")[1])
-    assert compared["runs"]["base-text"]["test"]["recall@20"] == pytest.approx(tested["recall@20"])
-    assert len(last_json(call("recommend", "--run", "base-text", "--user", "u7", "--json")[1])["items"])
-    assert call("cold", "fit", "--run", "base-text")[0] == 0
-    liked = last_json(call("cold", "user", "--run", "base-text", "--text", "travel", "-k", 5, "--json")[1])[
-        "items"
-    ]
-    assert all(int(item["id"][1:]) >= 30 for item in liked)
-    assert "own embedding, texts" in call("explain", "--run", "base-text", "--user", "u2", "--item", "i5")[1]
-    for arguments, message in (
-        (["--run", "base-text", "--weight", "1"], "is a blend already"),
-        (["--run", "base", "--weight", "1"], "blend is 0.5 there and 1.0 here"),
-        (["--run", "base", "--name", "base", "--weight", "1"], "another name"),
-        (["--run", "base", "--name", "b", "--weight", "-1"], "0 or more"),
-    ):
-        code, _, err = call("blend", *arguments)
-        assert (code, message in " ".join(err.split())) == (2, True), err
-    assert not place.run("b").exists()
-    chosen = last_json(call("blend", "--run", "con", "--json")[1])
-    assert len(chosen["validation"]) == 7
-    assert (chosen["name"] is None) == (chosen["weight"] == 0) == (not place.run("con-text").exists())
 
 
 def test_another_encoder_is_refused(call, monkeypatch):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from rlmrec.alignment.projector import Projector
 from rlmrec.errors import DataError, WorkspaceError
-from rlmrec.recommend.cold_start import DEFAULT, METHODS, ColdStart, Method, _fit, apply, projector_weights
+from rlmrec.recommend.cold_start import ColdStart, KernelMap, ProjectorMap
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
@@ -57,44 +57,18 @@ def test_a_sentence_about_taste_gets_items_of_its_block(made):
         assert {dataset.items.row(raw) // 25 for raw in ids} == {block}
 
 
-def test_the_kept_method_is_the_best_of_all_tried(made):
-    dataset, text_embeddings, recommender, _ = made
-    manifest = ColdStart.fit(recommender, text_embeddings, dataset, method=None).manifest
-    tried = manifest["validation"]
-    assert [(row["name"], row["options"]) for row in tried] == [tuple(method) for method in METHODS]
-    best = max(tried, key=lambda row: row["recall@20"])
-    assert manifest["method"] == {name: best[name] for name in ("name", "options")}
-    again = ColdStart.fit(recommender, text_embeddings, dataset, method=None)
-    assert again.manifest == manifest
-    assert ColdStart.fit(recommender, text_embeddings, dataset).method == DEFAULT
-
-
-def test_ridge_against_the_normal_equations():
-    """With a column of ones that is not penalised, solved as one augmented least-squares problem."""
-    rng = np.random.default_rng(0)
-    texts = rng.standard_normal((200, 6)).astype(np.float32)
-    targets = rng.standard_normal((200, 4)).astype(np.float32)
-    arrays = _fit(Method("ridge", {"penalty": 2.0}), texts, targets, np.arange(200), None, rng)
-    unit = texts / np.linalg.norm(texts, axis=1, keepdims=True)
-    design = np.r_[np.c_[unit, np.ones(200)], np.c_[np.sqrt(2) * np.eye(6), np.zeros(6)]]
-    solution, *_ = np.linalg.lstsq(design, np.r_[targets, np.zeros((6, 4))], rcond=None)
-    np.testing.assert_allclose(arrays["weights"], solution[:6], atol=1e-4)
-    np.testing.assert_allclose(arrays["intercept"], solution[6], atol=1e-4)
-
-
 def test_kernel_with_all_items_as_landmarks_is_kernel_ridge():
     rng = np.random.default_rng(0)
     texts, new = (rng.standard_normal((n, 6)).astype(np.float32) for n in (80, 7))
     targets = rng.standard_normal((80, 4)).astype(np.float32)
-    method = Method("kernel", {"width": 2.0, "penalty": 0.3})
-    arrays = _fit(method, texts, targets, np.arange(80), None, rng)
+    fitted = KernelMap.fit(texts, targets, rng, width=2.0, penalty=0.3)
 
     def kernel(a, b):
         a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
         return np.exp(2 * (a @ b.T - 1))
 
     exact = kernel(new, texts) @ np.linalg.solve(kernel(texts, texts) + 0.3 * np.eye(80), targets)
-    np.testing.assert_allclose(apply(method, arrays, new), exact, atol=0.02)
+    np.testing.assert_allclose(fitted.apply(new), exact, atol=0.02)
 
 
 def test_many_equal_texts_leave_the_kernel_solvable():
@@ -102,20 +76,8 @@ def test_many_equal_texts_leave_the_kernel_solvable():
     texts = np.repeat(rng.standard_normal((4, 6)), 300, axis=0).astype(np.float32)
     texts += 1e-6 * rng.standard_normal(texts.shape).astype(np.float32)
     targets = np.repeat(np.eye(4, dtype=np.float32), 300, axis=0)
-    arrays = _fit(DEFAULT, texts, targets, np.arange(1200), None, rng)
-    mapped = apply(DEFAULT, arrays, texts[::300])
+    mapped = KernelMap.fit(texts, targets, rng).apply(texts[::300])
     assert (mapped.argmax(axis=1) == np.arange(4)).all()
-
-
-def test_knn_by_hand():
-    method = Method("knn", {"neighbours": 2, "temperature": 0.5})
-    arrays = {
-        "landmarks": np.array([[1, 0], [0.6, 0.8], [-1, 0]], np.float32),
-        "values": np.array([[1, 0], [0, 1], [9, 9]], np.float32),
-    }
-    near, next_to_it = np.exp(np.array([1, 0.6]) / 0.5)
-    expected = np.array([near, next_to_it]) / (near + next_to_it)
-    np.testing.assert_allclose(apply(method, arrays, np.array([[3, 0]], np.float32))[0], expected, rtol=1e-5)
 
 
 def test_the_projector_is_that_of_torch(tmp_path, made):
@@ -126,22 +88,20 @@ def test_the_projector_is_that_of_torch(tmp_path, made):
         {f"alignment.projector.{name}": tensor for name, tensor in projector.state_dict().items()},
         tmp_path / "model.safetensors",
     )
-    weights = projector_weights(tmp_path)
+    trained = ProjectorMap.of_run(tmp_path)
     with torch.no_grad():
         expected = projector(torch.from_numpy(text_embeddings.items)).numpy()
-    np.testing.assert_allclose(
-        apply(Method("projector", {}), weights, text_embeddings.items), expected, atol=1e-5
-    )
-    cold = ColdStart.fit(recommender, text_embeddings, dataset, weights)
-    assert cold.method.name == "projector"
-    narrow = {name: array[:, :5] if array.ndim == 2 else array for name, array in weights.items()}
+    np.testing.assert_allclose(trained.apply(text_embeddings.items), expected, atol=1e-5)
+    cold = ColdStart.fit(recommender, text_embeddings, dataset, trained)
+    assert cold.map is trained
+    narrow = {name: array[:, :5] if array.ndim == 2 else array for name, array in trained.arrays.items()}
     with pytest.raises(DataError, match="projector is of another size"):
-        ColdStart.fit(recommender, text_embeddings, dataset, narrow)
+        ColdStart.fit(recommender, text_embeddings, dataset, ProjectorMap(narrow))
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(cold.items(text_embeddings.items), unit * cold.item_length, atol=1e-4)
-    assert projector_weights(tmp_path / "nothing") is None
+    assert ProjectorMap.of_run(tmp_path / "nothing") is None
     save_file({"backbone.x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert projector_weights(tmp_path) is None
+    assert ProjectorMap.of_run(tmp_path) is None
 
 
 def test_hidden_texts_do_not_reach_the_map(made):
@@ -180,6 +140,16 @@ def test_save_and_load(tmp_path, made):
         path.write_bytes(damaged)
         with pytest.raises(WorkspaceError, match="rlmrec cold fit"):
             ColdStart.load(tmp_path)
+
+
+def test_a_map_that_was_removed_must_be_fitted_again(tmp_path, made):
+    """Version 0.1 could also store a ridge regression and the nearest neighbours."""
+    dataset, text_embeddings, recommender, _ = made
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    cold.manifest["method"] = {"name": "knn", "options": {"neighbours": 50, "temperature": 0.1}}
+    cold.save(tmp_path)
+    with pytest.raises(WorkspaceError, match=r"holds a knn map.*create it again with 'rlmrec cold fit'"):
+        ColdStart.load(tmp_path, recommender)
 
 
 def test_wrong_vectors(made):

@@ -42,7 +42,6 @@ COMMANDS = {
     "recommend": "recommend",
     "explain": "recommend",
     "cold": "cold",
-    "blend": "blend",
     "serve": "serve",
     "index": "recommend",
     "export": "recommend",

@@ -15,7 +15,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
 from rlmrec.profiles.metadata import item_labels
-from rlmrec.recommend.cold_start import DEFAULT, ColdStart, projector_weights
+from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.encoder import checked
 from rlmrec.text.registry import encoder_of
@@ -31,11 +31,9 @@ def fit(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     projector: Annotated[
         bool,
-        typer.Option("--projector", help="Take the projector that Con trained instead of fitting a map."),
-    ] = False,
-    choose: Annotated[
-        bool,
-        typer.Option("--choose", help="Try several maps on hidden items and take the best of them."),
+        typer.Option(
+            "--projector", help="Use the projector that Con trained instead of fitting a regression."
+        ),
     ] = False,
     text_embeddings_name: Annotated[
         str | None,
@@ -46,10 +44,10 @@ def fit(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn the way from text to a run's embeddings: a kernel ridge regression, unless you say otherwise.
+    """Fit a regression from text embeddings to the run's item embeddings (kernel ridge regression).
 
-    The text vectors are those that the run was trained with; of a run without texts, those called default. From
-    then on new texts are read by the encoder that made them. A running server takes the map over when it reloads.
+    The text vectors are those that the run was trained with; for a run without texts, those called "default". New
+    texts are then encoded by the same encoder. A running server uses the new model after a reload.
 
     **Examples:**
 
@@ -57,8 +55,6 @@ def fit(
 
     `rlmrec cold fit -w movies --run con --semantics by-llm`
     """
-    if projector and choose:
-        raise ConfigError("give --projector or --choose, not both")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     config = read_json(place.finished_run(run) / "metrics.json")["config"]
@@ -78,29 +74,14 @@ def fit(
                 f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
                 "train the run again with --overwrite[/]"
             )
-    weights = projector_weights(place.finished_run(run)) if projector else None
-    method = None if choose else DEFAULT
-    cold = ColdStart.fit(recommender, text_embeddings, dataset, weights, method)
+    trained = ProjectorMap.of_run(place.finished_run(run)) if projector else None
+    cold = ColdStart.fit(recommender, text_embeddings, dataset, trained)
     cold.save(place.finished_run(run) / "recommender")
-    if cold.manifest["validation"]:
-        output.table(
-            f"Recall@20 of {cold.manifest['hidden_items']} hidden items among themselves",
-            ["method", "options", "recall"],
-            [
-                [
-                    tried["name"],
-                    ", ".join(f"{name} {value:g}" for name, value in tried["options"].items()),
-                    f"{tried['recall@20']:.4f}",
-                ]
-                for tried in cold.manifest["validation"]
-            ],
-            text_columns=2,
-        )
     output.say(
-        f"{cold.method.name} on the vectors {escape(name)}: kept in "
+        f"{cold.map.name} map fitted on the vectors {escape(name)}: saved in "
         f"{escape(str(place.finished_run(run) / 'recommender'))}"
     )
-    output.result({"run": run, "text_embeddings": name, **cold.manifest})
+    output.result({"run": run, "semantics": name, **cold.manifest})
 
 
 @app.command()

@@ -29,7 +29,6 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
 from rlmrec.files import atomic_file, read_json, write_json, write_text
-from rlmrec.recommend.blend import blended
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
@@ -249,53 +248,6 @@ def run_semantic_only(
         return kept
     scores = DotProduct.cosine(text_embeddings.users, text_embeddings.items)
     return _write_untrained(folder, config, dataset, Recommender.of(dataset, scores.users, scores.items))
-
-
-def run_blend(
-    dataset: Dataset,
-    text_embeddings: TextEmbeddings,
-    recommender: Recommender,
-    config: Mapping[str, Any],
-    folder: Path,
-    weight: float,
-    names: tuple[str, str],
-    *,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """A run's scores plus a weight times the cosine of text vectors (``serving.blend``), as a run of its own.
-
-    Args:
-        dataset: on what.
-        semantics: the text vectors.
-        recommender: of the run.
-        config: of the run.
-        folder: of the new run.
-        weight: of the text score, above 0.
-        names: of the run and of the vectors, for the record.
-        overwrite: start anew even if the folder holds a run.
-
-    Returns:
-        what ``metrics.json`` holds.
-
-    Raises:
-        ConfigError: the folder holds another run, the run is a blend itself, or no such weight.
-    """
-    if "blend" in config["run"]:
-        raise ConfigError(f"run {names[0]!r} is a blend already: blend the run that it was made of")
-    mixed = blended(recommender, text_embeddings, weight)
-    made_of = hashlib.sha256(recommender.users.tobytes() + recommender.items.tobytes()).hexdigest()[:16]
-    # The alignment's name keeps it apart from runs without: comparisons and the report go by it.
-    changed = {"alignment": f"{config['run']['alignment']} + text", "blend": weight}
-    mine = {
-        **config,
-        "run": {**config["run"], **changed},
-        "data": {**config["data"], "texts": text_embeddings.digest, "blend_of": made_of},
-    }
-    mine.pop("names", None)
-    if kept := _kept(folder, mine, overwrite):
-        return kept
-    mine["names"] = {"semantics": names[1], "blend_of": names[0]}
-    return _write_untrained(folder, mine, dataset, mixed)
 
 
 def _kept(folder: Path, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:

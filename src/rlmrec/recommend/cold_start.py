@@ -1,12 +1,13 @@
-"""ColdStart: from a text vector into the space of the embeddings, for items and users that are new."""
+"""ColdStart: embeddings for items and users without interactions, computed from their text vectors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
@@ -19,110 +20,218 @@ from rlmrec.files import atomic_file
 from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import top_k
 from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
 FORMAT = 1
-K = 20  # of the recall that methods are compared by
-# Of the kernel. On yelp-profiles (11,268 items) 1,000 reach .127, 2,000 .135, 4,000 .139, all .143 Recall@20.
+# Of the kernel map. On yelp-profiles (11,268 items), 1,000 landmarks reach Recall@20 .127, 2,000 .135,
+# 4,000 .139 and all of them .143.
 LANDMARKS = 4000
-ROWS = 50_000  # items that a map is fitted on, at most
-CELLS = 1 << 24  # numbers of a block of similarities: 64 MiB
+MAX_ITEMS = 50_000  # a map is fitted on at most this many items
+BLOCK_SIZE = 1 << 24  # numbers in one block of similarities: 64 MiB
+MIN_ITEMS = 10
 
 Arrays = dict[str, Float32Array]
 
 
-class Method(NamedTuple):
-    """A way from text to embeddings, with its options."""
+class Map(Protocol):
+    """A function from text vectors to embeddings. Only the direction of its result is used."""
 
-    name: str
-    options: dict[str, float]
+    name: ClassVar[str]
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Return the hyperparameters, which are stored with the arrays."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """Return the parameters."""
+
+    def apply(self, texts: Float32Array) -> Float32Array:
+        """Map text vectors float32[n, d_s] to vectors float32[n, d]."""
 
 
-# The best of all on items that training had never seen (benchmarks/cold_start.py), so it is what ``fit`` takes.
-DEFAULT = Method("kernel", {"width": 2.0, "penalty": 0.3})
-# What ``fit`` chooses among when asked to. The projector cannot be among them: it was trained on the items
-# that are hidden for the choice, and looks twice as good as it is (MovieLens-100K: .54 against .34).
-METHODS = (
-    *(Method("ridge", {"penalty": penalty}) for penalty in (0.1, 1.0)),
-    DEFAULT,
-    *(Method("kernel", {"width": 4.0, "penalty": penalty}) for penalty in (0.1, 0.3)),
-    *(Method("knn", {"neighbours": 50, "temperature": t}) for t in (0.05, 0.1)),
-)
+@dataclass(frozen=True, eq=False)
+class KernelMap:
+    """Nyström kernel ridge regression: f(s) = Σ_l a_l exp(width (s · s_l − 1)) over landmark items l.
+
+    Text vectors are scaled to length 1. It is the best of the maps compared on items that training never saw
+    (experiments/LOG.md).
+
+    Args:
+        landmarks: float32[L, d_s], text vectors of length 1.
+        values: float32[L, d], the coefficients a_l.
+        width: of the kernel.
+        penalty: weight of the squared norm of f in the fit.
+    """
+
+    name: ClassVar[str] = "kernel"
+    landmarks: Float32Array
+    values: Float32Array
+    width: float = 2.0
+    penalty: float = 0.3
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Return the hyperparameters."""
+        return {"width": self.width, "penalty": self.penalty}
+
+    @property
+    def arrays(self) -> Arrays:
+        """Return the parameters."""
+        return {"landmarks": self.landmarks, "values": self.values}
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Float32Array,
+        targets: Float32Array,
+        rng: np.random.Generator,
+        width: float = 2.0,
+        penalty: float = 0.3,
+    ) -> KernelMap:
+        """Fit the map.
+
+        Args:
+            texts: float32[n, d_s], text vectors.
+            targets: float32[n, d], the vectors to predict.
+            rng: draws the landmarks.
+            width: of the kernel.
+            penalty: weight of the squared norm.
+        """
+        unit = directions(texts)
+        marks = np.sort(rng.choice(len(unit), min(LANDMARKS, len(unit)), replace=False))
+        landmarks = unit[marks]
+        gram = np.zeros((len(marks), len(marks)))
+        moments = np.zeros((len(marks), targets.shape[1]))
+        for start, stop in _blocks(len(unit), len(marks)):
+            # With many similar texts, sums in float32 are no longer positive definite.
+            features = _kernel(unit[start:stop] @ landmarks.T, width).astype(np.float64)
+            gram += features.T @ features
+            moments += features.T @ targets[start:stop]
+        gram += penalty * _kernel(landmarks @ landmarks.T, width).astype(np.float64)
+        # Equal texts make equal landmarks: a small ridge keeps the system solvable.
+        gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(marks)
+        values = scipy.linalg.solve(gram, moments, assume_a="pos").astype(np.float32)
+        return cls(landmarks, values, width, penalty)
+
+    def apply(self, texts: Float32Array) -> Float32Array:
+        """Map text vectors float32[n, d_s] to vectors float32[n, d]."""
+        unit = directions(texts)
+        return np.concatenate(
+            [
+                _kernel(unit[start:stop] @ self.landmarks.T, self.width) @ self.values
+                for start, stop in _blocks(len(unit), len(self.landmarks))
+            ]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectorMap:
+    """The projector σ↓ that contrastive alignment trained (Ren et al., WWW 2024, Eq. 16); nothing is fitted.
+
+    Args:
+        arrays: weights and biases of its two layers, by PyTorch's names.
+    """
+
+    name: ClassVar[str] = "projector"
+    arrays: Arrays
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Return the hyperparameters: there are none."""
+        return {}
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return the sizes of its input and its output."""
+        return self.arrays["0.weight"].shape[1], self.arrays["2.weight"].shape[0]
+
+    def apply(self, texts: Float32Array) -> Float32Array:
+        """Map text vectors float32[n, d_s], not scaled, to vectors float32[n, d]."""
+        inner: Float32Array = texts @ self.arrays["0.weight"].T + self.arrays["0.bias"]
+        inner = np.maximum(inner, np.float32(0.01) * inner)  # LeakyReLU
+        outer: Float32Array = inner @ self.arrays["2.weight"].T + self.arrays["2.bias"]
+        return outer
+
+    @classmethod
+    def of_run(cls, folder: Path) -> ProjectorMap | None:
+        """Read the projector of a run; None if it has none. A generative run has one in the other direction (σ↑)."""
+        path = Path(folder) / "model.safetensors"
+        prefix = "alignment.projector."
+        if not path.exists():
+            return None
+        with safe_open(path, "numpy") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        return cls(weights) if weights else None
+
+
+MAPS: dict[str, Callable[[Arrays, dict[str, float]], Map]] = {
+    KernelMap.name: lambda arrays, options: KernelMap(arrays["landmarks"], arrays["values"], **options),
+    ProjectorMap.name: lambda arrays, _: ProjectorMap(arrays),
+}
 
 
 class ColdStart:
-    """Gives an item or a user without interactions an embedding from a text vector; nothing is retrained.
+    """Computes the embedding of an item or a user without interactions from a text vector, without retraining.
 
-    The direction comes from a map fitted on the items that have training interactions, s_v → e_v/‖e_v‖, and
-    the length is the median of theirs: a regression shrinks what it is unsure of, and a list ordered by
-    e_u · e_v would then order cold items by how usual their text is.
-
-    The maps, all of a text vector scaled to length 1:
-        ridge: linear with intercept, squared penalty.
-        kernel: Σ_l a_l exp(width (s · s_l − 1)) over landmark items, squared penalty (Nyström kernel ridge).
-        knn: the mean over the nearest items, weighted by exp(cosine / temperature).
-        projector: σ↓, which the contrastive alignment trained.
+    The direction comes from a regression from text embeddings to item embeddings, s_v → e_v/‖e_v‖, fitted on
+    the items that have training interactions. The length is the median of theirs: a regression shrinks where
+    it is unsure, and a list sorted by e_u · e_v would then sort new items by how common their text is.
 
     Made by ``fit`` or ``load``.
 
     Args:
-        method: which map.
-        arrays: its numbers.
-        item_length: of the vectors that ``items`` gives.
-        user_length: of those that ``users`` gives.
-        manifest: encoder, what was chosen among and how it did, the embeddings it belongs to; JSON.
+        map: from text vectors to embeddings.
+        item_length: length of the vectors that ``items`` returns.
+        user_length: length of the vectors that ``users`` returns.
+        manifest: the encoder, the sizes and a hash of the item embeddings; JSON.
 
-    Source: the projector: Ren et al., WWW 2024, Eq. 16; the comparison: benchmarks/cold_start.py.
+    Source: benchmarks/cold_start.py compares the maps.
 
     Example:
-        >>> cold = ColdStart.fit(recommender, semantics, dataset)
+        >>> cold = ColdStart.fit(recommender, text_embeddings, dataset)
         >>> vector = cold.items(LocalEncoder().encode(["A heist in space, told as a comedy."]))
         >>> recommender.with_items(["new"], vector).recommend("u7")
     """
 
-    def __init__(
-        self,
-        method: Method,
-        arrays: Arrays,
-        item_length: float,
-        user_length: float,
-        manifest: dict[str, Any],
-    ) -> None:
-        self.method = method
-        self.arrays = arrays
+    def __init__(self, map: Map, item_length: float, user_length: float, manifest: dict[str, Any]) -> None:
+        self.map = map
         self.item_length, self.user_length = item_length, user_length
         self.manifest = manifest
         self.encoder: str = manifest["encoder"]
         self.size: int = manifest["text_size"]
 
+    def __repr__(self) -> str:
+        return f"ColdStart({self.map.name} map of text vectors by {self.encoder}, size {self.size})"
+
     def items(self, texts: Float32Array) -> Float32Array:
-        """Embeddings float32[n, d] of items with these text vectors, float32[n, d_s].
+        """Compute embeddings float32[n, d] of items with these text vectors, float32[n, d_s].
 
         Raises:
-            DataError: vectors of another length, or not finite.
+            DataError: the vectors have another size or are not finite.
         """
-        return self._map(texts) * np.float32(self.item_length)
+        return self._directions(texts) * np.float32(self.item_length)
 
     def users(self, texts: Float32Array) -> Float32Array:
-        """Embeddings float32[n, d] of users who describe their taste in words, float32[n, d_s].
+        """Compute embeddings float32[n, d] of users who describe their taste in words, float32[n, d_s].
 
-        A sentence about taste is read as the text of an item: who wants that item has its direction.
+        A sentence about taste is mapped like the text of an item, since a user who wants that item points in
+        its direction.
 
         Raises:
-            DataError: vectors of another length, or not finite.
+            DataError: the vectors have another size or are not finite.
         """
-        return self._map(texts) * np.float32(self.user_length)
+        return self._directions(texts) * np.float32(self.user_length)
 
-    def _map(self, texts: Float32Array) -> Float32Array:
+    def _directions(self, texts: Float32Array) -> Float32Array:
         texts = np.atleast_2d(np.asarray(texts, np.float32))
         if texts.shape[1] != self.size or not np.isfinite(texts).all():
             raise DataError(
-                f"expected finite text vectors of {self.size} numbers, as {self.encoder} makes them, "
-                f"got shape {texts.shape}"
+                f"expected finite text vectors of {self.size} numbers, made by {self.encoder}, got shape {texts.shape}"
             )
-        return directions(apply(self.method, self.arrays, texts))
+        return directions(self.map.apply(texts))
 
     @classmethod
     def fit(
@@ -130,100 +239,85 @@ class ColdStart:
         recommender: Recommender,
         text_embeddings: TextEmbeddings,
         dataset: Dataset,
-        projector: Arrays | None = None,
-        method: Method | None = DEFAULT,
+        projector: ProjectorMap | None = None,
         seed: int = 0,
     ) -> ColdStart:
-        """Fit a map on all items that have text and training interactions.
-
-        With ``method=None`` each of METHODS is first fitted without a fifth of the items, and the one that
-        ranks these best is taken: Recall@20 of the hidden items among themselves, for the users who have
-        them in the validation split (in training, where there is no validation). Their interactions shaped
-        the users' embeddings, so this is no honest test, and on yelp-profiles it prefers another method
-        than items that training had never seen do (benchmarks/cold_start.py).
+        """Fit a kernel map on the items that have both text and training interactions.
 
         Args:
-            recommender: final embeddings.
-            semantics: text vectors of the same items.
-            dataset: what they were made of.
-            projector: weights of σ↓ (``projector_weights``); given, they are the map and nothing is fitted.
-            method: which map; None chooses.
-            seed: of what is hidden and of the landmarks.
+            recommender: holds the item embeddings.
+            text_embeddings: text vectors of the same items.
+            dataset: the dataset of both.
+            projector: use this map instead of fitting one.
+            seed: of the landmarks.
 
         Raises:
-            DataError: fewer than 10 items have both text and interactions, or the projector is of another
-                size.
+            DataError: fewer than 10 items have both text and interactions, or the projector has other sizes.
         """
         text_embeddings.check(dataset)
-        rng = np.random.default_rng(seed)
         has_text = np.square(text_embeddings.items).sum(axis=1) > 0
         warm = np.flatnonzero((dataset.train.item_degrees() > 0) & has_text)
-        if len(warm) < 10:
+        if len(warm) < MIN_ITEMS:
             raise DataError(
-                f"{len(warm)} items have both a text vector and training interactions: at least 10 are needed"
+                f"{len(warm)} items have both a text vector and training interactions: at least {MIN_ITEMS} are needed"
             )
-        hidden = np.sort(rng.choice(warm, len(warm) // 5, replace=False))
-        shown = np.setdiff1d(warm, hidden)
-        targets = directions(recommender.items)
-        results: list[dict[str, Any]] = []
-        if projector is not None:
-            method = Method("projector", {})
-            sizes = projector["0.weight"].shape[1], projector["2.weight"].shape[0]
-            if sizes != (text_embeddings.size, targets.shape[1]):
-                raise DataError(
-                    f"the projector is of another size: it maps {sizes[0]} numbers to {sizes[1]}, the texts have "
-                    f"{text_embeddings.size} and the embeddings {targets.shape[1]}"
-                )
-        for tried in METHODS if method is None else ():
-            arrays = _fit(tried, text_embeddings.items, targets, shown, None, np.random.default_rng(seed))
-            vectors = directions(apply(tried, arrays, text_embeddings.items[hidden]))
-            reached = _recall(recommender.users, vectors, hidden, dataset)
-            results.append({**tried._asdict(), f"recall@{K}": round(reached, 5)})
-        best = method or METHODS[int(np.argmax([result[f"recall@{K}"] for result in results]))]
+        sizes = text_embeddings.size, recommender.items.shape[1]
+        if projector is not None and projector.sizes != sizes:
+            raise DataError(
+                f"the projector is of another size: it maps {projector.sizes[0]} numbers to {projector.sizes[1]}, the "
+                f"texts have {sizes[0]} and the embeddings {sizes[1]}"
+            )
         item_length, user_length = (
             float(np.median(np.linalg.norm(rows, axis=1)))
             for rows in (recommender.items[warm], recommender.users)
         )
+        fitted: Map = projector or cls._fit_kernel(recommender, text_embeddings, warm, seed)
         manifest = {
             "encoder": text_embeddings.manifest.get("encoder", "unknown"),
             "made_by": text_embeddings.manifest.get("made_by"),
             "text_size": text_embeddings.size,
-            "method": best._asdict(),
-            "validation": results,
-            "hidden_items": len(hidden),
+            "method": {"name": fitted.name, "options": fitted.options},
             "embeddings": digest(recommender.items),
             "seed": seed,
         }
-        arrays = _fit(best, text_embeddings.items, targets, warm, projector, np.random.default_rng(seed))
-        return cls(best, arrays, item_length, user_length, manifest)
+        return cls(fitted, item_length, user_length, manifest)
+
+    @staticmethod
+    def _fit_kernel(
+        recommender: Recommender, text_embeddings: TextEmbeddings, rows: IntArray, seed: int
+    ) -> KernelMap:
+        rng = np.random.default_rng(seed)
+        if len(rows) > MAX_ITEMS:
+            rows = np.sort(rng.choice(rows, MAX_ITEMS, replace=False))
+        return KernelMap.fit(text_embeddings.items[rows], directions(recommender.items[rows]), rng)
 
     def save(self, folder: Path) -> None:
-        """Write one file into the recommender's folder; atomic."""
+        """Write one file into the recommender's folder, atomically."""
         header = {
             **self.manifest,
             "format": FORMAT,
             "item_length": self.item_length,
             "user_length": self.user_length,
         }
-        header["checksum"] = _checksum(self.arrays, header)
+        header["checksum"] = _checksum(self.map.arrays, header)
         with atomic_file(Path(folder) / FILE) as temporary:
-            save_file(self.arrays, temporary, {"manifest": json.dumps(header)})
+            save_file(self.map.arrays, temporary, {"manifest": json.dumps(header)})
 
     @classmethod
     def load(cls, folder: Path, recommender: Recommender | None = None) -> ColdStart:
-        """Read what ``save`` wrote.
+        """Read the file that ``save`` wrote.
 
         Args:
             folder: the recommender's.
-            recommender: checked to be the one that it was fitted to.
+            recommender: the recommender that it must have been fitted to; None skips the check.
 
         Raises:
-            WorkspaceError: absent, damaged, or of other embeddings.
+            WorkspaceError: the file is missing, damaged, of another version or fitted to other embeddings.
         """
         path = Path(folder) / FILE
         if not path.exists():
-            raise WorkspaceError(f"no cold start at {path}: make it with 'rlmrec cold fit'")
-        again = "make it again with 'rlmrec cold fit'"
+            raise WorkspaceError(f"no cold-start model at {path}: create it with 'rlmrec cold fit'")
+        again = "create it again with 'rlmrec cold fit'"
         try:
             with safe_open(path, "numpy") as file:
                 header = json.loads((file.metadata() or {}).get("manifest", "{}"))
@@ -234,57 +328,18 @@ class ColdStart:
             raise WorkspaceError(f"{path} is damaged or of another version: {again}")
         if recommender is not None and header["embeddings"] != digest(recommender.items):
             raise WorkspaceError(f"{path} was fitted to other embeddings: {again}")
+        name, options = header["method"]["name"], header["method"]["options"]
+        if name not in MAPS:
+            raise WorkspaceError(f"{path} holds a {name} map, which this version no longer has: {again}")
         item_length, user_length = header.pop("item_length"), header.pop("user_length")
-        return cls(Method(**header["method"]), arrays, item_length, user_length, header)
-
-
-def projector_weights(run: Path) -> Arrays | None:
-    """The weights of a run's projector, None if it has none: σ↓ of a contrastive run, σ↑ of a generative one."""
-    path = Path(run) / "model.safetensors"
-    prefix = "alignment.projector."
-    if not path.exists():
-        return None
-    with safe_open(path, "numpy") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    return weights or None
+        return cls(MAPS[name](arrays, options), item_length, user_length, header)
 
 
 def directions(rows: Float32Array) -> Float32Array:
-    """Rows of length 1; a zero row stays zero."""
+    """Scale rows to length 1; a zero row stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: Float32Array = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return scaled
-
-
-def apply(method: Method, arrays: Arrays, texts: Float32Array) -> Float32Array:
-    """Where a fitted method maps text vectors, float32[n, d_s] → float32[n, d]; lengths mean nothing yet."""
-    if method.name == "projector":  # trained on the vectors as they are
-        inner: Float32Array = texts @ arrays["0.weight"].T + arrays["0.bias"]
-        inner = np.maximum(inner, np.float32(0.01) * inner)  # LeakyReLU
-        outer: Float32Array = inner @ arrays["2.weight"].T + arrays["2.bias"]
-        return outer
-    unit = directions(texts)
-    if method.name == "ridge":
-        linear: Float32Array = unit @ arrays["weights"] + arrays["intercept"]
-        return linear
-    table = arrays["landmarks"]
-    return np.concatenate(
-        [
-            _near(method, unit[start:stop] @ table.T, arrays["values"])
-            for start, stop in _blocks(len(unit), max(1, CELLS // len(table)))
-        ]
-    )
-
-
-def _near(method: Method, cosines: Float32Array, values: Float32Array) -> Float32Array:
-    if method.name == "kernel":
-        weighted: Float32Array = _kernel(cosines, method.options["width"]) @ values
-        return weighted
-    rows, best = top_k(cosines, int(method.options["neighbours"]))
-    weights = np.exp((best - best[:, :1]) / np.float32(method.options["temperature"]))
-    mean: Float32Array = np.einsum("bn,bnd->bd", weights / weights.sum(axis=1, keepdims=True), values[rows])
-    return mean
 
 
 def _kernel(cosines: Float32Array, width: float) -> Float32Array:
@@ -292,65 +347,10 @@ def _kernel(cosines: Float32Array, width: float) -> Float32Array:
     return raised
 
 
-def _fit(
-    method: Method,
-    texts: Float32Array,
-    targets: Float32Array,
-    rows: IntArray,
-    projector: Arrays | None,
-    rng: np.random.Generator,
-) -> Arrays:
-    """The numbers of a method, fitted on ``rows`` of texts and targets."""
-    if method.name == "projector":
-        assert projector is not None  # or it would not be among the methods
-        return projector
-    if len(rows) > ROWS:
-        rows = np.sort(rng.choice(rows, ROWS, replace=False))
-    unit, wanted = directions(texts[rows]), targets[rows]
-    if method.name == "knn":
-        return {"landmarks": unit, "values": wanted}
-    penalty = method.options["penalty"]
-    if method.name == "ridge":
-        middle, mean = unit.mean(axis=0), wanted.mean(axis=0)
-        centred = (unit - middle).astype(np.float64)
-        squares = centred.T @ centred + penalty * np.eye(unit.shape[1])
-        weights = scipy.linalg.solve(squares, centred.T @ (wanted - mean), assume_a="pos").astype(np.float32)
-        return {"weights": weights, "intercept": (mean - middle @ weights).astype(np.float32)}
-    marks = np.sort(rng.choice(len(unit), min(LANDMARKS, len(unit)), replace=False))
-    landmarks = unit[marks]
-    width = method.options["width"]
-    gram = np.zeros((len(marks), len(marks)))
-    moments = np.zeros((len(marks), wanted.shape[1]))
-    for start, stop in _blocks(len(unit), max(1, CELLS // len(marks))):
-        # In float32 the sums of many like texts are no longer positive definite.
-        features = _kernel(unit[start:stop] @ landmarks.T, width).astype(np.float64)
-        gram += features.T @ features
-        moments += features.T @ wanted[start:stop]
-    gram += penalty * _kernel(landmarks @ landmarks.T, width).astype(np.float64)
-    # Equal texts make equal landmarks: a trace of ridge keeps the system solvable.
-    gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(marks)
-    values = scipy.linalg.solve(gram, moments, assume_a="pos").astype(np.float32)
-    return {"landmarks": landmarks, "values": values}
-
-
-def _recall(users: Float32Array, vectors: Float32Array, hidden: IntArray, dataset: Dataset) -> float:
-    """Mean Recall@K of the hidden items, ranked among themselves, over the users who have any of them."""
-    split = dataset.valid if np.isin(dataset.valid.items, hidden).any() else dataset.train
-    wanted = split.csr()[:, hidden].tocsr()
-    asked = np.flatnonzero(np.diff(wanted.indptr))
-    k = min(K, max(1, len(hidden) // 10))
-    total = 0.0
-    for start, stop in _blocks(len(asked), max(1, CELLS // len(hidden))):
-        rows = asked[start:stop]
-        found, _ = top_k(users[rows] @ vectors.T, k)
-        relevant = wanted[rows].toarray()
-        hits = np.take_along_axis(relevant, found, 1).sum(axis=1)
-        total += float((hits / relevant.sum(axis=1)).sum())
-    return total / len(asked)
-
-
-def _blocks(n: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + size, n)) for start in range(0, n, size))
+def _blocks(n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
+    """Split rows so that one block of a matrix with n_columns has at most BLOCK_SIZE numbers."""
+    size = max(1, BLOCK_SIZE // n_columns)
+    return ((start, min(start + size, n_rows)) for start in range(0, n_rows, size))
 
 
 def _checksum(arrays: Arrays, header: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Recommender:
         seen: U x I sparse matrix; its non-zeros are the items that ``exclude_seen`` leaves out.
         manifest: what it was made of (run, dataset, configuration); JSON.
         memory_budget: bytes that blocks of scores may take, however many users are asked for.
-        neighbours: float32[I, d], what each item hands to its users in the last step of a linear
+        item_messages: float32[I, d], what each item hands to its users in the last step of a linear
             propagation: e_u = own_u + Σ neighbours_v / √d_u over the training items v of u. None for a
             backbone that is not of that form. ``fold_in`` and explanations stand on it.
         self_loops: d_u counts the user itself, as in GCCF.
@@ -392,7 +392,7 @@ class Recommender:
         same = {
             name: getattr(self, name)
             for name in (
-                "users", "items", "user_ids", "item_ids", "seen", "manifest", "memory_budget", "neighbours",
+                "users", "items", "user_ids", "item_ids", "seen", "manifest", "memory_budget", "item_messages",
                 "self_loops", "index",
             )
         }  # fmt: skip
