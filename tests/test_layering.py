@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors", "types"},
-    {"files", "config", "topk", "http_client"},
+    {"files", "config", "topk", "http_client", "registry"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
     {"recommend"},

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlmrec.alignment import Alignment, Contrastive, Generative
-    from rlmrec.backbones import Backbone, LightGCN, wrap
+    from rlmrec.backbones import Backbone, LightGCN
+    from rlmrec.backbones.wrap import wrap
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.interactions import Interactions
     from rlmrec.data.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ _HOME = {
     "embeddings": "rlmrec.training.trainer",
     "evaluate": "rlmrec.evaluation.ranking",
     "train": "rlmrec.training.trainer",
-    "wrap": "rlmrec.backbones",
+    "wrap": "rlmrec.backbones.wrap",
 }
 
 __all__ = [

@@ -4,7 +4,15 @@ A message names what was got, what was expected and what to do. The command line
 anything that is not an ``RlmrecError`` is a defect and shows its traceback.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class RlmrecError(Exception):

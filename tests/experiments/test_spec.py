@@ -42,13 +42,16 @@ def test_settings_override_the_preset():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": "lightgnc"}, "unknown backbone 'lightgnc': expected one of lightgcn"),
+        (
+            {"backbone": "lightgnc"},
+            "unknown backbone 'lightgnc' \\(did you mean 'lightgcn'\\?\\): expected one of lightgcn",
+        ),
         ({"backbone": "no.such.module:Thing"}, "cannot be imported"),
         ({"backbone": "rlmrec.graph:Graph"}, "not a subclass of rlmrec.Backbone"),
         ({"backbone": ".graph:Graph"}, "'.graph:Graph' cannot be imported"),
-        ({"backbone": 1}, "backbone 1 is no name"),
+        ({"backbone": 1}, "backbone 1: expected a name"),
         ({"options": {"learning_rate": float("inf")}}, "learning_rate = inf: .*finite"),
-        ({"alignment": "con"}, "unknown alignment 'con': expected one of none, contrastive, generative"),
+        ({"alignment": "con"}, "unknown alignment 'con'.*: expected one of none, contrastive, generative"),
         ({"preset": "amazn"}, "unknown preset 'amazn'"),
         ({"options": {"tau": 0.1}}, "unknown option 'tau'.*known are batch_size"),
         ({"options": {"layers": "many"}}, "layers = 'many'"),

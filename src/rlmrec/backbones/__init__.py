@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-from rlmrec.backbones.autocf import AutoCF
-from rlmrec.backbones.base import Backbone
-from rlmrec.backbones.dccf import DCCF
-from rlmrec.backbones.gccf import GCCF
-from rlmrec.backbones.kar import KAR, KARSGL, KARLightGCN
-from rlmrec.backbones.lightgcn import LightGCN
-from rlmrec.backbones.mf import MF
-from rlmrec.backbones.ngcf import NGCF
-from rlmrec.backbones.sgl import SGL
-from rlmrec.backbones.simgcl import SimGCL
-from rlmrec.backbones.wrap import wrap
+from typing import TYPE_CHECKING, Any
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "lightgcn": LightGCN,
-    "gccf": GCCF,
-    "sgl": SGL,
-    "simgcl": SimGCL,
-    "dccf": DCCF,
-    "autocf": AutoCF,
-    "ngcf": NGCF,
-    "mf": MF,
-    "kar-lightgcn": KARLightGCN,
-    "kar-sgl": KARSGL,
-}
+from rlmrec.registry import Registry
 
-__all__ = [
-    "BACKBONES",
-    "DCCF",
-    "GCCF",
-    "KAR",
-    "KARSGL",
-    "MF",
-    "NGCF",
-    "SGL",
-    "AutoCF",
-    "Backbone",
-    "KARLightGCN",
-    "LightGCN",
-    "SimGCL",
-    "wrap",
-]
+if TYPE_CHECKING:
+    from rlmrec.backbones.base import Backbone
+    from rlmrec.backbones.lightgcn import LightGCN
+
+BACKBONES: Registry[Backbone] = Registry(
+    "backbone",
+    "rlmrec.backbones.base:Backbone",
+    {
+        "lightgcn": "rlmrec.backbones.lightgcn:LightGCN",
+        "gccf": "rlmrec.backbones.gccf:GCCF",
+        "sgl": "rlmrec.backbones.sgl:SGL",
+        "simgcl": "rlmrec.backbones.simgcl:SimGCL",
+        "dccf": "rlmrec.backbones.dccf:DCCF",
+        "autocf": "rlmrec.backbones.autocf:AutoCF",
+        "ngcf": "rlmrec.backbones.ngcf:NGCF",
+        "mf": "rlmrec.backbones.mf:MF",
+        "kar-lightgcn": "rlmrec.backbones.kar:KARLightGCN",
+        "kar-sgl": "rlmrec.backbones.kar:KARSGL",
+    },
+)
+
+__all__ = ["BACKBONES", "Backbone", "LightGCN"]
+
+
+def __getattr__(name: str) -> Any:
+    return BACKBONES.exported(name)

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlmrec import __version__
-from rlmrec.alignment import Alignment, Contrastive, Generative
-from rlmrec.backbones import Backbone
+from rlmrec.alignment import ALIGNMENTS, Alignment, Contrastive, Generative
+from rlmrec.backbones import BACKBONES, Backbone
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
-from rlmrec.experiments.spec import RunSpec, alignment_class, backbone_class
+from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
@@ -105,7 +105,7 @@ def build(
     if text_embeddings is None and spec.needs_text:
         what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
         raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
-    backbone_kind, kind = backbone_class(spec.backbone), alignment_class(spec.alignment)
+    backbone_kind, kind = BACKBONES.resolve(spec.backbone), ALIGNMENTS.resolve(spec.alignment)
     # The spec made each configuration from the class's own Config.
     backbone_config: Any = spec.backbone_config
     alignment_config: Any = spec.alignment_config

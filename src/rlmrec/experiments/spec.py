@@ -5,14 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlmrec.alignment import ALIGNMENTS, Alignment
-from rlmrec.backbones import BACKBONES, Backbone
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.backbones import BACKBONES
 from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
 from rlmrec.training.trainer import TrainConfig
@@ -66,8 +66,8 @@ class RunSpec:
             UnknownOptionError: an option that neither backbone, alignment nor trainer has.
             ConfigError: an unknown name, or a value that an option cannot have.
         """
-        backbone_config = getattr(backbone_class(backbone), "Config", NoOptions)
-        alignment_config = getattr(alignment_class(alignment), "Config", NoOptions)
+        backbone_config = getattr(BACKBONES.resolve(backbone), "Config", NoOptions)
+        alignment_config = getattr(ALIGNMENTS.resolve(alignment), "Config", NoOptions)
         homes: dict[str, type[Config]] = {
             "backbone": backbone_config,
             "alignment": alignment_config,
@@ -95,7 +95,7 @@ class RunSpec:
     @property
     def needs_text(self) -> bool:
         """Whether the alignment or the backbone reads text vectors."""
-        return self.alignment != "none" or backbone_class(self.backbone).needs_text
+        return self.alignment != "none" or BACKBONES.resolve(self.backbone).needs_text
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values: what ``config.toml`` holds."""
@@ -150,47 +150,6 @@ def _type(field: FieldInfo) -> str:
         if hasattr(bound, name)
     ]
     return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
-
-
-def backbone_class(name: str) -> type[Backbone]:
-    """The class called ``name``, or at the path "package.module:Class".
-
-    Raises:
-        ConfigError: no such name or path, or not a Backbone.
-    """
-    if not isinstance(name, str):
-        raise ConfigError(f"backbone {name!r} is no name: expected a string")
-    if name in BACKBONES:
-        return BACKBONES[name]
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigError(
-            f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)} or package.module:Class"
-        )
-    try:
-        found = getattr(import_module(module), attribute)
-    except (
-        ImportError,
-        AttributeError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:  # the last two: no path
-        raise ConfigError(f"backbone {name!r} cannot be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Backbone)):
-        raise ConfigError(f"backbone {name!r} is not a subclass of rlmrec.Backbone")
-    return found
-
-
-def alignment_class(name: str) -> type[Alignment]:
-    """The alignment called ``name``.
-
-    Raises:
-        ConfigError: no such name.
-    """
-    if name not in ALIGNMENTS:
-        raise ConfigError(f"unknown alignment {name!r}: expected one of {', '.join(ALIGNMENTS)}")
-    return ALIGNMENTS[name]
 
 
 def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]:
