@@ -143,7 +143,7 @@ def main():
     for name, (alignment, cell) in RUNS.items():
         spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell})
         if not options.only or name in options.only:
-            train_with_progress(spec, warm_set, texts, place.run(name), output, label=name)
+            train_with_progress(spec, warm_set, texts, place.run(name), output)
             runs[name] = place.run(name), place.recommender(name, warm_set)
     new_items(runs, dataset, text_embeddings, warm_set, texts, cold, np.random.default_rng(1))
 

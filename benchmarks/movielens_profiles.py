@@ -69,7 +69,7 @@ def main():
         for seed in range(options.seeds):
             run = f"{label}-seed{seed}"
             spec = RunSpec.resolve("lightgcn", alignment, "movielens", seed)
-            metrics = train_with_progress(spec, dataset, text_embeddings, place.run(run), output, label=run)
+            metrics = train_with_progress(spec, dataset, text_embeddings, place.run(run), output).metrics
             values.append(metrics)
             tables.setdefault(label, []).append(read_table(place.run(run) / "test.parquet"))
             if options.store:

@@ -4,15 +4,17 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from rlmrec.cli import main
+from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.output import Output
-from rlmrec.cli.train import SHOWN, differing_options, show_metrics
 from rlmrec.data.dataset import SPLITS
+from rlmrec.evaluation.compare import SHOWN_METRICS, FinishedRun
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.store import Store
@@ -81,7 +83,7 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
         code, out, err = call("train", "-w", workspace.path, "--name", name, *settings)
         assert code == 0, err
         said.append(" ".join(out.split()))
-    assert "stopped after 2 updates, 1 an epoch: with so few" in said[0]
+    assert "stopped after 2 updates, 1 per epoch" in said[0]
     assert "stopped after" not in said[1]  # as many as were asked for
 
 
@@ -91,7 +93,8 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
 def test_short_epochs_keep_their_digits(seconds, shown):
     output = Output(as_json=False)
     with output.console.capture() as captured:
-        show_metrics(["run"], [{"test": dict.fromkeys(SHOWN, 0.5), "seconds_per_epoch": seconds}], output)
+        metrics = {"test": dict.fromkeys(SHOWN_METRICS, 0.5), "seconds_per_epoch": seconds}
+        show_metrics([FinishedRun("run", Path("run"), metrics).group()], output)
     assert captured.get().splitlines()[4].split("│")[-2].strip() == shown
 
 
@@ -101,7 +104,7 @@ def test_a_finished_run_is_not_repeated_and_other_options_are_refused(call, work
     before = model.stat().st_mtime_ns
     code, _, err = train(call, workspace, "base")
     assert code == 0
-    assert "done before" in err
+    assert "already finished" in err
     assert model.stat().st_mtime_ns == before
     code, _, err = train(call, workspace, "base", "none", "--seed", "5")
     assert code == 2
@@ -372,7 +375,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
         patch.setattr("rlmrec.experiments.run.embeddings", stop)  # after training, before the run has ended
         code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
         assert code == 130
-        assert "give the same command again" in err
+        assert "repeat the command to resume" in err
     before = (workspace.run("con") / "config.toml").read_bytes()
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=5")
     assert code == 2
@@ -424,30 +427,6 @@ def test_compare_says_what_else_differs(call, workspace):
     code, out, _ = call("compare", "-w", workspace.path, "base", "con")
     assert code == 0
     assert "these runs are of an earlier dataset" in out
-
-
-def test_options_of_the_alignment_differ_only_between_runs_of_one_alignment():
-    def config(alignment, weight, texts, seed=0, backbone="lightgcn", **more):
-        return {
-            "run": {"backbone": backbone, "alignment": alignment, "preset": "general", "seed": seed},
-            "backbone": more,
-            "alignment": {"weight": weight},
-            "training": {"epochs": 9},
-            "data": {"dataset": "x", "texts": texts},
-        }
-
-    con, gen = config("contrastive", 1, "abc", layers=2), config("generative", 2, "abc", layers=2)
-    assert differing_options({"con": [con], "gen": [gen]}) == {}
-    named = {**config("contrastive", 3, "def", layers=2), "names": {"semantics": "by-llm"}}
-    assert differing_options({"con": [con], "other": [named]}) == {
-        "weight": ["1", "3"],
-        "texts": ["abc", "by-llm (def)"],
-    }
-    flat = config("none", 0, "abc", 1, "mf")
-    assert differing_options({"con": [con, {**con, "run": {**con["run"], "seed": 1}}], "mf": [flat]}) == {
-        "backbone": ["lightgcn", "mf"],
-        "seed": ["0, 1", "1"],
-    }
 
 
 def test_long_names_of_runs_stay_apart(call, workspace):
@@ -503,7 +482,10 @@ def test_what_nobody_foresaw_is_one_line_too(call, workspace, monkeypatch):
     monkeypatch.setattr("rlmrec.experiments.run.train", broken)
     code, _, err = train(call, workspace, "x")
     assert code == 1
-    assert "ZeroDivisionError: of a user's backbone (not foreseen: --debug shows where)" in err
+    assert (
+        "ZeroDivisionError: of a user's backbone (unexpected error; rerun with --debug for the traceback)"
+        in err
+    )
 
 
 @pytest.fixture
@@ -541,7 +523,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
     assert code == 0, err
-    assert err.count("done before") == 3
+    assert err.count("already finished") == 3
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--seed", 3)
     assert code == 2
     assert "holds another dataset" in err

@@ -10,7 +10,6 @@ from rlmrec.evaluation.significance import (
     average,
     bootstrap,
     compare,
-    compare_pairs,
     compare_seeds,
     compare_tables,
     holm,
@@ -117,23 +116,6 @@ def test_only_common_seeds_are_paired_and_two_are_too_few():
     found = compare_seeds(seeds_of(new), seeds_of(base), "recall@20")[1]
     assert found.base == pytest.approx(base[:3].mean())
     assert compare_seeds(seeds_of(new[:2]), seeds_of(base), "recall@20")[1] is None
-
-
-def test_pairs_are_corrected_together():
-    rng = np.random.default_rng(1)
-    base = rng.random((3, 100))
-    pairs = {name: (seeds_of(base + rng.normal(0.03, 0.1, base.shape)), seeds_of(base)) for name in "ab"}
-    pairs["single"] = (seeds_of(base[:1] + 0.001 * rng.random((1, 100))), seeds_of(base))
-    found = compare_pairs(pairs, ["recall@20"])
-    cells = [found[name]["recall@20"] for name in pairs]
-    for p in ("p_t", "p_wilcoxon"):
-        corrected = "p_holm" if p == "p_t" else "p_wilcoxon_holm"
-        assert [c[corrected] for c in cells] == holm([c[p] for c in cells]).tolist()
-        over_seeds = [c["seeds"] for c in cells[:2]]
-        assert [c[corrected] for c in over_seeds] == holm([c[p] for c in over_seeds]).tolist()
-    assert cells[2]["seeds"] is None
-    nothing = compare_pairs({"x": (seeds_of(base), seeds_of(0 * base))}, ["recall@20"])
-    assert nothing["x"]["recall@20"]["relative"] is None, "JSON has no infinity"
 
 
 def test_bootstrap():

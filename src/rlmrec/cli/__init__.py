@@ -16,6 +16,7 @@ from rlmrec.errors import ConfigError, RlmrecError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 GROUPS = ("data", "cold")  # commands with commands of their own
+RENAMED = {"--semantics": "--text-embeddings"}  # options of version 0.1, which still work
 
 HELP = (
     "Recommendations that understand text: graph collaborative filtering aligned with profiles (RLMRec).\n\n"
@@ -33,9 +34,9 @@ COMMANDS = {
     "audit": "profile",
     "encode": "encode",
     "train": "train",
-    "options": "train",
-    "evaluate": "train",
-    "compare": "train",
+    "options": "options",
+    "evaluate": "evaluate",
+    "compare": "compare",
     "sweep": "sweep",
     "experiment": "experiment",
     "report": "report",
@@ -85,14 +86,14 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; one line per error, a traceback only with ``--debug``."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [_renamed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in arguments
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         build(named)(args=[argument for argument in arguments if argument != "--debug"])
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            output.error("interrupted: give the same command again to go on where it was")
+            output.error("interrupted: repeat the command to resume")
         raise
     except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
         sys.stderr.close()
@@ -108,9 +109,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
 
 
+def _renamed(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return RENAMED.get(name, name) + equals + value
+
+
 def _in_a_line(error: Exception) -> str:
     if isinstance(error, RlmrecError):
         return str(error)
     if isinstance(error, OSError):  # a full disk, a folder that may not be written: the user's to mend
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-    return f"{type(error).__name__}: {error} (not foreseen: --debug shows where)"
+    return f"{type(error).__name__}: {error} (unexpected error; rerun with --debug for the traceback)"

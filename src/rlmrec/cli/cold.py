@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
-from rlmrec.cli.recommend import RunOption, parse_id_lists
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.output import Output
+from rlmrec.cli.recommend import parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
@@ -22,7 +22,6 @@ from rlmrec.text.registry import encoder_of
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
 app = typer.Typer(no_args_is_help=True, help="New items and new users by their text, without training.")
-DEFAULT_WORKSPACE = Path("workspace")
 
 
 @app.command()
@@ -38,7 +37,7 @@ def fit(
     text_embeddings_name: Annotated[
         str | None,
         typer.Option(
-            "--semantics",
+            "--text-embeddings",
             help="Text vectors to read, by the --name given to 'rlmrec encode'; those of the run by default.",
         ),
     ] = None,
@@ -53,7 +52,7 @@ def fit(
 
     `rlmrec cold fit -w movies --run con`
 
-    `rlmrec cold fit -w movies --run con --semantics by-llm`
+    `rlmrec cold fit -w movies --run con --text-embeddings by-llm`
     """
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()

@@ -14,7 +14,8 @@ import polars as pl
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.data.amazon import AMAZON, read_amazon
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.lines import MAX_BAD_LINES, Progress
@@ -53,7 +54,6 @@ Domain = Annotated[str, typer.Option(help=f"Whose words the prompts will use: {'
 MaxBadLines = Annotated[
     int, typer.Option(min=0, help="Unusable lines of a file that are skipped; one more is an error.")
 ]
-DEFAULT_WORKSPACE = Path("workspace")
 DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
 
 

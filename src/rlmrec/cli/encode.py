@@ -12,7 +12,8 @@ import polars as pl
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_texts
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
@@ -33,7 +34,7 @@ Texts = list[str | None]
 
 
 def encode(
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     encoder: Annotated[str, typer.Option(help=f"{ENCODERS}.")] = "local",
     profiles: Annotated[
         str | None,
@@ -60,7 +61,7 @@ def encode(
         ),
     ] = "text",
     name: Annotated[
-        str, typer.Option(help="What these vectors are called; 'rlmrec train --semantics' picks them.")
+        str, typer.Option(help="What these vectors are called; 'rlmrec train --text-embeddings' picks them.")
     ] = DEFAULT_TEXT_EMBEDDINGS,
     items: Annotated[
         Path | None,

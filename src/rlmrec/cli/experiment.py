@@ -9,9 +9,10 @@ import torch
 import typer
 from rich.markup import escape
 
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, DeviceOption, JobsOption, JsonOption, ThreadsOption
 from rlmrec.cli.figures import FUNCTIONS, Request, check_options, run_figure
-from rlmrec.cli.output import JsonOption, Output
-from rlmrec.cli.sweep import PARTLY_FAILED, DeviceOption, JobsOption, ThreadsOption, run_with_progress
+from rlmrec.cli.output import Output
+from rlmrec.cli.sweep import PARTLY_FAILED, run_with_progress
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.experiment import Experiment, experiment_names, significance
 from rlmrec.experiments.render import (
@@ -43,7 +44,7 @@ def experiment(
     ],
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", help="Folder that holds the dataset and the text vectors.")
-    ] = Path("workspace"),
+    ] = DEFAULT_WORKSPACE,
     only: Annotated[
         list[str] | None,
         typer.Option(

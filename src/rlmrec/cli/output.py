@@ -5,22 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-WorkspaceOption = Annotated[
-    Path,
-    typer.Option("--workspace", "-w", help="Folder that holds this project's dataset, vectors and runs."),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON line on stdout; the rest goes to stderr.")
-]
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
 
@@ -48,18 +39,26 @@ class Output:
         self.console.print(message, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
-        """A table; the first ``text_columns`` columns are text, the others numbers.
+        """Print a table; the first ``text_columns`` columns are text, the others numbers.
 
-        What is too long goes on in the next line: two long names must not end up the same. A column called
-        "id" is not broken where titles can be, since ids are copied from it.
+        What does not fit the terminal continues on the next line, numbers and their headers between words only.
+        Text is never cut off: two long names must not look the same. A column called "id" stays whole, since ids
+        are copied from it.
         """
         table = Table(title=escape(title), title_justify="left", title_style="bold")
-        for index, column in enumerate(columns):
+        # Rich narrows all columns to fit, and would break numbers; with their words on lines of their own the
+        # columns of text are the widest, and only they are narrowed.
+        if _width(columns, rows) > self.console.width:
+            columns, *rows = (
+                [cell if place < text_columns else cell.replace(" ", "\n") for place, cell in enumerate(row)]
+                for row in (columns, *rows)
+            )
+        for place, column in enumerate(columns):
             table.add_column(
                 escape(column),
-                justify="left" if index < text_columns else "right",
+                justify="left" if place < text_columns else "right",
                 overflow="fold",
-                no_wrap=column == "id" and all(len(row[index]) <= WHOLE for row in rows),
+                no_wrap=column == "id" and all(len(row[place]) <= WHOLE for row in rows),
             )
         for row in rows:
             table.add_row(*map(escape, row))
@@ -91,3 +90,9 @@ class Output:
                 bar.update(task, completed=completed, note=escape(note))
 
             yield update
+
+
+def _width(columns: list[str], rows: list[list[str]]) -> int:
+    """Return the characters that a table takes without wrapping, with its borders."""
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    return sum(widths) + 3 * len(widths) + 1

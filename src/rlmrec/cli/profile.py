@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.http_client import without_secrets
@@ -57,7 +58,7 @@ MODES = {
 
 def profile(
     context: typer.Context,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     items: Annotated[bool, typer.Option("--items", help="Profile the items.")] = False,
     users: Annotated[
         bool, typer.Option("--users", help="Profile the users; their prompts quote the items' profiles.")
@@ -230,7 +231,7 @@ def profile(
         raise typer.Exit(PARTLY_FAILED)
 
 
-def audit(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
+def audit(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Prove that no held-out interaction reached a prompt, from the sources recorded with each profile.
 
     Exit code 1 when one did, or when there is nothing to check.

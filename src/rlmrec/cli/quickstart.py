@@ -11,14 +11,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from rlmrec.cli.arguments import JsonOption, WorkspaceOption
+from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.data import describe
 from rlmrec.cli.encode import item_texts, write_text_embeddings
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import show_recommendations
-from rlmrec.cli.train import Comparisons, compare_to_first, show_metrics, train_with_progress
+from rlmrec.cli.train import train_with_progress
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
@@ -79,10 +82,10 @@ def quickstart(
 
     output.say("[bold]4. train LightGCN alone (base), with RLMRec-Con and with RLMRec-Gen[/]")
     options = {} if epochs is None else {"epochs": epochs}
-    metrics = [
+    runs = [
         train_with_progress(
             RunSpec.resolve("lightgcn", alignment, "movielens", seed, options),
-            dataset, text_embeddings, place.run(name), output, label=name, overwrite=overwrite,
+            dataset, text_embeddings, place.run(name), output, overwrite=overwrite,
         )
         for name, alignment in RUNS.items()
     ]  # fmt: skip
@@ -90,10 +93,10 @@ def quickstart(
     output.say(
         "[bold]5. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)"
     )
-    names = list(RUNS)
-    comparisons = compare_to_first(names, [place.run(name) for name in names])
-    show_metrics(names, metrics, output, comparisons)
-    output.say(verdict(comparisons))
+    groups = [run.group() for run in runs]
+    comparisons = compare_groups(groups)
+    show_metrics(groups, output, comparisons)
+    output.say(verdict(comparisons, "base"))
 
     output.say("[bold]6. recommend[/]")
     user = dataset.users.id(0)
@@ -107,8 +110,8 @@ def quickstart(
         {
             "workspace": str(workspace),
             "seconds": time.perf_counter() - start,
-            "runs": dict(zip(names, metrics, strict=True)),
-            "comparisons": comparisons,
+            "runs": {run.name: run.metrics for run in runs},
+            "comparisons": comparisons_as_dict(comparisons),
             "user": user,
             "items": answer,
         }
@@ -171,13 +174,3 @@ def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> TextE
         place, dataset, LocalEncoder(), texts.texts, None, output, manifest={"profiles": texts.source}
     )
     return text_embeddings
-
-
-def verdict(comparisons: Comparisons) -> str:
-    """What the table says about text, in one sentence a reader can check against it."""
-    parts = []
-    for name, metrics in comparisons.items():
-        against = metrics["recall@20"]
-        sure = "significant" if against["p_holm"] < 0.05 else "not significant"
-        parts.append(f"{name} {100 * against['relative']:+.1f} % ({sure}, p = {against['p_holm']:.2g})")
-    return "Recall@20 against base: " + ", ".join(parts) + "."

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
@@ -22,9 +23,6 @@ from rlmrec.recommend.export import load_qdrant, qdrant_client, write_parquet, w
 from rlmrec.recommend.index import EXACT_BELOW, build_index
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
-
-RunOption = Annotated[str, typer.Option(help="The run's name.")]
-DEFAULT_WORKSPACE = Path("workspace")
 
 
 def recommend(

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.profiles.profiler import Price
 from rlmrec.report import write_report
@@ -19,7 +20,7 @@ def report(
     runs: Annotated[
         list[str] | None, typer.Argument(help="Names of finished runs; all of the workspace by default.")
     ] = None,
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; report.html in the workspace by default.")
     ] = None,

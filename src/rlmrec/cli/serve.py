@@ -14,8 +14,8 @@ import typer
 from rich.markup import escape
 from threadpoolctl import threadpool_limits
 
-from rlmrec.cli.output import Output, WorkspaceOption
-from rlmrec.cli.recommend import RunOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, RunOption, WorkspaceOption
+from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.server.added_items import ColdItems
@@ -27,7 +27,6 @@ from rlmrec.workspace import Workspace
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-DEFAULT_WORKSPACE = Path("workspace")
 GRACE_SECONDS = 30
 # Longer than proxies keep connections open (60 s): one that the server closes first can take a request with it.
 IDLE_SECONDS = 75

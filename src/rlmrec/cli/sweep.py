@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.output import JsonOption, Output, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    DeviceOption,
+    JobsOption,
+    JsonOption,
+    ThreadsOption,
+    WorkspaceOption,
+)
+from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.runner import Line, Progress, Results, describe, duration, run_trials, unique
 from rlmrec.experiments.spec import RunSpec
@@ -33,18 +41,12 @@ from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 PARTLY_FAILED = 3
 SHOWN_CANDIDATES = 5
 
-JobsOption = Annotated[int, typer.Option(min=1, help="Cells at a time, each in a process of its own.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of each process; by default the cores are shared out.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
-
 
 def sweep(
     file: Annotated[
         Path, typer.Argument(help="TOML: backbones, alignments, seeds, options, grid or search.")
     ],
-    workspace: WorkspaceOption = Path("workspace"),
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     jobs: JobsOption = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
@@ -159,7 +161,7 @@ def train_commands(
             text_embeddings != DEFAULT_TEXT_EMBEDDINGS
             and RunSpec.resolve(backbone, alignment, str(preset)).needs_text
         ):
-            words += ["--semantics", text_embeddings]
+            words += ["--text-embeddings", text_embeddings]
         commands.append(shlex.join([*words, "--preset", str(preset)]))
     return commands
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -154,37 +153,6 @@ def compare_seeds(new: Seeds, base: Seeds, metric: str) -> tuple[Comparison, Com
         return users, None
     means = [[float(np.mean(side[seed][metric].to_numpy())) for seed in common] for side in (new, base)]
     return users, compare(*means)
-
-
-def compare_pairs(
-    pairs: Mapping[str, tuple[Seeds, Seeds]], metrics: Sequence[str]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """All the comparisons that one table shows, with Holm's correction over all of them.
-
-    Args:
-        pairs: name → (the model, what it is compared with), each by seed.
-        metrics: for example ("recall@20", "ndcg@20").
-
-    Returns:
-        name → metric → the fields of ``Comparison`` over users with ``p_holm`` beside ``p_t`` and
-        ``p_wilcoxon_holm`` beside ``p_wilcoxon``; under "seeds" the same over seeds, or None. ``relative``
-        is None against a base of 0. Values are JSON.
-    """
-    results: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, (new, base) in pairs.items():
-        results[name] = {}
-        for metric in metrics:
-            users, seeds = compare_seeds(new, base, metric)
-            results[name][metric] = {**asdict(users), "seeds": None if seeds is None else asdict(seeds)}
-    cells = [cell for of_metric in results.values() for cell in of_metric.values()]
-    for group in (cells, [cell["seeds"] for cell in cells if cell["seeds"]]):
-        for p, corrected_p in (("p_t", "p_holm"), ("p_wilcoxon", "p_wilcoxon_holm")):
-            for cell, corrected in zip(group, holm([cell[p] for cell in group]).tolist(), strict=True):
-                cell[corrected_p] = corrected
-        for cell in group:
-            if not np.isfinite(cell["relative"]):
-                cell["relative"] = None
-    return results
 
 
 def bootstrap(

@@ -15,8 +15,8 @@ import polars as pl
 
 from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
+from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
 from rlmrec.evaluation.ranking import PER_USER, read_table
-from rlmrec.evaluation.significance import compare_pairs
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.runner import Line
 from rlmrec.experiments.spec import RunSpec, describe_options, read_toml
@@ -339,7 +339,7 @@ def significance(
         materials: of the workspace that holds the values per user.
 
     Returns:
-        row → metric → what ``compare_pairs`` says.
+        row → metric → the fields of ``SeededComparison``.
     """
     tables: dict[Row, dict[int, pl.DataFrame]] = {}
     for line in lines:
@@ -353,7 +353,8 @@ def significance(
         if base is not None and base in tables:
             pairs["\n".join(row)] = of_row, tables[base]
     metrics = [name for name in experiment.metrics if "@" in name]
-    return {tuple(key.split("\n")): found for key, found in compare_pairs(pairs, metrics).items()}
+    compared = comparisons_as_dict(compare_pairs(pairs, metrics))
+    return {tuple(key.split("\n")): found for key, found in compared.items()}
 
 
 def _resolve(

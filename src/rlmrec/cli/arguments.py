@@ -1,0 +1,57 @@
+"""The arguments that several commands share, defined once. This module is light: every --help imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.backbones import BACKBONES
+
+DEFAULT_WORKSPACE = Path("workspace")
+# As in rlmrec.experiments.spec and rlmrec.workspace, which import too much for a --help.
+DEFAULT_PRESET = "general"
+DEFAULT_TEXT_EMBEDDINGS = "default"
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder of the project's dataset, text embeddings and runs.")
+]
+RunOption = Annotated[str, typer.Option(help="Name of a finished run.")]
+BackboneOption = Annotated[
+    str, typer.Option(help=f"{', '.join(BACKBONES)}, or your own as package.module:Class.")
+]
+AlignmentOption = Annotated[
+    str, typer.Option(help=f"{', '.join(ALIGNMENTS)}, or your own as package.module:Class.")
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        help="Set of options: general, movielens, the paper's amazon, yelp or steam, or a TOML file."
+    ),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
+]
+TextEmbeddingsOption = Annotated[
+    str,
+    typer.Option(
+        "--text-embeddings", metavar="NAME", help="Text embeddings, by the --name of 'rlmrec encode'."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of initialisation and training.")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing run and start again.")
+]
+JobsOption = Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads of each process; by default all cores divided by the processes."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON line on stdout; all other output goes to stderr.")
+]

@@ -1,0 +1,146 @@
+"""rlmrec compare: runs beside each other, with the significance of their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlmrec.cli.output import Output
+    from rlmrec.evaluation.compare import Comparisons, RunGroup
+    from rlmrec.workspace import Workspace
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of finished runs; the first is the baseline. A name without -seedN stands for all its seeds."
+        ),
+    ],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs on the test split: metrics, change against the first run, paired significance tests.
+
+    A name that is not a run itself stands for the runs of that name with different seeds: base for base-seed1,
+    base-seed2 … The table then shows mean ± standard deviation over seeds. The tests are over users, each user's
+    value being the mean over seeds; with 3 or more common seeds there are also tests over seeds.
+
+    The p-values are those of paired t-tests and Wilcoxon signed-rank tests, each with Holm's correction over the
+    whole table; * marks p < 0.05 of the t-test over users.
+
+    Other options in which the runs differ are listed below the table: only where there are none is the difference
+    due to the alignment.
+
+    **Examples:**
+
+    `rlmrec compare -w movies base con gen`
+
+    `rlmrec compare -w amazon lightgcn-none-amazon lightgcn-contrastive-amazon`   (over the seeds of each)
+    """
+    from rich.markup import escape
+
+    from rlmrec.cli.output import Output
+    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, differing_options
+    from rlmrec.workspace import Workspace
+
+    place, output = Workspace(workspace), Output(as_json)
+    if len(runs) < 2:
+        raise ConfigError("compare needs at least two runs")
+    groups = [_group(place, name, output) for name in dict.fromkeys(runs)]
+    members = [run.name for group in groups for run in group.runs]
+    repeated = sorted({name for name in members if members.count(name) > 1}) or sorted(
+        {name for name in runs if runs.count(name) > 1}
+    )
+    if repeated:
+        raise ConfigError(f"{', '.join(repeated)} would be compared with itself: name each run once")
+    datasets = {run.config["data"]["dataset"] for group in groups for run in group.runs}
+    if len(datasets) > 1:
+        raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
+    comparisons = compare_groups(groups)
+    show_metrics(groups, output, comparisons)
+    show_significance(comparisons, output)
+    options = differing_options(groups)
+    if options:
+        listed = "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
+        output.say(f"options that differ: {escape(listed)}")
+    [trained_on] = datasets
+    if place.dataset_path.exists() and place.dataset().fingerprint != trained_on:
+        output.say("[yellow]these runs are of an earlier dataset than the present one of the workspace[/]")
+    output.result(
+        {
+            "runs": {group.name: group.summary() for group in groups},
+            "comparisons": comparisons_as_dict(comparisons),
+            "options_that_differ": options,
+        }
+    )
+
+
+def _group(place: Workspace, name: str, output: Output) -> RunGroup:
+    """Return the runs that a name stands for.
+
+    Raises:
+        WorkspaceError: there is no finished run of that name.
+        ConfigError: the runs differ in more than their seed, or two have the same.
+    """
+    from rlmrec.evaluation.compare import FinishedRun, find_group
+
+    group = find_group(place.run(name).parent, name)
+    if group is None:
+        return FinishedRun.read(place.finished_run(name)).group()  # raises: it lists the runs
+    if group.unfinished:
+        output.say(f"[yellow]{name}: {', '.join(group.unfinished)} has not ended and is left out[/]")
+    return group
+
+
+def show_metrics(groups: Sequence[RunGroup], output: Output, comparisons: Comparisons | None = None) -> None:
+    """Print the table of runs: Recall and NDCG on test, change against the first run, seconds per epoch."""
+    from rlmrec.evaluation.compare import SHOWN_METRICS
+
+    rows = []
+    for group in groups:
+        cells = []  # short enough that six metrics fit on 80 characters
+        for metric in SHOWN_METRICS:
+            mean, std = group.mean(metric), group.std(metric)
+            cell = "–" if mean is None else f"{mean:.4f}"
+            if std is not None:
+                cell += f" ±{std:.4f}".replace("0.", ".")
+            compared = (comparisons or {}).get(group.name, {}).get(metric)
+            if compared is not None and compared.users.base:
+                cell += f" {100 * compared.users.relative:+.1f}" + "*" * compared.users.significant
+            cells.append(cell)
+        rows.append([group.name, *cells, show_seconds(group.seconds_per_epoch)])
+    columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN_METRICS]
+    change = ", change in %" if comparisons else ""
+    output.table(
+        f"test split, all items ranked (R recall, N NDCG{change})", ["run", *columns, "s/epoch"], rows
+    )
+
+
+def show_seconds(value: float) -> str:
+    """Return a time with at least two significant digits; "–" for 0, where nothing was trained."""
+    if not value:
+        return "–"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def show_significance(comparisons: Comparisons, output: Output) -> None:
+    """Print the corrected p-values of the t-test and of Wilcoxon's test, over users and over seeds."""
+    rows = []
+    for name, of_run in comparisons.items():
+        for metric in ("recall@20", "ndcg@20"):
+            users, seeds = of_run[metric].users, of_run[metric].seeds
+            interval = f"{users.low:+.4f} to {users.high:+.4f}"
+            for over, tests, shown in (("users", users, interval), ("seeds", seeds, "")):
+                if tests is not None:
+                    rows.append(
+                        [name, metric, over, shown, f"{tests.p_holm:.2g}", f"{tests.p_wilcoxon_holm:.2g}"]
+                    )
+    columns = ["run", "metric", "over", "difference, 95 %", "p, t", "p, Wilcoxon"]
+    output.table("p-values after Holm's correction", columns, rows, text_columns=3)

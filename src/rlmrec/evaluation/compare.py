@@ -1,0 +1,318 @@
+"""Comparison of finished runs: means over seeds, paired tests with Holm's correction, options that differ."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.ranking import read_table
+from rlmrec.evaluation.significance import LEVEL, Comparison, Seeds, compare_seeds, holm
+from rlmrec.files import read_json
+
+# What a table of runs shows: the metrics of the paper's tables, at the list lengths that a run is evaluated with.
+SHOWN_METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A run that has ended.
+
+    Args:
+        name: the run's name.
+        folder: the run's folder.
+        metrics: the content of its ``metrics.json``.
+    """
+
+    name: str
+    folder: Path
+    metrics: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """Read a finished run from its folder.
+
+        Raises:
+            WorkspaceError: ``metrics.json`` is absent or damaged.
+        """
+        return cls(folder.name, folder, read_json(folder / "metrics.json"))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The options it was trained with, and the dataset and text embeddings it used."""
+        config: Mapping[str, Any] = self.metrics["config"]
+        return config
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.config["run"]["seed"])
+
+    def group(self) -> RunGroup:
+        """Return the group of this run alone."""
+        return RunGroup(self.name, (self,))
+
+    def per_user(self) -> pl.DataFrame:
+        """Return the test metrics of each user, as ``Ranking.table`` gives them.
+
+        Raises:
+            WorkspaceError: the run has none, as when its dataset has no test split.
+        """
+        return read_table(self.folder / "test.parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class RunGroup:
+    """Runs that differ only in their seed.
+
+    Args:
+        name: the name that they share; that of the run where there is one.
+        runs: at least one, in the order of their names.
+        unfinished: names of runs of this group that have not ended and are left out.
+    """
+
+    name: str
+    runs: tuple[FinishedRun, ...]
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its runs."""
+        return [run.seed for run in self.runs]
+
+    def mean(self, metric: str, split: str = "test") -> float | None:
+        """Return the mean of a metric over seeds; None if a run has no such split or metric."""
+        values = self._values(metric, split)
+        return statistics.mean(values) if values else None
+
+    def std(self, metric: str, split: str = "test") -> float | None:
+        """Return the sample standard deviation of a metric over seeds; None for fewer than two runs."""
+        values = self._values(metric, split)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def _values(self, metric: str, split: str) -> list[float]:
+        of_runs = [run.metrics[split] for run in self.runs]
+        if not all(found and metric in found for found in of_runs):
+            return []
+        return [float(found[metric]) for found in of_runs]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The mean training time of an epoch; 0 for a run without training."""
+        return statistics.mean(float(run.metrics["seconds_per_epoch"]) for run in self.runs)
+
+    def per_user(self) -> Seeds:
+        """Return the test metrics of each user, by seed.
+
+        Raises:
+            WorkspaceError: a run has none.
+        """
+        return {run.seed: run.per_user() for run in self.runs}
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain values for JSON: a single run's metrics as they are; otherwise means and deviations."""
+        if len(self.runs) == 1:
+            return dict(self.runs[0].metrics)
+        summary: dict[str, Any] = {"seeds": self.seeds}
+        for split in ("test", "valid"):
+            complete = all(run.metrics[split] for run in self.runs)
+            names = list(self.runs[0].metrics[split]) if complete else []
+            summary[split] = {name: self.mean(name, split) for name in names} or None
+            summary[f"{split}_std"] = {name: self.std(name, split) for name in names} or None
+        summary["seconds_per_epoch"] = self.seconds_per_epoch
+        summary["epochs"] = statistics.mean(run.metrics["epochs"] for run in self.runs)
+        return summary
+
+
+@dataclass(frozen=True)
+class CorrectedComparison(Comparison):
+    """A comparison that is one of several, with Holm-corrected p-values.
+
+    Args:
+        p_holm: ``p_t`` corrected over all comparisons of the table.
+        p_wilcoxon_holm: ``p_wilcoxon`` corrected likewise.
+    """
+
+    p_holm: float
+    p_wilcoxon_holm: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected t-test is below the significance level."""
+        return self.p_holm < LEVEL
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; ``relative`` is None if the base is 0."""
+        return {**asdict(self), "relative": self.relative if np.isfinite(self.relative) else None}
+
+
+@dataclass(frozen=True)
+class SeededComparison:
+    """A model compared with a base on one metric.
+
+    Args:
+        users: over users, each user's value being the mean over seeds.
+        seeds: over the seeds that both have; None for fewer than three.
+    """
+
+    users: CorrectedComparison
+    seeds: CorrectedComparison | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: the fields over users, and under "seeds" those over seeds or None."""
+        return {**self.users.as_dict(), "seeds": None if self.seeds is None else self.seeds.as_dict()}
+
+
+Comparisons = dict[str, dict[str, SeededComparison]]  # model → metric → its comparison with the base
+
+
+def find_group(runs: Path, name: str) -> RunGroup | None:
+    """Return the finished run called ``name``, or else the finished runs called so except for their ``-seedN``.
+
+    Args:
+        runs: the folder that holds the folders of all runs.
+        name: a run's name, or the name that runs share.
+
+    Returns:
+        None if there is no finished run of that name.
+
+    Raises:
+        ConfigError: the runs differ in more than their seed, or two have the same seed.
+    """
+    if (runs / name / "metrics.json").exists():
+        return FinishedRun.read(runs / name).group()
+    folders = [path for path in sorted(runs.glob("*")) if without_seed(path.name) == name]
+    ended = [path for path in folders if (path / "metrics.json").exists()]
+    if not ended:
+        return None
+    finished = tuple(FinishedRun.read(path) for path in ended)
+    group = RunGroup(name, finished, tuple(path.name for path in folders if path not in ended))
+    for run in finished:
+        if _without_seed_option(run.config) != _without_seed_option(finished[0].config):
+            raise ConfigError(
+                f"{finished[0].name} and {run.name} differ in more than their seed: name them one by one"
+            )
+    if len(set(group.seeds)) < len(finished):
+        of_runs = {run.name: run.seed for run in finished}
+        raise ConfigError(f"two runs of {name} have the same seed: {of_runs}")
+    return group
+
+
+def without_seed(name: str) -> str:
+    """Return the name of a run without its ``-seedN``."""
+    return re.sub(r"-seed\d+(?=-|$)", "", name)
+
+
+def _without_seed_option(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "run": {name: value for name, value in config["run"].items() if name != "seed"}}
+
+
+def compare_groups(groups: Sequence[RunGroup], metrics: Sequence[str] = SHOWN_METRICS) -> Comparisons:
+    """Compare each later group with the first.
+
+    Raises:
+        DataError: the runs were evaluated on different users.
+        WorkspaceError: a run has no values per user.
+    """
+    base, *others = [(group.name, group.per_user()) for group in groups]
+    return compare_pairs({name: (new, base[1]) for name, new in others}, metrics)
+
+
+def compare_pairs(pairs: Mapping[str, tuple[Seeds, Seeds]], metrics: Sequence[str]) -> Comparisons:
+    """Make all comparisons of one table, with Holm's correction over all of them.
+
+    Args:
+        pairs: model → (its values per user, those of the base), each by seed.
+        metrics: for example ("recall@20", "ndcg@20").
+
+    Raises:
+        DataError: a pair was evaluated on different users.
+        ConfigError: a table has no such metric.
+    """
+    return corrected(
+        {
+            (name, metric): compare_seeds(new, base, metric)
+            for name, (new, base) in pairs.items()
+            for metric in metrics
+        }
+    )
+
+
+def corrected(found: Mapping[tuple[str, str], tuple[Comparison, Comparison | None]]) -> Comparisons:
+    """Correct the p-values of all comparisons of one table, those over users and those over seeds apart.
+
+    Args:
+        found: (model, metric) → the results of ``compare_seeds``.
+    """
+    users = dict(zip(found, _holm([over_users for over_users, _ in found.values()]), strict=True))
+    with_seeds = {key: over_seeds for key, (_, over_seeds) in found.items() if over_seeds is not None}
+    seeds = dict(zip(with_seeds, _holm(list(with_seeds.values())), strict=True))
+    comparisons: Comparisons = {}
+    for (name, metric), over_users in users.items():
+        over_seeds = seeds.get((name, metric))
+        comparisons.setdefault(name, {})[metric] = SeededComparison(over_users, over_seeds)
+    return comparisons
+
+
+def _holm(found: Sequence[Comparison]) -> list[CorrectedComparison]:
+    p_t, p_wilcoxon = (holm([getattr(one, p) for one in found]).tolist() for p in ("p_t", "p_wilcoxon"))
+    values = [{field.name: getattr(one, field.name) for field in fields(Comparison)} for one in found]
+    return [
+        CorrectedComparison(**value, p_holm=t, p_wilcoxon_holm=wilcoxon)
+        for value, t, wilcoxon in zip(values, p_t, p_wilcoxon, strict=True)
+    ]
+
+
+def comparisons_as_dict(comparisons: Comparisons) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return plain values for JSON: model → metric → the fields of its comparison."""
+    return {
+        name: {metric: found.as_dict() for metric, found in of_model.items()}
+        for name, of_model in comparisons.items()
+    }
+
+
+def differing_options(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
+    """Return the options in which runs differ, apart from the alignment and its own options.
+
+    An alignment's own options are compared where all runs have the same alignment. An option that a run does not
+    have (a backbone without layers, a base without texts) is not a difference by itself.
+
+    Returns:
+        option → its value in each group, "–" for none.
+    """
+    found: dict[str, dict[str, str]] = {}
+    parts = ["run", "backbone", "training"]
+    if len({group.runs[0].config["run"]["alignment"] for group in groups}) == 1:
+        parts.append("alignment")
+    for group in groups:
+        config = group.runs[0].config
+        options = {option: value for part in parts for option, value in config.get(part, {}).items()}
+        options.pop("alignment", None)
+        options["seed"] = ", ".join(map(str, group.seeds))
+        options |= {key: value for key, value in config["data"].items() if key != "dataset"}
+        if "texts" in options and "names" in config:
+            options["texts"] = f"{config['names']['semantics']} ({options['texts'][:6]})"
+        for option, value in options.items():
+            found.setdefault(option, {})[group.name] = str(value)
+    return {
+        option: [values.get(group.name, "–") for group in groups]
+        for option, values in found.items()
+        if len(set(values.values())) > 1
+    }
+
+
+def verdict(comparisons: Comparisons, base: str, metric: str = "recall@20") -> str:
+    """Return one sentence with the relative change of each model and its significance."""
+    parts = []
+    for name, of_model in comparisons.items():
+        found = of_model[metric].users
+        significance = "significant" if found.significant else "not significant"
+        parts.append(f"{name} {100 * found.relative:+.1f} % ({significance}, p = {found.p_holm:.2g})")
+    return f"{metric.capitalize()} against {base}: {', '.join(parts)}."

@@ -1,0 +1,117 @@
+"""Groups of runs over seeds, their tables and tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.compare import (
+    FinishedRun,
+    RunGroup,
+    compare_groups,
+    compare_pairs,
+    comparisons_as_dict,
+    differing_options,
+    find_group,
+    verdict,
+)
+from rlmrec.evaluation.significance import holm
+
+
+def per_user(values):
+    return pl.DataFrame({"user": range(len(values)), "n_relevant": [1] * len(values), "recall@20": values})
+
+
+def by_seed(rows):
+    return {seed: per_user(values) for seed, values in enumerate(rows)}
+
+
+def save_run(folder, seed, values, alignment="none", **config):
+    folder.mkdir(parents=True)
+    metrics = {
+        "test": {"recall@20": float(np.mean(values))},
+        "valid": None,
+        "epochs": 4,
+        "seconds_per_epoch": 0.5,
+        "config": {
+            "run": {"backbone": "mf", "alignment": alignment, "seed": seed},
+            "data": {"dataset": "x"},
+            **config,
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    per_user(values).write_parquet(folder / "test.parquet")
+
+
+def test_pairs_are_corrected_together():
+    rng = np.random.default_rng(1)
+    base = rng.random((3, 100))
+    pairs = {name: (by_seed(base + rng.normal(0.03, 0.1, base.shape)), by_seed(base)) for name in "ab"}
+    pairs["single"] = (by_seed(base[:1] + 0.001 * rng.random((1, 100))), by_seed(base))
+    found = compare_pairs(pairs, ["recall@20"])
+    compared = [found[name]["recall@20"] for name in pairs]
+    for tests in ([one.users for one in compared], [one.seeds for one in compared[:2]]):
+        assert [one.p_holm for one in tests] == holm([one.p_t for one in tests]).tolist()
+        assert [one.p_wilcoxon_holm for one in tests] == holm([one.p_wilcoxon for one in tests]).tolist()
+    assert compared[2].seeds is None
+    nothing = comparisons_as_dict(compare_pairs({"x": (by_seed(base), by_seed(0 * base))}, ["recall@20"]))
+    assert nothing["x"]["recall@20"]["relative"] is None, "JSON has no infinity"
+
+
+def test_a_name_without_a_seed_stands_for_its_runs(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.random((3, 40))
+    for seed in (1, 2, 3):
+        save_run(tmp_path / f"base-seed{seed}", seed, values[seed - 1])
+        save_run(tmp_path / f"con-seed{seed}", seed, values[seed - 1] + 0.1, "contrastive")
+    (tmp_path / "con-seed4").mkdir()
+    base, con = (find_group(tmp_path, name) for name in ("base", "con"))
+    assert (con.seeds, con.unfinished) == ([1, 2, 3], ("con-seed4",))
+    assert con.mean("recall@20") == pytest.approx(values.mean() + 0.1)
+    assert con.std("recall@20") == pytest.approx(values.mean(1).std(ddof=1))
+    assert (con.mean("recall@20", "valid"), con.std("ndcg@20")) == (None, None)
+    assert con.summary()["valid"] is None
+    found = compare_groups([base, con], ["recall@20"])["con"]["recall@20"]
+    assert (found.users.n, found.seeds.n) == (40, 3)
+    assert found.users.difference == pytest.approx(0.1)
+    assert verdict({"con": {"recall@20": found}}, "base").startswith("Recall@20 against base: con +")
+    assert find_group(tmp_path, "gen") is None
+    assert find_group(tmp_path, "con-seed2").seeds == [2]
+    save_run(tmp_path / "con-seed5", 2, values[0], "contrastive")
+    with pytest.raises(ConfigError, match="have the same seed"):
+        find_group(tmp_path, "con")
+    save_run(tmp_path / "con-seed6", 6, values[0], "generative")
+    with pytest.raises(ConfigError, match="differ in more than their seed"):
+        find_group(tmp_path, "con")
+
+
+def test_options_of_the_alignment_differ_only_between_runs_of_one_alignment():
+    def config(alignment, weight, texts, seed=0, backbone="lightgcn", **more):
+        return {
+            "run": {"backbone": backbone, "alignment": alignment, "preset": "general", "seed": seed},
+            "backbone": more,
+            "alignment": {"weight": weight},
+            "training": {"epochs": 9},
+            "data": {"dataset": "x", "texts": texts},
+        }
+
+    def differing(**groups):
+        return differing_options(
+            [
+                RunGroup(name, tuple(FinishedRun(name, Path(name), {"config": one}) for one in configs))
+                for name, configs in groups.items()
+            ]
+        )
+
+    con, gen = config("contrastive", 1, "abc", layers=2), config("generative", 2, "abc", layers=2)
+    assert differing(con=[con], gen=[gen]) == {}
+    named = {**config("contrastive", 3, "def", layers=2), "names": {"semantics": "by-llm"}}
+    assert differing(con=[con], other=[named]) == {"weight": ["1", "3"], "texts": ["abc", "by-llm (def)"]}
+    flat = config("none", 0, "abc", 1, "mf")
+    assert differing(con=[con, {**con, "run": {**con["run"], "seed": 1}}], mf=[flat]) == {
+        "backbone": ["lightgcn", "mf"],
+        "seed": ["0, 1", "1"],
+    }
