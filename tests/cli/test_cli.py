@@ -14,11 +14,11 @@ from rlmrec.cli import main
 from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.output import Output
 from rlmrec.data.dataset import SPLITS
+from rlmrec.data.metadata import item_labels
 from rlmrec.evaluation.compare import SHOWN_METRICS, FinishedRun
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.store import Store
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 

@@ -1,9 +1,9 @@
 import pytest
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.recbole import read_recbole, read_recbole_splits, ready_splits
 from rlmrec.errors import DataError
-from rlmrec.profiles.metadata import metadata_texts
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 INTER = HEADER + "2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"

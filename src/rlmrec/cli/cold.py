@@ -12,9 +12,9 @@ from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, Works
 from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import parse_id_lists
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.encoder import checked

@@ -19,6 +19,7 @@ from rlmrec.cli.output import Output
 from rlmrec.data.amazon import AMAZON, read_amazon
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.lines import MAX_BAD_LINES, Progress
+from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.data.published import read_published, read_published_vectors
 from rlmrec.data.raw import Format, add_texts
@@ -27,7 +28,6 @@ from rlmrec.data.steam import STEAM, read_steam
 from rlmrec.data.tables import read_interactions, read_splits, read_texts
 from rlmrec.data.yelp import YELP, read_yelp, yelp_files
 from rlmrec.errors import ColumnError, ConfigError, RlmrecError
-from rlmrec.profiles.metadata import TITLE_COLUMNS
 from rlmrec.profiles.prompts import DOMAINS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.tables import read_texts
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
 from rlmrec.llm.store import Store
-from rlmrec.profiles.metadata import metadata_texts
 from rlmrec.profiles.texts import ON_MISSING, SOURCES, NodeTexts, Stored, node_texts, stored_profiles
 from rlmrec.text.api import OpenAIEmbeddings
 from rlmrec.text.cache import VectorCache
@@ -287,25 +286,20 @@ def item_texts(
         ConfigError: neither has any.
     """
     if file is not None:
-        return _metadata(read_texts(file, dataset.items, id_column, columns), columns)
+        return metadata_texts(read_texts(file, dataset.items, id_column, columns), columns)
     if dataset.item_texts is None:
         raise ConfigError(
             "this dataset has no item texts: give a file of them with --items FILE --text-column NAME"
         )
-    return _metadata(dataset.item_texts, columns)
+    return metadata_texts(dataset.item_texts, columns)
 
 
 def _user_texts(dataset: Dataset, file: Path | None, id_column: str, columns: list[str] | None) -> Texts:
     if file is not None:
-        return _metadata(read_texts(file, dataset.users, id_column, columns), columns)
+        return metadata_texts(read_texts(file, dataset.users, id_column, columns), columns)
     if dataset.user_texts is None:
         raise ConfigError("this dataset has no user texts: give a file of them with --users FILE")
-    return _metadata(dataset.user_texts)
-
-
-def _metadata(table: pl.DataFrame, columns: list[str] | None = None) -> Texts:
-    # "None" is for prompts; encoded, it would make everything without a text look alike.
-    return [None if text == "None" else text for text in metadata_texts(table, columns)]
+    return metadata_texts(dataset.user_texts)
 
 
 def write_text_embeddings(

@@ -19,6 +19,7 @@ from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import show_recommendations
 from rlmrec.cli.train import train_with_progress
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
@@ -27,7 +28,6 @@ from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store
 from rlmrec.profiles.audit import audit
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.texts import node_texts, stored_profiles
 from rlmrec.text.embeddings import TextEmbeddings

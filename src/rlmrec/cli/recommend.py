@@ -14,11 +14,11 @@ from rich.markup import escape
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
 from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
 from rlmrec.llm.client import LLM, OpenAIChat
 from rlmrec.llm.local import LocalChat
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.recommend.export import load_qdrant, qdrant_client, write_parquet, write_recommendations
 from rlmrec.recommend.index import EXACT_BELOW, build_index
 from rlmrec.recommend.recommender import Recommender

@@ -18,11 +18,11 @@ import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.significance import compare
 from rlmrec.experiments.runner import Results, lines_path
 from rlmrec.experiments.trial import identity
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks

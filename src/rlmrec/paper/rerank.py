@@ -23,6 +23,7 @@ import numpy as np
 
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.errors import AccessError, ConfigError, DataError, LLMError
 from rlmrec.evaluation.metrics import ndcg, recall
 from rlmrec.evaluation.significance import compare
@@ -31,7 +32,6 @@ from rlmrec.experiments.trial import identity
 from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store, request_hash
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.prompts import clean_text, cut_tokens, node_rng, to_json
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import FloatArray, IntArray

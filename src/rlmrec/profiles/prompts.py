@@ -27,9 +27,9 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.profiles.metadata import TITLE_COLUMNS
 from rlmrec.profiles.parse import WORDS
 from rlmrec.types import IntArray
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels, metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError
 from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store
-from rlmrec.profiles.metadata import item_labels, metadata_texts
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import Float32Array, IntArray
 
@@ -280,21 +280,20 @@ class Explainer:
         return max((name.count(" ") + 1 for name in self._names), default=0)
 
     @cached_property
-    def _texts(self) -> list[str]:
+    def _texts(self) -> list[str | None]:
         table, known = self.dataset.item_texts, self.dataset.n_items
-        texts = metadata_texts(table) if table is not None else ["None"] * known
+        texts = metadata_texts(table) if table is not None else [None] * known
         return [*texts, *(text for _, text in self.added)]
 
     @cached_property
     def _usual_words(self) -> frozenset[str]:
         """What half of all items' texts have in them, such as the names of the columns."""
-        counts = Counter(word for text in self._texts for word in set(_words(text)))
+        counts = Counter(word for text in self._texts for word in set(_words(text or "")))
         return frozenset(word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
 
     def item_text(self, row: int) -> str | None:
         """What the source says about an item; None where it says nothing."""
-        text = self._texts[row] if row < len(self._texts) else None
-        return None if text == "None" else text
+        return self._texts[row] if row < len(self._texts) else None
 
     def _profile(self, kind: str, raw: RawId) -> str | None:
         if self.profiles is None:

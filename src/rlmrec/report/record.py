@@ -10,11 +10,11 @@ import numpy as np
 import tomli_w
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.errors import RlmrecError
 from rlmrec.experiments.experiment import experiment_names
 from rlmrec.llm.client import Usage
 from rlmrec.llm.store import Profile, Store
-from rlmrec.profiles.metadata import item_labels
 from rlmrec.profiles.parse import cut_words
 from rlmrec.report.blocks import Block, Card, Code, Options, Section, Table, Text, model_name
 from rlmrec.report.collect import Inputs, Run

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
 from rlmrec.llm.store import Profile, Store
-from rlmrec.profiles.metadata import metadata_texts
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.recommender import Recommender
@@ -85,7 +85,7 @@ class Catalogue:
         if table is None or not table.columns:
             return list(ids)
         texts = metadata_texts(table)
-        return [raw if text == "None" else f"{raw} · {text}" for raw, text in zip(ids, texts, strict=True)]
+        return [f"{raw} · {text}" if text else raw for raw, text in zip(ids, texts, strict=True)]
 
     def health(self, writable: bool) -> schemas.Health:
         """What is being served."""

@@ -10,11 +10,11 @@ from rlmrec.errors import ColumnError
 TITLE_COLUMNS = ("title", "name", "movie_title", "app_name", "item_name")
 
 
-def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str]:
+def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str | None]:
     """One text per row: "Toy Story (1995). Genres: Animation, Children's, Comedy."
 
     The title, with the year behind it, comes first and the other columns follow, each under its name.
-    Empty cells are left out; a row without any text becomes "None", as the paper's prompts have it.
+    Empty cells are left out; a row without any text becomes None.
 
     Args:
         table: one row per item or user.
@@ -32,7 +32,7 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
     title = next((name for name in TITLE_COLUMNS if name in names), None)
     if title is None and len(names) == 1:
         title = names[0]  # one column is the text itself, it needs no label
-    texts = []
+    texts: list[str | None] = []
     for row in table.select(names).iter_rows(named=True):
         cells = {name: _plain(value) for name, value in row.items()}
         parts = []
@@ -41,8 +41,7 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
             parts.append(f"{cells[title]} ({year})" if year else cells[title])
         parts += [f"{_label(name)}: {text}" for name, text in cells.items() if text and name != title]
         texts.append(
-            "".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in _spaced(parts))
-            or "None"
+            "".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in _spaced(parts)) or None
         )
     return texts
 
@@ -55,7 +54,7 @@ def item_labels(dataset: Dataset) -> list[str]:
     title = next((name for name in TITLE_COLUMNS if name in columns), columns[0])
     shown = [title, "year"] if "year" in columns else [title]
     return [
-        str(raw) if text == "None" else text.removesuffix(".")
+        text.removesuffix(".") if text else str(raw)
         for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, shown), strict=True)
     ]
 

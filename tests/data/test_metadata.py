@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
+from rlmrec.data.metadata import metadata_texts
 from rlmrec.errors import ColumnError
-from rlmrec.profiles.metadata import metadata_texts
 
 
 def test_title_year_and_labelled_columns():
@@ -16,7 +16,7 @@ def test_empty_cells_are_left_out_and_rows_without_text_are_none():
     table = pl.DataFrame(
         {"title": ["A!", None, None], "genres": [None, "Drama", " "], "tags": [["x", "y"], [], None]}
     )
-    assert metadata_texts(table) == ["A! Tags: x, y.", "Genres: Drama.", "None"]
+    assert metadata_texts(table) == ["A! Tags: x, y.", "Genres: Drama.", None]
 
 
 def test_one_column_is_the_text_itself():
