@@ -21,6 +21,7 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.recommend.cold_start import KernelMap, ProjectorMap, directions
+from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
@@ -144,7 +145,7 @@ def main():
         spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell})
         if not options.only or name in options.only:
             train_with_progress(spec, warm_set, texts, place.run(name), output)
-            runs[name] = place.run(name), place.recommender(name, warm_set)
+            runs[name] = place.run(name), open_recommender(place, name, warm_set)
     new_items(runs, dataset, text_embeddings, warm_set, texts, cold, np.random.default_rng(1))
 
 

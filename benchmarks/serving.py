@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.recommend.export import write_recommendations
-from rlmrec.recommend.recommender import Recommender, _without
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.recommend.search import without
 
 SEEN = 30
 # Queries that the peers get at once. FAISS is four times slower with 1,024; to implicit it makes no difference.
@@ -62,7 +63,7 @@ def peers(recommender, k, threads):
 
     def of_faiss(block):
         scores, found = flat.search(users[block], k + SEEN)
-        return _without(found, scores, sp.csr_array(seen[block]))[0][:, :k]
+        return without(found, scores, sp.csr_array(seen[block]))[0][:, :k]
 
     return {
         "rlmrec": lambda: recommender.recommend_rows(np.arange(len(users)), k)[0],

@@ -1,4 +1,4 @@
-"""Workspace: the one folder that a project's artefacts live in, and where each of them lies."""
+"""Workspace: the folder of a project, and the paths of everything in it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.recommend.cold_start import FILE as COLD_START
-from rlmrec.recommend.cold_start import ColdStart
-from rlmrec.recommend.explain import Explainer
-from rlmrec.recommend.index import Index, has_index
-from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 
 DEFAULT_TEXT_EMBEDDINGS = "default"
-# Folders that version 0.1 called otherwise. A workspace that has the old one keeps it.
+# Version 0.1 had other names for these folders. A workspace with the old folder keeps it.
 _OLD_NAMES = {"text_embeddings": "semantics", "trials": "cells"}
 
 
@@ -24,7 +19,7 @@ class Workspace:
     cold_items.sqlite
 
     Args:
-        path: the folder; made when first written to.
+        path: the folder; created by the first write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,44 +31,44 @@ class Workspace:
 
     @property
     def dataset_path(self) -> Path:
-        """Where the dataset lies."""
+        """Return the folder of the dataset."""
         return self.path / "dataset"
 
     @property
     def profiles_path(self) -> Path:
-        """Where the store of profiles lies."""
+        """Return the path of the store of profiles and answers."""
         return self.path / "profiles.sqlite"
 
     @property
     def vectors_path(self) -> Path:
-        """Where the cache of vectors lies, that of all encoders and texts."""
+        """Return the path of the cache of text vectors, shared by all encoders."""
         return self._folder("text_embeddings") / "cache.sqlite"
 
     def text_embeddings_path(self, name: str = DEFAULT_TEXT_EMBEDDINGS) -> Path:
-        """Where the text vectors called ``name`` lie.
+        """Return the path of the text vectors called ``name``.
 
         Raises:
-            ConfigError: not a name for a file.
+            ConfigError: the name cannot be a file name.
         """
         return self._folder("text_embeddings") / f"{_checked(name, 'text embeddings')}.safetensors"
 
     def text_embeddings_names(self) -> list[str]:
-        """The names of the text vectors that there are, "default" first."""
+        """Return the names of the stored text vectors, "default" first."""
         names = sorted(path.stem for path in self._folder("text_embeddings").glob("*.safetensors"))
         return sorted(names, key=lambda name: name != DEFAULT_TEXT_EMBEDDINGS)
 
     @property
-    def cold_items_path(self) -> Path:
-        """Where the items lie that a server was given by text."""
+    def added_items_path(self) -> Path:
+        """Return the path of the items that were added to a server by text."""
         return self.path / "cold_items.sqlite"
 
     @property
     def experiments_path(self) -> Path:
-        """Where the results of experiments lie."""
+        """Return the folder of the results of experiments."""
         return self.path / "experiments"
 
     def dataset(self) -> Dataset:
-        """The dataset.
+        """Load the dataset.
 
         Raises:
             WorkspaceError: there is none yet.
@@ -81,7 +76,7 @@ class Workspace:
         return Dataset.load(self.dataset_path)
 
     def text_embeddings(self, dataset: Dataset, name: str = DEFAULT_TEXT_EMBEDDINGS) -> TextEmbeddings:
-        """The text vectors called ``name``, checked against the dataset.
+        """Load the text vectors called ``name`` and check that they belong to the dataset.
 
         Raises:
             WorkspaceError: there are none yet.
@@ -99,70 +94,41 @@ class Workspace:
             + ("" if name == DEFAULT_TEXT_EMBEDDINGS else f" --name {name}")
         )
 
-    def recommender(self, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
-        """The saved recommender of a finished run, checked against the dataset, with its index if it has one.
-
-        Args:
-            run: its name.
-            dataset: what it must have been trained on.
-            mmap: map the arrays: processes that do so share them.
-
-        Raises:
-            WorkspaceError: no such run, a damaged folder, or it was trained on another dataset.
-        """
-        folder = self.finished_run(run) / "recommender"
-        recommender = Recommender.load(folder, mmap=mmap)
-        if recommender.manifest.get("fingerprint") != dataset.fingerprint:
-            raise WorkspaceError(
-                f"run {run!r} was trained on another dataset: train it again with --overwrite"
-            )
-        if has_index(folder):
-            return recommender.with_index(Index.load(folder, recommender.items, mmap))
-        return recommender
-
-    def cold_start(self, run: str, recommender: Recommender) -> ColdStart:
-        """The map from text to a finished run's embeddings.
-
-        Raises:
-            WorkspaceError: there is none yet, or it belongs to other embeddings.
-        """
-        return ColdStart.load(self.finished_run(run) / "recommender", recommender)
-
-    def has_cold_start(self, run: str) -> bool:
-        """Whether a finished run has a map from text."""
-        return (self.finished_run(run) / "recommender" / COLD_START).exists()
-
-    def explainer(self, run: str, dataset: Dataset) -> Explainer:
-        """Explanations of a finished run's recommendations, with the profiles that there are."""
-        return Explainer(self.recommender(run, dataset), dataset, self.profiles_path)
-
     def run(self, name: str) -> Path:
-        """The folder of the run called ``name``, whether it exists or not.
+        """Return the folder of the run called ``name``, whether it exists or not.
 
         Raises:
-            ConfigError: not a name for a folder.
+            ConfigError: the name cannot be a folder name.
         """
         return self.path / "runs" / _checked(name, "run")
 
     def trial(self, identity: str) -> Path:
-        """The folder of the trial of a sweep or an experiment with this identity; a run like any other."""
+        """Return the folder of a trial of a sweep or an experiment, which is a run like any other."""
         return self._folder("trials") / identity
 
     def finished_run(self, name: str) -> Path:
-        """The folder of a run that has ended.
+        """Return the folder of a finished run.
 
         Raises:
-            WorkspaceError: there is no such run, or it was stopped before its end.
+            WorkspaceError: there is no such run, or it was interrupted.
         """
         folder = self.run(name)
         if (folder / "metrics.json").exists():
             return folder
         if folder.exists():
             raise WorkspaceError(
-                f"run {name!r} has not ended: give the same 'rlmrec train' command again to go on"
+                f"run {name!r} is not finished: give the same 'rlmrec train' command again to resume it"
             )
         names = sorted(path.parent.name for path in self.path.glob("runs/*/metrics.json"))
         raise WorkspaceError(f"no run {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}")
+
+    def recommender_path(self, run: str) -> Path:
+        """Return the folder of a finished run's recommender, which also holds its index and cold-start model.
+
+        Raises:
+            WorkspaceError: there is no such run, or it was interrupted.
+        """
+        return self.finished_run(run) / "recommender"
 
 
 def _checked(name: str, what: str) -> str:

@@ -18,6 +18,7 @@ from rlmrec.llm.client import Completion
 from rlmrec.paper.case_study import case_study
 from rlmrec.paper.figures import FIGURES, bounds, sheets_of
 from rlmrec.paper.theorem2 import CRITICS, Theorem2Config
+from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -66,7 +67,7 @@ def test_figure6_by_command(place, call, toy):
     assert "figure6 runs in one process: --jobs is not used" in err
     assert files(place, "figure6") == {"blocks.jsonl", "figure6.md", "figure6.csv", "figure6.tex"}
     dataset, text_embeddings = toy
-    models = {name: place.recommender(name, dataset).users for name in ("base", "con")}
+    models = {name: open_recommender(place, name, dataset).users for name in ("base", "con")}
     expected = case_study(dataset, text_embeddings, models)["kinds"]["agreeing"]
     rows = {(row["pairs"], row["run"]): row for row in json.loads(out)["rows"]}
     assert len(rows) == 4

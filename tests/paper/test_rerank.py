@@ -13,6 +13,7 @@ from rlmrec.experiments.runner import Results
 from rlmrec.llm.client import Completion
 from rlmrec.paper import rerank
 from rlmrec.paper.rerank import Chosen, RerankConfig, read
+from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -85,7 +86,7 @@ def test_answers_are_read(answer, expected):
 
 
 def test_questions_hold_training_titles_and_candidates_alone(place, dataset):
-    recommender = place.recommender("base", dataset)
+    recommender = open_recommender(place, "base", dataset)
     users = np.array([3, 25])
     for user, question in zip(users, rerank.ask(dataset, recommender, users, CONFIG), strict=True):
         shown = json.loads(question.text.splitlines()[0])  # whatever the titles hold
@@ -106,7 +107,7 @@ def test_questions_hold_training_titles_and_candidates_alone(place, dataset):
 def test_a_model_that_repeats_the_order_changes_nothing(place, dataset):
     everyone = CONFIG.model_copy(update={"users": None})
     result = rerank.run(place, "base", Model(in_order), everyone)
-    recommender = place.recommender("base", dataset)
+    recommender = open_recommender(place, "base", dataset)
     expected = evaluate(DotProduct(recommender.users, recommender.items), dataset)
     for name in ("before", "after", "filled"):
         for metric, value in result["metrics"][name].items():

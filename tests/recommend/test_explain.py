@@ -14,7 +14,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
 from rlmrec.llm.client import Completion
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.explain import Explainer, contributions, shared_terms
+from rlmrec.recommend.explain import Explainer, shared_terms
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import embeddings, item_messages
@@ -37,7 +37,7 @@ def test_contributions_add_up_and_own_is_the_users_own(name, toy):
     backbone, recommender = made(name, dataset)
     x = backbone.initial().detach()
     for user, item in ((0, 3), (17, 40), (59, 0)):
-        rows, parts, own = contributions(recommender, user, item)
+        rows, parts, own = recommender.contributions(user, item)
         assert set(rows.tolist()) == set(dataset.train.items[dataset.train.users == user].tolist())
         score = recommender.users[user] @ recommender.items[item]
         assert own + parts.sum() == pytest.approx(float(score), abs=1e-5)
@@ -60,7 +60,7 @@ def test_gccf_own_part_against_dense_algebra(toy):
     user, item = 5, 7
     own = np.concatenate([layers[0][user], *(adjacency[user, user] * layer[user] for layer in layers[:2])])
     expected = own @ np.concatenate([layer[dataset.n_users + item] for layer in layers])
-    assert contributions(recommender, user, item)[2] == pytest.approx(expected, abs=1e-5)
+    assert recommender.contributions(user, item)[2] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mf", "ngcf"])

@@ -10,7 +10,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, UnknownIdError, WorkspaceError
-from rlmrec.recommend import recommender as module
+from rlmrec.recommend import storage
 from rlmrec.recommend.recommender import Recommender
 
 
@@ -262,6 +262,34 @@ def test_users_for_an_item_vector(recommender):
     np.testing.assert_allclose(found, np.sort(cosines)[::-1][:5], rtol=1e-4)
 
 
+def test_items_for_an_item_vector(recommender):
+    ids, cosines = recommender.items_for(3 * recommender.items[7], k=6)
+    nearest, values = recommender.similar_items("i7", k=5)
+    assert ids.tolist() == ["i7", *nearest.tolist()]
+    np.testing.assert_allclose(cosines, [1, *values], rtol=1e-5)
+
+
+def test_rank_is_the_place_among_unseen_items(recommender):
+    ids, _ = recommender.recommend("u3", k=60)
+    unseen = [raw for raw in ids.tolist() if raw is not None]
+    assert recommender.rank("u3", unseen).tolist() == list(range(1, len(unseen) + 1))
+
+
+def test_recommendations_from_items_leave_them_out(recommender):
+    liked = ["i2", "i9"]
+    ids, scores = recommender.recommend_from_items(liked, k=5)
+    expected = recommender.recommend_vectors(recommender.fold_in(liked), k=7)
+    kept = [row for row, raw in enumerate(expected[0]) if raw not in liked][:5]
+    assert ids.tolist() == expected[0][kept].tolist()
+    np.testing.assert_allclose(scores, expected[1][kept], rtol=1e-6)
+
+
+def test_the_repr_says_what_it_holds(recommender):
+    assert repr(recommender) == "Recommender(40 users, 60 items, embedding size 5)"
+    run = {"config": {"run": {"backbone": "lightgcn", "alignment": "contrastive"}}, "dataset": "shop"}
+    assert repr(make(manifest=run)).startswith("Recommender(lightgcn + contrastive, dataset 'shop', 40 users")
+
+
 def test_items_added_are_recommended_and_nothing_else_changes(recommender):
     best = 10 * recommender.users[4]
     more = recommender.with_items(["new", "newer"], np.stack([best, -best]))
@@ -316,7 +344,7 @@ def test_a_folder_of_before_the_step_was_kept(tmp_path):
     recommender.save(tmp_path / "r")
     description = json.loads((tmp_path / "r" / "recommender.json").read_text())
     del description["self_loops"], description["checksum"]
-    description["checksum"] = module._checksum(description)
+    description["checksum"] = storage.checksum(description)
     (tmp_path / "r" / "recommender.json").write_text(json.dumps(description))
     loaded = Recommender.load(tmp_path / "r")
     assert loaded.item_messages is None

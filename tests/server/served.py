@@ -97,7 +97,7 @@ def save_run(place, dataset, text_embeddings, name, noise, seed=0):
 
 def made_service(place, encoder=WordEncoder, base="base"):
     return Service(
-        Source(place.path, "con", base).load, ColdItems(place.cold_items_path), lambda cold: encoder()
+        Source(place.path, "con", base).load, ColdItems(place.added_items_path), lambda cold: encoder()
     )
 
 

@@ -30,6 +30,7 @@ from uvicorn.supervisors import Multiprocess
 from rlmrec.cli import main
 from rlmrec.cli.serve import Source, application
 from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.open import open_explainer, open_recommender
 from rlmrec.server import workers as connections
 from rlmrec.server.added_items import ColdItems
 from rlmrec.server.api import create_app
@@ -107,7 +108,7 @@ def test_what_is_known_of_items_and_users(client, service, workspace):
     assert {named["id"] for named in user["history"]} == {dataset.items.id(row) for row in mine}
     assert client.get("/v1/users/u8/profile").json()["profile"] is None
     explained = client.get("/v1/explanations?user=u7&item=i4&k=2").json()
-    expected = workspace.explainer("con", dataset).explain("u7", "i4", 2).as_dict()
+    expected = open_explainer(workspace, "con", dataset).explain("u7", "i4", 2).as_dict()
     assert explained == json.loads(json.dumps(expected))
 
 
@@ -354,7 +355,7 @@ def refit(place, name, manifest):
     dataset = place.dataset()
     text_embeddings = blocks(users=20, items=15)[1]
     text_embeddings.manifest.update({"encoder": name, **manifest})
-    cold = ColdStart.fit(place.recommender("con", dataset), text_embeddings, dataset)
+    cold = ColdStart.fit(open_recommender(place, "con", dataset), text_embeddings, dataset)
     cold.save(place.run("con") / "recommender")
 
 
@@ -394,7 +395,7 @@ def test_a_reload_may_bring_another_encoder(place):
         made.append(cold.encoder)
         return Second() if cold.encoder == "second" else WordEncoder()
 
-    service = Service(Source(place.path, "con").load, ColdItems(place.cold_items_path), encoder)
+    service = Service(Source(place.path, "con").load, ColdItems(place.added_items_path), encoder)
     with TestClient(create_app(service, TOKEN)) as client:
         assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
         client.post("/v1/cold/items", json={"id": "new", "text": "travel"}, headers=BEARER)

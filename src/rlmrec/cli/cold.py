@@ -16,6 +16,7 @@ from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import read_json
 from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
+from rlmrec.recommend.open import open_cold_start, open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.encoder import checked
 from rlmrec.text.registry import encoder_of
@@ -61,7 +62,7 @@ def fit(
         raise ConfigError(
             f"--projector needs a run trained with contrastive; {run} is {config['run']['alignment']}"
         )
-    recommender = place.recommender(run, dataset)
+    recommender = open_recommender(place, run, dataset)
     name = text_embeddings_name or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
     text_embeddings = place.text_embeddings(dataset, name)
     if config["data"].get("texts", text_embeddings.digest) != text_embeddings.digest:
@@ -75,7 +76,7 @@ def fit(
             )
     trained = ProjectorMap.of_run(place.finished_run(run)) if projector else None
     cold = ColdStart.fit(recommender, text_embeddings, dataset, trained)
-    cold.save(place.finished_run(run) / "recommender")
+    cold.save(place.recommender_path(run))
     output.say(
         f"{cold.map.name} map fitted on the vectors {escape(name)}: saved in "
         f"{escape(str(place.finished_run(run) / 'recommender'))}"
@@ -101,9 +102,7 @@ def item(
     vector = cold.items(_encoded(cold, text))[0]
     users, cosines = recommender.users_for(vector, min(k, len(recommender.users)))
     titles = item_labels(dataset)
-    # What the item is like: the nearest in the space of the embeddings, asked for as if it were one of them.
-    new: Any = "a new item" if recommender.item_ids.is_text else min(recommender.item_ids.ids) - 1  # type: ignore[operator]
-    near, nearness = recommender.with_items([new], vector[None]).similar_items(new, min(k, len(titles)))
+    near, nearness = recommender.items_for(vector, min(k, len(titles)))
     similar = [
         {"id": raw, "cosine": float(cosine), "title": titles[dataset.items.row(raw)]}
         for raw, cosine in zip(near.tolist(), nearness.tolist(), strict=True)
@@ -155,13 +154,12 @@ def user(
     liked = []
     if likes is not None:
         dataset = place.dataset()
-        recommender = place.recommender(run, dataset)
+        recommender = open_recommender(place, run, dataset)
         liked = parse_id_lists(recommender.item_ids, likes)
-        vector = recommender.fold_in(liked)
+        ids, scores = recommender.recommend_from_items(liked, k)
     else:
         dataset, recommender, cold = _opened(place, run)
-        vector = cold.users(_encoded(cold, str(text)))[0]
-    ids, scores = recommender.recommend_vectors(vector, k, exclude=liked)
+        ids, scores = recommender.recommend_vectors(cold.users(_encoded(cold, str(text)))[0], k)
     titles = item_labels(dataset)
     answer = [
         {"id": raw, "score": float(score), "title": titles[dataset.items.row(raw)]}
@@ -187,9 +185,9 @@ def _refuse_empty(option: str, value: str | None) -> None:
 
 def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart]:
     dataset = place.dataset()
-    recommender = place.recommender(run, dataset)
+    recommender = open_recommender(place, run, dataset)
     try:
-        return dataset, recommender, place.cold_start(run, recommender)
+        return dataset, recommender, open_cold_start(place, run, recommender)
     except WorkspaceError as error:
         raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 

@@ -39,6 +39,7 @@ def evaluate(
     from rlmrec.evaluation.ranking import DotProduct
     from rlmrec.evaluation.ranking import evaluate as rank
     from rlmrec.experiments.run import SEMANTIC_ONLY, run_semantic_only
+    from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
     if split not in ("test", "valid"):
@@ -53,7 +54,7 @@ def evaluate(
         folder = place.run(run)
         # Vectors can change under a run that took no training to make, so the run is always made again.
         run_semantic_only(dataset, place.text_embeddings(dataset), folder, overwrite=True)
-    recommender = place.recommender(run, dataset)
+    recommender = open_recommender(place, run, dataset)
     scores = DotProduct(recommender.users, recommender.items)
     metrics = rank(scores, dataset, k=lengths, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))

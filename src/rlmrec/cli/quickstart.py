@@ -30,6 +30,7 @@ from rlmrec.llm.store import Store
 from rlmrec.profiles.audit import audit
 from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.texts import node_texts, stored_profiles
+from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.local import LocalEncoder
 from rlmrec.workspace import Workspace
@@ -100,7 +101,7 @@ def quickstart(
 
     output.say("[bold]6. recommend[/]")
     user = dataset.users.id(0)
-    recommender = place.recommender("con", dataset)
+    recommender = open_recommender(place, "con", dataset)
     answer = show_recommendations(recommender, dataset, user, 10, output)
     output.say(
         f"done in {time.perf_counter() - start:.0f} s. Next: "

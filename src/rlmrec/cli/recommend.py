@@ -21,6 +21,7 @@ from rlmrec.llm.client import LLM, OpenAIChat
 from rlmrec.llm.local import LocalChat
 from rlmrec.recommend.export import load_qdrant, qdrant_client, write_parquet, write_recommendations
 from rlmrec.recommend.index import EXACT_BELOW, build_index
+from rlmrec.recommend.open import open_explainer, open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
 
@@ -53,7 +54,7 @@ def recommend(
         raise ConfigError(f"--out {out}: the file is Parquet, so its name must end in .parquet")
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
-    recommender = place.recommender(run, dataset)
+    recommender = open_recommender(place, run, dataset)
     if out is not None:
         with output.progress("users", len(recommender.users)) as update:
             write_recommendations(recommender, out, k, update)
@@ -150,7 +151,7 @@ def explain(
     """
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
-    explainer = place.explainer(run, dataset)
+    explainer = open_explainer(place, run, dataset)
     [user_id] = parse_ids(dataset.users, [user])
     [item_id] = parse_ids(dataset.items, [item])
     found = explainer.explain(user_id, item_id, k)
@@ -213,14 +214,14 @@ def index(
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
     place, output = Workspace(workspace), Output(as_json)
-    recommender = place.recommender(run, place.dataset())
+    recommender = open_recommender(place, run, place.dataset())
     n_items = len(recommender.items)
     if n_items < EXACT_BELOW and not force:
         output.say(f"{n_items:,} items: searched exactly, no index is needed below {EXACT_BELOW:,} (--force)")
         output.result({"run": run, "built": False, "items": n_items})
         return
     built = build_index(recommender.items, recommender.users, recall, seed)
-    built.save(place.finished_run(run) / "recommender")
+    built.save(place.recommender_path(run))
     output.say(
         f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "
         f"{built.recall:.4f} against exact search, {built.manifest['probes']} cells a query"
@@ -253,7 +254,7 @@ def export(
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out is a folder, {out} is a file")
     place, output = Workspace(workspace), Output(as_json)
-    recommender = place.recommender(run, place.dataset())
+    recommender = open_recommender(place, run, place.dataset())
     client = None if qdrant is None else qdrant_client(qdrant)  # before anything is written
     written = [] if out is None else [str(path) for path in write_parquet(recommender, out)]
     for path in written:

@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, RunOption, WorkspaceOption
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
-from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.cold_start import ColdStart, has_cold_start
+from rlmrec.recommend.open import open_cold_start, open_recommender
 from rlmrec.server.added_items import ColdItems
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.service import Service
@@ -54,14 +55,16 @@ class Source:
         """The run as it lies in the workspace now."""
         place = Workspace(self.workspace)
         dataset = place.dataset()
-        recommender = place.recommender(self.run, dataset, mmap=True)
+        recommender = open_recommender(place, self.run, dataset, mmap=True)
         return Catalogue(
             self.run,
             dataset,
             recommender,
-            place.cold_start(self.run, recommender) if place.has_cold_start(self.run) else None,
+            open_cold_start(place, self.run, recommender)
+            if has_cold_start(place.recommender_path(self.run))
+            else None,
             self.base,
-            None if self.base is None else place.recommender(self.base, dataset, mmap=True),
+            None if self.base is None else open_recommender(place, self.base, dataset, mmap=True),
             place.profiles_path,
         )
 
@@ -86,7 +89,7 @@ def application(source: Source) -> FastAPI:
 
     # A product over one user's vector is too small to split: threads of BLAS only get in each other's way.
     threadpool_limits(1, user_api="blas")
-    store = ColdItems(Workspace(source.workspace).cold_items_path)
+    store = ColdItems(Workspace(source.workspace).added_items_path)
     logging.getLogger("rlmrec").setLevel(logging.INFO)
     if not logging.getLogger("rlmrec").handlers:
         handler = logging.StreamHandler()
@@ -172,4 +175,4 @@ def serve(
         return
     with tempfile.TemporaryDirectory(prefix="rlmrec-metrics-") as figures:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures
-        Workers(config, [listening], ColdItems(Workspace(workspace).cold_items_path)).run()
+        Workers(config, [listening], ColdItems(Workspace(workspace).added_items_path)).run()

@@ -24,6 +24,7 @@ from rlmrec.evaluation.significance import compare
 from rlmrec.experiments.runner import Results, lines_path
 from rlmrec.experiments.trial import identity
 from rlmrec.profiles.parse import cut_words
+from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
@@ -252,7 +253,7 @@ def run(
     """
     dataset = workspace.dataset()
     text_embeddings = workspace.text_embeddings(dataset)
-    models = {name: workspace.recommender(name, dataset).users for name in (base, *runs)}
+    models = {name: open_recommender(workspace, name, dataset).users for name in (base, *runs)}
     result = case_study(dataset, text_embeddings, models, hops=hops, examples=examples, seed=seed)
     asked = {name: result[name] for name in ("fingerprint", "hops", "base", "models")}
     path = lines_path(folder or workspace.experiments_path, "figure6", dataset.name)

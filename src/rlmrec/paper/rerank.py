@@ -33,6 +33,7 @@ from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store, request_hash
 from rlmrec.profiles.prompts import clean_text, cut_tokens, node_rng, to_json
+from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import FloatArray, IntArray
 from rlmrec.workspace import Workspace
@@ -463,7 +464,7 @@ def run(
     place = workspace.experiments_path
     with Store(place / STORE) as store:
         result = rerank(
-            dataset, workspace.recommender(name, dataset), llm, store, config,
+            dataset, open_recommender(workspace, name, dataset), llm, store, config,
             seconds_path=place / SECONDS, on_user=on_user,
         )  # fmt: skip
     asked = {part: result[part] for part in ("fingerprint", "recommender", "llm", "config")} | {"run": name}

@@ -335,6 +335,11 @@ class ColdStart:
         return cls(MAPS[name](arrays, options), item_length, user_length, header)
 
 
+def has_cold_start(folder: Path) -> bool:
+    """Return whether a recommender's folder holds a cold-start model."""
+    return (Path(folder) / FILE).exists()
+
+
 def directions(rows: Float32Array) -> Float32Array:
     """Scale rows to length 1; a zero row stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -21,7 +21,6 @@ from rlmrec.errors import ConfigError
 from rlmrec.llm.client import LLM
 from rlmrec.llm.store import Store
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.types import Float32Array, IntArray
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
 # Words, and the signs of scripts that put no spaces between them.
@@ -166,7 +165,7 @@ class Explainer:
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         user_row, row = self.recommender.user_ids.row(user), self.recommender.item_ids.row(item)
-        rows, parts, own = contributions(self.recommender, user_row, row)
+        rows, parts, own = self.recommender.contributions(user_row, row)
         order = np.argsort(-parts, kind="stable")
         order = order[(parts[order] > 0) & (rows[order] != row)][:k]
         because = tuple(
@@ -181,7 +180,7 @@ class Explainer:
         ]
         return Explanation(
             user, item, self.title(row),
-            float(self.recommender.users[user_row] @ self.recommender.items[row]),
+            float(self.recommender.score(user, item)),
             own is not None, own, len(rows), because, text, user_profile,
             shared_terms(text, [*around, user_profile], self._usual_words),
             bool((rows == row).any()),
@@ -303,32 +302,6 @@ class Explainer:
         if profile is None or profile.dataset != self.dataset.content:
             return None
         return profile.summarization
-
-
-def contributions(
-    recommender: Recommender, user: int, item: int
-) -> tuple[IntArray, Float32Array, float | None]:
-    """What each training item of a user adds to the score of an item.
-
-    Args:
-        recommender: whose.
-        user: user row.
-        item: item row.
-
-    Returns:
-        rows int64[n] of the user's training items; float32[n], what each adds; and what the user's own
-        embedding adds, so that all of it sums to the score. Without ``item_messages``: cosines, and None.
-    """
-    start, stop = recommender.seen.indptr[user : user + 2]
-    rows = recommender.seen.indices[start:stop].astype(np.int64)
-    target = recommender.items[item]
-    if recommender.item_messages is None:
-        lengths = np.linalg.norm(recommender.items[rows], axis=1) * np.linalg.norm(target)
-        cosines: Float32Array = (recommender.items[rows] @ target) / np.where(lengths > 0, lengths, 1)
-        return rows, cosines.astype(np.float32), None
-    degree = np.sqrt(np.float32(max(len(rows) + recommender.self_loops, 1)))
-    parts: Float32Array = recommender.item_messages[rows] @ target / degree
-    return rows, parts, float(recommender.users[user] @ target - parts.sum())
 
 
 def shared_terms(

@@ -152,9 +152,8 @@ def load_qdrant(
             payloads: list[dict[str, Any]] = [{"id": ids.id(row)} for row in rows]
             if side == "users":
                 for row, payload in zip(rows, payloads, strict=True):
-                    first, last = recommender.seen.indptr[row : row + 2]
                     payload["seen"] = [
-                        recommender.item_ids.id(int(item)) for item in recommender.seen.indices[first:last]
+                        recommender.item_ids.id(item) for item in recommender.history(row).tolist()
                     ]
             client.upsert(
                 name,

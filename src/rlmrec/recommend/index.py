@@ -111,7 +111,7 @@ class Index:
 
 
 def has_index(folder: Path) -> bool:
-    """Whether a recommender's folder holds an index."""
+    """Return whether a recommender's folder holds an index."""
     return (Path(folder) / MANIFEST).exists()
 
 

@@ -132,18 +132,13 @@ class Catalogue:
         """
         if self.base is None:
             raise WorkspaceError("there is no base run to compare with: start with --base RUN")
-        row = self.base.user_ids.row(user)
-        scores = self.base.items @ self.base.users[row]
-        seen = self.base.seen.indices[slice(*self.base.seen.indptr[row : row + 2])]
-        scores[seen] = -np.inf
-        aligned = []
-        for place, item in enumerate(self.recommendations(user, k).items, 1):
-            base_rank = None
-            if item.id in self.base.item_ids:
-                its = self.base.item_ids.row(item.id)
-                ties = np.flatnonzero(scores[:its] == scores[its])
-                base_rank = 1 + int((scores > scores[its]).sum()) + len(ties)
-            aligned.append(schemas.RankedItem(**item.model_dump(), rank=place, base_rank=base_rank))
+        mine = self.recommendations(user, k).items
+        known = [item.id for item in mine if item.id in self.base.item_ids]
+        ranks = dict(zip(known, self.base.rank(user, known).tolist(), strict=True)) if known else {}
+        aligned = [
+            schemas.RankedItem(**item.model_dump(), rank=place, base_rank=ranks.get(item.id))
+            for place, item in enumerate(mine, 1)
+        ]
         base = self._items(*self.base.recommend(user, k))
         return schemas.Comparison(user=user, aligned=aligned, base=base)
 
@@ -174,8 +169,7 @@ class Catalogue:
     def user_profile(self, user: RawId) -> schemas.UserProfile:
         """History, profile and its reasoning."""
         row = self.recommender.user_ids.row(user)
-        seen = self.recommender.seen
-        rows = seen.indices[seen.indptr[row] : seen.indptr[row + 1]].tolist()
+        rows = self.recommender.history(row).tolist()
         profile = self._profile("user", user)
         history = [
             schemas.Named(id=self.recommender.item_ids.id(item), title=self.explainer.title(item))
@@ -211,9 +205,7 @@ class Catalogue:
 
     def for_liked(self, items: Sequence[RawId], k: int) -> schemas.ColdUser:
         """What someone would like who likes these items."""
-        vector = self.recommender.fold_in(items)
-        ids, scores = self.recommender.recommend_vectors(vector, k, exclude=items)
-        return schemas.ColdUser(items=self._items(ids, scores))
+        return schemas.ColdUser(items=self._items(*self.recommender.recommend_from_items(items, k)))
 
     def for_taste(self, text: Float32Array, k: int) -> schemas.ColdUser:
         """What someone would like whose taste in words has this text vector, float32[d_s]."""
@@ -224,11 +216,6 @@ class Catalogue:
         """Who would like an item whose text has this vector, float32[d_s], and what it is like; nothing is kept."""
         vector = self._cold().items(text[None])[0]
         users, cosines = self.recommender.users_for(vector, k)
-        # What the item is like: the nearest directions among all items.
-        unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
-        lengths = np.linalg.norm(self.recommender.items, axis=1)
-        near = (self.recommender.items @ unit) / np.where(lengths > 0, lengths, 1)
-        rows = np.argsort(-near, kind="stable")[:k]
         row = self.recommender.user_ids.row
         return schemas.Likers(
             users=[
@@ -236,9 +223,7 @@ class Catalogue:
                 for raw, cosine in zip(users.tolist(), cosines.tolist(), strict=True)
                 if math.isfinite(cosine)
             ],
-            similar=self._near(
-                np.array([self.recommender.item_ids.id(i) for i in rows.tolist()], object), near[rows]
-            ),
+            similar=self._near(*self.recommender.items_for(vector, k)),
         )
 
     def _cold(self) -> ColdStart:

@@ -1,0 +1,46 @@
+"""Opening what a workspace holds for a run: its recommender, cold-start model and explanations."""
+
+from __future__ import annotations
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import WorkspaceError
+from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.explain import Explainer
+from rlmrec.recommend.index import Index, has_index
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.workspace import Workspace
+
+
+def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
+    """Load the recommender of a finished run, with its index if it has one.
+
+    Args:
+        workspace: that holds the run.
+        run: its name.
+        dataset: the dataset that it must have been trained on.
+        mmap: map the arrays, so that processes share their memory.
+
+    Raises:
+        WorkspaceError: there is no such run, its folder is damaged, or it was trained on another dataset.
+    """
+    folder = workspace.recommender_path(run)
+    recommender = Recommender.load(folder, mmap=mmap)
+    if recommender.manifest.get("fingerprint") != dataset.fingerprint:
+        raise WorkspaceError(f"run {run!r} was trained on another dataset: train it again with --overwrite")
+    if has_index(folder):
+        return recommender.with_index(Index.load(folder, recommender.items, mmap))
+    return recommender
+
+
+def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> ColdStart:
+    """Load the cold-start model of a finished run.
+
+    Raises:
+        WorkspaceError: there is none yet, it is damaged, or it was fitted to other embeddings.
+    """
+    return ColdStart.load(workspace.recommender_path(run), recommender)
+
+
+def open_explainer(workspace: Workspace, run: str, dataset: Dataset) -> Explainer:
+    """Make an explainer of a finished run's recommendations, with the workspace's profiles."""
+    return Explainer(open_recommender(workspace, run, dataset), dataset, workspace.profiles_path)

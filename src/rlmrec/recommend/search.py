@@ -1,0 +1,113 @@
+"""Top-k search of many queries over many items: exact, or through an approximate index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from rlmrec.errors import ConfigError
+from rlmrec.recommend.index import Index
+from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k_products
+from rlmrec.types import Float32Array, IntArray
+
+INDEX_BLOCK = 1024  # queries per call of an index
+Found = tuple[IntArray, Float32Array]
+
+
+class Queries(NamedTuple):
+    """Queries that are made block by block, so that memory does not grow with their number.
+
+    Args:
+        n_rows: B, how many.
+        vectors: returns float32[b, d] for a slice of them.
+        excluded: returns a sparse b x I matrix whose non-zeros are never found; None excludes nothing.
+    """
+
+    n_rows: int
+    vectors: Callable[[slice], Float32Array]
+    excluded: Callable[[slice], sp.csr_array] | None = None
+
+    def among(self, columns: IntArray) -> Queries:
+        """Return the same queries over these columns (items) alone."""
+        excluded = self.excluded
+        if excluded is None:
+            return self
+        return self._replace(excluded=lambda block: sp.csr_array(excluded(block)[:, columns]))
+
+
+def exact(
+    queries: Queries,
+    items: Float32Array,
+    k: int,
+    banned: IntArray | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Found:
+    """Find the k largest dot products of each query.
+
+    Args:
+        queries: B of them.
+        items: float32[I, d].
+        k: how many.
+        banned: rows of items that no query may find.
+        memory_budget: bytes that blocks of scores may take together.
+
+    Returns:
+        item rows int64[B, k] and scores float32[B, k], best first, padded with −1 and −∞.
+
+    Raises:
+        ConfigError: k below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+
+    def best(block: slice) -> Found:
+        excluded = None if queries.excluded is None else queries.excluded(block)
+        return top_k_products(queries.vectors(block), items, k, excluded, banned)
+
+    columns = min(len(items), max(TILE, 16 * k))
+    return _gathered(map_blocks(best, queries.n_rows, columns, memory_budget), queries.n_rows, k)
+
+
+def approximate(queries: Queries, index: Index, k: int) -> Found:
+    """Find about the k largest dot products of each query through an index; results as in ``exact``.
+
+    An index cannot exclude items, so it is searched for as many more as the fullest history of a block has.
+    """
+
+    def blocks() -> Iterator[Found]:
+        for start in range(0, queries.n_rows, INDEX_BLOCK):
+            block = slice(start, min(start + INDEX_BLOCK, queries.n_rows))
+            excluded = None if queries.excluded is None else queries.excluded(block)
+            most = 0 if excluded is None else int(np.diff(excluded.indptr).max(initial=0))
+            found, scores = index.search(queries.vectors(block), min(k + most, len(index)))
+            if excluded is not None:
+                found, scores = without(found, scores, excluded)
+            yield found[:, :k], scores[:, :k]
+
+    return _gathered(blocks(), queries.n_rows, k)
+
+
+def without(found: IntArray, scores: Float32Array, excluded: sp.csr_array) -> Found:
+    """Drop the excluded items from each list, move up the rest in its order and pad with −1 and −∞."""
+    n_items = excluded.shape[1]
+    keys = np.repeat(np.arange(len(found)), np.diff(excluded.indptr)) * n_items + excluded.indices
+    drop = np.isin(np.arange(len(found))[:, None] * n_items + found, keys) | (found < 0)
+    order = np.argsort(drop, axis=1, kind="stable")
+    found = np.take_along_axis(np.where(drop, -1, found), order, 1)
+    return found, np.take_along_axis(np.where(drop, np.float32(-np.inf), scores), order, 1)
+
+
+def _gathered(blocks: Iterable[Found], n_rows: int, k: int) -> Found:
+    """Join the results of all blocks into arrays of k columns, padded with −1 and −∞."""
+    found = np.full((n_rows, k), -1)
+    scores = np.full((n_rows, k), -np.inf, np.float32)
+    start = 0
+    for columns, values in blocks:
+        stop, width = start + len(columns), columns.shape[1]
+        found[start:stop, :width] = np.where(np.isneginf(values), -1, columns)
+        scores[start:stop, :width] = values
+        start = stop
+    return found, scores
