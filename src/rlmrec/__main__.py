@@ -9,7 +9,6 @@ def run() -> None:
     # By default OpenMP's waiting threads spin for long. On a machine that does anything else at the same time
     # that makes an epoch up to ten times slower; spinning briefly costs nothing (benchmarks/README.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    sys.path.append(os.getcwd())  # so that --backbone mymodule:MyModel finds a file beside the user
     try:
         from rlmrec.cli import main
 

@@ -1,7 +1,8 @@
-"""What every configuration class shares: frozen, validated, unknown keys refused."""
+"""Config: the base of all configuration classes: frozen, validated, without unknown keys."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,16 +11,40 @@ from rlmrec.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of the configuration classes; each stands on top of the file that it configures."""
+    """Base of the configuration classes. Each is defined in the file of the class that it configures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class NoOptions(Config):
+    """Configuration of a part without options."""
 
 
 C = TypeVar("C", bound=Config)
 
 
-def make(kind: type[C], values: dict[str, Any]) -> C:
-    """Build a configuration from a mapping.
+def as_config(kind: type[C], config: Config | Mapping[str, Any] | None, options: Mapping[str, Any]) -> C:
+    """Return the configuration that a constructor's ``config`` and keyword options describe.
+
+    Args:
+        kind: the class of the configuration.
+        config: an instance of it, or a mapping of options; None for the defaults.
+        options: keyword options; they override those of ``config``.
+
+    Raises:
+        ConfigError: an unknown option, a bad value, or a configuration of another class.
+    """
+    if isinstance(config, kind):
+        return make(type(config), {**config.model_dump(), **options}) if options else config
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(
+            f"config is a {type(config).__name__}: expected a {kind.__name__} or a mapping of options"
+        )
+    return make(kind, {**(config or {}), **options})
+
+
+def make(kind: type[C], values: Mapping[str, Any]) -> C:
+    """Validate a mapping of options and return the configuration.
 
     Raises:
         ConfigError: an unknown key or a bad value, named with what was expected.
@@ -32,7 +57,7 @@ def make(kind: type[C], values: dict[str, Any]) -> C:
             name = ".".join(str(part) for part in problem["loc"]) or kind.__name__
             if problem["type"] == "extra_forbidden":
                 known = ", ".join(kind.model_fields)
-                problems.append(f"unknown option {name!r}; {kind.__name__} has {known}")
+                problems.append(f"unknown option {name!r}; {kind.__name__} has {known or 'no options'}")
             else:
                 problems.append(f"{name} = {problem['input']!r}: {problem['msg'].lower()}")
         raise ConfigError("; ".join(problems)) from None

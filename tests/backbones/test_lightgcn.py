@@ -97,7 +97,7 @@ class OneTensor(Backbone):
     ("kind", "message"),
     [
         (WithoutEncode, r"WithoutEncode must implement encode\(x, graph\)"),
-        (OneTensor, r"encode gives \(105, 32\), expected users of \(60, 32\) and items of \(45, 32\)"),
+        (OneTensor, r"encode returned \(105, 32\), expected users of \(60, 32\) and items of \(45, 32\)"),
     ],
 )
 def test_training_says_what_a_subclass_owes(toy, kind, message):

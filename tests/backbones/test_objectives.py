@@ -282,7 +282,7 @@ def make(name, kind, negatives):
         alignment = Contrastive(text_embeddings, backbone.output_size, config)
     else:
         config = GenerativeConfig(weight=0.3, temperature=0.2, mask_ratio=0.4)
-        alignment = Generative(text_embeddings, backbone.output_size, D, config)
+        alignment = Generative(text_embeddings, backbone, config)
         torch.nn.init.normal_(alignment.mask_token)  # zeros at start would hide errors
     return backbone.double(), alignment.double(), text_embeddings
 

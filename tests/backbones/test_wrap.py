@@ -88,7 +88,7 @@ def test_a_foreign_model_owes_what_a_backbone_owes(toy, style):
         backbone.model.dropout.p = 0.0
     check_backbone(backbone, dataset)
     check_alignment(Contrastive(text_embeddings, backbone.output_size), backbone, dataset)
-    check_alignment(Generative(text_embeddings, backbone.output_size, D), backbone, dataset)
+    check_alignment(Generative(text_embeddings, backbone), backbone, dataset)
 
 
 @STYLES
@@ -96,7 +96,7 @@ def test_a_foreign_model_is_trained_in_place(toy, style):
     dataset, text_embeddings = toy
     backbone = style()
     before = backbone.initial().detach().clone()
-    alignment = Generative(text_embeddings, backbone.output_size, D)
+    alignment = Generative(text_embeddings, backbone)
     history = train(backbone, alignment, dataset, TrainConfig(epochs=4, batch_size=64, learning_rate=1e-2))
     assert history.epochs[-1]["loss"]["generative"] < history.epochs[0]["loss"]["generative"]
     assert not torch.equal(backbone.initial(), before)
@@ -176,7 +176,7 @@ def test_shapes_are_checked_at_the_call(toy):
     backbone = wrap(Bare(), ("P", "Q"), encode=lambda m, graph: (m.Q, m.P))
     with pytest.raises(ConfigError, match=r"x is \(105, 7\), the model's tables together \(105, 8\)"):
         backbone.encode(torch.zeros(U + I, 7), graph)
-    with pytest.raises(ConfigError, match=r"gives \(45, 8\) and \(60, 8\), expected users of \(60, 8\)"):
+    with pytest.raises(ConfigError, match=r"returned \(45, 8\) and \(60, 8\), expected users of \(60, 8\)"):
         backbone.encode(backbone.initial(), graph)
     swapped = wrap(Bare(), ("Q", "P"), encode=lambda m, graph: (m.Q, m.P))
     with pytest.raises(ConfigError, match="for 45 users and 60 items, the graph has 60 and 45"):
@@ -186,8 +186,8 @@ def test_shapes_are_checked_at_the_call(toy):
 @pytest.mark.parametrize(
     ("encode", "message"),
     [
-        (lambda m, graph: torch.cat([m.P, m.Q]), r"encode gives \(105, 8\), expected users of \(60, 8\)"),
-        (lambda m, graph: None, "encode gives NoneType, expected users"),
+        (lambda m, graph: torch.cat([m.P, m.Q]), r"encode returned \(105, 8\), expected users of \(60, 8\)"),
+        (lambda m, graph: None, "encode returned NoneType, expected users"),
         (lambda m, graph: (m.P, m.Q, m.mix), r"and \(8, 8\), expected users .* return \(users, items\)"),
     ],
 )

@@ -471,7 +471,7 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
         ("{ noise =", "{ variant =", "against has variant, expected of backbone, noise"),
         ("[0.0, 0.5]", "0.5", "noise = 0.5, expected a list"),
         ("[[grid]]", "[grid]", "expected one or more tables"),
-        ("seeds = 1", "seeds = ", "is no TOML"),
+        ("seeds = 1", "seeds = ", "is not TOML"),
     ],
 )
 def test_a_slip_in_an_experiment_of_your_own_is_named(tmp_path, before, after, message):

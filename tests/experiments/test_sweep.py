@@ -112,7 +112,7 @@ def test_a_best_preset_is_a_preset(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         preset_options(str(tmp_path / "none.toml"), "lightgcn", "none")
     path.write_text("layers =")
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is not TOML"):
         preset_options(str(path), "lightgcn", "none")
 
 

@@ -1,16 +1,17 @@
-"""The alignments, by name."""
+"""Alignments: the losses that tie embeddings to text, by name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rlmrec.registry import Registry
+from rlmrec.registry import Registry, short_name
 
 if TYPE_CHECKING:
     from rlmrec.alignment.base import Alignment
     from rlmrec.alignment.contrastive import Contrastive
     from rlmrec.alignment.generative import Generative
 
+# A new alignment is one line here.
 ALIGNMENTS: Registry[Alignment] = Registry(
     "alignment",
     "rlmrec.alignment.base:Alignment",
@@ -21,8 +22,18 @@ ALIGNMENTS: Registry[Alignment] = Registry(
     },
 )
 
-__all__ = ["ALIGNMENTS", "Alignment", "Contrastive", "Generative"]
+__all__ = ["ALIGNMENTS", "Alignment", "Contrastive", "Generative", "alignment_label"]
 
 
 def __getattr__(name: str) -> Any:
     return ALIGNMENTS.exported(name)
+
+
+def alignment_label(name: str) -> str:
+    """Return the label of the alignment called ``name`` in tables: "Base", "Con", "Gen", a class's own label.
+
+    Nothing of the user's is imported for it: of a path whose class was not imported before, it is the name of the
+    class; of a name from an earlier version, the name itself.
+    """
+    found = ALIGNMENTS.known(name)
+    return short_name(name) if found is None else found.label

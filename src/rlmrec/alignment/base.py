@@ -1,37 +1,150 @@
-"""Alignment: L_info, what ties the embeddings to the text vectors. This file holds the null one."""
+"""Alignment: L_info, the loss that ties embeddings to text vectors. Subclass it for your own."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from rlmrec.backbones.base import Backbone
 from rlmrec.batch import Batch
+from rlmrec.config import Config, NoOptions, as_config
+from rlmrec.errors import ConfigError
+from rlmrec.registry import construct
+from rlmrec.text.embeddings import TextEmbeddings
+
+ConfigLike = Config | Mapping[str, Any] | None
 
 
 class Alignment(nn.Module):
-    """No alignment: the backbone alone ("base" in the paper's tables), and the base class of the others."""
+    """The base class of alignments; by itself no alignment, which leaves the backbone as it is.
 
-    def corrupt(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Change the initial embeddings before the backbone sees them.
+    A subclass implements ``loss``; one that masks or perturbs the initial embeddings overrides ``corrupt`` too.
+
+    Args:
+        text_embeddings: the text vectors s; None where ``needs_text`` is False.
+        backbone: the backbone to align, or the size d' of its final embeddings.
+        config: options, an instance of the class's ``Config`` or a mapping.
+        options: options by keyword; they override those of ``config``.
+
+    Attributes:
+        label: short name for tables and figures; the name of the class by default.
+        Config: class of the options; a subclass that has options defines its own.
+        needs_text: whether the constructor needs text vectors.
+        config: the options.
+        text_digest: hash of the text vectors; None without any.
+        output_size: d'; absent where no backbone was given.
+
+    Raises:
+        ConfigError: a wrong option; no text vectors where they are needed; text vectors for other users and
+            items than the backbone has.
+    """
+
+    label: ClassVar[str] = "Base"
+    Config: type[Config] = NoOptions
+    needs_text: ClassVar[bool] = False
+    output_size: int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "label" not in vars(cls):
+            cls.label = cls.__name__
+
+    def __init__(
+        self,
+        text_embeddings: TextEmbeddings | None = None,
+        backbone: Backbone | int | None = None,
+        config: ConfigLike = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if isinstance(backbone, bool) or not isinstance(backbone, Backbone | int | None):
+            raise ConfigError(
+                f"{name}: backbone is a {type(backbone).__name__}, expected a Backbone or its output_size"
+            )
+        if text_embeddings is None and self.needs_text:
+            raise ConfigError(f"{name} needs text vectors: pass TextEmbeddings as the first argument")
+        if text_embeddings is not None and not isinstance(text_embeddings, TextEmbeddings):
+            raise ConfigError(
+                f"{name}: text_embeddings is a {type(text_embeddings).__name__}, expected TextEmbeddings"
+            )
+        if text_embeddings is not None and backbone is None:
+            raise ConfigError(f"{name} needs the backbone, or its output_size, as the second argument")
+        self.config = as_config(self.Config, config, options)
+        self.text_digest = None if text_embeddings is None else text_embeddings.digest
+        self.n_users: int | None = None
+        self.n_items: int | None = None
+        if text_embeddings is not None:
+            self.n_users, self.n_items = len(text_embeddings.users), len(text_embeddings.items)
+        if isinstance(backbone, Backbone):
+            self.check_rows(backbone.n_users, backbone.n_items, "the backbone")
+            self.output_size = backbone.output_size
+        elif backbone is not None:
+            self.output_size = backbone
+
+    @classmethod
+    def create(
+        cls,
+        text_embeddings: TextEmbeddings | None,
+        backbone: Backbone,
+        config: ConfigLike = None,
+    ) -> Self:
+        """Make the alignment for a backbone. Override it where your constructor takes other arguments.
 
         Args:
-            x: (N, d).
-            rng: on the device of x.
+            text_embeddings: the text vectors; None where there are none.
+            backbone: the backbone to align.
+            config: options.
+
+        Raises:
+            ConfigError: as the constructor, or the constructor takes other arguments.
+        """
+        return construct(cls, text_embeddings, backbone, config)
+
+    def check_rows(self, n_users: int, n_items: int, where: str) -> None:
+        """Check that the text vectors are for these numbers of users and items.
+
+        Raises:
+            ConfigError: they are for others.
+        """
+        if self.n_users is not None and (self.n_users, self.n_items) != (n_users, n_items):
+            raise ConfigError(
+                f"{type(self).__name__} has text vectors for {self.n_users} users and {self.n_items} items, "
+                f"{where} has {n_users} and {n_items}: use text vectors of the same dataset"
+            )
+
+    def corrupt(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Change the initial embeddings before the backbone encodes them; by default nothing changes.
+
+        Args:
+            x: initial embeddings, (N, d).
+            rng: source of any randomness, on the device of x.
 
         Returns:
-            what the backbone shall encode, (N, d), and the rows that were masked, int64[M] or None.
+            the embeddings to encode, (N, d), and the rows that were masked, int64[M], or None.
         """
         del rng
         return x, None
 
     def loss(self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None) -> dict[str, Tensor]:
-        """L_info by name, already weighted.
+        """Compute L_info on one batch; by default there is none.
 
         Args:
             users: final embeddings, (U, d').
             items: final embeddings, (I, d').
             batch: B triples.
-            masked: what ``corrupt`` returned.
+            masked: the rows that ``corrupt`` masked.
+
+        Returns:
+            terms by name, scalars, already weighted; their sum is L_info.
         """
         del users, items, batch, masked
         return {}
+
+    def extra_repr(self) -> str:
+        """Return the number of users and items and the options, for ``repr``."""
+        rows = [f"{self.n_users} users, {self.n_items} items"] * (self.n_users is not None)
+        return ", ".join([*rows, *(f"{name}={value!r}" for name, value in self.config)])

@@ -1,8 +1,9 @@
-"""RLMRec-Con: pull each embedding to its own text, away from the others' (Section 3.3.1, Algorithm 1)."""
+"""RLMRec-Con: pull each embedding towards its own text and away from the others (Section 3.3.1, Algorithm 1)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.alignment.projector import Projector
+from rlmrec.backbones.base import Backbone
 from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config
 from rlmrec.losses import info_nce
@@ -30,51 +32,58 @@ class ContrastiveConfig(Config):
 
 
 class Contrastive(Alignment):
-    """w · [InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg)].
+    """Contrastive alignment: InfoNCE between embeddings and projected texts, for users and for items.
 
+    w · [InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg)],
     Equation 16 with the InfoNCE of Equation 18. With ``negatives="all-users"`` C_u holds the texts of all
     users and C_pos, C_neg those of the batch's items, repeats counted; with ``"batch"`` all three hold
     the distinct texts of the batch.
 
     A node without a text vector is neither anchor nor candidate; a term without anchors is left out.
 
-    The projector runs once on each distinct node that the options demand.
+    The projector runs once on each distinct node that the options need.
 
     Args:
-        semantics: the text vectors s.
-        output_size: d', of the backbone's final embeddings.
-        config: options.
+        text_embeddings: the text vectors s.
+        backbone: the backbone to align, or the size d' of its final embeddings.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Raises:
-        DataError: from ``TextEmbeddings``, when the vectors are not usable.
+        ConfigError: a wrong option, or text vectors of another dataset than the backbone's.
 
     Source: Ren et al., WWW 2024.
     """
 
+    label: ClassVar[str] = "Con"
     Config = ContrastiveConfig
+    needs_text = True
+    config: ContrastiveConfig
     user_text: Tensor
     item_text: Tensor
     has_user: Tensor | None
     has_item: Tensor | None
 
     def __init__(
-        self, text_embeddings: TextEmbeddings, output_size: int, config: ContrastiveConfig | None = None
+        self,
+        text_embeddings: TextEmbeddings,
+        backbone: Backbone | int,
+        config: ContrastiveConfig | Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.texts = text_embeddings.digest
-        self.config = config or ContrastiveConfig()
+        super().__init__(text_embeddings, backbone, config, **options)
         self.register_buffer("user_text", torch.from_numpy(text_embeddings.users), persistent=False)
         self.register_buffer("item_text", torch.from_numpy(text_embeddings.items), persistent=False)
         # None where every node has a vector: the usual case costs nothing.
         for name in ("has_user", "has_item"):
             mask = getattr(text_embeddings, name)
             self.register_buffer(name, None if mask.all() else torch.from_numpy(mask), persistent=False)
-        self.projector = Projector(text_embeddings.size, output_size)
+        self.projector = Projector(text_embeddings.size, self.output_size)
 
     def loss(
         self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The three InfoNCE terms, summed and weighted."""
+        """Compute the three InfoNCE terms, summed and weighted."""
         del masked
         all_users = self.config.negatives == "all-users"
         total = users.new_zeros(())
@@ -118,5 +127,5 @@ class Contrastive(Alignment):
 
 
 def _only(rows: Tensor, mask: Tensor | None) -> Tensor:
-    """The entries of ``rows`` that ``mask`` holds for."""
+    """Return the entries of ``rows`` for which ``mask`` is True."""
     return rows if mask is None else rows[mask[rows]]

@@ -6,13 +6,13 @@ from torch import nn
 
 
 class Projector(nn.Sequential):
-    """Linear(in, (in + out) // 2) → LeakyReLU → Linear((in + out) // 2, out), Xavier-uniform weights.
+    """Two-layer perceptron: Linear(in, (in + out) // 2) → LeakyReLU → Linear((in + out) // 2, out).
 
-    One projector serves users and items.
+    Weights start Xavier-uniform. One projector serves users and items.
 
     Args:
-        in_size: dimension of what comes in.
-        out_size: dimension of what goes out.
+        in_size: dimension of the input.
+        out_size: dimension of the output.
     """
 
     def __init__(self, in_size: int, out_size: int) -> None:

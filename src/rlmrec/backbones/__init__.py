@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rlmrec.backbones.base import Backbone
     from rlmrec.backbones.lightgcn import LightGCN
 
+# A new backbone is one line here.
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",
     "rlmrec.backbones.base:Backbone",

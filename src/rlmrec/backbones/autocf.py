@@ -1,6 +1,9 @@
-"""AutoCF: a masked graph autoencoder that chooses what to mask (Xia et al., WWW 2023)."""
+"""AutoCF: a masked graph autoencoder that learns what to mask (Xia et al., WWW 2023)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +20,25 @@ from rlmrec.losses import weighted_log_sum_exp
 class AutoCFConfig(BackboneConfig):
     """Options of AutoCF, with the paper's symbols."""
 
-    layers: int = Field(2, ge=0, description="L, propagations before the graph transformer")
-    heads: int = Field(4, ge=1, description="of the graph transformer; d is a multiple")
-    seeds: int = Field(100, ge=1, description="nodes around which the graph is masked")
+    layers: int = Field(2, ge=0, description="L, number of propagations before the graph transformer")
+    heads: int = Field(4, ge=1, description="heads of the graph transformer; must divide d")
+    seeds: int = Field(100, ge=1, description="number of nodes around which the graph is masked")
     mask_depth: int = Field(2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too")
     random_share: float = Field(
-        0.2, ge=0, le=1, description="share of N that joins the decoder's random pairs"
+        0.2, ge=0, le=1, description="share of all nodes that may be in the decoder's random pairs"
     )
-    fix_steps: int = Field(10, ge=1, description="batches that one mask serves")
-    ssl_weight: float = Field(1.0, ge=0, description="weight of the spread of users and of items")
+    fix_steps: int = Field(10, ge=1, description="batches between two masks")
+    ssl_weight: float = Field(1.0, ge=0, description="weight of the terms that spread users and items")
 
 
 class AutoCF(Backbone):
-    """L propagations over a masked graph, then one graph transformer layer over another; all layers summed.
+    """AutoCF: L propagations over a masked graph, then a graph transformer layer over a second one, summed.
 
     Every ``fix_steps`` batches the ``seeds`` nodes of highest log σ(cos(E_0, mean of its 1- and 2-hop
     neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch a seed or
     a neighbour of one, renormalised; the decoder graph has the kept edges, self-loops, and as many random
     pairs (both directions) as A has edges, drawn among seeds, their neighbours and random nodes.
-    At evaluation both graphs are Â.
+    In evaluation both graphs are Â.
 
     The transformer attends from each node i to its neighbours j with exp(clamp(q_i·k_j, −10, 10)),
     normalised per node; its output is Σ_j att_ij v_j.
@@ -48,7 +51,8 @@ class AutoCF(Backbone):
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Raises:
         ConfigError: the heads do not divide d.
@@ -64,15 +68,21 @@ class AutoCF(Backbone):
     chosen: Tensor
     draw: Tensor
 
-    def __init__(self, n_users: int, n_items: int, config: AutoCFConfig | None = None) -> None:
-        super().__init__(n_users, n_items, config)
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        config: AutoCFConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_users, n_items, config, **options)
         size = self.config.embedding_size
         if size % self.config.heads:
             raise ConfigError(f"embedding_size = {size} must be a multiple of heads = {self.config.heads}")
         self.query, self.key, self.value = (nn.Parameter(torch.empty(size, size)) for _ in range(3))
         for weight in (self.query, self.key, self.value):
             nn.init.xavier_uniform_(weight)
-        # From these both masked graphs follow, so that a run can be taken up between two masks.
+        # Both masked graphs follow from these, so that a checkpoint can be resumed between two masks.
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer(
             "chosen", torch.zeros(min(self.config.seeds, n_users + n_items), dtype=torch.int64)
@@ -81,11 +91,11 @@ class AutoCF(Backbone):
         self._graphs: tuple[int, Graph, Graph, Graph] | None = None
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sum of the layers, nothing masked, (U, d) and (I, d)."""
+        """Sum the layers, nothing masked; return (U, d) and (I, d)."""
         return self._propagate(x, graph, graph)
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Recommendation, spread, and every ``fix_steps`` batches the choice of a mask."""
+        """Compute attraction and spread, and every ``fix_steps`` batches the loss of a new mask."""
         terms: dict[str, Tensor] = {}
         if int(self.batches) % self.config.fix_steps == 0:
             scores = self._scores(x, graph, rng)
@@ -127,27 +137,27 @@ class AutoCF(Backbone):
         outputs = []
         for query, key, value in zip(queries, keys, values, strict=True):
             strengths = graph.edge_dot(query.contiguous(), key.contiguous()).clamp(-10, 10).exp()
-            # One more column, of ones, makes the sums that normalise in the same product.
+            # One more column, of ones, gives the normalising sums in the same product.
             product = graph.weighted(strengths, F.pad(value, (0, 1), value=1.0))
             sums = product[:, -1:]
             outputs.append(product[:, :-1] / sums.masked_fill(sums == 0, 1.0))
         return torch.cat(outputs, dim=1)
 
     def _scores(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:
-        """log σ(cos(x, neighbourhood)) + Gumbel noise, (N,)."""
+        """Score each node by log σ(cos(x, neighbourhood)) + Gumbel noise, (N,)."""
         ones = graph.with_values(torch.ones_like(graph.values))
         degrees = graph.indptr.diff()[:, None]
         first = ones @ x - x  # E1
         second = ones @ first - first - degrees * x  # E2
-        # The mean divides this sum by a positive number, to which the cosine is blind; where that number is
-        # zero (nothing but nodes of degree 1 around) the mean does not exist and the sum serves as well.
+        # The mean would divide this sum by a positive number, which does not change the cosine. Where that number
+        # is zero (a node with only neighbours of degree 1) there is no mean, and the sum works as well.
         cosine = (F.normalize(x, dim=1) * F.normalize(first + second, dim=1)).sum(1)
         uniform = torch.rand(len(x), generator=rng, dtype=x.dtype, device=x.device)
         gumbel = -(-uniform.clamp(min=1e-8).log()).log()
         return F.logsigmoid(cosine) + gumbel
 
     def _masked_graphs(self, graph: Graph) -> tuple[Graph, Graph]:
-        """The encoder's and the decoder's graph of the mask in force; made once a mask."""
+        """Return the encoder's and the decoder's graph of the current mask, built once per mask."""
         draw = int(self.draw)
         if self._graphs is None or self._graphs[0] != draw or self._graphs[1] is not graph:
             self._graphs = (

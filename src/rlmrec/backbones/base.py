@@ -1,27 +1,31 @@
-"""Backbone: the recommender R that RLMRec makes understand text (Section 3.4); subclass it for your own."""
+"""Backbone: the recommender R that is aligned with text (Section 3.4). Subclass it for your own."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.batch import Batch, distinct
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import bpr, info_nce
+from rlmrec.registry import construct
+from rlmrec.text.embeddings import TextEmbeddings
 
 
 class Objective(NamedTuple):
-    """What a backbone hands out for one batch.
+    """Result of a backbone's training pass on one batch.
 
     users: final embeddings e_u, (U, d').
     items: final embeddings e_v, (I, d').
-    terms: its losses by name, already weighted; their sum is L_R.
+    terms: the backbone's losses by name, already weighted; their sum is L_R.
     """
 
     users: Tensor
@@ -30,9 +34,9 @@ class Objective(NamedTuple):
 
 
 class BackboneConfig(Config):
-    """What every backbone can be told."""
+    """Options that every backbone has."""
 
-    embedding_size: int = Field(32, ge=1, description="d, of the initial embeddings")
+    embedding_size: int = Field(32, ge=1, description="d, size of the initial embeddings")
 
 
 class Backbone(nn.Module):
@@ -45,25 +49,47 @@ class Backbone(nn.Module):
     Args:
         n_users: U.
         n_items: I.
-        config: options, of the class's ``Config``.
+        config: options, an instance of the class's ``Config`` or a mapping.
+        options: options by keyword, such as ``embedding_size=64``; they override those of ``config``.
 
     Attributes:
-        Config: the class of its options; a subclass with more of them derives its own.
-        output_size: d', of the final embeddings; d unless a subclass says otherwise.
+        Config: class of the options; a subclass with more options derives its own.
+        label: name for tables and figures; the name of the class by default.
+        enhancement: what a class adds to the backbone called ``label``, as "KAR" does; mostly "".
+        output_size: d', size of the final embeddings; d unless a subclass sets it.
         self_loops: whether its graph is that of A + I.
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
             from the alignment.
         needs_text: whether its constructor takes ``text_embeddings``, the text vectors, after its config.
+
+    Raises:
+        ConfigError: a wrong option, or numbers of users and items below 1.
     """
 
     Config: type[BackboneConfig] = BackboneConfig
+    label: ClassVar[str] = "Backbone"
+    enhancement: ClassVar[str] = ""
     self_loops = False
     uses_negatives = True
     needs_text = False
 
-    def __init__(self, n_users: int, n_items: int, config: BackboneConfig | None = None) -> None:
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "label" not in vars(cls):
+            cls.label = cls.__name__
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        config: BackboneConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.config = config or self.Config()
+        for name, count in (("n_users", n_users), ("n_items", n_items)):
+            if not isinstance(count, int | np.integer) or count < 1:
+                raise ConfigError(f"{name} = {count!r}: expected a number, 1 or more, such as dataset.{name}")
+        self.config = as_config(self.Config, config, options)
         embedding_size = self.config.embedding_size
         self.n_users = n_users
         self.n_items = n_items
@@ -73,12 +99,40 @@ class Backbone(nn.Module):
         nn.init.xavier_uniform_(self.user_embedding)
         nn.init.xavier_uniform_(self.item_embedding)
 
+    @classmethod
+    def create(
+        cls,
+        n_users: int,
+        n_items: int,
+        config: BackboneConfig | Mapping[str, Any] | None = None,
+        text_embeddings: TextEmbeddings | None = None,
+    ) -> Self:
+        """Make the backbone of a run. Override it where your constructor takes other arguments.
+
+        Args:
+            n_users: U.
+            n_items: I.
+            config: options.
+            text_embeddings: the text vectors, which only a class with ``needs_text`` receives; None without.
+
+        Raises:
+            ConfigError: as the constructor, or the constructor takes other arguments.
+        """
+        return construct(cls, n_users, n_items, config, *([text_embeddings] if cls.needs_text else []))
+
+    def extra_repr(self) -> str:
+        """Return the number of users and items and the options, for ``repr``."""
+        options = getattr(self, "config", ())  # a wrapped model has none
+        return ", ".join(
+            [f"{self.n_users} users, {self.n_items} items", *(f"{name}={value!r}" for name, value in options)]
+        )
+
     def initial(self) -> Tensor:
-        """x = [x_u ; x_v], (N, d)."""
+        """Return the initial embeddings x = [x_u ; x_v], (N, d)."""
         return torch.cat([self.user_embedding, self.item_embedding])
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """e_u, e_v = R(x_u, x_v): deterministic; evaluation and serving use this.
+        """Compute the final embeddings e_u, e_v = R(x_u, x_v). Deterministic: evaluation and serving use it.
 
         Args:
             x: (N, d).
@@ -94,10 +148,11 @@ class Backbone(nn.Module):
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
-        """m, (N, d'), if the last step is linear: e = (a part of x_i alone) + Σ_j Â_ij m_j; else None.
+        """Return the messages m of the last propagation step, (N, d'), or None where that step is not linear.
 
-        With it a score falls apart exactly into what each training item adds, and a new user gets an
-        embedding from liked items by the same step (``Recommender.item_messages``).
+        Linear means e_i = (a part of x_i alone) + Σ_j Â_ij m_j. Then a score is exactly the sum of what each
+        training item contributes, and the same step gives a new user an embedding from liked items
+        (``Recommender.item_messages``).
 
         Args:
             x: (N, d).
@@ -107,7 +162,7 @@ class Backbone(nn.Module):
         return None
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """L_R on one batch; by default BPR on ``encode``.
+        """Compute L_R on one batch; by default BPR on the embeddings of ``encode``.
 
         Args:
             x: (N, d), possibly masked.
@@ -120,7 +175,7 @@ class Backbone(nn.Module):
         return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
 
     def _checked(self, encoded: Any) -> tuple[Tensor, Tensor]:
-        """What ``encode`` gave, if it is what it should be.
+        """Return the result of ``encode`` if it has the right form.
 
         Raises:
             ConfigError: it is not a pair of tensors (U, d') and (I, d').
@@ -131,7 +186,7 @@ class Backbone(nn.Module):
         if shapes != expected:
             got = " and ".join(map(str, shapes))
             raise ConfigError(
-                f"encode gives {got}, expected users of {expected[0]} and items of {expected[1]}: "
+                f"encode returned {got}, expected users of {expected[0]} and items of {expected[1]}: "
                 "return (users, items), and set output_size where d' is not d"
             )
         users, items = encoded
@@ -139,7 +194,7 @@ class Backbone(nn.Module):
 
 
 def batch_bpr(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
-    """BPR of a batch's triples under the given final embeddings."""
+    """Compute BPR of a batch's triples under the given final embeddings."""
     # F.embedding and not indexing: the gradient of an index runs on one core.
     return bpr(
         F.embedding(batch.users, users),
@@ -149,7 +204,7 @@ def batch_bpr(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
 
 
 def batch_info_nce(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of a batch's rows, one view's embedding against the other's, all rows being candidates.
+    """Compute InfoNCE between two views of a batch's rows, all rows of the second view being candidates.
 
     Repeated rows are computed once and counted.
 

@@ -1,8 +1,9 @@
-"""DCCF: neighbours, latent intents and learned edge masks, contrasted (Ren et al., SIGIR 2023)."""
+"""DCCF: a contrast of neighbours, latent intents and learned edge masks (Ren et al., SIGIR 2023)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,14 @@ from rlmrec.losses import info_nce
 class DCCFConfig(BackboneConfig):
     """Options of DCCF, with the paper's symbols."""
 
-    layers: int = Field(2, ge=0, description="L")
-    intents: int = Field(128, ge=1, description="K, intents of users and as many of items")
+    layers: int = Field(2, ge=0, description="L, number of layers")
+    intents: int = Field(128, ge=1, description="K, number of intents of users, and of items")
     cl_weight: float = Field(1e-3, ge=0, description="weight of the contrast between the four views")
-    cl_temperature: float = Field(0.1, gt=0, description="its temperature")
+    cl_temperature: float = Field(0.1, gt=0, description="temperature of the contrast")
 
 
 class Views(NamedTuple):
-    """The four views of one layer, each (N, d)."""
+    """The four views of one layer, each (N, d); see ``DCCF``."""
 
     gnn: Tensor
     int: Tensor
@@ -34,7 +35,7 @@ class Views(NamedTuple):
 
 
 class DCCF(Backbone):
-    """E_{l+1} = gnn + int + gaa + iaa + E_l; the final embeddings are E_0 + E_1 + … + E_L.
+    """DCCF: E_{l+1} = gnn + int + gaa + iaa + E_l; the final embeddings are E_0 + E_1 + … + E_L.
 
     gnn = Â E_l are the neighbours; int = softmax(E_l W) Wᵀ the intents, W in R^{d x K} one for users and
     one for items; gaa = M(gnn) E_l and iaa = M(int) E_l the neighbours again, over adaptively masked edges:
@@ -47,7 +48,8 @@ class DCCF(Backbone):
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: Ren et al., "Disentangled Contrastive Collaborative Filtering", SIGIR 2023, as in the RLMRec
     experiments.
@@ -56,8 +58,14 @@ class DCCF(Backbone):
     Config = DCCFConfig
     config: DCCFConfig
 
-    def __init__(self, n_users: int, n_items: int, config: DCCFConfig | None = None) -> None:
-        super().__init__(n_users, n_items, config)
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        config: DCCFConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_users, n_items, config, **options)
         size = self.config.embedding_size
         self.user_intents = nn.Parameter(torch.empty(size, self.config.intents))
         self.item_intents = nn.Parameter(torch.empty(size, self.config.intents))
@@ -65,11 +73,11 @@ class DCCF(Backbone):
         nn.init.xavier_uniform_(self.item_intents)
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sum of the layers, (U, d) and (I, d)."""
+        """Sum the layers; return (U, d) and (I, d)."""
         return graph.split(self._propagate(x, graph)[0])
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """BPR and the contrast of the views of each layer."""
+        """Compute BPR and the contrast of the views of each layer."""
         del rng  # the masks are learned, nothing is random here
         total, layers = self._propagate(x, graph)
         users, items = graph.split(total)
@@ -100,16 +108,16 @@ class DCCF(Backbone):
 
 
 def _mixture(nodes: Tensor, intents: Tensor) -> Tensor:
-    """softmax(e W) Wᵀ: each node as a mixture of intents, (n, d)."""
+    """Express each node as a mixture of intents, softmax(e W) Wᵀ, (n, d)."""
     return (nodes @ intents).softmax(1) @ intents.T
 
 
 def _masked(h: Tensor, layer: Tensor, graph: Graph) -> Tensor:
-    """M E: the neighbours' embeddings weighted by how alike h finds the two ends of an edge."""
+    """Compute M E: sum the neighbours' embeddings, weighted by the similarity of an edge's two ends in h."""
     directions = F.normalize(h, dim=1)
     # Rounding can take a cosine of −1 a hair below: a weight must not be negative.
     alike = ((graph.edge_dot(directions, directions) + 1) / 2).clamp(min=0)
-    # One more column, of ones, makes the row sums in the same product.
+    # One more column, of ones, gives the row sums in the same product.
     product = graph.weighted(alike, F.pad(layer, (0, 1), value=1.0))
     sums = product[:, -1:]
     return product[:, :-1] / sums.masked_fill(sums == 0, 1.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,17 +19,19 @@ from rlmrec.text.embeddings import TextEmbeddings
 class KAROptions(BackboneConfig):
     """Options that KAR adds to those of its backbone."""
 
-    preference_experts: int = Field(3, ge=0, description="experts of one kind, for users and for items")
-    shared_experts: int = Field(2, ge=1, description="experts of the other kind; the gate mixes all")
-    expert_size: int = Field(64, ge=1, description="hidden numbers of each expert")
+    preference_experts: int = Field(
+        3, ge=0, description="number of preference experts, for users and for items"
+    )
+    shared_experts: int = Field(2, ge=1, description="number of shared experts; the gate mixes all")
+    expert_size: int = Field(64, ge=1, description="hidden size of each expert")
 
 
 class KAR(Backbone):
-    """x = [E_0, experts(s)] W + b, then the backbone: a mixin that stands before a backbone's class.
+    """KAR as a mixin before a backbone's class: x = [E_0, experts(s)] W + b, then the backbone.
 
     experts(s) = Σ_k g_k · MLP_k(s) with the gate g = softmax(s G), over preference and shared experts, one
     set for users and one for items. Everything is trained end to end by the backbone's loss; the text
-    vectors are fixed, a node without one enters as zeros. Only the initial embeddings change, so that any
+    vectors are fixed; those of a node without one are zeros. Only the initial embeddings change, so any
     backbone can be enhanced:
 
         class KARMine(KAR, Mine): Config = …  # KAROptions and Mine's options
@@ -34,8 +39,9 @@ class KAR(Backbone):
     Args:
         n_users: U.
         n_items: I.
-        config: options of KAR and of the backbone.
-        semantics: the text vectors s.
+        config: options of KAR and of the backbone, or a mapping of them.
+        text_embeddings: the text vectors s.
+        options: options by keyword.
 
     Raises:
         ConfigError: no text vectors, or for other users and items.
@@ -45,6 +51,7 @@ class KAR(Backbone):
     """
 
     Config = KAROptions
+    enhancement = "KAR"
     needs_text = True
     config: KAROptions
     user_text: Tensor
@@ -54,18 +61,20 @@ class KAR(Backbone):
         self,
         n_users: int,
         n_items: int,
-        config: KAROptions | None = None,
+        config: KAROptions | Mapping[str, Any] | None = None,
         text_embeddings: TextEmbeddings | None = None,
+        **options: Any,
     ) -> None:
         if text_embeddings is None:
             raise ConfigError(f"{type(self).__name__} needs text vectors: pass text_embeddings=")
         got = len(text_embeddings.users), len(text_embeddings.items)
         if got != (n_users, n_items):
             raise ConfigError(
-                f"there are text vectors for {got} users and items, expected {(n_users, n_items)}"
+                f"{type(self).__name__} has {n_users} users and {n_items} items, the text vectors are for "
+                f"{got[0]} and {got[1]}: use text vectors of the same dataset"
             )
-        super().__init__(n_users, n_items, config)
-        self.texts = text_embeddings.digest
+        super().__init__(n_users, n_items, config, **options)
+        self.text_digest = text_embeddings.digest
         size = self.user_embedding.shape[1]
         count = self.config.preference_experts + self.config.shared_experts
         self.register_buffer("user_text", torch.from_numpy(text_embeddings.users), persistent=False)
@@ -77,23 +86,23 @@ class KAR(Backbone):
         nn.init.xavier_uniform_(self.merge.weight)
 
     def initial(self) -> Tensor:
-        """x, embeddings and text merged, (N, d)."""
+        """Merge initial embeddings and texts into x, (N, d)."""
         text = torch.cat([self.user_experts(self.user_text), self.item_experts(self.item_text)])
         merged: Tensor = self.merge(torch.cat([super().initial(), text], dim=1))
         return merged
 
 
 class Experts(nn.Module):
-    """Σ_k g_k · (ReLU(s A_k + a_k) B_k + b_k), g = softmax(s G + c).
+    """A gated mixture of K experts: Σ_k g_k · (ReLU(s A_k + a_k) B_k + b_k), g = softmax(s G + c).
 
-    The K experts run as two products: their first layers side by side, and, as the gate is one number an
-    expert, their second layers as one over the gated hidden numbers.
+    The K experts run as two products: their first layers are concatenated, and, since the gate is one number
+    per expert, their second layers are one product with the gated hidden units.
 
     Args:
         in_size: d_s.
         out_size: d.
         count: K.
-        hidden_size: of each expert.
+        hidden_size: hidden size of each expert.
     """
 
     def __init__(self, in_size: int, out_size: int, count: int, hidden_size: int) -> None:
@@ -107,7 +116,7 @@ class Experts(nn.Module):
             nn.init.xavier_uniform_(expert)
 
     def forward(self, text: Tensor) -> Tensor:
-        """(n, d_s) → (n, d)."""
+        """Map text vectors (n, d_s) to (n, d)."""
         gates = self.gate(text).softmax(1)  # (n, K)
         hidden = self.inner(text).relu().unflatten(1, self.outer.shape[:2])  # (n, K, hidden)
         mixed = (hidden * gates[:, :, None]).flatten(1)
@@ -122,6 +131,7 @@ class KARLightGCN(KAR, LightGCN):
     """KAR over LightGCN."""
 
     Config = KARLightGCNConfig
+    label = "LightGCN"
     config: KARLightGCNConfig
 
 
@@ -133,4 +143,5 @@ class KARSGL(KAR, SGL):
     """KAR over SGL."""
 
     Config = KARSGLConfig
+    label = "SGL"
     config: KARSGLConfig

@@ -1,4 +1,4 @@
-"""LightGCN: propagation and nothing else (He et al., SIGIR 2020)."""
+"""LightGCN: propagation without weights and non-linearity (He et al., SIGIR 2020)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,45 @@ from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
 
-class LightGCNConfig(BackboneConfig):
+class LayerSumConfig(BackboneConfig):
+    """Options of every backbone that sums its layers."""
+
+    layers: int = Field(3, ge=0, description="L, number of propagations")
+
+
+class LayerSum(Backbone):
+    """The encoder of LightGCN, which SGL and SimGCL share: E_{l+1} = Â E_l, summed to E_0 + E_1 + … + E_L."""
+
+    Config = LayerSumConfig
+    config: LayerSumConfig
+
+    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Sum the layers over the whole graph; return (U, d) and (I, d)."""
+        return graph.split(graph.propagate_sum(x, self.config.layers))
+
+    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
+        """Return m = x + Âx + … + Â^(L−1) x, since e = x + Â m; None for L = 0."""
+        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
+
+
+class LightGCNConfig(LayerSumConfig):
     """Options of LightGCN, with the paper's symbols."""
 
-    layers: int = Field(3, ge=0, description="L")
-    keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge stays in a training pass")
+    keep_rate: float = Field(
+        0.8, gt=0, le=1, description="probability that an edge is kept in a training pass"
+    )
 
 
-class LightGCN(Backbone):
-    """E_{l+1} = Â E_l; the final embeddings are E_0 + E_1 + … + E_L.
+class LightGCN(LayerSum):
+    """LightGCN: E_{l+1} = Â E_l; the final embeddings are E_0 + E_1 + … + E_L.
 
-    Training runs on one pass over a graph whose directed entries are each kept with ``keep_rate``.
+    Trained by BPR on one pass over a graph whose directed entries are each kept with ``keep_rate``.
 
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: He et al., "LightGCN", SIGIR 2020; a sum instead of a mean as in the RLMRec experiments.
     """
@@ -34,14 +57,6 @@ class LightGCN(Backbone):
     Config = LightGCNConfig
     config: LightGCNConfig
 
-    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sum of the layers, (U, d) and (I, d)."""
-        return graph.split(graph.propagate_sum(x, self.config.layers))
-
-    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
-        """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
-        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
-
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """BPR on a pass with edge dropout."""
+        """Compute BPR on a pass with edge dropout."""
         return super().objective(x, graph.drop_edges(self.config.keep_rate, rng), batch, rng)

@@ -1,4 +1,4 @@
-"""MF: matrix factorisation by BPR, the recommender without a graph (Rendle et al., UAI 2009)."""
+"""MF: matrix factorisation, the recommender without a graph (Rendle et al., UAI 2009)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from rlmrec.graph import Graph
 
 
 class MFConfig(BackboneConfig):
-    """Options of MF: d alone."""
+    """Options of MF: only the embedding size."""
 
 
 class MF(Backbone):
-    """The final embeddings are the initial ones, E_0. Trained by BPR.
+    """Matrix factorisation: the final embeddings are the initial ones, E_0. Trained by BPR.
 
-    Nothing flows between nodes, so a masked node cannot be rebuilt from its neighbours: the generative
-    alignment has nothing to teach MF but its [MASK] row. The contrastive one works as everywhere.
+    Nodes do not exchange messages, so a masked node cannot be rebuilt from its neighbours: the generative
+    alignment trains nothing but its [MASK] row. The contrastive one works as for any backbone.
 
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
     """
@@ -30,5 +31,5 @@ class MF(Backbone):
     config: MFConfig
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """x as it is, (U, d) and (I, d)."""
+        """Return x unchanged, as (U, d) and (I, d)."""
         return graph.split(x)

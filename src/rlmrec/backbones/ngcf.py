@@ -1,6 +1,9 @@
-"""NGCF: propagation with weights and a product of neighbours (Wang et al., SIGIR 2019)."""
+"""NGCF: propagation with weights and element-wise products (Wang et al., SIGIR 2019)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +14,27 @@ from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
-SLOPE = 0.2  # of the LeakyReLU; the paper gives none, its authors' code has this
+SLOPE = 0.2  # of the LeakyReLU: from the authors' code, as the paper gives none
 
 
 class NGCFConfig(BackboneConfig):
     """Options of NGCF, with the paper's symbols."""
 
-    layers: int = Field(3, ge=0, description="L; the final embeddings have d' = (L + 1) d numbers")
-    keep_rate: float = Field(0.9, gt=0, le=1, description="probability that a message stays in training")
+    layers: int = Field(3, ge=0, description="L, number of propagations; d' = (L + 1) d")
+    keep_rate: float = Field(0.9, gt=0, le=1, description="probability that a message is kept in training")
 
 
 class NGCF(Backbone):
-    """E_{l+1} = LeakyReLU((Â + I) E_l W_1 + b_1 + (Â E_l ∘ E_l) W_2 + b_2), layers side by side.
+    """NGCF: E_{l+1} = LeakyReLU((Â + I) E_l W_1 + b_1 + (Â E_l ∘ E_l) W_2 + b_2), layers concatenated.
 
     The final embeddings are [E_0, E_1/||E_1||, …, E_L/||E_L||], every layer's rows scaled to unit length.
-    Trained by BPR; in training each number of E_{l+1} is kept with ``keep_rate`` (and then divided by it).
+    Trained by BPR; in training each number of E_{l+1} is kept with ``keep_rate`` and then divided by it.
 
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: Wang et al., "Neural Graph Collaborative Filtering", SIGIR 2019, Eq. 3, 4, 7 and 8.
     """
@@ -38,8 +42,14 @@ class NGCF(Backbone):
     Config = NGCFConfig
     config: NGCFConfig
 
-    def __init__(self, n_users: int, n_items: int, config: NGCFConfig | None = None) -> None:
-        super().__init__(n_users, n_items, config)
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        config: NGCFConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_users, n_items, config, **options)
         size = self.config.embedding_size
         self.output_size = (self.config.layers + 1) * size
         self.sums = nn.ModuleList(nn.Linear(size, size) for _ in range(self.config.layers))  # W_1, b_1
@@ -48,11 +58,11 @@ class NGCF(Backbone):
             nn.init.xavier_uniform_(layer.weight)
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """The layers side by side, (U, d') and (I, d')."""
+        """Concatenate the layers; return (U, d') and (I, d')."""
         return self._propagate(x, graph, None)
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """BPR on a pass with message dropout."""
+        """Compute BPR on a pass with message dropout."""
         users, items = self._propagate(x, graph, rng)
         return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
 

@@ -1,4 +1,4 @@
-"""SGL: LightGCN with two edge-dropped views to contrast (Wu et al., SIGIR 2021)."""
+"""SGL: LightGCN with a contrast between two edge-dropped views (Wu et al., SIGIR 2021)."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr, batch_info_nce
+from rlmrec.backbones.base import Objective, batch_bpr, batch_info_nce
+from rlmrec.backbones.lightgcn import LayerSum, LayerSumConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
 
-class SGLConfig(BackboneConfig):
+class SGLConfig(LayerSumConfig):
     """Options of SGL, with the paper's symbols."""
 
-    layers: int = Field(3, ge=0, description="L")
-    keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge stays in a view")
+    keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge is kept in a view")
     cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
-    cl_temperature: float = Field(0.2, gt=0, description="its temperature")
+    cl_temperature: float = Field(0.2, gt=0, description="temperature of the contrast")
 
 
-class SGL(Backbone):
-    """BPR on the clean pass + cl_weight · [InfoNCE over users + over positive items + over negative items].
+class SGL(LayerSum):
+    """SGL: the encoder of LightGCN, trained with a contrast between two randomly thinned graphs.
 
-    Encodes as LightGCN. The contrast is between two passes over graphs whose directed entries are each
-    kept with ``keep_rate``, one draw a pass, all users (all items) of the second being candidates.
+    BPR on the full graph + cl_weight · [InfoNCE over users + over positive items + over negative items]. The
+    contrast is between two passes over graphs whose directed entries are each kept with ``keep_rate``, drawn
+    separately for each pass; all users (all items) of the second pass are candidates.
 
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: Wu et al., "Self-supervised Graph Learning for Recommendation", SIGIR 2021, with edge dropout,
     as in the RLMRec experiments.
@@ -38,16 +40,8 @@ class SGL(Backbone):
     Config = SGLConfig
     config: SGLConfig
 
-    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sum of the layers over the whole graph, (U, d) and (I, d)."""
-        return graph.split(graph.propagate_sum(x, self.config.layers))
-
-    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
-        """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
-        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
-
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """BPR and the contrast of two edge-dropped views."""
+        """Compute BPR and the contrast of two edge-dropped views."""
         users, items = self.encode(x, graph)
         (users_1, items_1), (users_2, items_2) = (
             self.encode(x, graph.drop_edges(self.config.keep_rate, rng)) for _ in range(2)

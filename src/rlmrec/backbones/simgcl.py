@@ -1,4 +1,4 @@
-"""SimGCL: LightGCN with two noisy views to contrast (Yu et al., SIGIR 2022)."""
+"""SimGCL: LightGCN with a contrast between two noisy views (Yu et al., SIGIR 2022)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr, batch_info_nce
+from rlmrec.backbones.base import Objective, batch_bpr, batch_info_nce
+from rlmrec.backbones.lightgcn import LayerSum, LayerSumConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
 
-class SimGCLConfig(BackboneConfig):
+class SimGCLConfig(LayerSumConfig):
     """Options of SimGCL, with the paper's symbols."""
 
-    layers: int = Field(3, ge=0, description="L")
-    eps: float = Field(0.9, ge=0, description="ε, length of the noise that each layer of a view gets")
+    eps: float = Field(0.9, ge=0, description="ε, length of the noise added to each layer of a view")
     cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
-    cl_temperature: float = Field(0.2, gt=0, description="its temperature")
+    cl_temperature: float = Field(0.2, gt=0, description="temperature of the contrast")
 
 
-class SimGCL(Backbone):
-    """BPR on the clean pass + cl_weight · [InfoNCE over users + InfoNCE over positive items].
+class SimGCL(LayerSum):
+    """SimGCL: the encoder of LightGCN, trained with a contrast between two noisy passes.
 
-    Encodes as LightGCN. The contrast is between two noisy passes, all users (all items) of the second
-    being candidates: after each layer e += ε · sign(e) ∘ r/||r|| with r uniform in [0, 1)^d.
+    BPR on the pass without noise + cl_weight · [InfoNCE over users + InfoNCE over positive items]. In a noisy
+    pass, after each layer e += ε · sign(e) ∘ r/||r|| with r uniform in [0, 1)^d; all users (all items) of the
+    second pass are candidates.
 
     Args:
         n_users: U.
         n_items: I.
-        config: options.
+        config: options, or a mapping of them.
+        options: options by keyword.
 
     Source: Yu et al., "Are Graph Augmentations Necessary?", SIGIR 2022, as in the RLMRec experiments.
     """
@@ -38,16 +40,8 @@ class SimGCL(Backbone):
     Config = SimGCLConfig
     config: SimGCLConfig
 
-    def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sum of the layers without noise, (U, d) and (I, d)."""
-        return graph.split(graph.propagate_sum(x, self.config.layers))
-
-    def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
-        """x + Âx + … + Â^(L−1) x, since e = x + Â of that."""
-        return graph.propagate_sum(x, self.config.layers - 1) if self.config.layers else None
-
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """BPR and the contrast of two noisy views."""
+        """Compute BPR and the contrast of two noisy views."""
         users, items = self.encode(x, graph)
         (users_1, items_1), (users_2, items_2) = (graph.split(self._view(x, graph, rng)) for _ in range(2))
         contrast = batch_info_nce(batch.users, users_1, users_2, self.config.cl_temperature) + batch_info_nce(

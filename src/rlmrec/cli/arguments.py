@@ -19,12 +19,8 @@ WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of the project's dataset, text embeddings and runs.")
 ]
 RunOption = Annotated[str, typer.Option(help="Name of a finished run.")]
-BackboneOption = Annotated[
-    str, typer.Option(help=f"{', '.join(BACKBONES)}, or your own as package.module:Class.")
-]
-AlignmentOption = Annotated[
-    str, typer.Option(help=f"{', '.join(ALIGNMENTS)}, or your own as package.module:Class.")
-]
+BackboneOption = Annotated[str, typer.Option(help=f"{BACKBONES.choices}.")]
+AlignmentOption = Annotated[str, typer.Option(help=f"{ALIGNMENTS.choices}.")]
 PresetOption = Annotated[
     str,
     typer.Option(
@@ -33,7 +29,12 @@ PresetOption = Annotated[
 ]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Override an option; repeat for several."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Override an option; repeat for several. "
+        "alignment.NAME, backbone.NAME or training.NAME where several have one of that name.",
+    ),
 ]
 TextEmbeddingsOption = Annotated[
     str,

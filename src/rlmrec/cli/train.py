@@ -77,6 +77,7 @@ def train(
     from rlmrec.cli.output import Output
     from rlmrec.experiments.run import InitialEmbeddings
     from rlmrec.experiments.spec import RunSpec, parse_settings
+    from rlmrec.registry import short_name
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -87,7 +88,12 @@ def train(
     dataset = place.dataset()
     text_embeddings = place.text_embeddings(dataset, text_embeddings_name) if spec.needs_text else None
     if name is None:
-        parts = [backbone.rpartition(":")[2].lower(), alignment, Path(preset).stem, f"seed{seed}"]
+        parts = [
+            short_name(backbone).lower(),
+            short_name(alignment).lower(),
+            Path(preset).stem,
+            f"seed{seed}",
+        ]
         if spec.needs_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
             parts.append(f"texts={text_embeddings_name}")
         parts += [f"from-{start_from}"] * (start_from is not None)

@@ -13,15 +13,17 @@ from typing import Any
 
 import polars as pl
 
+from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
 from rlmrec.evaluation.ranking import PER_USER, read_table
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.runner import Line
-from rlmrec.experiments.spec import RunSpec, describe_options, read_toml
+from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
 from rlmrec.experiments.trial import Trial, TrialInputs, of_period
 from rlmrec.paper.figures import FIGURES
+from rlmrec.registry import short_name
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 # What a grid may vary, with what holds where it says nothing.
@@ -34,7 +36,6 @@ AXES: dict[str, Any] = {
     "period": "",
     "start": "random",
 }
-VARIANTS = {"none": "Base", "contrastive": "Con", "generative": "Gen"}
 CUTS = {"": "–", "later": "at one moment", "later, by user": "within each user's history"}
 NO_TEXT = "–"
 # What makes a row, as ``coordinates`` says it.
@@ -220,7 +221,7 @@ class Experiment:
             trial = self._trial(point, inputs, names, preset, chosen, used)
             target = runnable if trial.texts is not None or not _needs_text(trial) else lacking
             target.append(replace(trial, timing=timing) if self.is_timing else trial)
-        unknown = set(chosen) - used
+        unknown = set(flat_options(chosen)) - used
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
         return runnable, lacking
@@ -271,6 +272,7 @@ class Experiment:
         rows: dict[Row, None] = {}
         for point in self.points([DEFAULT_TEXT_EMBEDDINGS], 1):
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
+            run |= own_labels(point["backbone"], point["alignment"])
             start = None if point["start"] == "random" else {"alignment": point["start"]}
             row = self.row({"run": run, "data": point, "start": start})
             if row is not None:
@@ -306,25 +308,23 @@ def coordinates(trial: Mapping[str, Any]) -> Coordinates:
     """Where a trial stands, in the words of the tables."""
     run, data = trial["run"], trial["data"]
     backbone, alignment = run["backbone"], run["alignment"]
-    plain = backbone.removeprefix("kar-")
-    variant = VARIANTS[alignment]
+    kinds = BACKBONES.known(backbone), ALIGNMENTS.known(alignment)
+    variant = run.get("alignment_label") or alignment_label(alignment)
+    label = run.get("backbone_label") or (short_name(backbone) if kinds[0] is None else kinds[0].label)
+    # A class that is not imported here may read texts.
+    reads_text = any(kind is None or kind.needs_text for kind in kinds)
     if backbone == SEMANTIC_ONLY:
-        variant = "Semantic embeddings only"
-    elif plain != backbone:
-        variant = "KAR" if alignment == "none" else f"KAR + {variant}"
-    reads_text = alignment != "none" or backbone == SEMANTIC_ONLY or plain != backbone
+        label, variant = "–", "Semantic embeddings only"
+    elif kinds[0] is not None and kinds[0].enhancement:
+        variant = kinds[0].enhancement + (f" + {variant}" if alignment != "none" else "")
     return {
-        "backbone": "–"
-        if backbone == SEMANTIC_ONLY
-        else BACKBONES[plain].__name__
-        if plain in BACKBONES
-        else plain,
+        "backbone": label,
         "variant": variant,
         "semantics": str(data["semantics"]) if reads_text else NO_TEXT,
         "shuffle": str(data["shuffle"]),
         "noise": f"{100 * data['noise']:g} %",
         "cut": CUTS.get(data["period"], str(data["period"])),
-        "start": "None" if trial["start"] is None else VARIANTS[trial["start"]["alignment"]],
+        "start": "None" if trial["start"] is None else alignment_label(trial["start"]["alignment"]),
     }
 
 
@@ -361,8 +361,8 @@ def _resolve(
     backbone: str, alignment: str, preset: str, seed: int, options: Mapping[str, Any], used: set[str]
 ) -> RunSpec:
     """A spec with those of the options that it has; ``used`` collects them."""
-    known = {option["name"] for option in describe_options(RunSpec.resolve(backbone, alignment, preset))}
-    own = {name: value for name, value in options.items() if name in known}
+    known = option_names(backbone, alignment)
+    own = {name: value for name, value in flat_options(options).items() if name in known}
     used.update(own)
     return RunSpec.resolve(backbone, alignment, preset, seed, own)
 

@@ -10,10 +10,9 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tomli_w
@@ -22,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlmrec import __version__
-from rlmrec.alignment import ALIGNMENTS, Alignment, Contrastive, Generative
+from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, Backbone
+from rlmrec.backbones.base import BackboneConfig
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
@@ -96,36 +96,25 @@ class InitialEmbeddings:
 def build(
     spec: RunSpec, dataset: Dataset, text_embeddings: TextEmbeddings | None
 ) -> tuple[Backbone, Alignment]:
-    """The modules of a run, freshly initialised from its seed.
+    """Make the modules of a run, freshly initialised from its seed.
 
     Raises:
-        ConfigError: the alignment or the backbone needs text vectors and there are none, or a backbone of the
+        ConfigError: the alignment or the backbone needs text vectors and there are none, or a class of the
             user's own takes other arguments.
     """
-    if text_embeddings is None and spec.needs_text:
-        what = f"backbone {spec.backbone!r}" if spec.alignment == "none" else f"alignment {spec.alignment!r}"
-        raise ConfigError(f"{what} needs text vectors: run 'rlmrec encode' first")
-    backbone_kind, kind = BACKBONES.resolve(spec.backbone), ALIGNMENTS.resolve(spec.alignment)
-    # The spec made each configuration from the class's own Config.
-    backbone_config: Any = spec.backbone_config
-    alignment_config: Any = spec.alignment_config
+    backbone_kind, alignment_kind = BACKBONES.resolve(spec.backbone), ALIGNMENTS.resolve(spec.alignment)
+    for part, name, kind in (
+        ("alignment", spec.alignment, alignment_kind),
+        ("backbone", spec.backbone, backbone_kind),
+    ):
+        if text_embeddings is None and kind.needs_text:
+            raise ConfigError(f"{part} {name!r} needs text vectors: run 'rlmrec encode' first")
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
-        text: Any = {"text_embeddings": text_embeddings} if backbone_kind.needs_text else {}
-        try:
-            signature(backbone_kind).bind(dataset.n_users, dataset.n_items, backbone_config, **text)
-        except TypeError as error:
-            raise ConfigError(
-                f"backbone {spec.backbone!r} takes other arguments than (n_users, n_items, config"
-                f"{', text_embeddings' * bool(text)}): {error}"
-            ) from None
-        backbone = backbone_kind(dataset.n_users, dataset.n_items, backbone_config, **text)
-        if text_embeddings is None or kind is Alignment:
-            return backbone, Alignment()
-        if kind is Generative:
-            size = backbone.initial().shape[1]
-            return backbone, Generative(text_embeddings, backbone.output_size, size, alignment_config)
-        return backbone, Contrastive(text_embeddings, backbone.output_size, alignment_config)
+        backbone = backbone_kind.create(
+            dataset.n_users, dataset.n_items, cast(BackboneConfig, spec.backbone_config), text_embeddings
+        )
+        return backbone, alignment_kind.create(text_embeddings, backbone, spec.alignment_config)
 
 
 def run(
@@ -318,16 +307,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In which options two configurations differ, in words.
+# Names for people: the texts' hash and the class's path identify what they stand for.
+_NAMES = {("data", "semantics"), ("run", "alignment_label"), ("run", "backbone_label")}
 
-    The vectors' name, which some runs recorded under "data", is none of them: their hash identifies them.
-    """
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Describe the options in which two configurations differ; names for people do not count."""
     return [
         f"{name} is {there.get(part, {}).get(name, 'not set')} there and {options.get(name, 'not set')} here"
         for part, options in here.items()
         for name in {**options, **there.get(part, {})}
-        if there.get(part, {}).get(name) != options.get(name) and (part, name) != ("data", "semantics")
+        if there.get(part, {}).get(name) != options.get(name) and (part, name) not in _NAMES
     ]
 
 

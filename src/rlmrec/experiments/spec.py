@@ -1,4 +1,4 @@
-"""RunSpec: which backbone, which alignment, which options. Presets and --set resolved to config classes."""
+"""RunSpec: a training run as data: backbone, alignment, and all options from presets and ``--set``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
 from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
+from rlmrec.registry import is_path, short_name
 from rlmrec.training.trainer import TrainConfig
 
 PRESETS = ("general", "movielens", "amazon", "yelp", "steam")
 DEFAULT_PRESET = "general"
+# The parts of a run that have options. "alignment.weight" names an option of one of them.
+PARTS = ("backbone", "alignment", "training")
 
 
 class UnknownOptionError(ConfigError):
     """An option that neither the backbone nor the alignment nor the trainer has."""
-
-
-class NoOptions(Config):
-    """Of a component that has none."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class RunSpec:
     """A training run, fully resolved: the same spec, dataset, vectors and machine give the same numbers.
 
     Args:
-        backbone: a name of ``BACKBONES``, or "package.module:Class" of your own.
-        alignment: a name of ``ALIGNMENTS``.
+        backbone: a name of ``BACKBONES``, or the path of your own class.
+        alignment: a name of ``ALIGNMENTS``, or the path of your own class.
         backbone_config: the backbone's options.
         alignment_config: the alignment's options.
         training: the trainer's options.
-        seed: of initialisation and training.
+        seed: seed of initialisation and training.
         preset: where the options came from, for the record.
     """
 
@@ -62,71 +61,136 @@ class RunSpec:
     ) -> RunSpec:
         """Take the preset's options for this backbone and alignment, then ``options`` over them.
 
+        Options are named "weight", or "alignment.weight" where several parts of the run have one of that name.
+
         Raises:
-            UnknownOptionError: an option that neither backbone, alignment nor trainer has.
-            ConfigError: an unknown name, or a value that an option cannot have.
+            UnknownOptionError: an option that no part of the run has.
+            ConfigError: an unknown name, an option that several parts have, or a value that an option cannot have.
         """
-        backbone_config = getattr(BACKBONES.resolve(backbone), "Config", NoOptions)
-        alignment_config = getattr(ALIGNMENTS.resolve(alignment), "Config", NoOptions)
-        homes: dict[str, type[Config]] = {
-            "backbone": backbone_config,
-            "alignment": alignment_config,
-            "training": TrainConfig,
-        }
-        values: dict[str, dict[str, Any]] = {home: {} for home in homes}
-        for name, value in {**preset_options(preset, backbone, alignment), **(options or {})}.items():
-            home = next((home for home, kind in homes.items() if name in kind.model_fields), None)
-            if home is None:
-                known = ", ".join(sorted(field for kind in homes.values() for field in kind.model_fields))
-                raise UnknownOptionError(
-                    f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
-                )
-            values[home][name] = value
-        return cls(
-            backbone,
-            alignment,
-            make(backbone_config, values["backbone"]),
-            make(alignment_config, values["alignment"]),
-            make(TrainConfig, values["training"]),
-            seed,
-            preset,
+        kinds = config_classes(backbone, alignment)
+        values: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        for given in (preset_options(preset, backbone, alignment), options or {}):
+            for name, value in flat_options(given).items():
+                part, option = _part_of(name, kinds, backbone, alignment)
+                values[part][option] = value
+        return cls.from_dict(
+            {"run": {"backbone": backbone, "alignment": alignment, "seed": seed, "preset": preset}, **values}
         )
 
     @property
     def needs_text(self) -> bool:
         """Whether the alignment or the backbone reads text vectors."""
-        return self.alignment != "none" or BACKBONES.resolve(self.backbone).needs_text
+        return ALIGNMENTS.resolve(self.alignment).needs_text or BACKBONES.resolve(self.backbone).needs_text
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values: what ``config.toml`` holds."""
+        """Return everything as plain values: what ``config.toml`` holds.
+
+        Labels are there for classes of the user's own alone: reports show them without importing the class.
+        """
         return {
             "run": {
                 "backbone": self.backbone,
                 "alignment": self.alignment,
                 "preset": self.preset,
                 "seed": self.seed,
+                **own_labels(self.backbone, self.alignment),
             },
             "backbone": self.backbone_config.model_dump(),
             "alignment": self.alignment_config.model_dump(),
             "training": self.training.model_dump(),
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """Return the spec that ``as_dict`` describes; it imports the classes."""
+        run = values["run"]
+        kinds = config_classes(run["backbone"], run["alignment"])
+        return cls(
+            run["backbone"], run["alignment"],
+            make(kinds["backbone"], values["backbone"]), make(kinds["alignment"], values["alignment"]),
+            make(TrainConfig, values["training"]), run["seed"], run["preset"],
+        )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process can import a class from a user's file by its path alone, not by its module's name.
+        return RunSpec.from_dict, (self.as_dict(),)
+
+
+def config_classes(backbone: str, alignment: str) -> dict[str, type[Config]]:
+    """Return the classes of the options of each part of a run."""
+    return {
+        "backbone": BACKBONES.resolve(backbone).Config,
+        "alignment": ALIGNMENTS.resolve(alignment).Config,
+        "training": TrainConfig,
+    }
+
+
+def own_labels(backbone: str, alignment: str) -> dict[str, str]:
+    """Return the labels of the user's own classes that differ from the classes' names."""
+    parts = {"backbone_label": BACKBONES.known(backbone), "alignment_label": ALIGNMENTS.known(alignment)}
+    names = {"backbone_label": backbone, "alignment_label": alignment}
+    return {
+        key: found.label
+        for key, found in parts.items()
+        if found is not None and is_path(names[key]) and found.label != short_name(names[key])
+    }
+
+
+def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the tables of parts flattened: {"alignment": {"weight": 1}} → {"alignment.weight": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in PARTS and isinstance(value, Mapping):
+            flat |= {f"{name}.{option}": one for option, one in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def option_names(backbone: str, alignment: str) -> set[str]:
+    """Return the options of a run, each by its name and by its part and name."""
+    kinds = config_classes(backbone, alignment)
+    own = {(part, name) for part, kind in kinds.items() for name in kind.model_fields}
+    return {name for _, name in own} | {f"{part}.{name}" for part, name in own}
+
+
+def _part_of(name: str, kinds: Mapping[str, type[Config]], backbone: str, alignment: str) -> tuple[str, str]:
+    """Return the part of a run that has an option, and the option's name there."""
+    first, dot, rest = name.partition(".")
+    option = rest if dot and first in PARTS else name
+    parts = [
+        part for part, kind in kinds.items()
+        if option in kind.model_fields and (option == name or part == first)
+    ]  # fmt: skip
+    if len(parts) > 1:
+        qualified = " or ".join(f"{part}.{option}" for part in parts)
+        raise ConfigError(
+            f"option {name!r} is one of several: {backbone} with alignment {alignment} has {qualified}; write which"
+        )
+    if not parts:
+        known = ", ".join(sorted({field for kind in kinds.values() for field in kind.model_fields}))
+        raise UnknownOptionError(
+            f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
+        )
+    return parts[0], option
+
 
 def describe_options(spec: RunSpec) -> list[dict[str, Any]]:
-    """What ``options`` can set in a run such as ``spec``, from the configuration classes' own fields.
+    """Describe what ``options`` can set in a run such as ``spec``, from the fields of the configuration classes.
 
     Returns:
-        for each option its name, type and bounds in words, value in ``spec``, default, meaning, and "of":
-        whose it is.
+        for each option its name as ``--set`` takes it, type and bounds in words, value in ``spec``, default,
+        meaning, and "of": the part that has it.
     """
     parts = {
         f"backbone {spec.backbone}": spec.backbone_config,
         f"alignment {spec.alignment}": spec.alignment_config,
         "training": spec.training,
     }
+    names = [name for config in parts.values() for name in type(config).model_fields]
     return [
         {
-            "name": name,
+            "name": name if names.count(name) == 1 else f"{part.partition(' ')[0]}.{name}",
             "type": _type(field),
             "value": getattr(config, name),
             "default": field.default,
@@ -139,7 +203,7 @@ def describe_options(spec: RunSpec) -> list[dict[str, Any]]:
 
 
 def _type(field: FieldInfo) -> str:
-    """ "float > 0", "int ≥ 1", "all-users or batch"."""
+    """Describe a field's type and bounds: "float > 0", "int ≥ 1", "all-users or batch"."""
     if get_origin(field.annotation) is Literal:
         return " or ".join(map(str, get_args(field.annotation)))
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
@@ -153,15 +217,17 @@ def _type(field: FieldInfo) -> str:
 
 
 def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]:
-    """The options that a preset has for a backbone with an alignment; none for a backbone of your own.
+    """Return the options that a preset has for a backbone with an alignment; none for a backbone of your own.
+
+    With an alignment of your own they are the backbone's options without alignment.
 
     Args:
         preset: a name of ``PRESETS``, or the path of a TOML file with tables such as [lightgcn.contrastive].
-        backbone: its name.
-        alignment: its name.
+        backbone: its name or path.
+        alignment: its name or path.
 
     Raises:
-        ConfigError: no such preset, or a file that says nothing of this backbone with this alignment.
+        ConfigError: no such preset, or a file without a table for this backbone with this alignment.
     """
     if preset.endswith(".toml"):
         tables = read_toml(Path(preset))
@@ -172,7 +238,7 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
             has = [f"[{one}.{of}]" for one, by in tables.items() if isinstance(by, dict) for of in by]
             raise ConfigError(
                 f"{preset} has no table [{backbone}.{alignment}] but {', '.join(has) or 'none at all'}: add it, or "
-                "ask for these alone (rlmrec experiment … --only backbone=…,… --only alignment=…,…)"
+                "run only these (rlmrec experiment … --only backbone=…,… --only alignment=…,…)"
             )
         return found
     if preset not in PRESETS:
@@ -180,26 +246,34 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
             f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}, or a file's path ending in .toml"
         )
     text = (resources.files("rlmrec.experiments") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
-    options: dict[str, Any] = tomllib.loads(text).get(backbone, {}).get(alignment, {})
-    return options
+    tables = tomllib.loads(text).get(backbone, {})
+    if alignment in ALIGNMENTS:
+        return dict(tables.get(alignment, {}))
+    # In full where the user's alignment has an option of the same name.
+    shared = ALIGNMENTS.resolve(alignment).Config.model_fields.keys()
+    own = BACKBONES.resolve(backbone).Config.model_fields.keys()
+    return {
+        f"{'backbone' if name in own else 'training'}.{name}" if name in shared else name: value
+        for name, value in tables.get("none", {}).items()
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file of the user's says.
+    """Read a TOML file of the user's.
 
     Raises:
-        ConfigError: there is no such file, or it is no TOML.
+        ConfigError: there is no such file, or it is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """``["layers=2", "negatives=batch"]`` → ``{"layers": 2, "negatives": "batch"}``.
+    """Parse ``--set``: ``["layers=2", "alignment.weight=0.1"]`` → ``{"layers": 2, "alignment.weight": 0.1}``.
 
     Raises:
         ConfigError: an entry without "=".

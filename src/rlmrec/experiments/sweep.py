@@ -17,7 +17,14 @@ import tomli_w
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.runner import Results
-from rlmrec.experiments.spec import DEFAULT_PRESET, RunSpec, UnknownOptionError, preset_options, read_toml
+from rlmrec.experiments.spec import (
+    DEFAULT_PRESET,
+    RunSpec,
+    UnknownOptionError,
+    flat_options,
+    preset_options,
+    read_toml,
+)
 from rlmrec.experiments.trial import Trial
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
@@ -167,7 +174,7 @@ class Sweep:
         ]
         merged: Options = {}
         for part in own:
-            merged |= {key: value for key, value in part.items() if not self._is_variant(key)}
+            merged |= {key: value for key, value in flat_options(part).items() if not self._is_variant(key)}
         return merged
 
     def base(self, variant: Variant) -> Options:
@@ -221,25 +228,30 @@ class Sweep:
             ) from None
 
     def _is_variant(self, key: str) -> bool:
-        return key in ALIGNMENTS or any(key == backbone for backbone, _ in self.variants)
+        return key in ALIGNMENTS or any(key in variant for variant in self.variants)
 
     def _refuse_other_variants(self, section: str) -> None:
-        table = self.values.get(section, {})
-        inner = {
-            f"{key}.{k}": v for key, part in table.items() if isinstance(part, dict) for k, v in part.items()
-        }
-        for key, value in {**table, **inner}.items():
-            if self._is_variant(key.rpartition(".")[2]) and not isinstance(value, dict):
+        alignments = {*ALIGNMENTS, *(alignment for _, alignment in self.variants)}
+        for key, value in flat_options(self.values.get(section, {})).items():
+            if not self._is_variant(key):
+                if isinstance(value, dict) and not {"low", "high"} & set(value):
+                    raise ConfigError(
+                        f"[{section}.{key}] is neither a backbone of this sweep nor an alignment"
+                    )
+                continue
+            if not isinstance(value, dict):
                 raise ConfigError(f"{section}: {key} = {value!r}: expected a table, [{section}.{key}]")
-            outer, _, last = key.rpartition(".")
-            if outer in ALIGNMENTS and self._is_variant(last):
-                raise ConfigError(
-                    f"[{section}.{key}]: expected the backbone first, [{section}.{last}.{outer}]"
-                )
-        for key, value in table.items():
-            is_table = isinstance(value, dict) and not {"low", "high"} & set(value)
-            if is_table and not self._is_variant(key):
-                raise ConfigError(f"[{section}.{key}] is neither a backbone of this sweep nor an alignment")
+            for inner, options in value.items():
+                if not self._is_variant(inner):
+                    continue
+                if not isinstance(options, dict):
+                    raise ConfigError(
+                        f"{section}: {key}.{inner} = {options!r}: expected a table, [{section}.{key}.{inner}]"
+                    )
+                if key in alignments:
+                    raise ConfigError(
+                        f"[{section}.{key}.{inner}]: expected the backbone first, [{section}.{inner}.{key}]"
+                    )
 
 
 def trial_maker(

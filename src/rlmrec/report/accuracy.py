@@ -348,7 +348,7 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
     for backbone in inputs.backbones():
         alike: dict[str, list[Group]] = {}  # by everything but the vectors
         for group in [*inputs.of_backbone(backbone), *inputs.shuffled]:
-            aligned = group.first.backbone == backbone and group.first.variant != "base"
+            aligned = group.first.backbone == backbone and group.first.is_aligned
             if aligned and group.mean("recall@20") is not None:
                 alike.setdefault(_but(group.first, "texts", "shuffle"), []).append(group)
         base = inputs.base_of(backbone)

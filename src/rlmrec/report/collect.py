@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate, read_table
@@ -24,7 +25,6 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
-VARIANTS = {"none": "base", "contrastive": "Con", "generative": "Gen"}
 METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
 LIST_LENGTH = 20  # of the lists that are looked into item by item
 
@@ -62,9 +62,14 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """base, Con or Gen, or the alignment's name."""
-        alignment = self.option("run", "alignment") or "none"
-        return VARIANTS.get(alignment, alignment)
+        """The alignment's label: Base, Con, Gen, or that of a class of the user's own."""
+        own: str | None = self.option("run", "alignment_label")
+        return own or alignment_label(self.option("run", "alignment") or "none")
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether it was trained with an alignment."""
+        return (self.option("run", "alignment") or "none") != "none"
 
     @property
     def noise(self) -> float:
@@ -202,7 +207,7 @@ class Inputs:
 
     def base_of(self, backbone: str) -> Group | None:
         """What the others of a backbone are held against: its first group without alignment."""
-        return next((group for group in self.of_backbone(backbone) if group.first.variant == "base"), None)
+        return next((group for group in self.of_backbone(backbone) if not group.first.is_aligned), None)
 
     def recommender(self, group: Group) -> Recommender | None:
         """The recommender of a group's first run; None, and a word on why, where there is none."""
@@ -412,7 +417,7 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         for group in groups
         for what in [_difference(group, [other for other in groups if other.name == group.name])]
     ]
-    order = list(VARIANTS.values())
+    order = [alignment_label(name) for name in ALIGNMENTS]
 
     def place(group: Group) -> tuple[str, int, str]:
         variant = group.first.variant

@@ -52,7 +52,7 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         recommender = None if group.first.variant in seen else inputs.recommender(group)
         if recommender is not None:
             seen.add(group.first.variant)
-            when = "before alignment" if group.first.variant == "base" else "after alignment"
+            when = "after alignment" if group.first.is_aligned else "before alignment"
             spaces.append((f"{group.name}: {when}", recommender.items))
     if not spaces:
         return None

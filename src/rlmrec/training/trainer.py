@@ -228,7 +228,7 @@ class _Run:
             "dataset": dataset.fingerprint,
             "backbone": _options(backbone),
             "alignment": _options(alignment),
-            "texts": getattr(alignment, "texts", None) or getattr(backbone, "texts", None),
+            "texts": getattr(alignment, "text_digest", None) or getattr(backbone, "text_digest", None),
             "model": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
         }
 

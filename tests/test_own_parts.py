@@ -1,0 +1,166 @@
+"""A user's own alignment and encoder, from a file, go through every command as the built-in ones do."""
+
+import json
+
+import pytest
+
+from rlmrec.cli import main
+from rlmrec.errors import ConfigError
+from rlmrec.registry import Registry
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+ALIGNMENT = '''
+"""Pull: the squared distance between an item's embedding and its projected text."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from neighbour import SCALE  # a file beside it
+from pydantic import Field
+from torch import nn
+
+from rlmrec.alignment import Alignment
+from rlmrec.config import Config
+
+
+class PullConfig(Config):
+    weight: float = Field(0.5, ge=0, description="w")
+    layers: int = Field(1, ge=1, description="a name that the backbone has, too")
+
+
+class Pull(Alignment):
+    label = "Pulled"
+    Config = PullConfig
+    needs_text = True
+
+    def __init__(self, text_embeddings, backbone, config=None, **options):
+        super().__init__(text_embeddings, backbone, config, **options)
+        self.register_buffer("text", torch.from_numpy(text_embeddings.items), persistent=False)
+        self.projector = nn.Linear(text_embeddings.size, self.output_size)
+
+    def loss(self, users, items, batch, masked):
+        rows = batch.positives
+        distance = F.mse_loss(F.embedding(rows, items), self.projector(self.text[rows]))
+        return {"pull": self.config.weight * SCALE * distance}
+
+
+class Plain(Alignment):
+    """Needs no text."""
+
+    def loss(self, users, items, batch, masked):
+        return {"plain": 1e-3 * users.square().mean()}
+'''
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A workspace in the current folder, beside the user's files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pull.py").write_text(ALIGNMENT)
+    (tmp_path / "neighbour.py").write_text("SCALE = 1.0\n")
+    place = Workspace(tmp_path / "w")
+    dataset, text_embeddings = blocks()
+    dataset.save(place.dataset_path)
+    text_embeddings.save(place.text_embeddings_path())
+    return place
+
+
+def result(answer):
+    code, out, err = answer
+    assert code == 0, err + out
+    return json.loads(out.strip().splitlines()[-1])
+
+
+SHORT = ("--set", "batch_size=256", "--epochs", 3, "--json")
+
+
+def test_an_own_alignment_in_train_options_compare_and_report(call, place):
+    listed = result(call("options", "--alignment", "pull.py:Pull", "--json"))
+    names = [option["name"] for option in listed["options"]]
+    assert {"weight", "alignment.layers", "backbone.layers", "training.l2"} - {"training.l2"} <= set(names)
+    values = {option["name"]: option["value"] for option in listed["options"]}
+    assert values["learning_rate"] == 5e-3, "without a preset of its own: the options of the backbone alone"
+
+    code, _, err = call("train", "-w", place.path, "--alignment", "pull.py:Pull", "--set", "layers=2", *SHORT)
+    assert code == 2
+    assert "backbone.layers or alignment.layers" in err
+    pulled = result(
+        call("train", "-w", place.path, "--alignment", "pull.py:Pull", "--set", "alignment.layers=2",
+             "--name", "pulled", *SHORT)
+    )  # fmt: skip
+    assert pulled["config"]["alignment"] == {"weight": 0.5, "layers": 2}
+    assert pulled["config"]["run"]["alignment_label"] == "Pulled"
+    plain = result(call("train", "-w", place.path, "--alignment", "pull.py:Plain", *SHORT))
+    assert plain["run"].startswith("lightgcn-plain-general-seed0")
+    assert "texts" not in plain["config"]["data"]
+    result(call("train", "-w", place.path, "--name", "base", *SHORT))
+
+    compared = result(call("compare", "-w", place.path, "base", "pulled", "--json"))
+    assert set(compared["comparisons"]) == {"pulled"}
+    pytest.importorskip("matplotlib")
+    result(call("report", "-w", place.path, "--json"))
+    assert "pulled" in (place.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_own_alignment_in_a_sweep_and_an_experiment(call, place):
+    (place.path / "s.toml").write_text(
+        'alignments = ["none", "pull.py:Pull"]\n[options]\nepochs = 2\nbatch_size = 256\n'
+        '[grid]\nl2 = [1e-6]\n[grid."pull.py:Pull"]\nweight = [0.1, 0.2]\nalignment.layers = [2]\n'
+    )
+    swept = result(call("sweep", "-w", place.path, place.path / "s.toml", "--json"))
+    assert (swept["trials"], swept["failed"]) == (3, 0)
+    best = {one["alignment"]: one["options"] for one in swept["best"]}
+    assert best["pull.py:Pull"]["alignment.layers"] == 2
+    preset = place.path / "sweeps" / "s" / "best.toml"
+    trained = result(
+        call("train", "-w", place.path, "--alignment", "pull.py:Pull", "--preset", preset, "--json")
+    )
+    assert trained["config"]["alignment"]["layers"] == 2
+
+    (place.path / "mine.toml").write_text(
+        'title = "Mine"\nmetrics = ["recall@20"]\nrows = ["backbone", "variant"]\nseeds = 1\n'
+        'against = {variant = "Base"}\n[options]\nepochs = 2\nbatch_size = 256\n'
+        '[[grid]]\nalignment = ["none", "pull.py:Pull"]\n'
+    )
+    call("experiment", place.path / "mine.toml", "-w", place.path, "--json")
+    code, _, err = call("experiment", place.path / "mine.toml", "-w", place.path, "--json")
+    assert code == 0, err
+    table = next((place.path).rglob("mine*.md")).read_text(encoding="utf-8")
+    assert "Pulled" in table
+
+
+def test_mistakes_in_paths_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = Registry("part", "rlmrec.errors:RlmrecError", {"data": "rlmrec.errors:DataError"})
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "fine.py").write_text("from rlmrec.errors import DataError\nclass Mine(DataError): ...\n")
+    assert registry.resolve("fine.py:Mine").__name__ == "Mine"
+    assert registry.known("fine.py:Mine") is registry.resolve("fine.py:Mine")
+    assert registry.known("fine.py:Other") is None, "nothing is imported for a name that is only looked up"
+    for name, message in (
+        ("dota", r"unknown part 'dota' \(did you mean 'data'\?\): expected one of data, or your own class"),
+        ("no.py:Mine", "no.py does not exist"),
+        ("broken.py:Mine", "cannot be imported: ZeroDivisionError"),
+        ("no.such.module:Mine", "cannot be imported: ModuleNotFoundError"),
+        ("fine.py:Yours", r"fine.py has no Yours; such classes in it: Mine"),
+        ("rlmrec.registry:Registry", "has a Registry that is not a subclass of rlmrec.RlmrecError"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            registry.resolve(name)
