@@ -6,7 +6,8 @@ from fault_server import GOOD, FaultServer, failure, reply
 from made_dataset import make_dataset
 from typer.testing import CliRunner
 
-from rlmrec.cli.profile import audit, profile
+from rlmrec.cli.audit import audit
+from rlmrec.cli.profile import profile
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.store import Profile, Store

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from rlmrec import __version__
-from rlmrec.cli import output
-from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 GROUPS = ("data", "cold")  # commands with commands of their own
@@ -31,7 +31,7 @@ COMMANDS = {
     "quickstart": "quickstart",
     "data": "data",
     "profile": "profile",
-    "audit": "profile",
+    "audit": "audit",
     "encode": "encode",
     "train": "train",
     "options": "options",
@@ -50,7 +50,7 @@ COMMANDS = {
 
 
 def build(command: str | None = None) -> typer.Typer:
-    """The program with this command; with all of them where it has no such command."""
+    """Return the program with one command; without one, with the names and summaries of all, for its --help."""
     app = typer.Typer(
         name="rlmrec",
         no_args_is_help=True,
@@ -60,13 +60,21 @@ def build(command: str | None = None) -> typer.Typer:
         help=HELP,
     )
     app.callback()(_options)
-    for name in [command] if command in COMMANDS else COMMANDS:
+    for name in COMMANDS if command is None else [command]:
         module = import_module(f"rlmrec.cli.{COMMANDS[name]}")
-        if name in GROUPS:
+        if name in GROUPS and command is None:
+            app.command(name, help=module.app.info.help)(_nothing)
+        elif name in GROUPS:
             app.add_typer(module.app, name=name)
+        elif command is None:
+            app.command(name, help=module.__dict__[name].__doc__)(_nothing)
         else:
-            app.command(name)(getattr(module, name))
+            app.command(name)(module.__dict__[name])
     return app
+
+
+def _nothing() -> None:
+    """Stand for a command where only its summary is shown."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,26 +95,71 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; one line per error, a traceback only with ``--debug``."""
     arguments = [_renamed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    debug = "--debug" in arguments
-    named = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        build(named)(args=[argument for argument in arguments if argument != "--debug"])
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            output.error("interrupted: repeat the command to resume")
-        raise
+        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+    except KeyboardInterrupt:
+        _fail("interrupted: repeat the command to resume", INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        else:
-            output.error(_in_a_line(error))
-        code = 2 if isinstance(error, ConfigError) else 1
-        if "--json" in arguments:  # a program that reads stdout finds out there, too
-            print(json.dumps({"error": _in_a_line(error), "exit_code": code}), flush=True)
-        sys.exit(code)
+        message, code = _in_a_line(error), 2 if isinstance(error, ConfigError) else 1
+        if "--json" in arguments:  # a program that reads stdout learns of the failure there
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+        if "--debug" in arguments:
+            sys.exit(code)
+        _fail(message, code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command and return its exit code.
+
+    Raises:
+        ConfigError: an unknown command or option, or a value that an option cannot have.
+        KeyboardInterrupt: the user stopped it.
+    """
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        raise ConfigError(
+            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}: rlmrec --help lists the commands"
+        )
+    try:
+        code = build(command)(args=arguments, prog_name="rlmrec", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # Typer brings its own copy of click's exceptions, and older versions of it click's own.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        raise ConfigError(_wrong_use(error)) from None
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _wrong_use(error: Any) -> str:
+    """Return one line for an error of the parser: what is wrong, the nearest option, where to look."""
+    message = str(error.format_message()).rstrip(".")
+    if type(error).__name__ == "NoSuchOption":
+        known = [] if error.ctx is None else [name for one in error.ctx.command.params for name in one.opts]
+        message = f"unknown option {error.option_name!r}{did_you_mean(error.option_name, known)}"
+    message = re.sub(
+        r"\. (Did you mean .*\?)", lambda found: f" ({found[1][0].lower()}{found[1][1:]})", message
+    )
+    where = "rlmrec" if error.ctx is None else error.ctx.command_path
+    return f"{message[0].lower()}{message[1:]}: see {where} --help"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from rlmrec.cli.output import error
+
+    error(message)
+    sys.exit(code)
 
 
 def _renamed(argument: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
@@ -19,15 +18,15 @@ _stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 def error(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     _stderr.print(f"[bold red]error[/]: {escape(' '.join(message.split()))}", soft_wrap=True)
 
 
 class Output:
-    """Where a command's output goes.
+    """The output of a command.
 
     Args:
-        as_json: people's output to stderr and one JSON line to stdout, instead of all to stdout.
+        as_json: whether stdout gets one JSON line, and all that is for people goes to stderr.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -35,7 +34,7 @@ class Output:
         self.console = Console(stderr=as_json, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
-        """A line for people; Rich markup allowed, so escape what comes from data."""
+        """Print a line for people. It may hold Rich markup, so escape what comes from data."""
         self.console.print(message, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
@@ -65,16 +64,21 @@ class Output:
         self.console.print(table)
 
     def result(self, payload: Any) -> None:
-        """The JSON line, if one was asked for."""
+        """Print the JSON line if ``--json`` was given."""
         if self.as_json:
             print(json.dumps(payload, ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
     @contextmanager
     def progress(self, label: str, total: int, remaining: bool = True) -> Iterator[Callable[..., None]]:
-        """A progress bar; call what it yields with ``completed`` and, if you like, a ``note``.
+        """Show a progress bar and yield the function that updates it: ``update(completed, note="")``.
 
-        Without ``remaining`` it makes no estimate of the time left: the note has a better one.
+        Args:
+            label: text before the bar.
+            total: value of ``completed`` at the end.
+            remaining: whether to estimate the time left; leave it out where the note has a better estimate.
         """
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),

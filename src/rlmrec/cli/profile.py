@@ -1,4 +1,4 @@
-"""rlmrec profile, rlmrec audit: from texts to profiles, and the proof that nothing held out went in."""
+"""rlmrec profile: from texts to profiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from rlmrec.llm.client import LLM, OpenAIChat
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store
-from rlmrec.profiles.audit import audit as run_audit
 from rlmrec.profiles.batch import BatchRead, read_batch, write_batch
 from rlmrec.profiles.profiler import Estimate, Price, Profiler, Progress
 from rlmrec.profiles.prompts import DOMAINS, KINDS, PromptOptions, load_template
@@ -229,43 +228,6 @@ def profile(
     output.result(results)
     if incomplete:
         raise typer.Exit(PARTLY_FAILED)
-
-
-def audit(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
-    """Prove that no held-out interaction reached a prompt, from the sources recorded with each profile.
-
-    Exit code 1 when one did, or when there is nothing to check.
-
-    **Example:**  `rlmrec audit -w movies`
-    """
-    place, output = Workspace(workspace), Output(as_json)
-    dataset = place.dataset()
-    with Store(place.profiles_path, create=False) as store:
-        found = run_audit(store, dataset)
-    checked = ", ".join(f"{count:,} {kind}s" for kind, count in found.profiles.items()) or "no profiles"
-    if found.passed:
-        output.say(
-            f"passed: the prompts of {checked} used {found.interactions:,} interactions, all of them "
-            f"training interactions of {escape(dataset.name)}"
-        )
-    elif found.n_violations:
-        output.say(f"[bold red]failed[/]: {found.n_violations:,} violations in the prompts of {checked}")
-        for line in found.violations:
-            output.say("  " + escape(line))
-    else:
-        output.say("[bold red]failed[/]: there are no profiles to check")
-    output.result(
-        {
-            "passed": found.passed,
-            "profiles": dict(found.profiles),
-            "interactions": found.interactions,
-            "violations": found.n_violations,
-            "first": found.violations,
-            "other_datasets": found.other_datasets,
-        }
-    )
-    if not found.passed:
-        raise typer.Exit(1)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

