@@ -1,11 +1,14 @@
 """Atomic writing: the old content or the new, never half, and never somebody else's folder."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from rlmrec.errors import WorkspaceError
-from rlmrec.files import atomic_file, atomic_folder, read_json, write_json
+from rlmrec.files import atomic_file, atomic_folder, locked, read_json, write_json
 
 
 class Killed(Exception):
@@ -73,3 +76,77 @@ def test_damaged_json_is_named(tmp_path):
         read_json(tmp_path / "x.json")
     with pytest.raises(WorkspaceError, match="does not exist"):
         read_json(tmp_path / "y.json")
+
+
+def test_a_lock_excludes_other_processes_and_dies_with_its_own(tmp_path):
+    """Three processes add to a number, each by reading and writing; one more is killed while it holds the lock."""
+    number = tmp_path / "number"
+    number.write_text("0")
+    add = (
+        "import sys; from pathlib import Path; from rlmrec.files import locked; path = Path(sys.argv[1])\n"
+        "for _ in range(50):\n"
+        "    with locked(path): path.write_text(str(int(path.read_text()) + 1))"
+    )
+    hold = (
+        "import sys, time; from pathlib import Path; from rlmrec.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+
+    def start(code):
+        return subprocess.Popen([sys.executable, "-c", code, str(number)], stdout=subprocess.PIPE, text=True)
+
+    adding = [start(add) for _ in range(3)]
+    assert [process.wait() for process in adding] == [0, 0, 0]
+    assert number.read_text() == "150"
+    holder = start(hold)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(WorkspaceError, match="one at a time"), locked(number, "one at a time"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(number, "one at a time"):
+        pass
+
+
+def test_windows_waits_for_a_file_that_is_open_and_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlmrec.files.WINDOWS", True)
+    monkeypatch.setattr("rlmrec.files.time.sleep", lambda seconds: None)
+    replace, refusals = Path.replace, [PermissionError(13, "in use")] * 2
+
+    def refuse(self, target):
+        if refusals:
+            raise refusals.pop()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    write_json(tmp_path / "a.json", 1)
+    assert read_json(tmp_path / "a.json") == 1
+    refusals += [PermissionError(13, "in use")] * 9
+    with pytest.raises(WorkspaceError, match=r"a\.json cannot be replaced \(in use\): close the programs"):
+        write_json(tmp_path / "a.json", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_every_module_imports_without_what_windows_lacks():
+    """The modules and functions of Linux that other systems lack are hidden, then everything is imported."""
+    code = """
+import asyncio, importlib, multiprocessing, os, pkgutil, select, signal, socket, subprocess, sys, tempfile
+import filelock, torch, polars, openai, sqlite3  # may know their platform; ours may not
+try:
+    import fastapi, prometheus_client, uvicorn, optuna, matplotlib.pyplot
+except ImportError:
+    pass
+import rlmrec
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+for module, names in {
+    os: ("getloadavg", "sched_getaffinity", "fork", "killpg", "setsid", "getuid"),
+    signal: ("pthread_sigmask", "SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM", "alarm"),
+}.items():
+    for name in names:
+        delattr(module, name)
+for module in pkgutil.walk_packages(rlmrec.__path__, "rlmrec."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

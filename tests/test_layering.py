@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors", "types"},
-    {"files", "config", "topk", "http_client", "registry"},
+    {"machine"},
+    {"files", "sqlite", "config", "topk", "http_client", "registry"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
     {"workspace"},
@@ -28,7 +29,18 @@ LAYERS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Evaluation and serving stand on data and numpy alone, so that a server needs no torch.
-NUMPY_ONLY = {"errors", "types", "files", "topk", "data", "evaluation", "recommend", "server"}
+NUMPY_ONLY = {
+    "errors",
+    "types",
+    "machine",
+    "files",
+    "sqlite",
+    "topk",
+    "data",
+    "evaluation",
+    "recommend",
+    "server",
+}
 
 
 def imports(path):

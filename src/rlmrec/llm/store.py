@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, locked
 from rlmrec.llm.client import Completion, Usage
+from rlmrec.sqlite import open_sqlite, transaction
 
 # Append only: a file at version n gets the scripts from n on. Never change one that was released.
 MIGRATIONS = (
@@ -176,41 +176,10 @@ class Store:
 
     def __init__(self, path: Path | str, *, create: bool = True) -> None:
         self.path = Path(path)
-        if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        elif not self.path.exists():
+        if not create and not self.path.exists():
             raise WorkspaceError(f"{self.path} does not exist: write profiles with 'rlmrec profile' first")
-        try:
-            # One caller at a time, but not always from the thread that opened it (notebooks).
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._migrate()
-        except sqlite3.DatabaseError as error:
-            raise WorkspaceError(f"{self.path} cannot be used as a store of profiles: {error}") from None
+        self._db = open_sqlite(self.path, MIGRATIONS, "a store of profiles")
         self._models: dict[tuple[str, str], int] = {}
-
-    def _migrate(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            self._db.close()
-            raise WorkspaceError(
-                f"{self.path} was written by a newer rlmrec (store version {version}, this one knows "
-                f"{len(MIGRATIONS)}): update rlmrec"
-            )
-        for number in range(version, len(MIGRATIONS)):
-            # A migration and its number are one transaction: a kill leaves the version before or after.
-            # Two processes that open a new file at once: the second finds the work done.
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                if self._db.execute("PRAGMA user_version").fetchone()[0] == number:
-                    for statement in MIGRATIONS[number].split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {number + 1}")
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
 
     def __enter__(self) -> Self:
         return self
@@ -342,8 +311,7 @@ class Store:
 
     def confirm(self, found: Sequence[Confirmed]) -> None:
         """Note, in one commit, that profiles belong to a dataset: their prompts are the same there."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             self._db.executemany(
                 "UPDATE profiles SET dataset = ?, sources = ?, quoted = ? WHERE kind = ? AND key = ?",
                 [
@@ -357,10 +325,6 @@ class Store:
                     for node in found
                 ],
             )
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
 
     # -- export ----------------------------------------------------------------------------------------
 

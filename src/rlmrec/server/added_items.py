@@ -13,11 +13,12 @@ import numpy as np
 
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, UnknownIdError, WorkspaceError
+from rlmrec.sqlite import open_sqlite, transaction
 from rlmrec.types import Float32Array
 
 MOST = 10_000  # they are appended to the arrays in the memory of each worker
-VERSION = 1
-SCHEMA = f"""
+MIGRATIONS = (
+    """
 CREATE TABLE items (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -27,9 +28,9 @@ CREATE TABLE items (
     vector BLOB NOT NULL
 );
 CREATE TABLE counters (changes INTEGER NOT NULL, reloads INTEGER NOT NULL);
-INSERT INTO counters VALUES (0, 0);
-PRAGMA user_version = {VERSION};
-"""
+INSERT INTO counters VALUES (0, 0)
+""",
+)
 
 
 class ColdItem(NamedTuple):
@@ -133,30 +134,10 @@ class ColdItems:
     @contextmanager
     def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection inside one transaction, which is taken back on an error."""
+        purpose = "a store of items"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
-                if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                    self._create(db)
-                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                try:
-                    yield db
-                except BaseException:
-                    db.execute("ROLLBACK")
-                    raise
-                db.execute("COMMIT")
+            kind = "IMMEDIATE" if write else "DEFERRED"
+            with closing(open_sqlite(self.path, MIGRATIONS, purpose)) as db, transaction(db, kind):
+                yield db
         except sqlite3.Error as error:
-            raise WorkspaceError(f"{self.path} cannot be used as a store of items: {error}") from None
-
-    def _create(self, db: sqlite3.Connection) -> None:
-        # Two workers that begin at once: the second finds the work done.
-        db.execute("BEGIN EXCLUSIVE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-        db.execute("COMMIT")
-        if version not in (0, VERSION):
-            raise WorkspaceError(
-                f"{self.path} was written by a newer rlmrec (version {version}): update rlmrec"
-            )
+            raise WorkspaceError(f"{self.path} cannot be used as {purpose}: {error}") from None

@@ -85,20 +85,21 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         gc.freeze()  # what is loaded stays: the collector need not look through it
         tasks = {asyncio.create_task(follow())}
         loop = asyncio.get_running_loop()
-        handles = hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread()
+        main = threading.current_thread() is threading.main_thread()  # the only one that may handle signals
+        hangup = getattr(signal, "SIGHUP", None) if main else None  # Windows has no such signal
 
         def hang_up() -> None:
             task = loop.create_task(reload_quietly())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        if handles:
-            loop.add_signal_handler(signal.SIGHUP, hang_up)
+        if hangup is not None:
+            loop.add_signal_handler(hangup, hang_up)
         try:
             yield
         finally:
-            if handles:
-                loop.remove_signal_handler(signal.SIGHUP)
+            if hangup is not None:
+                loop.remove_signal_handler(hangup)
             for task in tasks:
                 task.cancel()
             texts.shutdown(wait=False, cancel_futures=True)

@@ -18,16 +18,18 @@ import numpy as np
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import locked
+from rlmrec.sqlite import open_sqlite, transaction
 from rlmrec.types import Float32Array
 
-FORMAT = 1
-_SCHEMA = """
+MIGRATIONS = (
+    """
     CREATE TABLE IF NOT EXISTS vectors (
         key BLOB PRIMARY KEY,
         cut INTEGER NOT NULL,
         vector BLOB NOT NULL
     )
-"""
+    """,
+)
 READ_AT_ONCE = 500  # below SQLite's oldest bound on variables, 999
 
 
@@ -57,25 +59,9 @@ class VectorCache:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # One caller at a time, but not always from the thread that opened it (notebooks).
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # A killed process loses nothing; a power cut may cost the last few vectors, never the file.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, FORMAT):
-                self._db.close()
-                raise WorkspaceError(
-                    f"{self.path} has format {version}, this version reads {FORMAT}: delete it, or update rlmrec"
-                )
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {FORMAT}")
-        except sqlite3.DatabaseError as error:
-            raise WorkspaceError(
-                f"{self.path} cannot be used as a cache of vectors: {error}; delete it to encode anew"
-            ) from None
+        self._db = open_sqlite(
+            self.path, MIGRATIONS, "a cache of vectors", "; delete it and encode again, which only takes time"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -121,14 +107,8 @@ class VectorCache:
         """
         rows = zip(keys, map(int, cut), (row.astype("<f4").tobytes() for row in vectors), strict=True)
         try:
-            self._db.execute("BEGIN")
-            try:
+            with transaction(self._db):
                 self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back already
-                    self._db.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             raise WorkspaceError(
                 f"{self.path} cannot be written: {error}; mend that and run again, what is in it is kept"

@@ -1,0 +1,77 @@
+"""SQLite files with a format version: opened, upgraded and written the same way everywhere."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlmrec.errors import WorkspaceError
+
+
+def open_sqlite(path: Path, migrations: Sequence[str], purpose: str, remedy: str = "") -> sqlite3.Connection:
+    """Open a SQLite file, create it if it does not exist, and bring its tables to the latest format.
+
+    The connection is in autocommit mode and may move between threads, one caller at a time (notebooks open it
+    in one thread and use it in another). The file uses a write-ahead log with ``synchronous=NORMAL``: a killed
+    process loses nothing; a power failure may lose the last commits, never the file.
+
+    Args:
+        path: the file.
+        migrations: SQL scripts; format n is the result of the first n. Append only, never change a released one.
+        purpose: a noun for error messages, for example "a cache of vectors".
+        remedy: what to do about a file that cannot be used, appended to the message.
+
+    Raises:
+        WorkspaceError: the file is damaged, not a SQLite file, or of a newer format.
+    """
+    latest = len(migrations)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA synchronous = NORMAL")
+            version = _version(db)
+            if version > latest:
+                raise WorkspaceError(
+                    f"{path} was written by a newer rlmrec (format {version}, this version reads up to "
+                    f"{latest}): update rlmrec"
+                )
+            if version == 0:
+                db.execute("PRAGMA journal_mode = WAL")  # stored in the file
+            for number in range(version, latest):
+                # A script and its number are one transaction: a kill leaves the format before or after.
+                with transaction(db):
+                    if _version(db) == number:  # else another process has just done it
+                        for statement in migrations[number].split(";"):
+                            db.execute(statement)
+                        db.execute(f"PRAGMA user_version = {number + 1}")
+        except BaseException:
+            db.close()  # Windows deletes no file that is open
+            raise
+    except sqlite3.Error as error:
+        raise WorkspaceError(f"{path} cannot be used as {purpose}: {error}{remedy}") from None
+    return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """Commit everything that the block does, or nothing if it raises.
+
+    Args:
+        kind: "IMMEDIATE" to write, "DEFERRED" to read one state of the file in several queries.
+    """
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk has rolled back already
+            db.execute("ROLLBACK")
+        raise
