@@ -22,8 +22,8 @@ LAYERS = [
     {"alignment"},
     {"training"},
     {"testing", "experiments"},
-    {"paper"},
     {"report"},
+    {"paper"},
     {"cli"},
     {"__main__"},
 ]
@@ -68,6 +68,20 @@ def test_left_never_imports_right(path):
         other = module.split(".")[1]
         if other != own:
             assert HEIGHT[other] < HEIGHT[own], f"{own} must not import {other}"
+
+
+ROOFS = {"paper", "report", "cli", "__main__"}
+
+
+def test_nothing_in_the_library_imports_paper_report_or_command_line():
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {module}"
+        for path in MODULES
+        if home(path) not in ROOFS
+        for module in imports(path)
+        if module.split(".")[0] == "rlmrec" and set(module.split(".")[1:2]) & ROOFS
+    ]
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ class Workspace:
         return self.path / "cold_items.sqlite"
 
     @property
+    def trials_path(self) -> Path:
+        """Return the folder of the trials of sweeps and experiments."""
+        return self._folder("trials")
+
+    @property
     def experiments_path(self) -> Path:
         """Return the folder of the results of experiments."""
         return self.path / "experiments"
@@ -104,7 +109,7 @@ class Workspace:
 
     def trial(self, identity: str) -> Path:
         """Return the folder of a trial of a sweep or an experiment, which is a run like any other."""
-        return self._folder("trials") / identity
+        return self.trials_path / identity
 
     def finished_run(self, name: str) -> Path:
         """Return the folder of a finished run.

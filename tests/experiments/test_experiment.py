@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +14,31 @@ from rlmrec.cli import main
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import compare_tables
-from rlmrec.experiments.experiment import Experiment, _chosen, coordinates, experiment_names
-from rlmrec.experiments.render import (
-    as_csv,
-    build_table,
-    current,
-    latex,
-    load_significance,
-    made_with,
-    markdown,
-    paper_numbers,
-    readme,
-    save_significance,
-    sheet_latex,
-    significance_path,
-    tables_of,
-    write_tables,
-)
-from rlmrec.experiments.runner import lines_path
+from rlmrec.experiments.experiment import Experiment, _select, coordinates
+from rlmrec.experiments.results import results_path
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs
-from rlmrec.paper.figures import FIGURES, sheets_of
+from rlmrec.paper.grids import grid, grid_names
+from rlmrec.paper.studies import STUDIES
+from rlmrec.report.experiments import (
+    _long_table,
+    _printed_table,
+    current_records,
+    describe_environments,
+    load_tests,
+    save_tests,
+    summaries_of,
+    summarize,
+    tables_of,
+    write_experiment,
+)
+from rlmrec.report.tables import as_csv, as_latex, as_markdown
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+README = runpy.run_path(str(EXPERIMENTS / "render.py"))["readme"]
 NAMES = ["figure4", "figure5", "table1", "table2", "table3", "table4"]
 
 
@@ -58,11 +58,11 @@ def place(tmp_path):
 
 def trials(place, name, **more):
     options = more.pop("options", {})
-    return Experiment.load(name).trials(TrialInputs(place), "general", options, **more)
+    return grid(name).trials(TrialInputs(place), "general", options, **more)
 
 
 def test_the_grids(place):
-    assert experiment_names() == NAMES
+    assert grid_names() == NAMES
     sizes = {name: len(trials(place, name, seeds=2)[0]) for name in NAMES if name != "table3"}
     assert sizes == {
         "table1": 1 + 6 * 3 * 2,
@@ -73,15 +73,18 @@ def test_the_grids(place):
     }
     assert len(trials(place, "table1")[0]) == 1 + 6 * 3 * 5
     for name in NAMES:
-        assert len(list(Experiment.load(name).points(["default"], 1))) == len(
-            {tuple(point.values()) for point in Experiment.load(name).points(["default"], 1)}
+        assert len(list(grid(name).points(["default"], 1))) == len(
+            {tuple(point.values()) for point in grid(name).points(["default"], 1)}
         ), "no trial twice"
 
 
 def test_pretraining_goes_from_the_earlier_to_the_later_half():
-    points = list(Experiment.load("table3").points(["default"], 1))
+    points = list(grid("table3").points(["default"], 1))
     assert len(points) == 8
-    assert {point["period"] for point in points} == {"later", "later, by user"}
+    assert {(point["period"], point["cut"]) for point in points} == {
+        ("later", "global"),
+        ("later", "per-user"),
+    }
 
 
 def test_table3_refuses_data_without_timestamps(place):
@@ -125,14 +128,22 @@ def test_only(place):
             trials(place, "figure5" if "noise" in wrong else "table1", only=wrong)
 
 
-def test_a_value_may_have_a_comma():
-    points = list(Experiment.load("table3").points(["default"], 1))
-    for words, expected in (
-        (["later", "by user"], {"later, by user"}),
-        (["later"], {"later"}),
-        (["later", "later", "by user"], {"later", "later, by user"}),
-    ):
-        assert {point["period"] for point in _chosen(points, {"period": words}, "table3")} == expected
+def test_names_of_version_0_1_are_still_read(place, tmp_path):
+    (tmp_path / "old.toml").write_text(
+        'title = "x"\nmetrics = ["recall@20"]\nrows = ["semantics", "cut"]\nseeds = 1\n'
+        'against = {semantics = "default"}\n[[grid]]\nalignment = ["contrastive"]\n'
+        'semantics = ["default", "other"]\nperiod = ["later", "later, by user"]\n'
+    )
+    old = Experiment.read(tmp_path / "old.toml")
+    assert old.rows == ["text_embeddings", "cut"]
+    assert old.values["against"] == {"text_embeddings": "default"}
+    points = _select(list(old.points([])), {"semantics": ["other"]}, "old")
+    assert [(point["text_embeddings"], point["period"], point["cut"]) for point in points] == [
+        ("other", "later", "global"), ("other", "later", "per-user"),
+    ]  # fmt: skip
+    trial = Trial(RunSpec.resolve(), "f", period="later", cut="per-user").as_dict()
+    assert trial["data"]["period"] == "later, by user", "ids of trials stay"
+    assert coordinates(trial)["cut"] == "within each user's history"
 
 
 def test_timing_says_where(place):
@@ -143,33 +154,37 @@ def test_timing_says_where(place):
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
 def test_every_number_of_the_paper_has_its_row(name):
-    experiment = Experiment.load(name)
+    experiment = grid(name)
     rows = {
         tuple("" if key == "cut" else value for key, value in zip(experiment.rows, row, strict=True))
         for row in experiment.known_rows
     }
-    for dataset, numbers in paper_numbers(name).items():
+    for dataset, numbers in _numbers(name).items():
         assert set(numbers) == rows, dataset
         assert all(set(metrics) == set(experiment.metrics) for metrics in numbers.values())
 
 
+def _numbers(name):
+    return grid(name).published.numbers
+
+
 def test_numbers_of_the_paper():
-    table1 = paper_numbers("table1")
+    table1 = _numbers("table1")
     assert table1["amazon-book"][("LightGCN", "Base")]["recall@20"] == 0.1411
     assert table1["steam"][("AutoCF", "Gen")]["ndcg@20"] == 0.0886
-    assert paper_numbers("table2")["yelp"][("SGL", "KAR")] == {"recall@20": 0.1208, "ndcg@20": 0.0761}
-    for (backbone, variant), metrics in paper_numbers("table2")["amazon-book"].items():
+    assert _numbers("table2")["yelp"][("SGL", "KAR")] == {"recall@20": 0.1208, "ndcg@20": 0.0761}
+    for (backbone, variant), metrics in _numbers("table2")["amazon-book"].items():
         if variant != "KAR":
             assert metrics.items() <= table1["amazon-book"][(backbone, variant)].items()
-    assert paper_numbers("table3")["yelp"][("", "Gen")]["recall@20"] == 0.1068
-    assert paper_numbers("table4")["amazon-book"][("DCCF", "Con")] == {"seconds_per_epoch": 2.49}
-    assert paper_numbers("figure5") == {}
+    assert _numbers("table3")["yelp"][("", "Gen")]["recall@20"] == 0.1068
+    assert _numbers("table4")["amazon-book"][("DCCF", "Con")] == {"seconds_per_epoch": 2.49}
+    assert _numbers("figure5") == {}
 
 
 def line(alignment, seed, value, dataset="rlmrec-amazon", backbone="lightgcn", status="done", **options):
-    texts = {} if alignment == "none" else {"texts": "t", "semantics": "default"}
+    texts = {} if alignment == "none" else {"texts": "t", "text_embeddings": "default"}
     trial = Trial(RunSpec.resolve(backbone, alignment, seed=seed, options=options), "f", **texts)
-    metrics = dict.fromkeys(Experiment.load("table1").metrics, value)
+    metrics = dict.fromkeys(grid("table1").metrics, value)
     return {
         "id": trial.id, "status": status, "dataset": dataset, "cell": trial.as_dict(), "test": metrics,
         "valid": metrics, "epochs": 10 * seed, "seconds_per_epoch": 1.0,
@@ -184,54 +199,58 @@ def store(path, lines):
 
 
 def test_a_table_of_known_numbers(tmp_path):
-    experiment = Experiment.load("table1")
+    experiment = grid("table1")
     lines = [
         line("none", 1, 0.10),
         line("none", 2, 0.14),
         line("contrastive", 1, 0.15),
         line("generative", 1, 0.3, status="failed"),
     ]
-    path = store(lines_path(tmp_path, "table1", "rlmrec-amazon"), lines)
+    path = store(results_path(tmp_path, "table1", "rlmrec-amazon"), lines)
     con = ("LightGCN", "Con")
-    save_significance(
-        significance_path(path),
+    save_tests(
+        path,
         {con: {"recall@20": {"p_holm": 0.01, "p_t": 0.005, "low": 0.02, "seeds": None}}},
     )
-    assert load_significance(significance_path(path))[con]["recall@20"]["p_holm"] == 0.01
-    table = build_table(experiment, path)
-    base, contrastive = table.entries
+    assert load_tests(path)[con]["recall@20"]["p_holm"] == 0.01
+    table = summarize(experiment, path)
+    base, contrastive = table.rows
     assert (base.row, base.seeds, base.epochs) == (("LightGCN", "Base"), [1, 2], 15)
     assert base.mean["recall@20"] == pytest.approx(0.12)
     assert base.std["recall@20"] == pytest.approx(0.02 * 2**0.5)
     assert contrastive.std is None
     assert contrastive.change["recall@20"] == pytest.approx(0.25)
-    assert contrastive.paper_change["recall@20"] == pytest.approx(0.1483 / 0.1411 - 1)
+    assert contrastive.published_change["recall@20"] == pytest.approx(0.1483 / 0.1411 - 1)
     assert table.failed == 1
-    text = markdown(table)
+    text = as_markdown(tables_of(table))
     assert "| LightGCN | Base | 1, 2 | 15 | 0.1200 ± 0.0283 |" in text
     assert "0.1500 (+25.0 %*)" in text, "R@20 is marked"
     assert text.count("%*") == 2, "in both tables, and no other metric is"
     assert "| LightGCN | Con | 0.1500 | 0.1483 | +1.1 % | +25.0 %* | +5.1 % |" in text
     assert "1 trials failed." in text
-    records = list(csv.DictReader(io.StringIO(as_csv([table]))))
+    records = list(csv.DictReader(io.StringIO(as_csv([_long_table(table)]))))
     assert len(records) == 12
     found = next(r for r in records if r["variant"] == "Con" and r["metric"] == "recall@20")
     assert (found["mean"], found["std"], found["p_t_holm"], found["paper"]) == ("0.15", "", "0.01", "0.1483")
-    assert r"LightGCN & Con & 1 & 0.1500 (0.0608)" in latex([table])
-    assert "0.1500$^{*}$ (0.1483)" in latex([table])
-    assert latex([table]).count(r"\begin{tabular}") == 1
-    assert len(write_tables(experiment, tmp_path)) == 3
+    assert r"LightGCN & Con & 1 & 0.1500 (0.0608)" in as_latex([_printed_table(table)])
+    assert "0.1500$^{*}$ (0.1483)" in as_latex([_printed_table(table)])
+    assert as_latex([_printed_table(table)]).count(r"\begin{tabular}") == 1
+    assert len(write_experiment(experiment, tmp_path)) == 3
+
+
+def printed(experiment, results):
+    return as_latex([_printed_table(summary) for summary in summaries_of(experiment, results)])
 
 
 def test_latex_is_whole_and_says_what_its_marks_mean(tmp_path):
     lines = [line("none", 1, 0.1, "a_b & 100 %"), line("contrastive", 1, 0.2, "a_b & 100 %")]
-    path = store(lines_path(tmp_path, "table1", "x"), lines)
+    path = store(results_path(tmp_path, "table1", "x"), lines)
     tests = {"recall@20": {"p_holm": 0.01}}
-    save_significance(significance_path(path), {("LightGCN", "Con"): tests})
-    written = write_tables(Experiment.load("table1"), tmp_path)
-    texts = {name: latex(tables_of(Experiment.load(name), EXPERIMENTS / "results")) for name in NAMES}
+    save_tests(path, {("LightGCN", "Con"): tests})
+    written = write_experiment(grid("table1"), tmp_path)
+    texts = {name: printed(grid(name), EXPERIMENTS / "results") for name in NAMES}
     texts["table1"] += written[-1].read_text()
-    texts |= {name: sheet_latex(sheets_of(name, EXPERIMENTS / "results")) for name in FIGURES}
+    texts |= {name: as_latex(study.tables(EXPERIMENTS / "results")) for name, study in STUDIES.items()}
     for name, text in texts.items():
         plain = text.replace(r"\\", "").replace(r"\{", "").replace(r"\}", "")
         assert plain.count("{") == plain.count("}"), name
@@ -246,62 +265,64 @@ def test_latex_is_whole_and_says_what_its_marks_mean(tmp_path):
             ends = ("table}", "tabular}", "toprule", "midrule", "bottomrule")
             assert [part.count(end) for end in ends] == [1, 2, 1, 1, 1]
     assert r"a\_b \& 100 \%" in texts["table1"]
-    assert r"$^{*}$ better and $^{\downarrow}$ worse than variant Base, $p < 0.05$" in texts["table1"]
-    save_significance(significance_path(path), {})
-    assert "better and" not in latex(tables_of(Experiment.load("table1"), tmp_path)), (
-        "no mark, no explanation"
-    )
+    assert r"$^{*}$ better and $^{\downarrow}$ worse than variant Base, p $<$ 0.05" in texts["table1"]
+    save_tests(path, {})
+    assert "better and" not in printed(grid("table1"), tmp_path), "no mark, no explanation"
 
 
 def test_other_data_is_not_held_against_the_paper(tmp_path):
-    path = store(lines_path(tmp_path, "table1", "yelp-profiles"), [line("none", 1, 0.1, "yelp-profiles")])
-    table = build_table(Experiment.load("table1"), path)
-    assert table.paper_dataset == "yelp"
-    assert not table.same_data
-    assert "which is other data" in markdown(table)
-    assert "difference" not in markdown(table)
-    assert next(csv.DictReader(io.StringIO(as_csv([table]))))["difference_to_paper"] == ""
+    path = store(results_path(tmp_path, "table1", "yelp-profiles"), [line("none", 1, 0.1, "yelp-profiles")])
+    table = summarize(grid("table1"), path)
+    assert table.published_dataset == "yelp"
+    assert not table.is_same_data
+    assert "which is other data" in as_markdown(tables_of(table))
+    assert "difference" not in as_markdown(tables_of(table))
+    assert next(csv.DictReader(io.StringIO(as_csv([_long_table(table)]))))["difference_to_paper"] == ""
 
 
 def test_runs_with_other_options_are_not_averaged():
     old = [line("none", seed, 0.5, layers=1) for seed in (1, 2, 3)]
     new = [line("none", seed, 0.1, layers=2) for seed in (1, 2)]
-    kept, left_out = current(Experiment.load("table1"), [*old, *new])
-    assert kept == new
+    kept, left_out = current_records(grid("table1"), [*old, *new])
+    assert kept == {("LightGCN", "Base"): new}
     assert left_out == 3
 
 
 def test_rows_of_other_data_are_not_compared(tmp_path):
     old, new = line("none", 1, 0.5), line("contrastive", 1, 0.1)
     old["cell"]["data"]["dataset"] = "before it was split anew"
-    table = build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", [old, new]))
-    assert [entry.row for entry in table.entries] == [("LightGCN", "Con")]
-    assert table.entries[0].change == {}
-    assert "In brackets" not in markdown(table), "there are none"
-    assert "1 runs with other options than the last ones of their row, or on other data" in markdown(table)
+    table = summarize(grid("table1"), store(tmp_path / "x.jsonl", [old, new]))
+    assert [row.row for row in table.rows] == [("LightGCN", "Con")]
+    assert table.rows[0].change == {}
+    assert "In brackets" not in as_markdown(tables_of(table)), "there are none"
+    assert "1 runs with other options than the last ones of their row, or on other data" in as_markdown(
+        tables_of(table)
+    )
     # What was run again last decides, in whatever order rows stand.
-    kept, left_out = current(Experiment.load("table1"), [new, old])
-    assert (kept, left_out) == ([old], 1)
+    kept, left_out = current_records(grid("table1"), [new, old])
+    assert (kept, left_out) == ({("LightGCN", "Base"): [old]}, 1)
 
 
 def test_the_note_says_all_that_the_runs_were_made_with(tmp_path):
     lines = [line("none", seed, 0.1) for seed in (1, 2)] + [line("contrastive", 1, 0.1)]
     lines[1]["environment"] |= {"threads": 1, "rlmrec": "0.2.0", "machine": "aarch64"}
     lines[2]["environment"] |= {"device": "cuda", "torch": "3", "rlmrec": "0.1.0", "machine": "x86_64"}
-    text = markdown(build_table(Experiment.load("table1"), store(tmp_path / "x.jsonl", lines)))
+    text = as_markdown(tables_of(summarize(grid("table1"), store(tmp_path / "x.jsonl", lines))))
     assert (
-        "Made on cpu or cuda (aarch64 or x86_64) with 1 or 2 threads; rlmrec 0.1.0 or 0.2.0, torch 2 or 3."
+        "Run on cpu or cuda (aarch64 or x86_64) with 1 or 2 threads; rlmrec 0.1.0 or 0.2.0, torch 2 or 3."
         in text
     )
-    assert made_with([{}]) == "Made on an unknown device with unknown threads."
+    assert describe_environments([{}]) == "Run on an unknown device with unknown threads."
 
 
 def test_the_note_says_what_made_the_text_vectors(tmp_path):
     lines = [line("none", 1, 0.1), line("contrastive", 1, 0.1)]
-    experiment, path = Experiment.load("table1"), tmp_path / "x.jsonl"
-    assert "Text vectors" not in markdown(build_table(experiment, store(path, lines)))
+    experiment, path = grid("table1"), tmp_path / "x.jsonl"
+    assert "Text embeddings" not in as_markdown(tables_of(summarize(experiment, store(path, lines))))
     lines[1]["encoder"] = "wordllama 256"
-    assert "Text vectors: default by wordllama 256." in markdown(build_table(experiment, store(path, lines)))
+    assert "Text embeddings: default by wordllama 256." in as_markdown(
+        tables_of(summarize(experiment, store(path, lines)))
+    )
 
 
 def test_noise_is_shown_against_no_noise(tmp_path):
@@ -310,21 +331,21 @@ def test_noise_is_shown_against_no_noise(tmp_path):
         one = line("none", 1, value)
         one["cell"]["data"]["noise"], one["id"] = noise, str(noise)
         lines.append(one)
-    path = store(lines_path(tmp_path, "figure5", "x"), lines)
-    table = build_table(Experiment.load("figure5"), path)
-    assert [entry.row for entry in table.entries] == [("0 %", "Base"), ("10 %", "Base")]
-    assert table.entries[1].to_reference["recall@20"] == pytest.approx(-0.25)
-    assert "-25.0 %" in markdown(table)
+    path = store(results_path(tmp_path, "figure5", "x"), lines)
+    table = summarize(grid("figure5"), path)
+    assert [row.row for row in table.rows] == [("0 %", "Base"), ("10 %", "Base")]
+    assert table.rows[1].to_reference["recall@20"] == pytest.approx(-0.25)
+    assert "-25.0 %" in as_markdown(tables_of(table))
 
 
 def test_coordinates():
-    text = {"texts": "t", "semantics": "minilm"}
+    text = {"texts": "t", "text_embeddings": "minilm"}
     kar = Trial(RunSpec.resolve("kar-sgl"), "f", **text)
     assert coordinates(kar.as_dict())["variant"] == "KAR"
     assert coordinates(kar.as_dict())["backbone"] == "SGL"
     shuffled = Trial(RunSpec.resolve("dccf", "generative"), "f", shuffle="users", **text)
     found = coordinates(shuffled.as_dict())
-    assert (found["backbone"], found["variant"], found["semantics"], found["shuffle"]) == (
+    assert (found["backbone"], found["variant"], found["text_embeddings"], found["shuffle"]) == (
         "DCCF",
         "Gen",
         "minilm",
@@ -333,25 +354,25 @@ def test_coordinates():
     start = Trial(RunSpec.resolve("lightgcn", "contrastive"), "f", period="earlier", **text)
     later = Trial(RunSpec.resolve(), "f", period="later", start=start)
     assert coordinates(later.as_dict())["start"] == "Con"
-    assert Experiment.load("table3").row(start.as_dict()) is None
+    assert grid("table3").row(start.as_dict()) is None
 
 
 def test_damaged_tests_are_named(tmp_path):
     (tmp_path / "x.significance.json").write_text("[1]")
     with pytest.raises(WorkspaceError, match="damaged"):
-        load_significance(tmp_path / "x.significance.json")
+        load_tests(tmp_path / "x.jsonl")
 
 
 def test_the_readme_shows_the_stored_lines():
-    assert (EXPERIMENTS / "README.md").read_text(encoding="utf-8") == readme(EXPERIMENTS / "results"), (
+    assert (EXPERIMENTS / "README.md").read_text(encoding="utf-8") == README(EXPERIMENTS / "results"), (
         "run: python experiments/render.py"
     )
 
 
 def test_a_readme_has_a_table_for_each_dataset_that_was_run(tmp_path):
     for dataset in ("rlmrec-amazon", "yelp-profiles"):
-        store(lines_path(tmp_path, "table1", dataset), [line("none", 1, 0.1, dataset)])
-    text = readme(tmp_path)
+        store(results_path(tmp_path, "table1", dataset), [line("none", 1, 0.1, dataset)])
+    text = README(tmp_path)
     assert text.count("### Table 1") == 2
     assert "Not run yet: figure1, figure4, figure5, figure6, table2, table3, table4, theorem2." in text
 
@@ -379,10 +400,10 @@ def test_the_command(place, tmp_path, capsys):
     assert len(lines) == 3
     folders = {coordinates(one["cell"])["variant"]: place.trial(one["id"]) for one in lines}
     tables = {variant: read_table(folder / "test.parquet") for variant, folder in folders.items()}
-    tests = load_significance(results / "table2" / "blocks.significance.json")
+    tests = load_tests(results / "table2" / "blocks.jsonl")
     expected = compare_tables(tables["Con"], tables["Base"], "recall@20")
     assert tests[("LightGCN", "Con")]["recall@20"]["p_t"] == pytest.approx(expected.p_t)
-    assert {path.name for path in (results / "table2").iterdir()} == {
+    assert {path.name for path in (results / "table2").glob("[!.]*")} == {
         "blocks.jsonl", "blocks.significance.json", "table2.md", "table2.csv", "table2.tex",
     }  # fmt: skip
     # Again: nothing runs. Another experiment with the same trial: it is not run either, and has its own line.
@@ -396,15 +417,14 @@ def test_the_command(place, tmp_path, capsys):
     same = ["--only", "noise=0", "--only", "alignment=none"]
     assert call("experiment", "figure5", *where, *same, *quick)[0] == 0
     assert model.stat().st_mtime_ns == made
-    assert (
-        tables_of(Experiment.load("figure5"), results)[0].entries[0].mean["recall@20"] == rows[0]["recall@20"]
-    )
+    assert summaries_of(grid("figure5"), results)[0].rows[0].mean["recall@20"] == rows[0]["recall@20"]
     (results / "table2" / "table2.md").unlink()
     assert call("experiment", "table2", "--results", results, "--render")[0] == 0
     assert "KAR" in (results / "table2" / "table2.md").read_text()
     for arguments, message in (
-        (["table9"], "unknown experiment 'table9': expected one of figure1, figure4"),
-        (["table1", "--run", "base"], "table1 has no --run"),
+        (["table9"], "unknown experiment 'table9': expected one of figure4, figure5"),
+        (["figure1", "--run", "base"], "figure1 is no grid of trials: give rlmrec paper rerank"),
+        (["figure6"], "give rlmrec paper case-study"),
         (["table1", "--only", "seed"], "expected key=value"),
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
         (["table3"], "needs timestamps"),
@@ -443,21 +463,21 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
         ("MF", "0 %"), ("MF", "50 %"), ("GCCF", "0 %"), ("GCCF", "50 %"),
     ]  # fmt: skip
     folder = place.experiments_path / "mine"
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.glob("[!.]*")} == {
         "blocks.jsonl", "blocks.significance.json", "mine.toml", "mine.md", "mine.csv", "mine.tex",
     }  # fmt: skip
-    assert "Layers of noise: blocks" in readme(place.experiments_path)
+    assert "Layers of noise: blocks" in (folder / "mine.md").read_text()
     assert call(folder / "mine.toml", "--render")[0] == 0, "by the copy beside the lines, too"
     other = tmp_path / "elsewhere" / "mine.toml"
     other.parent.mkdir()
     other.write_text(OWN.replace('["backbone", "noise"]', '["noise"]'))
     code, _, err = call(other)
     assert code == 2
-    assert "give it another name" in err
+    assert "rename the file" in err
     (tmp_path / "table1.toml").write_text(OWN)
     code, _, err = call(tmp_path / "table1.toml")
     assert code == 2
-    assert "table1 is the paper's" in " ".join(err.split())
+    assert "table1 is a name of the paper's" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -465,10 +485,10 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     [
         ('title = "Layers of noise"', "", "has no title"),
         ("seeds = 1", 'seeds = "three"', "seeds = 'three', expected a number"),
-        ("seeds = 1", "seed = 1\nseeds = 1", "says seed: expected title"),
-        ('"precision@10"', '"recal@20"', "metrics has recal@20, expected of"),
-        ('"noise"]', '"cuts"]', "rows has cuts, expected of backbone"),
-        ("{ noise =", "{ variant =", "against has variant, expected of backbone, noise"),
+        ("seeds = 1", "seed = 1\nseeds = 1", "the file has seed, expected some of title"),
+        ('"precision@10"', '"recal@20"', "metrics has recal@20, expected some of"),
+        ('"noise"]', '"cuts"]', "rows has cuts, expected some of backbone"),
+        ("{ noise =", "{ variant =", "against has variant, expected some of backbone, noise"),
         ("[0.0, 0.5]", "0.5", "noise = 0.5, expected a list"),
         ("[[grid]]", "[grid]", "expected one or more tables"),
         ("seeds = 1", "seeds = ", "is not TOML"),
@@ -478,7 +498,7 @@ def test_a_slip_in_an_experiment_of_your_own_is_named(tmp_path, before, after, m
     assert before in OWN
     (tmp_path / "mine.toml").write_text(OWN.replace(before, after))
     with pytest.raises(ConfigError, match=message):
-        Experiment.load(str(tmp_path / "mine.toml"))
+        Experiment.read(tmp_path / "mine.toml")
 
 
 def test_the_numbers_of_a_timing_run_are_seconds(tmp_path):
@@ -486,10 +506,10 @@ def test_the_numbers_of_a_timing_run_are_seconds(tmp_path):
     for one, seconds in zip(lines, (0.5, 2.0), strict=True):
         one["seconds_per_epoch"] = seconds
         one["environment"]["load"] = 4 * seconds
-    path = store(lines_path(tmp_path, "table4", "rlmrec-amazon"), lines)
-    table = build_table(Experiment.load("table4"), path)
-    assert [entry.mean["seconds_per_epoch"] for entry in table.entries] == [0.5, 2.0]
-    assert table.entries[1].paper["seconds_per_epoch"] == 1.95
-    assert "| GCCF | Con | 2.00 | 1.95 | +2.6 % |" in markdown(table)
-    assert "Load of the machine 2 to 8" in markdown(table)
-    assert np.isclose(table.entries[0].paper["seconds_per_epoch"], 0.88)
+    path = store(results_path(tmp_path, "table4", "rlmrec-amazon"), lines)
+    table = summarize(grid("table4"), path)
+    assert [row.mean["seconds_per_epoch"] for row in table.rows] == [0.5, 2.0]
+    assert table.rows[1].published["seconds_per_epoch"] == 1.95
+    assert "| GCCF | Con | 2.00 | 1.95 | +2.6 % |" in as_markdown(tables_of(table))
+    assert "Load of the machine 2 to 8" in as_markdown(tables_of(table))
+    assert np.isclose(table.rows[0].published["seconds_per_epoch"], 0.88)

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.experiments.runner import Progress, Results, describe, duration, run_trials
+from rlmrec.experiments.results import Results
+from rlmrec.experiments.runner import TrialsProgress, format_duration, run_trials
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.testing import blocks
@@ -57,7 +58,7 @@ def test_a_crash_is_written_down_and_the_others_go_on(place, tmp_path, monkeypat
     ]  # fmt: skip
     results, told = Results(tmp_path / "r.jsonl"), []
     lines = run_trials(
-        trials, place, results, jobs=2, threads=1, report=lambda p, line: told.append((p.done, line))
+        trials, place, results, jobs=2, threads=1, on_progress=lambda p, line: told.append((p.done, line))
     )
     assert [line["status"] for line in lines] == ["failed", "done", "failed", "done", "done"]
     assert "killed by signal 9, as when memory runs out" in lines[0]["error"]
@@ -78,7 +79,7 @@ def test_a_crash_is_written_down_and_the_others_go_on(place, tmp_path, monkeypat
     again = Results(tmp_path / "r.jsonl")
     told.clear()
     lines = run_trials(
-        trials[:2], place, again, threads=1, report=lambda p, line: told.append((p.kept, line))
+        trials[:2], place, again, threads=1, on_progress=lambda p, line: told.append((p.kept, line))
     )
     assert [line["status"] for line in lines] == ["done", "done"]
     assert [(kept, line["id"]) for kept, line in told if line] == [(1, trials[0].id)]
@@ -91,11 +92,12 @@ def test_a_killed_grid_loses_nothing(place, tmp_path):
     code = (
         "import sys, pickle\n"
         "from pathlib import Path\n"
-        "from rlmrec.experiments.runner import Results, run_cells\n"
+        "from rlmrec.experiments.results import Results\n"
+        "from rlmrec.experiments.runner import run_trials\n"
         "from rlmrec.workspace import Workspace\n"
         "if __name__ == '__main__':\n"
         "    trials = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
-        "    run_cells(trials, Workspace(sys.argv[2]), Results(Path(sys.argv[3])), threads=1)\n"
+        "    run_trials(trials, Workspace(sys.argv[2]), Results(Path(sys.argv[3])), threads=1)\n"
     )
     import pickle
 
@@ -110,8 +112,8 @@ def test_a_killed_grid_loses_nothing(place, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = Results(tmp_path / "r.jsonl")
-    assert before.done(trials[0])
-    assert not before.done(trials[1])
+    assert before.is_done(trials[0].id)
+    assert not before.is_done(trials[1].id)
     reached = json.loads(checkpoint.read_text())["epochs"][-1]["epoch"]
     told = []
     lines = run_trials(
@@ -119,7 +121,7 @@ def test_a_killed_grid_loses_nothing(place, tmp_path):
         place,
         before,
         threads=1,
-        report=lambda p, line: told.append(dict(p.running) if not line else None),
+        on_progress=lambda p, line: told.append(dict(p.running) if not line else None),
     )
     first_epoch = next(running for running in told if running)[trials[1].id][1]
     assert first_epoch == reached + 2, "it goes on after the checkpoint"
@@ -135,10 +137,10 @@ def test_results_survive_a_line_that_was_cut_off(tmp_path):
     path.write_text('{"id": "a", "status": "failed"}\n{"id": "b", "status": "done"}\n{"id": "c", "sta')
     before = path.read_text()
     results = Results(path)
-    assert list(results.lines) == ["a", "b"]
+    assert list(results.records) == ["a", "b"]
     assert path.read_text() == before, "the rest of the line may be on its way"
     results.append({"id": "a", "status": "done"})
-    assert list(Results(path).lines.items()) == [
+    assert list(Results(path).records.items()) == [
         ("b", {"id": "b", "status": "done"}),
         ("a", {"id": "a", "status": "done"}),
     ]
@@ -158,7 +160,7 @@ def test_two_that_append_to_a_file_that_was_cut_off_lose_nothing(tmp_path):
     first, second = Results(path), Results(path)
     for results, name in ((first, "c"), (second, "d"), (first, "e")):
         results.append({"id": name, "status": "done"})
-    assert list(Results(path).lines) == ["a", "c", "d", "e"]
+    assert list(Results(path).records) == ["a", "c", "d", "e"]
 
 
 def test_two_runners_of_one_grid_leave_one_line_a_cell(tmp_path):
@@ -168,22 +170,22 @@ def test_two_runners_of_one_grid_leave_one_line_a_cell(tmp_path):
         results.append(dict(line))
     assert (tmp_path / "r.jsonl").read_text().count("\n") == 1
     second.append({**line, "value": 0.5})
-    assert Results(tmp_path / "r.jsonl").lines["a"]["value"] == 0.5
+    assert Results(tmp_path / "r.jsonl").records["a"]["value"] == 0.5
 
 
 def test_progress_says_how_long_it_takes(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 160.0)
-    progress = Progress(total=11, kept=1, started=100.0)
+    progress = TrialsProgress(total=11, kept=1, started=100.0)
     assert progress.seconds_left is None
-    assert describe(progress) == "1/11 cells"
+    assert str(progress) == "1/11 trials"
     progress.done, progress.failed = 4, 1
     assert progress.seconds_left == pytest.approx(60.0)  # 5 in 60 s, 5 to go
-    assert describe(progress) == "6/11 trials, 1 failed, about 60 s left"
+    assert str(progress) == "6/11 trials, 1 failed, about 60 s left"
     progress.running["x"] = ("x", 50, 100)
     assert progress.completed == 6.5
     progress.epochs += [60, 40]  # early stopping: the expectation is 50
     assert progress.completed == 6.95
-    assert [duration(s) for s in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
+    assert [format_duration(s) for s in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
 
 
 def test_wrong_numbers_of_processes(place, tmp_path):
@@ -200,6 +202,6 @@ def test_an_interrupt_ends_the_processes_and_the_cell_goes_on_later(place, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_trials([slow], place, Results(tmp_path / "r.jsonl"), threads=1, report=interrupt)
+        run_trials([slow], place, Results(tmp_path / "r.jsonl"), threads=1, on_progress=interrupt)
     assert not multiprocessing.active_children()
-    assert not Results(tmp_path / "r.jsonl").lines
+    assert not Results(tmp_path / "r.jsonl").records

@@ -9,7 +9,7 @@ import pytest
 
 from rlmrec.cli import main
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.runner import Results
+from rlmrec.experiments.results import Results
 from rlmrec.experiments.spec import RunSpec, preset_options
 from rlmrec.experiments.sweep import (
     Sweep,
@@ -131,7 +131,7 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("[search]\nl2 = {low = 1}", "expected {low"),
         ("[search]\nl2 = 3", "l2 = 3: expected"),
         ("[search]\nlr = [1]", "unknown option 'lr'"),
-        ("[search]\nweight = [1]", r"a table of theirs, \[search.ALIGNMENT\] or \[search.BACKBONE\]"),
+        ("[search]\nweight = [1]", r"tables of these, \[search.ALIGNMENT\] or \[search.BACKBONE\]"),
         ("[search]\nl2 = [1e-5, -1]", "l2 = -1: .*greater than or equal to 0"),
         ("[search]\nl2 = {low = 1e-5, high = -1.0}", "l2 = -1.0: .*greater than or equal to 0|low is above"),
         ("[search]\nl2 = {low = 1e-3, high = 1e-5}", "low is above high"),
@@ -146,7 +146,7 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("backbones = [1]", "backbones has 1: expected names"),
         ("seeds = ['a']", "seeds has 'a': expected whole numbers, 0 or more"),
         ("seeds = [-1]", "seeds has -1: expected whole numbers"),
-        ("seeds = [1, 1]", r"seeds = \[1, 1\]: expected each once"),
+        ("seeds = [1, 1]", r"seeds = \[1, 1\]: expected each value once"),
     ],
 )
 def test_mistakes_in_a_file_are_named(text, message):

@@ -95,11 +95,11 @@ def _times(users, items):
     return (7 * items + 4 * users) % 15 * 86400.0 + users % 2 * 3.2e7
 
 
-@pytest.mark.parametrize("cut", ["", ", by user"])
+@pytest.mark.parametrize("cut", ["global", "per-user"])
 def test_periods_share_users_and_items_and_do_not_overlap(cut):
     dataset, text_embeddings = blocks(density=0.8)
     timed = with_times(dataset)
-    if not cut:  # at one moment only those are in both who came at any time
+    if cut == "global":  # at one moment only those are in both who came at any time
         rng = np.random.default_rng(0)
         timed = replace(
             timed,
@@ -109,7 +109,7 @@ def test_periods_share_users_and_items_and_do_not_overlap(cut):
             },
         )
     (early, texts), (late, _) = (
-        of_period(timed, text_embeddings, when + cut) for when in ("earlier", "later")
+        of_period(timed, text_embeddings, when, cut) for when in ("earlier", "later")
     )
     assert early.users.ids == late.users.ids
     assert early.items.ids == late.items.ids
@@ -119,7 +119,7 @@ def test_periods_share_users_and_items_and_do_not_overlap(cut):
     assert len(early.test) == 0
     assert len(late.test) > 0
     when = [np.concatenate([d.split(s).timestamp for s in ("train", "valid", "test")]) for d in (early, late)]
-    if not cut:
+    if cut == "global":
         assert when[0].max() < when[1].min()
     rows = [dataset.items.row(raw) for raw in early.items.ids]
     np.testing.assert_array_equal(texts.items, text_embeddings.items[rows])
@@ -139,10 +139,10 @@ def test_a_run_starts_from_the_tables_of_another(tmp_path):
     dataset.save(place.dataset_path)
     options = {**QUICK, "learning_rate": 0.05, "epochs": 6}
     before = Trial(
-        RunSpec.resolve("mf", seed=1, options=options), dataset.fingerprint, period="earlier, by user"
+        RunSpec.resolve("mf", seed=1, options=options), dataset.fingerprint, period="earlier", cut="per-user"
     )
     still = RunSpec.resolve("mf", seed=2, options={**QUICK, "learning_rate": 1e-12, "epochs": 1})
-    after = Trial(still, dataset.fingerprint, period="later, by user", start=before)
+    after = Trial(still, dataset.fingerprint, period="later", cut="per-user", start=before)
     inputs = TrialInputs(place)
     with pytest.raises(WorkspaceError, match="no finished training run to start from"):
         run_trial(after, inputs)
@@ -157,7 +157,7 @@ def test_what_was_replaced_meanwhile_is_refused(place):
     trial = con(place)
     dataset = place.dataset()
     place.text_embeddings(dataset).shuffled(np.random.default_rng(0)).save(place.text_embeddings_path())
-    with pytest.raises(DataError, match="text vectors 'default' were replaced"):
+    with pytest.raises(DataError, match="text embeddings 'default' were replaced"):
         run_trial(trial, TrialInputs(place))
     blocks(seed=5)[0].save(place.dataset_path)
     with pytest.raises(DataError, match="dataset was replaced"):
@@ -170,7 +170,7 @@ def test_text_vectors_have_names(place):
     other.save(place.path / "text_embeddings" / "ones.safetensors")
     assert place.text_embeddings_names() == ["default", "ones"]
     assert place.text_embeddings(dataset, "ones").size == 3
-    with pytest.raises(ConfigError, match="semantics name"):
+    with pytest.raises(ConfigError, match="text embeddings name"):
         place.text_embeddings(dataset, "../ones")
 
 

@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.experiments.runner import Results
+from rlmrec.experiments.results import Results
 from rlmrec.paper import case_study
 from rlmrec.paper.case_study import distant_pairs, within_hops
 from rlmrec.recommend.recommender import Recommender
@@ -85,10 +85,10 @@ def test_an_aligned_model_brings_agreeing_users_closer(toy, tmp_path):
         Recommender.of(dataset, users, items).save(folder / "recommender")
         (folder / "metrics.json").write_text("{}")
     result = case_study.run(place, "base", ["con"], examples=2)
-    [line] = Results(tmp_path / "experiments" / "figure6" / "blocks.jsonl").lines.values()
+    [line] = Results(tmp_path / "experiments" / "figure6" / "blocks.jsonl").records.values()
     assert {name: value for name, value in line.items() if name not in ("id", "status")} == result
     case_study.run(place, "base", ["con"], examples=2)  # asked again, it takes the place of the first
-    assert len(Results(tmp_path / "experiments" / "figure6" / "blocks.jsonl").lines) == 1
+    assert len(Results(tmp_path / "experiments" / "figure6" / "blocks.jsonl").records) == 1
     agreeing, control = (result["kinds"][kind] for kind in case_study.KINDS)
     assert agreeing["models"]["con"]["median_rank"] == 1
     assert agreeing["against_base"]["con"]["rank_percentile"]["p_wilcoxon"] < 1e-6

@@ -9,7 +9,7 @@ import pytest
 
 from rlmrec.errors import AccessError, ConfigError, DataError, RefusedError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
-from rlmrec.experiments.runner import Results
+from rlmrec.experiments.results import Results
 from rlmrec.llm.client import Completion
 from rlmrec.paper import rerank
 from rlmrec.paper.rerank import Chosen, RerankConfig, read
@@ -133,7 +133,7 @@ def test_what_is_made_up_is_counted_and_dropped(place):
     assert result["hallucination_rate"] == result["answers_with_hallucination"] == 1
     assert set(result["metrics"]["after"].values()) == {0.0}
     assert result["metrics"]["filled"] == result["metrics"]["before"]
-    [kept] = Results(place.experiments_path / "figure1" / "blocks.jsonl").lines.values()
+    [kept] = Results(place.experiments_path / "figure1" / "blocks.jsonl").records.values()
     assert (kept["run"], kept["metrics"]) == ("base", result["metrics"])
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.runner import Results
+from rlmrec.experiments.results import Results
 from rlmrec.paper.theorem2 import (
     Row,
     Theorem2Config,
@@ -95,14 +95,14 @@ def test_a_run_is_kept_and_a_killed_one_goes_on(tmp_path):
     assert rest == [(1, 2), (2, 2)], "of N = 16, whose exact critic was lacking"
     assert path.read_text().startswith(before)
     assert whole == theorem2(config)
-    lines = Results(path).lines.values()
+    lines = Results(path).records.values()
     assert sorted(line["bound"] for line in lines) == sorted(row.bound for row in whole)
     assert {line["config"]["steps"] for line in lines} == {3}
     assert run(tmp_path, config, stop) == whole, "nothing is estimated again"
     # Other options are other rows.
     other = run(tmp_path, config.model_copy(update={"temperature": 0.2}))
     assert other != whole
-    assert len(Results(path).lines) == 8
+    assert len(Results(path).records) == 8
 
 
 def test_impossible_questions_are_refused():

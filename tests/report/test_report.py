@@ -17,21 +17,25 @@ from sklearn.neighbors import NearestNeighbors
 from rlmrec.cli import main
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.evaluation.compare import SHOWN_METRICS
 from rlmrec.evaluation.significance import compare_tables, holm
-from rlmrec.experiments.experiment import Experiment
-from rlmrec.experiments.render import tables_of
+from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.run import run
-from rlmrec.experiments.runner import Results, lines_path
 from rlmrec.experiments.spec import RunSpec, parse_settings
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.files import write_json_lines
 from rlmrec.llm.client import Completion, Usage
 from rlmrec.llm.store import Profile, Store
-from rlmrec.report import accuracy, record, write_report
+from rlmrec.paper.grids import grid as paper_grid
+from rlmrec.paper.grids import grids
+from rlmrec.paper.sections import SECTIONS
+from rlmrec.report import accuracy, record
+from rlmrec.report import write_report as write
 from rlmrec.report.blocks import Options
 from rlmrec.report.charts import Series, bars, lines, scatter
-from rlmrec.report.collect import METRICS, Group, collect
+from rlmrec.report.collect import Group, collect
 from rlmrec.report.data import head_mid_tail
+from rlmrec.report.experiments import summaries_of
 from rlmrec.report.maps import item_classes, neighbour_agreement
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
@@ -70,7 +74,7 @@ def full(tmp_path_factory):
     for trial in grid(place):
         line = run_trial(trial, TrialInputs(place))
         name = "figure5" if trial.shuffle == "none" else "figure4"
-        Results(lines_path(place.experiments_path, name, "x")).append(line)
+        Results(results_path(place.experiments_path, name, "x")).append(line)
     with Store(place.path / "profiles.sqlite") as store:
         store.put_answer("h", HOSTILE, {}, Completion("x", Usage(1_000_000, 500_000)))
         for kind, keys in (("item", dataset.items.ids[:9]), ("user", dataset.users.ids[:4])):
@@ -94,9 +98,9 @@ def grid(place):
     """Figures 4 and 5 in small: two seeds with noise and without, and shuffled vectors."""
     wanted = {"alignment": ["none", "contrastive"], "noise": ["0", "0.25"]}
     inputs = TrialInputs(place)
-    trials, _ = Experiment.load("figure5").trials(inputs, "general", OPTIONS, seeds=2, only=wanted)
+    trials, _ = paper_grid("figure5").trials(inputs, "general", OPTIONS, seeds=2, only=wanted)
     only = {"backbone": ["lightgcn"], "alignment": ["contrastive"], "shuffle": ["users", "both"]}
-    shuffled, _ = Experiment.load("figure4").trials(inputs, "general", OPTIONS, seeds=1, only=only)
+    shuffled, _ = paper_grid("figure4").trials(inputs, "general", OPTIONS, seeds=1, only=only)
     return [*trials, *shuffled]
 
 
@@ -134,9 +138,13 @@ def store_lines(place, name, lines):
     whole = [
         {"id": str(number), "status": "done", "dataset": "w", **line} for number, line in enumerate(lines)
     ]
-    path = lines_path(place.experiments_path, name, "w")
+    path = results_path(place.experiments_path, name, "w")
     path.parent.mkdir(parents=True)
     write_json_lines(path, whole)
+
+
+def write_report(place, path, runs=None, **options):
+    return write(place, path, runs, experiments=grids(), sections=SECTIONS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +219,14 @@ def test_the_results_are_those_of_the_runs(full, page):
     text = page.read_text()
     assert f"{np.mean(values):.4f} ±{np.std(values, ddof=1):.4f}" in text
     found = [
-        compare_tables(group.table, base.table, metric) for group in inputs.groups[1:] for metric in METRICS
+        compare_tables(group.table, base.table, metric)
+        for group in inputs.groups[1:]
+        for metric in SHOWN_METRICS
     ]
     corrected = holm([one.p_t for one in found])
-    place = len(METRICS)  # those of Con come before
-    trial = f"{gen.mean('recall@5'):.4f}\n{100 * found[place].relative:+.1f} %".replace("-", "−")
-    assert trial + ("*" if corrected[place] < 0.05 else "") in text
+    place = len(SHOWN_METRICS)  # those of Con come before
+    change = f"{100 * found[place].relative:+.1f} %".replace("-", "−") + "*" * bool(corrected[place] < 0.05)
+    assert f"{gen.mean('recall@5'):.4f}\n({change})" in text
 
 
 def test_head_and_tail_have_a_fifth_each():
@@ -233,7 +243,7 @@ def test_head_and_tail_have_a_fifth_each():
 def test_recall_by_popularity_against_counting(full):
     inputs = collect(full)
     base, con = inputs.groups[:2]
-    blocks_made = accuracy._by_popularity(inputs, inputs.dataset, "lightgcn", base, [con])
+    blocks_made = accuracy._by_popularity(inputs, inputs.dataset, base, [con])
     ranking = inputs.ranking(con)
     groups = head_mid_tail(inputs.dataset.train.item_degrees())
     expected = []
@@ -245,7 +255,7 @@ def test_recall_by_popularity_against_counting(full):
             if wanted:
                 recalls.append(len(wanted & set(ranking.items[place].tolist())) / len(wanted))
         expected.append(f"{np.mean(recalls):.4f}")
-    assert blocks_made[-1].rows[1][1:] == expected
+    assert blocks_made[-1].texts[1][1:] == expected
 
 
 def test_neighbours_against_scikit_learn():
@@ -341,7 +351,7 @@ def test_the_commands_repeat_what_was_run(full):
             for one in given["--only"]:
                 axis, _, values = one.partition("=")
                 only[axis] = values.split(",")
-            plan = Experiment.load(words[0])
+            plan = paper_grid(words[0])
             [trial], _ = plan.trials(
                 TrialInputs(full), given["--preset"][0], options, seeds=int(given["--seeds"][0]), only=only
             )
@@ -367,17 +377,16 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     # Vectors of the same name that are not the same ones are called by their runs.
     inputs = collect(full)
     con = next(group for group in inputs.groups if group.name == "con").first
-    metrics = json.loads(json.dumps(con.metrics))
-    metrics["config"]["data"]["texts"] = "others"
-    for run_of in (con, replace(con, name="con-again", metrics=metrics)):
-        run_of.config.setdefault("names", {})["semantics"] = "default"
-    inputs.groups = [
-        Group(one.name, (one,)) for one in (con, replace(con, name="con-again", metrics=metrics))
-    ]
+    metrics = [json.loads(json.dumps(con.metrics)) for _ in range(2)]
+    for one in metrics:
+        one["config"]["names"] = {"semantics": "default"}
+    metrics[1]["config"]["data"]["texts"] = "others"
+    runs = replace(con, metrics=metrics[0]), replace(con, name="con-again", metrics=metrics[1])
+    inputs.groups = [Group(one.name, (one,)) for one in runs]
     drawn.clear()
     blocks_made = accuracy.ablation(inputs, Options()).blocks
     assert (
-        blocks_made[-1].rows[1][2] == f"{inputs.groups[1].mean('recall@20'):.4f}"
+        blocks_made[-1].texts[1][2] == f"{inputs.groups[1].mean('recall@20'):.4f}"
     )  # without a base: as they are
     assert [names for names, _ in drawn.values()] == [["con", "con-again", "both shuffled", "users shuffled"]]
 
@@ -413,16 +422,16 @@ def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
     ]
     (place.trial(other.id) / "cell.json").unlink()
     left = collect(place)
-    assert [line for line in left.left_out if "does not say what it is" in line]
+    assert [line for line in left.left_out if "its description is missing" in line]
 
 
 def test_the_table_of_an_experiment_stands_there_as_in_its_markdown(page, full):
-    [table] = tables_of(Experiment.load("figure5"), full.experiments_path)
-    assert [entry.row for entry in table.entries] == [
+    [table] = summaries_of(paper_grid("figure5"), full.experiments_path)
+    assert [entry.row for entry in table.rows] == [
         ("0 %", "Base"), ("0 %", "Con"), ("25 %", "Base"), ("25 %", "Con")
     ]  # fmt: skip
     text = page.read_text()
-    for entry in table.entries:
+    for entry in table.rows:
         assert f"{entry.mean['recall@20']:.4f} ± {entry.std['recall@20']:.4f}" in text
 
 
@@ -470,7 +479,7 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     shutil.copytree(full.path, place.path)
     (place.run("con") / "metrics.json").write_text("{")
     (place.run("gen") / "test.parquet").write_text("no")
-    lines_path(place.experiments_path, "figure6", "w").write_text("[\n")
+    results_path(place.experiments_path, "figure6", "w").write_text("[\n")
     (place.path / "profiles.sqlite").write_text("no database at all, but some text that is long enough")
     place.text_embeddings_path().write_text("no")
     left_out = write_report(place, tmp_path / "r.html")
@@ -520,12 +529,15 @@ def test_stale_profiles_are_told_from_those_of_this_split(full, page, tmp_path):
     left_out, text = shown(place, tmp_path)
     assert left_out == []
     assert table(text)[:6] == ["items", "45", "9", "0", "1", "8"]
-    assert "'rlmrec profile --items', given as before" in text
-    assert "1 profiles of items or users that are not in the dataset" in text
-    assert text.count("stale: of another split") <= 1
+    assert "'rlmrec profile --items' with the same options as before" in text
+    assert "1 profiles belong to items or users that are not in the dataset" in text
+    assert text.count("stale: written for another split") <= 1
     page_of_all = tmp_path / "all.html"
     write_report(place, page_of_all, examples=99)
-    assert "".join(Tags(page_of_all.read_text()).text).count("stale: of another split or other texts; ") == 1
+    assert (
+        "".join(Tags(page_of_all.read_text()).text).count("stale: written for another split or other texts; ")
+        == 1
+    )
 
 
 def test_what_has_not_ended_is_named(full, tmp_path):
@@ -536,8 +548,8 @@ def test_what_has_not_ended_is_named(full, tmp_path):
         (place.trial(trial.id) / "metrics.json").unlink()
     left_out, text = shown(place, tmp_path)
     assert left_out == [
-        "run con: it has not ended; give its command again to go on",
-        "trials that have not ended: 2; give their experiment or sweep again to go on",
+        "run con has not ended: repeat its command to continue it",
+        "2 trials have not ended: repeat the command of their experiment or sweep to continue them",
     ]
     assert all(line in text for line in left_out)
 
@@ -556,7 +568,7 @@ def test_runs_of_other_versions_show_what_they_have(full, tmp_path):
     assert left_out == []
     assert re.search(r"gen\s+LightGCN\s+1\s+–\s+0\.\d{4}", text)
     (place.run("con") / "metrics.jsonl").write_text('{"epoch": 0}\n[]\n')
-    assert "line 2 is no record of an epoch" in write_report(place, tmp_path / "r.html")[0]
+    assert "line 2 is not the record of an epoch" in write_report(place, tmp_path / "r.html")[0]
 
 
 @pytest.mark.parametrize(
@@ -568,7 +580,7 @@ def test_lines_of_something_else_are_left_out_in_words(full, tmp_path, line):
     if line.get("status") == "failed":  # which says nothing in a figure, and so does no harm
         names = ["figure5", "table1"]
     for name in names:
-        path = lines_path(place.experiments_path, name, "other")
+        path = results_path(place.experiments_path, name, "other")
         path.parent.mkdir(exist_ok=True)
         write_json_lines(path, [line])
     left_out, _ = shown(place, tmp_path)
@@ -577,11 +589,11 @@ def test_lines_of_something_else_are_left_out_in_words(full, tmp_path, line):
 
 def test_tables_say_of_which_dataset_they_are(full, tmp_path):
     place = copy_of(full, tmp_path)
-    path = lines_path(place.experiments_path, "figure5", "x")
+    path = results_path(place.experiments_path, "figure5", "x")
     other = [{**json.loads(line), "dataset": "the other"} for line in path.read_text().splitlines()]
     write_json_lines(path.with_name("y.jsonl"), other)
     _, text = shown(place, tmp_path)
-    title = Experiment.load("figure5").title
+    title = paper_grid("figure5").title
     assert f"{title}: the other" in text
     assert f"{title}: {HOSTILE}" in text
 

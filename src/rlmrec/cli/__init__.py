@@ -15,7 +15,7 @@ from rlmrec import __version__
 from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-GROUPS = ("data", "cold")  # commands with commands of their own
+GROUPS = ("data", "cold", "paper")  # commands with commands of their own
 RENAMED = {"--semantics": "--text-embeddings"}  # options of version 0.1, which still work
 
 HELP = (
@@ -39,6 +39,7 @@ COMMANDS = {
     "compare": "compare",
     "sweep": "sweep",
     "experiment": "experiment",
+    "paper": "paper",
     "report": "report",
     "recommend": "recommend",
     "explain": "recommend",
@@ -69,7 +70,7 @@ def build(command: str | None = None) -> typer.Typer:
         elif command is None:
             app.command(name, help=module.__dict__[name].__doc__)(_nothing)
         else:
-            app.command(name)(module.__dict__[name])
+            app.command(name, cls=getattr(module, "COMMAND", None))(module.__dict__[name])
     return app
 
 

@@ -1,113 +1,87 @@
-"""rlmrec experiment: a table or figure of the paper by one command."""
+"""rlmrec experiment: a grid of training runs that makes a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.markup import escape
+from typer.core import TyperCommand
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, DeviceOption, JobsOption, JsonOption, ThreadsOption
-from rlmrec.cli.figures import FUNCTIONS, Request, check_options, run_figure
-from rlmrec.cli.output import Output
+from rlmrec.cli.arguments import (
+    DEFAULT_PRESET,
+    DEFAULT_WORKSPACE,
+    DeviceOption,
+    EpochsOption,
+    JobsOption,
+    JsonOption,
+    PresetOption,
+    SettingsOption,
+    ThreadsOption,
+    WorkspaceOption,
+)
+from rlmrec.cli.paper import RenderOption, ResultsOption, written_files
 from rlmrec.cli.sweep import PARTLY_FAILED, run_with_progress
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.experiment import Experiment, experiment_names, significance
-from rlmrec.experiments.render import (
-    build_table,
-    current,
-    load_significance,
-    markdown,
-    save_significance,
-    sheet_markdown,
-    significance_path,
-    tables_of,
-    write_tables,
-)
-from rlmrec.experiments.runner import Results, lines_path
-from rlmrec.experiments.spec import DEFAULT_PRESET, parse_settings
-from rlmrec.experiments.trial import TrialInputs
-from rlmrec.files import write_text
-from rlmrec.paper.figures import sheets_of
-from rlmrec.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rlmrec.experiments.experiment import Experiment
+
+
+class _Command(TyperCommand):
+    """Names the new command of a study, before the parser refuses the options that the old one had."""
+
+    def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:  # type: ignore[override]
+        """Refuse the names of studies."""
+        from rlmrec.paper.studies import STUDIES
+
+        for name in arguments:
+            if name in STUDIES:
+                raise ConfigError(f"{name} is no grid of trials: give rlmrec paper {STUDIES[name].command}")
+        return super().parse_args(context, arguments)
+
+
+COMMAND = _Command  # the class of the command, for ``cli.build``
 
 
 def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, table4, figure1, figure4, figure5, figure6, theorem2, or the TOML file of an "
-            "experiment of your own."
+            help="table1, table2, table3, table4, figure4, figure5 of the paper, or the TOML file of an experiment of "
+            "your own."
         ),
     ],
-    workspace: Annotated[
-        Path, typer.Option("--workspace", "-w", help="Folder that holds the dataset and the text vectors.")
-    ] = DEFAULT_WORKSPACE,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Of backbone, alignment, semantics, shuffle, noise, period, start, seed; several values by comma; "
-            "repeat.",
+            help="Of backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
+            "values by commas; repeat.",
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many, from 1 on; else the experiment's own.")
+        int | None, typer.Option(min=1, help="Number of seeds, from 1 on; by default the experiment's own.")
     ] = None,
     jobs: JobsOption = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
-    preset: Annotated[
-        str, typer.Option(help="Whose options: a preset's name, or a TOML file such as a sweep's best.toml.")
-    ] = DEFAULT_PRESET,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override an option wherever a trial has it."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many epochs a trial.")] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the lines and the tables; by default experiments/ in the workspace."),
-    ] = None,
-    render: Annotated[
-        bool, typer.Option("--render", help="Run nothing, write the tables of what was run.")
-    ] = False,
-    run: Annotated[str | None, typer.Option(help="figure1: the run whose lists are re-ranked.")] = None,
-    users: Annotated[int | None, typer.Option(min=1, help="figure1: how many; else 200.")] = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=20, help="figure1: length of the lists; else 40.")
-    ] = None,
-    shuffle: Annotated[
-        bool, typer.Option("--shuffle", help="figure1: show the candidates in random order.")
-    ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="figure1: name at the endpoint; else the embedded model, 'local'.")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="figure1: root of an OpenAI-compatible endpoint.")
-    ] = None,
-    key_env: Annotated[
-        str | None, typer.Option(help="figure1: environment variable with the key; else OPENAI_API_KEY.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="figure1: requests at once; else 16 (the embedded model: one).")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help="figure6: the run without alignment.")] = None,
-    runs: Annotated[
-        list[str] | None, typer.Option(help="figure6: the runs to hold against it, by comma; repeat.")
-    ] = None,
+    preset: PresetOption = DEFAULT_PRESET,
+    settings: SettingsOption = None,
+    epochs: EpochsOption = None,
+    results: ResultsOption = None,
+    render: RenderOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a table or figure of the paper on the workspace's dataset and show ours beside the paper's.
+    """Run a grid of training runs on the workspace's dataset and show its table, beside the paper's if it has one.
 
-    Each trial that ends is a JSON line in RESULTS/NAME/DATASET.jsonl; killed and given again, it goes on, and a trial
-    that failed is tried again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, those that ran are
-    kept. The tables are written beside the lines as Markdown, CSV and LaTeX; models and values per user lie in the
-    workspace's cells/. Runs of several datasets may share a results folder.
-    A finished `rlmrec train` run of the workspace with a cell's very configuration (preset, options, seed, dataset,
-    text vectors) is taken over instead of trained again.
+    Each trial that ends is a JSON line in RESULTS/NAME/DATASET.jsonl. A killed command continues when it is repeated,
+    and trials that failed are run again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, earlier trials
+    are kept. The tables are written beside the records as Markdown, CSV and LaTeX; models and values per user are in
+    the workspace's trials/. Several datasets may share a results folder.
+    A finished `rlmrec train` run of the workspace with the same configuration (preset, options, seed, dataset, text
+    embeddings) is copied instead of trained again.
 
     **Examples:**
 
@@ -116,33 +90,20 @@ def experiment(
     `rlmrec experiment figure5 -w movies --preset movielens --jobs 2`
 
     `rlmrec experiment my.toml -w movies`   with my.toml as in docs/experiments.md
-
-    `rlmrec experiment figure1 -w movies --run base --users 50`   and   `figure6 -w movies --base base --runs con,gen`
     """
+    import torch
+
+    from rlmrec.cli.output import Output
+    from rlmrec.experiments.results import Results, TrialRecord, results_path
+    from rlmrec.experiments.spec import parse_settings
+    from rlmrec.experiments.trial import TrialInputs
+    from rlmrec.report.experiments import run_tests, summaries_of, summarize, tables_of, write_experiment
+    from rlmrec.report.tables import as_markdown
+    from rlmrec.workspace import Workspace
+
     place, output = Workspace(workspace), Output(as_json)
-    folder = results or place.path / "experiments"
-    chosen = _only(only or [])
-    request = Request(
-        place, folder, output, chosen, seeds, run, users, candidates, shuffle, model, base_url, key_env, concurrency,
-        threads, base, runs or (),
-    )  # fmt: skip
-    if name in FUNCTIONS:
-        if not render:
-            of_grids = {"preset": preset != DEFAULT_PRESET, "set": settings, "epochs": epochs}
-            check_options(name, {option for option, value in of_grids.items() if value})
-            ignored = ["--jobs"] * (jobs != 1) + ["--device"] * (device != "cpu")
-            run_figure(name, request, ignored)
-        _show_figure(name, folder, output)
-        return
-    own = Path(name) if name.endswith(".toml") else None
-    if own is None and name not in experiment_names():
-        known = ", ".join(sorted([*experiment_names(), *FUNCTIONS]))
-        raise ConfigError(
-            f"unknown experiment {name!r}: expected one of {known}, or a file's path ending in .toml"
-        )
-    check_options(name, request.given() - {"only", "seeds", "threads"})
-    plan = Experiment.load(name)
-    name = plan.name
+    folder = results or place.experiments_path
+    plan = _load(name)
     failed = 0
     if not render:
         options = parse_settings(settings or [])
@@ -152,41 +113,37 @@ def experiment(
         share = threads or (torch.get_num_threads() if plan.is_timing else None)
         trials, lacking = plan.trials(
             inputs, preset, options,
-            seeds=seeds, only=chosen, timing=f"{device}, {share} threads" if plan.is_timing else "",
+            seeds=seeds, only=_parse_only(only or []), timing=f"{device}, {share} threads" if plan.is_timing else "",
         )  # fmt: skip
         if lacking:
             output.say(
-                f"[yellow]{len(lacking)} of {len(lacking) + len(trials)} trials need text vectors that this workspace "
-                "does not have and are left out: rlmrec encode makes them[/]"
+                f"[yellow]{len(lacking)} of {len(lacking) + len(trials)} trials need text embeddings that this "
+                "workspace does not have, and are left out: make them with rlmrec encode[/]"
             )
         if plan.is_timing and jobs > 1:
-            output.say("[yellow]seconds are measured one trial at a time: --jobs is not used[/]")
-        path = lines_path(folder, name, inputs.dataset.name)
-        lines = Results(path)
-        if own is not None:
-            keep_file(own, folder / name / f"{name}.toml")
-        ran = run_with_progress(trials, place, lines, output, name, jobs, share, device)
-        failed = sum(line["status"] == "failed" for line in ran)
-        kept, _ = current(plan, list(lines.lines.values()))
-        here = [line for line in kept if (place.trial(line["id"]) / "metrics.json").exists()]
-        # What stands there of rows that were run elsewhere stays.
-        tests = {**load_significance(significance_path(path)), **significance(plan, here, inputs)}
-        save_significance(significance_path(path), tests)
-        output.console.print(markdown(build_table(plan, path)), markup=False, soft_wrap=True)
-    elif not tables_of(plan, folder):
-        raise ConfigError(f"nothing to render: there are no lines of {name} in {folder}")
-    written = write_tables(plan, folder)
-    output.say("wrote " + ", ".join(escape(str(path)) for path in written))
+            output.say("[yellow]--jobs is ignored: seconds are measured one trial at a time[/]")
+        path = results_path(folder, plan.name, inputs.dataset.name)
+        records = Results[TrialRecord](path)
+        if name.endswith(".toml"):
+            keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
+        ran = run_with_progress(trials, place, records, output, plan.name, jobs, share, device)
+        failed = sum(record["status"] == "failed" for record in ran)
+        run_tests(plan, path, inputs)
+        output.console.print(as_markdown(tables_of(summarize(plan, path))), markup=False, soft_wrap=True)
+    written = write_experiment(plan, folder)
+    output.say(written_files(written))
     output.result(
         {
-            "experiment": name,
+            "experiment": plan.name,
             "failed": failed,
             "tables": [str(path) for path in written],
             "rows": [
-                {"dataset": table.dataset, **dict(zip(plan.rows, entry.row, strict=True)), "seeds": entry.seeds,
-                 **entry.mean}
-                for table in tables_of(plan, folder)
-                for entry in table.entries
+                {
+                    "dataset": summary.dataset, **dict(zip(plan.rows, row.row, strict=True)),
+                    "seeds": row.seeds, **row.mean,
+                }
+                for summary in summaries_of(plan, folder)
+                for row in summary.rows
             ],
         }
     )  # fmt: skip
@@ -194,48 +151,48 @@ def experiment(
         raise typer.Exit(PARTLY_FAILED)
 
 
-def keep_file(file: Path, beside: Path) -> None:
-    """Copy an experiment's file to its lines, so that the report and ``--render`` know what they are of.
-
-    The rows of another experiment would be mixed with them, so one of the same name is refused, unless the grid
-    has only grown or shrunk: what makes a row decides.
+def _load(name: str) -> Experiment:
+    """Return the paper's grid of this name, or the experiment of a user's file.
 
     Raises:
-        ConfigError: the lines there are of another experiment.
+        ConfigError: there is none, or the file has the name of one of the paper's.
     """
-    if beside.exists() and not beside.samefile(file):
-        there, now = Experiment.load(str(beside)), Experiment.load(str(file))
-        if there.rows != now.rows:
+    from rlmrec.experiments.experiment import Experiment
+    from rlmrec.paper.grids import grid, grid_names
+    from rlmrec.paper.studies import STUDIES
+
+    if not name.endswith(".toml"):
+        return grid(name)
+    if Path(name).stem in (*STUDIES, *grid_names()):
+        raise ConfigError(f"{name}: {Path(name).stem} is a name of the paper's: rename the file")
+    return Experiment.read(Path(name))
+
+
+def keep_file(file: Path, copy: Path) -> None:
+    """Copy an experiment's file beside its records, so that the report and ``--render`` find it.
+
+    The grid may grow or shrink between calls. Another experiment of the same name is refused, as its rows would mix
+    with those of the first; the coordinates that make a row decide.
+
+    Raises:
+        ConfigError: the records there are of another experiment.
+    """
+    from rlmrec.experiments.experiment import Experiment
+    from rlmrec.files import write_text
+
+    if copy.exists() and not copy.samefile(file):
+        there, here = Experiment.read(copy), Experiment.read(file)
+        if there.rows != here.rows:
             raise ConfigError(
-                f"{beside.parent} holds an experiment whose rows are {', '.join(there.rows)}, and those of {file} are "
-                f"{', '.join(now.rows)}: give it another name"
+                f"{copy.parent} holds an experiment with rows of {', '.join(there.rows)}, but the rows of {file} are "
+                f"of {', '.join(here.rows)}: rename the file"
             )
-    if not beside.exists() or not beside.samefile(file):
-        write_text(beside, file.read_text(encoding="utf-8"))
+    if not copy.exists() or not copy.samefile(file):
+        write_text(copy, file.read_text(encoding="utf-8"))
 
 
-def _show_figure(name: str, folder: Path, output: Output) -> None:
-    sheets = sheets_of(name, folder)
-    if not sheets:
-        raise ConfigError(f"nothing to render: there are no lines of {name} in {folder}")
-    for sheet in sheets:
-        output.console.print(sheet_markdown(sheet), markup=False, soft_wrap=True)
-    written = write_tables(name, folder)
-    output.say("wrote " + ", ".join(escape(str(path)) for path in written))
-    output.result(
-        {
-            "experiment": name,
-            "tables": [str(path) for path in written],
-            "rows": [
-                {"dataset": sheet.dataset, **dict(zip(sheet.columns, row, strict=True))}
-                for sheet in sheets
-                for row in sheet.rows
-            ],
-        }
-    )
-
-
-def _only(arguments: list[str]) -> dict[str, list[str]]:
+def _parse_only(arguments: list[str]) -> dict[str, list[str]]:
+    """Return axis → values of ``--only`` arguments."""
     chosen: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, values = argument.partition("=")

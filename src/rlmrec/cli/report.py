@@ -1,4 +1,4 @@
-"""rlmrec report: one HTML file of everything in a workspace."""
+"""rlmrec report: one HTML file about everything in a workspace."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
-from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
-from rlmrec.profiles.profiler import Price
-from rlmrec.report import write_report
-from rlmrec.workspace import Workspace
 
 
 def report(
@@ -24,18 +20,20 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; report.html in the workspace by default.")
     ] = None,
-    projection: Annotated[str, typer.Option(help="How maps are made: pca or tsne.")] = "pca",
+    projection: Annotated[str, typer.Option(help="Projection of the maps: pca or tsne.")] = "pca",
     colour_by: Annotated[
         str | None, typer.Option(help="Column of the items' texts that colours the maps.")
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Profiles to show, of items and of users.")] = 3,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many profiles of items and of users to show.")
+    ] = 3,
     price_in: Annotated[float | None, typer.Option(min=0, help="Money per million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Money per million answer tokens.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one HTML file of the dataset, the runs, the profiles and the experiments; it opens offline.
+    """Write one HTML file about the dataset, the runs, the profiles and the experiments; it opens offline.
 
-    What the workspace does not hold has no section. Runs that differ in their seed alone are averaged.
+    Sections without content are omitted. Runs that differ in their seed alone are averaged.
 
     **Examples:**
 
@@ -43,13 +41,20 @@ def report(
 
     `rlmrec report base con -w movies --projection tsne --colour-by genres --out movies.html`
     """
+    from rlmrec.cli.output import Output
+    from rlmrec.paper.grids import grids
+    from rlmrec.paper.sections import SECTIONS
+    from rlmrec.profiles.profiler import Price
+    from rlmrec.report import write_report
+    from rlmrec.workspace import Workspace
+
     place, output = Workspace(workspace), Output(as_json)
     if (price_in is None) != (price_out is None):
         raise ConfigError("give both prices or none: --price-in and --price-out")
     price = None if price_in is None or price_out is None else Price(price_in, price_out)
     path = out or place.path / "report.html"
     left_out = write_report(
-        place, path, runs or None,
+        place, path, runs or None, experiments=grids(), sections=SECTIONS,
         projection=projection, colour_by=colour_by, examples=examples, price=price,
     )  # fmt: skip
     for line in left_out:

@@ -1,4 +1,4 @@
-"""rlmrec sweep, and how a grid of trials is run and shown."""
+"""rlmrec sweep, and the progress of many trials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -19,24 +19,16 @@ from rlmrec.cli.arguments import (
     ThreadsOption,
     WorkspaceOption,
 )
-from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.runner import Line, Progress, Results, describe, duration, run_trials, unique
-from rlmrec.experiments.spec import RunSpec
-from rlmrec.experiments.sweep import (
-    Candidate,
-    Sweep,
-    Variant,
-    best_candidates,
-    best_preset,
-    grid_candidates,
-    search,
-    trial_maker,
-    uneven,
-)
-from rlmrec.experiments.trial import Trial
-from rlmrec.files import read_json, write_json, write_text
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
+
+if TYPE_CHECKING:
+    from rlmrec.cli.output import Output
+    from rlmrec.experiments.results import Results, TrialRecord
+    from rlmrec.experiments.runner import TrialsProgress
+    from rlmrec.experiments.sweep import Candidate, Sweep, Variant
+    from rlmrec.experiments.trial import Trial
+    from rlmrec.workspace import Workspace
 
 PARTLY_FAILED = 3
 SHOWN_CANDIDATES = 5
@@ -52,14 +44,14 @@ def sweep(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Search hyper-parameters by a grid or by Optuna, judged on validation alone. Killed and given again, it goes on.
+    """Search hyper-parameters by a grid or by Optuna, on validation alone. A killed command continues when repeated.
 
-    Each trial (a trial with one seed) is a JSON line in sweeps/NAME/trials.jsonl, NAME being the file's without .toml;
-    the best of each backbone and alignment are printed as a preset, which `rlmrec train --preset` reads from
-    sweeps/NAME/best.toml. A file may be changed and given again, trials that it still has are kept; another file of the
-    same name is refused.
+    Each trial is a JSON line in sweeps/NAME/trials.jsonl, where NAME is the file's name without .toml. The best options
+    of each backbone and alignment are printed as a preset and written to sweeps/NAME/best.toml for
+    `rlmrec train --preset`. After a change of the file, trials that it still has are kept; another file of the same
+    name is refused.
 
-    **Example:**  `rlmrec sweep -w movies sweep.toml --jobs 2`   where sweep.toml says
+    **Example:**  `rlmrec sweep -w movies sweep.toml --jobs 2`   with this sweep.toml:
 
         backbones = ["lightgcn", "sgl"]
         alignments = ["none", "contrastive"]
@@ -71,27 +63,40 @@ def sweep(
         [grid.contrastive]
         weight = [1e-3, 1e-2]
 
-    Instead of [grid], [search] with trials = 20 and ranges such as l2 = {low = 1e-7, high = 1e-4, log = true}
-    asks Optuna, the same number of trials for each variant.
+    With [search] instead of [grid], trials = 20 and ranges such as l2 = {low = 1e-7, high = 1e-4, log = true}, Optuna
+    proposes the same number of trials for each variant.
     """
+    from rlmrec.cli.output import Output
+    from rlmrec.experiments.results import Results, TrialRecord
+    from rlmrec.experiments.sweep import (
+        Sweep,
+        best_candidates,
+        best_preset,
+        grid_candidates,
+        search,
+        trial_maker,
+        uneven,
+    )
+    from rlmrec.files import write_text
+    from rlmrec.workspace import Workspace
+
     place, output = Workspace(workspace), Output(as_json)
     plan = Sweep.read(file)
     dataset = place.dataset()
-    name = str(plan.values.get("semantics", DEFAULT_TEXT_EMBEDDINGS))
+    name = plan.text_embeddings
     has_texts = name in place.text_embeddings_names()
     make = trial_maker(dataset.fingerprint, place.text_embeddings(dataset, name) if has_texts else None, name)
     folder = place.path / "sweeps" / plan.name
     keep_to_one_file(folder, file)
-    results = Results(folder / "trials.jsonl")
+    results = Results[TrialRecord](folder / "trials.jsonl")
     label = f"sweep {plan.name}"
     if plan.searches:
-        # Rounds are shared by the variants: each asks for as many trials as keep all processes busy.
+        # A round has trials of all variants: as many as keep all processes busy.
         width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
-
         total = plan.candidates * len(plan.variants) * len(plan.seeds)
 
         def run_round(trials: Sequence[Trial]) -> object:
-            so_far = f"{label}, {len(results.lines)} trials stored, {total} planned"
+            so_far = f"{label}, {len(results.records)} trials stored, {total} planned"
             return run_with_progress(trials, place, results, output, so_far, jobs, threads, device)
 
         candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
@@ -112,9 +117,9 @@ def sweep(
         )
         output.say(escape(preset))
         output.say("to train them:")
-        for line in train_commands(place, list(best), folder / "best.toml", name):
-            output.say(f"  {escape(line)}")
-    failed = [trial.id for one in candidates for trial in one.trials if not results.done(trial)]
+        for command in train_commands(place, list(best), folder / "best.toml", name):
+            output.say(f"  {escape(command)}")
+    failed = [trial.id for one in candidates for trial in one.trials if not results.is_done(trial.id)]
     output.result(
         {
             "sweep": plan.name,
@@ -132,20 +137,22 @@ def sweep(
 
 
 def keep_to_one_file(folder: Path, file: Path) -> None:
-    """Note which file a sweep's folder is of, so that another one of the same name does not replace its best.
+    """Record the file of a sweep's folder, so that another file of the same name does not replace its results.
 
-    The same file with other content is the same sweep, changed; the same content elsewhere has been moved.
+    The same file with other content is a changed sweep; the same content elsewhere is a moved file.
 
     Raises:
-        ConfigError: the folder is of another file.
+        ConfigError: the folder belongs to another file.
     """
+    from rlmrec.files import read_json, write_json
+
     note, content = folder / "sweep.json", file.read_text(encoding="utf-8")
     now = {"file": str(file.resolve()), "content": content}
     if note.exists():
         there = read_json(note)
         if there["file"] != now["file"] and there["content"] != content:
             raise ConfigError(
-                f"{folder} holds the sweep of {there['file']}, and {file} is another one: give it another name"
+                f"{folder} holds the sweep of {there['file']}, and {file} is another one: rename the file"
             )
     write_json(note, now)
 
@@ -153,7 +160,9 @@ def keep_to_one_file(folder: Path, file: Path) -> None:
 def train_commands(
     place: Workspace, variants: Sequence[Variant], preset: Path, text_embeddings: str
 ) -> list[str]:
-    """The command that trains each variant with a preset's options; to be pasted into a shell."""
+    """Return the command that trains each variant with a preset's options, for a shell."""
+    from rlmrec.experiments.spec import RunSpec
+
     commands = []
     for backbone, alignment in variants:
         words = ["rlmrec", "train", "-w", str(place.path), "--backbone", backbone, "--alignment", alignment]
@@ -166,8 +175,12 @@ def train_commands(
     return commands
 
 
-def show_candidates(plan: Sweep, candidates: Sequence[Candidate], results: Results, output: Output) -> None:
-    """The best few trials of each variant, and how many there are."""
+def show_candidates(
+    plan: Sweep, candidates: Sequence[Candidate], results: Results[TrialRecord], output: Output
+) -> None:
+    """Print the best candidates of each variant, and how many there are."""
+    from rlmrec.experiments.runner import format_duration
+
     budget = Counter(one.variant for one in candidates)
     rows = []
     for variant in plan.variants:
@@ -179,14 +192,14 @@ def show_candidates(plan: Sweep, candidates: Sequence[Candidate], results: Resul
         )
         for place, one in enumerate(ranked[:SHOWN_CANDIDATES], 1):
             options = ", ".join(f"{name} = {_short(value)}" for name, value in one.options.items())
-            seconds = sum(results.lines[trial.id]["seconds"] for trial in one.trials)
+            seconds = sum(results.records[trial.id]["seconds"] for trial in one.trials)
             rows.append(
                 [
                     *variant,
                     f"{place} of {budget[variant]}",
                     options,
                     f"{values[id(one)]:.4f}",
-                    duration(seconds),
+                    format_duration(seconds),
                 ]
             )
     seeds = f", mean of {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
@@ -201,30 +214,34 @@ def _short(value: Any) -> str:
 def run_with_progress(
     trials: Sequence[Trial],
     place: Workspace,
-    results: Results,
+    results: Results[TrialRecord],
     output: Output,
     label: str,
     jobs: int = 1,
     threads: int | None = None,
     device: str = "cpu",
-) -> list[Line]:
-    """``run_cells`` with a progress bar over the whole grid, the time left, and a line for each trial that ends."""
+) -> list[TrialRecord]:
+    """Run trials with a progress bar, the time left, and a line for each trial that ends."""
+    from rlmrec.experiments.runner import format_duration, run_trials, unique
+
     labels = {trial.id: trial.label for trial in trials}
     with output.progress(label, len(unique(trials)), remaining=False) as update:
 
-        def report(progress: Progress, line: Line | None) -> None:
-            update(progress.completed, describe(progress))
-            if line is None:
+        def on_progress(progress: TrialsProgress, record: TrialRecord | None) -> None:
+            update(progress.completed, str(progress))
+            if record is None:
                 return
-            name = escape(labels.get(line["id"], "tables to start from"))
-            if line["status"] == "failed":
-                output.say(f"[bold red]failed[/] {name}: {escape(line['error'])}")
+            name = escape(labels.get(record["id"], "embeddings to start from"))
+            if record["status"] == "failed":
+                output.say(f"[bold red]failed[/] {name}: {escape(record['error'])}")
                 return
-            valid = line["valid"]["recall@20"] if line["valid"] else float("nan")
-            taken = f", taken from run {line['taken_from']}" if "taken_from" in line else ""
+            valid = record["valid"]["recall@20"] if record["valid"] else float("nan")
+            taken = f", copied from run {record['taken_from']}" if "taken_from" in record else ""
             output.say(
-                f"{name}: valid R@20 {valid:.4f}, {line['epochs']} epochs, {duration(line['seconds'])}"
-                f"{escape(taken)} ({describe(progress)})"
+                f"{name}: valid R@20 {valid:.4f}, {record['epochs']} epochs, {format_duration(record['seconds'])}"
+                f"{escape(taken)} ({progress})"
             )
 
-        return run_trials(trials, place, results, jobs=jobs, threads=threads, device=device, report=report)
+        return run_trials(
+            trials, place, results, jobs=jobs, threads=threads, device=device, on_progress=on_progress
+        )

@@ -1,48 +1,43 @@
-"""Experiment: a grid of trials as a table, described by a TOML file: one of the paper's in ``tables/``, or your own."""
+"""Experiment: a grid of trials that makes a table, described by a TOML file."""
 
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
-from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
-from rlmrec.evaluation.ranking import PER_USER, read_table
+from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
-from rlmrec.experiments.runner import Line
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
-from rlmrec.experiments.trial import Trial, TrialInputs, of_period
-from rlmrec.paper.figures import FIGURES
+from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
 from rlmrec.registry import short_name
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
-# What a grid may vary, with what holds where it says nothing.
+# What a grid may vary, and the value of an axis that it does not list.
 AXES: dict[str, Any] = {
     "backbone": "lightgcn",
     "alignment": "none",
-    "semantics": DEFAULT_TEXT_EMBEDDINGS,
+    "text_embeddings": DEFAULT_TEXT_EMBEDDINGS,
     "shuffle": "none",
     "noise": 0.0,
     "period": "",
+    "cut": "global",
     "start": "random",
 }
-CUTS = {"": "–", "later": "at one moment", "later, by user": "within each user's history"}
-NO_TEXT = "–"
-# What makes a row, as ``coordinates`` says it.
-COORDINATES = ("backbone", "variant", "semantics", "shuffle", "noise", "cut", "start")
-# Of the test split, user by user, and numbers of the line itself.
+OLD_NAMES = {"semantics": "text_embeddings"}  # of axes and coordinates in version 0.1
+CUTS = {"global": "at one moment", "per-user": "within each user's history"}
+ABSENT = "–"
+# What may make a row of the table; ``coordinates`` computes them.
+COORDINATES = ("backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start")
+# Means over the users of the test split, and numbers of the record itself.
 METRICS = {f"{name}@{k}" for name in PER_USER for k in K} | {"seconds_per_epoch", "seconds", "epochs"}
-# What a file may say: its type, the type in words, whether it must.
+# The keys of a file: type, type in words, whether the key is required.
 _KEYS: dict[str, tuple[type, str, bool]] = {
     "title": (str, "a text", True),
     "metrics": (list, 'a list such as ["recall@20"]', True),
@@ -55,96 +50,104 @@ _KEYS: dict[str, tuple[type, str, bool]] = {
     "options": (dict, "a table [options]", False),
 }
 
-Point = dict[str, Any]  # an axis → its value, and the seed
-Coordinates = dict[str, str]
+Point = dict[str, Any]  # axis → value, and the seed
 Row = tuple[str, ...]  # the coordinates that make a row of the table
 
 
 @dataclass(frozen=True)
+class Published:
+    """Published numbers that the table shows beside ours.
+
+    Args:
+        numbers: published dataset → row → metric → value.
+        same_data: our dataset → the published dataset that has the very same split.
+    """
+
+    numbers: Mapping[str, Mapping[Row, Mapping[str, float]]]
+    same_data: Mapping[str, str]
+
+    def dataset_for(self, dataset: str) -> str | None:
+        """Return the published dataset to show: the same data, else one of a similar name, else the first."""
+        same = self.same_data.get(dataset)
+        similar = [name for name in self.numbers if dataset.split("-")[0] == name.split("-")[0]]
+        known = [same] if same in self.numbers else [*similar, *self.numbers]
+        return known[0] if known else None
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """What ``tables/<name>.toml``, or a file of your own, says.
+    """A grid of trials and the table that it makes.
 
         title = "…"
-        metrics = ["recall@20", "ndcg@20"]   # of the test split, or a number of the line: "seconds_per_epoch"
+        metrics = ["recall@20", "ndcg@20"]   # of the test split, or a number of a record: "seconds_per_epoch"
         rows = ["backbone", "variant"]       # coordinates that make a row; its trials differ in their seed
-        against = {variant = "Base"}         # each row is tested against the one with these coordinates
-        reference = {noise = "0 %"}          # and its change to this one is shown
+        against = {variant = "Base"}         # each row is tested against the row with these coordinates
+        reference = {noise = "0 %"}          # and its change relative to this row is shown
         seeds = 5
-        timing = true                        # seconds are what is measured: trials run one by one
-        [options]                            # of every trial
-        [[grid]]                             # one or more: lists of ``AXES``
+        timing = true                        # seconds are measured: trials run one at a time
+        [options]                            # of every trial that has them
+        [[grid]]                             # one or more: lists of values of ``AXES``
         backbone = ["lightgcn"]
         alignment = ["none", "contrastive"]
 
-    ``semantics = "*"`` stands for all text vectors that the workspace has.
+    ``text_embeddings = "*"`` stands for all text embeddings of the workspace.
 
     Args:
-        name: of the file.
-        values: its content.
+        name: the file's name without its ending.
+        values: the file's content.
+        published: numbers to show beside ours.
 
     Raises:
-        ConfigError: something lacks, or is said that is not understood.
+        ConfigError: a required key is missing, or a key or value is unknown.
     """
 
     name: str
     values: Mapping[str, Any]
+    published: Published | None = None
 
     def __post_init__(self) -> None:
-        for key, (kind, what, required) in _KEYS.items():
+        for key, (kind, expected, required) in _KEYS.items():
             if required and key not in self.values:
-                raise ConfigError(f"{self.name} has no {key}: expected {what}")
+                raise ConfigError(f"{self.name} has no {key}: expected {expected}")
             if key in self.values and not isinstance(self.values[key], kind):
-                raise ConfigError(f"{self.name}: {key} = {self.values[key]!r}, expected {what}")
-        unknown = set(self.values) - set(_KEYS)
-        if unknown:
-            raise ConfigError(f"{self.name} says {', '.join(sorted(unknown))}: expected {', '.join(_KEYS)}")
-        unknown = set(self.values["metrics"]) - METRICS
-        if unknown:
-            listed = ", ".join(sorted(map(str, unknown)))
-            raise ConfigError(f"{self.name}: metrics has {listed}, expected of {', '.join(sorted(METRICS))}")
-        for key in ("rows", "against", "reference"):
-            unknown = set(self.values.get(key, ())) - set(COORDINATES if key == "rows" else self.rows)
-            if unknown:
-                known = ", ".join(COORDINATES if key == "rows" else self.rows)
-                raise ConfigError(f"{self.name}: {key} has {', '.join(sorted(unknown))}, expected of {known}")
+                raise ConfigError(f"{self.name}: {key} = {self.values[key]!r}, expected {expected}")
+        object.__setattr__(self, "values", _with_current_names(self.values))
+        self._refuse_unknown("the file", self.values, _KEYS)
+        self._refuse_unknown("metrics", self.values["metrics"], sorted(METRICS))
+        self._refuse_unknown("rows", self.rows, COORDINATES)
+        for key in ("against", "reference"):
+            self._refuse_unknown(key, self.values.get(key, ()), self.rows)
         for grid in self.values["grid"]:
-            unknown = set(grid) - set(AXES)
-            if unknown:
-                raise ConfigError(
-                    f"{self.name} varies {', '.join(sorted(unknown))}: a grid may vary {', '.join(AXES)}"
-                )
+            self._refuse_unknown("a grid", grid, AXES)
             for axis, values in grid.items():
-                if not (isinstance(values, list) and values) and not (axis == "semantics" and values == "*"):
+                is_list = isinstance(values, list) and values
+                if not is_list and not (axis == "text_embeddings" and values == "*"):
                     raise ConfigError(f"{self.name}: {axis} = {values!r}, expected a list of values")
 
+    def _refuse_unknown(self, where: str, found: Any, known: Any) -> None:
+        unknown = [str(name) for name in found if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"{self.name}: {where} has {', '.join(sorted(unknown))}, expected some of {', '.join(known)}"
+            )
+
     @classmethod
-    def load(cls, name: str) -> Experiment:
-        """The experiment called ``name``, or that of the file ``name`` if it ends in .toml.
+    def read(cls, path: Path) -> Experiment:
+        """Read the experiment that a TOML file describes.
 
         Raises:
-            ConfigError: there is none, it has the name of one of the paper's, or it says what none can.
+            ConfigError: no such file, or no experiment.
         """
-        if name.endswith(".toml"):
-            path = Path(name)
-            if path.stem in (*FIGURES, *experiment_names()):
-                raise ConfigError(f"{name}: {path.stem} is the paper's: give the file another name")
-            return cls(path.stem, read_toml(path))
-        if name not in experiment_names():
-            raise ConfigError(
-                f"unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or a file's path "
-                "ending in .toml"
-            )
-        text = (resources.files("rlmrec.paper") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
-        return cls(name, tomllib.loads(text))
+        return cls(path.stem, read_toml(path))
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The title of the table."""
         return str(self.values["title"])
 
     @property
     def metrics(self) -> list[str]:
-        """What the table shows."""
+        """The metrics of the table."""
         return list(self.values["metrics"])
 
     @property
@@ -159,25 +162,26 @@ class Experiment:
 
     @property
     def seeds(self) -> int:
-        """How many, from 1 on, unless asked otherwise."""
+        """The default number of seeds, which count from 1."""
         return int(self.values["seeds"])
 
     def points(self, text_embeddings: Sequence[str], seeds: int | None = None) -> Iterator[Point]:
-        """All points of the grids.
+        """Yield all points of the grids.
 
         Args:
-            semantics: the names of the text vectors at hand.
-            seeds: how many.
+            text_embeddings: the names that "*" stands for.
+            seeds: how many; None takes the experiment's own number.
         """
         for grid in self.values["grid"]:
             axes = {axis: grid.get(axis, [default]) for axis, default in AXES.items()}
-            if axes["semantics"] == "*":
-                axes["semantics"] = list(text_embeddings)
+            if axes["text_embeddings"] == "*":
+                axes["text_embeddings"] = list(text_embeddings)
             for values in itertools.product(*axes.values()):
-                # What is no model has no seed.
-                count = 1 if values[0] == SEMANTIC_ONLY else seeds or self.seeds
+                point = dict(zip(axes, values, strict=True))
+                # Scoring by the text embeddings alone trains nothing: every seed gives the same numbers.
+                count = 1 if point["backbone"] == SEMANTIC_ONLY else seeds or self.seeds
                 for seed in range(1, count + 1):
-                    yield {**dict(zip(axes, values, strict=True)), "seed": seed}
+                    yield {**point, "seed": seed}
 
     def trials(
         self,
@@ -189,37 +193,37 @@ class Experiment:
         only: Mapping[str, Sequence[str]] | None = None,
         timing: str = "",
     ) -> tuple[list[Trial], list[Trial]]:
-        """The trials to run in a workspace, and those that lack text vectors and are left out.
+        """Return the trials to run in a workspace, and those that lack text embeddings.
 
         Args:
-            materials: of the workspace.
-            preset: where each cell's options come from.
-            options: over the preset; each goes to the trials that have it.
+            inputs: of the workspace.
+            preset: the preset of every trial's options.
+            options: over the preset; each is passed to the trials that have it.
             seeds: how many, from 1 on.
             only: axis → values to keep.
-            timing: device and threads, where seconds are measured.
+            timing: device and threads, for an experiment that measures seconds.
 
         Raises:
-            ConfigError: an unknown axis or option, or nothing is left.
-            DataError: a trial needs timestamps and there are none.
+            ConfigError: an unknown axis or option, or no trial is left.
+            DataError: a trial needs timestamps and the dataset has none.
         """
         chosen = {**self.values.get("options", {}), **options}
         names = inputs.place.text_embeddings_names()
-        points = _chosen(list(self.points(names, seeds)), only or {}, self.name)
+        points = _select(list(self.points(names, seeds)), only or {}, self.name)
         if not points:
             raise ConfigError(
                 f"{self.name} has no trial with all of --only"
                 if only
-                else f"{self.name} has no trial with these text vectors: run rlmrec encode"
+                else f"{self.name} has no trial with these text embeddings: run rlmrec encode"
             )
         if any(point["period"] for point in points):
-            of_period(inputs.dataset, None, "later")  # says now what is missing, not once a trial
+            of_period(inputs.dataset, None, "later")  # reports missing timestamps once, not for every trial
         runnable: list[Trial] = []
         lacking: list[Trial] = []
         used: set[str] = set()
         for point in points:
             trial = self._trial(point, inputs, names, preset, chosen, used)
-            target = runnable if trial.texts is not None or not _needs_text(trial) else lacking
+            target = lacking if trial.needs_text and trial.texts is None else runnable
             target.append(replace(trial, timing=timing) if self.is_timing else trial)
         unknown = set(flat_options(chosen)) - used
         if unknown:
@@ -235,52 +239,60 @@ class Experiment:
         options: Mapping[str, Any],
         used: set[str],
     ) -> Trial:
-        fingerprint = inputs.dataset.fingerprint
-        if point["backbone"] == SEMANTIC_ONLY:
-            spec = None
-        else:
-            spec = _resolve(point["backbone"], point["alignment"], preset, point["seed"], options, used)
+        """Return the trial of a point; ``used`` collects the options that it has."""
+        spec = None
+        if point["backbone"] != SEMANTIC_ONLY:
+            backbone, alignment = point["backbone"], point["alignment"]
+            known = option_names(backbone, alignment)
+            own = {name: value for name, value in flat_options(options).items() if name in known}
+            used.update(own)
+            spec = RunSpec.resolve(backbone, alignment, preset, point["seed"], own)
         text: dict[str, Any] = {}
         if spec is None or spec.needs_text:
-            text = {"text_embeddings": point["semantics"], "shuffle": point["shuffle"]}
-            if point["semantics"] in names:
-                text["texts"] = inputs.text_embeddings(point["semantics"]).digest
+            name = point["text_embeddings"]
+            text = {"text_embeddings": name, "shuffle": point["shuffle"]}
+            if name in names:
+                text["texts"] = inputs.text_embeddings(name).digest
         start = None
         if point["start"] != "random":
             earlier = {**point, "alignment": point["start"], "start": "random"}
-            earlier["period"] = point["period"].replace("later", "earlier")
+            earlier["period"] = "earlier" if point["period"] else ""
             start = self._trial(earlier, inputs, names, preset, options, used)
-        return Trial(spec, fingerprint, noise=point["noise"], period=point["period"], start=start, **text)
+        return Trial(
+            spec, inputs.dataset.fingerprint, noise=point["noise"], period=point["period"],
+            cut=point["cut"], start=start, **text,
+        )  # fmt: skip
 
     def row(self, trial: Mapping[str, Any]) -> Row | None:
-        """The row of a cell's dict (``Trial.as_dict``); None if it only made tables that others start from."""
-        if str(trial["data"]["period"]).startswith("earlier"):
+        """Return the row of a trial (``Trial.as_dict``); None for a trial that others start from."""
+        if split_period(trial["data"]["period"])[0] == "earlier":
             return None
         found = coordinates(trial)
         return tuple(found[name] for name in self.rows)
 
-    def other_row(self, row: Row, which: str) -> Row | None:
-        """The row that ``row`` is tested "against", or its "reference"; None if it is itself or there is none."""
-        if which not in self.values:
+    def other_row(self, row: Row, key: str) -> Row | None:
+        """Return the row that ``row`` is tested "against", or its "reference"; None without any or if it is itself."""
+        if key not in self.values:
             return None
-        other = tuple({**dict(zip(self.rows, row, strict=True)), **self.values[which]}.values())
+        other = tuple({**dict(zip(self.rows, row, strict=True)), **self.values[key]}.values())
         return None if other == row else other
 
     @cached_property
     def known_rows(self) -> list[Row]:
-        """The rows in the order of the grids, with the default text vectors where any may stand."""
+        """The rows in the order of the grids, with the default text embeddings for "*"."""
         rows: dict[Row, None] = {}
         for point in self.points([DEFAULT_TEXT_EMBEDDINGS], 1):
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
             run |= own_labels(point["backbone"], point["alignment"])
             start = None if point["start"] == "random" else {"alignment": point["start"]}
-            row = self.row({"run": run, "data": point, "start": start})
-            if row is not None:
-                rows[row] = None
+            data = {**point, "semantics": point["text_embeddings"]}
+            if point["period"] != "earlier":
+                found = _coordinates(run, data, start, point["period"], point["cut"])
+                rows[tuple(found[name] for name in self.rows)] = None
         return list(rows)
 
-    def place(self, row: Row) -> tuple[tuple[int, str], ...]:
-        """What rows are sorted by: column by column in the order in which the grids name the values."""
+    def sort_key(self, row: Row) -> tuple[tuple[int, str], ...]:
+        """Return the sort key of a row: column by column, in the order in which the grids list the values."""
         columns = [list(dict.fromkeys(values)) for values in zip(*self.known_rows, strict=True)]
         return tuple(
             (known.index(value) if value in known else len(known), value)
@@ -288,129 +300,93 @@ class Experiment:
         )
 
 
-def experiment_names() -> list[str]:
-    """Of those described by a TOML file."""
-    folder = resources.files("rlmrec.paper") / "tables"
-    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+def _with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's content with the names of version 0.1 replaced, and periods such as "later, by user" split."""
+    found = dict(values)
+    for key in ("against", "reference"):
+        if key in found:
+            found[key] = {OLD_NAMES.get(name, name): value for name, value in found[key].items()}
+    found["rows"] = [OLD_NAMES.get(name, name) for name in found["rows"]]
+    grids = []
+    for grid in found["grid"]:
+        grid = {OLD_NAMES.get(name, name): value for name, value in grid.items()}
+        periods = grid.get("period", [])
+        if isinstance(periods, list) and any("," in str(period) for period in periods):
+            split = [split_period(period) for period in periods]
+            grids += [{**grid, "period": [period], "cut": [cut]} for period, cut in split]
+        else:
+            grids.append(grid)
+    return {**found, "grid": grids}
 
 
-def experiments_of(results: Path) -> list[Experiment]:
-    """The paper's, and those of your own that were run: their files lie beside their lines.
+def backbone_label(name: str) -> str:
+    """Return a backbone's name as publications write it; of a user's own that is not imported, the class's name.
 
-    Raises:
-        ConfigError: a file beside lines says what no experiment can.
+    Example:
+        >>> backbone_label("kar-sgl"), backbone_label("mine:Model"), backbone_label("semantic-only")
+        ('SGL', 'Model', '–')
     """
-    own = sorted(path for path in results.glob("*/*.toml") if path.stem == path.parent.name)
-    return [*map(Experiment.load, experiment_names()), *(Experiment.load(str(path)) for path in own)]
+    kind = BACKBONES.known(name)
+    return ABSENT if name == SEMANTIC_ONLY else short_name(name) if kind is None else kind.label
 
 
-def coordinates(trial: Mapping[str, Any]) -> Coordinates:
-    """Where a trial stands, in the words of the tables."""
-    run, data = trial["run"], trial["data"]
+def coordinates(trial: Mapping[str, Any]) -> dict[str, str]:
+    """Return the value of each of ``COORDINATES`` for a trial (``Trial.as_dict``)."""
+    data = trial["data"]
+    return _coordinates(trial["run"], data, trial["start"], *split_period(data["period"]))
+
+
+def _coordinates(
+    run: Mapping[str, Any], data: Mapping[str, Any], start: Mapping[str, Any] | None, period: str, cut: str
+) -> dict[str, str]:
     backbone, alignment = run["backbone"], run["alignment"]
     kinds = BACKBONES.known(backbone), ALIGNMENTS.known(alignment)
     variant = run.get("alignment_label") or alignment_label(alignment)
-    label = run.get("backbone_label") or (short_name(backbone) if kinds[0] is None else kinds[0].label)
-    # A class that is not imported here may read texts.
+    # A class of the user's own that is not imported may read texts.
     reads_text = any(kind is None or kind.needs_text for kind in kinds)
     if backbone == SEMANTIC_ONLY:
-        label, variant = "–", "Semantic embeddings only"
+        variant = "Semantic embeddings only"
     elif kinds[0] is not None and kinds[0].enhancement:
         variant = kinds[0].enhancement + (f" + {variant}" if alignment != "none" else "")
     return {
-        "backbone": label,
+        "backbone": run.get("backbone_label") or backbone_label(backbone),
         "variant": variant,
-        "semantics": str(data["semantics"]) if reads_text else NO_TEXT,
+        "text_embeddings": str(data["semantics"]) if reads_text else ABSENT,
         "shuffle": str(data["shuffle"]),
         "noise": f"{100 * data['noise']:g} %",
-        "cut": CUTS.get(data["period"], str(data["period"])),
-        "start": "None" if trial["start"] is None else alignment_label(trial["start"]["alignment"]),
+        "cut": CUTS[cut] if period else ABSENT,
+        "start": "None" if start is None else alignment_label(start["alignment"]),
     }
 
 
-def significance(
-    experiment: Experiment, lines: Sequence[Line], inputs: TrialInputs
-) -> dict[Row, dict[str, dict[str, Any]]]:
-    """Each row against the one it is tested against, over the test users (and seeds), Holm over the table.
-
-    Args:
-        experiment: whose ``against`` says which.
-        lines: of trials that have ended well, each row's differing in their seed.
-        materials: of the workspace that holds the values per user.
-
-    Returns:
-        row → metric → the fields of ``SeededComparison``.
-    """
-    tables: dict[Row, dict[int, pl.DataFrame]] = {}
-    for line in lines:
-        row = experiment.row(line["cell"])
-        if row is not None and line["test"] is not None:
-            path = inputs.place.trial(line["id"]) / "test.parquet"
-            tables.setdefault(row, {})[line["cell"]["run"]["seed"]] = read_table(path)
-    pairs = {}
-    for row, of_row in tables.items():
-        base = experiment.other_row(row, "against")
-        if base is not None and base in tables:
-            pairs["\n".join(row)] = of_row, tables[base]
-    metrics = [name for name in experiment.metrics if "@" in name]
-    compared = comparisons_as_dict(compare_pairs(pairs, metrics))
-    return {tuple(key.split("\n")): found for key, found in compared.items()}
-
-
-def _resolve(
-    backbone: str, alignment: str, preset: str, seed: int, options: Mapping[str, Any], used: set[str]
-) -> RunSpec:
-    """A spec with those of the options that it has; ``used`` collects them."""
-    known = option_names(backbone, alignment)
-    own = {name: value for name, value in flat_options(options).items() if name in known}
-    used.update(own)
-    return RunSpec.resolve(backbone, alignment, preset, seed, own)
-
-
-def _needs_text(trial: Trial) -> bool:
-    return trial.spec is None or trial.spec.needs_text
-
-
-def _chosen(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: str) -> list[Point]:
-    """The points that ``--only`` keeps.
+def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: str) -> list[Point]:
+    """Return the points that ``only`` keeps.
 
     Raises:
-        ConfigError: an axis or a value that no point has: left alone, a slip of the pen would run half a table.
+        ConfigError: an axis or a value that no point has. Ignoring a typing error would run half a table.
     """
-    every = points
-    for axis, values in only.items():
+    kept = list(points)
+    for axis, words in only.items():
+        axis = OLD_NAMES.get(axis, axis)
         if axis not in AXES and axis != "seed":
             raise ConfigError(
-                f"--only {axis}={','.join(values)}: expected one of {', '.join(AXES)}, seed before ="
+                f"--only {axis}={','.join(words)}: expected one of {', '.join(AXES)}, seed before ="
             )
-        known = list(dict.fromkeys(point[axis] for point in every))
-        asked = _values(values, known)
-        unknown = [value for value in asked if value not in known]
-        if unknown:
-            raise ConfigError(
-                f"--only {axis}: {name} has no {', '.join(map(repr, unknown))} there; expected "
-                f"{', '.join(map(str, known)) or 'other text vectors: run rlmrec encode'}"
-            )
-        points = [point for point in points if point[axis] in asked]
-    return list(points)
+        known = list(dict.fromkeys(point[axis] for point in points))
+        wanted = []
+        for word in words:
+            match = [value for value in known if _is_same(word, value)]
+            if not match:
+                raise ConfigError(
+                    f"--only {axis}: {name} has no {word!r} there; expected "
+                    f"{', '.join(map(str, known)) or 'other text embeddings: run rlmrec encode'}"
+                )
+            wanted += match
+        kept = [point for point in kept if point[axis] in wanted]
+    return kept
 
 
-def _values(words: Sequence[str], known: Sequence[Any]) -> list[Any]:
-    """What was asked for between commas. A name may have a comma itself: the longest known one counts."""
-    found: list[Any] = []
-    place = 0
-    while place < len(words):
-        for end in range(len(words), place, -1):
-            word = ", ".join(words[place:end])
-            match = next((value for value in known if _same(word, value)), word)
-            if match in known or end == place + 1:
-                found.append(match)
-                place = end
-                break
-    return found
-
-
-def _same(word: str, value: Any) -> bool:
+def _is_same(word: str, value: Any) -> bool:
     if isinstance(value, str):
         return word == value
     try:

@@ -1,11 +1,8 @@
-"""The runner of sweeps and experiments: trials over processes, one JSON line each, killed and taken up again."""
+"""Run many trials over processes. A run that was killed continues where it was."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import re
 import signal
 import sys
 import time
@@ -19,80 +16,24 @@ from typing import Any
 
 import torch
 
-from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
+from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, run_trial
-from rlmrec.files import locked
 from rlmrec.workspace import Workspace
-
-Line = dict[str, Any]
-
-
-def lines_path(results: Path, experiment: str, dataset: str) -> Path:
-    """Where the JSON lines of an experiment on a dataset lie."""
-    return results / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
-
-
-class Results:
-    """A JSON-lines file of finished trials, appended to the moment each one ends.
-
-    A line that a kill cut off is dropped, from the file by the next append: who reads alone, perhaps while another
-    process writes, changes nothing. Of several lines of a trial the last one counts.
-
-    Args:
-        path: the file; made when first written to.
-
-    Raises:
-        WorkspaceError: a whole line is no JSON object with an id and a status.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[str, Line] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = text.rpartition("\n")[0]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                found = json.loads(line)
-                _ = found["status"]
-                self._put(found)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise WorkspaceError(
-                    f"{path}, line {number} is damaged: expected a JSON object with an id and a status; remove that "
-                    "line"
-                ) from None
-
-    def _put(self, line: Line) -> None:
-        self.lines.pop(line["id"], None)  # so that the order is that of the last ones
-        self.lines[line["id"]] = line
-
-    def done(self, trial: Trial) -> bool:
-        """Whether the trial has ended well."""
-        return self.lines.get(trial.id, {}).get("status") == "done"
-
-    def append(self, line: Line) -> None:
-        """Write a line and flush it to disk. Several processes may append: each holds the file while it writes.
-
-        A line that is there already is not written again: of two runners of one grid both hear of each trial.
-        """
-        self._put(line)
-        written = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        with locked(self.path), self.path.open("a+b") as file:
-            file.seek(0)
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)  # nobody is writing now: what has no end was cut off
-            if written in content.splitlines(keepends=True):
-                return
-            file.write(written)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 @dataclass
-class Progress:
-    """Where a grid stands.
+class TrialsProgress:
+    """How far a run of many trials is.
 
-    total: trials in all. kept: of them done before. done, failed: in this session. running: by id, the cell's
-    label, epochs so far and at most.
+    Args:
+        total: number of trials.
+        kept: of them, those done by an earlier call.
+        done: trials done by this call.
+        failed: trials that failed in this call.
+        running: id → label, epochs so far, greatest number of epochs.
+        epochs: of the trials that are done.
+        started: time of the clock.
     """
 
     total: int
@@ -105,103 +46,125 @@ class Progress:
 
     @property
     def completed(self) -> float:
-        """Cells that have ended, a running one counting in part."""
-        return self.kept + self.done + self.failed + sum(map(self._share, self.running.values()))
+        """The trials that have ended, plus the fractions of the running ones."""
+        return self.kept + self.done + self.failed + sum(map(self._fraction, self.running.values()))
 
     @property
     def seconds_left(self) -> float | None:
-        """About how long the rest takes, at this session's speed; None before anything is known."""
+        """Estimate of the time left at the speed of this call; None before anything has run."""
         worked = self.completed - self.kept
         if worked <= 0:
             return None
         return (time.perf_counter() - self.started) / worked * (self.total - self.completed)
 
-    def _share(self, running: tuple[str, int, int]) -> float:
+    def _fraction(self, running: tuple[str, int, int]) -> float:
         _, epoch, most = running
-        # Early stopping ends before the last epoch: those that have ended say where about.
+        # Early stopping ends before the last epoch; the trials that are done show when to expect that.
         expected = min(most, sum(self.epochs) / len(self.epochs)) if self.epochs else most
         return min(0.95, epoch / expected)
 
+    def __str__(self) -> str:
+        ended = self.kept + self.done + self.failed
+        parts = [f"{ended}/{self.total} trials"]
+        parts += [f"{self.failed} failed"] * bool(self.failed)
+        left = self.seconds_left
+        if left is not None and ended < self.total:
+            parts.append(f"about {format_duration(left)} left")
+        return ", ".join(parts)
 
-# Told at the start, after every epoch, and with the line of each trial that has ended.
-Report = Callable[[Progress, Line | None], None]
+
+# Called at the start, after every epoch, and with the record of each trial that has ended.
+OnProgress = Callable[[TrialsProgress, TrialRecord | None], object]
 
 
 def run_trials(
     trials: Sequence[Trial],
     place: Workspace,
-    results: Results,
+    results: Results[TrialRecord],
     *,
     jobs: int = 1,
     threads: int | None = None,
     device: str = "cpu",
-    report: Report | None = None,
-) -> list[Line]:
-    """Run the trials that have not ended yet, several at a time, each in a process that may die alone.
+    on_progress: OnProgress = lambda *_: None,
+) -> list[TrialRecord]:
+    """Run the trials that are not done, several at a time, each in a process of its own.
 
-    A trial that others start from is run before them. Cells that measure time run one by one, after all the
-    others, with all threads. A trial that fails, or whose process dies, is written down as failed and is tried
-    again by the next call. Ctrl-C stops everything at once; what has ended is kept, and a trial that was being
-    trained goes on from its last validation when called again.
+    A trial that others start from runs before them. Trials that measure time run one at a time, after all others,
+    with all threads. A trial that fails, or whose process dies, is recorded as failed; the next call repeats it.
+    Ctrl-C stops everything; what has ended is kept, and a trial in training continues from its last validation at
+    the next call.
 
     Args:
-        trials: what to run; one that occurs twice is run once.
+        trials: to run; repeated ones run once.
         place: the workspace.
-        results: where the lines go.
+        results: where the records are written.
         jobs: processes at a time.
-        threads: of each process; by default the cores are shared out.
+        threads: of each process; None shares the cores among the processes.
         device: "cpu", "cuda" or "mps".
-        report: told what happens.
+        on_progress: called with the progress and, when a trial has ended, its record.
 
     Returns:
-        the lines of ``trials``, in order.
+        the records of ``trials``, in order.
 
     Raises:
-        ConfigError: no job at all.
+        ConfigError: less than one job or thread.
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"expected at least 1 job and 1 thread, got {jobs} and {threads}")
     every = unique([*(trial.start for trial in trials if trial.start is not None), *trials])
-    todo = [trial for trial in every if not results.done(trial)]
+    todo = [trial for trial in every if not results.is_done(trial.id)]
     for trial in every:
-        describe_trial(trial, place)  # those of earlier versions, whose folders do not say it
-    cores = torch.get_num_threads()
-    started_from = {trial.start.id for trial in todo if trial.start is not None}
-    first = [trial for trial in todo if trial.id in started_from]
-    then = [trial for trial in todo if trial.id not in started_from and not trial.timing]
-    timed = [trial for trial in todo if trial.id not in started_from and trial.timing]
-    progress = Progress(len(every), len(every) - len(todo))
-    if report is not None:
-        report(progress, None)
-    for stage, width in ((first, jobs), (then, jobs), (timed, 1)):
+        describe_trial(trial, place)  # early versions did not write descriptions
+    progress = TrialsProgress(len(every), len(every) - len(todo))
+    on_progress(progress, None)
+    starts = {trial.start.id for trial in todo if trial.start is not None}
+    stages: list[list[Trial]] = [[], [], []]  # starts of others, others, timed
+    for trial in todo:
+        stages[0 if trial.id in starts else 2 if trial.timing else 1].append(trial)
+    for stage, width in zip(stages, (jobs, jobs, 1), strict=True):
         if stage:
-            share = threads or max(1, cores // min(width, len(stage)))
-            _run_stage(stage, place, results, min(width, len(stage)), share, device, progress, report)
-    return [results.lines[trial.id] for trial in trials]
+            width = min(width, len(stage))
+            share = threads or max(1, torch.get_num_threads() // width)
+            _Stage(place, results, device, share, progress, on_progress).run(stage, width)
+    return [results.records[trial.id] for trial in trials]
 
 
 def unique(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials without repeats, in order."""
+    """Return the trials without repeats, in order."""
     return list({trial.id: trial for trial in trials}.values())
 
 
 class _Worker:
-    """A process that runs the trials it is sent and answers with what happens."""
+    """A process that runs the trials it receives and sends back epochs and records."""
 
     def __init__(self, place: Workspace, device: str, threads: int) -> None:
-        context = _process_context()
+        # A process that is forked while PyTorch's threads run can hang. The fork server has imported everything
+        # and run nothing, so its forks are safe and start at once; Windows has none.
+        methods = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if "forkserver" in methods:
+            context.set_forkserver_preload([__name__])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_work, args=(theirs, place.path, device, threads), daemon=True, name="cell"
+            target=_work, args=(theirs, place.path, device, threads), daemon=True, name="trial"
         )
-        with _interrupts_blocked():  # or Ctrl-C while a process still imports would print its traceback
+        with _interrupts_blocked():
             self.process.start()
-        theirs.close()  # else the end of the process would not be seen
+        theirs.close()  # with our copy open, the end of the process would go unnoticed
         self.trial: Trial | None = None
 
     def send(self, trial: Trial) -> None:
         self.trial = trial
         self.connection.send(trial)
+
+    def receive(self, trial: Trial) -> tuple[str, Any]:
+        """Return the next message: its kind ("epoch", "ended" or "died") and the epoch or record."""
+        try:
+            kind, content = self.connection.recv()
+            return kind, content
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return "died", _failed(trial, f"its process ended: {_describe_exit(self.process.exitcode)}")
 
     def stop(self) -> None:
         self.connection.close()
@@ -209,19 +172,9 @@ class _Worker:
         self.process.join()
 
 
-def _process_context() -> Any:
-    # A process in which PyTorch's threads run can hang when it is forked. The fork server has imported everything
-    # and run nothing, so a worker starts at once; Windows has none.
-    if sys.platform == "win32":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Keep SIGINT from this thread and from the processes that it starts meanwhile; no effect on Windows."""
+    """Start a process that ignores Ctrl-C while it imports: otherwise it would print a traceback."""
     if sys.platform == "win32":
         yield
         return
@@ -232,117 +185,106 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_stage(
-    trials: list[Trial],
-    place: Workspace,
-    results: Results,
-    jobs: int,
-    threads: int,
-    device: str,
-    progress: Progress,
-    report: Report | None,
-) -> None:
-    waiting = list(reversed(trials))
-    workers: list[_Worker] = []
+def _describe_exit(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    hint = (
+        ", as when memory runs out: try fewer --jobs" if code == -9 else ""
+    )  # SIGKILL, not known on Windows
+    return f"killed by signal {-code}{hint}"
 
-    def ended(trial: Trial, line: Line) -> None:
-        progress.running.pop(trial.id, None)
-        if line["status"] == "done":
-            progress.done += 1
-            progress.epochs.append(max(1, line["epochs"]))
-        else:
-            progress.failed += 1
-        results.append(line)
-        if report is not None:
-            report(progress, line)
 
-    try:
-        while waiting or any(worker.trial for worker in workers):
-            for worker in workers:
-                if worker.trial is None and waiting:
-                    worker.send(waiting.pop())
-            while waiting and len(workers) < jobs:
-                workers.append(_Worker(place, device, threads))
-                workers[-1].send(waiting.pop())
-            of_connection = {worker.connection: worker for worker in workers if worker.trial}
-            for connection in wait(list(of_connection)):
-                worker = of_connection[connection]
-                trial = worker.trial
-                assert trial is not None
-                try:
-                    kind, content = worker.connection.recv()
-                except (EOFError, ConnectionResetError):
-                    workers.remove(worker)
-                    worker.process.join()
-                    code = worker.process.exitcode
-                    why = (
-                        f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-                    )
-                    if code == -9:  # SIGKILL, which Windows lacks
-                        why += ", as when memory runs out: try fewer --jobs"
-                    ended(trial, _failed(trial, f"its process ended: {why}"))
-                    continue
-                if kind == "epoch":
-                    most = trial.spec.training.epochs if trial.spec else 1
-                    progress.running[trial.id] = (trial.label, content + 1, most)
-                    if report is not None:
-                        report(progress, None)
-                else:
+@dataclass
+class _Stage:
+    """Trials that run beside each other."""
+
+    place: Workspace
+    results: Results[TrialRecord]
+    device: str
+    threads: int
+    progress: TrialsProgress
+    on_progress: OnProgress
+
+    def run(self, trials: Sequence[Trial], width: int) -> None:
+        """Run the trials in ``width`` processes and record each one that ends."""
+        waiting = list(reversed(trials))
+        workers: list[_Worker] = []
+        try:
+            while waiting or any(worker.trial for worker in workers):
+                for worker in workers:
+                    if worker.trial is None and waiting:
+                        worker.send(waiting.pop())
+                while waiting and len(workers) < width:
+                    workers.append(_Worker(self.place, self.device, self.threads))
+                    workers[-1].send(waiting.pop())
+                busy = {worker.connection: worker for worker in workers if worker.trial}
+                for connection in wait(list(busy)):
+                    worker = busy[connection]
+                    trial = worker.trial
+                    assert trial is not None
+                    kind, content = worker.receive(trial)
+                    if kind == "epoch":
+                        self._epoch(trial, content)
+                        continue
+                    if kind == "died":
+                        workers.remove(worker)
                     worker.trial = None
-                    ended(trial, content if kind == "done" else _failed(trial, *content))
-    finally:
-        for worker in workers:
-            worker.stop()
+                    self._ended(trial, content)
+        finally:
+            for worker in workers:
+                worker.stop()
+
+    def _epoch(self, trial: Trial, epoch: int) -> None:
+        most = trial.spec.training.epochs if trial.spec else 1
+        self.progress.running[trial.id] = (trial.label, epoch + 1, most)
+        self.on_progress(self.progress, None)
+
+    def _ended(self, trial: Trial, record: TrialRecord) -> None:
+        self.progress.running.pop(trial.id, None)
+        if record["status"] == "done":
+            self.progress.done += 1
+            self.progress.epochs.append(max(1, record["epochs"]))
+        else:
+            self.progress.failed += 1
+        self.results.append(record)
+        self.on_progress(self.progress, record)
 
 
-def _failed(trial: Trial, error: str, trace: str | None = None) -> Line:
-    line: Line = {"id": trial.id, "status": "failed", "error": error, "cell": trial.as_dict()}
-    return line if trace is None else {**line, "traceback": trace}
+def _failed(trial: Trial, error: str, trace: str | None = None) -> TrialRecord:
+    record: TrialRecord = {"id": trial.id, "status": "failed", "error": error, "cell": trial.as_dict()}
+    if trace is not None:
+        record["traceback"] = trace
+    return record
 
 
 def _work(connection: Connection, place: Path, device: str, threads: int) -> None:
-    """What a worker's process does until its connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the runner ends this one
+    """Run the trials that arrive on a connection, in a worker's process, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the runner stops this one
     torch.set_num_threads(threads)
     inputs: TrialInputs | None = None
 
     def on_epoch(record: dict[str, Any]) -> None:
         connection.send(("epoch", record["epoch"]))
 
-    while True:
-        try:
+    try:
+        while True:
             trial = connection.recv()
-        except EOFError:  # the runner has ended
-            return
-        try:
-            inputs = inputs or TrialInputs(Workspace(place))
-            answer = ("done", run_trial(trial, inputs, device=device, on_epoch=on_epoch))
-        except BrokenPipeError:
-            return  # the runner has died: nobody listens any more
-        except RlmrecError as error:
-            answer = ("failed", (str(error),))  # type: ignore[assignment]
-        except Exception as error:
-            named = f"{type(error).__name__}: {error}"
-            answer = ("failed", (named, traceback.format_exc()))  # type: ignore[assignment]
-        try:
-            connection.send(answer)
-        except BrokenPipeError:
-            return
+            try:
+                inputs = inputs or TrialInputs(Workspace(place))
+                record = run_trial(trial, inputs, device=device, on_epoch=on_epoch)
+            except BrokenPipeError:
+                raise
+            except RlmrecError as error:
+                record = _failed(trial, str(error))
+            except Exception as error:
+                record = _failed(trial, f"{type(error).__name__}: {error}", traceback.format_exc())
+            connection.send(("ended", record))
+    except (EOFError, BrokenPipeError):  # the runner has ended or died
+        return
 
 
-def describe(progress: Progress) -> str:
-    """One line for people: how many trials have ended, and about how long the rest takes."""
-    ended = progress.kept + progress.done + progress.failed
-    parts = [f"{ended}/{progress.total} cells"]
-    parts += [f"{progress.failed} failed"] * bool(progress.failed)
-    left = progress.seconds_left
-    if left is not None and ended < progress.total:
-        parts.append(f"about {duration(left)} left")
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """ "40 s", "12 min", "3.5 h"."""
+def format_duration(seconds: float) -> str:
+    """Return a duration such as "40 s", "12 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

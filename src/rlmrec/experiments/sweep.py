@@ -1,4 +1,4 @@
-"""Sweep: hyper-parameters by grid or by search (Optuna), judged on validation alone."""
+"""Sweep: choose hyper-parameters by grid or by search (Optuna), on validation alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,10 @@ import tomli_w
 
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.runner import Results
+from rlmrec.evaluation.ranking import PER_USER
+from rlmrec.experiments.experiment import OLD_NAMES
+from rlmrec.experiments.results import Results, TrialRecord
+from rlmrec.experiments.run import K
 from rlmrec.experiments.spec import (
     DEFAULT_PRESET,
     RunSpec,
@@ -29,7 +33,18 @@ from rlmrec.experiments.trial import Trial
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
-KEYS = ("metric", "preset", "semantics", "backbones", "alignments", "seeds", "options", "grid", "search")
+KEYS = (
+    "metric",
+    "preset",
+    "text_embeddings",
+    "backbones",
+    "alignments",
+    "seeds",
+    "options",
+    "grid",
+    "search",
+)
+RANGE = {"low", "high", "log", "step"}
 Variant = tuple[str, str]  # backbone, alignment
 Options = dict[str, Any]
 MakeTrial = Callable[[RunSpec], Trial]
@@ -37,29 +52,29 @@ MakeTrial = Callable[[RunSpec], Trial]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says.
+    """The hyper-parameters to try for each backbone and alignment, described by a TOML file.
 
-        metric = "recall@20"            # of validation; the best trial has the highest mean over seeds
+        metric = "recall@20"            # of validation; the best candidate has the highest mean over seeds
         preset = "general"
         backbones = ["lightgcn", "sgl"]
         alignments = ["none", "contrastive"]
         seeds = [1]
-        [options]                       # of every trial
+        [options]                       # of every candidate
         learning_rate = 5e-3
         [options.sgl]                   # of one backbone, one alignment, or [options.sgl.contrastive]
         layers = 2
-        [grid]                          # each combination is a trial
+        [grid]                          # each combination is a candidate
         l2 = [1e-7, 1e-6, 1e-5]
         [grid.contrastive]
         weight = [1e-3, 1e-2]
 
-    Instead of a grid, a search with Optuna's seeded TPE sampler, the same number of trials a variant:
+    Instead of a grid, a search with Optuna's seeded TPE sampler, with the same number of trials for each variant:
 
         [search]
         trials = 20
         seed = 0
         l2 = {low = 1e-7, high = 1e-4, log = true}
-        layers = {low = 1, high = 4}    # whole numbers, as both ends are
+        layers = {low = 1, high = 4}    # whole numbers, because both ends are
         [search.contrastive]
         negatives = ["all-users", "batch"]
 
@@ -68,14 +83,16 @@ class Sweep:
         values: the file's content.
 
     Raises:
-        ConfigError: an unknown key, name or option, a value that cannot be, or both grid and search. With neither
-            each variant has one trial.
+        ConfigError: an unknown key, name or option, an invalid value, or both grid and search. With neither, each
+            variant has one candidate.
     """
 
     name: str
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        current = {OLD_NAMES.get(key, key): value for key, value in self.values.items()}
+        object.__setattr__(self, "values", current)
         unknown = set(self.values) - set(KEYS)
         if unknown:
             raise ConfigError(f"unknown {', '.join(sorted(unknown))}: a sweep has {', '.join(KEYS)}")
@@ -88,15 +105,10 @@ class Sweep:
                     f"{key} = {self.values[key]!r}: expected a {'table' if kind is dict else 'list'}"
                 )
         for key, member in (("backbones", str), ("alignments", str), ("seeds", int)):
-            self._refuse_values(key, member)
-        metric, _, k = self.metric.partition("@")
-        if metric not in ("recall", "ndcg", "precision", "mrr", "hit_rate", "map") or k not in (
-            "5",
-            "10",
-            "20",
-        ):
+            self._refuse_members(key, member)
+        if self.metric not in {f"{name}@{k}" for name in PER_USER for k in K}:
             raise ConfigError(
-                f'metric = {self.metric!r}: expected for example "recall@20" (k is 5, 10 or 20)'
+                f"metric = {self.metric!r}: expected {', '.join(PER_USER)} @ {', '.join(map(str, K))}"
             )
         for section in ("options", "grid", "search"):
             self._refuse_other_variants(section)
@@ -113,57 +125,62 @@ class Sweep:
                 if not _is_whole(value, least):
                     raise ConfigError(f"search: {key} = {value!r}: expected a whole number, {least} or more")
 
-    def _refuse_values(self, key: str, kind: type) -> None:
+    def _refuse_members(self, key: str, kind: type) -> None:
         values = self.values.get(key, [])
         for value in values:
             if not (_is_whole(value, 0) if kind is int else isinstance(value, kind)):
                 expected = "whole numbers, 0 or more" if kind is int else "names"
                 raise ConfigError(f"{key} has {value!r}: expected {expected}")
         if len(set(values)) < len(values):
-            raise ConfigError(f"{key} = {values!r}: expected each once")
+            raise ConfigError(f"{key} = {values!r}: expected each value once")
 
     @classmethod
     def read(cls, path: Path) -> Sweep:
-        """The sweep that a TOML file describes; its name is the file's.
+        """Read the sweep that a TOML file describes; its name is the file's.
 
         Raises:
-            ConfigError: no such file, no TOML, or not a sweep.
+            ConfigError: no such file, no TOML, or no sweep.
         """
         return cls(path.stem, read_toml(path))
 
     @property
     def metric(self) -> str:
-        """Of validation, the higher the better."""
+        """The metric on validation; higher is better."""
         return str(self.values.get("metric", "recall@20"))
 
     @property
     def preset(self) -> str:
-        """Where options come from that the sweep does not set."""
+        """The preset of the options that the sweep does not set."""
         return str(self.values.get("preset", DEFAULT_PRESET))
 
     @property
+    def text_embeddings(self) -> str:
+        """The name of the text embeddings."""
+        return str(self.values.get("text_embeddings", DEFAULT_TEXT_EMBEDDINGS))
+
+    @property
     def seeds(self) -> list[int]:
-        """Each trial is run with each of them."""
+        """The seeds; each candidate has a trial for each of them."""
         return list(self.values.get("seeds", [0]))
 
     @property
     def searches(self) -> bool:
-        """By Optuna, not by a grid."""
+        """Whether Optuna proposes the candidates."""
         return "search" in self.values
 
     @property
     def candidates(self) -> int:
-        """Of a search, a variant."""
+        """Number of candidates of each variant of a search."""
         return int(self.values["search"].get("trials", 20))
 
     @cached_property
     def variants(self) -> list[Variant]:
-        """Backbones x alignments."""
+        """All pairs of backbone and alignment."""
         backbones = self.values.get("backbones", ["lightgcn"])
         return list(itertools.product(backbones, self.values.get("alignments", list(ALIGNMENTS))))
 
     def section(self, name: str, variant: Variant) -> Options:
-        """What [name] says for a variant: its own values, then those of the tables of the variant's names."""
+        """Return the values of [name] for a variant: those of the table, then those of the variant's own tables."""
         table = self.values.get(name, {})
         backbone, alignment = variant
         own = [
@@ -178,11 +195,11 @@ class Sweep:
         return merged
 
     def base(self, variant: Variant) -> Options:
-        """The options of every trial of a variant."""
+        """Return the options of every candidate of a variant."""
         return self.section("options", variant)
 
     def grid(self, variant: Variant) -> Iterator[Options]:
-        """The options of each trial of a grid."""
+        """Yield the options of each candidate of a grid."""
         axes = self.section("grid", variant)
         for name, values in axes.items():
             if not isinstance(values, list) or not values:
@@ -191,17 +208,12 @@ class Sweep:
             yield {**self.base(variant), **dict(zip(axes, chosen, strict=True))}
 
     def space(self, variant: Variant) -> Options:
-        """What a search may set: name → {low, high, log, step}, or a list to choose from."""
+        """Return what a search may set: name → {low, high, log, step}, or a list to choose from."""
         space = self.section("search", variant)
         for key in ("trials", "seed"):
             space.pop(key, None)
         for name, values in space.items():
-            is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {
-                "low",
-                "high",
-                "log",
-                "step",
-            }
+            is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= RANGE
             if not is_range and not (isinstance(values, list) and values):
                 raise ConfigError(
                     f"search: {name} = {values!r}: expected {{low = …, high = …}}, with log = true or step, or a list"
@@ -211,11 +223,11 @@ class Sweep:
         return space
 
     def spec(self, variant: Variant, options: Options, seed: int) -> RunSpec:
-        """The run of a trial with a seed.
+        """Return the run of a candidate with a seed.
 
         Raises:
             UnknownOptionError: an option that the variant does not have.
-            ConfigError: a value that an option cannot have.
+            ConfigError: an invalid value of an option.
         """
         backbone, alignment = variant
         try:
@@ -223,7 +235,7 @@ class Sweep:
         except UnknownOptionError as error:
             section = "search" if self.searches else "grid"
             raise UnknownOptionError(
-                f"{error}; what some variants alone have goes into a table of theirs, "
+                f"{error}; options that only some variants have belong in tables of these, "
                 f"[{section}.ALIGNMENT] or [{section}.BACKBONE]"
             ) from None
 
@@ -257,12 +269,12 @@ class Sweep:
 def trial_maker(
     dataset: str, text_embeddings: TextEmbeddings | None, name: str = DEFAULT_TEXT_EMBEDDINGS
 ) -> MakeTrial:
-    """How a spec becomes a trial on a dataset.
+    """Return a function that makes the trial of a spec on a dataset.
 
     Args:
         dataset: its fingerprint.
-        semantics: the text vectors; None where there are none.
-        name: theirs.
+        text_embeddings: None if there are none.
+        name: of the text embeddings.
     """
 
     def make(spec: RunSpec) -> Trial:
@@ -270,7 +282,7 @@ def trial_maker(
             return Trial(spec, dataset)
         if text_embeddings is None:
             raise ConfigError(
-                f"{spec.backbone} with alignment {spec.alignment} needs text vectors: run 'rlmrec encode' first"
+                f"{spec.backbone} with alignment {spec.alignment} needs text embeddings: run 'rlmrec encode' first"
             )
         return Trial(spec, dataset, text_embeddings.digest, name)
 
@@ -279,27 +291,28 @@ def trial_maker(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A choice of options for a variant; one trial a seed.
+    """A choice of options for a variant, with a trial for each seed.
 
     Args:
         variant: backbone and alignment.
         options: over those of the preset.
-        trials: by seed.
+        trials: in the order of the seeds.
     """
 
     variant: Variant
     options: Options
     trials: tuple[Trial, ...]
 
-    def value(self, results: Results, metric: str) -> float | None:
-        """The mean over seeds of the metric on validation; None if a trial has not ended well."""
-        lines = [results.lines.get(trial.id) for trial in self.trials]
-        values = [line["valid"][metric] for line in lines if line is not None and line["status"] == "done"]
-        return statistics.mean(values) if len(values) == len(self.trials) else None
+    def value(self, results: Results[TrialRecord], metric: str) -> float | None:
+        """Return the mean of the metric on validation over seeds; None if a trial is not done."""
+        if not all(results.is_done(trial.id) for trial in self.trials):
+            return None
+        valid = [results.records[trial.id]["valid"] or {} for trial in self.trials]
+        return statistics.mean(values[metric] for values in valid)
 
 
 def grid_candidates(sweep: Sweep, make: MakeTrial) -> list[Candidate]:
-    """All trials of a grid."""
+    """Return all candidates of a grid."""
     return [
         candidate(sweep, variant, options, make)
         for variant in sweep.variants
@@ -308,7 +321,7 @@ def grid_candidates(sweep: Sweep, make: MakeTrial) -> list[Candidate]:
 
 
 def candidate(sweep: Sweep, variant: Variant, options: Options, make: MakeTrial) -> Candidate:
-    """A trial of a sweep."""
+    """Return the candidate of a variant with these options."""
     trials = tuple(make(sweep.spec(variant, options, seed)) for seed in sweep.seeds)
     return Candidate(variant, options, trials)
 
@@ -316,27 +329,26 @@ def candidate(sweep: Sweep, variant: Variant, options: Options, make: MakeTrial)
 def search(
     sweep: Sweep,
     make: MakeTrial,
-    results: Results,
+    results: Results[TrialRecord],
     run: Callable[[Sequence[Trial]], object],
     storage: Path,
     width: int = 1,
 ) -> list[Candidate]:
-    """Let Optuna choose the trials of each variant, knowing how the earlier ones did on validation.
+    """Let Optuna propose candidates for each variant, given the validation metrics of earlier ones.
 
-    The studies lie in a file: a killed search first runs the trials that it had begun, then asks for more.
-    The sampler is seeded anew for each trial from the search's seed and the trial's number, so that a search
-    that is taken up does not draw the same points again. A trial that failed counts and is not repeated.
+    The studies are stored in a file: a killed search first runs the candidates that it had begun, then requests more.
+    A candidate that failed counts and is not repeated.
 
     Args:
         sweep: with [search].
-        make: how a spec becomes a trial.
-        results: where the cells' lines are.
-        run: runs trials; all variants' trials of a round together.
+        make: makes the trial of a spec.
+        results: with the records of the trials.
+        run: runs trials; those of all variants in a round together.
         storage: Optuna's journal file.
-        width: trials of a variant that are asked for at a time.
+        width: candidates of a variant in a round.
 
     Returns:
-        the trials of all variants.
+        the candidates of all variants.
 
     Raises:
         ConfigError: Optuna is not installed.
@@ -354,7 +366,7 @@ def search(
     seed = int(sweep.values["search"].get("seed", 0))
     studies = {}
     for variant in sweep.variants:
-        # Another space, other options or another dataset are another study: nothing is mixed.
+        # Another space, other options or another dataset make another study, so that nothing is mixed.
         trial = make(sweep.spec(variant, sweep.base(variant), sweep.seeds[0]))
         about = [trial.as_dict(), sweep.space(variant), sweep.seeds, sweep.metric, seed]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
@@ -365,33 +377,34 @@ def search(
             load_if_exists=True,
         )
 
-    def trial_of(variant: Variant, params: Options) -> Candidate:
+    def candidate_of(variant: Variant, params: Options) -> Candidate:
         return candidate(sweep, variant, {**sweep.base(variant), **params}, make)
 
     while True:
         round_: list[tuple[Variant, int, Candidate]] = []
         for variant, study in studies.items():
             begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            round_ += [(variant, one.number, trial_of(variant, one.params)) for one in begun]
+            round_ += [(variant, one.number, candidate_of(variant, one.params)) for one in begun]
             room = min(max(0, width - len(begun)), sweep.candidates - len(study.get_trials(deepcopy=False)))
             for _ in range(room):
                 number = len(study.get_trials(deepcopy=False))
-                # constant_liar: trials that run beside each other do not all go to the same point.
+                # A seed for each candidate: a continued search must not draw the same points again. constant_liar keeps
+                # candidates of one round apart.
                 study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, constant_liar=True)
                 asked = study.ask()
                 for name, space in sweep.space(variant).items():
                     _suggest(asked, name, space)
-                round_.append((variant, asked.number, trial_of(variant, asked.params)))
+                round_.append((variant, asked.number, candidate_of(variant, asked.params)))
         if not round_:
             break
         run([trial for _, _, one in round_ for trial in one.trials])
         for variant, number, one in round_:
             value = one.value(results, sweep.metric)
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
-            # Another process with the same search may have told it already: it has the same trials.
+            # Another process with the same search has the same trials and may have reported it first.
             studies[variant].tell(number, value, state=state, skip_if_finished=True)
     return [
-        trial_of(variant, one.params)
+        candidate_of(variant, one.params)
         for variant, study in studies.items()
         for one in study.get_trials(deepcopy=False)
     ]
@@ -402,7 +415,7 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _refuse_range(name: str, space: Mapping[str, Any]) -> None:
-    """Say what Optuna would only find when it draws."""
+    """Refuse a range that Optuna would refuse only when it draws."""
     low, high, step = space["low"], space["high"], space.get("step")
     numbers = [low, high] if step is None else [low, high, step]
     if not all(isinstance(number, int | float) for number in numbers):
@@ -428,9 +441,9 @@ def _suggest(asked: Any, name: str, space: Any) -> None:
 
 
 def best_candidates(
-    candidates: Sequence[Candidate], results: Results, metric: str
+    candidates: Sequence[Candidate], results: Results[TrialRecord], metric: str
 ) -> dict[Variant, tuple[Candidate, float]]:
-    """Of each variant the trial with the highest mean on validation; the first of equals."""
+    """Return the candidate of each variant with the highest mean on validation; of equal ones, the first."""
     best: dict[Variant, tuple[Candidate, float]] = {}
     for one in candidates:
         value = one.value(results, metric)
@@ -440,7 +453,7 @@ def best_candidates(
 
 
 def best_preset(best: Mapping[Variant, tuple[Candidate, float]], sweep: Sweep) -> str:
-    """The best trials as a preset's TOML: what ``--preset FILE`` reads."""
+    """Return the best candidates as the TOML of a preset, for ``--preset FILE``."""
     tables: dict[str, dict[str, Options]] = {}
     for (backbone, alignment), (one, _) in best.items():
         options = {**preset_options(sweep.preset, backbone, alignment), **one.options}
@@ -449,11 +462,9 @@ def best_preset(best: Mapping[Variant, tuple[Candidate, float]], sweep: Sweep) -
 
 
 def uneven(candidates: Sequence[Candidate]) -> str | None:
-    """A warning where the variants have different numbers of trials: the one with more is favoured."""
-    counts: dict[str, int] = {}
-    for one in candidates:
-        counts["/".join(one.variant)] = counts.get("/".join(one.variant), 0) + 1
+    """Return a warning if the variants have different numbers of candidates; None if not."""
+    counts = Counter("/".join(one.variant) for one in candidates)
     if len(set(counts.values())) <= 1:
         return None
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f"the variants have different numbers of trials, which favours those with more: {listed}"
+    return f"the variants have different numbers of candidates, which favours those with more: {listed}"

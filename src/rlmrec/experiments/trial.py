@@ -16,6 +16,7 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.experiments.results import TrialRecord
 from rlmrec.experiments.run import (
     SEMANTIC_ONLY,
     InitialEmbeddings,
@@ -25,13 +26,13 @@ from rlmrec.experiments.run import (
     run_semantic_only,
 )
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.files import locked, write_json
+from rlmrec.files import locked, read_json_lines, write_json
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
-# A period is a part of the history, and how it was cut: at one moment, or within each user's own history.
-PERIODS = ("", "earlier", "later", "earlier, by user", "later, by user")
+PERIODS = ("", "earlier", "later")  # "" is the whole history
+CUTS = ("global", "per-user")  # where the periods meet: at one moment, or within each user's own history
 EARLIER_SHARE = 0.5
 
 
@@ -40,20 +41,21 @@ class Trial:
     """What is trained on what. Two trials with the same ``id`` give the same numbers and are run once.
 
     Args:
-        spec: backbone, alignment and options, fully resolved; None stands for the text vectors alone.
+        spec: backbone, alignment and options, fully resolved; None scores by the text embeddings alone.
         dataset: fingerprint of the workspace's dataset.
-        texts: digest of the text vectors, before any shuffling; None where nothing reads them.
-        semantics: their name in the workspace; None likewise.
-        shuffle: whose vectors are given to the wrong nodes: "none", "users", "items" or "both".
-        noise: interactions that do not exist, added to training, relative to its size.
-        period: one of ``PERIODS``; "" is the whole dataset.
-        start: the trial whose learned embeddings it starts from; None for random ones.
-        timing: device and threads, in words, where the seconds of an epoch are what is measured, else "".
+        texts: digest of the text embeddings, before any shuffling; None if nothing reads them.
+        text_embeddings: their name in the workspace; None likewise.
+        shuffle: whose text embeddings are given to the wrong nodes: "none", "users", "items" or "both".
+        noise: random interactions added to training, relative to its size.
+        period: one of ``PERIODS``.
+        start: the trial whose learned embeddings it starts from; None starts from random ones.
+        timing: device and threads, in words, if the seconds of an epoch are what is measured, else "".
+        cut: one of ``CUTS``; of a period.
 
-    The seed of ``spec`` is that of the shuffling and of the noise too.
+    The seed of ``spec`` is the seed of the shuffling and of the noise too.
 
     Raises:
-        ConfigError: an unknown period.
+        ConfigError: an unknown period or cut.
     """
 
     spec: RunSpec | None
@@ -65,76 +67,97 @@ class Trial:
     period: str = ""
     start: Trial | None = None
     timing: str = ""
+    cut: str = "global"
 
     def __post_init__(self) -> None:
         if self.period not in PERIODS:
             raise ConfigError(f"unknown period {self.period!r}: expected one of {', '.join(PERIODS[1:])}")
+        if self.cut not in CUTS:
+            raise ConfigError(f"unknown cut {self.cut!r}: expected one of {', '.join(CUTS)}")
 
     @property
     def seed(self) -> int:
-        """Of initialisation, training, shuffling and noise."""
+        """The seed of initialisation, training, shuffling and noise."""
         return 0 if self.spec is None else self.spec.seed
 
     @property
+    def needs_text(self) -> bool:
+        """Whether the trial reads text embeddings."""
+        return self.spec is None or self.spec.needs_text
+
+    @property
     def label(self) -> str:
-        """For people: ``name`` and the seed."""
+        """``name`` and the seed."""
         return self.name if self.spec is None else f"{self.name}, seed {self.seed}"
 
     @property
     def name(self) -> str:
-        """For people: backbone, alignment, and what else is not as usual; that of all its seeds."""
+        """Backbone, alignment and whatever differs from the defaults; the same for all seeds."""
+        own_texts = self.text_embeddings not in (None, DEFAULT_TEXT_EMBEDDINGS)
         if self.spec is None:
-            return " ".join(
-                [
-                    "text vectors alone",
-                    *([f"({self.text_embeddings})"] * (self.text_embeddings != DEFAULT_TEXT_EMBEDDINGS)),
-                ]
-            )
+            return "text embeddings alone" + f" ({self.text_embeddings})" * own_texts
         parts = [self.spec.backbone, self.spec.alignment]
-        parts += [self.text_embeddings] * (self.text_embeddings not in (None, DEFAULT_TEXT_EMBEDDINGS))  # type: ignore[list-item]
+        parts += [str(self.text_embeddings)] * own_texts
         parts += [f"{self.shuffle} shuffled"] * (self.shuffle != "none")
         parts += [f"noise {self.noise:g}"] * (self.noise > 0)
-        parts += [f"{self.period} period"] * bool(self.period)
+        if self.period:
+            parts.append(f"{self.period} period" + " of each user" * (self.cut == "per-user"))
         if self.start is not None and self.start.spec is not None:
             parts.append(f"started from {self.start.spec.alignment}")
         parts += ["timed"] * bool(self.timing)
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values."""
-        run = {"run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0}}
+        """Return everything as plain values. Its hash is the trial's id, so keys and values never change."""
+        text_alone = {"run": {"backbone": SEMANTIC_ONLY, "alignment": "none", "seed": 0}}
         return {
-            **(run if self.spec is None else self.spec.as_dict()),
+            **(text_alone if self.spec is None else self.spec.as_dict()),
             "data": {
                 "dataset": self.dataset,
                 "noise": self.noise,
-                "period": self.period,
+                "period": stored_period(self.period, self.cut),
                 "semantics": self.text_embeddings,
                 "texts": self.texts,
                 "shuffle": self.shuffle,
             },
-            "start": None if self.start is None else self._of_start(self.start),
+            "start": None if self.start is None else self._start_as_dict(self.start),
             "timing": self.timing,
         }
 
     @staticmethod
-    def _of_start(start: Trial) -> dict[str, str]:
+    def _start_as_dict(start: Trial) -> dict[str, str]:
         return {"cell": start.id, "alignment": "none" if start.spec is None else start.spec.alignment}
 
     @cached_property
     def id(self) -> str:
-        """The identity: a hash of ``as_dict()``."""
+        """The hash of ``as_dict()``."""
         return identity(self.as_dict())
 
 
 def identity(values: Mapping[str, Any]) -> str:
-    """A hash of plain values: the same for the same question."""
+    """Return a hash of plain values that does not depend on the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def stored_period(period: str, cut: str) -> str:
+    """Return a period and its cut as they are stored: "later", or "later, by user"."""
+    return f"{period}, by user" if period and cut == "per-user" else period
+
+
+def split_period(stored: str) -> tuple[str, str]:
+    """Return the period and the cut of what ``stored_period`` made.
+
+    Example:
+        >>> split_period("later, by user")
+        ('later', 'per-user')
+    """
+    period, comma, _ = stored.partition(", by user")
+    return period, CUTS[bool(comma)]
+
+
 class TrialInputs:
-    """The dataset and the text vectors of a workspace, read once, and what a trial makes of them.
+    """Reads the dataset and the text embeddings of a workspace once, and derives what each trial is trained on.
 
     Args:
         place: the workspace.
@@ -143,23 +166,20 @@ class TrialInputs:
     def __init__(self, place: Workspace) -> None:
         self.place = place
         self.dataset = place.dataset()
-        self._semantics: dict[str, TextEmbeddings] = {}
+        self._text_embeddings: dict[str, TextEmbeddings] = {}
 
     def text_embeddings(self, name: str) -> TextEmbeddings:
-        """The text vectors called ``name``."""
-        if name not in self._semantics:
-            self._semantics[name] = self.place.text_embeddings(self.dataset, name)
-        return self._semantics[name]
+        """Return the text embeddings called ``name``."""
+        if name not in self._text_embeddings:
+            self._text_embeddings[name] = self.place.text_embeddings(self.dataset, name)
+        return self._text_embeddings[name]
 
     def of(self, trial: Trial) -> tuple[Dataset, TextEmbeddings | None]:
-        """The dataset and the text vectors that a trial is trained on.
-
-        Vectors of users that are means over training items are made anew for a period, so that the earlier
-        one knows nothing of the later; noise does not change them, as texts are written before training.
+        """Return the dataset and the text embeddings that a trial is trained on.
 
         Raises:
-            DataError: the workspace holds another dataset or other vectors than the trial was made for, or
-                they cannot be cut by time.
+            DataError: the workspace holds another dataset or other text embeddings than the trial was made for,
+                or the history cannot be cut by time.
         """
         if self.dataset.fingerprint != trial.dataset:
             raise DataError("the workspace's dataset was replaced while its trials were running")
@@ -168,14 +188,15 @@ class TrialInputs:
             text_embeddings = self.text_embeddings(trial.text_embeddings)
             if text_embeddings.digest != trial.texts:
                 raise DataError(
-                    f"the text vectors {trial.text_embeddings!r} were replaced while trials were running"
+                    f"the text embeddings {trial.text_embeddings!r} were replaced while trials were running"
                 )
             if trial.shuffle != "none":
                 text_embeddings = text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
         dataset = self.dataset
         if trial.period:
-            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period)
+            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
         if trial.noise:
+            # Noise does not change text embeddings: texts are written before training.
             rng = np.random.default_rng(trial.seed)
             noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
             dataset = replace(dataset, train=noisy)
@@ -183,15 +204,15 @@ class TrialInputs:
 
 
 def of_period(
-    dataset: Dataset, text_embeddings: TextEmbeddings | None, period: str
+    dataset: Dataset, text_embeddings: TextEmbeddings | None, period: str, cut: str = "global"
 ) -> tuple[Dataset, TextEmbeddings | None]:
-    """The earlier or the later half of a dataset's history, over the users and items that both have.
+    """Return the earlier or the later half of a dataset's history, over the users and items that both halves have.
 
-    The earlier is split 4:1 into training and validation, the later 3:1:1. Users' vectors become the mean
-    over the training items of that period, whatever they were.
+    The earlier half is split 4:1 into training and validation, the later one 3:1:1. Users' text embeddings become
+    the mean over their training items of that half, so that the earlier half has no knowledge of the later one.
 
     Raises:
-        DataError: there are no timestamps, or nobody is in both.
+        DataError: there are no timestamps, or no user is in both halves.
     """
     parts = [dataset.train, dataset.valid, dataset.test]
     timestamps = [part.timestamp for part in parts if part.timestamp is not None]
@@ -202,9 +223,9 @@ def of_period(
         dataset.n_items,
         timestamp=np.concatenate(timestamps) if len(timestamps) == len(parts) else None,
     )
-    halves = split_by_time(everything, EARLIER_SHARE, per_user=period.endswith("by user"))
+    halves = split_by_time(everything, EARLIER_SHARE, per_user=cut == "per-user")
     user_rows, item_rows = (np.unique(getattr(halves[0], kind)) for kind in ("users", "items"))
-    half = halves[0] if period.startswith("earlier") else halves[1]
+    half = halves[0] if period == "earlier" else halves[1]
     own = Interactions(
         np.searchsorted(user_rows, half.users),
         np.searchsorted(item_rows, half.items),
@@ -212,9 +233,9 @@ def of_period(
         len(item_rows),
         timestamp=half.timestamp,
     )
-    ratio = (4, 1, 0) if period.startswith("earlier") else (3, 1, 1)
+    ratio = (4, 1, 0) if period == "earlier" else (3, 1, 1)
     reduced = Dataset(
-        f"{dataset.name}, {period}",
+        f"{dataset.name}, {stored_period(period, cut)}",
         *split_by_ratio(own, ratio, np.random.default_rng(0)),
         Vocabulary((dataset.users.id(int(row)) for row in user_rows), "user"),
         Vocabulary((dataset.items.id(int(row)) for row in item_rows), "item"),
@@ -233,18 +254,11 @@ def run_trial(
     *,
     device: str = "cpu",
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Run a trial in its folder of the workspace, or take it up where it was killed.
+) -> TrialRecord:
+    """Run a trial in its folder of the workspace, or continue it where it was killed.
 
-    Another process that works on the same trial is waited for, and its result is taken. A finished run of the
-    workspace with the same configuration is copied instead of trained again, unless seconds are what is measured.
-
-    Returns:
-        the cell's line: ``id``, ``status`` "done", ``dataset``, ``trial`` (what ``as_dict`` says), metrics of
-        "valid" and "test", ``best_epoch``, ``epochs``, ``seconds_per_epoch``, ``seconds`` (training and
-        validation in all, kills not counted twice), ``environment``, ``validation_curve`` as
-        [epoch, Recall@20] pairs, ``encoder`` of its text vectors if they tell it, and ``taken_from`` if it is
-        the copy of a run. Values are JSON.
+    If another process is running the same trial, this one waits and returns that result. A finished run of the
+    workspace with the same configuration is copied instead of trained again, unless seconds are measured.
 
     Raises:
         RlmrecError: the trial cannot be run.
@@ -254,9 +268,7 @@ def run_trial(
     with locked(folder):
         if trial.spec is None:
             if text_embeddings is None:
-                raise ConfigError(
-                    "text vectors alone are no scorer without text vectors: run 'rlmrec encode'"
-                )
+                raise ConfigError("scoring by text embeddings alone needs some: run 'rlmrec encode' first")
             metrics = run_semantic_only(dataset, text_embeddings, folder)
         else:
             start = None if trial.start is None else InitialEmbeddings.of(inputs.place.trial(trial.start.id))
@@ -267,28 +279,26 @@ def run_trial(
                 trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch
             )
         describe_trial(trial, inputs.place)
-    records = []
-    if (folder / "metrics.jsonl").exists():
-        records = [
-            json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-    encoder = None if text_embeddings is None else text_embeddings.manifest.get("encoder")
-    return {
+    epochs = read_json_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    record: Any = {  # the keys of metrics.json are those of TrialRecord, but mypy cannot know it
         "id": trial.id,
         "status": "done",
         "dataset": inputs.dataset.name,
         "cell": trial.as_dict(),
-        **({} if encoder is None else {"encoder": encoder}),
         **{name: value for name, value in metrics.items() if name != "config"},
-        "seconds": sum(record["seconds"] + record.get("seconds_evaluation", 0) for record in records),
+        "seconds": sum(epoch["seconds"] + epoch.get("seconds_evaluation", 0) for epoch in epochs),
         "validation_curve": [
-            [record["epoch"], round(record["valid"][MONITORED], 5)] for record in records if "valid" in record
+            [epoch["epoch"], round(epoch["valid"][MONITORED], 5)] for epoch in epochs if "valid" in epoch
         ],
     }
+    if text_embeddings is not None and text_embeddings.manifest.get("encoder") is not None:
+        record["encoder"] = text_embeddings.manifest["encoder"]
+    result: TrialRecord = record
+    return result
 
 
 def describe_trial(trial: Trial, place: Workspace) -> None:
-    """Say in the cell's folder, if it is there, what it is: noise and shuffling leave hashes alone in config.toml."""
+    """Write into a trial's folder what it is; of noise and shuffling, config.toml holds hashes alone."""
     folder = place.trial(trial.id)
     if folder.exists() and not (folder / "cell.json").exists():
         write_json(folder / "cell.json", {"name": trial.name, "label": trial.label, "cell": trial.as_dict()})

@@ -21,7 +21,7 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.significance import compare
-from rlmrec.experiments.runner import Results, lines_path
+from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
 from rlmrec.profiles.parse import cut_words
 from rlmrec.recommend.open import open_recommender
@@ -256,8 +256,8 @@ def run(
     models = {name: open_recommender(workspace, name, dataset).users for name in (base, *runs)}
     result = case_study(dataset, text_embeddings, models, hops=hops, examples=examples, seed=seed)
     asked = {name: result[name] for name in ("fingerprint", "hops", "base", "models")}
-    path = lines_path(folder or workspace.experiments_path, "figure6", dataset.name)
-    Results(path).append({"id": identity(asked), "status": "done", **result})
+    path = results_path(folder or workspace.experiments_path, "figure6", dataset.name)
+    Results[dict[str, Any]](path).append({"id": identity(asked), "status": "done", **result})
     return result
 
 

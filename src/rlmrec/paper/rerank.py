@@ -27,7 +27,7 @@ from rlmrec.data.metadata import item_labels
 from rlmrec.errors import AccessError, ConfigError, DataError, LLMError
 from rlmrec.evaluation.metrics import ndcg, recall
 from rlmrec.evaluation.significance import compare
-from rlmrec.experiments.runner import Results, lines_path
+from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
 from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.client import LLM
@@ -468,6 +468,6 @@ def run(
             seconds_path=place / SECONDS, on_user=on_user,
         )  # fmt: skip
     asked = {part: result[part] for part in ("fingerprint", "recommender", "llm", "config")} | {"run": name}
-    results = Results(lines_path(folder or place, "figure1", dataset.name))
+    results = Results[dict[str, Any]](results_path(folder or place, "figure1", dataset.name))
     results.append({"id": identity(asked), "status": "done", "run": name, **result})
     return result

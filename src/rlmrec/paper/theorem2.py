@@ -1,13 +1,14 @@
-"""Theorem 2 (Section 3.1): log N − L_info is a lower bound of the mutual information I(e; s), tighter as N grows.
+"""Check of Theorem 2 (Section 3.1): log N − L_info is a lower bound of I(e; s) that becomes tighter as N grows.
 
-Shown where I is known. x and y are standard normal in d dimensions, each pair of components correlated by ρ:
+The check uses data of known mutual information: x and y are standard normal in d dimensions, each pair of
+components correlated by ρ:
 
     I(x; y) = −d/2 · log(1 − ρ²)  nats
 
-x plays the interactions, y the text. e is learned from x as a recommender learns it from interactions, and
-f(e, s) = exp(cos(e, σ↓(y))/τ) is the paper's critic: our projector, our ``info_nce``. Both ends are functions
-of x and y, so by the data processing inequality I(e; s) ≤ I(x; y), and the bound holds for I(x; y) as well.
-Beside it the theorem's own critic, p(y|x)/p(y), which here is known: the best that any critic can reach.
+x takes the place of the interactions and y that of the text. e is learned from x as a recommender learns it from
+interactions, and f(e, s) = exp(cos(e, σ↓(y))/τ) is the paper's critic: our projector, our ``info_nce``. Both ends
+are functions of x and y, so I(e; s) ≤ I(x; y) by the data processing inequality, and the bound holds for I(x; y)
+as well. The exact critic p(y|x)/p(y), which is known here, shows the best that any critic can reach.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch import Tensor
 from rlmrec.alignment.projector import Projector
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError
-from rlmrec.experiments.runner import Results, lines_path
+from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
 from rlmrec.losses import info_nce
 
@@ -32,16 +33,16 @@ class Theorem2Config(Config):
     """What is drawn and how the critic is trained.
 
     Args:
-        information: the true I in nats, a critic for each.
-        sizes: N, pairs in a set: each anchor has its partner and N − 1 others to be told from.
+        information: the true I in nats; a critic is trained for each.
+        sizes: N, pairs in a set: each anchor has its partner and N − 1 negatives.
         dimensions: d of x and y.
         embedding_size: d' of e and σ↓(y).
         hidden: width of the two perceptrons.
         temperature: τ.
         steps: of training, each with ``batch_size`` fresh pairs.
         batch_size: N in training.
-        learning_rate: of Adam, falling to 0 along a cosine.
-        anchors: anchors to estimate each bound from, at least; none of them was trained on.
+        learning_rate: of Adam, decayed to 0 along a cosine.
+        anchors: least number of anchors for each estimate; none of them was trained on.
         seed: of everything random.
     """
 
@@ -59,7 +60,7 @@ class Theorem2Config(Config):
 
 
 class Row(NamedTuple):
-    """One estimate.
+    """An estimate of the bound.
 
     Args:
         critic: "trained" (the paper's form) or "exact" (the density ratio itself).
@@ -84,7 +85,9 @@ Critic = Callable[[Tensor, Tensor], Tensor]  # x, y → L_info of one set
 
 
 def correlation(information: float, dimensions: int) -> float:
-    """ρ that gives d pairs of normal variables the mutual information I: √(1 − exp(−2I/d)).
+    """Return the ρ that gives d pairs of normal variables the mutual information I.
+
+        ρ = √(1 − exp(−2I/d))
 
     Example:
         >>> round(correlation(1.0, 4), 4)
@@ -94,14 +97,14 @@ def correlation(information: float, dimensions: int) -> float:
 
 
 def draw(n: int, information: float, dimensions: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n pairs (x, y), each (n, d), of mutual information I nats."""
+    """Draw n pairs (x, y), each (n, d), of mutual information I nats."""
     rho = correlation(information, dimensions)
     x, noise = (torch.randn(n, dimensions, generator=rng) for _ in range(2))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
 def exact_critic(information: float, dimensions: int) -> Critic:
-    """L_info with f = p(y|x)/p(y), up to a factor of x alone, which Eq. 6 does not see.
+    """Return L_info with f = p(y|x)/p(y), up to a factor of x alone, which cancels in Eq. 6.
 
     log f(x, y) = (ρ x·y − ρ²|y|²/2) / (1 − ρ²) + c(x)
     """
@@ -115,11 +118,11 @@ def exact_critic(information: float, dimensions: int) -> Critic:
 
 
 def train_critic(information: float, config: Theorem2Config) -> Critic:
-    """Learn e(x) and σ↓(y) by minimising L_info over fresh pairs, and return the loss of the critic they make."""
+    """Learn e(x) and σ↓(y) by minimising L_info over fresh pairs, and return L_info of that critic."""
     rng = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(config.seed)
-        # The projector's width is the mean of its sizes: lift the input first, as a text encoder's is.
+        # The projector's hidden width is the mean of its sizes: widen the input first, as a text encoder does.
         encoder, projector = (
             torch.nn.Sequential(
                 torch.nn.Linear(config.dimensions, config.hidden),
@@ -145,7 +148,7 @@ def train_critic(information: float, config: Theorem2Config) -> Critic:
 
 @torch.no_grad()
 def estimate(critic: Critic, n: int, information: float, config: Theorem2Config) -> tuple[float, float, int]:
-    """Mean of log N − L_info over independent sets of n fresh pairs, its standard error, the number of sets."""
+    """Return the mean of log N − L_info over sets of n fresh pairs, its standard error and the number of sets."""
     sets = max(30, math.ceil(config.anchors / n))
     rng = torch.Generator().manual_seed(config.seed + 1)  # other pairs than in training
     drawn = (draw(n, information, config.dimensions, rng) for _ in range(sets))
@@ -160,7 +163,7 @@ def theorem2(
 
     Args:
         config: what is drawn and how the critic is trained.
-        on_row: told each row, its number from 1 on, and how many there will be.
+        on_row: called with each row, its number from 1 on, and the total.
 
     Raises:
         ConfigError: an N below 2, or an I that is negative.
@@ -190,55 +193,55 @@ def run(
     config: Theorem2Config | None = None,
     on_row: Callable[[Row, int, int], None] | None = None,
 ) -> list[Row]:
-    """``theorem2``, kept in ``folder/theorem2/gaussians.jsonl``: a row a line, with the configuration it came from.
+    """Run ``theorem2`` and store each row in ``folder/theorem2/gaussians.jsonl`` with its configuration.
 
-    What is stored there is not estimated again; a killed run goes on with the rows that it lacks.
+    Stored rows are not estimated again; a killed run continues with the missing ones.
 
     Args:
         folder: of results.
         config: what is drawn and how the critic is trained.
-        on_row: told each new row, its number from 1 on, and how many new ones there will be.
+        on_row: called with each new row, its number from 1 on, and the number of new ones.
     """
     config = config or Theorem2Config()
-    results = Results(lines_path(folder, "theorem2", DATASET))
+    results = Results[dict[str, Any]](results_path(folder, "theorem2", DATASET))
     used = config.model_dump(exclude={"information", "sizes"})
 
-    def name(critic: str, information: float, n: int) -> str:
+    def row_id(critic: str, information: float, n: int) -> str:
         return identity({"critic": critic, "information": information, "n": n, "config": used})
 
-    lacking = {
+    missing = {
         information: tuple(
             n
             for n in config.sizes
-            if not all(name(critic, information, n) in results.lines for critic in CRITICS)
+            if not all(row_id(critic, information, n) in results.records for critic in CRITICS)
         )
         for information in config.information
     }
-    total = len(CRITICS) * sum(map(len, lacking.values()))
+    total = len(CRITICS) * sum(map(len, missing.values()))
     done = 0
 
     def keep(row: Row, *_: int) -> None:
         nonlocal done
         done += 1
         found = {**row._asdict(), "config": used}
-        asked = name(row.critic, row.information, row.n)
-        results.append({"id": asked, "status": "done", "dataset": DATASET, **found})
+        key = row_id(row.critic, row.information, row.n)
+        results.append({"id": key, "status": "done", "dataset": DATASET, **found})
         if on_row is not None:
             on_row(row, done, total)
 
-    for information, sizes in lacking.items():
-        if sizes:  # a critic is trained for one I, and each N is judged on pairs of its own
+    for information, sizes in missing.items():
+        if sizes:  # a critic is trained for each I, and each N is estimated on pairs of its own
             theorem2(config.model_copy(update={"information": (information,), "sizes": sizes}), keep)
     kept = (
-        results.lines[name(critic, information, n)]
+        results.records[row_id(critic, information, n)]
         for information in config.information
         for critic in CRITICS
         for n in config.sizes
     )
-    return [Row(*(line[field] for field in Row._fields)) for line in kept]
+    return [Row(*(record[field] for field in Row._fields)) for record in kept]
 
 
 def violations(rows: Sequence[Row], standard_errors: float = 4.0) -> list[Row]:
-    """The rows whose bound exceeds I by more than chance allows; none, if the theorem holds."""
+    """Return the rows whose bound exceeds I by more than chance allows; none if the theorem holds."""
     slack = 1e-6  # of float32, where the bound has no spread at all (I = 0)
     return [row for row in rows if row.bound - row.information > standard_errors * row.standard_error + slack]

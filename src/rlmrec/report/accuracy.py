@@ -1,4 +1,4 @@
-"""Sections: test results, who gains, training curves, noise, ablation."""
+"""Sections of the report: test results, who gains, training curves, noise, ablation."""
 
 from __future__ import annotations
 
@@ -8,82 +8,61 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from scipy.stats import rankdata
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import DataError, RlmrecError
-from rlmrec.evaluation.significance import Comparison, bootstrap, compare_tables, holm
-from rlmrec.report.blocks import (
-    Block,
-    Options,
-    Section,
-    Table,
-    metric_name,
-    model_name,
-    p_value,
-    signed,
-    x_and_y,
-)
-from rlmrec.report.charts import SERIES, Chart, Series, bars, lines
-from rlmrec.report.collect import METRICS, Group, Inputs, Run
+from rlmrec.errors import ConfigError, DataError, RlmrecError
+from rlmrec.evaluation.compare import SHOWN_METRICS, Comparisons, SeededComparison, compare_pairs
+from rlmrec.evaluation.significance import LEVEL, bootstrap
+from rlmrec.report.blocks import Block, Chart, Options, Section, p_value, signed
+from rlmrec.report.charts import SERIES, Series, bars, lines
+from rlmrec.report.collect import Group, Inputs, Run
 from rlmrec.report.data import head_mid_tail
+from rlmrec.report.tables import ResultTable, Value, short_metric
 from rlmrec.types import FloatArray
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
-LEVEL = 0.05
-
 
 def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """Test metrics of every group against its backbone's base, with significance; and beyond accuracy."""
+    """Return the test metrics of every group and their changes to the backbone's base; and metrics beyond accuracy."""
     tested = [group for group in inputs.groups if group.mean("recall@20") is not None]
     if not tested:
         return None
-    trials = _comparisons(inputs, tested)
-    rows, beyond = [], []
+    tests = _tests(inputs, tested)
+    rows: list[list[Value]] = []
+    beyond: list[list[Value]] = []
     for group in tested:
-        row = [group.name, model_name(group.first.backbone), str(len(group.runs))]
-        for metric in METRICS:
-            mean = group.mean(metric)
-            if mean is None:
-                row.append("–")
-                continue
-            text = f"{mean:.4f}"
-            deviation = group.deviation(metric)
-            if deviation is not None:
-                text += f" ±{deviation:.4f}"
-            found = trials.get((group.name, metric))
-            if found is not None:
-                comparison, p = found
-                if np.isfinite(comparison.relative):
-                    text += f"\n{signed(100 * comparison.relative)} %"
-                text += "*" if p < LEVEL else ""
-            row.append(text)
-        rows.append(row)
-        values = [group.mean(f"{name}@20") for name in ("coverage", "novelty", "popularity", "gini")]
-        beyond.append([group.name, *map(_three_digits, values)])
-    tests = [
-        [
-            name, metric_name(metric), f"{comparison.base:.4f}", f"{comparison.new:.4f}",
-            f"{signed(comparison.low, '.4f')} … {signed(comparison.high, '.4f')}",
-            p_value(comparison.p_t), p_value(comparison.p_wilcoxon), p_value(p),
+        values = [
+            _with_change(group, metric, tests.get(group.name, {}).get(metric)) for metric in SHOWN_METRICS
         ]
-        for (name, metric), (comparison, p) in trials.items()
-        if metric.endswith("@20")
-    ]  # fmt: skip
+        rows.append([group.name, group.first.model, len(group.runs), *values])
+        means = [group.mean(f"{name}@20") for name in ("coverage", "novelty", "popularity", "gini")]
+        beyond.append([group.name, *(None if mean is None else _three_digits(mean) for mean in means)])
     blocks: list[Block] = [
-        Table(
-            ["run", "backbone", "seeds", *map(metric_name, METRICS)],
+        ResultTable(
+            ["run", "backbone", "seeds", *map(short_metric, SHOWN_METRICS)],
             rows,
-            title="All items ranked, test split",
+            "Test split, all items ranked",
+            "R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is relative to the base of the "
+            f"same backbone; * marks p < {LEVEL} in a paired t-test over users (values averaged over seeds), with "
+            "Holm's correction over all changes in this table.",
             text_columns=2,
-            note="R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is against the base "
-            "of the same backbone; * marks p < 0.05 of a paired t-test over users, each user's value being the "
-            "mean over seeds, after Holm's correction over every change in this table.",
         )
     ]
-    if tests:
+    significance: list[list[Value]] = [
+        [
+            name, short_metric(metric), f"{test.users.base:.4f}", f"{test.users.new:.4f}",
+            f"{signed(test.users.low, '.4f')} … {signed(test.users.high, '.4f')}",
+            *map(p_value, (test.users.p_t, test.users.p_wilcoxon, test.users.p_holm)),
+        ]
+        for name, by_metric in tests.items()
+        for metric, test in by_metric.items()
+        if metric.endswith("@20")
+    ]  # fmt: skip
+    if significance:
         blocks.append(
-            Table(
+            ResultTable(
                 [
                     "run",
                     "metric",
@@ -94,52 +73,66 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                     "p (Wilcoxon)",
                     "p (t, Holm)",
                 ],
-                tests,
-                title="Significance",
+                significance,
+                "Significance",
+                "Paired tests over the users of the test split; bootstrap intervals.",
                 text_columns=2,
-                note="Paired over the users of the test split; the interval is a bootstrap's.",
             )
         )
     blocks.append(
-        Table(
+        ResultTable(
             ["run", "coverage", "novelty, bits", "popularity, users", "Gini of exposure"],
             beyond,
-            title="Beyond accuracy, lists of 20",
-            note="Coverage: share of the catalogue in any list. Novelty: mean self-information of the listed "
-            "items. Popularity: their mean training interactions. Gini: 0 if all items are shown equally often, "
-            "1 if one alone.",
+            "Beyond accuracy, lists of 20",
+            "Coverage: share of the catalogue that is in any list. Novelty: mean self-information of the listed items. "
+            "Popularity: their mean number of training interactions. Gini: 0 if all items are listed equally often, "
+            "1 if only one is.",
         )
     )
     return Section("results", "Results", blocks)
 
 
-def _three_digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:#.3g}".removesuffix(".")
+def _with_change(group: Group, metric: str, test: SeededComparison | None) -> str | None:
+    """Return a mean with its deviation over seeds, its change to the base and the mark of significance."""
+    mean, deviation = group.mean(metric), group.deviation(metric)
+    if mean is None:
+        return None
+    text = f"{mean:.4f}" + (f" ±{deviation:.4f}" if deviation is not None else "")
+    if test is None:
+        return text
+    change = f"{100 * test.users.relative:+.1f} %" if np.isfinite(test.users.relative) else ""
+    return f"{text} ({change}{'*' * test.users.significant})".removesuffix(" ()")
 
 
-def _comparisons(
-    inputs: Inputs, groups: Sequence[Group], metrics: Sequence[str] = METRICS
-) -> dict[tuple[str, str], tuple[Comparison, float]]:
-    """(group, metric) → the comparison with its base, and its p after Holm's correction over all of them."""
-    found: dict[tuple[str, str], Comparison] = {}
+def _three_digits(value: float) -> str:
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def _tests(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
+    """Test each group against the base of its backbone."""
+    pairs = {}
     for group in groups:
         base = inputs.base_of(group.first.backbone)
         if base is None or base is group:
             continue
-        for metric in metrics:
-            try:
-                found[group.name, metric] = compare_tables(group.table, base.table, metric)
-            except RlmrecError as error:
-                inputs.leave_out(f"{group.name} against {base.name}: {error}")
-                break
-    corrected = holm([comparison.p_t for comparison in found.values()])
-    return {key: (value, float(p)) for (key, value), p in zip(found.items(), corrected, strict=True)}
+        try:
+            for metric in SHOWN_METRICS:
+                _user_by_user(group, base, metric)
+        except RlmrecError as error:
+            inputs.leave_out(str(error))
+            continue
+        pairs[group.name] = _by_seed(group), _by_seed(base)
+    return compare_pairs(pairs, SHOWN_METRICS)
+
+
+def _by_seed(group: Group) -> dict[int, pl.DataFrame]:
+    return {run.option("run", "seed") or 0: run.table for run in group.runs}
 
 
 class Change(NamedTuple):
-    """What a model changes for some users: the means, their difference and its 95 % bootstrap interval.
+    """The change that a model makes for some users: two means, their difference and its 95 % bootstrap interval.
 
-    No test, as the charts show none: a signed-rank test of a dozen users counts out all permutations.
+    Without a test, as the charts show none and a signed-rank test of few users enumerates all permutations.
     """
 
     base: float
@@ -150,13 +143,13 @@ class Change(NamedTuple):
 
     @classmethod
     def of(cls, new: FloatArray, base: FloatArray) -> Change:
-        """Of values user by user."""
+        """Compare values user by user."""
         differences = new - base
         return cls(float(base.mean()), float(new.mean()), float(differences.mean()), *bootstrap(differences))
 
 
 def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """The gain by how active a user is, and by how popular the items are that they want."""
+    """Return the gain by the activity of the user, and by the popularity of the held-out items."""
     blocks: list[Block] = []
     for backbone in inputs.backbones():
         base = inputs.base_of(backbone)
@@ -165,20 +158,18 @@ def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG0
         if inputs.dataset is None or base is None or not others or base.mean("recall@20") is None:
             continue
         more = _more(every, others)
-        blocks += _by_activity(inputs.dataset, backbone, base, others, more)
-        blocks += _by_popularity(inputs, inputs.dataset, backbone, base, others, more)
+        blocks += _by_activity(inputs.dataset, base, others, more)
+        blocks += _by_popularity(inputs, inputs.dataset, base, others, more)
     return Section("who-gains", "Who gains", blocks) if blocks else None
 
 
 def _more(every: Sized, shown: Sized) -> str:
-    """What a note says where a chart has not the colours for all."""
+    """Return a sentence for the note of a chart that has too few colours for all."""
     left = len(every) - len(shown)
     return f" {left} more {'is' if left == 1 else 'are'} left out." if left else ""
 
 
-def _by_activity(
-    data: Dataset, backbone: str, base: Group, others: Sequence[Group], more: str = ""
-) -> list[Block]:
+def _by_activity(data: Dataset, base: Group, others: Sequence[Group], more: str = "") -> list[Block]:
     users = base.table["user"].to_numpy()
     degrees = data.train.user_degrees()[users]
     quarter = np.minimum((rankdata(degrees, "ordinal") - 1) * 4 // len(degrees), 3)
@@ -187,26 +178,27 @@ def _by_activity(
         return []
     categories = [
         f"{degrees[rows].min()}–{degrees[rows].max()}" for rows in quarters
-    ]  # of users who are equally active some stand left, some right of a cut
+    ]  # equally active users may be on both sides of a limit
     found = []
     for number, group in enumerate(others, 1):
-        if not group.table.select("user", "n_relevant").equals(base.table.select("user", "n_relevant")):
-            continue
-        new, old = (table["recall@20"].to_numpy() for table in (group.table, base.table))
+        try:
+            new, old = _user_by_user(group, base, "recall@20")
+        except RlmrecError:
+            continue  # noted with the results
         found.append((number, group.name, [Change.of(new[rows], old[rows]) for rows in quarters]))
     return _gains(
-        f"{model_name(backbone)}: change of Recall@20 by activity of the user",
+        f"{base.first.model}: change of Recall@20 by activity of the user",
         categories,
         found,
-        f"Quarters of the {len(users):,} test users by training interactions; of equally active users some stand left "
-        "and some right of a cut. Whiskers: 95 % bootstrap intervals of the difference, as a share of the base."
+        f"Quarters of the {len(users):,} test users by training interactions; equally active users may be in two "
+        "quarters. Whiskers: 95 % bootstrap intervals of the difference, as a share of the base."
         f"{more}",
         "training interactions of the user",
     )
 
 
 def _by_popularity(
-    inputs: Inputs, data: Dataset, backbone: str, base: Group, others: Sequence[Group], more: str = ""
+    inputs: Inputs, data: Dataset, base: Group, others: Sequence[Group], more: str = ""
 ) -> list[Block]:
     ranking = inputs.ranking(base)
     if ranking is None:
@@ -229,30 +221,36 @@ def _by_popularity(
 
     old = recalls(base)
     assert old is not None  # its ranking is there
-    asked = [np.flatnonzero(counts[number]) for number in range(3)]
-    if min(map(len, asked)) < 2:
+    having = [np.flatnonzero(counts[number]) for number in range(3)]
+    if min(map(len, having)) < 2:
         return []
     found = []
     for number, group in enumerate(others, 1):
         new = recalls(group)
         if new is not None:
             found.append(
-                (number, group.name, [Change.of(new[part, rows], old[part, rows]) for part, rows in enumerate(asked)])
+                (number, group.name, [Change.of(new[part, rows], old[part, rows]) for part, rows in enumerate(having)])
             )  # fmt: skip
     sizes = [int((groups == number).sum()) for number in range(3)]
     chart = _gains(
-        f"{model_name(backbone)}: change of Recall@20 by popularity of the item",
+        f"{base.first.model}: change of Recall@20 by popularity of the item",
         [f"{name} ({size:,})" for name, size in zip(("head", "middle", "tail"), sizes, strict=True)],
         found,
-        "Recall of the held-out items of each group, over the users who have any. Head: the most popular items, until "
-        "they have a fifth of the training interactions; tail: the least popular, likewise. The first seed of each."
+        "Recall of the held-out items of each group, over the users who have any. Head: the most popular items that "
+        "have a fifth of the training interactions; tail: the least popular items that have a fifth. First seeds only."
         + more,
         "popularity of the item (number of items)",
     )
-    absolute = [[base.name, *(f"{old[part, rows].mean():.4f}" for part, rows in enumerate(asked))]]
-    absolute += [[name, *(f"{one.new:.4f}" for one in comparisons)] for _, name, comparisons in found]
-    table = Table(
-        ["Recall@20", "head", "middle", "tail"], absolute, title=f"{model_name(backbone)}: by popularity"
+    means: list[list[Value]] = [
+        [base.name, *(float(old[part, rows].mean()) for part, rows in enumerate(having))]
+    ]
+    means += [[name, *(one.new for one in comparisons)] for _, name, comparisons in found]
+    columns = ("head", "middle", "tail")
+    table = ResultTable(
+        ["Recall@20", *columns],
+        means,
+        f"{base.first.model}: by popularity",
+        formats=dict.fromkeys(columns, ".4f"),
     )
     return [*chart, table] if chart else []
 
@@ -264,7 +262,7 @@ def _gains(
     note: str,
     x_label: str,
 ) -> list[Block]:
-    """Bars of relative change in %, or of the difference where some base is 0."""
+    """Return bars of the relative change in %, or of the difference if some base is 0."""
     if not found:
         return []
     relative = all(one.base > 0 for _, _, comparisons in found for one in comparisons)
@@ -276,55 +274,59 @@ def _gains(
             for part in ("difference", "low", "high")
         )
         series.append(Series(name, range(len(categories)), values, low, high, place))
-    unit = "change against base, %" if relative else "difference to base"
+    unit = "change to the base, %" if relative else "difference to the base"
     chart = bars(title, categories, series, unit, note=note, x_label=x_label)
-    if not chart.legend:  # one series: say which
+    if not chart.legend:  # with one series the title names it
         chart = Chart(f"{title}, {found[0][1]}", chart.svg, (), note)
     return [chart]
 
 
 def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """Recall@20 and its relative drop as random interactions are added to training (Figure 5)."""
+    """Return Recall@20 and its relative change as random interactions are added to training (Figure 5)."""
     alike: dict[str, list[Group]] = {}  # by everything but noise and seed
     for group in [*inputs.groups, *inputs.noisy] if inputs.noisy else []:
         if group.mean("recall@20") is not None:
             alike.setdefault(_but(group.first, "noise"), []).append(group)
-    labels = {key: (mine[0].first.backbone, mine[0].name) for key, mine in alike.items()}
+    labels = {key: (mine[0].first.model, mine[0].name) for key, mine in alike.items()}
     curves = {
         key: [(100 * group.first.noise, group.mean("recall@20") or 0.0) for group in _same_seeds(mine)]
         for key, mine in alike.items()
     }
     blocks: list[Block] = []
-    for backbone in sorted({backbone for backbone, _ in labels.values()}):
+    for model in sorted({model for model, _ in labels.values()}):
         mine = {
             labels[key][1]: sorted(points)
             for key, points in curves.items()
-            if labels[key][0] == backbone and len({ratio for ratio, _ in points}) > 1
+            if labels[key][0] == model and len({ratio for ratio, _ in points}) > 1
         }
         if not mine:
             continue
         shown = list(mine.items())[: len(SERIES)]
-        series = [Series(name, *x_and_y(points)) for name, points in shown]
+        series = [_curve(name, points) for name, points in shown]
         drops = [
-            Series(name, *x_and_y([(x, 100 * (y / points[0][1] - 1)) for x, y in points]))
+            _curve(name, [(x, 100 * (y / points[0][1] - 1)) for x, y in points])
             for name, points in shown
             if points[0][0] == 0 and points[0][1] > 0
         ]
         unit = "random interactions added to training, %"
-        title = f"{model_name(backbone)}: Recall@20 under noise"
+        title = f"{model}: Recall@20 under noise"
         note = (
             "The test split is unchanged. The points of a curve are means over the seeds that all of them have."
             f"{_more(mine, shown)}"
         )
         blocks.append(lines(title, series, unit, "Recall@20 on test", note=note))
         if drops:
-            title = f"{model_name(backbone)}: relative change under noise"
-            blocks.append(lines(title, drops, unit, "change against no noise, %"))
+            title = f"{model}: relative change under noise"
+            blocks.append(lines(title, drops, unit, "change to no noise, %"))
     return Section("noise", "Noise", blocks) if blocks else None
 
 
+def _curve(name: str, points: Sequence[tuple[float, float]]) -> Series:
+    return Series(name, [x for x, _ in points], [y for _, y in points])
+
+
 def _same_seeds(groups: Sequence[Group]) -> list[Group]:
-    """The groups with the seeds that all of them have: else a curve would show seeds where it says noise."""
+    """Restrict groups to their common seeds, so that the points of a curve differ in noise alone."""
     seeds = [{run.option("run", "seed") for run in group.runs} for group in groups]
     common = set.intersection(*seeds)
     if not common:
@@ -336,19 +338,19 @@ def _same_seeds(groups: Sequence[Group]) -> list[Group]:
 
 
 def _but(run: Run, *names: str) -> str:
-    """What a run was run with but for its seed and some of what is said of its data."""
+    """Return a run's ``kind`` without some of its options of the data."""
     kind = json.loads(run.kind)
     return json.dumps({**kind, "data": {name: v for name, v in kind["data"].items() if name not in names}})
 
 
 def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """The same alignment with different text vectors, shuffled ones included (Figure 4)."""
+    """Compare the same alignment with different text embeddings, shuffled ones included (Figure 4)."""
     charts: list[Block] = []
     numbers: list[Block] = []
     for backbone in inputs.backbones():
-        alike: dict[str, list[Group]] = {}  # by everything but the vectors
+        alike: dict[str, list[Group]] = {}  # by everything but the text embeddings
         for group in [*inputs.of_backbone(backbone), *inputs.shuffled]:
-            aligned = group.first.backbone == backbone and group.first.is_aligned
+            aligned = group.first.backbone == backbone and not group.first.is_base
             if aligned and group.mean("recall@20") is not None:
                 alike.setdefault(_but(group.first, "texts", "shuffle"), []).append(group)
         base = inputs.base_of(backbone)
@@ -357,24 +359,24 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
                 continue
             shown = mine[: len(SERIES)]
             more = _more(mine, shown)
-            names = [_vectors(group) for group in shown]
-            # Vectors of one name may be different ones: then the runs' names tell them apart.
+            names = [_texts_label(group) for group in shown]
+            # Text embeddings of one name may have been replaced: then the runs' names distinguish them.
             labels = [
                 group.name if names.count(name) > 1 else name
                 for name, group in zip(names, shown, strict=True)
             ]
-            title = f"{model_name(backbone)} · {mine[0].first.variant}: what the text vectors bring"
-            note = f"Runs that differ in their text vectors alone; means over seeds.{more}"
-            chart, table = _by_vectors(inputs, title, labels, shown, base, note)
+            title = f"{mine[0].first.model} · {mine[0].first.variant}: effect of the text embeddings"
+            note = f"Runs that differ in their text embeddings alone; means over seeds.{more}"
+            chart, table = _by_texts(inputs, title, labels, shown, base, note)
             charts.append(chart)
             numbers.append(table)
     return Section("ablation", "Ablation", [*charts, *numbers]) if charts else None
 
 
-def _by_vectors(
+def _by_texts(
     inputs: Inputs, title: str, labels: Sequence[str], groups: Sequence[Group], base: Group | None, note: str
-) -> tuple[Chart, Table]:
-    """Bars of the change against the base where there is one, of the metrics themselves else; and the numbers."""
+) -> tuple[Chart, ResultTable]:
+    """Return bars of the change to the base, or of the metrics if there is no base, and a table of the metrics."""
     measured = ("recall@20", "ndcg@20")
     changes: list[list[Change]] = []
     if base is not None and base.mean("recall@20"):
@@ -385,7 +387,7 @@ def _by_vectors(
         except RlmrecError as error:
             inputs.leave_out(f"{title}: {error}")
     if changes:
-        unit = f"change against {base.name}, %"  # type: ignore[union-attr]
+        unit = f"change to {base.name}, %"  # type: ignore[union-attr]
         note += " Whiskers: 95 % bootstrap intervals of the difference over users, as a share of the base."
         series = []
         for metric, found in zip(measured, changes, strict=True):
@@ -393,39 +395,45 @@ def _by_vectors(
                 [100 * getattr(one, part) / one.base for one in found]
                 for part in ("difference", "low", "high")
             )
-            series.append(Series(metric_name(metric), range(len(groups)), values, low, high))
+            series.append(Series(short_metric(metric), range(len(groups)), values, low, high))
     else:
         unit = "test metric"
         series = [
-            Series(metric_name(metric), range(len(groups)), [group.mean(metric) or 0.0 for group in groups])
+            Series(short_metric(metric), range(len(groups)), [group.mean(metric) or 0.0 for group in groups])
             for metric in measured
         ]
-    rows = [
-        [label, str(len(group.runs)), *(f"{group.mean(metric) or 0.0:.4f}" for metric in measured)]
+    rows: list[list[Value]] = [
+        [label, len(group.runs), *(group.mean(metric) for metric in measured)]
         for label, group in [*([(base.name, base)] if base else []), *zip(labels, groups, strict=True)]
     ]
-    table = Table(
-        [title.partition(":")[0], "seeds", *map(metric_name, measured)],
+    columns = [*map(short_metric, measured)]
+    table = ResultTable(
+        [title.partition(":")[0], "seeds", *columns],
         rows,
-        title="Means over seeds, test split",
+        "Means over seeds, test split",
+        formats=dict.fromkeys(columns, ".4f"),
     )
     return bars(title, labels, series, unit, note=note), table
 
 
 def _user_by_user(group: Group, base: Group, metric: str) -> tuple[FloatArray, FloatArray]:
-    """A metric of the same users in the same order.
+    """Return a metric of two groups for the same users in the same order.
 
     Raises:
-        DataError: the two have other users or held-out items.
+        DataError: the groups have different users or held-out items.
+        ConfigError: a group does not have the metric.
     """
     keys = ("user", "n_relevant")
     if not group.table.select(keys).equals(base.table.select(keys)):
         raise DataError(f"{group.name} and {base.name} were tested on different users or held-out items")
+    for one in (group, base):
+        if metric not in one.table.columns:
+            raise ConfigError(f"{one.name} has no values of {metric} per user")
     return group.table[metric].to_numpy(), base.table[metric].to_numpy()
 
 
-def _vectors(group: Group) -> str:
-    """What a group's text vectors are called: short, as it stands below a bar."""
+def _texts_label(group: Group) -> str:
+    """Return a short name of a group's text embeddings, to stand below a bar."""
     name = group.first.option("data", "semantics") or group.first.option("names", "semantics") or group.name
     shuffle = group.first.option("data", "shuffle")
     if shuffle in (None, "none"):
@@ -434,7 +442,7 @@ def _vectors(group: Group) -> str:
 
 
 def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """Validation Recall@20 over epochs and over seconds; one pair of charts for each backbone."""
+    """Return curves of validation Recall@20 by epoch and by seconds, two charts for each backbone."""
     blocks: list[Block] = []
     for backbone in inputs.backbones():
         curves = []
@@ -450,11 +458,12 @@ def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
         if not curves:
             continue
         shown = curves[: len(SERIES)]
-        note = f"The first seed of each.{_more(curves, shown)}"
+        note = f"First seeds only.{_more(curves, shown)}"
+        model = inputs.of_backbone(backbone)[0].first.model
         for place, unit in ((1, "epoch"), (2, "seconds of training")):
             blocks.append(
                 lines(
-                    f"{model_name(backbone)}: validation Recall@20 by {'epoch' if place == 1 else 'time'}",
+                    f"{model}: validation Recall@20 by {'epoch' if place == 1 else 'time'}",
                     [Series(str(curve[0]), curve[place], curve[3]) for curve in shown],
                     unit,
                     "Recall@20 on validation",

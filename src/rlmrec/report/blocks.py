@@ -1,27 +1,17 @@
-"""What a section is made of, and how it writes names and numbers."""
+"""The parts of a page: tables, texts, code, cards and charts in sections; and how names and numbers are written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from markupsafe import Markup
+
 from rlmrec.errors import ConfigError
 from rlmrec.profiles.profiler import Price
-from rlmrec.report.charts import Chart
+from rlmrec.report.tables import ResultTable
 
 PROJECTIONS = ("pca", "tsne")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts under columns; the first ``text_columns`` columns are text, the others numbers."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-    note: str = ""
-    text_columns: int = 1
-    kind: str = field(default="table", init=False)
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy, folded up under a title."""
+    """Lines to copy, folded under a title."""
 
     title: str
     text: str
@@ -43,7 +33,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Card:
-    """A title, (label, text) pairs, and a line below."""
+    """A title, pairs of label and text, and a note below."""
 
     title: str
     entries: Sequence[tuple[str, str]]
@@ -51,12 +41,30 @@ class Card:
     kind: str = field(default="card", init=False)
 
 
-Block = Table | Text | Code | Card | Chart
+@dataclass(frozen=True)
+class Chart:
+    """A finished picture.
+
+    Args:
+        title: above it, and what a screen reader reads out.
+        svg: the picture.
+        legend: (place, glyph, name) of each series.
+        note: below it: what is shown, and how to read it.
+    """
+
+    title: str
+    svg: Markup
+    legend: tuple[tuple[int, str, str], ...] = ()
+    note: str = ""
+    kind: str = field(default="chart", init=False)
+
+
+Block = ResultTable | Text | Code | Card | Chart
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: neighbouring charts, and neighbouring cards, stand side by side where there is room."""
+    """A section of the page. Adjacent charts, and adjacent cards, stand side by side if there is room."""
 
     key: str
     title: str
@@ -68,10 +76,10 @@ class Options:
     """What is shown, and how.
 
     Args:
-        projection: how maps are made: "pca" or "tsne".
-        colour_by: column of the items' texts that colours maps; None takes the most telling one there is.
-        examples: profiles of each kind.
-        price: money per million tokens; None leaves money out.
+        projection: of the maps: "pca" or "tsne".
+        colour_by: column of the items' texts that colours the maps; None chooses one.
+        examples: profiles to show, of items and of users.
+        price: money per million tokens; None shows no money.
         seed: of samples and of t-SNE.
 
     Raises:
@@ -91,32 +99,16 @@ class Options:
             )
 
 
-def model_name(backbone: str) -> str:
-    """A backbone as people write it."""
-    names = {"lightgcn": "LightGCN", "simgcl": "SimGCL", "autocf": "AutoCF", "": "no model"}
-    return names.get(backbone, backbone if ":" in backbone or "-" in backbone else backbone.upper())
-
-
-def metric_name(name: str) -> str:
-    """recall@20 → R@20, ndcg@5 → N@5."""
-    return name.replace("recall", "R").replace("ndcg", "N")
-
-
 def p_value(value: float) -> str:
-    """Two digits that count, or three decimals."""
+    """Return a p-value with two significant digits, or three decimals."""
     return f"{value:.3f}" if value >= 0.0995 else f"{value:.2g}"
 
 
 def decimal(value: float) -> str:
-    """Three decimals, with a minus that is as wide as a plus."""
+    """Return three decimals, with a minus sign that is as wide as a plus."""
     return f"{value:.3f}".replace("-", "−")
 
 
 def signed(value: float, form: str = ".1f") -> str:
-    """With its sign, and a minus that is as wide as a plus."""
+    """Return a number with its sign; the minus sign is as wide as a plus."""
     return format(value, f"+{form}").replace("-", "−")
-
-
-def x_and_y(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Points to columns."""
-    return [x for x, _ in points], [y for _, y in points]

@@ -1,9 +1,9 @@
-"""Charts as inline SVG that follow the page: light or dark, narrow or wide, without a script.
+"""Charts as inline SVG that follow the page, light or dark, narrow or wide, without a script.
 
-Matplotlib lays them out. It draws in placeholder colours, and each is replaced by a CSS variable that the page
-sets for either scheme. Texts stay texts, and what they hold is never read as markup or mathematics. Legends are
-HTML beside the picture, where they can wrap. Series differ in marker as well as in colour (Okabe and Ito's
-palette, which the colour-blind can tell apart).
+Matplotlib draws them in placeholder colours, each of which is replaced by a CSS variable that the page sets for
+either scheme. Texts stay texts and are never read as markup or mathematics. Legends are HTML beside the picture,
+where they can wrap. Series differ in marker and in colour (Okabe and Ito's palette, which colour-blind readers can
+tell apart).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -23,9 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from rlmrec.report.blocks import Chart
 from rlmrec.types import FloatArray, IntArray
 
-# What the page calls its colours, and the placeholders that matplotlib draws with.
+# The placeholders that Matplotlib draws with; each becomes a CSS variable of the page.
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = tuple(f"#0a0b1{number}" for number in range(8))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
@@ -63,15 +64,15 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line or a set of bars.
+    """The values of a line or of a set of bars.
 
     Args:
         name: for the legend.
-        x: places on the horizontal axis; of bars, 0, 1, 2 ….
+        x: positions on the horizontal axis; of bars, 0, 1, 2 ….
         y: values.
-        low: lower ends of intervals; None without.
+        low: lower ends of intervals; None draws no intervals.
         high: upper ends.
-        place: which of the colours and markers; None takes the next.
+        place: number of the colour and marker; None takes the next.
     """
 
     name: str
@@ -80,24 +81,6 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     place: int | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A finished picture.
-
-    Args:
-        title: above it; also what a screen reader says.
-        svg: the picture.
-        legend: (place, glyph, name) of each series.
-        note: below it: what is shown, and how to read it.
-    """
-
-    title: str
-    svg: Markup
-    legend: tuple[tuple[int, str, str], ...] = ()
-    note: str = ""
-    kind: str = field(default="chart", init=False)
 
 
 def lines(
@@ -112,7 +95,7 @@ def lines(
     levels: Sequence[tuple[float, str]] = (),
     marks: bool = True,
 ) -> Chart:
-    """Lines with markers; an interval is a band.
+    """Draw lines with markers; intervals are bands.
 
     Args:
         title: what is shown.
@@ -123,12 +106,12 @@ def lines(
         x_scale: "linear" or "log".
         y_scale: likewise.
         levels: (value, label) of dashed lines to compare with.
-        marks: whether points are marked; without, lines alone.
+        marks: whether points have markers.
     """
     with _axes(x_label, y_label) as (figure, axes):
         axes.set_xscale(x_scale)
         axes.set_yscale(y_scale)
-        # Powers of ten are written as mathematics unless told otherwise.
+        # By default powers of ten are written as mathematics, which needs another font.
         for axis, scale in ((axes.xaxis, x_scale), (axes.yaxis, y_scale)):
             if scale == "log":
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -164,7 +147,7 @@ def bars(
     note: str = "",
     x_label: str = "",
 ) -> Chart:
-    """Bars side by side in each category, with intervals as whiskers; a zero line where values change sign.
+    """Draw bars side by side in each category; intervals are whiskers.
 
     Args:
         title: what is shown.
@@ -192,9 +175,8 @@ def bars(
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xticks(range(len(categories)), [_short(category) for category in categories])
         axes.grid(False, axis="x")
-        if (
-            len(categories) * max(map(len, categories), default=0) > 60
-        ):  # side by side they would run together
+        # Long labels would run into each other.
+        if len(categories) * max(map(len, categories), default=0) > 60:
             axes.tick_params(axis="x", labelrotation=30)
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right")
@@ -204,12 +186,12 @@ def bars(
 def scatter(
     title: str, points: FloatArray, classes: IntArray, names: Sequence[str], *, note: str = ""
 ) -> Chart:
-    """A map: points in the plane, coloured and marked by class; the axes have no unit and show none.
+    """Draw a map: points in the plane, coloured and marked by class; the axes have no unit.
 
     Args:
         title: what is shown.
         points: float[n, 2].
-        classes: int[n], the class of each point; ``len(names)`` is "other", drawn small and grey.
+        classes: int[n], the class of each point; ``len(names)`` means "other", which is small and grey.
         names: of the classes, at most 8.
         note: below the chart.
     """
@@ -231,7 +213,7 @@ def scatter(
 
 
 def _short(label: str) -> str:
-    """A label within the picture: a long one would leave no room for the picture."""
+    """Return a label short enough to leave room for the picture."""
     return label if len(label) <= LABEL else label[: LABEL - 1] + "…"
 
 
@@ -241,7 +223,7 @@ def _place(series: Series, number: int) -> int:
 
 @contextmanager
 def _axes(x_label: str, y_label: str, height: float = 2.9) -> Iterator[tuple[Figure, Axes]]:
-    # Of this width, so that on a telephone, where the chart is as wide as the page, 9 points stay about 9 pixels.
+    # At this width 9 points are about 9 pixels on a telephone, where the chart is as wide as the page.
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.7, height), layout="constrained")
         axes = figure.add_subplot()
@@ -258,15 +240,15 @@ def _svg(figure: Figure, title: str) -> Markup:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    # Several pictures in one page: ids of their own, the same each time.
+    # A page has several pictures: each needs ids of its own, and the same ones each time.
     prefix = f"c{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}")
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # the page has a font
-    # The page gives it its size; a name for those who do not see it.
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # so that the page's font is used
+    # The page sets the size; screen readers need a name.
     head, rest = svg[: svg.index(">")], svg[svg.index(">") :]
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-label="{escape(title)}"{rest}')

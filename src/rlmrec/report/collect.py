@@ -1,11 +1,10 @@
-"""What a report is made from: whatever of a workspace is there, read once."""
+"""Collect what a report is made from: whatever a workspace holds, read once."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,27 +16,28 @@ import polars as pl
 from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError, WorkspaceError
+from rlmrec.evaluation.compare import without_seed
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate, read_table
-from rlmrec.experiments.runner import Line, Results
+from rlmrec.evaluation.significance import average
+from rlmrec.experiments.experiment import Experiment, backbone_label
+from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.files import read_json, read_json_lines
-from rlmrec.paper.figures import check_lines
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
-METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
-LIST_LENGTH = 20  # of the lists that are looked into item by item
+LIST_LENGTH = 20  # of the lists that are examined item by item
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run, as its folder tells it; the trial of a sweep or an experiment is one, too.
+    """A finished run or trial, as its folder describes it.
 
     Args:
-        name: the run's name; of a trial its label.
-        folder: where it lies.
-        metrics: what ``metrics.json`` holds.
-        trial: what ``trial.json`` holds; None for a run that is no trial.
+        name: of the run, or the label of the trial.
+        folder: of the run.
+        metrics: content of ``metrics.json``.
+        trial: content of ``cell.json``; None for a run.
     """
 
     name: str
@@ -45,40 +45,52 @@ class Run:
     metrics: dict[str, Any]
     trial: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """What it was run with. A cell's knows the dataset before noise and the vectors before shuffling."""
-        config: dict[str, Any] = self.metrics["config"] if self.trial is None else self.trial["cell"]
-        return config
+        """The configuration. That of a trial names the dataset before noise and the texts before shuffling."""
+        config: dict[str, Any] = dict(self.metrics["config"] if self.trial is None else self.trial["cell"])
+        run = dict(config.get("run") or {})
+        # Version 0.1 had runs with a text score blended in, marked in the alignment's name.
+        run["alignment"] = str(run.get("alignment") or "none").removesuffix(" + text")
+        return {**config, "run": run}
 
     def option(self, part: str, name: str) -> Any:
-        """An option of its configuration; None where it is not set."""
+        """Return an option of the configuration; None if it is not set."""
         return (self.config.get(part) or {}).get(name)
 
     @property
     def backbone(self) -> str:
-        """Name of the backbone; "" when no model was trained."""
+        """The name of the backbone; "" if no model was trained."""
         return self.option("run", "backbone") or ""
 
     @property
-    def variant(self) -> str:
-        """The alignment's label: Base, Con, Gen, or that of a class of the user's own."""
-        own: str | None = self.option("run", "alignment_label")
-        return own or alignment_label(self.option("run", "alignment") or "none")
+    def model(self) -> str:
+        """The backbone's name as publications write it, with KAR's prefix."""
+        label = self.option("run", "backbone_label") or backbone_label(self.backbone)
+        return "KAR-" * self.backbone.startswith("kar-") + label
 
     @property
-    def is_aligned(self) -> bool:
-        """Whether it was trained with an alignment."""
-        return (self.option("run", "alignment") or "none") != "none"
+    def is_base(self) -> bool:
+        """Whether no text was aligned with the backbone or blended into its scores."""
+        return self.option("run", "alignment") == "none" and self.option("run", "blend") is None
+
+    @property
+    def variant(self) -> str:
+        """The label of the alignment: Base, Con, Gen or that of a user's own."""
+        label = self.option("run", "alignment_label") or alignment_label(self.option("run", "alignment"))
+        return label + " + text" * (self.option("run", "blend") is not None)
 
     @property
     def noise(self) -> float:
-        """Interactions that were added to the training split at random, relative to its size."""
+        """Random interactions added to the training split, relative to its size."""
         return float(self.option("data", "noise") or 0.0)
 
     @property
-    def unusual(self) -> set[str]:
-        """In what it is no run that is compared with others: "noise", "shuffle", "period", "start", "timing"."""
+    def conditions(self) -> set[str]:
+        """The conditions of training that forbid comparisons with other runs.
+
+        Of "noise", "shuffle", "period", "start" and "timing".
+        """
         present = {
             "noise": self.noise > 0,
             "shuffle": self.option("data", "shuffle") not in (None, "none"),
@@ -90,9 +102,9 @@ class Run:
 
     @cached_property
     def kind(self) -> str:
-        """All that its numbers depend on but the seed, the same for a run and for a trial.
+        """All that the numbers depend on but the seed, written the same way for runs and trials.
 
-        Not the preset's name: its options are there, and those of two presets may be the same.
+        The preset's name is not part of it: two presets may have the same options.
         """
         parts = {
             part: dict(self.config.get(part, {})) for part in ("run", "backbone", "alignment", "training")
@@ -105,16 +117,16 @@ class Run:
         data["shuffle"] = None if data["shuffle"] == "none" else data["shuffle"]
         start = self.option("start", "alignment") or self.option("data", "start")
         every = {**parts, "data": data, "start": start, "timing": self.config.get("timing")}
-        return json.dumps(_set(every), sort_keys=True, default=str)
+        return json.dumps(_without_unset(every), sort_keys=True, default=str)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """A record per epoch; empty when the run kept none."""
+        """A record per epoch; empty if the run kept none."""
         path = self.folder / "metrics.jsonl"
         records: list[Any] = read_json_lines(path) if path.exists() else []
         for number, record in enumerate(records, 1):
             if not isinstance(record, dict) or not isinstance(record.get("valid", {}), dict):
-                raise WorkspaceError(f"{path}, line {number} is no record of an epoch")
+                raise WorkspaceError(f"{path}, line {number} is not the record of an epoch")
         return records
 
     @cached_property
@@ -137,16 +149,16 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """The run that pictures show."""
+        """The run that charts and maps show."""
         return self.runs[0]
 
     def mean(self, metric: str, split: str = "test") -> float | None:
-        """The mean over seeds of a metric; None without such a split or where a run does not have it."""
+        """Return the mean of a metric over seeds; None without such a split or if a run lacks the metric."""
         values = self._values(metric, split)
         return float(np.mean(values)) if values else None
 
     def deviation(self, metric: str) -> float | None:
-        """The standard deviation over seeds; None for one seed."""
+        """Return the standard deviation over seeds; None for one seed."""
         values = self._values(metric, "test")
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
@@ -156,39 +168,33 @@ class Group:
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        """The test metrics of each user, the mean over seeds.
+        """The test metrics of each user, averaged over seeds.
 
         Raises:
             WorkspaceError: a run kept none.
         """
-        tables = [run.table for run in self.runs]
-        if len(tables) == 1:
-            return tables[0]
-        return (
-            pl.concat(tables)
-            .group_by("user")
-            .agg(pl.col("n_relevant").first(), pl.exclude("user", "n_relevant").mean())
-            .sort("user")
-        )
+        return average([run.table for run in self.runs])
 
 
 @dataclass
 class Inputs:
-    """A workspace, as far as it is there.
+    """What a workspace holds.
 
     Args:
-        workspace: where it lies.
-        dataset: None when there is none that can be read.
-        semantics: the text vectors of its runs; None likewise.
-        groups: runs on this dataset (without one, on that of most runs), by all but their seed; those without
-            alignment first. Trials of sweeps are not among them, nor is what follows.
+        workspace: it.
+        experiments: whose records may be in it.
+        dataset: None if there is none that can be read.
+        text_embeddings: of its runs; None likewise.
+        groups: runs on this dataset (without one, on the dataset of most runs) by all but their seed, those without
+            alignment first. The trials of sweeps are not among them, nor are the following.
         noisy: trials with noise added to the training split.
-        shuffled: trials whose text vectors were given to the wrong nodes.
-        others: trials of a part of the history, started from others', or timed: what stands in tables alone.
+        shuffled: trials whose text embeddings were given to the wrong nodes.
+        others: trials of a part of the history, started from others, or timed: they appear in tables only.
         left_out: what could not be read, in words.
     """
 
     workspace: Workspace
+    experiments: Sequence[Experiment] = ()
     dataset: Dataset | None = None
     text_embeddings: TextEmbeddings | None = None
     groups: list[Group] = field(default_factory=list)
@@ -196,21 +202,22 @@ class Inputs:
     shuffled: list[Group] = field(default_factory=list)
     others: list[Group] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    _rankings: dict[str, Ranking | None] = field(default_factory=dict, init=False, repr=False)
 
     def backbones(self) -> list[str]:
-        """The backbones that were trained, in order of name."""
+        """Return the backbones that were trained, sorted by name."""
         return sorted({group.first.backbone for group in self.groups})
 
     def of_backbone(self, backbone: str) -> list[Group]:
-        """Its groups; those without alignment first."""
+        """Return its groups; those without alignment first."""
         return [group for group in self.groups if group.first.backbone == backbone]
 
     def base_of(self, backbone: str) -> Group | None:
-        """What the others of a backbone are held against: its first group without alignment."""
-        return next((group for group in self.of_backbone(backbone) if not group.first.is_aligned), None)
+        """Return the baseline of a backbone's other groups: its first group without alignment."""
+        return next((group for group in self.of_backbone(backbone) if group.first.is_base), None)
 
     def recommender(self, group: Group) -> Recommender | None:
-        """The recommender of a group's first run; None, and a word on why, where there is none."""
+        """Load the recommender of a group's first run; if that fails, note why and return None."""
         assert self.dataset is not None  # groups are of a dataset
         try:
             recommender = Recommender.load(group.first.folder / "recommender")
@@ -223,7 +230,7 @@ class Inputs:
         return recommender
 
     def ranking(self, group: Group) -> Ranking | None:
-        """The lists of a group's first run on the test split; None where they cannot be made."""
+        """Rank all items for the test users with a group's first run; None if that is impossible."""
         assert self.dataset is not None
         if group.name not in self._rankings:
             recommender = self.recommender(group)
@@ -233,173 +240,156 @@ class Inputs:
                 self._rankings[group.name] = evaluate(scores, self.dataset, k=(LIST_LENGTH,))
         return self._rankings[group.name]
 
-    @cached_property
-    def _rankings(self) -> dict[str, Ranking | None]:
-        return {}
-
-    def lines(self, name: str) -> list[Line]:
-        """What an experiment left in ``experiments/<name>``; of this dataset where a line says of which."""
-        paths = sorted((self.workspace.experiments_path / name).glob("*.jsonl"))
-        found = [line for path in paths for line in self._lines_of_figure(name, path)]
-        if self.dataset is None:
-            return found
-        return [line for line in found if line.get("fingerprint") in (None, self.dataset.fingerprint)]
-
-    def _lines_of_figure(self, name: str, path: Path) -> list[Line]:
-        done = [line for line in self.lines_of(path) if line["status"] == "done"]
+    def records(self, path: Path) -> list[TrialRecord]:
+        """Read a file of records, the last of each id; if it is damaged, note that and return none."""
         try:
-            check_lines(name, path, done)
-        except RlmrecError as error:
-            self.leave_out(str(error))
-            return []
-        return done
-
-    def lines_of(self, path: Path) -> list[Line]:
-        """The lines of a file, the last of each id; none, and a word on why, where it is damaged."""
-        try:
-            return list(Results(path).lines.values())
+            return list(Results[TrialRecord](path).records.values())
         except RlmrecError as error:
             self.leave_out(str(error))
             return []
 
     def leave_out(self, why: str) -> None:
-        """Note what could not be read, once; the report says it."""
+        """Note what could not be read; the report lists it."""
         if why not in self.left_out:
             self.left_out.append(why)
 
 
-def collect(workspace: Workspace, names: Sequence[str] | None = None) -> Inputs:
-    """Read a workspace. What is missing is left out, what is damaged is left out and named.
+def collect(
+    workspace: Workspace, names: Sequence[str] | None = None, experiments: Sequence[Experiment] = ()
+) -> Inputs:
+    """Read a workspace. What is missing is left out; what is damaged is left out and noted.
 
     Args:
-        workspace: where to look.
-        names: the runs to report; None takes all that have ended.
+        workspace: to read.
+        names: of the runs to report; None takes all that have ended.
+        experiments: to look for, beside those whose files lie in the workspace.
 
     Raises:
-        WorkspaceError: a run that was asked for does not exist or has not ended.
+        WorkspaceError: a named run does not exist or has not ended.
     """
-    inputs = Inputs(workspace)
+    inputs = Inputs(workspace, [*experiments])
+    for path in sorted(workspace.experiments_path.glob("*/*.toml")):
+        if path.stem == path.parent.name and path.stem not in {one.name for one in experiments}:
+            inputs.experiments = [*inputs.experiments, *_tried(inputs, "", lambda: Experiment.read(path))]  # noqa: B023
     if (workspace.dataset_path / "dataset.json").exists():
-        try:
-            inputs.dataset = workspace.dataset()
-        except RlmrecError as error:
-            inputs.leave_out(str(error))
-    if names is None:
-        folders = sorted(path.parent for path in workspace.path.glob("runs/*/metrics.json"))
-        folders += sorted(path.parent for path in workspace.path.glob("cells/*/metrics.json"))
-        for line in _unfinished(workspace, set(folders)):
-            inputs.leave_out(line)
-    else:
-        folders = [workspace.finished_run(name) for name in dict.fromkeys(names)]
-    runs: list[Run] = []
-    trials = _trials(inputs)
-    seen: dict[tuple[str, Any], Run] = {}
-    for folder in folders:
-        is_cell = folder.parent.name in ("trials", "cells")
-        if is_cell and folder.name in trials:
-            continue
-        try:
-            run = _read(folder, is_cell)
-        except (RlmrecError, KeyError, TypeError, AttributeError) as error:
-            inputs.leave_out(f"{'cell' if is_cell else 'run'} {folder.name}: {error}")
-            continue
-        identity = run.kind, run.option("run", "seed")
-        if identity not in seen:
-            seen[identity] = run
-            runs.append(run)
-        elif not is_cell:  # a trial is often the copy of a run; of runs nobody expects it
-            twin = seen[identity].name
-            inputs.leave_out(f"run {run.name}: run {twin} has the same options and seed, and counts once")
-    fingerprint: str | None
+        inputs.dataset = next(iter(_tried(inputs, "", workspace.dataset)), None)
+    runs = _unique_runs(inputs, _folders(inputs, names))
     if inputs.dataset is not None:
         fingerprint = inputs.dataset.fingerprint
-    else:  # runs tell most of what there is to tell without their dataset, too
+    else:  # most of the report needs no dataset, only runs of the same one
         counted = Counter(run.option("data", "dataset") for run in runs)
-        fingerprint = counted.most_common(1)[0][0] if counted else None
+        fingerprint = counted.most_common(1)[0][0] if counted else ""
     here = [run for run in runs if run.option("data", "dataset") == fingerprint]
-    # A run that started from another one is shown as before; a trial that did belongs to its experiment's table.
+    # A run that started from another one is shown among the runs; such a trial belongs to its experiment's table.
     inputs.groups = _groups(
-        [run for run in here if not run.unusual or (run.trial is None and run.unusual == {"start"})]
+        run for run in here if not run.conditions or (run.trial is None and run.conditions == {"start"})
     )
-    inputs.noisy = _groups([run for run in here if run.unusual == {"noise"}])
-    inputs.shuffled = _groups([run for run in here if run.unusual == {"shuffle"}])
+    inputs.noisy = _groups(run for run in here if run.conditions == {"noise"})
+    inputs.shuffled = _groups(run for run in here if run.conditions == {"shuffle"})
     shown = {run.folder for group in (*inputs.groups, *inputs.noisy, *inputs.shuffled) for run in group.runs}
-    inputs.others = _groups([run for run in here if run.folder not in shown])
-    others = [run.name for run in runs if run not in here]
-    if others:
-        inputs.leave_out(f"runs on another dataset: {', '.join(others)}")
-    inputs.text_embeddings = _semantics(inputs)
+    inputs.others = _groups(run for run in here if run.folder not in shown)
+    elsewhere = [run.name for run in runs if run not in here]
+    if elsewhere:
+        inputs.leave_out(f"runs on another dataset: {', '.join(elsewhere)}")
+    inputs.text_embeddings = _text_embeddings(inputs)
     return inputs
 
 
-def _semantics(inputs: Inputs) -> TextEmbeddings | None:
-    """The text vectors that a run was trained with; where there are none any more, the first that can be read."""
-    if inputs.dataset is None:
-        return None
-    used = {group.first.option("data", "texts") for group in inputs.groups}
-    first: TextEmbeddings | None = None
-    for name in inputs.workspace.text_embeddings_names():
-        try:
-            text_embeddings = inputs.workspace.text_embeddings(inputs.dataset, name)
-        except RlmrecError as error:
-            inputs.leave_out(str(error))
-            continue
-        if text_embeddings.digest in used:
-            return text_embeddings
-        first = first or text_embeddings
-    return first
+def _tried(inputs: Inputs, what: str, read: Callable[[], Any]) -> list[Any]:
+    """Return a list with what ``read`` returns; empty, with a note in the report, if it is damaged."""
+    try:
+        return [read()]
+    except (RlmrecError, KeyError, TypeError, AttributeError) as error:
+        inputs.leave_out(f"{what}: {error}" if what else str(error))
+        return []
 
 
-def _unfinished(workspace: Workspace, ended: set[Path]) -> list[str]:
-    """The runs, and how many trials, that have begun and not ended: killed, or still at it."""
-    begun = [path.parent for path in workspace.path.glob("runs/*/config.toml") if path.parent not in ended]
-    found = [
-        f"run {folder.name}: it has not ended; give its command again to go on" for folder in sorted(begun)
-    ]
-    trials = [path for path in workspace.path.glob("cells/*/config.toml") if path.parent not in ended]
-    if trials:
-        found.append(
-            f"trials that have not ended: {len(trials)}; give their experiment or sweep again to go on"
+def _folders(inputs: Inputs, names: Sequence[str] | None) -> list[Path]:
+    """Return the folders of the runs and trials to read; note those that have not ended."""
+    workspace = inputs.workspace
+    if names is not None:
+        return [workspace.finished_run(name) for name in dict.fromkeys(names)]
+    begun = ("*/config.toml", "*/metrics.json")
+    runs, trials = (
+        sorted({path.parent for pattern in begun for path in folder.glob(pattern)})
+        for folder in (workspace.path / "runs", workspace.trials_path)
+    )
+    for folder in runs:
+        if not (folder / "metrics.json").exists():
+            inputs.leave_out(f"run {folder.name} has not ended: repeat its command to continue it")
+    unfinished = sum(not (folder / "metrics.json").exists() for folder in trials)
+    if unfinished:
+        inputs.leave_out(
+            f"{unfinished} trials have not ended: repeat the command of their experiment or sweep to continue them"
         )
-    return found
+    of_sweeps = _ids(inputs, "sweeps/*/trials.jsonl") - _ids(inputs, "experiments/*/*.jsonl")
+    # Trials of sweeps were run to choose among them on validation: their test metrics are no results.
+    kept = [*runs, *(folder for folder in trials if folder.name not in of_sweeps)]
+    return [folder for folder in kept if (folder / "metrics.json").exists()]
 
 
-def _read(folder: Path, is_cell: bool) -> Run:
+def _ids(inputs: Inputs, pattern: str) -> set[str]:
+    paths = sorted(inputs.workspace.path.glob(pattern))
+    return {record["id"] for path in paths for record in inputs.records(path)}
+
+
+def _unique_runs(inputs: Inputs, folders: Sequence[Path]) -> list[Run]:
+    """Read runs and trials. Of several with the same options and seed the first one counts."""
+    found: dict[tuple[str, Any], Run] = {}
+    for folder in folders:
+        is_trial = folder.parent == inputs.workspace.trials_path
+        for run in _tried(
+            inputs, f"{'trial' if is_trial else 'run'} {folder.name}", lambda: _read(folder, is_trial)  # noqa: B023
+        ):  # fmt: skip
+            twin = found.setdefault((run.kind, run.option("run", "seed")), run)
+            if twin is not run and not is_trial:  # trials are often copies of runs; two runs are a surprise
+                inputs.leave_out(
+                    f"run {run.name}: run {twin.name} has the same options and seed, and counts once"
+                )
+    return list(found.values())
+
+
+def _read(folder: Path, is_trial: bool) -> Run:
     metrics = read_json(folder / "metrics.json")
     trial = None
-    if is_cell:
+    if is_trial:
         if not (folder / "cell.json").exists():
-            raise WorkspaceError("it does not say what it is: give its experiment or sweep again")
+            raise WorkspaceError(
+                "its description is missing: repeat the command of its experiment or sweep to write it"
+            )
         trial = read_json(folder / "cell.json")
     run = Run(folder.name if trial is None else trial["label"], folder, metrics, trial)
     if not isinstance(run.metrics.get("config"), dict):
         raise TypeError("no configuration in metrics.json")
     if run.metrics.get("test"):
-        _ = run.table, run.history
+        _ = run.table, run.history  # reads them, so that damaged files are noted here
+    _ = run.kind
     return run
 
 
-def _trials(inputs: Inputs) -> set[str]:
-    """The trials of sweeps alone. They were tried to choose among them on validation: their test is no result."""
+def _text_embeddings(inputs: Inputs) -> TextEmbeddings | None:
+    """Return text embeddings that a run was trained with; if there are none, the first that can be read."""
+    dataset = inputs.dataset
+    if dataset is None:
+        return None
+    used = {group.first.option("data", "texts") for group in inputs.groups}
+    readable: list[TextEmbeddings] = []
+    for name in inputs.workspace.text_embeddings_names():
+        readable += _tried(inputs, "", lambda: inputs.workspace.text_embeddings(dataset, name))  # noqa: B023
+    return next((one for one in readable if one.digest in used), readable[0] if readable else None)
 
-    def ids(pattern: str) -> set[str]:
-        paths = sorted(inputs.workspace.path.glob(pattern))
-        return {line["id"] for path in paths for line in inputs.lines_of(path)}
 
-    return ids("sweeps/*/trials.jsonl") - ids("experiments/*/*.jsonl")
-
-
-def _set(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is not set, however that is written."""
+def _without_unset(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is not set, however that is written."""
     return {
-        name: _set(value) if isinstance(value, dict) else value
+        name: _without_unset(value) if isinstance(value, dict) else value
         for name, value in values.items()
         if value not in (None, "", 0.0) or isinstance(value, bool)
     }
 
 
-def _groups(runs: Sequence[Run]) -> list[Group]:
-    """By configuration without the seed, whatever the runs are called."""
+def _groups(runs: Iterable[Run]) -> list[Group]:
+    """Group runs by their configuration without the seed, whatever they are called."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(run.kind, []).append(run)
@@ -410,24 +400,26 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         if trial is not None:
             name = trial["name"]
         else:
-            name = re.sub(r"-seed\d+(?=-|$)", "", same[0].name) if len(same) > 1 else same[0].name
+            name = without_seed(same[0].name) if len(same) > 1 else same[0].name
         groups.append(Group(name, tuple(same)))
     groups = [
         replace(group, name=f"{group.name}, {what}") if what else group
         for group in groups
         for what in [_difference(group, [other for other in groups if other.name == group.name])]
     ]
-    order = [alignment_label(name) for name in ALIGNMENTS]
+    order = list(ALIGNMENTS)
 
-    def place(group: Group) -> tuple[str, int, str]:
-        variant = group.first.variant
-        return group.first.backbone, order.index(variant) if variant in order else len(order), group.name
+    def sort_key(group: Group) -> tuple[str, bool, int, str]:
+        run = group.first
+        alignment = run.option("run", "alignment")
+        place = order.index(alignment) if alignment in order else len(order)
+        return run.backbone, not run.is_base, place, group.name
 
-    return sorted(groups, key=place)
+    return sorted(groups, key=sort_key)
 
 
 def _difference(group: Group, namesakes: Sequence[Group]) -> str:
-    """The options that tell a group from others of its name; "" for the only one of its name."""
+    """Return the options that distinguish a group from others of its name; "" if there is no other."""
 
     def flat(one: Group) -> dict[str, Any]:
         parts = ("run", "backbone", "alignment", "training", "data")

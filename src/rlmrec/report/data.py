@@ -1,18 +1,19 @@
-"""Section: the dataset, and how popular its items are."""
+"""Section of the report: the dataset, and how popular its items are."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rlmrec.data.dataset import SPLITS
-from rlmrec.report.blocks import Options, Section, Table
+from rlmrec.report.blocks import Options, Section
 from rlmrec.report.charts import Series, lines
 from rlmrec.report.collect import Inputs
+from rlmrec.report.tables import ResultTable, Value
 from rlmrec.types import IntArray
 
 
 def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """How many, how dense, how uneven."""
+    """Return counts, density and the distribution of interactions."""
     data = inputs.dataset
     if data is None:
         return None
@@ -20,10 +21,11 @@ def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     by_item = np.sort(data.train.item_degrees())[::-1]
     by_user = np.sort(data.train.user_degrees())[::-1]
     fifth = by_item[: max(1, len(by_item) // 5)].sum() / max(1, by_item.sum())
-    rows = [
+    counts: list[list[Value]] = [[f"{split} interactions", f"{len(data.split(split)):,}"] for split in SPLITS]
+    rows: list[list[Value]] = [
         ["users", f"{data.n_users:,}"],
         ["items", f"{data.n_items:,}"],
-        *([f"{split} interactions", f"{len(data.split(split)):,}"] for split in SPLITS),
+        *counts,
         ["density of all interactions", f"{100 * interactions / (data.n_users * data.n_items):.3g} %"],
         ["training interactions of a user, median", f"{np.median(by_user):g}"],
         ["training interactions of an item, median", f"{np.median(by_item):g}"],
@@ -40,16 +42,16 @@ def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         "training interactions",
         x_scale="log",
         y_scale="log",
-        note="Both axes are logarithmic: a straight fall is a power law.",
+        note="Both axes are logarithmic: a straight line is a power law.",
     )
-    return Section("data", "The dataset", [Table(["", "value"], rows), tail])
+    return Section("data", "The dataset", [ResultTable(["", "value"], rows), tail])
 
 
 def head_mid_tail(popularity: IntArray) -> IntArray:
-    """int64[I]: 0 head, 1 middle, 2 tail.
+    """Return the popularity group of each item, int64[I]: 0 head, 1 middle, 2 tail.
 
-    Items in the order of their popularity; the first that together have a fifth of the interactions are the
-    head, the last that have a fifth the tail.
+    The most popular items that together have a fifth of the interactions are the head, the least popular ones that
+    have a fifth are the tail.
 
     Args:
         popularity: int64[I], training interactions of each item.
@@ -61,7 +63,7 @@ def head_mid_tail(popularity: IntArray) -> IntArray:
         [2, 1, 0, 1, 2]
     """
     order = np.argsort(-popularity, kind="stable")
-    before = np.cumsum(popularity[order]) - popularity[order]  # interactions of the more popular ones
+    before = np.cumsum(popularity[order]) - popularity[order]  # interactions of more popular items
     share = before / max(1, popularity.sum())
     groups = np.empty(len(popularity), np.int64)
     groups[order] = np.where(share < 0.2, 0, np.where(share < 0.8, 1, 2))

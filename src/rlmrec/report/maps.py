@@ -1,4 +1,4 @@
-"""Section: maps of the items, in the space of the texts and in that of the models, before and after alignment."""
+"""Section of the report: maps of the items by their texts and by the models, before and after alignment."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rlmrec.report.collect import Inputs
 from rlmrec.report.data import head_mid_tail
 from rlmrec.types import Float32Array, FloatArray, IntArray
 
-MAP_POINTS = 1500  # of a map; more would be a blot, and megabytes
+MAP_POINTS = 1500  # more would overlap, and make the file large
 NEIGHBOURS = 10
 CLASSES = 6
-CLASS_ITEMS = 5  # on average; a column of smaller classes describes items and does not sort them
-# What tells items apart for people, most telling first.
+CLASS_ITEMS = 5  # on average; a column with smaller classes describes items rather than classifies them
+# Columns that people classify items by, the most helpful first.
 ATTRIBUTES = (
     "genres",
     "genre",
@@ -38,13 +38,13 @@ ATTRIBUTES = (
 
 
 def maps(inputs: Inputs, options: Options) -> Section | None:
-    """The items in the space of the texts, of the base, and of an aligned run; coloured by an attribute."""
+    """Return maps of the items by text embeddings, by the base and by aligned runs, coloured by an attribute."""
     data = inputs.dataset
     if data is None:
         return None
     spaces: list[tuple[str, Float32Array]] = []
     if inputs.text_embeddings is not None:
-        spaces.append(("text vectors", inputs.text_embeddings.items))
+        spaces.append(("text embeddings", inputs.text_embeddings.items))
     backbone = next((name for name in inputs.backbones() if inputs.base_of(name) is not None), None)
     groups = inputs.of_backbone(backbone) if backbone is not None else []
     seen: set[str] = set()
@@ -52,7 +52,7 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         recommender = None if group.first.variant in seen else inputs.recommender(group)
         if recommender is not None:
             seen.add(group.first.variant)
-            when = "after alignment" if group.first.is_aligned else "before alignment"
+            when = "before alignment" if group.first.is_base else "after alignment"
             spaces.append((f"{group.name}: {when}", recommender.items))
     if not spaces:
         return None
@@ -68,25 +68,28 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         share = neighbour_agreement(directions, classes, len(names))
         note = (
             f"Of an item's {NEIGHBOURS} nearest neighbours (cosine, all dimensions) {100 * share:.0f} % have the "
-            f"same {attribute}; by chance {100 * chance:.0f} %."
+            f"same {attribute}; {100 * chance:.0f} % would by chance."
         )
         blocks.append(scatter(f"Items by {title}", points, classes[chosen], names, note=note))
     method = "PCA" if options.projection == "pca" else "t-SNE"
     about = (
-        f"Each point is one of {len(chosen):,} items, its vector scaled to unit length and laid into the plane by "
-        f"{method}; axes have no unit, and only nearness means something. Coloured by {attribute}."
+        f"Each point is one of {len(chosen):,} items, its vector scaled to unit length and projected to the plane by "
+        f"{method}; axes have no unit, only distances matter. Coloured by {attribute}."
     )
     if (classes >= len(names)).any():
-        about += f" Small grey points have another one than the {len(names)} most frequent."
+        about += f" Small grey points have none of the {len(names)} most frequent values."
     return Section("maps", "Maps of the items", [Text(about), *blocks])
 
 
 def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[str], IntArray]:
-    """What colours a map: (the attribute's name, the names of the classes, int64[I] with len(names) for others).
+    """Return the attribute that colours a map, its classes, and the class of each item.
 
     An attribute with several values (comma-separated or a list) counts by its first. Without a ``column`` it is
     one of ``ATTRIBUTES``, else the column with the fewest classes of at least 5 items on average; a dataset
     without an attribute is coloured by popularity.
+
+    Returns:
+        the attribute's name, the names of the classes, int64[I] with len(names) for other items.
 
     Raises:
         ConfigError: the items' texts have no such column.
@@ -108,7 +111,7 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
 
 
 def _classifying(texts: pl.DataFrame) -> str | None:
-    """The column that sorts the items into the fewest classes, two at least and of 5 items each on average."""
+    """Return the column with the fewest classes, at least two, of at least 5 items each on average."""
     found = []
     for name in texts.columns:
         values = [value for value in map(_first_value, texts[name].to_list()) if value]
@@ -127,23 +130,22 @@ def _first_value(value: Any) -> str:
 
 
 def neighbour_agreement(directions: Float32Array, classes: IntArray, n_classes: int) -> float:
-    """The share of nearest neighbours that have the item's class, over the items that have one of the classes.
+    """Return the share of nearest neighbours that have the item's class, over the items of the classes.
 
     Args:
-        directions: float32[I, d], unit length; of more than 5,000 items a sample is asked, all are neighbours.
+        directions: float32[I, d], unit length; the share is over a sample of 5,000 items, their neighbours are any.
         classes: int64[I].
-        n_classes: classes from here on are "other" and not asked.
+        n_classes: items of higher classes are "other" and not in the share.
     """
-    asked = np.flatnonzero(classes < n_classes)
-    asked = np.random.default_rng(0).permutation(asked)[:5000]
+    sample = np.random.default_rng(0).permutation(np.flatnonzero(classes < n_classes))[:5000]
     most = min(NEIGHBOURS, len(directions) - 1)
     same = 0
-    for rows in np.array_split(asked, max(1, len(asked) * len(directions) // (1 << 23))):
+    for rows in np.array_split(sample, max(1, len(sample) * len(directions) // (1 << 23))):
         cosines = directions[rows] @ directions.T
         cosines[np.arange(len(rows)), rows] = -np.inf
         nearest = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
         same += int((classes[nearest] == classes[rows, None]).sum())
-    return same / max(1, most * len(asked))
+    return same / max(1, most * len(sample))
 
 
 def _project(directions: Float32Array, options: Options) -> FloatArray:

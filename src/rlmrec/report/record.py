@@ -1,4 +1,4 @@
-"""Sections: profiles with their reasoning, costs and times, and what it takes to repeat everything."""
+"""Sections of the report: tables of experiments, profiles with their reasoning, costs, how to repeat everything."""
 
 from __future__ import annotations
 
@@ -12,20 +12,36 @@ import tomli_w
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels
 from rlmrec.errors import RlmrecError
-from rlmrec.experiments.experiment import experiment_names
+from rlmrec.experiments.trial import split_period
 from rlmrec.llm.client import Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.parse import cut_words
-from rlmrec.report.blocks import Block, Card, Code, Options, Section, Table, Text, model_name
+from rlmrec.report.blocks import Block, Card, Code, Options, Section, Text
 from rlmrec.report.collect import Inputs, Run
+from rlmrec.report.experiments import summarize, tables_of
+from rlmrec.report.tables import ResultTable, Value
 from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
-STALE = "stale: of another split or other texts"
+STALE = "stale: written for another split or other texts"
+
+
+def experiments(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
+    """Return the tables of the experiments that were run."""
+    blocks: list[Block] = []
+    for experiment in inputs.experiments:
+        for path in sorted((inputs.workspace.experiments_path / experiment.name).glob("*.jsonl")):
+            try:
+                summary = summarize(experiment, path)
+            except RlmrecError as error:
+                inputs.leave_out(str(error))
+                continue
+            blocks += tables_of(summary) if summary.rows else []
+    return Section("tables", "Experiments", blocks) if blocks else None
 
 
 def profiles(inputs: Inputs, options: Options) -> Section | None:
-    """How many profiles there are, what failed, what is stale, and some of them with their reasoning."""
-    path = inputs.workspace.path / "profiles.sqlite"
+    """Return how many profiles there are, failed and are stale, and some of them with their reasoning."""
+    path = inputs.workspace.profiles_path
     if not path.exists():
         return None
     try:
@@ -44,36 +60,40 @@ def profiles(inputs: Inputs, options: Options) -> Section | None:
         own = {kind: [one for one in listed if one.key in nodes[kind]] for kind, listed in found.items()}
         others = sum(map(len, found.values())) - sum(map(len, own.values()))
         found = own
-    rows, stale = [], []
+    rows: list[list[Value]] = []
+    stale = []
     for kind, listed in found.items():
         good = [profile for profile in listed if profile.summarization is not None]
         words = [len((profile.summarization or "").split()) for profile in good]
-        total = n_stale = "–"
+        total = n_stale = None
         if data is not None:
             old = sum(_is_stale(profile, data) for profile in listed)
             total, n_stale = f"{len(nodes[kind]):,}", f"{old:,}"
             stale += [f"--{kind}s"] * bool(old)
         rows.append(
             [f"{kind}s", total, f"{len(good):,}", f"{len(listed) - len(good):,}", n_stale,
-             f"{np.median(words):g}" if words else "–"]
+             f"{np.median(words):g}" if words else None]
         )  # fmt: skip
     names = ", ".join(f"{name} ({answers:,} answers)" for name, _, answers in models)
     spent = _spent(count, usage, options)
     blocks: list[Block] = [
-        Table(["", "in the dataset", "profiled", "failed", "stale", "words, median"], rows),
-        Text(f"Written by {names or 'a model that is not named'}: {spent}."),
+        ResultTable(["", "in the dataset", "profiled", "failed", "stale", "words, median"], rows),
+        Text(f"Written by {names or 'an unnamed model'}: {spent}."),
     ]
     if stale:
         blocks.append(
             Text(
-                "Stale profiles were written for another dataset, split or other texts than there are now, and may "
-                "quote what is held out today: rlmrec encode refuses them. Vectors that were made of them before are "
-                f"those of that time. 'rlmrec profile {' '.join(stale)}', given as before, asks only for what changed."
+                "Stale profiles were written for another dataset, split or other texts than the present ones and may "
+                "quote interactions that are held out now: rlmrec encode refuses them. Text embeddings made of them "
+                f"earlier are unchanged. 'rlmrec profile {' '.join(stale)}' with the same options as before re-sends "
+                "only prompts that changed."
             )
         )
     if others:
         blocks.append(
-            Text(f"{others:,} profiles of items or users that are not in the dataset are not counted.")
+            Text(
+                f"{others:,} profiles belong to items or users that are not in the dataset; they are not counted."
+            )
         )
     labels = {}
     if data is not None:
@@ -96,14 +116,14 @@ def _spent(count: int, usage: Usage, options: Options) -> str:
 
 
 def _is_stale(profile: Profile, data: Dataset) -> bool:
-    """Whether it was written for another dataset, split or other texts, as ``rlmrec audit`` would say."""
+    """Return whether a profile was written for another dataset, split or other texts, as ``rlmrec audit`` does."""
     return profile.dataset != data.content
 
 
 def _examples(
     data: Dataset | None, kind: str, listed: Sequence[Profile], count: int
 ) -> list[tuple[str, Profile]]:
-    """Profiles from the most to the least popular or active, chosen by that alone; (why, profile)."""
+    """Choose profiles from the most to the least popular or active, evenly: pairs of reason and profile."""
     good = [profile for profile in listed if profile.summarization is not None]
     if data is None:
         return [("", profile) for profile in good[:count]]
@@ -116,23 +136,23 @@ def _examples(
 
 
 def costs(inputs: Inputs, options: Options) -> Section | None:
-    """Seconds of training and evaluation, and what the language model was asked."""
-    rows = []
+    """Return seconds of training and evaluation, and the tokens of the language model."""
+    rows: list[list[Value]] = []
     for group in inputs.groups:
 
-        def mean(name: str, form: str, runs: Sequence[Run] = group.runs) -> str:
+        def mean(name: str, form: str, runs: Sequence[Run] = group.runs) -> str | None:
             values = [run.metrics[name] for run in runs if run.metrics.get(name) is not None]
-            return format(float(np.mean(values)), form) if values else "–"
+            return format(float(np.mean(values)), form) if values else None
 
         spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
         rows.append(
             [
                 group.name,
-                model_name(group.first.backbone),
+                group.first.model,
                 mean("seconds_per_epoch", ".3g"),
                 mean("epochs", ".0f"),
                 mean("best_epoch", ".0f"),
-                f"{np.mean(spent):.1f}" if any(spent) else "–",
+                f"{np.mean(spent):.1f}" if any(spent) else None,
                 mean("seconds_evaluation", ".3g"),
                 _devices(group.runs),
             ]
@@ -140,14 +160,14 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
     blocks: list[Block] = []
     if rows:
         blocks.append(
-            Table(
+            ResultTable(
                 ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
                 rows,
                 text_columns=2,
-                note="Means over seeds, as measured on the machine of each run; other work on it counts as well.",
+                note="Means over seeds, measured on the machine of each run; other programs may have slowed it down.",
             )
         )
-    path = inputs.workspace.path / "profiles.sqlite"
+    path = inputs.workspace.profiles_path
     if path.exists():
         try:
             with Store(path, create=False) as store:
@@ -166,59 +186,67 @@ def _devices(runs: Sequence[Run]) -> str:
 
 
 def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
-    """The configuration of everything, and the commands that make it again."""
+    """Return the configuration of everything, and the commands that repeat it."""
     blocks: list[Block] = []
     place = inputs.workspace.path.name or "."
     if inputs.groups or inputs.others:
         blocks.append(
             Text(
-                f"Each command is to be given in the folder that holds {place}/, with its dataset and text vectors. It "
-                "says every option, and gives the same numbers with the same versions on the same kind of machine."
+                f"Run each command in the folder that holds {place}/, with its dataset and text embeddings. It sets "
+                "every option, and gives the same numbers with the same versions on the same kind of machine."
             )
         )
-    experiments = _experiments(inputs)
+    experiment_of = _experiments(inputs)
     for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled, *inputs.others]:
         if str(group.first.option("data", "period") or "").startswith("earlier"):
-            continue  # trained by the command of the trials that start from it
-        command = "\n".join(_command(run, place, experiments) for run in group.runs)
+            continue  # the command of the trials that start from it trains it, too
+        command = "\n".join(_command(run, place, experiment_of) for run in group.runs)
         blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
         blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
     if inputs.text_embeddings is not None:
-        blocks.append(Code("the text vectors", _toml(inputs.text_embeddings.manifest)))
-    return Section("repeat", "To repeat it", blocks) if blocks else None
+        blocks.append(Code("the text embeddings", _toml(inputs.text_embeddings.manifest)))
+    return Section("repeat", "How to repeat it", blocks) if blocks else None
 
 
 def _experiments(inputs: Inputs) -> dict[str, str]:
-    """Trial → an experiment of the workspace that it belongs to."""
-    paths = sorted(inputs.workspace.experiments_path.glob("*/*.jsonl"))
-    return {line["id"]: path.parent.name for path in paths for line in inputs.lines_of(path)}
+    """Return trial → an experiment of the workspace that it belongs to, as rlmrec experiment takes it."""
+    place = inputs.workspace
+    found = {}
+    for path in sorted(place.experiments_path.glob("*/*.jsonl")):
+        own = path.with_name(f"{path.parent.name}.toml")
+        name = (
+            f"{place.path.name or '.'}/experiments/{own.parent.name}/{own.name}"
+            if own.exists()
+            else path.parent.name
+        )
+        found.update({record["id"]: name for record in inputs.records(path)})
+    return found
 
 
-def _command(run: Run, place: str, experiments: Mapping[str, str]) -> str:
+def _command(run: Run, place: str, experiment_of: Mapping[str, str]) -> str:
+    """Return the command that repeats a run; "" if its configuration is not known."""
     config = run.config
     if not config.get("run", {}).get("preset"):
         return ""
-    # A preset that is a file may not be at hand; every option is given, so that none is needed.
+    # A preset that is a file may be missing by now: the command sets every option, so that none is needed.
     preset = str(run.option("run", "preset"))
-    if run.unusual & {"noise", "shuffle", "period", "timing"}:  # what rlmrec train does not do
-        name = experiments.get(run.folder.name)
+    if run.conditions & {"noise", "shuffle", "period", "timing"}:  # rlmrec train has no options for these
+        name = experiment_of.get(run.folder.name)
         if name is None:
-            return f"# cells/{run.folder.name}: no experiment of this workspace has it"
-        if name not in experiment_names():
-            name = f"{place}/experiments/{name}/{name}.toml"
+            return f"# trial {run.folder.name}: no experiment of this workspace has it"
         words = ["rlmrec", "experiment", name, "-w", place, "--seeds", str(run.option("run", "seed"))]
         for axis, value in _point(run).items():
             words += ["--only", f"{axis}={value}"]
     else:
         words = ["rlmrec", "train", "-w", place]
         words += ["--name", run.name] if run.trial is None else []
-        vectors = run.option("data", "semantics") or run.option("names", "semantics")
-        if vectors not in (None, DEFAULT_TEXT_EMBEDDINGS):
-            words += ["--semantics", str(vectors)]
+        texts = run.option("data", "semantics") or run.option("names", "semantics")
+        if texts not in (None, DEFAULT_TEXT_EMBEDDINGS):
+            words += ["--text-embeddings", str(texts)]
         for option in ("backbone", "alignment", "seed"):
             words += [f"--{option}", str(run.option("run", option))]
-        if "start" in run.unusual:  # the config knows that run by what it had learned, not by its name
+        if "start" in run.conditions:  # the configuration has a hash of the embeddings, not the run's name
             words += ["--start-from", "RUN"]
     words += ["--preset", preset] * (not preset.endswith(".toml"))
     for part in ("backbone", "alignment", "training"):
@@ -229,14 +257,15 @@ def _command(run: Run, place: str, experiments: Mapping[str, str]) -> str:
 
 
 def _point(run: Run) -> dict[str, Any]:
-    """Where a trial stands in its experiment's grid, as ``--only`` takes it."""
+    """Return a trial's point in the grid of its experiment, as ``--only`` takes it."""
     data, start = run.config["data"], run.config.get("start")
     found = {name: run.option("run", name) for name in ("backbone", "alignment", "seed")}
     if run.option("data", "semantics"):
-        found |= {"semantics": data["semantics"], "shuffle": data["shuffle"]}
+        found |= {"text_embeddings": data["semantics"], "shuffle": data["shuffle"]}
     found |= {"noise": f"{run.noise:g}"} if run.noise else {}
     if data.get("period"):
-        found |= {"period": data["period"], "start": "random" if start is None else start["alignment"]}
+        period, cut = split_period(data["period"])
+        found |= {"period": period, "cut": cut, "start": "random" if start is None else start["alignment"]}
     return found
 
 
@@ -245,7 +274,7 @@ def _toml(values: dict[str, Any]) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no null; what is not set is left out, and a list keeps its place for it."""
+    """Drop None, which TOML does not have; in a list it becomes an empty text."""
     if isinstance(value, dict):
         return {str(name): _without_none(entry) for name, entry in value.items() if entry is not None}
     if isinstance(value, list | tuple):
