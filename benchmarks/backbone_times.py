@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the rlmrec command does; 
 
 import numpy as np
 
+from rlmrec.data.dataset import Dataset
 from rlmrec.data.published import read_published
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import RunSpec
@@ -32,7 +33,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(CEILINGS), help="backbones")
     options = parser.parse_args()
-    dataset = read_published(options.folder)
+    dataset = Dataset.from_source(read_published(options.folder))
     rng = np.random.default_rng(0)
     text_embeddings = TextEmbeddings(
         rng.standard_normal((dataset.n_users, 384), np.float32),

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.split import split_by_ratio
-from rlmrec.data.tables import read_interactions
+from rlmrec.data.tables import read_tables
 
 T = TypeVar("T")
 
@@ -73,19 +73,19 @@ def main() -> None:
         )
         made.write_parquet(folder / "made.parquet")
         del made
-        columns = {"rating": "rating", "timestamp": "timestamp"}
-        first = lambda read: len(read[0])  # noqa: E731
-        timed("read CSV, 2 columns of ids, text", lambda: read_interactions(folder / "text.csv"), first)
-        timed("read Parquet, 4 columns", lambda: read_interactions(folder / "made.parquet", **columns), first)
-        raw, users, items = timed(
-            "read CSV, 4 columns", lambda: read_interactions(folder / "made.csv", **columns), first
+        columns = {"rating_column": "rating", "timestamp_column": "timestamp"}
+        read = lambda source: len(source.interactions)  # noqa: E731
+        timed("read CSV, 2 columns of ids, text", lambda: read_tables(folder / "text.csv"), read)
+        timed("read Parquet, 4 columns", lambda: read_tables(folder / "made.parquet", **columns), read)
+        source = timed(
+            "read CSV, 4 columns", lambda: read_tables(folder / "made.csv", **columns), read
         )
-        merged = timed("merge repeated pairs", raw.merged)
+        merged = timed("merge repeated pairs", source.interactions.merged)
         core = timed("10-core", lambda: merged.k_core(10))
         timed("split 3:1:1", lambda: split_by_ratio(core, (3, 1, 1), np.random.default_rng(1))[0])
         total = lambda dataset: sum(len(dataset.split(s)) for s in ("train", "valid", "test"))  # noqa: E731
         dataset = timed(
-            "Dataset.build, all of these", lambda: Dataset.build("made", raw, users, items, k_core=10), total
+            "Dataset.from_source, all of these", lambda: Dataset.from_source(source, k_core=10), total
         )
         timed("save", lambda: dataset.save(folder / "dataset") or dataset, total)  # type: ignore[func-returns-value]
         timed("load", lambda: Dataset.load(folder / "dataset"), total)

@@ -23,6 +23,7 @@ from rlmrec.alignment import Alignment, Contrastive, Generative
 from rlmrec.alignment.contrastive import ContrastiveConfig
 from rlmrec.alignment.generative import GenerativeConfig
 from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
+from rlmrec.data.dataset import Dataset
 from rlmrec.data.published import read_published
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
@@ -178,7 +179,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=5, help="timed epochs of the quick variants")
     parser.add_argument("--only", nargs=2, metavar=("VARIANT", "D_S"), help="one variant, in this process")
     options = parser.parse_args()
-    dataset = read_published(options.folder)
+    dataset = Dataset.from_source(read_published(options.folder))
     if options.only:
         variant, d_s = options.only[0], int(options.only[1])
         times = epochs(variant, dataset, d_s, options.epochs if d_s < 1000 else 2)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rlmrec.data.dataset import Dataset
 from rlmrec.data.published import read_published
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.topk import top_k
@@ -58,7 +59,7 @@ def main():
     parser.add_argument("--d", type=int, default=32)
     options = parser.parse_args()
 
-    dataset = read_published(options.data)
+    dataset = Dataset.from_source(read_published(options.data))
     rng = np.random.default_rng(0)
     users = rng.standard_normal((dataset.n_users, options.d), dtype=np.float32)
     items = rng.standard_normal((dataset.n_items, options.d), dtype=np.float32)

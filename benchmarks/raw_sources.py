@@ -153,12 +153,14 @@ def _size(dataset: Dataset) -> int:
 
 def amazon(folder: Path) -> int:
     """read_amazon: 20 % of the users, 5-core, texts."""
-    return _size(read_amazon(folder / "amazon.json.gz", folder / "meta.json.gz", sample_users=0.2, k_core=5))
+    source = read_amazon(reviews=folder / "amazon.json.gz", meta=folder / "meta.json.gz")
+    return _size(Dataset.from_source(source, min_rating=3, sample_users=0.2, k_core=5))
 
 
 def steam(folder: Path) -> int:
     """read_steam: 25 % of the users, 5-core, texts."""
-    return _size(read_steam(folder / "steam.json.gz", folder / "games.json.gz", sample_users=0.25, k_core=5))
+    source = read_steam(reviews=folder / "steam.json.gz", games=folder / "games.json.gz")
+    return _size(Dataset.from_source(source, sample_users=0.25, k_core=5))
 
 
 STEPS = (

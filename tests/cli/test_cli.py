@@ -298,7 +298,7 @@ def test_the_last_day_of_the_calendar_is_a_day(call, tmp_path):
         (["compare", "-w", "{w}", "one"], 2, "at least two runs"),
         (["data", "table", "-w", "{w}"], 2, "--train, --valid and --test"),
         (["data", "table", "missing.csv", "-w", "{w}"], 1, "missing.csv"),
-        (["data", "table", "missing.csv", "--split", "3:1", "-w", "{w}"], 1, "missing.csv"),
+        (["data", "table", "missing.csv", "--split", "3:1", "-w", "{w}"], 2, "--split '3:1'"),
         (["encode", "-w", "{w}"], 2, "--items FILE"),
         (["evaluate", "-w", "{w}"], 2, "either --run NAME or --semantic-only"),
         (["evaluate", "-w", "{w}", "--run", "x", "--semantic-only"], 2, "either --run NAME"),
@@ -453,7 +453,7 @@ def test_ready_splits_are_kept_and_filters_refused(call, tmp_path):
     assert [last_json(out)[split] for split in SPLITS] == [len(dataset.split(split)) for split in SPLITS]
     code, _, err = call("data", "table", *files, "-w", tmp_path / "w", "--k-core", 5, "--seed", 1)
     assert code == 2
-    assert "leave --k-core, --seed out" in err
+    assert "--k-core, --seed: not allowed with a ready-made split" in err
 
 
 def test_a_split_without_test_items_trains(call, tmp_path):
@@ -615,4 +615,4 @@ def test_a_ready_split_of_recbole_is_kept(call, tmp_path):
     assert [last_json(out)[part] for part in SPLITS] == [2, 1, 1]
     code, _, err = call("data", "recbole", tmp_path, "-w", tmp_path / "w", "--k-core", "5")
     assert code == 2
-    assert "a ready split is kept as it is: leave --k-core out" in err
+    assert "--k-core: not allowed with a ready-made split" in err

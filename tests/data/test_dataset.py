@@ -7,8 +7,9 @@ import pytest
 
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 
 
 def raw(seed=0, n=600, users=20, items=15):
@@ -20,17 +21,14 @@ def raw(seed=0, n=600, users=20, items=15):
     )  # fmt: skip
 
 
-def build(**options):
-    interactions = raw()
-    return Dataset.build(
-        "made", interactions,
-        Vocabulary((f"u{n}" for n in range(20)), "user"), Vocabulary(range(100, 115), "item"),
-        **{
-            "k_core": 3, "min_rating": 2, "seed": 1, "provenance": {"source": "test"},
-            "item_texts": pl.DataFrame({"title": [f"title {n}" for n in range(15)], "id": [None] * 15}),
-            **options,
-        },
+def build(item_texts=None, user_texts=None, **filters):
+    if item_texts is None:
+        item_texts = pl.DataFrame({"title": [f"title {n}" for n in range(15)], "id": [None] * 15})
+    source = Source(
+        "made", raw(), Vocabulary((f"u{n}" for n in range(20)), "user"),
+        Vocabulary(range(100, 115), "item"), item_texts, user_texts, provenance={"source": "test"},
     )  # fmt: skip
+    return Dataset.from_source(source, **{"k_core": 3, "min_rating": 2, "seed": 1, **filters})
 
 
 def small(train=((0, 0), (1, 1)), valid=((0, 1),), test=(), **changes):
@@ -43,7 +41,7 @@ def small(train=((0, 0), (1, 1)), valid=((0, 1),), test=(), **changes):
     return Dataset("small", **{**parts, **sides, **changes})
 
 
-def test_build_filters_in_order_and_keeps_the_trace():
+def test_filters_in_order_and_the_trace():
     dataset = build()
     source = raw()
     ids = np.concatenate([dataset.split(split).id for split in SPLITS])
@@ -66,6 +64,23 @@ def test_build_filters_in_order_and_keeps_the_trace():
         "distinct pairs": len(source.min_rating(2).merged()),
         "in the 3-core": len(expected),
     }
+
+
+def test_a_ready_made_split_is_kept_and_takes_no_filter():
+    made = build()
+    parts = (made.train, made.valid, made.test)
+    source = Source("ready", parts, made.users, made.items)
+    assert Dataset.from_source(source).fingerprint == made.fingerprint
+    with pytest.raises(ConfigError, match="k_core, seed: not allowed with a ready-made split"):
+        Dataset.from_source(source, k_core=2, seed=1)
+
+
+def test_repeated_pairs_are_noted_with_a_count_and_an_example():
+    made = build(k_core=1, min_rating=None)
+    repeated = np.unique(raw().keys(), return_counts=True)[1]
+    (note,) = made.notes
+    assert note.startswith(f"{(repeated > 1).sum()} pairs of user and item occur more than once, for example")
+    assert "the latest interaction of each is kept" in note
 
 
 def test_users_without_interactions_are_renumbered_away():
@@ -186,7 +201,7 @@ def test_a_user_without_training_is_refused():
 
 def test_a_pair_in_two_splits_is_refused():
     with pytest.raises(
-        DataError, match="1 pairs stand in more than one split, for example user 'b' with item 2"
+        DataError, match="1 pairs occur in more than one split, for example user 'b' with item 2"
     ):
         small(test=((1, 1),))
 
@@ -199,9 +214,7 @@ def test_one_user_is_refused():
 
 
 def test_a_core_that_removes_everything_says_so():
-    with pytest.raises(
-        DataError, match=r"the 50-core is empty.*the largest k that leaves any is \d+ \(--k-core\)"
-    ):
+    with pytest.raises(DataError, match=r"the 50-core is empty.*the largest k that leaves any is \d+"):
         build(k_core=50)
 
 

@@ -43,7 +43,7 @@ def test_k_core_is_the_maximal_fixed_point(rows, k):
     if not expected:
         largest = max(smaller for smaller in range(k) if slow_k_core(rows, smaller))
         with pytest.raises(
-            DataError, match=rf"the {k}-core is empty.*largest k that leaves any is {largest} "
+            DataError, match=rf"the {k}-core is empty.*largest k that leaves any is {largest}$"
         ):
             distinct.k_core(k)
         return
@@ -79,7 +79,7 @@ def test_min_rating_keeps_exactly_the_high_ones(rows, threshold):
 
 
 def test_min_rating_needs_ratings():
-    with pytest.raises(DataError, match="no ratings were read"):
+    with pytest.raises(DataError, match="none were read"):
         make([(0, 0)]).min_rating(3)
 
 
@@ -105,7 +105,7 @@ def test_noise_adds_new_distinct_pairs(rows, ratio, seed):
     interactions = make(sorted(set(rows)))
     wanted = round(ratio * len(interactions))
     if wanted > U * I - len(interactions):
-        with pytest.raises(DataError, match="there is no room for them"):
+        with pytest.raises(DataError, match="cannot add"):
             interactions.with_noise(ratio, np.random.default_rng(seed))
         return
     noisy = interactions.with_noise(ratio, np.random.default_rng(seed))
@@ -121,7 +121,7 @@ def test_noise_avoids_what_is_held_out():
     )
     noisy = train.with_noise(1.0, np.random.default_rng(0), avoid=[held_out])
     assert (noisy.items[2:] == 0).all()
-    with pytest.raises(DataError, match="no room"):
+    with pytest.raises(DataError, match="cannot add"):
         train.with_noise(U, np.random.default_rng(0), avoid=[held_out])
 
 
@@ -177,7 +177,7 @@ def test_a_period_keeps_its_start_and_leaves_out_its_end():
     odd = Interactions(np.arange(1), np.arange(1), 1, 1, timestamp=np.array([1e300]))
     with pytest.raises(DataError, match="span 9892-"):
         odd.between(None, 5)
-    with pytest.raises(DataError, match="no timestamps were read"):
+    with pytest.raises(DataError, match="none were read"):
         make([(0, 0)]).between(1, 2)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.published import load, read_published, read_published_profiles, read_published_vectors
+from rlmrec.data.published import load, read_published, read_published_profiles
 from rlmrec.errors import DataError
 
 AMAZON = Path(__file__).parents[2].parent / "shared" / "data" / "rlmrec-amazon"
@@ -44,10 +44,14 @@ def pairs(interactions):
     return sorted(zip(interactions.users.tolist(), interactions.items.tolist(), strict=True))
 
 
+def published(*arguments, **mappers):
+    return Dataset.from_source(read_published(*arguments, **mappers))
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same(tmp_path, form, protocol):
-    dataset = read_published(write(tmp_path, form, protocol))
+    dataset = published(write(tmp_path, form, protocol))
     assert (dataset.n_users, dataset.n_items) == (3, 4)
     assert [pairs(part) for part in (dataset.train, dataset.valid, dataset.test)] == [
         sorted(TRAIN),
@@ -71,7 +75,7 @@ def test_module_paths_of_old_versions_are_read(tmp_path, new, old):
     content = pickle.dumps(matrix(TRAIN), 3).replace(b"c" + new.encode(), b"c" + old.encode())
     assert old.encode() in content
     write(tmp_path, trn=content)
-    assert pairs(read_published(tmp_path).train) == sorted(TRAIN)
+    assert pairs(published(tmp_path).train) == sorted(TRAIN)
 
 
 class OldCoo:
@@ -99,7 +103,7 @@ def test_attributes_of_old_versions_are_read(tmp_path):
     with (tmp_path / "trn_mat.pkl").open("wb") as handle:
         Pickler(handle, 4).dump(OldCoo())
     write(tmp_path, trn=(tmp_path / "trn_mat.pkl").read_bytes())
-    assert pairs(read_published(tmp_path).train) == sorted(TRAIN)
+    assert pairs(published(tmp_path).train) == sorted(TRAIN)
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "i4", "u1", "?"])
@@ -110,21 +114,20 @@ def test_every_number_type_is_read(tmp_path, dtype):
 def test_zeros_and_repeated_entries_are_no_interactions(tmp_path):
     rows, columns = np.array([*TRAIN, (0, 3), (0, 0)]).T
     doubled = sp.coo_matrix((np.array([1, 1, 1, 1, 0, 1.0]), (rows, columns)), shape=(3, 4))
-    dataset = read_published(write(tmp_path, trn=doubled))
+    dataset = published(write(tmp_path, trn=doubled))
     assert pairs(dataset.train) == sorted(TRAIN)
     assert dataset.valid.id.tolist() == [4]
 
 
 @pytest.mark.skipif(not AMAZON.is_dir(), reason=f"no real data at {AMAZON}")
 def test_the_published_amazon_data_is_a_dataset(tmp_path):
-    dataset = read_published(AMAZON)
+    dataset = published(AMAZON)
     assert (dataset.n_users, dataset.n_items) == (11_000, 9_332)
     sizes = [len(part) for part in (dataset.train, dataset.valid, dataset.test)]
     assert sizes == [120_464, 40_290, 40_106]
     assert np.concatenate([p.id for p in (dataset.train, dataset.valid, dataset.test)]).tolist() == list(
         range(sum(sizes))
     )
-    assert read_published_vectors(AMAZON, dataset) is None
     assert read_published_profiles(AMAZON) is None
     dataset.save(tmp_path / "dataset")
     assert Dataset.load(tmp_path / "dataset").fingerprint == dataset.fingerprint
@@ -141,7 +144,7 @@ def write_mapper(path, rows):
 def test_mappers_give_the_raw_ids(tmp_path):
     users = write_mapper(tmp_path / "user.json", [{"uid": n, "reviewerID": f"R{n}"} for n in (2, 0, 1)])
     items = write_mapper(tmp_path / "item.json", [{"iid": n, "asin": f"00{n}"} for n in range(4)])
-    dataset = read_published(write(tmp_path), users, items)
+    dataset = published(write(tmp_path), user_mapper=users, item_mapper=items)
     assert dataset.users.ids == ["R0", "R1", "R2"]
     assert dataset.items.ids == ["000", "001", "002", "003"]
 
@@ -165,7 +168,7 @@ def test_mappers_give_the_raw_ids(tmp_path):
 )
 def test_a_mapper_that_does_not_fit_is_refused(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
-        read_published(write(tmp_path), write_mapper(tmp_path / "user.json", rows))
+        read_published(write(tmp_path), user_mapper=write_mapper(tmp_path / "user.json", rows))
 
 
 # Matrices that cannot be used.
@@ -230,7 +233,7 @@ def test_shapes_made_to_hurt_are_refused_at_once(tmp_path):
     for shape in (doubled, nested, (10**11, 4)):
         write(tmp_path, trn=changed(_shape=shape))
         with pytest.raises(DataError, match="expected a matrix of users x items, got"):
-            read_published(tmp_path)
+            published(tmp_path)
 
 
 def test_matrices_of_different_shapes_are_refused(tmp_path):
@@ -248,9 +251,9 @@ def test_a_missing_matrix_is_named(tmp_path):
 
 def test_the_protocol_of_a_dataset_holds(tmp_path):
     with pytest.raises(DataError, match="users of test have no training interaction"):
-        read_published(write(tmp_path, trn=matrix(TRAIN[:2])))
+        published(write(tmp_path, trn=matrix(TRAIN[:2])))
     with pytest.raises(DataError, match="more than one split"):
-        read_published(write(tmp_path, val=matrix(TRAIN[:1])))
+        published(write(tmp_path, val=matrix(TRAIN[:1])))
 
 
 # Vectors and profiles.
@@ -263,10 +266,9 @@ def write_vectors(folder, users, items):
 
 
 def test_vectors_are_read(tmp_path):
-    dataset = read_published(write(tmp_path))
-    assert read_published_vectors(tmp_path, dataset) is None
+    assert read_published(write(tmp_path)).vectors is None
     made = np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(16.0).reshape(4, 4).astype(">f4"))
-    users, items = read_published_vectors(write_vectors(tmp_path, *made), dataset)
+    users, items = read_published(write_vectors(tmp_path, *made)).vectors
     assert users.dtype == items.dtype == np.float32
     assert (users == made[0]).all()
     assert (items == made[1]).all()
@@ -288,16 +290,16 @@ def test_vectors_are_read(tmp_path):
     ],
 )
 def test_vectors_that_cannot_be_used_are_refused(tmp_path, users, message):
-    dataset = read_published(write(tmp_path))
+    write(tmp_path)
     with pytest.raises(DataError, match=message):
-        read_published_vectors(write_vectors(tmp_path, users, np.ones((4, 1))), dataset)
+        read_published(write_vectors(tmp_path, users, np.ones((4, 1))))
 
 
 def test_half_of_the_vectors_is_refused(tmp_path):
-    dataset = read_published(write(tmp_path))
+    write(tmp_path)
     dump(tmp_path / "usr_emb_np.pkl", np.ones((3, 1)))
     with pytest.raises(DataError, match=r"itm_emb_np\.pkl does not exist: users and items come together"):
-        read_published_vectors(tmp_path, dataset)
+        read_published(tmp_path)
 
 
 def test_profiles_are_read(tmp_path):
@@ -308,7 +310,7 @@ def test_profiles_are_read(tmp_path):
         {1: {"profile": "likes", "reasoning": "because"}},
         {0: {"profile": "liked by"}},
     )
-    dataset = read_published(write(tmp_path))
+    dataset = published(write(tmp_path))
     assert dataset.user_texts["profile"].to_list() == [None, "likes", None]
     assert dataset.item_texts["profile"].to_list() == ["liked by", None, None, None]
 
@@ -371,7 +373,7 @@ NAMES = list(hostile("x"))
 def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(tmp_path, name):
     canary = tmp_path / "canary"
     value = hostile(canary)[name]
-    with pytest.raises(DataError, match=r"trn_mat\.pkl was refused, nothing of it was run: it asks for "):
+    with pytest.raises(DataError, match=r"trn_mat\.pkl was refused and not run: it refers to "):
         read_published(write(tmp_path, trn=value))
     assert not canary.exists()
     if name == "numpy.memmap":
@@ -384,7 +386,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(tmp_path, name):
 
 def test_the_refusal_names_what_was_asked_for(tmp_path):
     with pytest.raises(
-        DataError, match=r"it asks for builtins\.eval, expected only arrays of numpy and matrices"
+        DataError, match=r"it refers to builtins\.eval, expected only arrays of numpy and matrices"
     ):
         read_published(write(tmp_path, trn=Calls(eval, "1")))
 
@@ -451,4 +453,4 @@ def test_a_flipped_byte_is_a_data_error_or_a_dataset(tmp_path_factory, position,
     content = bytearray(WHOLE)
     content[position] ^= mask
     with suppress(DataError):
-        read_published(write(folder, trn=bytes(content)))
+        published(write(folder, trn=bytes(content)))

@@ -91,22 +91,23 @@ def source(request, tmp_path):
 
     def read(reviews, **options):
         items = sorted({item for _, item, *_ in reviews})
+        recipe = {"min_rating": 3}
         if name == "amazon":
             ours = write(tmp_path / "r.json.gz", [amazon_review(u, i, s, t, x) for u, i, s, t, x in reviews],
                          form or "json")  # fmt: skip
             meta = write(tmp_path / "m.json.gz", map(amazon_item, items), form or "python")
-            return read_amazon(ours, meta, **options)
+            return Dataset.from_source(read_amazon(reviews=ours, meta=meta), **recipe, **options)
         if name == "steam":
             ours = write(tmp_path / "r.json.gz", [steam_review(u, i, t, x) for u, i, _, t, x in reviews],
                          form or "python2")  # fmt: skip
             games = write(tmp_path / "g.json.gz", map(steam_game, items), form or "python2")
-            return read_steam(ours, games, **options)
+            return Dataset.from_source(read_steam(reviews=ours, games=games), **options)
         write(
             tmp_path / "yelp_academic_dataset_review.json",
             [yelp_review(u, i, s, t, x) for u, i, s, t, x in reviews],
         )
         write(tmp_path / "yelp_academic_dataset_business.json", map(yelp_business, items))
-        return read_yelp(tmp_path, **options)
+        return Dataset.from_source(read_yelp(tmp_path), **recipe, **options)
 
     return name != "steam", read
 
@@ -131,7 +132,7 @@ def test_a_period_is_kept(source):
     reviews = random_reviews(500)
     dataset = read(reviews, k_core=2, period=(200 * DAY, 601 * DAY))
     assert rows(dataset) == plain_recipe(reviews, 2, rated, 200 * DAY, 600 * DAY)
-    with pytest.raises(DataError, match=r"no interaction lies in the period .* span 1970-01-0\d to 1972-09"):
+    with pytest.raises(DataError, match=r"no interaction lies in the period.* span 1970-01-0\d to 1972-09"):
         read(reviews, k_core=2, period=(10**9, None))
 
 
@@ -157,9 +158,12 @@ PAIRS = [("A1", "0001"), ("A1", "0002"), ("A2", "0001"), ("A2", "0002")]
 
 def amazon(tmp_path, meta, reviews=None, form="json", **options):
     reviews = reviews or [amazon_review(*pair) for pair in PAIRS]
-    return read_amazon(
-        write(tmp_path / "r.json.gz", reviews), write(tmp_path / "m.json.gz", meta, form), k_core=1, **options
+    source = read_amazon(
+        reviews=write(tmp_path / "r.json.gz", reviews),
+        meta=write(tmp_path / "m.json.gz", meta, form),
+        **options,
     )
+    return Dataset.from_source(source, min_rating=3)
 
 
 @pytest.mark.parametrize("form", ["json", "python", "python2"])
@@ -244,24 +248,24 @@ def test_files_that_were_mixed_up(tmp_path):
     with pytest.raises(
         DataError, match=r"m\.json does not hold Amazon reviews: line 1 lacks 'reviewerID', 'overall'"
     ):
-        read_amazon(meta, meta, k_core=1)
+        read_amazon(reviews=meta, meta=meta)
     with pytest.raises(DataError, match=r"r\.json does not hold Amazon items: line 1 is a review"):
-        read_amazon(reviews, reviews, k_core=1)
+        read_amazon(reviews=reviews, meta=reviews)
     with pytest.raises(
-        DataError, match=r"m\.json has none of the 2 items .* for example '0001': do the two files"
+        DataError, match=r"m\.json\.gz has none of the 2 items .* for example '0001': do the two files"
     ):
-        read_amazon(reviews, write(tmp_path / "m.json", [amazon_item("0009")]), k_core=1)
+        amazon(tmp_path, [amazon_item("0009")])
     with pytest.raises(DataError, match=r"none\.json does not exist: expected Amazon items"):
-        read_amazon(reviews, tmp_path / "none.json", k_core=1)
+        read_amazon(reviews=reviews, meta=tmp_path / "none.json")
     games = write(tmp_path / "g.json", [steam_game("10")], "python2")
     with pytest.raises(
         DataError, match=r"does not hold Steam reviews: line 1 lacks 'username', 'product_id', 'date'"
     ):
-        read_steam(games, games, k_core=1)
+        read_steam(reviews=games, games=games)
     ours = write(tmp_path / "s.json", [steam_review("a", "10"), steam_review("b", "20")], "python2")
     with pytest.raises(DataError, match=r"does not hold Steam items: line 1 lacks 'id'"):
-        read_steam(ours, ours, k_core=1)
-    with pytest.raises(DataError, match=r"holds no yelp_academic_dataset_review\.json: pass the folder"):
+        read_steam(reviews=ours, games=ours)
+    with pytest.raises(DataError, match=r"has no yelp_academic_dataset_review\.json: give the folder"):
         read_yelp(tmp_path)
 
 
@@ -269,7 +273,7 @@ def test_a_wrong_file_of_items_is_told_before_the_reviews_are_read(tmp_path):
     reviews = write(tmp_path / "r.json", [amazon_review(*pair) for pair in PAIRS])
     told = []
     with pytest.raises(DataError, match=r"does not hold Amazon items"):
-        read_amazon(reviews, reviews, k_core=1, progress=lambda *seen: told.append(seen))
+        read_amazon(reviews=reviews, meta=reviews, progress=lambda *seen: told.append(seen))
     assert told == [("Amazon items", reviews.stat().st_size, reviews.stat().st_size)]
 
 
@@ -345,8 +349,14 @@ RAW = [
 RAW[-1]["summary"] = ""
 
 
+def from_published(*arguments, **mappers):
+    return Dataset.from_source(read_published(*arguments, **mappers))
+
+
 def test_map_adds_texts_and_keeps_the_split(tmp_path, published):
-    dataset = read_published(published, tmp_path / "user.json", tmp_path / "item.json")
+    dataset = from_published(
+        published, user_mapper=tmp_path / "user.json", item_mapper=tmp_path / "item.json"
+    )
     reviews = write(tmp_path / "r.json.gz", RAW)
     meta = write(tmp_path / "m.json.gz", [amazon_item("0000"), amazon_item("0002")], "python")
     mapped, matched = add_texts(AMAZON, dataset, reviews, meta)
@@ -367,14 +377,16 @@ def test_map_adds_texts_and_keeps_the_split(tmp_path, published):
     assert (matched.interactions_found, matched.interactions, matched.reviews) == (4, 5, 3)
     assert mapped.provenance["domain"] == "books"
     with pytest.raises(
-        DataError, match=r"holds no review of the dataset's 5 interactions: its users are called like"
+        DataError, match=r"has no review of the dataset's 5 interactions: its users have ids like"
     ):
-        add_texts(AMAZON, read_published(published), reviews, meta)
+        add_texts(AMAZON, from_published(published), reviews, meta)
 
 
 def test_map_matches_ids_that_a_mapper_has_as_numbers(tmp_path, published):
     write(tmp_path / "item.json", [{"iid": row, "asin": 10 + row} for row in range(3)])
-    dataset = read_published(published, tmp_path / "user.json", tmp_path / "item.json")
+    dataset = from_published(
+        published, user_mapper=tmp_path / "user.json", item_mapper=tmp_path / "item.json"
+    )
     reviews = write(tmp_path / "r.json", [amazon_review("A0", "10", text="found")])
     _, matched = add_texts(AMAZON, dataset, reviews, write(tmp_path / "m.json", [amazon_item("11")]))
     assert (matched.items_found, matched.interactions_found) == (1, 1)
@@ -406,12 +418,12 @@ def test_map_command(tmp_path, published, call):
     options = ("-w", tmp_path / "w", *mappers, "--reviews", reviews)
     code, out, _ = call("data", "map", published, *options, "--meta", meta)
     assert code == 0
-    assert "matched 1 of 3 items and 4 of 5 interactions, 3 of them with a review's text" in out
-    assert "text vectors as published, 3 dimensions" in out
+    assert "matched 1 of 3 items and 4 of 5 interactions, 3 of them with the text of a review" in out
+    assert "text vectors of the source, 3 dimensions" in out
     assert Dataset.load(tmp_path / "w" / "dataset").item_texts["title"].to_list() == ["Book 0000", None, None]
     code, _, err = call("data", "map", published, *options)
     assert code == 2
-    assert "name the raw files of one source" in err
+    assert "give the raw files of one source" in err
 
 
 def test_map_command_with_the_other_sources(tmp_path, published, call):
@@ -444,7 +456,7 @@ def test_what_the_commands_say(tmp_path, call):
     options = ("--reviews", reviews, "--games", games, "--k-core", 3, "-w", tmp_path / "w")
     code, out, _ = call("data", "steam", *options)
     assert code == 0
-    assert "no rating: every one counts" in out
+    assert "no ratings: every review counts" in out
     assert (
         "1 of 10 lines of reviews skipped: line 10: expected a dictionary of Python literals, got '[red]{'"
         in out
@@ -455,7 +467,7 @@ def test_what_the_commands_say(tmp_path, call):
     assert (told["users"], told["lines"]["reviews"]["bad"], told["texts"]["items found"]) == (3, 1, 1)
     for wrong, message in [
         (("--from", "yesterday"), "--from 'yesterday': expected a day"),
-        (("--from", "2018-01-02", "--until", "2018-01-01"), "lies behind"),
+        (("--from", "2018-01-02", "--until", "2018-01-01"), "is after"),
         (("--domain", "toys"), "--domain 'toys': expected one of"),
     ]:
         code, _, err = call("data", "steam", *options, *wrong)
@@ -501,7 +513,7 @@ def test_from_raw_files_to_proved_profiles(tmp_path, call):
     assert "which types of readers would enjoy" in out  # the domain is known from the file's name
     tea = Path(shutil.copy(tmp_path / "reviews_Books.gz", tmp_path / "reviews_Tea.gz"))
     other = ("-w", tmp_path / "tea", "--reviews", tea, *options[2:-2])
-    assert "words of the prompts" in call("data", "amazon", *other)[1]
+    assert "domain of the prompts" in call("data", "amazon", *other)[1]
     assert Dataset.load(tmp_path / "tea" / "dataset").provenance["domain"] == "general"
     assert "Book " in out
     model = Model()

@@ -2,7 +2,7 @@ import pytest
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import metadata_texts
-from rlmrec.data.recbole import read_recbole, read_recbole_splits, ready_splits
+from rlmrec.data.recbole import read_recbole
 from rlmrec.errors import DataError
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -30,8 +30,7 @@ def test_a_folder_gives_interactions_and_texts(tmp_path):
         {"title": "Two  Words", "price": None},
     ]
     assert source.user_texts.to_dicts() == [{"age": "20"}, {"age": "50"}]
-    dataset = Dataset.build("made", *source[:3], item_texts=source.item_texts, user_texts=source.user_texts)
-    assert dataset.n_items == 2
+    assert Dataset.from_source(source).n_items == 2
 
 
 def test_item_user_and_optional_fields_may_be_absent(tmp_path):
@@ -45,7 +44,10 @@ def test_item_user_and_optional_fields_may_be_absent(tmp_path):
 def test_fields_may_have_other_names(tmp_path):
     inter = "u:token\ti:token\tstars:float\n1\ta\t2\n"
     source = read_recbole(
-        folder(tmp_path, inter=inter, item=None, user=None), user="u", item="i", rating="stars"
+        folder(tmp_path, inter=inter, item=None, user=None),
+        user_field="u",
+        item_field="i",
+        rating_field="stars",
     )
     assert source.interactions.rating.tolist() == [2]
 
@@ -53,7 +55,7 @@ def test_fields_may_have_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"inter": None}, "expected exactly one .inter file, found none"),
+        ({"inter": None}, "expected exactly one .inter file, or .*, found none"),
         ({"inter": ""}, r"made\.inter is empty"),
         ({"inter": HEADER}, r"made\.inter has a header but no rows"),
         (
@@ -72,7 +74,7 @@ def test_fields_may_have_other_names(tmp_path):
         ({"inter": INTER.replace("10\ty", "\ty")}, r"line 3, column 'user_id': the user id is missing"),
         (
             {"item": ITEM + "x\tagain\t1\n"},
-            r"made\.item, line 5, column 'item_id': item 'x' stands in line 2",
+            r"made\.item, line 5, column 'item_id': item 'x' is in line 2",
         ),
         ({"user": "uid:token\tage:token\n1\t2\n"}, r"made\.user has no column 'user_id'"),
     ],
@@ -104,8 +106,7 @@ def ready(tmp_path, **parts):
 
 
 def test_a_ready_split_is_kept(tmp_path):
-    assert ready_splits(ready(tmp_path)) is not None
-    dataset = read_recbole_splits(tmp_path)
+    dataset = Dataset.from_source(read_recbole(ready(tmp_path)))
     assert dataset.name == "made"
     assert (dataset.users.ids, dataset.items.ids) == ([2, 10], ["x", "y"])
     parts = [dataset.split(split) for split in ("train", "valid", "test")]
@@ -119,13 +120,10 @@ def test_a_ready_split_is_kept(tmp_path):
 
 
 def test_a_part_of_a_ready_split_is_none(tmp_path):
-    assert ready_splits(ready(tmp_path, test=None)) is None
-    with pytest.raises(DataError, match=r"lacks one of NAME\.train\.inter"):
-        read_recbole_splits(tmp_path)
     with pytest.raises(
-        DataError, match=r"exactly one \.inter file, found made\.train\.inter, made\.valid\.inter"
+        DataError, match=r"exactly one \.inter file, or .*, found made\.train\.inter, made\.valid\.inter"
     ):
-        read_recbole(tmp_path)
+        read_recbole(ready(tmp_path, test=None))
 
 
 def test_what_sums_up_held_out_behaviour_is_no_text(tmp_path):
@@ -137,7 +135,12 @@ def test_what_sums_up_held_out_behaviour_is_no_text(tmp_path):
     source = read_recbole(folder(tmp_path, item=item, user=user))
     assert source.item_texts.columns == ["item_name", "city", "countries"]
     assert source.user_texts.columns == ["age"]
-    assert source.left_out == ("item_stars", "item_review_count", "sales_rank", "average_stars")
+    assert tuple(source.provenance["columns_left_out"]) == (
+        "item_stars",
+        "item_review_count",
+        "sales_rank",
+        "average_stars",
+    )
     only = "user_id:token\treview_count:float\n2\t20\n10\t5\n"
     assert read_recbole(folder(tmp_path, item=item, user=only)).user_texts is None
     assert metadata_texts(source.item_texts)[0] == "Café. City: Bonn. Countries: DE."

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.tables import read_interactions, read_splits, read_texts
+from rlmrec.data.tables import read_tables, read_texts
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
@@ -24,6 +24,19 @@ ROWS = [
     {"user_id": 9, "item_id": "a", "stars": 1.0, "time": 2000, "review": None},
     {"user_id": 10, "item_id": "a", "stars": 3.0, "time": 3000, "review": "fine"},
 ]
+
+
+def read_interactions(path, user="user_id", item="item_id", **columns):
+    optional = {f"{kind}_column": name for kind, name in columns.items()}
+    source = read_tables(path, user_column=user, item_column=item, **optional)
+    return source.interactions, source.users, source.items
+
+
+def read_splits(train, valid, test):
+    source = read_tables(train=train, valid=valid, test=test)
+    return *source.interactions, source.users, source.items
+
+
 OPTIONAL = {"rating": "stars", "timestamp": "time", "review": "review"}
 
 
@@ -105,10 +118,10 @@ def test_a_number_and_the_same_text_in_json_lines_are_refused(tmp_path):
     with pytest.raises(DataError) as caught:
         read_interactions(path)
     assert str(caught.value) == (
-        f"{path}, column 'user_id' mixes integers and text: 1 in line 4, \"1\" in line 7: make them one type"
+        f"{path}, column 'user_id' mixes integers and text: 1 in line 4, '1' in line 7: make them one type"
     )
     write(path, [{"user_id": user, "item_id": "x"} for user in (3, "b")])
-    with pytest.raises(DataError, match=r"mixes integers and text: 3 in line 1, \"b\" in line 2"):
+    with pytest.raises(DataError, match=r"mixes integers and text: 3 in line 1, 'b' in line 2"):
         read_interactions(path)
 
 
@@ -133,9 +146,16 @@ def test_ids_beyond_64_bits_are_refused_where_they_are_numbers(tmp_path):
 
 def test_parquet_ids_of_other_types_are_refused(tmp_path):
     path = tmp_path / "t.parquet"
-    pl.DataFrame({"user_id": [1.0], "item_id": [1]}).write_parquet(path)
-    with pytest.raises(DataError, match="column 'user_id' holds Float64, user ids must be integers or text"):
+    pl.DataFrame({"user_id": [True], "item_id": [1]}).write_parquet(path)
+    with pytest.raises(DataError, match="column 'user_id' holds Boolean, user ids must be integers or text"):
         read_interactions(path)
+    pl.DataFrame({"user_id": [1.0, 1.5], "item_id": [1, 2]}).write_parquet(path)
+    with pytest.raises(
+        DataError, match=r"row 2, column 'user_id': got 1\.5 \(1 such in all\), user ids must"
+    ):
+        read_interactions(path)
+    pl.DataFrame({"user_id": [7.0, 2.0], "item_id": [1, 2]}).write_parquet(path)
+    assert read_interactions(path)[1].ids == [2, 7]
     pl.DataFrame({"user_id": [1, None], "item_id": [1, 2]}).write_parquet(path)
     with pytest.raises(DataError, match=r"t\.parquet, row 2, column 'user_id': the user id is missing"):
         read_interactions(path)
@@ -245,11 +265,11 @@ def test_a_repeated_column_is_refused(tmp_path):
         ("t.csv", b'user_id,item_id\n1,"2\n1,2\n', "cannot be read"),
         ("t.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 999, mtime=0)[:-9], "cannot be read"),
         ("t.csv.gz", b"\x1f\x8bgarbage", "cannot be read"),
-        ("t.jsonl", b"", "is empty: expected one JSON object a line"),
-        ("t.jsonl", b'{"user_id": 1}\n{"user', "line 2: expected one JSON object a line"),
-        ("t.jsonl", b"[1]\n", "line 1: expected one JSON object a line, got"),
+        ("t.jsonl", b"", "is empty: expected one JSON object per line"),
+        ("t.jsonl", b'{"user_id": 1}\n{"user', "line 2: expected one JSON object per line"),
+        ("t.jsonl", b"[1]\n", "line 1: expected one JSON object per line, got"),
         ("t.jsonl", b'{"user_id": "\xff"}\n', "line 1: not UTF-8"),
-        ("t.jsonl", b"[" * 100_000, "line 1: expected one JSON object a line"),
+        ("t.jsonl", b"[" * 100_000, "line 1: expected one JSON object per line"),
         ("t.jsonl.gz", b"\x1f\x8bgarbage", "cannot be read"),
         ("t.parquet", b"PAR1garbage", "is not a readable Parquet file"),
         ("t.parquet", b"", "is not a readable Parquet file"),
@@ -308,9 +328,7 @@ def test_untyped_splits_are_text_together(tmp_path):
 def test_a_typed_split_decides_for_untyped_ones(tmp_path):
     *_, users, _ = read_splits(*parts(tmp_path, [10], [9], [2], endings=("csv", "parquet", "jsonl")))
     assert users.ids == [2, 9, 10]
-    *_, users, _ = read_splits(
-        *parts(tmp_path, [10], ["9"], ["2"], endings=("csv", "parquet", "jsonl"))[:3], item="item_id"
-    )
+    *_, users, _ = read_splits(*parts(tmp_path, [10], ["9"], ["2"], endings=("csv", "parquet", "jsonl")))
     assert users.ids == ["10", "2", "9"]
 
 
@@ -392,7 +410,7 @@ def test_an_id_twice_is_refused(tmp_path, ending, places):
     with pytest.raises(DataError) as caught:
         read_texts(path, Vocabulary(["b"], "item"), "id")
     assert str(caught.value) == (
-        f"{path}, {word} {places[0]}, column 'id': item 'a' stands in {word} {places[1]} already: "
+        f"{path}, {word} {places[0]}, column 'id': item 'a' is in {word} {places[1]} already: "
         "keep one row per item"
     )
 

@@ -5,6 +5,7 @@ import polars as pl
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
 
 
@@ -22,8 +23,6 @@ def make_dataset(n_users=6, n_items=8, *, described=0, reviews=True, seed=0, spl
             ],
         }
     )
-    return Dataset.build(
-        "made", every, Vocabulary([f"u{row}" for row in range(n_users)]),
-        Vocabulary(list(range(100, 100 + n_items))),
-        split=split, seed=seed, item_texts=texts,
-    )  # fmt: skip
+    users, items = Vocabulary([f"u{row}" for row in range(n_users)]), Vocabulary(range(100, 100 + n_items))
+    source = Source("made", every, users, items, texts)
+    return Dataset.from_source(source, split=split, seed=seed)

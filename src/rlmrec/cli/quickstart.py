@@ -63,10 +63,7 @@ def quickstart(
 
     output.say("[bold]1. ratings → dataset[/] (ratings of at least 3, 10-core, split 3:1:1)")
     source = read_movielens_100k(folder)
-    dataset = Dataset.build(
-        "movielens-100k", source.interactions, source.users, source.items,
-        min_rating=3, k_core=10, seed=seed, item_texts=source.item_texts, user_texts=source.user_texts,
-    )  # fmt: skip
+    dataset = Dataset.from_source(source, min_rating=3, k_core=10, seed=seed)
     if place.dataset_path.exists() and not overwrite and place.dataset().fingerprint != dataset.fingerprint:
         raise ConfigError(f"{workspace} holds another dataset: choose another --workspace, or --overwrite it")
     dataset.save(place.dataset_path)

@@ -14,11 +14,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlmrec.data.dataset import Dataset
 from rlmrec.data.lines import MAX_BAD_LINES, BadRecord, Progress, Record, identity, number, plain
-from rlmrec.data.raw import Format, Review, build
+from rlmrec.data.raw import Format, Review, read_raw
+from rlmrec.data.source import Source
 
-# Tags by their names: "<3" and "if x <y and z> 2" are what somebody wrote.
+# Tags by their names, because "<3" and "if x <y and z> 2" are text that somebody wrote.
 HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 BLOCKS = re.compile(
     r"</?(?:br|p|div|hr|h[1-6]|ul|ol|li|dl|dt|dd|table|tbody|thead|tr|td|th|blockquote|center|pre|img)(?:\s[^<>]*|/)?>",
@@ -31,36 +31,30 @@ INLINE = re.compile(
 
 
 def read_amazon(
+    *,
     reviews: Path | str,
     meta: Path | str,
-    *,
-    domain: str = "books",
-    min_rating: float | None = 3,
+    domain: str | None = None,
     max_bad_lines: int = MAX_BAD_LINES,
     progress: Progress | None = None,
-    **options: Any,
-) -> Dataset:
-    """Make a dataset of Amazon's reviews and metadata (the paper: Books of 2014).
+) -> Source:
+    """Read Amazon's reviews and metadata of a category, as distributed in 2014 or 2018, gzipped or not.
+
+    The item texts are title, description, categories, brand and price.
 
     Args:
-        reviews: for example reviews_Books.json.gz.
-        meta: for example meta_Books.json.gz.
-        domain: of the category; "books" by default.
-        min_rating: keep ratings of at least this; None keeps all.
-        max_bad_lines: most unusable lines of a file; they are counted and skipped.
-        progress: called with what is being read, the bytes read and the bytes in all.
-        options: the others of ``Dataset.build``: period, sample_users, k_core, split, seed.
-
-    Returns:
-        a dataset with the item texts title, description, categories, brand and price, and reviews.
+        reviews: File of reviews: reviews_Books.json.gz or another category's.
+        meta: File of metadata of the same category: meta_Books.json.gz.
+        domain: Whose words the prompts use; by default books where the name of the file of reviews contains
+            it, else general.
+        max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
+        progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 
     Raises:
-        DataError: as ``rlmrec.data.raw.build``.
+        DataError: a file is missing or cannot be used.
     """
-    return build(
-        AMAZON, reviews, meta, domain=domain, min_rating=min_rating,
-        max_bad_lines=max_bad_lines, progress=progress, **options,
-    )  # fmt: skip
+    domain = domain or (AMAZON.domain if "book" in Path(reviews).name.lower() else "general")
+    return read_raw(AMAZON, reviews, meta, domain=domain, max_bad_lines=max_bad_lines, progress=progress)
 
 
 def _review(record: Record) -> Review:
@@ -73,7 +67,7 @@ def _review(record: Record) -> Review:
 
 
 def _review_text(record: Record) -> str | None:
-    """The review; its headline where there is nothing below it."""
+    """Return the review, or its headline where it has no text."""
     return _text(record.get("reviewText")) or _text(record.get("summary"))
 
 
@@ -97,7 +91,7 @@ def _item_texts(record: Record) -> tuple[str | None, ...]:
 
 
 def _text(value: Any) -> str | None:
-    """What a value says, without HTML; tags may be written with entities themselves."""
+    """Return a value as text without HTML; tags may be written with entities themselves."""
     text = plain(value)
     if text is not None and "&" in text:
         text = html.unescape(text).strip()

@@ -1,43 +1,54 @@
-"""Dataset: three splits over one vocabulary of users and one of items, with the items' texts."""
+"""Dataset: training, validation and test interactions, their users and items, and the texts of both."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from rlmrec.data.interactions import Interactions, repeats
+from rlmrec.data.source import Source
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json
 from rlmrec.types import IntArray
 
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
+_NO_FILTERS = {
+    "min_rating": None, "period": None, "sample_users": None, "k_core": 1, "split": [3, 1, 1], "seed": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What everything downstream stands on. Make it with ``Dataset.build`` or a reader.
+    """Training, validation and test interactions of users with items, and the texts of both.
+
+    Make one with ``Dataset.from_frame`` or, from files, with ``Dataset.from_source`` and a reader.
 
     Args:
-        name: for tables and file names.
+        name: name in tables and file names.
         train: training interactions, the only ones a model or a prompt may see.
         valid: validation interactions, for early stopping and choosing hyper-parameters.
         test: test interactions, for the final number.
         users: raw user ids, U rows.
         items: raw item ids, I rows.
-        item_texts: a table of I rows in item order; the columns (title, description, genres …) are the
-            source's. None when the source has no texts.
+        item_texts: table of I rows in item order, whose columns (title, description, genres …) depend on the
+            source; None when the source has no texts.
         user_texts: likewise for users.
         provenance: where it came from and how it was filtered; JSON.
+        notes: remarks on the data for the user; not saved.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -53,6 +64,7 @@ class Dataset:
     item_texts: pl.DataFrame | None = None
     user_texts: pl.DataFrame | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -85,11 +97,11 @@ class Dataset:
         example = f"for example user {self.users.id(user)!r} with item {self.items.id(item)!r}"
         if shared.size:
             raise DataError(
-                f"{len(shared)} pairs stand in more than one split, {example}: "
-                "a held-out pair must not be trained on"
+                f"{len(shared)} pairs occur in more than one split, {example}: "
+                "a held-out pair must not be in training"
             )
         raise DataError(
-            f"{len(twice)} pairs occur more than once in a split, {example}: call merged() on it first"
+            f"{len(twice)} pairs occur more than once in a split, {example}: merge them with Interactions.merged()"
         )
 
     def _refuse_untrained_users(self) -> None:
@@ -102,18 +114,27 @@ class Dataset:
                     f"{self.users.id(int(orphans[0]))!r}: drop them or give each one at least one"
                 )
 
+    def __repr__(self) -> str:
+        sizes = " / ".join(f"{len(self.split(split)):,} {split}" for split in SPLITS)
+        density = len(self.train) / (self.n_users * self.n_items)
+        texts = ", ".join(self.item_texts.columns) if self.item_texts is not None else "none"
+        return (
+            f"Dataset({self.name!r}: {self.n_users:,} users x {self.n_items:,} items, interactions {sizes}, "
+            f"training density {density:.2e}, item texts: {texts})"
+        )
+
     @property
     def n_users(self) -> int:
-        """U."""
+        """Number of users, U."""
         return len(self.users)
 
     @property
     def n_items(self) -> int:
-        """I."""
+        """Number of items, I."""
         return len(self.items)
 
     def split(self, name: str) -> Interactions:
-        """The split called "train", "valid" or "test"."""
+        """Return the split "train", "valid" or "test"."""
         if name not in SPLITS:
             raise DataError(f"unknown split {name!r}: expected one of {', '.join(SPLITS)}")
         part: Interactions = getattr(self, name)
@@ -121,7 +142,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the ids and the splits: vectors, runs and recommenders name the dataset they belong to."""
+        """Hash of the ids and the splits, by which vectors, runs and recommenders name their dataset."""
         digest = hashlib.sha256(json.dumps([self.users.ids, self.items.ids]).encode())
         for split in SPLITS:
             digest.update(np.sort(self.split(split).keys()).tobytes() + b"|")
@@ -129,10 +150,10 @@ class Dataset:
 
     @cached_property
     def content(self) -> str:
-        """A hash of all that prompts are made of, and of what must not get into one: profiles name it.
+        """Hash of everything that the prompts depend on, by which profiles name their dataset.
 
-        The fingerprint, the number of each interaction in its source, the training reviews and the items' texts.
-        Vectors and runs do not depend on these, so they name the fingerprint.
+        It covers the fingerprint, the ids of the interactions in their source, the training reviews and the
+        item texts. Vectors and runs do not depend on the last three, so they name the fingerprint.
         """
         digest = hashlib.sha256(self.fingerprint.encode())
         for split in SPLITS:
@@ -150,70 +171,38 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     @classmethod
-    def build(
+    def from_source(
         cls,
-        name: str,
-        interactions: Interactions,
-        users: Vocabulary,
-        items: Vocabulary,
+        source: Source,
         *,
+        name: str | None = None,
         min_rating: float | None = None,
         period: tuple[float | None, float | None] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
         split: tuple[float, float, float] = (3, 1, 1),
         seed: int = 0,
-        item_texts: pl.DataFrame | None = None,
-        user_texts: pl.DataFrame | None = None,
-        provenance: dict[str, Any] | None = None,
     ) -> Dataset:
-        """Filter, reduce and split raw interactions, in the paper's order (Section 4.1.1).
+        """Filter and split the interactions of a source, in the paper's order (Section 4.1.1).
 
         Drop low ratings → keep a period → merge repeated pairs → sample users → k-core → renumber what is
-        left → split.
+        left → split. A ready-made split is kept; only repeated pairs are merged.
 
         Args:
-            name: the dataset's name.
-            interactions: raw interactions over ``users`` and ``items``.
-            users: raw user ids.
-            items: raw item ids.
+            source: what a reader returned.
+            name: the dataset's name; the source's by default.
             min_rating: keep ratings of at least this; None keeps all.
             period: (start, end) in seconds since 1970, end excluded, None for no bound; None keeps all.
             sample_users: share of users to keep, in (0, 1], or their number, above 1; None keeps all.
             k_core: least number of interactions of each remaining user and item.
             split: ratio of training, validation and test.
-            seed: of the sampling and the split.
-            item_texts: one row per item of ``items``.
-            user_texts: one row per user of ``users``.
-            provenance: recorded in the dataset beside the options above.
+            seed: seed of the sampling and the split.
 
         Raises:
+            ConfigError: a filter or a split is given for a ready-made split.
             DataError: nothing is left, or the input is not usable; the message says which and why.
         """
-        rng = np.random.default_rng(seed)
-        counts = {"read": len(interactions)}
-        kept = interactions
-        if min_rating is not None:
-            kept = kept.min_rating(min_rating)
-            counts["rated high enough"] = len(kept)
-        if period is not None and period != (None, None):
-            kept = kept.between(*period)
-            counts["in the period"] = len(kept)
-        kept = kept.merged()
-        counts["distinct pairs"] = len(kept)
-        if sample_users is not None:
-            kept = kept.sample_users(sample_users, rng)
-            counts["of sampled users"] = len(kept)
-        kept = kept.k_core(k_core)
-        counts[f"in the {k_core}-core"] = len(kept)
-        user_rows, new_users = _renumber(kept.users, kept.n_users)
-        item_rows, new_items = _renumber(kept.items, kept.n_items)
-        kept = Interactions(
-            new_users, new_items, len(user_rows), len(item_rows),
-            kept.rating, kept.timestamp, kept.review, kept.id,
-        )  # fmt: skip
-        train, valid, test = split_by_ratio(kept, split, rng)
-        options = {
+        filters = {
             "min_rating": min_rating,
             "period": list(period) if period is not None else None,
             "sample_users": sample_users,
@@ -221,17 +210,98 @@ class Dataset:
             "split": list(split),
             "seed": seed,
         }
-        return cls(
-            name, train, valid, test,
-            Vocabulary((users.id(int(r)) for r in user_rows), "user"),
-            Vocabulary((items.id(int(r)) for r in item_rows), "item"),
-            item_texts[item_rows] if item_texts is not None else None,
-            user_texts[user_rows] if user_texts is not None else None,
-            {**(provenance or {}), "options": options, "interactions": counts},
-        )  # fmt: skip
+        notes = list(source.notes)
+        sides = (source.users, source.items, source.item_texts, source.user_texts)
+        provenance = dict(source.provenance)
+        if isinstance(source.interactions, tuple):
+            given = [option for option, default in _NO_FILTERS.items() if filters[option] != default]
+            if given:
+                raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
+            train, valid, test = (_merged(part, source, notes) for part in source.interactions)
+        else:
+            rng = np.random.default_rng(seed)
+            kept, counts = _filtered(source, notes, min_rating, period, sample_users, k_core, rng)
+            kept, sides = _renumbered(kept, *sides)
+            train, valid, test = split_by_ratio(kept, split, rng)
+            provenance |= {"options": filters, "interactions": counts}
+        for part, found, lack in (
+            ("valid", valid, "training cannot be stopped early"),
+            ("test", test, "there is no final result"),
+        ):
+            if not len(found):
+                notes.append(f"the {part} split is empty, so {lack}: give more interactions or another split")
+        dataset = cls(name or source.name, train, valid, test, *sides, provenance, tuple(notes))
+        return dataset if source.finish is None else source.finish(dataset)
 
-    def save(self, folder: Path) -> None:
-        """Write the folder: Parquet tables and ``dataset.json`` with their checksums; atomic as a whole."""
+    @classmethod
+    def from_frame(
+        cls,
+        df: IntoDataFrame | None = None,
+        *,
+        name: str = "dataset",
+        user: str = "user_id",
+        item: str = "item_id",
+        rating: str | None = None,
+        timestamp: str | None = None,
+        review: str | None = None,
+        items: IntoDataFrame | None = None,
+        title: str | None = None,
+        users: IntoDataFrame | None = None,
+        train: IntoDataFrame | None = None,
+        valid: IntoDataFrame | None = None,
+        test: IntoDataFrame | None = None,
+        min_rating: float | None = None,
+        period: tuple[float | None, float | None] | None = None,
+        sample_users: float | None = None,
+        k_core: int = 1,
+        split: tuple[float, float, float] = (3, 1, 1),
+        seed: int = 0,
+    ) -> Dataset:
+        """Make a dataset of data frames: pandas, Polars or Arrow.
+
+        Remarks on the data (``notes``) are issued as warnings.
+
+        Args:
+            df: interactions, one row each, to be filtered and split.
+            name: the dataset's name.
+            user: column of user ids, in ``users`` too.
+            item: column of item ids, in ``items`` too.
+            rating: column of ratings; None: there are none.
+            timestamp: column of times: seconds since 1970, dates, or their text in ISO 8601.
+            review: column of review texts.
+            items: item texts, one row per item; all columns but the ids are texts.
+            title: column of ``items`` with the titles; by default "title", "name" or similar.
+            users: user texts, one row per user.
+            train, valid, test: interactions of a ready-made split, instead of ``df``.
+            min_rating, period, sample_users, k_core, split, seed: as in ``from_source``.
+
+        Raises:
+            ConfigError: neither ``df`` nor a split is given, or filters are given for a split.
+            DataError: a column is missing, or a value cannot be used; the message names row and column.
+
+        Example:
+            >>> import polars as pl
+            >>> ratings = pl.DataFrame({"user_id": [1, 1, 2, 2], "item_id": ["a", "b", "a", "c"]})
+            >>> Dataset.from_frame(ratings, split=(2, 1, 1), name="tiny").n_items
+            3
+        """
+        from rlmrec.data.frames import read_frames  # Narwhals is imported only here
+        from rlmrec.data.tables import Columns
+
+        source = read_frames(
+            [("df", df), ("train", train), ("valid", valid), ("test", test)],
+            name, Columns(user, item, rating, timestamp, review), items, users, title,
+        )  # fmt: skip
+        dataset = cls.from_source(
+            source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,
+            split=split, seed=seed,
+        )  # fmt: skip
+        for note in dataset.notes:
+            warnings.warn(note, stacklevel=2)
+        return dataset
+
+    def save(self, folder: Path | str) -> None:
+        """Write the dataset as a folder of Parquet tables and ``dataset.json``, atomically."""
         with atomic_folder(Path(folder), "dataset.json") as temporary:
             tables = {split: _table(self.split(split)) for split in SPLITS}
             tables["users"] = _ids_and_texts(self.users, self.user_texts)
@@ -251,11 +321,11 @@ class Dataset:
             write_json(temporary / "dataset.json", manifest)
 
     @classmethod
-    def load(cls, folder: Path) -> Dataset:
+    def load(cls, folder: Path | str) -> Dataset:
         """Read a folder that ``save`` wrote.
 
         Raises:
-            WorkspaceError: it is absent, of another format, or a file does not match its checksum.
+            WorkspaceError: the folder is absent, of another format, or a file does not match its checksum.
         """
         folder = Path(folder)
         if not (folder / "dataset.json").exists():
@@ -291,8 +361,70 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, default=str).encode() + b"\n"
 
 
+def _filtered(
+    source: Source,
+    notes: list[str],
+    min_rating: float | None,
+    period: tuple[float | None, float | None] | None,
+    sample_users: float | None,
+    k_core: int,
+    rng: np.random.Generator,
+) -> tuple[Interactions, dict[str, int]]:
+    """Apply the filters; return what is left and the number of interactions after each filter."""
+    assert isinstance(source.interactions, Interactions)
+    kept = source.interactions
+    counts = {"read": len(kept)}
+    if min_rating is not None:
+        kept = kept.min_rating(min_rating)
+        counts["rated high enough"] = len(kept)
+    if period is not None and period != (None, None):
+        kept = kept.between(*period)
+        counts["in the period"] = len(kept)
+    kept = _merged(kept, source, notes)
+    counts["distinct pairs"] = len(kept)
+    if sample_users is not None:
+        kept = kept.sample_users(sample_users, rng)
+        counts["of sampled users"] = len(kept)
+    kept = kept.k_core(k_core)
+    counts[f"in the {k_core}-core"] = len(kept)
+    return kept, counts
+
+
+def _merged(part: Interactions, source: Source, notes: list[str]) -> Interactions:
+    """Merge repeated pairs and note how many there were."""
+    merged = part.merged()
+    if len(merged) < len(part):
+        twice = repeats(part.keys())
+        user, item = divmod(int(twice[0]), part.n_items)
+        notes.append(
+            f"{len(twice):,} pairs of user and item occur more than once, for example user "
+            f"{source.users.id(user)!r} with item {source.items.id(item)!r}: the "
+            f"{'last' if part.timestamp is None else 'latest'} interaction of each is kept"
+        )
+    return merged
+
+
+def _renumbered(
+    kept: Interactions,
+    users: Vocabulary,
+    items: Vocabulary,
+    item_texts: pl.DataFrame | None,
+    user_texts: pl.DataFrame | None,
+) -> tuple[Interactions, tuple[Vocabulary, Vocabulary, pl.DataFrame | None, pl.DataFrame | None]]:
+    """Drop the users and items without an interaction."""
+    user_rows, new_users = _renumber(kept.users, kept.n_users)
+    item_rows, new_items = _renumber(kept.items, kept.n_items)
+    kept = replace(kept, users=new_users, items=new_items, n_users=len(user_rows), n_items=len(item_rows))
+    return kept, (
+        Vocabulary((users.id(int(row)) for row in user_rows), "user"),
+        Vocabulary((items.id(int(row)) for row in item_rows), "item"),
+        item_texts[item_rows] if item_texts is not None else None,
+        user_texts[user_rows] if user_texts is not None else None,
+    )
+
+
 def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """The rows that occur, ascending, and each row's place among them."""
+    """Return the rows that occur, ascending, and the position of each of ``rows`` among them."""
     present = np.zeros(size, bool)
     present[rows] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[rows]

@@ -1,4 +1,4 @@
-"""Interactions: who met what. Coordinate form, with the filters that a dataset is made by.
+"""Interactions: pairs of users and items in coordinate form, and the filters that make a dataset of them.
 
 Everything is vectorised; 10 million interactions pass each filter in seconds (benchmarks/data_pipeline.py).
 """
@@ -17,7 +17,7 @@ from rlmrec.errors import DataError
 from rlmrec.types import BoolArray, FloatArray, IntArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
     """User-item pairs as two parallel arrays of rows, with optional columns beside them.
 
@@ -29,8 +29,8 @@ class Interactions:
         rating: float64[n] or None; NaN where an interaction has none.
         timestamp: float64[n] (seconds since 1970) or None.
         review: object[n], text or None per interaction; or None.
-        id: int64[n], the number of the source's row; every filter and split keeps it, so that what a
-            prompt or a split holds can be traced back to the source. Counted from 0 when not given.
+        id: int64[n], row number in the source; every filter and split keeps it, so that the content of a
+            prompt or a split can be traced back to the source. Counted from 0 when not given.
 
     Raises:
         DataError: arrays of different lengths, or a row outside its range.
@@ -64,22 +64,29 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.users)
 
+    def __repr__(self) -> str:
+        extra = ", ".join(name for name in self.columns() if name not in ("users", "items", "id"))
+        return (
+            f"Interactions({len(self):,} of {self.n_users:,} users with {self.n_items:,} items"
+            f"{f'; {extra}' if extra else ''})"
+        )
+
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The parallel arrays that are present, by name."""
+        """Return the parallel arrays that are present, by name."""
         names = ("users", "items", "rating", "timestamp", "review", "id")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def take(self, index: IntArray | BoolArray) -> Interactions:
-        """The interactions at ``index`` (positions or a mask); the numbers of users and items stay."""
+        """Return the interactions at ``index`` (positions or a mask); the numbers of users and items stay."""
         taken: dict[str, Any] = {name: column[index] for name, column in self.columns().items()}
         return replace(self, **taken)
 
     def keys(self) -> IntArray:
-        """int64[n]: user · n_items + item, one number per pair."""
+        """Return int64[n], one number per pair: user · n_items + item."""
         return self.users * self.n_items + self.items
 
     def csr(self) -> sp.csr_array:
-        """The U x I matrix of 0 and 1 (float32), columns sorted."""
+        """Return the U x I matrix of 0 and 1 (float32), columns sorted."""
         shape = (self.n_users, self.n_items)
         matrix = sp.csr_array((np.ones(len(self), np.float32), (self.users, self.items)), shape=shape)
         matrix.data[:] = 1.0  # duplicates were summed
@@ -87,22 +94,22 @@ class Interactions:
         return matrix
 
     def user_degrees(self) -> IntArray:
-        """int64[U]: interactions of each user."""
+        """Return int64[U], the number of interactions of each user."""
         return np.bincount(self.users, minlength=self.n_users)
 
     def item_degrees(self) -> IntArray:
-        """int64[I]: interactions of each item."""
+        """Return int64[I], the number of interactions of each item."""
         return np.bincount(self.items, minlength=self.n_items)
 
     def min_rating(self, threshold: float) -> Interactions:
-        """Keep the interactions rated at least ``threshold`` (the paper: 3; Section 4.1.1); unrated ones go.
+        """Keep the interactions rated at least ``threshold`` (the paper: 3; Section 4.1.1) and drop unrated ones.
 
         Raises:
             DataError: there are no ratings, or nothing is left.
         """
         if self.rating is None:
             raise DataError(
-                "a minimum rating was asked for, but no ratings were read: name their column (--rating-column)"
+                "min_rating needs ratings and none were read: name their column (rating, --rating-column)"
             )
         kept = self.take(self.rating >= threshold)
         if len(self) and not len(kept):
@@ -119,21 +126,23 @@ class Interactions:
             DataError: there are no timestamps, or nothing is left.
         """
         if self.timestamp is None:
-            raise DataError("a period was asked for, but no timestamps were read: name their column")
+            raise DataError(
+                "a period needs timestamps and none were read: name their column (timestamp, --timestamp-column)"
+            )
         first, last = (-np.inf if start is None else start), (np.inf if end is None else end)
         kept = self.take((self.timestamp >= first) & (self.timestamp < last))
         if len(self) and not len(kept):
             span = " to ".join(_date(moment) for moment in (self.timestamp.min(), self.timestamp.max()))
-            raise DataError(f"no interaction lies in the period asked for: the timestamps span {span}")
+            raise DataError(f"no interaction lies in the period: the timestamps span {span}")
         return kept
 
     def merged(self) -> Interactions:
-        """One interaction per pair: the latest by timestamp where there is one, else the last in order."""
+        """Keep one interaction per pair: the latest by timestamp where there is one, else the last in order."""
         keys = self.keys()
         twice = repeats(keys)
         if not len(twice):
             return self
-        # Only the pairs that repeat, usually few, are put in order.
+        # Sort only the repeated pairs: usually they are few.
         place = np.minimum(np.searchsorted(twice, keys), len(twice) - 1)
         order = np.flatnonzero(twice[place] == keys)
         keep = np.ones(len(self), bool)
@@ -150,7 +159,7 @@ class Interactions:
 
         Args:
             size: a share of them in (0, 1], or, above 1, their number; more than there are keeps all.
-            rng: what draws them.
+            rng: source of the sample.
 
         Raises:
             DataError: ``size`` is neither.
@@ -167,9 +176,9 @@ class Interactions:
         return self.take(kept[self.users])
 
     def k_core(self, k: int) -> Interactions:
-        """The largest subset in which each remaining user and item has at least ``k`` interactions.
+        """Keep the largest subset in which each user and item has at least ``k`` interactions.
 
-        Found by removing what is below ``k`` until nothing is: the result is unique whatever the order.
+        Users and items below ``k`` are removed until there are none; the result does not depend on the order.
         Pairs must be distinct (see ``merged``). Each round costs O(remaining interactions).
 
         Raises:
@@ -187,11 +196,11 @@ class Interactions:
             return self
         raise DataError(
             f"the {k}-core is empty: no group of users and items has at least {k} interactions each among "
-            f"{len(self)} interactions; the largest k that leaves any is {self._largest_core(k)} (--k-core)"
+            f"{len(self)} interactions; the largest k that leaves any is {self._largest_core(k)}"
         )
 
     def _largest_core(self, k: int) -> int:
-        """The largest number below ``k`` whose core is not empty."""
+        """Return the largest number below ``k`` whose core is not empty."""
         left, best = self, 0
         for smaller in range(1, k):
             try:
@@ -210,8 +219,8 @@ class Interactions:
         Args:
             ratio: pairs added, relative to n.
             rng: source of the pairs.
-            avoid: interactions over the same users and items whose pairs are not added either: the held-out
-                ones exist, and noise is what does not.
+            avoid: interactions over the same users and items whose pairs are not added either, for example the
+                held-out ones, which are real and hence no noise.
 
         Raises:
             DataError: there are not that many free pairs, or ``ratio`` is negative.
@@ -220,7 +229,8 @@ class Interactions:
         taken = np.unique(np.concatenate([part.keys() for part in (self, *avoid)]))
         if ratio < 0 or wanted > self.n_users * self.n_items - len(taken):
             raise DataError(
-                f"cannot add {wanted} new pairs ({ratio:g} x {len(self)}): there is no room for them"
+                f"cannot add {wanted} new pairs ({ratio:g} x {len(self)}): expected a ratio of at least 0 and as many "
+                f"free pairs of {self.n_users} users and {self.n_items} items"
             )
         added = np.empty(0, np.int64)
         while len(added) < wanted:
@@ -235,7 +245,7 @@ class Interactions:
             np.concatenate([self.items, items]),
             self.n_users,
             self.n_items,
-            id=np.concatenate([_ids(self), np.full(wanted, -1)]),  # -1: in no source
+            id=np.concatenate([_ids(self), np.full(wanted, -1)]),  # -1: not from the source
         )
 
 
@@ -250,6 +260,7 @@ def _ids(interactions: Interactions) -> IntArray:
 
 
 def repeats(keys: IntArray) -> IntArray:
-    """The keys that occur more than once, ascending. A sort and a look at neighbours: np.unique costs far more."""
+    """Return the keys that occur more than once, ascending."""
+    # Sorting and comparing neighbours is much faster than np.unique.
     ordered = np.sort(keys, kind="stable")  # radix sort
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

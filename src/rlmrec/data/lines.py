@@ -64,6 +64,17 @@ class LineReport:
         shown = [f"line {number}: {why}" for number, why in self.first]
         return {"lines": self.lines, "bad": self.bad, "first_bad": shown, "not_utf8": self.not_utf8}
 
+    def notes(self, file: str) -> list[str]:
+        """Describe the unusable lines for the user."""
+        notes = []
+        if self.bad:
+            shown = "; ".join(f"line {number}: {why}" for number, why in self.first)
+            more = f"; and {self.bad - len(self.first):,} more" if self.bad > len(self.first) else ""
+            notes.append(f"{self.bad:,} of {self.lines:,} lines of {file} skipped: {shown}{more}")
+        if self.not_utf8:
+            notes.append(f"{self.not_utf8:,} lines of {file} have bytes that are not UTF-8, shown as U+FFFD")
+        return notes
+
 
 class RecordFile:
     """One file of records.

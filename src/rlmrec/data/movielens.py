@@ -1,8 +1,8 @@
 """MovieLens-100K: 943 users, 1,682 films, 100,000 ratings with times; titles, years and genres.
 
-Either as GroupLens distributes it (u.data, u.item, u.user) or as RecBole's atomic files, which come with
-the PyPI package ``recbole``. Both give the same users, items, ratings and texts. The licence forbids
-redistribution, so the files are read where the user has them or obtained from the package index.
+The files are those of GroupLens (u.data, u.item, u.user) or RecBole's atomic files, which come with the PyPI
+package ``recbole``. Both give the same users, items, ratings and texts. The licence forbids redistribution, so
+the user provides the files, or they are obtained from the package index.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from rlmrec.data.recbole import Source, read_recbole
+from rlmrec.data.recbole import read_recbole
+from rlmrec.data.source import Source
 from rlmrec.data.tables import align, assemble, read_delimited
 from rlmrec.errors import DataError
 from rlmrec.files import atomic_folder
 
+NAME = "movielens-100k"
 PACKAGE = "recbole==1.2.1"
 INSIDE = "recbole/dataset_example/ml-100k"
 GENRES = (
@@ -35,13 +38,13 @@ _UNKNOWN = ("unknown", "unkonwn")  # RecBole's spelling of film 267
 _ARTICLES = "The|A|An|La|Le|Les|L'|Il|El|Los|Las|Der|Die|Das|Det|O"
 
 
-def read_movielens_100k(folder: Path | str | None = None, cache: Path | str | None = None) -> Source:
-    """Read MovieLens-100K.
+def read_movielens_100k(folder: Path | str | None = None, *, cache: Path | str | None = None) -> Source:
+    """Read MovieLens-100K: real ratings, real titles.
 
     Args:
-        folder: the original GroupLens files, or RecBole's ml-100k; None takes those of an installed
-            ``recbole``, of the cache, or downloads that package (2 MB, nothing of it is installed or run).
-        cache: where a download is kept; by default rlmrec's folder of the user's cache.
+        folder: Folder of the original GroupLens files (u.data …) or RecBole's ml-100k. By default that of the
+            PyPI package recbole: installed, in the cache, or downloaded (2 MB, not installed or run).
+        cache: Folder that keeps a download; by default rlmrec in the user's cache folder.
 
     Returns:
         the ratings with times; item texts ``title``, ``year``, ``genres``; user texts ``age``, ``gender``,
@@ -62,7 +65,7 @@ def read_movielens_100k(folder: Path | str | None = None, cache: Path | str | No
 
 
 def obtain_movielens_100k(cache: Path | str | None = None) -> Path:
-    """The folder of RecBole's ml-100k: of the installed package, of the cache, or downloaded with pip.
+    """Return the folder of RecBole's ml-100k: installed, in the cache, or downloaded with pip.
 
     Raises:
         DataError: pip failed, for example without a network.
@@ -86,7 +89,7 @@ def obtain_movielens_100k(cache: Path | str | None = None) -> Path:
 
 
 def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")  # the latter on Windows
     return (Path(base) if base else Path.home() / ".cache") / "rlmrec"
 
 
@@ -118,7 +121,8 @@ def _read_grouplens(folder: Path) -> Source:
         user_texts = align(
             read_delimited(folder / "u.user", "|", quote=None, names=USER_COLUMNS), users, "id"
         )
-    return Source(interactions, users, items, _item_texts(texts["title"], None, genres), user_texts)
+    item_texts = _item_texts(texts["title"], None, genres)
+    return Source(NAME, interactions, users, items, item_texts, user_texts, provenance={"source": NAME})
 
 
 def _read_recbole(folder: Path) -> Source:
@@ -127,7 +131,7 @@ def _read_recbole(folder: Path) -> Source:
     wanted = ("movie_title", "release_year", "class")
     if texts is None or not set(wanted) <= set(texts.columns):
         raise DataError(f"{folder}: expected a .item file with the columns {', '.join(wanted)}")
-    return source._replace(item_texts=_item_texts(*(texts[name] for name in wanted)))
+    return replace(source, name=NAME, item_texts=_item_texts(*(texts[name] for name in wanted)))
 
 
 def _item_texts(titles: pl.Series, years: pl.Series | None, genres: pl.Series) -> pl.DataFrame:
@@ -137,7 +141,7 @@ def _item_texts(titles: pl.Series, years: pl.Series | None, genres: pl.Series) -
     ):
         named = _title(title or "")
         listed = [name for name in (genre or "").split() if name not in _UNKNOWN]
-        # A year in the title counts more: RecBole gives "V" for a film whose title ends in "(1995) (V)".
+        # Prefer the year in the title: RecBole gives "V" for a film whose title ends in "(1995) (V)".
         rows.append(
             (named[0], named[1] or (year if year and year.isdigit() else None), ", ".join(listed) or None)
         )
@@ -145,12 +149,12 @@ def _item_texts(titles: pl.Series, years: pl.Series | None, genres: pl.Series) -
 
 
 def _title(raw: str) -> tuple[str | None, str | None]:
-    """Title and year: "Usual Suspects, The (1995)" is ("The Usual Suspects", "1995")."""
+    """Split a raw title: "Usual Suspects, The (1995)" gives ("The Usual Suspects", "1995")."""
     dated = re.fullmatch(r"(.*?)\s*\((\d{4})\)(?:\s*\(V\))?\s*", raw)
     title, year = dated.groups() if dated else (raw.strip(), None)
     if title in ("", *_UNKNOWN):
         return None, year
-    # The article stands last in the title, and in an original title in brackets.
+    # The article comes last in the title, and in an original title in brackets.
     title = re.sub(rf"(^|\()([^()]+?), ({_ARTICLES})(?= \(|\)|$)", _article_first, title)
     return title, year
 

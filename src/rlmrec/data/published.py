@@ -1,9 +1,9 @@
 """The folders that the paper's authors publish: pickled matrices, vectors and profiles.
 
-A pickle is a program. This one never runs: a name in it is not looked up but answered from a short list of
-stand-ins for numpy and scipy.sparse, which only note down what they are given. Arrays and matrices are then
-made from the notes, after every length, type and range has been checked. So the pickles of old and new
-versions of numpy and scipy read alike, and no code of either ever sees an unchecked byte.
+A pickle is a program. Here it never runs: the names in it are not looked up but replaced by a short list of
+stand-ins for numpy and scipy.sparse, which only record their arguments. Arrays and matrices are made of these
+records after every length, type and range has been checked. So the pickles of old and new versions of numpy and
+scipy are read alike, and the code of neither handles an unchecked byte.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.source import Source
 from rlmrec.data.tables import read_table
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
@@ -36,22 +37,25 @@ Profiles = dict[int, dict[str, str]]
 
 
 def read_published(
-    folder: Path | str, users_mapper: Path | str | None = None, items_mapper: Path | str | None = None
-) -> Dataset:
-    """Read trn_mat.pkl, val_mat.pkl and tst_mat.pkl as a dataset that keeps its split.
+    folder: Path | str,
+    *,
+    user_mapper: Path | str | None = None,
+    item_mapper: Path | str | None = None,
+) -> Source:
+    """Read a dataset folder of the paper. Its split is kept; its pickles are read by a restricted reader.
 
     Args:
-        folder: holds the three files.
-        users_mapper: JSON lines that give each row (``uid``) its raw id; None: the rows are the ids.
-        items_mapper: likewise (``iid``).
+        folder: Folder with trn_mat.pkl, val_mat.pkl, tst_mat.pkl and, if any, the vectors and profiles.
+        user_mapper: Published JSON lines with the raw id of each user row; by default the rows are the ids.
+        item_mapper: Published JSON lines with the raw id of each item row; by default the rows are the ids.
 
     Returns:
-        the dataset; a non-zero entry is an interaction, ``id`` counts on over the three files; where the
-        folder has profiles they are the texts, column ``profile``.
+        a ready-made split, in which a non-zero entry is an interaction and ids are counted through the three files;
+        profiles, where the folder has them, as texts with the column ``profile``; and the text vectors.
 
     Raises:
-        DataError: a file is missing, damaged or asks for anything but numpy and scipy.sparse, the matrices
-            do not fit each other, or the splits are refused by ``Dataset``.
+        DataError: a file is missing, damaged or refers to anything but numpy and scipy.sparse, or the files do
+            not match each other.
     """
     folder = Path(folder)
     pairs = {split: _matrix(folder / name) for split, name in MATRICES.items()}
@@ -61,46 +65,31 @@ def read_published(
         raise DataError(f"{folder}: expected three matrices of one shape (users x items), got {listed}")
     n_users, n_items = shapes[MATRICES["train"]]
     profiles = read_published_profiles(folder)
-    parts: dict[str, Interactions] = {}
+    parts: list[Interactions] = []
     start = 0
-    for split, (users, items, _) in pairs.items():
+    for users, items, _ in pairs.values():
         part = Interactions(users, items, n_users, n_items).merged()
-        parts[split] = Interactions(
-            part.users, part.items, n_users, n_items, id=np.arange(start, start + len(part))
-        )
+        parts.append(replace(part, id=np.arange(start, start + len(part))))
         start += len(part)
-    return Dataset(
+    return Source(
         folder.resolve().name,
-        parts["train"],
-        parts["valid"],
-        parts["test"],
-        _vocabulary("user", n_users, users_mapper),
-        _vocabulary("item", n_items, items_mapper),
+        (parts[0], parts[1], parts[2]),
+        _vocabulary("user", n_users, user_mapper),
+        _vocabulary("item", n_items, item_mapper),
         item_texts=_profile_texts(profiles[1], n_items) if profiles else None,
         user_texts=_profile_texts(profiles[0], n_users) if profiles else None,
+        vectors=_read_vectors(folder, n_users, n_items),
         provenance={"source": "published", "files": list(MATRICES.values())},
     )
 
 
-def read_published_vectors(folder: Path | str, dataset: Dataset) -> tuple[Float32Array, Float32Array] | None:
-    """Read usr_emb_np.pkl and itm_emb_np.pkl.
-
-    Args:
-        folder: the published folder.
-        dataset: what ``read_published`` made of it.
-
-    Returns:
-        users float32[U, d_s] and items float32[I, d_s]; None when neither file is there.
-
-    Raises:
-        DataError: one file is missing, holds NaN or infinity, or has another number of rows or columns than
-            it must have.
-    """
-    paths = _both(Path(folder), VECTORS)
+def _read_vectors(folder: Path, n_users: int, n_items: int) -> tuple[Float32Array, Float32Array] | None:
+    """Read usr_emb_np.pkl and itm_emb_np.pkl; None when neither file is there."""
+    paths = _both(folder, VECTORS)
     if paths is None:
         return None
-    users = _vectors(paths["user"], dataset.n_users, "user")
-    items = _vectors(paths["item"], dataset.n_items, "item")
+    users = _vectors(paths["user"], n_users, "user")
+    items = _vectors(paths["item"], n_items, "item")
     if users.shape[1] != items.shape[1]:
         raise DataError(
             f"{folder}: user vectors have {users.shape[1]} dimensions and item vectors {items.shape[1]}: "
@@ -113,8 +102,8 @@ def read_published_profiles(folder: Path | str) -> tuple[Profiles, Profiles] | N
     """Read usr_prf.pkl and itm_prf.pkl.
 
     Returns:
-        for users and for items: row → {"profile": text, "reasoning": text where there is one}; None when
-        neither file is there.
+        for users and for items: row → {"profile": text, "reasoning": text if any}; None when neither file
+        is there.
 
     Raises:
         DataError: one file is missing, damaged or not such a dictionary.
@@ -124,7 +113,7 @@ def read_published_profiles(folder: Path | str) -> tuple[Profiles, Profiles] | N
 
 
 def _matrix(path: Path) -> tuple[IntArray, IntArray, tuple[int, int]]:
-    """Rows and columns of the non-zero entries, and the shape."""
+    """Return rows and columns of the non-zero entries, and the shape."""
     noted = load(path)
     if not isinstance(noted, _Matrix):
         raise DataError(f"{path}: expected a scipy.sparse matrix, got {_what(noted)}")
@@ -249,7 +238,7 @@ def _both(folder: Path, names: Mapping[str, str]) -> dict[str, Path] | None:
     return present or None
 
 
-# The restricted unpickler. Stand-ins hold what a pickle says of arrays and matrices; they do nothing.
+# The restricted unpickler. The stand-ins record what a pickle contains of arrays and matrices and do nothing else.
 
 
 class _Dtype:
@@ -330,7 +319,7 @@ def _scalar(dtype: object, content: object) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 and below spell bytes."""
+    """Decode bytes as pickles of protocol 2 and below write them."""
     if encoding != "latin1":
         raise ValueError("encoding")
     return text.encode("latin1")
@@ -353,7 +342,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Refused(Exception):
-    """What the pickle asked for."""
+    """Raised with the name that a pickle refers to and that is not allowed."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -376,8 +365,8 @@ def load(path: Path) -> Any:
     """Read a pickle of plain values, arrays and sparse matrices, the latter two as stand-ins.
 
     Raises:
-        DataError: the file is absent, is no complete pickle, or names anything that is not on the list;
-            nothing that it names is imported or run.
+        DataError: the file is absent, is no complete pickle, or refers to anything that is not on the list;
+            nothing that it refers to is imported or run.
     """
     try:
         with path.open("rb") as handle:
@@ -386,8 +375,8 @@ def load(path: Path) -> Any:
         raise DataError(f"{path} does not exist") from None
     except _Refused as refused:
         raise DataError(
-            f"{path} was refused, nothing of it was run: it asks for {refused}, expected only arrays of "
-            "numpy and matrices of scipy.sparse"
+            f"{path} was refused and not run: it refers to {refused}, expected only arrays of numpy and "
+            "matrices of scipy.sparse"
         ) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DataError(f"{path} is damaged or no pickle ({type(error).__name__}: {error})") from None
@@ -409,7 +398,7 @@ def _indices(path: Path, noted: object, name: str) -> IntArray:
 
 
 def _sizes(shape: object) -> str:
-    # Never the repr of what a stranger made: a nested tuple can take hours to print.
+    # Never the repr of an untrusted object: a nested tuple can take hours to print.
     plain = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int for n in shape)
     return str(shape) if plain else _what(shape)
 

@@ -1,9 +1,9 @@
-"""From the files that a source distributes, reviews and items, to a dataset with texts (Section 4.1.1).
+"""Reads the reviews and items of the original distributions, with texts (Section 4.1.1).
 
-The reviews are read twice. The first time only who, what, how many stars and when are kept, in columns of 28
-bytes an interaction; that decides which users and items remain. The second time the reviews that remain, a
-few per cent of the file, are taken by their line numbers. So memory holds the texts of the dataset and not
-those of the source. An interaction's ``id`` is the number of its line in the file of reviews.
+The reviews are read twice. The first pass keeps only user, item, rating and time, 28 bytes per interaction;
+they decide which users and items remain. The second pass reads the texts of the remaining reviews, a few per cent
+of the file, by their line numbers. So memory holds the texts of the dataset and not those of the source. An
+interaction's ``id`` is the number of its line in the file of reviews.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,12 +20,13 @@ import polars as pl
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import MAX_BAD_LINES, Progress, Record, RecordFile
+from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 
 
 class Review(NamedTuple):
-    """Who reviewed what: raw ids as text; the rating (0 in a source without) and seconds since 1970."""
+    """Raw ids as text, the rating (0 in a source without ratings) and seconds since 1970."""
 
     user: str
     item: str
@@ -35,19 +36,19 @@ class Review(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """How one source writes its reviews and items. The functions raise ``BadRecord`` for what they cannot use.
+    """Format of the reviews and items of one source. The functions raise ``BadRecord`` for unusable records.
 
     Args:
-        name: of the source, for example "amazon".
-        domain: whose words the prompts use, unless the reader is told another.
+        name: name of the source, for example "amazon".
+        domain: whose words the prompts use by default.
         rated: whether reviews have ratings.
-        review_keys: what each record of the file of reviews has.
-        item_keys: likewise of the file of items.
-        review: the interaction that a record of the reviews is.
-        review_text: its text, None where it has none.
-        item_id: the raw id of a record of the items.
-        item_texts: its texts, a value (or None) for each of ``columns``.
-        columns: names of the texts; "title" and "description" mean something to the prompts.
+        review_keys: keys of each record of the file of reviews.
+        item_keys: keys of each record of the file of items.
+        review: makes the interaction of a record of the reviews.
+        review_text: extracts the text of a record of the reviews, None where it has none.
+        item_id: extracts the raw id of a record of the items.
+        item_texts: extracts the texts of a record of the items, a value (or None) for each of ``columns``.
+        columns: names of the texts; the prompts use "title" and "description" by name.
     """
 
     name: str
@@ -62,65 +63,70 @@ class Format:
     columns: tuple[str, ...]
 
     def reviews(self, path: Path | str, max_bad_lines: int, progress: Progress | None) -> RecordFile:
-        """The file of reviews."""
+        """Open the file of reviews."""
         kind = f"{self.name.capitalize()} reviews"
         return RecordFile(path, kind, self.review_keys, max_bad_lines, progress)
 
     def items(self, path: Path | str, max_bad_lines: int, progress: Progress | None) -> RecordFile:
-        """The file of items."""
+        """Open the file of items."""
         kind = f"{self.name.capitalize()} items"
         return RecordFile(path, kind, self.item_keys, max_bad_lines, progress)
 
 
-def build(
-    source: Format,
+def read_raw(
+    form: Format,
     reviews: Path | str,
     items: Path | str,
     *,
     domain: str | None = None,
     max_bad_lines: int = MAX_BAD_LINES,
     progress: Progress | None = None,
-    **options: Any,
-) -> Dataset:
-    """Read, filter, sample, reduce, split, and add the texts.
+) -> Source:
+    """Read the reviews without their texts; the texts of what remains after the filters are read at the end.
 
     Args:
-        source: how the files are written.
+        form: how the files are written.
         reviews: the file of reviews.
         items: the file of items.
-        domain: noted in the provenance, for the prompts; the source's own by default.
-        max_bad_lines: most lines of a file that may be unusable.
-        progress: called with what is being read, the bytes read and the bytes in all.
-        options: those of ``Dataset.build``: min_rating, period, sample_users, k_core, split, seed.
+        domain: whose words the prompts use; those of the format by default.
+        max_bad_lines: maximum number of unusable lines in a file.
+        progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 
     Returns:
-        a dataset with item texts and reviews; the provenance says what became of the lines and how many
-        items and reviews have texts.
+        a source whose dataset has item texts and reviews; its provenance counts the lines and the items and reviews
+        with texts.
 
     Raises:
-        DataError: a file is not what it must be, or nothing is left of it.
+        DataError: a file cannot be used.
     """
-    file = source.reviews(reviews, max_bad_lines, progress)
-    catalogue = source.items(items, max_bad_lines, progress)
-    catalogue.check(source.item_id)
-    interactions, users, articles = _interactions(source, file)
+    file = form.reviews(reviews, max_bad_lines, progress)
+    catalogue = form.items(items, max_bad_lines, progress)
+    catalogue.check(form.item_id)
+    interactions, users, articles = _interactions(form, file)
+
+    def finish(dataset: Dataset) -> Dataset:
+        kept = [number for part in _parts(dataset) for number in _ids(part)]
+        texts = {line: text for line, text in file.at(kept, form.review_text) if text is not None}
+        return _with_items(_with_reviews(dataset, texts), form, catalogue)
+
     provenance = {
-        "source": source.name,
-        "domain": domain or source.domain,
+        "source": form.name,
+        "domain": domain or form.domain,
         "files": {"reviews": Path(reviews).name, "items": Path(items).name},
         "lines": {"reviews": file.report.plain()},
     }
-    dataset = Dataset.build(source.name, interactions, users, articles, provenance=provenance, **options)
-    del interactions, users, articles
-    kept = [number for part in _parts(dataset) for number in _ids(part)]
-    texts = {line: text for line, text in file.at(kept, source.review_text) if text is not None}
-    dataset = _with_reviews(dataset, texts)
-    return _with_items(dataset, source, catalogue)
+    notes = (
+        [] if form.rated else [f"{form.name} reviews have no ratings: every review counts as an interaction"]
+    )
+    return Source(
+        form.name, interactions, users, articles,
+        notes=[*notes, *file.report.notes("reviews")], provenance=provenance, finish=finish,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Matched:
-    """How much of a dataset was found in raw files.
+    """Number of items and interactions of a dataset that were found in raw files.
 
     Args:
         items: I, all items.
@@ -138,7 +144,7 @@ class Matched:
 
 
 def add_texts(
-    source: Format,
+    form: Format,
     dataset: Dataset,
     reviews: Path | str,
     items: Path | str,
@@ -148,27 +154,27 @@ def add_texts(
     max_bad_lines: int = MAX_BAD_LINES,
     progress: Progress | None = None,
 ) -> tuple[Dataset, Matched]:
-    """Give a dataset that has raw ids and a split already the texts of raw files.
+    """Add the texts of raw files to a dataset with raw ids and a split.
 
     Args:
-        source: how the files are written.
-        dataset: with the source's ids; its splits and interaction ids stay as they are, its item texts are
+        form: how the files are written.
+        dataset: dataset with the ids of the files; its splits and interaction ids stay, its item texts are
             replaced.
-        reviews: the file of reviews; of several by one user about one item the latest counts.
+        reviews: the file of reviews; of several by one user about one item the latest is used.
         items: the file of items.
-        min_rating: reviews with fewer stars are passed over, as they were when the dataset was made; of no
-            effect in a source without ratings.
-        domain, max_bad_lines, progress: as in ``build``.
+        min_rating: ignore reviews with fewer stars, as when the dataset was made; no effect on a source without
+            ratings.
+        domain, max_bad_lines, progress: as in ``read_raw``.
 
     Returns:
         the dataset with texts, and how much of it was found.
 
     Raises:
-        DataError: a file is not what it must be, or holds not one of the dataset's interactions or items.
+        DataError: a file cannot be used, or contains none of the dataset's interactions or items.
     """
-    file = source.reviews(reviews, max_bad_lines, progress)
-    catalogue = source.items(items, max_bad_lines, progress)
-    catalogue.check(source.item_id)
+    file = form.reviews(reviews, max_bad_lines, progress)
+    catalogue = form.items(items, max_bad_lines, progress)
+    catalogue.check(form.item_id)
     ids = {
         key: number
         for part in _parts(dataset)
@@ -176,39 +182,40 @@ def add_texts(
     }
     user_rows, item_rows = _rows(dataset.users), _rows(dataset.items)
     latest: dict[int, tuple[float, str | None]] = {}
-    for _, (review, record) in file.each(lambda record: (source.review(record), record)):
+    for _, (review, record) in file.each(lambda record: (form.review(record), record)):
         user, item = user_rows.get(review.user), item_rows.get(review.item)
         if user is None or item is None or (key := user * dataset.n_items + item) not in ids:
             continue
-        if source.rated and min_rating is not None and review.rating < min_rating:
+        if form.rated and min_rating is not None and review.rating < min_rating:
             continue
         if key not in latest or review.time >= latest[key][0]:
-            latest[key] = (review.time, source.review_text(record))
+            latest[key] = (review.time, form.review_text(record))
     if not latest:
         raise DataError(
-            f"{file.path} holds no review of the dataset's {len(ids):,} interactions: its users are called like "
+            f"{file.path} has no review of the dataset's {len(ids):,} interactions: its users have ids like "
             f"{dataset.users.id(0)!r}, its items like {dataset.items.id(0)!r}. Are mappers and reviews of one source?"
         )
     texts = {ids[key]: text for key, (_, text) in latest.items() if text is not None}
     provenance = {
         **dataset.provenance,
-        "texts_source": source.name,
-        "domain": domain or source.domain,
+        "texts_source": form.name,
+        "domain": domain or form.domain,
         "lines": {"reviews": file.report.plain()},
     }
-    dataset = _with_reviews(replace(dataset, item_texts=None, provenance=provenance), texts)
-    dataset = _with_items(dataset, source, catalogue)
+    notes = (*dataset.notes, *file.report.notes("reviews"))
+    dataset = _with_reviews(replace(dataset, item_texts=None, provenance=provenance, notes=notes), texts)
+    dataset = _with_items(dataset, form, catalogue)
     found = dataset.provenance["texts"]["items found"]
     return dataset, Matched(dataset.n_items, found, len(ids), len(latest), len(texts))
 
 
-def _interactions(source: Format, file: RecordFile) -> tuple[Interactions, Vocabulary, Vocabulary]:
-    """Pass one: no text is kept. Rows are numbered in the order of the file."""
+def _interactions(form: Format, file: RecordFile) -> tuple[Interactions, Vocabulary, Vocabulary]:
+    """Read the interactions without texts. Rows are numbered in the order of the file."""
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     user_rows, item_rows, lines = array("i"), array("i"), array("i")
     ratings, times = array("d"), array("d")
-    for line, review in file.each(source.review):
+    for line, review in file.each(form.review):
         user_rows.append(users.setdefault(review.user, len(users)))
         item_rows.append(items.setdefault(review.item, len(items)))
         ratings.append(review.rating)
@@ -216,7 +223,7 @@ def _interactions(source: Format, file: RecordFile) -> tuple[Interactions, Vocab
         lines.append(line)
     interactions = Interactions(
         np.frombuffer(user_rows, np.int32), np.frombuffer(item_rows, np.int32), len(users), len(items),
-        np.frombuffer(ratings, np.float64) if source.rated else None,
+        np.frombuffer(ratings, np.float64) if form.rated else None,
         np.frombuffer(times, np.float64),
         id=np.frombuffer(lines, np.int32).astype(np.int64),
     )  # fmt: skip
@@ -225,7 +232,7 @@ def _interactions(source: Format, file: RecordFile) -> tuple[Interactions, Vocab
 
 def _vocabulary(rows: dict[str, int], kind: str) -> Vocabulary:
     ids = list(rows)
-    rows.clear()  # the vocabulary makes its own, and there are millions
+    rows.clear()  # the vocabulary makes its own, and millions of ids need not be held twice
     return Vocabulary(ids, kind)
 
 
@@ -240,31 +247,31 @@ def _parts(dataset: Dataset) -> list[Interactions]:
 
 
 def _with_reviews(dataset: Dataset, texts: dict[int, str]) -> Dataset:
-    """The dataset with the reviews of these interaction ids."""
+    """Add the reviews of these interaction ids."""
 
-    def told(part: Interactions) -> Interactions:
+    def reviewed(part: Interactions) -> Interactions:
         return replace(part, review=np.array([texts.get(number) for number in _ids(part)], object))
 
-    train, valid, test = map(told, _parts(dataset))
+    train, valid, test = map(reviewed, _parts(dataset))
     return replace(dataset, train=train, valid=valid, test=test)
 
 
 def _rows(vocabulary: Vocabulary) -> dict[str, int]:
-    """Rows by the id as text, as raw files have it."""
+    """Map the ids as text, as in raw files, to rows."""
     return {str(raw): row for row, raw in enumerate(vocabulary.ids)}
 
 
-def _with_items(dataset: Dataset, source: Format, file: RecordFile) -> Dataset:
-    """The dataset with the texts of its items; of several records of an item the first counts."""
+def _with_items(dataset: Dataset, form: Format, file: RecordFile) -> Dataset:
+    """Add the texts of the items; of several records of an item the first is used."""
     rows = _rows(dataset.items)
     texts: list[tuple[str | None, ...] | None] = [None] * dataset.n_items
     repeated = 0
-    for _, (raw, record) in file.each(lambda record: (source.item_id(record), record)):
+    for _, (raw, record) in file.each(lambda record: (form.item_id(record), record)):
         row = rows.get(raw)
         if row is None:
             continue
         if texts[row] is None:
-            texts[row] = source.item_texts(record)
+            texts[row] = form.item_texts(record)
         else:
             repeated += 1
     found = sum(entry is not None for entry in texts)
@@ -274,11 +281,11 @@ def _with_items(dataset: Dataset, source: Format, file: RecordFile) -> Dataset:
             f"{file.path} has none of the {dataset.n_items:,} items that are left of the reviews, for example "
             f"{example!r}: do the two files belong together?"
         )
-    nothing = (None,) * len(source.columns)
+    nothing = (None,) * len(form.columns)
     table = pl.DataFrame(
-        [entry or nothing for entry in texts], schema=dict.fromkeys(source.columns, pl.String), orient="row"
+        [entry or nothing for entry in texts], schema=dict.fromkeys(form.columns, pl.String), orient="row"
     )
-    described = "description" in source.columns
+    described = "description" in form.columns
     with_review = sum(
         part.review is not None and sum(r is not None for r in part.review) for part in _parts(dataset)
     )
@@ -297,4 +304,5 @@ def _with_items(dataset: Dataset, source: Format, file: RecordFile) -> Dataset:
             "interactions with a review": with_review,
         },
     }
-    return replace(dataset, item_texts=table, provenance=provenance)
+    notes = (*dataset.notes, *file.report.notes("items"))
+    return replace(dataset, item_texts=table, provenance=provenance, notes=notes)

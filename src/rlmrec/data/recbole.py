@@ -1,8 +1,8 @@
 """RecBole's atomic files: a folder with NAME.inter and, where present, NAME.item and NAME.user.
 
 Tab-separated, without quoting; the header gives each column a name and a type (``rating:float``). Tokens
-become ids by the rule for untyped files in ``rlmrec.data.tables``. A sequence of tokens stays as it is
-written, separated by spaces: RecBole writes a title and a list of genres alike.
+become ids by the rule for untyped files in ``rlmrec.data.tables``. A sequence of tokens is kept as written,
+separated by spaces, because RecBole writes a title and a list of genres alike.
 """
 
 from __future__ import annotations
@@ -10,131 +10,95 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
-from rlmrec.data.dataset import Dataset
-from rlmrec.data.interactions import Interactions
+from rlmrec.data.source import Source
 from rlmrec.data.tables import Table, align, assemble, read_delimited
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-# Columns of .item and .user that sum up behaviour, that of the held-out interactions included.
-SUMS_UP = re.compile(r"(^|_)(stars|rating|count|sentiment|metascore|sales_rank|popularity)$", re.IGNORECASE)
-
-
-class Source(NamedTuple):
-    """What a source holds before filters and split: the input of ``Dataset.build``.
-
-    Args:
-        interactions: n interactions.
-        users: U raw user ids.
-        items: I raw item ids.
-        item_texts: I rows of text columns, or None.
-        user_texts: U rows of text columns, or None.
-        left_out: columns that are no texts, since they sum up interactions that will be held out.
-    """
-
-    interactions: Interactions
-    users: Vocabulary
-    items: Vocabulary
-    item_texts: pl.DataFrame | None = None
-    user_texts: pl.DataFrame | None = None
-    left_out: tuple[str, ...] = ()
+# Columns of .item and .user that summarise behaviour, held-out interactions included.
+SUMMARIES = re.compile(r"(^|_)(stars|rating|count|sentiment|metascore|sales_rank|popularity)$", re.IGNORECASE)
 
 
 def read_recbole(
     folder: Path | str,
-    user: str = "user_id",
-    item: str = "item_id",
-    rating: str = "rating",
-    timestamp: str = "timestamp",
+    *,
+    user_field: str = "user_id",
+    item_field: str = "item_id",
+    rating_field: str = "rating",
+    timestamp_field: str = "timestamp",
 ) -> Source:
-    """Read a folder of atomic files.
+    """Read RecBole's atomic files.
 
-    Columns of .item and .user that sum up what people did (ending in stars, rating, count, sentiment,
-    metascore, sales_rank or popularity) are left out: they hold what the split is going to hold out.
+    A ready-made split (NAME.train.inter, NAME.valid.inter and NAME.test.inter) is kept. Columns of .item and .user
+    that summarise behaviour (ending in stars, rating, count, sentiment, metascore, sales_rank or popularity) are
+    left out, since they contain the interactions that will be held out.
 
     Args:
-        folder: holds exactly one .inter file.
-        user: the field of user ids, in .inter and .user.
-        item: the field of item ids, in .inter and .item.
-        rating: the field of ratings, read where .inter has it.
-        timestamp: the field of times, likewise.
+        folder: Folder with one .inter file, or those of a split, and, if any, .item and .user.
+        user_field: Field of user ids, in .inter and .user.
+        item_field: Field of item ids, in .inter and .item.
+        rating_field: Field of ratings, read where .inter has it.
+        timestamp_field: Field of times, read where .inter has it.
 
     Raises:
-        DataError: there is no .inter file or more than one, a header is not ``name:type``, or a value is
-            not what it must be.
+        DataError: there is neither one .inter file nor a split, a header is not ``name:type``, or a value
+            cannot be used.
     """
     folder = Path(folder)
+    paths = _splits(folder) or [_only_inter_file(folder)]
+    tables = [read_atomic(path, user_field, item_field) for path in paths]
+    present = set.intersection(*(set(table.frame.columns) for table in tables))
+    optional = [field if field in present else None for field in (rating_field, timestamp_field)]
+    parts, users, items = assemble(tables, user_field, item_field, *optional)
+    is_split = len(parts) > 1
+    stem = paths[0].name.removesuffix(".inter").removesuffix(".train")
+    (item_texts, user_texts), left_out = _texts(folder / stem, user_field, item_field, users, items)
+    notes = [f"left out of the texts, since they summarise held-out behaviour: {', '.join(left_out)}"]
+    return Source(
+        stem if is_split else folder.resolve().name,
+        (parts[0], parts[1], parts[2]) if is_split else parts[0],
+        users,
+        items,
+        item_texts,
+        user_texts,
+        notes=notes if left_out else (),
+        provenance={
+            "source": "recbole",
+            "files": [path.name for path in paths],
+            "columns_left_out": list(left_out),
+        },
+    )
+
+
+def _only_inter_file(folder: Path) -> Path:
     found = sorted(folder.glob("*.inter"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise DataError(f"{folder}: expected exactly one .inter file, found {names}")
-    table = read_atomic(found[0], user, item)
-    present = table.frame.columns
-    (interactions,), users, items = assemble(
-        [table], user, item,
-        rating if rating in present else None,
-        timestamp if timestamp in present else None,
-    )  # fmt: skip
-    (item_texts, user_texts), left_out = _texts(found[0].with_suffix(""), user, item, users, items)
-    return Source(interactions, users, items, item_texts, user_texts, left_out)
+        raise DataError(
+            f"{folder}: expected exactly one .inter file, or NAME.train.inter, NAME.valid.inter and "
+            f"NAME.test.inter, found {names}"
+        )
+    return found[0]
 
 
-def ready_splits(folder: Path | str) -> tuple[Path, Path, Path] | None:
-    """NAME.train.inter, NAME.valid.inter and NAME.test.inter of a folder; None where the split is not ready."""
-    for train in sorted(Path(folder).glob("*.train.inter")):
+def _splits(folder: Path) -> list[Path] | None:
+    """Return the three files of a ready-made split; None without one."""
+    for train in sorted(folder.glob("*.train.inter")):
         name = train.name.removesuffix(".train.inter")
-        valid, test = (train.with_name(f"{name}.{part}.inter") for part in ("valid", "test"))
-        if valid.exists() and test.exists():
-            return train, valid, test
+        paths = [train, *(train.with_name(f"{name}.{part}.inter") for part in ("valid", "test"))]
+        if all(path.exists() for path in paths):
+            return paths
     return None
-
-
-def read_recbole_splits(
-    folder: Path | str,
-    user: str = "user_id",
-    item: str = "item_id",
-    rating: str = "rating",
-    timestamp: str = "timestamp",
-) -> Dataset:
-    """Read a folder of atomic files whose split is ready, and keep that split.
-
-    Args:
-        folder: holds NAME.train.inter, NAME.valid.inter and NAME.test.inter, and NAME.item and NAME.user where
-            present; the other arguments are those of ``read_recbole``.
-
-    Raises:
-        DataError: as ``read_recbole``; a file is missing, or the splits are refused by ``Dataset``.
-    """
-    paths = ready_splits(folder)
-    if paths is None:
-        raise DataError(f"{folder} lacks one of NAME.train.inter, NAME.valid.inter and NAME.test.inter")
-    tables = [read_atomic(path, user, item) for path in paths]
-    present = set.intersection(*(set(table.frame.columns) for table in tables))
-    parts, users, items = assemble(
-        tables, user, item,
-        rating if rating in present else None,
-        timestamp if timestamp in present else None,
-    )  # fmt: skip
-    name = paths[0].name.removesuffix(".train.inter")
-    train, valid, test = (part.merged() for part in parts)
-    (item_texts, user_texts), left_out = _texts(paths[0].with_name(name), user, item, users, items)
-    provenance = {
-        "source": "recbole",
-        "files": [path.name for path in paths],
-        "columns_left_out": list(left_out),
-    }
-    return Dataset(name, train, valid, test, users, items, item_texts, user_texts, provenance)
 
 
 def _texts(
     path: Path, user: str, item: str, users: Vocabulary, items: Vocabulary
 ) -> tuple[list[pl.DataFrame | None], tuple[str, ...]]:
-    """The texts of PATH.item and PATH.user, where present, and the columns of these that are left out."""
+    """Read the texts of PATH.item and PATH.user, where present; also return the columns left out."""
     texts: list[pl.DataFrame | None] = []
     left_out: list[str] = []
     for ending, field, vocabulary in (("item", item, items), ("user", user, users)):
@@ -143,7 +107,7 @@ def _texts(
             texts.append(None)
             continue
         table = read_atomic(file, field)
-        names = [name for name in table.frame.columns if name != field and SUMS_UP.search(name)]
+        names = [name for name in table.frame.columns if name != field and SUMMARIES.search(name)]
         left_out += names
         kept = replace(table, frame=table.frame.drop(names))
         texts.append(align(kept, vocabulary, field) if kept.frame.width > 1 else None)
@@ -151,7 +115,7 @@ def _texts(
 
 
 def read_atomic(path: Path, *required: str) -> Table:
-    """Read one atomic file; columns carry their names without the types.
+    """Read one atomic file; its columns are named without their types.
 
     Raises:
         DataError: as ``read_recbole``, or a ``required`` column is missing.

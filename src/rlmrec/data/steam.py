@@ -1,8 +1,8 @@
 """Steam's reviews and games: steam_reviews.json.gz and steam_games.json.gz, files of Python literals.
 
 Reviews: username, product_id, text, date, hours; no rating, so every review counts as an interaction.
-Games: id, app_name, title, genres, tags, specs, developer, publisher, release_date, price. What players
-think of a game on the whole (sentiment, metascore) is left out: held-out reviews are part of it.
+Games: id, app_name, title, genres, tags, specs, developer, publisher, release_date, price. Summaries
+of the players' opinions (sentiment, metascore) are left out, since they contain held-out reviews.
 
 Source: W.-C. Kang and J. McAuley, "Self-attentive sequential recommendation", ICDM 2018.
 """
@@ -11,42 +11,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from rlmrec.data.dataset import Dataset
 from rlmrec.data.lines import MAX_BAD_LINES, Progress, Record, identity, plain, seconds
-from rlmrec.data.raw import Format, Review, build
+from rlmrec.data.raw import Format, Review, read_raw
+from rlmrec.data.source import Source
 
 
 def read_steam(
+    *,
     reviews: Path | str,
     games: Path | str,
-    *,
     domain: str = "games",
     max_bad_lines: int = MAX_BAD_LINES,
     progress: Progress | None = None,
-    **options: Any,
-) -> Dataset:
-    """Make a dataset of Steam's reviews and games.
+) -> Source:
+    """Read Steam's reviews and games, gzipped or not. There are no ratings: every review is an interaction.
+
+    Users are identified by their names, as in the paper. The item texts are title, genres, tags, developer,
+    publisher, specs, year and price.
 
     Args:
-        reviews: steam_reviews.json.gz; a user is known by their name, as in the paper.
-        games: steam_games.json.gz.
-        domain: whose words the prompts use.
-        max_bad_lines: most unusable lines of a file; they are counted and skipped.
-        progress: called with what is being read, the bytes read and the bytes in all.
-        options: those of ``Dataset.build``: period, sample_users, k_core, split, seed; there are no ratings.
-
-    Returns:
-        a dataset with the item texts title, genres, tags, developer, publisher, specs, year and price, and
-        reviews.
+        reviews: File of reviews: steam_reviews.json.gz.
+        games: File of games: steam_games.json.gz.
+        domain: Whose words the prompts use.
+        max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
+        progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 
     Raises:
-        DataError: as ``rlmrec.data.raw.build``.
+        DataError: a file is missing or cannot be used.
     """
-    return build(
-        STEAM, reviews, games, domain=domain, max_bad_lines=max_bad_lines, progress=progress, **options
-    )
+    return read_raw(STEAM, reviews, games, domain=domain, max_bad_lines=max_bad_lines, progress=progress)
 
 
 def _review(record: Record) -> Review:

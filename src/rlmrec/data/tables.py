@@ -1,12 +1,13 @@
-"""Tables with named columns (CSV, TSV, JSON-lines, Parquet): interactions, ready splits and texts.
+"""Tables with named columns (CSV, TSV, JSON lines, Parquet): interactions, ready-made splits and texts.
 
-Ids keep the type their file gives them. CSV and TSV have none, so there an id column counts as integers
-only if every value is written as one (``7``, not ``007`` or ``+7``) and as text otherwise.
+Ids keep the type that their file gives them. CSV and TSV have no types; there a column of ids counts as
+integers only if every value is written as one (``7``, not ``007`` or ``+7``), and as text otherwise.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import io
 import json
@@ -15,18 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
 
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import iso_seconds
+from rlmrec.data.metadata import TITLE_COLUMNS
+from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import ColumnError, DataError
+from rlmrec.errors import ColumnError, ConfigError, DataError
 from rlmrec.types import FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
+_EXACT = 2**53  # from here on floats do not tell two integers apart
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
 
 Records = Callable[[], Iterator[tuple[int, Any]]]
@@ -34,37 +38,48 @@ Records = Callable[[], Iterator[tuple[int, Any]]]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Columns of one file, and where each row stands in it.
+    """Columns of one file or data frame, and the place of each row in it.
 
     Args:
-        path: the file, for messages.
-        frame: n rows; untyped files give text, JSON-lines text except for ids, Parquet what it holds.
-        typed: whether the file itself tells integer ids from text.
+        path: the file, or the name of the data frame; for messages.
+        frame: n rows; untyped files give text, JSON lines text except for ids, Parquet the stored types.
+        typed: whether the file itself distinguishes integer ids from text.
         records: reads the file again as (line, record), blank lines with an empty record; None when the
             file has no lines. Only errors need it, so no line number is kept for each row.
+        first_row: number of the first row in messages.
     """
 
-    path: Path
+    path: Path | str
     frame: pl.DataFrame
     typed: bool
     records: Records | None = None
+    first_row: int = 1
 
     def place(self, row: int) -> str:
-        """Where a row stands: the line an editor shows, or the row (from 1) of a Parquet file."""
+        """Return the line of a row as an editor shows it, or its number in a file without lines."""
         if self.records is not None:
             filled = (line for line, record in self.records() if record)
             for number, line in enumerate(filled):
                 if number == row:
                     return f"line {line}"
-        return f"row {row + 1}"
+        return f"row {row + self.first_row}{'' if self.first_row else ' (counted from 0)'}"
 
     def ids(self, column: str, kind: str) -> pl.Series:
-        """The column as Int64 or String.
+        """Return the column as Int64 or String; floats that are whole, as pandas makes them, are integers.
 
         Raises:
             DataError: an id is missing, or the column holds something else.
         """
         raw = self.frame[column]
+        if raw.dtype.is_float():
+            raw = raw.fill_nan(None)
+            odd = (raw != raw.round()).fill_null(False) | (raw.abs() >= _EXACT).fill_null(False)
+            if odd.any():
+                raise DataError(
+                    f"{self.path}, {self.place(_first(odd))}, column {column!r}: got {raw[_first(odd)]!r} "
+                    f"({odd.sum()} such in all), {kind} ids must be integers or text: convert the column"
+                )
+            raw = raw.cast(pl.Int64)
         if raw.dtype.is_integer():
             try:
                 raw = raw.cast(pl.Int64)
@@ -89,14 +104,14 @@ class Table:
         return raw
 
     def numbers(self, column: str, missing: bool = False) -> FloatArray:
-        """The column as float64[n]; dates become seconds since 1970.
+        """Return the column as float64[n]; dates become seconds since 1970.
 
         Args:
             column: its name.
-            missing: whether a value may be missing; it is NaN then.
+            missing: whether values may be missing; they become NaN.
 
         Raises:
-            DataError: a value is not a number, not finite, or missing where it must not.
+            DataError: a value is not a number, not finite, or missing although it must not.
         """
         raw = self.frame[column]
         if raw.dtype in (pl.Date, pl.Datetime):
@@ -121,7 +136,7 @@ class Table:
         return cast(FloatArray, values.fill_null(float("nan")).to_numpy())
 
     def times(self, column: str) -> FloatArray:
-        """The column as float64[n] of seconds since 1970; text may be numbers or dates of ISO 8601 (UTC).
+        """Return the column as float64[n], seconds since 1970; text may be numbers or ISO 8601 dates (UTC).
 
         Raises:
             DataError: a value is neither, or the column mixes both.
@@ -144,7 +159,7 @@ class Table:
         return values
 
     def texts(self, column: str) -> pl.Series:
-        """The column as String: empty becomes null, a list is joined by ", ", other values as they print."""
+        """Return the column as String: "" becomes null, lists are joined by ", ", other values printed."""
         raw = self.frame[column]
         try:
             if isinstance(raw.dtype, pl.List):
@@ -155,62 +170,141 @@ class Table:
         return raw.set(raw == "", None)
 
 
-def read_interactions(
-    path: Path | str,
-    user: str = "user_id",
-    item: str = "item_id",
-    rating: str | None = None,
-    timestamp: str | None = None,
-    review: str | None = None,
-) -> tuple[Interactions, Vocabulary, Vocabulary]:
-    """Read interactions from one table.
+class Columns(NamedTuple):
+    """Names of the columns of interactions; None for those that are not read."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str | None = None
+    timestamp: str | None = None
+    review: str | None = None
+
+    @property
+    def present(self) -> list[str]:
+        """The names that are given."""
+        return [name for name in self if name is not None]
+
+
+def read_tables(
+    file: Path | str | None = None,
+    *,
+    train: Path | str | None = None,
+    valid: Path | str | None = None,
+    test: Path | str | None = None,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    rating_column: str | None = None,
+    timestamp_column: str | None = None,
+    review_column: str | None = None,
+    items: Path | str | None = None,
+    title_column: str | None = None,
+    users: Path | str | None = None,
+) -> Source:
+    """Read your own CSV, TSV, Parquet or JSON-lines files with named columns.
 
     Args:
-        path: a .csv, .tsv, .jsonl (each also .gz) or .parquet file.
-        user: the column of user ids.
-        item: the column of item ids.
-        rating: the column of ratings; None reads none.
-        timestamp: the column of times, seconds since 1970 or dates of ISO 8601; None reads none.
-        review: the column of review texts; None reads none.
+        file: File of interactions, to be filtered and split.
+        train: Ready-made split: file of training interactions.
+        valid: Ready-made split: file of validation interactions.
+        test: Ready-made split: file of test interactions.
+        user_column: Column of user ids.
+        item_column: Column of item ids, in the file of --items too.
+        rating_column: Column of ratings.
+        timestamp_column: Column of times: seconds since 1970, or dates. Of a repeated pair the latest is kept.
+        review_column: Column of review texts.
+        items: File of item texts, one row per item.
+        title_column: Column of the items' titles in the file of --items; by default title, name or similar,
+            else the first.
+        users: File of user texts, one row per user.
 
     Returns:
-        the interactions in the file's order, the users and the items (integers ascending, text sorted).
+        the interactions in the order of the file (their ids are counted through a ready-made split), the users
+        and the items (integers ascending, text sorted).
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a value is not what it must be; the
-            message names file, line and column.
+        ConfigError: neither one file nor the three of a split are given.
+        DataError: a file cannot be read, a column is missing, or a value cannot be used; the message names
+            file, line and column.
     """
-    columns = [name for name in (user, item, rating, timestamp, review) if name is not None]
-    table = read_table(path, columns, ids=(user, item))
-    (interactions,), users, items = assemble([table], user, item, rating, timestamp, review)
-    return interactions, users, items
+    columns = Columns(user_column, item_column, rating_column, timestamp_column, review_column)
+    ready = [path for path in (train, valid, test) if path is not None]
+    if (file is None) != (len(ready) == 3) or (file is not None and ready):
+        raise ConfigError("give either one file of interactions, or a split: --train, --valid and --test")
+    paths = ready if file is None else [file]
+    tables = [read_table(path, columns.present, ids=columns[:2]) for path in paths]
+    first = Path(paths[0])
+    return to_source(
+        first.stem if file is not None else first.resolve().parent.name,
+        tables,
+        columns,
+        items=read_table(items, ids=(item_column,)) if items is not None else None,
+        users=read_table(users, ids=(user_column,)) if users is not None else None,
+        title=title_column,
+        provenance={"files": [str(path) for path in paths]},
+    )
 
 
-def read_splits(
-    train: Path | str,
-    valid: Path | str,
-    test: Path | str,
-    user: str = "user_id",
-    item: str = "item_id",
-    rating: str | None = None,
-    timestamp: str | None = None,
-    review: str | None = None,
-) -> tuple[Interactions, Interactions, Interactions, Vocabulary, Vocabulary]:
-    """Read ready splits from three tables, which share one vocabulary of users and one of items.
+def to_source(
+    name: str,
+    tables: Sequence[Table],
+    columns: Columns,
+    *,
+    items: Table | None = None,
+    users: Table | None = None,
+    title: str | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Source:
+    """Make a source of one table of interactions or of the three of a ready-made split, and of texts.
 
     Args:
-        train, valid, test: the files; the other arguments are those of ``read_interactions``.
-
-    Returns:
-        training, validation, test (``id`` counts on over the three files), the users and the items.
+        name: name of the source.
+        tables: one table, or training, validation and test.
+        columns: their columns.
+        items: item texts with the column of item ids, one row per item.
+        users: user texts, likewise.
+        title: column of ``items`` with the titles.
+        provenance: where the tables came from; JSON.
 
     Raises:
-        DataError: as ``read_interactions``, or ids are integers in one file and text in another.
+        ColumnError: there is no column ``title``, or another column has that name already.
+        DataError: a value cannot be used.
     """
-    columns = [name for name in (user, item, rating, timestamp, review) if name is not None]
-    tables = [read_table(path, columns, ids=(user, item)) for path in (train, valid, test)]
-    parts, users, items = assemble(tables, user, item, rating, timestamp, review)
-    return parts[0], parts[1], parts[2], users, items
+    if title is not None and items is None:
+        raise ConfigError("a column of titles is in the table of items: give that, too (items, --items)")
+    parts, user_ids, item_ids = assemble(tables, *columns)
+    notes = []
+    item_texts = align(items, item_ids, columns.item) if items is not None else None
+    if item_texts is not None and title is not None:
+        item_texts = _titled(item_texts, title)
+    elif item_texts is not None and not set(TITLE_COLUMNS) & set(item_texts.columns):
+        called = (
+            f"items are called by their {item_texts.columns[0]}" if item_texts.width else "items have no text"
+        )
+        notes.append(
+            f"no column of titles ({', '.join(TITLE_COLUMNS)}): {called}, and prompts quote no title; "
+            "name the column of titles (title, --title-column)"
+        )
+    return Source(
+        name,
+        parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
+        user_ids,
+        item_ids,
+        item_texts,
+        align(users, user_ids, columns.user) if users is not None else None,
+        notes=notes,
+        provenance=provenance or {},
+    )
+
+
+def _titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Rename ``column`` to ``title``, the name that later steps look for."""
+    if column not in texts.columns:
+        raise ColumnError(f"no column of titles {column!r}: the item texts have {', '.join(texts.columns)}")
+    if column != "title" and "title" in texts.columns:
+        raise ColumnError(
+            f"{column!r} cannot be the title: there is a column title already; rename one of them"
+        )
+    return texts.rename({column: "title"})
 
 
 def read_texts(
@@ -222,13 +316,13 @@ def read_texts(
         path: a table as for ``read_interactions``, one row per id; ids the vocabulary lacks are ignored.
         vocabulary: the users or items, n of them.
         id_column: the column of their ids.
-        text_columns: the columns to take; None takes all others.
+        text_columns: the columns to read; None reads all others.
 
     Returns:
         n rows in the vocabulary's order; all columns text, null where there is none.
 
     Raises:
-        DataError: as ``read_interactions``; an id occurs twice, or none is known.
+        DataError: the file cannot be used, an id occurs twice, or none of them is known.
     """
     columns = None if text_columns is None else [id_column, *text_columns]
     return align(read_table(path, columns, ids=(id_column,)), vocabulary, id_column)
@@ -242,7 +336,7 @@ def assemble(
     timestamp: str | None = None,
     review: str | None = None,
 ) -> tuple[list[Interactions], Vocabulary, Vocabulary]:
-    """Interactions of each table over shared vocabularies; ``id`` counts on over the tables."""
+    """Return the interactions of each table over shared vocabularies; ids are counted through all tables."""
     user_rows, users = _factorise(tables, user, "user")
     item_rows, items = _factorise(tables, item, "item")
     parts = []
@@ -262,13 +356,13 @@ def assemble(
 
 
 def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
-    """The text columns of ``table`` with one row per id of ``vocabulary``, in its order."""
+    """Return the text columns of ``table`` with one row per id of ``vocabulary``, in its order."""
     kind, ids = vocabulary.kind, table.ids(id_column, vocabulary.kind)
     if ids.n_unique() < len(ids):
         twice = _first(~ids.is_first_distinct())
         first = _first(ids == ids[twice])
         raise DataError(
-            f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} stands in "
+            f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} is in "
             f"{table.place(first)} already: keep one row per {kind}"
         )
     dtype = pl.String if vocabulary.is_text else pl.Int64
@@ -278,7 +372,7 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
             f"{_NAMES[dtype]}: make them one type"
         )
     known = pl.Series("id", vocabulary.ids, dtype=dtype)
-    if ids.dtype != dtype:  # an untyped file; what is not written as an integer matches none
+    if ids.dtype != dtype:  # an untyped file; text that is not an integer matches no id
         known = known.cast(pl.String)
     if not known.is_in(ids.implode()).any():
         raise DataError(
@@ -286,7 +380,7 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
             f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}"
         )
     names = [name for name in table.frame.columns if name != id_column]
-    # Positional names: a text column may be called "id" as well.
+    # Positional names, because a text column may be called "id" as well.
     texts = [table.texts(name).alias(str(position)) for position, name in enumerate(names)]
     joined = known.to_frame().join(
         pl.DataFrame([ids.alias("id"), *texts]), on="id", how="left", maintain_order="left"
@@ -295,12 +389,12 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
 
 
 def read_table(path: Path | str, columns: Sequence[str] | None = None, ids: Sequence[str] = ()) -> Table:
-    """Read columns of a table by the ending of its name.
+    """Read columns of a file; the ending of its name decides how.
 
     Args:
         path: a .csv, .tsv, .jsonl (each also .gz) or .parquet file.
         columns: their names; None reads all, and ``ids`` must be among them.
-        ids: those that hold ids, whose type JSON-lines must not mix.
+        ids: the columns of ids, whose types must not be mixed.
 
     Raises:
         DataError: the file is absent, empty, damaged, of an unknown kind, or lacks a column.
@@ -331,16 +425,16 @@ def read_delimited(
     columns: Sequence[str] | None = None,
     required: Sequence[str] = (),
 ) -> Table:
-    """Read a text file with one record a line, everything as text.
+    """Read a text file with one record per line; all values are text.
 
     Args:
         path: the file, plain or gzipped.
         separator: one character between fields.
         quote: the character around fields that hold a separator or a line break; None when there is none.
         names: the columns of a file without a header; None takes them from the first line.
-        encoding: of the file.
+        encoding: encoding of the file.
         columns: the columns to read; None reads all.
-        required: columns that must be there, whether ``columns`` names them or not.
+        required: columns that must be present, whether ``columns`` names them or not.
 
     Raises:
         DataError: as ``read_table``.
@@ -351,7 +445,7 @@ def read_delimited(
         header = list(names) if names else next((fields for _, fields in records() if fields), None)
         if header is None:
             raise DataError(f"{path} is empty: expected a header and rows")
-        _refuse_missing(path, header, [*(columns or ()), *required])
+        check_columns(path, header, [*(columns or ()), *required])
         frame = pl.read_csv(
             path if encoding == "utf-8" else io.BytesIO(_plain(path).decode(encoding).encode()),
             has_header=names is None,
@@ -361,7 +455,7 @@ def read_delimited(
             infer_schema=False,
             glob=False,
         )
-        if columns is not None:  # not while reading: Polars then overlooks lines with too many fields
+        if columns is not None:  # only now: Polars overlooks lines with too many fields in columns not read
             frame = frame.select(list(dict.fromkeys(columns)))
     except (*_UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {_why(path, records, encoding, error)}") from None
@@ -388,16 +482,14 @@ def _read_json_lines(path: Path, columns: Sequence[str] | None, ids: Sequence[st
             seen.update(dict.fromkeys(record))
         for name, column in values.items():
             value = record.get(name)
-            column.append(value if name in ids else _json_text(value))
+            column.append(value if name in ids else as_text(value))
         n += 1
     if not n:
-        raise DataError(f"{path} is empty: expected one JSON object a line")
-    _refuse_missing(path, list(seen), [*(columns or ()), *ids])
+        raise DataError(f"{path} is empty: expected one JSON object per line")
+    check_columns(path, list(seen), [*(columns or ()), *ids])
     table = Table(path, pl.DataFrame(), typed=True, records=records)
     series = [
-        _json_ids(table, name, values[name])
-        if name in ids
-        else pl.Series(name, values[name], dtype=pl.String)
+        as_ids(table, name, values[name]) if name in ids else pl.Series(name, values[name], dtype=pl.String)
         for name in (columns if columns is not None else seen)
     ]
     return Table(path, pl.DataFrame(series), typed=True, records=records)
@@ -407,7 +499,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, ids: Sequence[str])
     _refuse_absent(path)
     try:
         header = list(pl.read_parquet_schema(path))
-        _refuse_missing(path, header, [*(columns or ()), *ids])
+        check_columns(path, header, [*(columns or ()), *ids])
         frame = pl.read_parquet(
             path, columns=list(dict.fromkeys(columns)) if columns is not None else None, glob=False
         )
@@ -422,7 +514,7 @@ _NAMES: dict[Any, str] = {pl.Int64: "integers", pl.String: "text"}
 
 
 def _factorise(tables: Sequence[Table], column: str, kind: str) -> tuple[list[IntArray], Vocabulary]:
-    """The rows of each table's ids in one sorted vocabulary. Everything per interaction runs in Polars."""
+    """Number the ids of all tables by one sorted vocabulary. All work per interaction runs in Polars."""
     ids = [table.ids(column, kind) for table in tables]
     typed = {series.dtype: table for table, series in zip(tables, ids, strict=True) if table.typed}
     if len(typed) > 1:
@@ -453,18 +545,24 @@ def _factorise(tables: Sequence[Table], column: str, kind: str) -> tuple[list[In
 
 
 def _is_integer(texts: pl.Series) -> pl.Series:
-    """Whether each text is how an integer of 64 bits is written: ``str(int(text)) == text``."""
+    """Return whether each text is a 64-bit integer as Python prints it."""
     return (texts.cast(pl.Int64, strict=False).cast(pl.String) == texts).fill_null(False)
 
 
-def _json_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
+def as_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
+    """Make a column of ids of Python values: all integers or all text.
+
+    Raises:
+        DataError: they are mixed, or a value is neither; the message names places in ``table``.
+    """
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
     types = {type(value) for value in values} - {type(None)}
     odd = next(
         (row for row, value in enumerate(values) if value is not None and type(value) not in (int, str)), None
     )
     if odd is not None:
         raise DataError(
-            f"{table.path}, {table.place(odd)}, column {column!r}: got {json.dumps(values[odd])[:80]}, "
+            f"{table.path}, {table.place(odd)}, column {column!r}: got {repr(values[odd])[:80]}, "
             "ids must be integers or text"
         )
     if len(types) > 1:
@@ -475,7 +573,7 @@ def _json_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
         number = number if number is not None else next(reversed(integers))
         raise DataError(
             f"{table.path}, column {column!r} mixes integers and text: {number} in "
-            f"{table.place(integers[number])}, {json.dumps(text)} in {table.place(texts[text])}: "
+            f"{table.place(integers[number])}, {text!r} in {table.place(texts[text])}: "
             "make them one type"
         )
     try:
@@ -486,17 +584,21 @@ def _json_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
         ) from None
 
 
-def _json_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """Make text of a value of JSON or of a data frame; lists are joined by ", "."""
     if value is None or isinstance(value, str):
-        # JSON can spell half a surrogate pair, which no UTF-8 text can hold.
+        # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
         return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, np.ndarray | tuple):
+        value = list(value)
     if isinstance(value, list):
-        return ", ".join(text for text in map(_json_text, value) if text)
-    return json.dumps(value, ensure_ascii=False)
+        return ", ".join(text for text in map(as_text, value) if text)
+    is_json = isinstance(value, dict | bool | int | float)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line; blank lines come as an empty object."""
+    """Yield line number and object of each line; a blank line gives an empty object."""
     line = 0
     try:
         with _open(path) as handle:
@@ -504,19 +606,19 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 record = json.loads(text.decode("utf-8-sig")) if text.strip() else {}
                 if not isinstance(record, dict):
                     raise DataError(
-                        f"{path}, line {line}: expected one JSON object a line, got {text[:40]!r}"
+                        f"{path}, line {line}: expected one JSON object per line, got {text[:40]!r}"
                     )
                 yield line, record
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {line}: expected one JSON object a line ({error})") from None
+        raise DataError(f"{path}, line {line}: expected one JSON object per line ({error})") from None
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {_line(error)}") from None
 
 
 def _fields(path: Path, separator: str, quote: str | None, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """First line and fields of each record; blank lines come as an empty record."""
+    """Yield first line and fields of each record; a blank line gives an empty record."""
     encoding = "utf-8-sig" if encoding == "utf-8" else encoding
     with _open(path) as raw, io.TextIOWrapper(raw, encoding, newline="") as handle:
         reader = csv.reader(
@@ -534,23 +636,23 @@ def _fields(path: Path, separator: str, quote: str | None, encoding: str) -> Ite
 def _after_header(records: Records, skipped: int) -> Iterator[tuple[int, Any]]:
     for line, fields in records():
         if skipped and fields:
-            skipped -= 1  # blank lines above the header are no rows either
+            skipped -= 1  # blank lines above the header do not count
         elif not skipped:
             yield line, fields
 
 
 def _separator(path: Path) -> str:
-    """A comma; a semicolon or tab where the header has one and no comma: so spreadsheets write in some places."""
+    """Return a comma, or the semicolon or tab that the header has instead, as some spreadsheets write it."""
     try:
         header = next((fields for _, fields in _fields(path, ",", '"', "utf-8") if fields), [])
     except (*_UNREADABLE, UnicodeDecodeError, csv.Error):
-        return ","  # reading it for good says what is wrong
+        return ","  # reading the whole file will report what is wrong
     found = (separator for separator in ";\t" if len(header) == 1 and separator in header[0])
     return next(found, ",")
 
 
 def _without_blank_lines(frame: pl.DataFrame, body: Records) -> pl.DataFrame:
-    """Drop the rows that Polars makes of blank lines; one with commas but no values stays."""
+    """Drop the rows that Polars makes of blank lines, but not those with separators and no values."""
     empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
     if not empty.any():
         return frame
@@ -560,7 +662,7 @@ def _without_blank_lines(frame: pl.DataFrame, body: Records) -> pl.DataFrame:
 
 
 def _why(path: Path, records: Records, encoding: str, error: BaseException) -> str:
-    """Name the line that Polars could not read, which it does not say itself."""
+    """Find the line that Polars could not read, which its error does not name."""
     line = 0
     try:
         with _open(path) as handle:
@@ -593,14 +695,26 @@ def _refuse_absent(path: Path) -> None:
         raise DataError(f"{path} {'is a folder, expected a file' if path.is_dir() else 'does not exist'}")
 
 
-def _refuse_missing(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]) -> None:
+    """Check that each wanted column is there once.
+
+    Raises:
+        ColumnError: one is missing.
+        DataError: one is there several times.
+    """
     for name in wanted:
         if name not in header:
+            close = difflib.get_close_matches(_bare(name), map(_bare, header), 1)
+            hint = next((f"; did you mean {other!r}?" for other in header if [_bare(other)] == close), "")
             raise ColumnError(
-                f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}"
+                f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}{hint}"
             )
         if list(header).count(name) > 1:
             raise DataError(f"{path} has {list(header).count(name)} columns {name!r}: rename all but one")
+
+
+def _bare(name: str) -> str:
+    return name.casefold().replace("_", "").replace(" ", "")
 
 
 def _first(mask: pl.Series) -> int:

@@ -1,4 +1,4 @@
-"""Vocabulary: raw ids (what the user's files say) to rows (what matrices are indexed by) and back."""
+"""Vocabulary: maps raw ids, as in the user's files, to rows of matrices and back."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rlmrec.errors import DataError, UnknownIdError
 from rlmrec.types import AnyArray, IntArray
 
 RawId = int | str
-# What a lookup takes: numpy's integers too.
+# Ids that a lookup accepts, integers of NumPy included.
 AnyId = int | str | np.integer[Any]
 
 
 class Vocabulary:
     """The distinct raw ids of one side (users or items), in row order.
 
-    Ids are all integers or all text: ``7`` and ``"7"`` never stand in one vocabulary, because nobody can
-    tell afterwards whether they were meant to be one.
+    Ids are all integers or all text. ``7`` and ``"7"`` in one vocabulary are refused, because they could be
+    meant as one id.
 
     Args:
         ids: distinct raw ids; the position is the row.
-        kind: what they are called in messages: "user" or "item".
+        kind: word for them in messages, "user" or "item".
 
     Raises:
         DataError: an id occurs twice, is neither ``int`` nor ``str``, or the two types are mixed.
@@ -52,6 +52,10 @@ class Vocabulary:
             twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise DataError(f"{kind} id {twice!r} occurs twice in the vocabulary")
 
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.ids[:3])) + ", …" * (len(self) > 3)
+        return f"Vocabulary({len(self):,} {self.kind}s: {shown})"
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -64,10 +68,10 @@ class Vocabulary:
     __hash__ = None  # type: ignore[assignment]
 
     def row(self, raw: AnyId) -> int:
-        """The row of one raw id.
+        """Return the row of one raw id.
 
         Raises:
-            UnknownIdError: the id is not in the vocabulary; says so when only its type differs.
+            UnknownIdError: the id is not in the vocabulary; the message says if only its type differs.
         """
         row = self._rows.get(int(raw) if isinstance(raw, np.integer) else raw)
         if row is not None:
@@ -82,15 +86,15 @@ class Vocabulary:
         raise UnknownIdError(f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …)")
 
     def rows(self, raw: Sequence[AnyId] | AnyArray) -> IntArray:
-        """The rows of several raw ids; the first unknown one raises."""
+        """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""
         return np.fromiter((self.row(r) for r in raw), np.int64, count=len(raw))
 
     def id(self, row: int) -> RawId:
-        """The raw id of one row."""
+        """Return the raw id of one row."""
         return self.ids[row]
 
     def parse(self, text: str) -> RawId | None:
-        """What ``text`` (typed by a user, read from an untyped file) is as an id: None if it cannot be one."""
+        """Convert text, typed by a user or read from an untyped file, to a raw id; None if it cannot be one."""
         if self.is_text:
             return text
         try:

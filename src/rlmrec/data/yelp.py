@@ -1,8 +1,8 @@
 """The Yelp academic dataset: yelp_academic_dataset_review.json and yelp_academic_dataset_business.json.
 
 Reviews: user_id, business_id, stars, date, text. Businesses: business_id, name, city, state, categories,
-attributes. Their stars and numbers of reviews are left out, and so is yelp_academic_dataset_user.json: what
-they count includes the held-out reviews.
+attributes. Their stars and numbers of reviews are left out, and so is yelp_academic_dataset_user.json: they
+count held-out reviews, too.
 
 Source: https://www.yelp.com/dataset (the paper: the edition of 2022).
 """
@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlmrec.data.dataset import Dataset
 from rlmrec.data.lines import (
     MAX_BAD_LINES,
     Progress,
@@ -24,7 +23,8 @@ from rlmrec.data.lines import (
     plain,
     seconds,
 )  # fmt: skip
-from rlmrec.data.raw import Format, Review, build
+from rlmrec.data.raw import Format, Review, read_raw
+from rlmrec.data.source import Source
 from rlmrec.errors import DataError
 
 _PREFIXES = ("yelp_academic_dataset_", "")
@@ -35,35 +35,28 @@ def read_yelp(
     folder: Path | str,
     *,
     domain: str = "businesses",
-    min_rating: float | None = 3,
     max_bad_lines: int = MAX_BAD_LINES,
     progress: Progress | None = None,
-    **options: Any,
-) -> Dataset:
-    """Make a dataset of Yelp's reviews and businesses.
+) -> Source:
+    """Read the Yelp academic dataset, unpacked.
+
+    The item texts are title, city, state, categories and attributes.
 
     Args:
-        folder: holds the two files, plain or gzipped.
-        domain: whose words the prompts use.
-        min_rating: keep reviews of at least so many stars; None keeps all.
-        max_bad_lines: most unusable lines of a file; they are counted and skipped.
-        progress: called with what is being read, the bytes read and the bytes in all.
-        options: the others of ``Dataset.build``: period, sample_users, k_core, split, seed.
-
-    Returns:
-        a dataset with the item texts title, city, state, categories and attributes, and reviews.
+        folder: Folder with yelp_academic_dataset_review.json and yelp_academic_dataset_business.json, gzipped or
+            not.
+        domain: Whose words the prompts use.
+        max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
+        progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 
     Raises:
-        DataError: a file is missing; as ``rlmrec.data.raw.build``.
+        DataError: a file is missing or cannot be used.
     """
-    return build(
-        YELP, *yelp_files(folder), domain=domain, min_rating=min_rating,
-        max_bad_lines=max_bad_lines, progress=progress, **options,
-    )  # fmt: skip
+    return read_raw(YELP, *yelp_files(folder), domain=domain, max_bad_lines=max_bad_lines, progress=progress)
 
 
 def yelp_files(folder: Path | str) -> tuple[Path, Path]:
-    """The files of reviews and of businesses in a folder.
+    """Return the files of reviews and of businesses in a folder.
 
     Raises:
         DataError: one is missing.
@@ -74,7 +67,7 @@ def yelp_files(folder: Path | str) -> tuple[Path, Path]:
         names = [f"{prefix}{kind}{ending}" for prefix in _PREFIXES for ending in _ENDINGS]
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
-            raise DataError(f"{folder} holds no {names[0]}: pass the folder of the unpacked Yelp dataset")
+            raise DataError(f"{folder} has no {names[0]}: give the folder of the unpacked Yelp dataset")
         found.append(path)
     return found[0], found[1]
 
@@ -107,24 +100,24 @@ def _item_texts(record: Record) -> tuple[str | None, ...]:
 
 
 def _attributes(value: Any) -> str | None:
-    """What a business has: {"WiFi": "u'free'", "BikeParking": "True"} is "wifi: free; bike parking"."""
+    """Format attributes: {"WiFi": "u'free'", "BikeParking": "True"} gives "wifi: free; bike parking"."""
     if not isinstance(value, dict):
         return plain(value)
-    said = []
+    parts = []
     for name, entry in value.items():
         entry = _literal(entry)
         if isinstance(entry, dict):
             entry = [_words(inner) for inner, there in entry.items() if there is True]
-        told = plain(entry)
+        text = plain(entry)
         if entry is True:
-            said.append(_words(name))
-        elif told is not None and told not in ("no", "none"):
-            said.append(f"{_words(name)}: {told}")
-    return "; ".join(said) or None
+            parts.append(_words(name))
+        elif text is not None and text not in ("no", "none"):
+            parts.append(f"{_words(name)}: {text}")
+    return "; ".join(parts) or None
 
 
 def _literal(value: Any) -> Any:
-    """Yelp's attributes are Python literals within JSON text."""
+    """Parse an attribute: Yelp writes Python literals in JSON text."""
     if not isinstance(value, str):
         return value
     try:
@@ -134,7 +127,7 @@ def _literal(value: Any) -> Any:
 
 
 def _words(name: str) -> str:
-    """ "BusinessAcceptsCreditCards" as words."""
+    """Split a name such as "BusinessAcceptsCreditCards" into words."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.replace("WiFi", "Wifi")).replace("_", " ").lower()
 
 

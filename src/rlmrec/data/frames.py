@@ -1,0 +1,110 @@
+"""Data frames in memory: pandas, Polars and Arrow, read through Narwhals.
+
+Each frame becomes the same ``Table`` as a file, so that checks and messages are those of
+``rlmrec.data.tables``. pandas itself is never imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import polars as pl
+
+from rlmrec.data.source import Source
+from rlmrec.data.tables import Columns, Table, as_ids, as_text, check_columns, to_source
+from rlmrec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+
+def read_frames(
+    frames: Sequence[tuple[str, IntoDataFrame | None]],
+    name: str,
+    columns: Columns,
+    items: IntoDataFrame | None = None,
+    users: IntoDataFrame | None = None,
+    title: str | None = None,
+) -> Source:
+    """Read interactions and texts from data frames.
+
+    Args:
+        frames: ("df", its frame) and the ("train", …), ("valid", …) and ("test", …) of a ready-made split; either
+            the first or the other three must be given.
+        name: name of the source.
+        columns: columns of the interactions.
+        items: item texts, one row per item.
+        users: user texts, one row per user.
+        title: column of ``items`` with the titles.
+
+    Raises:
+        ConfigError: neither one frame nor three are given.
+        DataError: something is not a data frame, a column is missing, or a value cannot be used.
+    """
+    given = [(label, frame) for label, frame in frames if frame is not None]
+    if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
+        raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
+    tables = [read_frame(frame, label, columns.present, columns[:2]) for label, frame in given]
+    return to_source(
+        name,
+        tables,
+        columns,
+        items=read_frame(items, "items", ids=(columns.item,)) if items is not None else None,
+        users=read_frame(users, "users", ids=(columns.user,)) if users is not None else None,
+        title=title,
+        provenance={"source": "data frame"},
+    )
+
+
+def read_frame(
+    frame: IntoDataFrame, label: str, columns: Sequence[str] | None = None, ids: Sequence[str] = ()
+) -> Table:
+    """Read columns of a data frame; a named index of pandas counts as a column.
+
+    Args:
+        frame: a pandas or Polars data frame or an Arrow table.
+        label: what messages call it.
+        columns: their names; None reads all, and ``ids`` must be among them.
+        ids: the columns of ids.
+
+    Raises:
+        DataError: it is not a data frame, has no rows, or lacks a column.
+    """
+    wanted = [*(columns or ()), *ids]
+    index = getattr(getattr(frame, "index", None), "names", ())
+    try:
+        if set(wanted) & set(index):
+            frame = frame.reset_index()  # type: ignore[union-attr]  # only pandas has an index
+        data = nw.from_native(frame, eager_only=True)
+        header = [str(name) for name in data.columns]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{label}: expected a pandas or Polars data frame or an Arrow table, got {type(frame).__name__} "
+            f"({str(error).splitlines()[0] if str(error) else 'it cannot be read'})"
+        ) from None
+    check_columns(label, header, wanted)
+    if not len(data):
+        raise DataError(f"{label} has columns but no rows")
+    if columns is not None:
+        data = data.select(list(dict.fromkeys(columns)))
+    if data.implementation.is_pandas_like():
+        converted = pl.DataFrame([_series(data[name], label, name in ids) for name in data.columns])
+    else:
+        converted = data.to_polars()
+    return Table(label, converted, typed=True, first_row=0)
+
+
+def _series(series: nw.Series[Any], label: str, is_id: bool) -> pl.Series:
+    """Convert a column of pandas without pyarrow, which ``to_polars`` would need. NaN means missing."""
+    if series.dtype == nw.Datetime:
+        micros = pl.Series(series.name, series.dt.timestamp("us").to_numpy(), nan_to_null=True)
+        return micros.cast(pl.Int64).cast(pl.Datetime("us"))
+    if series.dtype.is_numeric():
+        return pl.Series(series.name, series.to_numpy(), nan_to_null=True)
+    missing = series.is_null().to_list()
+    values = [None if gone else value for gone, value in zip(missing, series.to_list(), strict=True)]
+    if is_id:
+        return as_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
+    return pl.Series(series.name, list(map(as_text, values)), dtype=pl.String)
