@@ -77,9 +77,7 @@ def main() -> None:
         read = lambda source: len(source.interactions)  # noqa: E731
         timed("read CSV, 2 columns of ids, text", lambda: read_tables(folder / "text.csv"), read)
         timed("read Parquet, 4 columns", lambda: read_tables(folder / "made.parquet", **columns), read)
-        source = timed(
-            "read CSV, 4 columns", lambda: read_tables(folder / "made.csv", **columns), read
-        )
+        source = timed("read CSV, 4 columns", lambda: read_tables(folder / "made.csv", **columns), read)
         merged = timed("merge repeated pairs", source.interactions.merged)
         core = timed("10-core", lambda: merged.k_core(10))
         timed("split 3:1:1", lambda: split_by_ratio(core, (3, 1, 1), np.random.default_rng(1))[0])

@@ -250,7 +250,7 @@ def test_a_column_of_titles_by_another_name(call, tmp_path):
     assert item_labels(place.dataset())[3].startswith("Käse Nr.")
     code, _, err = call(*command, *texts, "--title-column", "name")
     assert code == 2
-    assert "the texts of items have art, titel" in " ".join(err.split())
+    assert "the item texts have art, titel" in " ".join(err.split())
     code, _, err = call(*command, "--title-column", "titel")
     assert code == 2
     assert "--items" in err
@@ -266,17 +266,19 @@ def test_another_dataset_tells_what_to_do_about_profiles_and_vectors(call, tmp_p
     assert call(*command)[0] == 0
     Store(place.profiles_path).close()
     assert "were written for" not in call(*command)[1]
-    old = "were written for the old dataset and will be refused: give 'rlmrec profile' again"
+    old = "were written for the old dataset and will be refused: run 'rlmrec profile' again"
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},Other {i}\n" for i in range(8)))
     told = " ".join(call(*command)[1].split())
     assert old in told
-    assert "another one now" not in told
+    assert "the dataset has changed" not in told
     blocks()[1].save(place.text_embeddings_path())
     told = " ".join(call(*command, "--seed", 1)[1].split())
     assert old in told
-    assert "vectors and runs of the old one will be refused" in told
+    assert "text vectors and runs of the old one will be refused" in told
     (tmp_path / "items.csv").write_text("item_id,title\n0,x\n")
-    assert "other texts now: give 'rlmrec encode' again" in " ".join(call(*command, "--seed", 1)[1].split())
+    assert "the texts of the dataset have changed: run 'rlmrec encode' again" in " ".join(
+        call(*command, "--seed", 1)[1].split()
+    )
 
 
 def test_the_last_day_of_the_calendar_is_a_day(call, tmp_path):

@@ -159,7 +159,7 @@ PAIRS = [("A1", "0001"), ("A1", "0002"), ("A2", "0001"), ("A2", "0002")]
 def amazon(tmp_path, meta, reviews=None, form="json", **options):
     reviews = reviews or [amazon_review(*pair) for pair in PAIRS]
     source = read_amazon(
-        reviews=write(tmp_path / "r.json.gz", reviews),
+        reviews=write(tmp_path / "books.json.gz", reviews),
         meta=write(tmp_path / "m.json.gz", meta, form),
         **options,
     )
@@ -284,9 +284,10 @@ def test_steam_texts(tmp_path):
     games = [steam_game("10"), steam_game("20", app_name=None, title=None, release_date="Soon", price="Free to Play"),
              {"app_name": "no id"}]  # fmt: skip
     del games[1]["developer"]
-    dataset = read_steam(
-        write(tmp_path / "r.gz", reviews, "python2"), write(tmp_path / "g.gz", games, "python2"), k_core=1
+    source = read_steam(
+        reviews=write(tmp_path / "r.gz", reviews, "python2"), games=write(tmp_path / "g.gz", games, "python2")
     )
+    dataset = Dataset.from_source(source)
     assert '😀 "it\'s"' in dataset.users
     assert dataset.train.rating is None
     assert texts(dataset) == {
@@ -307,7 +308,7 @@ def test_yelp_texts(tmp_path):
     write(tmp_path / "review.json.gz", [yelp_review(user, item) for user in "ab" for item in "xy"])
     old = yelp_business("y", attributes=None, categories=["Food", "Bars"], city="")
     write(tmp_path / "business.json.gz", [yelp_business("x"), old])
-    dataset = read_yelp(tmp_path, k_core=1)
+    dataset = Dataset.from_source(read_yelp(tmp_path))
     assert texts(dataset) == {
         "x": {
             "title": "Café x", "city": "Santa Barbara", "state": "CA", "categories": "Coffee & Tea, Bakeries",
@@ -461,7 +462,7 @@ def test_what_the_commands_say(tmp_path, call):
         "1 of 10 lines of reviews skipped: line 10: expected a dictionary of Python literals, got '[red]{'"
         in out
     )
-    assert "items found: 1" in out
+    assert re.search(r"items found +│ +1 ", out)
     code, out, err = call("data", "steam", *options, "--json")
     told = json.loads(out)
     assert (told["users"], told["lines"]["reviews"]["bad"], told["texts"]["items found"]) == (3, 1, 1)

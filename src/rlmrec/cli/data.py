@@ -132,8 +132,10 @@ def _typer_parameter(parameter: inspect.Parameter, help_text: str) -> inspect.Pa
         help_text = f"{help_text} One of {', '.join(DOMAINS)}."
     if parameter.kind is not parameter.KEYWORD_ONLY:
         return _keyword(parameter.name, Annotated[kind, typer.Argument(help=help_text)], parameter.default)
-    least = {"min": 0} if kind is int else {}
-    return _keyword(parameter.name, Annotated[kind, typer.Option(help=help_text, **least)], parameter.default)
+    least = 0 if kind is int else None
+    return _keyword(
+        parameter.name, Annotated[kind, typer.Option(help=help_text, min=least)], parameter.default
+    )
 
 
 def _documented(read: Callable[..., Source]) -> tuple[str, dict[str, str]]:

@@ -76,7 +76,7 @@ def read_frame(
     index = getattr(getattr(frame, "index", None), "names", ())
     try:
         if set(wanted) & set(index):
-            frame = frame.reset_index()  # type: ignore[union-attr]  # only pandas has an index
+            frame = frame.reset_index()  # type: ignore[attr-defined]  # only pandas has an index
         data = nw.from_native(frame, eager_only=True)
         header = [str(name) for name in data.columns]
     except (TypeError, ValueError) as error:
