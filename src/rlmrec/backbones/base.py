@@ -87,8 +87,10 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         for name, count in (("n_users", n_users), ("n_items", n_items)):
-            if not isinstance(count, int | np.integer) or count < 1:
-                raise ConfigError(f"{name} = {count!r}: expected a number, 1 or more, such as dataset.{name}")
+            if not isinstance(count, int | np.integer):
+                raise ConfigError(f"{name} is a {type(count).__name__}: expected a number, as dataset.{name}")
+            if count < 1:
+                raise ConfigError(f"{name} = {count}: expected 1 or more")
         self.config = as_config(self.Config, config, options)
         embedding_size = self.config.embedding_size
         self.n_users = n_users

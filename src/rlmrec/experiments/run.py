@@ -1,4 +1,4 @@
-"""One run: build what a RunSpec says, train it, evaluate it, keep what serving and comparison need."""
+"""Run: build the modules of a RunSpec, train, evaluate, and write what serving and comparison need."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from rlmrec.machine import load_average
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
-from rlmrec.training.trainer import check_trainable, embeddings, item_messages, train
+from rlmrec.training.trainer import check_trainable, train
 
 K = (5, 10, 20)
-SEMANTIC_ONLY = "semantic-only"  # stands where a backbone's name does
+SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,11 @@ class InitialEmbeddings:
 
     @classmethod
     def of(cls, folder: Path) -> InitialEmbeddings:
-        """The tables that a finished run has learned.
+        """Read the initial embeddings that a finished run has learned.
 
         Raises:
-            WorkspaceError: there is no finished run with a model in the folder.
-            ConfigError: its backbone has no tables of its own, as a wrapped model.
+            WorkspaceError: the folder has no finished run with a model.
+            ConfigError: its backbone keeps them elsewhere, as a wrapped model does.
         """
         path = folder / "model.safetensors"
         if not (folder / "metrics.json").exists() or not path.exists():
@@ -66,19 +66,19 @@ class InitialEmbeddings:
             return cls(state["backbone.user_embedding"], state["backbone.item_embedding"])
         except KeyError:
             raise ConfigError(
-                f"the backbone of {folder} has no tables user_embedding and item_embedding"
+                f"the backbone of {folder} has no parameters user_embedding and item_embedding"
             ) from None
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the tables: a run names what it started from."""
+        """Hash of the embeddings: a run records what it started from."""
         return hashlib.sha256(self.users.numpy().tobytes() + self.items.numpy().tobytes()).hexdigest()[:16]
 
     def put_into(self, backbone: Backbone) -> None:
         """Replace the backbone's initial embeddings.
 
         Raises:
-            ConfigError: it has none, or of another shape.
+            ConfigError: it has none, or they have another shape.
         """
         parameters = dict(backbone.named_parameters())
         for name, table in (("user_embedding", self.users), ("item_embedding", self.items)):
@@ -130,26 +130,25 @@ def run(
     on_start: Callable[[], object] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train, restore the best, evaluate on validation and test, and write the run's folder.
+    """Train, restore the best epoch, evaluate on validation and test, and write the run's folder.
 
-    ``config.toml`` is written first and says what the folder is for: a run that was killed goes on where it
-    was, one that has ended is not repeated and its metrics come back, and neither is mixed with other options.
+    ``config.toml`` is written first and identifies the run: a run that was killed continues where it stopped, the
+    metrics of a finished one are returned without training, and neither is mixed with a run of other options.
 
     Args:
-        spec: what to run.
-        dataset: on what.
-        semantics: text vectors; None when nothing needs them.
+        spec: the run.
+        dataset: the dataset.
+        text_embeddings: text vectors; None when nothing needs them.
         folder: the run's folder.
         start: initial embeddings to start from; None for random ones.
         device: "cpu", "cuda" or "mps".
-        overwrite: start anew even if the folder holds a run.
-        semantics_name: what the vectors are called in their workspace, for the record; what identifies
-            them is their hash.
-        on_start: called when all is checked and training begins; not where the run has ended before.
-        on_epoch: told each epoch's record.
+        overwrite: start again even if the folder holds a run.
+        text_embeddings_name: name of the vectors in their workspace, for the record; their hash identifies them.
+        on_start: called when all is checked and training begins; not for a run that has finished before.
+        on_epoch: called with each epoch's record.
 
     Returns:
-        what ``metrics.json`` holds.
+        the content of ``metrics.json``.
 
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
@@ -168,25 +167,24 @@ def run(
     write_text(folder / "config.toml", tomli_w.dumps(config))
     if on_start is not None:
         on_start()
-    history = train(
+    trained = train(
         backbone, alignment, dataset, spec.training,
-        seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch,
+        seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch, progress=False,
     )  # fmt: skip
     with atomic_file(folder / "model.safetensors") as temporary:
         state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
         state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
-    users, items = embeddings(backbone, dataset)
     Recommender.of(
-        dataset, users, items, {"config": config}, item_messages(backbone, dataset), backbone.self_loops
+        dataset, trained.users, trained.items, {"config": config}, trained.item_messages, trained.self_loops
     ).save(folder / "recommender")
-    results = evaluate_embeddings(users, items, dataset, folder)
+    results = evaluate_embeddings(trained.users, trained.items, dataset, folder)
     metrics = {
         **results,
-        "best_epoch": history.best_epoch,
-        "epochs": len(history.epochs),
-        "seconds_per_epoch": history.seconds_per_epoch,
-        "seconds_evaluation": history.seconds_evaluation,
+        "best_epoch": trained.best_epoch,
+        "epochs": len(trained.epochs),
+        "seconds_per_epoch": trained.seconds_per_epoch,
+        "seconds_evaluation": trained.seconds_evaluation,
         "environment": environment(device),
         "config": config,
     }
@@ -201,7 +199,7 @@ def run_config(
     text_embeddings: TextEmbeddings | None,
     start: InitialEmbeddings | None = None,
 ) -> dict[str, Any]:
-    """All that a run's numbers depend on: what ``config.toml`` holds, but for the name of the vectors."""
+    """Return all that a run's numbers depend on: the content of ``config.toml`` without names for people."""
     data = {"dataset": dataset.fingerprint}
     if text_embeddings is not None and spec.needs_text:
         data["texts"] = text_embeddings.digest
@@ -213,18 +211,18 @@ def run_config(
 def run_semantic_only(
     dataset: Dataset, text_embeddings: TextEmbeddings, folder: Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """ "Semantic embeddings only" (Table 1) as a run: scores are cosines of text vectors, nothing is trained.
+    """Evaluate "semantic embeddings only" (Table 1) as a run: cosines of text vectors, nothing is trained.
 
-    The folder holds what any run's does, but for a model and training's records.
+    The folder has the files of any run except a model and the records of training.
 
     Args:
-        dataset: on what.
-        semantics: the text vectors.
+        dataset: the dataset.
+        text_embeddings: the text vectors.
         folder: the run's folder.
-        overwrite: start anew even if the folder holds a run.
+        overwrite: start again even if the folder holds a run.
 
     Returns:
-        what ``metrics.json`` holds.
+        the content of ``metrics.json``.
 
     Raises:
         ConfigError: the folder holds another run.
@@ -240,7 +238,7 @@ def run_semantic_only(
 
 
 def _kept(folder: Path, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The metrics of the run with this configuration that has ended in a folder; none to start anew."""
+    """Return the metrics of a finished run with this configuration in a folder; None if there is none."""
     if overwrite:
         return None
     _refuse_other_run(folder, config)
@@ -253,7 +251,7 @@ def _kept(folder: Path, config: dict[str, Any], overwrite: bool) -> dict[str, An
 def _write_untrained(
     folder: Path, config: dict[str, Any], dataset: Dataset, recommender: Recommender
 ) -> dict[str, Any]:
-    """The folder of a run that is made of vectors that are there; returns what ``metrics.json`` holds."""
+    """Write the folder of a run without training; return the content of ``metrics.json``."""
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "config.toml", tomli_w.dumps(config))
     recommender.manifest["config"] = config
@@ -272,7 +270,7 @@ def _write_untrained(
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What a number was made with: device, threads, versions."""
+    """Describe what a run's numbers were computed with: device, threads, versions."""
     load = load_average()  # this run included: what else was going on
     return {
         "device": device,
@@ -297,10 +295,10 @@ def _refuse_other_run(folder: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run's ``config.toml`` says.
+    """Read a run's ``config.toml``.
 
     Raises:
-        WorkspaceError: it is no TOML.
+        WorkspaceError: it is not TOML.
     """
     try:
         return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
@@ -323,18 +321,18 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 
 
 def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> str | None:
-    """Put a copy of a finished run with this configuration into a folder, instead of training it again.
+    """Copy a finished run with this configuration into a folder, instead of training it again.
 
-    Every option must be recorded and be the same: a run of a version that had no such option is not taken,
-    for what it did then is not known. The copy's ``metrics.json`` says "taken_from".
+    Every option must be recorded and equal: a run of a version without one of the options is not copied, because
+    its behaviour then is not known. The copy's ``metrics.json`` has "taken_from".
 
     Args:
-        folder: where the copy goes; what an unfinished run left there is replaced.
+        folder: where the copy goes; the files of an unfinished run there are replaced.
         runs: a folder of runs.
-        config: what ``run_config`` says.
+        config: the result of ``run_config``.
 
     Returns:
-        the name of the run; None where there is none.
+        the name of the copied run, or None.
     """
     for path in sorted(runs.glob("*/metrics.json")):
         found = path.parent
@@ -352,7 +350,7 @@ def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> s
 def evaluate_embeddings(
     users: Any, items: Any, dataset: Dataset, folder: Path | None = None
 ) -> dict[str, Any]:
-    """Test and validation metrics of final embeddings; with a folder, the per-user values are kept there."""
+    """Compute test and validation metrics of final embeddings; with a folder, write the values per user there."""
     results: dict[str, Any] = {}
     for split in ("test", "valid"):
         if not len(dataset.split(split)):

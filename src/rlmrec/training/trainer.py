@@ -1,11 +1,12 @@
-"""The trainer: Adam, early stopping on validation, checkpoints. One for all backbones and alignments."""
+"""Training: Adam, early stopping on validation, checkpoints. One trainer for all backbones and alignments."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
@@ -35,25 +38,25 @@ MONITORED = "recall@20"
 class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
-    batch_size: int = Field(4096, ge=1, description="B")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam")
+    batch_size: int = Field(4096, ge=1, description="B, triples per batch")
     l2: float = Field(1e-6, ge=0, description="λ, weight of ||Θ||²")
-    epochs: int = Field(1000, ge=1, description="at most this many; early stopping usually ends before")
+    epochs: int = Field(1000, ge=1, description="maximum number; early stopping usually ends before")
     evaluate_every: int = Field(3, ge=1, description="epochs between validations")
     patience: int = Field(5, ge=1, description="validations in a row without a new best before stopping")
 
 
 class TrainingError(RlmrecError):
-    """Training cannot go on: the loss or an embedding is not a number any more."""
+    """Training cannot continue: the loss or an embedding is not finite."""
 
 
 @dataclass
 class History:
-    """What happened in training.
+    """Record of a training run.
 
     best_epoch: the epoch whose parameters the model has now.
     best: validation Recall@20 at that epoch.
-    epochs: one record per epoch: number, seconds, loss terms and, every third, validation metrics.
+    epochs: one record per epoch: number, seconds, loss terms and, where validated, metrics.
     """
 
     best_epoch: int = -1
@@ -62,7 +65,7 @@ class History:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Median, evaluation and checkpoints not counted."""
+        """Median time of one epoch, without validation and checkpoints."""
         return float(np.median([record["seconds"] for record in self.epochs]))
 
     @property
@@ -72,99 +75,173 @@ class History:
         return float(np.median(times))
 
 
+@dataclass(kw_only=True, eq=False)
+class TrainingResult(History):
+    """A trained model's embeddings and the record of its training.
+
+    users: final embeddings of users, float32[U, d'].
+    items: final embeddings of items, float32[I, d'].
+    item_messages: float32[I, d'] for ``Recommender.item_messages``; None where the backbone has none.
+    self_loops: whether the backbone's graph is that of A + I, which ``Recommender`` needs with the messages.
+    """
+
+    users: Float32Array = field(repr=False)
+    items: Float32Array = field(repr=False)
+    item_messages: Float32Array | None = field(default=None, repr=False)
+    self_loops: bool = False
+
+
 def train(
     backbone: Backbone,
-    alignment: Alignment,
+    alignment: Alignment | None,
     dataset: Dataset,
-    config: TrainConfig | None = None,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> History:
-    """Train in place; afterwards both modules have the parameters of the best validation.
+    progress: bool | None = None,
+) -> TrainingResult:
+    """Train a backbone with an alignment in place; both end with the parameters of the best validation.
 
     Validation Recall@20 is measured after epoch 0 and every ``evaluate_every`` epochs; training stops after
     ``patience`` validations in a row without a new best. The same seed gives the same numbers on one machine.
 
     Args:
         backbone: R.
-        alignment: L_info; ``Alignment()`` for none.
+        alignment: L_info; None for no alignment.
         dataset: its training split is learned from, its validation split stops training.
-        config: options.
-        seed: of the shuffling, the negatives, and the noise of models. The modules come initialised: seed
-            PyTorch before you make them, if their start shall repeat too.
+        config: options, or a mapping of them.
+        seed: seed of the shuffling, the negatives, and the noise of models. The modules come initialised: seed
+            PyTorch before you make them, if their initial values should repeat too.
         device: "cpu", "cuda" or "mps".
         folder: where ``metrics.jsonl`` and a checkpoint after every validation go. A run that was killed
-            goes on from there when called again with the same arguments, on the CPU bit for bit.
-        on_epoch: told each epoch's record.
+            continues from there when called again with the same arguments, on the CPU bit for bit.
+        on_epoch: called with each epoch's record.
+        progress: show epoch, loss and best validation in one line; None shows it in a terminal or notebook.
+
+    Returns:
+        final embeddings, best epoch and the record of each epoch.
 
     Raises:
-        ConfigError: there is nothing to validate on, the device is not there, or the checkpoint is of
-            another run.
+        ConfigError: the backbone or the text vectors are for other users and items than the dataset, there is
+            nothing to validate on, the device is not available, or the checkpoint is of another run.
         TrainingError: the loss or an embedding became infinite or not a number.
 
     Source: Ren et al., WWW 2024, Algorithms 1 and 2.
     """
-    config = config or TrainConfig()
+    config = as_config(TrainConfig, config, {})
+    if alignment is None:
+        alignment = Alignment()
+    check_fit(backbone, alignment, dataset)
     run = _Run(backbone, alignment, dataset, config, seed, check_trainable(dataset, device), folder)
     run.resume()
-    with exact_products_by_onednn():
+    with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
         while not run.finished:
             record = run.epoch()
+            show(record)
             if on_epoch:
                 on_epoch(record)
     run.restore_best()
-    return run.history
+    users, items = embeddings(backbone, dataset, run.graph)
+    messages = item_messages(backbone, dataset, run.graph)
+    return TrainingResult(
+        **vars(run.history), users=users, items=items, item_messages=messages, self_loops=backbone.self_loops
+    )
+
+
+@contextmanager
+def _progress(wanted: bool | None, epochs: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show one line of progress; yield the function that updates it with an epoch's record."""
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter if wanted is None else wanted):
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=epochs)
+
+        def show(record: dict[str, Any]) -> None:
+            loss, best = sum(record["loss"].values()), record["best"]
+            text = f"epoch {record['epoch']}, loss {loss:.4f}, best recall@20 {best[MONITORED]:.4f}"
+            bar.update(task, completed=record["epoch"] + 1, description=text)
+
+        yield show
 
 
 @torch.no_grad()
 def embeddings(
     backbone: Backbone, dataset: Dataset, graph: Graph | None = None
 ) -> tuple[Float32Array, Float32Array]:
-    """The final embeddings of users (U, d') and items (I, d') as float32 arrays: all that serving needs.
+    """Compute the final embeddings of users (U, d') and items (I, d') as float32 arrays: all that serving needs.
 
     Args:
         backbone: a trained backbone.
-        dataset: whose training interactions make the graph.
-        graph: that graph, if it is at hand.
+        dataset: its training interactions make the graph.
+        graph: that graph, if you have it already.
+
+    Raises:
+        ConfigError: the backbone is for other users and items than the dataset.
     """
+    check_fit(backbone, None, dataset)
     x = backbone.initial()
-    if graph is None:
-        graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
+    graph = graph or Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
     users, items = backbone.encode(x, graph)
     return users.float().cpu().numpy(), items.float().cpu().numpy()
 
 
 @torch.no_grad()
-def item_messages(backbone: Backbone, dataset: Dataset) -> Float32Array | None:
-    """float32[I, d']: what each item hands to its users in the last step, for ``Recommender.item_messages``.
+def item_messages(backbone: Backbone, dataset: Dataset, graph: Graph | None = None) -> Float32Array | None:
+    """Compute what each item sends to its users in the last step, float32[I, d'] (``Recommender.item_messages``).
 
-    n_v = m_v / √d_v of the backbone's ``last_layer_messages`` m, so that e_u = own_u + Σ n_v / √d_u; None when the
-    backbone has no such step, or when a subclass has its own ``encode`` and says nothing of its messages.
+    n_v = m_v / √d_v of the backbone's ``last_layer_messages`` m, so that e_u = own_u + Σ n_v / √d_u. None where the
+    backbone has no such step, or a subclass has its own ``encode`` without its own ``last_layer_messages``.
+
+    Args:
+        backbone: a trained backbone.
+        dataset: its training interactions make the graph.
+        graph: that graph, if you have it already.
     """
     if not issubclass(_home(backbone, "last_layer_messages"), _home(backbone, "encode")):
         return None
     x = backbone.initial()
-    graph = Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
+    graph = graph or Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
     last_layer_messages = backbone.last_layer_messages(x, graph)
     if last_layer_messages is None:
         return None
     degrees = dataset.train.item_degrees() + int(backbone.self_loops)
     scale = np.sqrt(np.maximum(degrees, 1)).astype(np.float32)[:, None]
     sent = graph.split(last_layer_messages)[1].float().cpu().numpy()
-    handed: Float32Array = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
-    return handed
+    scaled: Float32Array = np.where(degrees[:, None] > 0, sent / scale, 0).astype(np.float32)
+    return scaled
 
 
 def _home(backbone: Backbone, method: str) -> type:
-    """The class that defines the method that this backbone has."""
+    """Return the class that defines this backbone's method."""
     return next(kind for kind in type(backbone).__mro__ if method in vars(kind))
 
 
+def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset) -> None:
+    """Check that a backbone and an alignment are for the users and items of a dataset.
+
+    Raises:
+        ConfigError: something else than a backbone or an alignment was passed, or they are of another dataset.
+    """
+    for name, got, kind in (("backbone", backbone, Backbone), ("alignment", alignment, Alignment)):
+        if not isinstance(got, kind) and not (name == "alignment" and got is None):
+            raise ConfigError(f"{name} is a {type(got).__name__}: expected a {kind.__name__}")
+    if (backbone.n_users, backbone.n_items) != (dataset.n_users, dataset.n_items):
+        raise ConfigError(
+            f"{type(backbone).__name__} has {backbone.n_users} users and {backbone.n_items} items, the dataset has "
+            f"{dataset.n_users} and {dataset.n_items}: make it with dataset.n_users and dataset.n_items"
+        )
+    if alignment is not None:
+        alignment.check_rows(dataset.n_users, dataset.n_items, "the dataset")
+
+
 def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.device:
-    """What must hold before anything is trained or replaced; returns the device.
+    """Check what must hold before anything is trained or replaced; return the device.
 
     Raises:
         ConfigError: there is nothing to validate on, or this machine does not have the device.
@@ -193,7 +270,7 @@ def _options(module: nn.Module) -> dict[str, Any]:
 
 
 class _Run:
-    """The state of one training run; everything in it is in a checkpoint or derived from the arguments."""
+    """The state of a training run. Everything in it is in a checkpoint or follows from the arguments."""
 
     def __init__(
         self,
@@ -234,13 +311,13 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        """Out of epochs or out of patience."""
+        """Whether the epochs or the patience are used up."""
         done = len(self.history.epochs)
         stale = sum("valid" in record for record in self.history.epochs[self.history.best_epoch + 1 :])
         return done >= self.config.epochs or (self.history.best_epoch >= 0 and stale >= self.config.patience)
 
     def epoch(self) -> dict[str, Any]:
-        """Train one epoch; validate and save when it is due."""
+        """Train one epoch; validate and save when due. Return the epoch's record."""
         number = len(self.history.epochs)
         start = time.perf_counter()
         terms = self._pass()
@@ -282,7 +359,7 @@ class _Run:
         self.model.eval()
         start = time.perf_counter()
         users, items = embeddings(self.backbone, self.dataset, self.graph)
-        # An update comes after the last loss that was looked at.
+        # The last update of the epoch comes after the last loss that was checked.
         self._demand(bool(np.isfinite(users).all() and np.isfinite(items).all()), "an embedding")
         metrics = evaluate(DotProduct(users, items), self.dataset, k=(20,), split="valid").metrics()
         record["seconds_evaluation"] = time.perf_counter() - start
@@ -292,7 +369,7 @@ class _Run:
             self.best_parameters = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def restore_best(self) -> None:
-        """Give the modules the parameters of the best validation."""
+        """Load the parameters of the best validation into the modules."""
         self.model.load_state_dict(self.best_parameters)
         self.model.eval()
 
@@ -313,7 +390,7 @@ class _Run:
         checkpoint.save(self.folder, epoch, tensors, state)
 
     def resume(self) -> None:
-        """Take up the last checkpoint, if there is one."""
+        """Continue from the last checkpoint, if there is one."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +402,7 @@ class _Run:
                 changed = [key for key in self.identity if there.get(key) != self.identity[key]]
                 raise ConfigError(
                     f"{self.folder} holds a run with another {' and '.join(changed)}: "
-                    "choose another --name, or start it anew with --overwrite"
+                    "choose another --name, or start again with --overwrite"
                 )
             self.model.load_state_dict(_under("model.", tensors))
             device = self.graph.values.device
@@ -339,7 +416,7 @@ class _Run:
             self.model_rng.set_state(tensors["model_rng"])
             self.sampler_rng.bit_generator.state = state["sampler_rng"]
             self.history = History(state["best_epoch"], state["best"], state["epochs"])
-        # Epochs after the checkpoint are trained again: their lines go.
+        # Epochs after the checkpoint are trained again: their lines are removed.
         lines = [json.dumps(record) + "\n" for record in self.history.epochs]
         write_text(self.folder / "metrics.jsonl", "".join(lines))
 
