@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from rlmrec.cli import main
-from rlmrec.cli.recommend import parse_id_lists
+from rlmrec.cli.ids import parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import UnknownIdError
@@ -136,7 +136,7 @@ def test_explain(call, place):
     _, out, err = call("explain", "--run", "con", "--user", "u2", "--item", has, "-k", 100, "--json")
     n_others = last_json(out)["history"] - len(last_json(out)["because"])
     assert n_others == 1, "the item itself"
-    assert "the other item they have" in err
+    assert "the other item" in err
     assert "who has it already" in err
     assert "is recommended because" not in err
     free = next(i for i in range(15) if i not in mine)
@@ -216,15 +216,15 @@ def test_the_map_is_fitted_on_the_vectors_of_the_run(call, place):
     wider.shuffled(np.random.default_rng(0)).save(other)
     code, _, err = call("cold", "fit", "--run", "by-other", "--json")
     assert code == 0
-    assert "the vectors 'other' are not those that by-other was trained with" in " ".join(err.split())
+    assert "the text embeddings 'other' are not those that by-other was trained with" in " ".join(err.split())
     code, _, err = call("cold", "fit", "--run", "by-other", "--projector")
     assert code == 2
-    assert "the vectors 'other' are not those that by-other was trained with" in " ".join(err.split())
+    assert "the text embeddings 'other' are not those that by-other was trained with" in " ".join(err.split())
     code, out, err = call("cold", "fit", "--run", "by-other", "--semantics", "default", "--json")
     assert (code, "not those" in err) == (0, False), "asked for by name"
-    assert (last_json(out)["semantics"], last_json(out)["text_size"]) == ("default", 8)
+    assert (last_json(out)["text_embeddings"], last_json(out)["text_size"]) == ("default", 8)
     code, _, err = call("cold", "fit", "--run", "by-other", "--semantics", "default", "--projector")
-    assert (code, "maps no others" in " ".join(err.split())) == (2, True)
+    assert (code, "which its projector needs" in " ".join(err.split())) == (2, True)
     other.unlink()
     assert "no text vectors 'other'" in call("cold", "fit", "--run", "by-other")[2]
     assert place.text_embeddings_path().read_bytes() == default

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 import uvicorn
 
-from rlmrec.cli.serve import Source
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.files import write_json
 from rlmrec.llm.store import Profile, Store
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.server.added_items import ColdItems
+from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.service import Service
+from rlmrec.server.settings import Settings
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
@@ -97,7 +97,7 @@ def save_run(place, dataset, text_embeddings, name, noise, seed=0):
 
 def made_service(place, encoder=WordEncoder, base="base"):
     return Service(
-        Source(place.path, "con", base).load, ColdItems(place.added_items_path), lambda cold: encoder()
+        Settings(place.path, "con", base).load, AddedItems(place.added_items_path), lambda cold: encoder()
     )
 
 

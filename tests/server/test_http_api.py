@@ -28,14 +28,14 @@ from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_worksp
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
-from rlmrec.cli.serve import Source, application
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.open import open_explainer, open_recommender
 from rlmrec.server import workers as connections
-from rlmrec.server.added_items import ColdItems
+from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.middleware import Limits, Metrics
 from rlmrec.server.service import Service
+from rlmrec.server.settings import Settings, application
 from rlmrec.server.workers import Workers
 from rlmrec.testing import blocks
 from rlmrec.text.registry import encoder_spec, make_encoder
@@ -294,8 +294,8 @@ def test_changes_need_the_token(workspace, service):
     with TestClient(create_app(service, TOKEN)) as client:
         for method, path in calls:
             for wrong, why in (
-                ({}, "a bearer token is needed"),
-                ({"Authorization": f"Basic {TOKEN}"}, "a bearer token is needed"),
+                ({}, "a bearer token is required"),
+                ({"Authorization": f"Basic {TOKEN}"}, "a bearer token is required"),
                 ({"Authorization": "Bearer wrong"}, "the bearer token is wrong"),
             ):
                 answer = client.request(method, path, json=body, headers=wrong)
@@ -370,16 +370,16 @@ def test_texts_are_read_by_the_encoder_that_made_the_vectors(place):
     with FaultServer(answer) as server:
         made_by = encoder_spec("openai:words", server.url)
         refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
-        with TestClient(application(Source(place.path, "con"))) as client:
+        with TestClient(application(Settings(place.path, "con"))) as client:
             liked = client.post("/v1/cold/users", json={"text": "travel", "k": 5}).json()
             assert {int(raw[1:]) // 15 for raw in ids(liked)} == {2}
         refit(place, "words", {"made_by": encoder_spec("openai:words", key_env="NO_SUCH_KEY")})
-        with TestClient(application(Source(place.path, "con"))) as client:
+        with TestClient(application(Settings(place.path, "con"))) as client:
             keyless = client.post("/v1/cold/users", json={"text": "travel"})
             assert (keyless.status_code, "NO_SUCH_KEY" in keyless.json()["error"]) == (409, True)
         refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
         server.script = lambda number, body: failure(500)
-        with TestClient(application(Source(place.path, "con"))) as client:
+        with TestClient(application(Settings(place.path, "con"))) as client:
             gone = client.post("/v1/cold/users", json={"text": "travel"})
             assert (gone.status_code, "no answer in 2 tries" in gone.json()["error"]) == (503, True)
             assert client.get("/v1/users/u7/recommendations").status_code == 200
@@ -395,7 +395,7 @@ def test_a_reload_may_bring_another_encoder(place):
         made.append(cold.encoder)
         return Second() if cold.encoder == "second" else WordEncoder()
 
-    service = Service(Source(place.path, "con").load, ColdItems(place.added_items_path), encoder)
+    service = Service(Settings(place.path, "con").load, AddedItems(place.added_items_path), encoder)
     with TestClient(create_app(service, TOKEN)) as client:
         assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
         client.post("/v1/cold/items", json={"id": "new", "text": "travel"}, headers=BEARER)
@@ -522,8 +522,8 @@ def test_serving_imports_no_torch(workspace):
 import sys
 from pathlib import Path
 from fastapi.testclient import TestClient
-from rlmrec.cli.serve import Source, application
-with TestClient(application(Source(Path({str(workspace.path)!r}), "con", "base"))) as client:
+from rlmrec.server.settings import Settings, application
+with TestClient(application(Settings(Path({str(workspace.path)!r}), "con", "base"))) as client:
     for path in ("/", "/healthz", "/v1/users/u7/recommendations", "/v1/users/u7/comparison", "/v1/items/i4/similar"):
         assert client.get(path).status_code == 200, path
     assert client.get("/v1/explanations?user=u7&item=i4").status_code == 200
@@ -668,7 +668,7 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
 
 def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):
     """On a connection that is idle when the server is told to end; its answer says that it is the last."""
-    monkeypatch.setattr(connections, "LAST_CALL_SECONDS", 600)
+    monkeypatch.setattr(connections, "LAST_REQUEST_SECONDS", 600)
     servers = []
     with (
         serving(service, http=connections.Connection, servers=servers) as url,

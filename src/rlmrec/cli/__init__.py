@@ -42,11 +42,11 @@ COMMANDS = {
     "paper": "paper",
     "report": "report",
     "recommend": "recommend",
-    "explain": "recommend",
+    "explain": "explain",
     "cold": "cold",
     "serve": "serve",
-    "index": "recommend",
-    "export": "recommend",
+    "index": "index",
+    "export": "export",
 }
 
 

@@ -1,28 +1,24 @@
-"""rlmrec cold: new items and new users by their text, without training."""
+"""rlmrec cold: recommendations for new items and new users from their text, without training."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
-from rlmrec.cli.output import Output
-from rlmrec.cli.recommend import parse_id_lists
-from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.files import read_json
-from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
-from rlmrec.recommend.open import open_cold_start, open_recommender
-from rlmrec.recommend.recommender import Recommender
-from rlmrec.text.encoder import checked
-from rlmrec.text.registry import encoder_of
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
 
-app = typer.Typer(no_args_is_help=True, help="New items and new users by their text, without training.")
+if TYPE_CHECKING:
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.recommend.cold_start import ColdStart
+    from rlmrec.recommend.recommender import Recommender
+    from rlmrec.types import Float32Array
+    from rlmrec.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="New items and new users from their text, without training.")
 
 
 @app.command()
@@ -39,14 +35,15 @@ def fit(
         str | None,
         typer.Option(
             "--text-embeddings",
-            help="Text vectors to read, by the --name given to 'rlmrec encode'; those of the run by default.",
+            metavar="NAME",
+            help="Text embeddings, by the --name of 'rlmrec encode'; those of the run by default.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a regression from text embeddings to the run's item embeddings (kernel ridge regression).
 
-    The text vectors are those that the run was trained with; for a run without texts, those called "default". New
+    The text embeddings are those that the run was trained with; for a run without texts, those called "default". New
     texts are then encoded by the same encoder. A running server uses the new model after a reload.
 
     **Examples:**
@@ -55,6 +52,12 @@ def fit(
 
     `rlmrec cold fit -w movies --run con --text-embeddings by-llm`
     """
+    from rlmrec.cli.output import Output
+    from rlmrec.files import read_json
+    from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
+    from rlmrec.recommend.open import open_recommender
+    from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     config = read_json(place.finished_run(run) / "metrics.json")["config"]
@@ -66,36 +69,38 @@ def fit(
     name = text_embeddings_name or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
     text_embeddings = place.text_embeddings(dataset, name)
     if config["data"].get("texts", text_embeddings.digest) != text_embeddings.digest:
-        changed = f"the vectors {name!r} are not those that {run} was trained with"
+        changed = f"the text embeddings {name!r} are not those that {run} was trained with"
         if projector:
-            raise ConfigError(f"{changed}, and its projector maps no others: train it again with --overwrite")
+            raise ConfigError(f"{changed}, which its projector needs: train it again with --overwrite")
         if text_embeddings_name is None:
             output.say(
-                f"[yellow]{escape(changed)}: the map is fitted on them as they are now; to have both alike, "
-                "train the run again with --overwrite[/]"
+                f"[yellow]{escape(changed)}: the regression is fitted on them as they are now; to use the same for "
+                "both, train the run again with --overwrite[/]"
             )
     trained = ProjectorMap.of_run(place.finished_run(run)) if projector else None
     cold = ColdStart.fit(recommender, text_embeddings, dataset, trained)
-    cold.save(place.recommender_path(run))
-    output.say(
-        f"{cold.map.name} map fitted on the vectors {escape(name)}: saved in "
-        f"{escape(str(place.finished_run(run) / 'recommender'))}"
-    )
-    output.result({"run": run, "semantics": name, **cold.manifest})
+    folder = place.recommender_path(run)
+    cold.save(folder)
+    output.say(f"{cold.map.name} map on the text embeddings {escape(name)}: saved in {escape(str(folder))}")
+    output.result({"run": run, "text_embeddings": name, **cold.manifest})
 
 
 @app.command()
 def item(
     run: RunOption,
-    text: Annotated[str, typer.Option(help="What the item is: its description or profile.")],
+    text: Annotated[str, typer.Option(help="Text of the item: its description or profile.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many users and items to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of users and of items.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Who would like an item that nobody has met yet, and what it is like.
+    """Find the likely users of a new item, and similar items.
 
     **Example:**  `rlmrec cold item -w movies --run con --text "A heist in space, told as a comedy."`
     """
+    from rlmrec.cli.output import Output
+    from rlmrec.data.metadata import item_labels
+    from rlmrec.workspace import Workspace
+
     _refuse_empty("--text", text)
     output = Output(as_json)
     dataset, recommender, cold = _opened(Workspace(workspace), run)
@@ -112,12 +117,12 @@ def item(
         for raw, cosine in zip(users.tolist(), cosines.tolist(), strict=True)
     ]
     output.table(
-        "who would like it",
+        "likely users",
         ["user", "cosine"],
         [[str(user["id"]), f"{user['cosine']:.3f}"] for user in found],
     )
     output.table(
-        "what it is like",
+        "similar items",
         ["id", "item", "cosine"],
         [[str(other["id"]), str(other["title"]), f"{other['cosine']:.3f}"] for other in similar],
         text_columns=2,
@@ -129,15 +134,15 @@ def item(
 def user(
     run: RunOption,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    text: Annotated[str | None, typer.Option(help="Their taste in words.")] = None,
+    text: Annotated[str | None, typer.Option(help="Description of their taste.")] = None,
     likes: Annotated[
         list[str] | None,
-        typer.Option(help="Id of an item they like, or several with commas between; may be given again."),
+        typer.Option(help="Ids of items they like, separated by commas; repeat for more."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 20,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommendations for someone who was not in training, from a sentence or from a handful of items.
+    """Recommend to a new user, from a description of their taste or from items they like.
 
     **Examples:**
 
@@ -145,8 +150,14 @@ def user(
 
     `rlmrec cold user -w movies --run con --likes 50,181,172`
     """
+    from rlmrec.cli.ids import parse_id_lists
+    from rlmrec.cli.output import Output
+    from rlmrec.data.metadata import item_labels
+    from rlmrec.recommend.open import open_recommender
+    from rlmrec.workspace import Workspace
+
     if (text is None) == (likes is None):
-        raise ConfigError("give either --text or --likes")
+        raise ConfigError("expected either --text or --likes")
     _refuse_empty("--text", text)
     for one in likes or ():
         _refuse_empty("--likes", one)
@@ -179,11 +190,13 @@ def user(
 
 def _refuse_empty(option: str, value: str | None) -> None:
     if value is not None and not value.strip():
-        what = "ids of items, with commas between" if option == "--likes" else "a description"
-        raise ConfigError(f"{option} is empty: expected {what}")
+        expected = "ids of items, separated by commas" if option == "--likes" else "a description"
+        raise ConfigError(f"{option} is empty: expected {expected}")
 
 
 def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart]:
+    from rlmrec.recommend.open import open_cold_start, open_recommender
+
     dataset = place.dataset()
     recommender = open_recommender(place, run, dataset)
     try:
@@ -192,6 +205,9 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart
         raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 
 
-def _encoded(cold: ColdStart, text: str) -> Any:
+def _encoded(cold: ColdStart, text: str) -> Float32Array:
+    from rlmrec.text.encoder import checked
+    from rlmrec.text.registry import encoder_of
+
     encoder = encoder_of(cold.manifest)
     return checked(encoder.name, encoder.encode([text]), 1, cold.size)

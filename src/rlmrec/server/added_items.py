@@ -1,4 +1,4 @@
-"""ColdItems: the items that came after training, in one SQLite file that all workers of a server share."""
+"""AddedItems: items added to a server by text after training, in one SQLite file that all workers share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlmrec.errors import DataError, UnknownIdError, WorkspaceError
 from rlmrec.sqlite import open_sqlite, transaction
 from rlmrec.types import Float32Array
 
-MOST = 10_000  # they are appended to the arrays in the memory of each worker
+MAX_ITEMS = 10_000  # each worker appends them to the arrays in its memory
 MIGRATIONS = (
     """
 CREATE TABLE items (
@@ -33,15 +33,15 @@ INSERT INTO counters VALUES (0, 0)
 )
 
 
-class ColdItem(NamedTuple):
-    """An item that came after training.
+class AddedItem(NamedTuple):
+    """An item that was added after training.
 
     Args:
-        id: raw id, in the type of the dataset's.
-        title: what it is called.
-        text: what its vector was made of.
-        encoder: what made it.
-        vector: float32[d_s], the text's, so that it outlives the embeddings that it is mapped into.
+        id: raw id, of the same type as the dataset's.
+        title: its name.
+        text: the text that its vector was computed from.
+        encoder: name of the text encoder.
+        vector: float32[d_s], the text vector. It stays valid when the run is trained again.
     """
 
     id: RawId
@@ -51,61 +51,63 @@ class ColdItem(NamedTuple):
     vector: Float32Array
 
 
-class State(NamedTuple):
-    """How often items were changed, and how often a reload was asked for: what workers watch."""
+class Counters(NamedTuple):
+    """The number of changes to the items and of requested reloads; workers compare them to notice news."""
 
     changes: int
     reloads: int
 
 
-class ColdItems:
-    """Items by text, kept until they are removed. Every call opens the file anew: any thread may call.
+class AddedItems:
+    """The store of added items. Every call opens the file again, so any thread may call.
 
     Args:
-        path: the file; made by the first call that writes.
+        path: the SQLite file, created by the first call that writes.
 
     Raises:
-        WorkspaceError: (all calls) the file cannot be used.
+        WorkspaceError: (all methods) the file cannot be used.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     items = ColdItems(Path(folder) / "cold_items.sqlite")
-        ...     items.add(ColdItem("new", "New", "A heist in space.", "fake", np.ones(2, np.float32)))
-        ...     [item.title for item in items.all()], items.state()
-        (['New'], State(changes=1, reloads=0))
+        ...     items = AddedItems(Path(folder) / "cold_items.sqlite")
+        ...     items.add(AddedItem("new", "New", "A heist in space.", "fake", np.ones(2, np.float32)))
+        ...     [item.title for item in items.all()], items.counters()
+        (['New'], Counters(changes=1, reloads=0))
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
-    def state(self) -> State:
-        """The counters; zeros where there is no file yet."""
+    def counters(self) -> Counters:
+        """Return the counters; zeros if there is no file yet."""
         if not self.path.exists():
-            return State(0, 0)
+            return Counters(0, 0)
         with self._open() as db:
-            return State(*db.execute("SELECT changes, reloads FROM counters").fetchone())
+            return Counters(*db.execute("SELECT changes, reloads FROM counters").fetchone())
 
-    def all(self) -> list[ColdItem]:
-        """All items in the order in which they were added."""
+    def all(self) -> list[AddedItem]:
+        """Return all items in the order in which they were added."""
         if not self.path.exists():
             return []
         with self._open() as db:
             rows = db.execute("SELECT id, title, text, encoder, vector FROM items ORDER BY position")
             return [
-                ColdItem(json.loads(raw), title, text, encoder, np.frombuffer(vector, np.float32))
+                AddedItem(json.loads(raw), title, text, encoder, np.frombuffer(vector, np.float32))
                 for raw, title, text, encoder, vector in rows
             ]
 
-    def add(self, item: ColdItem) -> None:
-        """Keep an item.
+    def add(self, item: AddedItem) -> None:
+        """Store an item.
 
         Raises:
-            DataError: its id is taken, or there are MOST items.
+            DataError: its id was added before, or the store is full.
         """
         with self._open(write=True) as db:
-            if db.execute("SELECT count(*) FROM items").fetchone()[0] >= MOST:
-                raise DataError(f"there are {MOST:,} items by text already: train anew, or remove some")
+            if db.execute("SELECT count(*) FROM items").fetchone()[0] >= MAX_ITEMS:
+                raise DataError(
+                    f"{MAX_ITEMS:,} items were added already: train again with them, or remove some"
+                )
             try:
                 db.execute(
                     "INSERT INTO items (id, title, text, encoder, vector) VALUES (?, ?, ?, ?, ?)",
@@ -116,24 +118,24 @@ class ColdItems:
             db.execute("UPDATE counters SET changes = changes + 1")
 
     def remove(self, raw: RawId) -> None:
-        """Forget an item.
+        """Remove an item.
 
         Raises:
-            UnknownIdError: it was not added.
+            UnknownIdError: no such item was added.
         """
         with self._open(write=True) as db:
             if not db.execute("DELETE FROM items WHERE id = ?", (json.dumps(raw),)).rowcount:
                 raise UnknownIdError(f"item {raw!r} was not added by text")
             db.execute("UPDATE counters SET changes = changes + 1")
 
-    def ask_reload(self) -> None:
-        """Tell all workers to read the run again."""
+    def request_reload(self) -> None:
+        """Make all workers load the run again."""
         with self._open(write=True) as db:
             db.execute("UPDATE counters SET reloads = reloads + 1")
 
     @contextmanager
     def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection inside one transaction, which is taken back on an error."""
+        """Open a connection in one transaction, which is rolled back on an error."""
         purpose = "a store of items"
         try:
             kind = "IMMEDIATE" if write else "DEFERRED"

@@ -1,4 +1,4 @@
-"""Catalogue: everything that a server answers from, as one thing that never changes and is exchanged as a whole."""
+"""Catalogue: all data that a server answers from, in one object that never changes and is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.server import schemas
-from rlmrec.server.added_items import ColdItem
+from rlmrec.server.added_items import AddedItem
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
-HISTORY = 500  # training items that a profile shows
+MAX_HISTORY = 500  # training items in a profile
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """A run with its titles, profiles, explanations and the items that came later. Any thread may ask it.
+    """A run with its titles, profiles, explanations and added items. Any thread may use it.
 
     Args:
-        run: name.
-        dataset: what it was trained on.
+        run: its name.
+        dataset: that it was trained on.
         recommender: of the run; ``added`` are its last items.
-        cold: the map from text to its embeddings, if one was fitted.
+        cold: its cold-start model, if one was fitted.
         base_run: name of the run to compare with.
         base: its recommender.
-        profiles: the store of profiles; None, or a file that is not there, means none.
-        added: items by text.
+        profiles: path of the store of profiles; None or a missing file means that there are none.
+        added: items that were added by text.
     """
 
     run: str
@@ -47,26 +47,27 @@ class Catalogue:
     base_run: str | None = None
     base: Recommender | None = None
     profiles: Path | None = None
-    added: tuple[ColdItem, ...] = ()
+    added: tuple[AddedItem, ...] = ()
 
-    def with_items(self, items: Sequence[ColdItem]) -> Catalogue:
-        """This one, which has no added items yet, with these; of one whose id is trained, the trained stays.
+    def with_items(self, items: Sequence[AddedItem]) -> Catalogue:
+        """Return a catalogue with added items; this one must have none yet.
 
-        Items whose ids are of the other type are left out too: the dataset is another than they were added to.
+        An item whose id is in the trained catalogue is left out, and so is an item whose id has the other type,
+        since it was added to another dataset.
 
         Raises:
-            WorkspaceError: there are items but no cold start to place them by.
+            WorkspaceError: there are items but no cold-start model to map them with.
         """
         ids = self.recommender.item_ids
         items = [item for item in items if item.id not in ids and isinstance(item.id, str) == ids.is_text]
         if not items:
             return self
-        vectors = self._cold().items(np.stack([item.vector for item in items]))
+        vectors = self.cold_start().items(np.stack([item.vector for item in items]))
         recommender = self.recommender.with_items([item.id for item in items], vectors)
         return replace(self, recommender=recommender, added=tuple(items))
 
     def warm(self) -> Catalogue:
-        """Make now what would otherwise be made by the first requests."""
+        """Compute now what the first requests would otherwise compute, and return the catalogue."""
         self.recommendations(self.recommender.user_ids.id(0), 1)
         self.explainer.title(0)
         _ = self._folded_titles
@@ -74,13 +75,13 @@ class Catalogue:
 
     @cached_property
     def explainer(self) -> Explainer:
-        """Of this very recommender."""
+        """The explainer of the recommender, added items included."""
         titles = [(item.title, item.text) for item in self.added]
         return Explainer(self.recommender, self.dataset, self.profiles, titles)
 
     @cached_property
     def user_titles(self) -> list[str]:
-        """What to call each user: the id, and what the source says about them."""
+        """The title of each user: the id, and the text of the dataset if there is one."""
         table, ids = self.dataset.user_texts, map(str, self.dataset.users.ids)
         if table is None or not table.columns:
             return list(ids)
@@ -88,7 +89,7 @@ class Catalogue:
         return [f"{raw} · {text}" if text else raw for raw, text in zip(ids, texts, strict=True)]
 
     def health(self, writable: bool) -> schemas.Health:
-        """What is being served."""
+        """Return the names and sizes of what is served."""
         return schemas.Health(
             run=self.run,
             base=self.base_run,
@@ -108,12 +109,12 @@ class Catalogue:
         candidates: Iterable[RawId] | None = None,
         exclude: Iterable[RawId] | None = None,
     ) -> schemas.Recommendations:
-        """One user's list; arguments as ``Recommender.recommend``."""
+        """Return a user's recommendations; arguments as in ``Recommender.recommend``."""
         ids, scores = self.recommender.recommend(user, k, exclude_seen, candidates, exclude)
         return schemas.Recommendations(user=user, items=self._items(ids, scores))
 
     def batch(self, request: schemas.BatchRequest) -> schemas.Batch:
-        """The lists of several users."""
+        """Return the recommendations of several users."""
         ids, scores = self.recommender.recommend(
             request.users, request.k, request.exclude_seen, request.candidates, request.exclude
         )
@@ -125,13 +126,13 @@ class Catalogue:
         )
 
     def comparison(self, user: RawId, k: int) -> schemas.Comparison:
-        """This run's list beside the base run's.
+        """Return the recommendations of this run and of the base run.
 
         Raises:
             WorkspaceError: there is no base run.
         """
         if self.base is None:
-            raise WorkspaceError("there is no base run to compare with: start with --base RUN")
+            raise WorkspaceError("there is no base run to compare with: start the server with --base RUN")
         mine = self.recommendations(user, k).items
         known = [item.id for item in mine if item.id in self.base.item_ids]
         ranks = dict(zip(known, self.base.rank(user, known).tolist(), strict=True)) if known else {}
@@ -143,12 +144,12 @@ class Catalogue:
         return schemas.Comparison(user=user, aligned=aligned, base=base)
 
     def similar(self, item: RawId, k: int) -> schemas.SimilarItems:
-        """Nearest items."""
+        """Return the items with the highest cosine to an item."""
         ids, cosines = self.recommender.similar_items(item, k)
         return schemas.SimilarItems(item=item, title=self._title(item), similar=self._near(ids, cosines))
 
     def search_users(self, query: str, limit: int) -> schemas.Users:
-        """Users whose id or text has ``query`` in it, ids that begin with it first."""
+        """Return users whose id or text contains ``query``; those whose id begins with it come first."""
         wanted = query.casefold().strip()
         first: list[int] = []
         more: list[int] = []
@@ -167,13 +168,13 @@ class Catalogue:
         )
 
     def user_profile(self, user: RawId) -> schemas.UserProfile:
-        """History, profile and its reasoning."""
+        """Return a user's history, profile and the reasoning of the profile."""
         row = self.recommender.user_ids.row(user)
         rows = self.recommender.history(row).tolist()
         profile = self._profile("user", user)
         history = [
             schemas.Named(id=self.recommender.item_ids.id(item), title=self.explainer.title(item))
-            for item in rows[:HISTORY]
+            for item in rows[:MAX_HISTORY]
         ]
         return schemas.UserProfile(
             user=user,
@@ -185,7 +186,7 @@ class Catalogue:
         )
 
     def item(self, item: RawId) -> schemas.Item:
-        """What is known of an item."""
+        """Return an item's title, text and profile."""
         row = self.recommender.item_ids.row(item)
         profile = self._profile("item", item)
         cold = row >= self.dataset.n_items
@@ -200,24 +201,24 @@ class Catalogue:
         )
 
     def explanation(self, user: RawId, item: RawId, k: int) -> schemas.ExplanationAnswer:
-        """Why an item is recommended to a user."""
+        """Explain the recommendation of an item to a user."""
         return schemas.ExplanationAnswer(**self.explainer.explain(user, item, k).as_dict())
 
-    def for_liked(self, items: Sequence[RawId], k: int) -> schemas.ColdUser:
-        """What someone would like who likes these items."""
-        return schemas.ColdUser(items=self._items(*self.recommender.recommend_from_items(items, k)))
+    def recommend_from_items(self, items: Sequence[RawId], k: int) -> schemas.NewUserAnswer:
+        """Recommend to a new user who likes these items."""
+        return schemas.NewUserAnswer(items=self._items(*self.recommender.recommend_from_items(items, k)))
 
-    def for_taste(self, text: Float32Array, k: int) -> schemas.ColdUser:
-        """What someone would like whose taste in words has this text vector, float32[d_s]."""
-        vector = self._cold().users(text[None])[0]
-        return schemas.ColdUser(items=self._items(*self.recommender.recommend_vectors(vector, k)))
+    def recommend_from_text(self, text: Float32Array, k: int) -> schemas.NewUserAnswer:
+        """Recommend to a new user whose description of their taste has this text vector, float32[d_s]."""
+        vector = self.cold_start().users(text[None])[0]
+        return schemas.NewUserAnswer(items=self._items(*self.recommender.recommend_vectors(vector, k)))
 
-    def likers(self, text: Float32Array, k: int) -> schemas.Likers:
-        """Who would like an item whose text has this vector, float32[d_s], and what it is like; nothing is kept."""
-        vector = self._cold().items(text[None])[0]
+    def likely_users(self, text: Float32Array, k: int) -> schemas.LikelyUsers:
+        """Return the likely users of a new item with this text vector, float32[d_s], and similar items."""
+        vector = self.cold_start().items(text[None])[0]
         users, cosines = self.recommender.users_for(vector, k)
         row = self.recommender.user_ids.row
-        return schemas.Likers(
+        return schemas.LikelyUsers(
             users=[
                 schemas.Near(id=raw, title=self.user_titles[row(raw)], cosine=cosine)
                 for raw, cosine in zip(users.tolist(), cosines.tolist(), strict=True)
@@ -226,16 +227,23 @@ class Catalogue:
             similar=self._near(*self.recommender.items_for(vector, k)),
         )
 
-    def _cold(self) -> ColdStart:
+    def cold_start(self) -> ColdStart:
+        """Return the cold-start model.
+
+        Raises:
+            WorkspaceError: there is none.
+        """
         if self.cold is None:
-            raise WorkspaceError(f"run {self.run!r} cannot read texts yet: rlmrec cold fit --run {self.run}")
+            raise WorkspaceError(
+                f"run {self.run!r} has no cold-start model; create it with 'rlmrec cold fit --run {self.run}'"
+            )
         return self.cold
 
     def _title(self, item: RawId) -> str:
         return self.explainer.title(self.recommender.item_ids.row(item))
 
     def _items(self, ids: AnyArray, scores: Float32Array) -> list[schemas.ScoredItem]:
-        """A row of results; a padded one ends where the candidates do."""
+        """Convert a row of results; padding is dropped."""
         return [
             schemas.ScoredItem(id=raw, title=self._title(raw), score=score)
             for raw, score in zip(ids.tolist(), scores.tolist(), strict=True)

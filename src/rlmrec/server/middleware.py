@@ -1,4 +1,4 @@
-"""Gate: what stands before every request: bounds, headers, figures."""
+"""Middleware before every request: limits, security headers and metrics."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Never refused at saturation: who watches must be answered.
-WATCHED = frozenset({"/healthz", "/metrics"})
+# Answered even when the worker is saturated, since monitoring depends on them.
+MONITORED = frozenset({"/healthz", "/metrics"})
 BODY_SECONDS = 10.0
-# Before a refusal: clients that ask again at once would take the time of those who are being answered.
+# Wait before a refusal: clients that retry at once would slow down the requests in progress.
 REFUSAL_SECONDS = 0.1
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# What stays encoded in an address until it is split into parts: a slash or a line break within an id would make it
-# another address, and the percent sign is what tells them from ids that look like this.
+# These stay encoded until the address is split into parts: a slash or a line break within an id would change the
+# address, and an encoded percent sign tells them from ids that contain such a code.
 KEPT = re.compile("%(2[5f]|0a)", re.IGNORECASE)
-# In the state of the application from SIGTERM on: whoever is answered then is told to go elsewhere.
+# Set in the state of the application after SIGTERM: answers then close their connection.
 ENDING = "ending"
 HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY.encode()),
@@ -39,11 +39,11 @@ HEADERS = [
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a server.
+    """Limits of a server.
 
     Args:
-        in_flight: requests that one worker works on at a time; what comes above is told to come again (503).
-        body: bytes of a request's body (413).
+        in_flight: requests in progress in one worker; further ones are refused with 503.
+        body: bytes of a request's body; longer ones are refused with 413.
     """
 
     in_flight: int = 64
@@ -51,29 +51,31 @@ class Limits:
 
 
 class Metrics:
-    """Figures for Prometheus. With PROMETHEUS_MULTIPROC_DIR set, those of all workers together."""
+    """Metrics for Prometheus; with PROMETHEUS_MULTIPROC_DIR set, of all workers together."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         labels = ["method", "path", "status"]
         self.requests = Counter("rlmrec_requests", "Requests answered.", labels, registry=self.registry)
         self.seconds = Histogram(
-            "rlmrec_request_seconds", "Time from the request's head to the end of the answer.",
+            "rlmrec_request_seconds", "Time from the head of the request to the end of the answer.",
             ["path"], registry=self.registry, buckets=BUCKETS,
         )  # fmt: skip
         self.in_flight = Gauge(
-            "rlmrec_requests_in_flight", "Requests being worked on.",
+            "rlmrec_requests_in_flight", "Requests in progress.",
             registry=self.registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.refused = Counter(
-            "rlmrec_requests_refused", "Requests refused at saturation.", registry=self.registry
+            "rlmrec_requests_refused",
+            "Requests refused because too many were in progress.",
+            registry=self.registry,
         )
         self.reloads = Counter(
             "rlmrec_reloads", "Reloads of the run, by outcome.", ["outcome"], registry=self.registry
         )
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
@@ -81,13 +83,15 @@ class Metrics:
         return generate_latest(registry)
 
 
-class Gate:
-    """ASGI middleware: refuses what is too large (413), too slow (408) or too much (503); sets headers; counts.
+class RequestMiddleware:
+    """ASGI middleware that enforces the limits, adds security headers and counts requests.
+
+    It refuses a body that is too large (413) or too slow (408) and requests above the limit (503).
 
     Args:
-        app: what is behind it.
-        limits: bounds.
-        metrics: where requests are counted.
+        app: the application behind it.
+        limits: of requests.
+        metrics: counts the requests.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
@@ -97,16 +101,15 @@ class Gate:
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through, or not."""
+        """Pass one request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        address = (
-            scope.get("raw_path") or quote(scope["path"]).encode()
-        )  # not every server hands over the former
+        # Not every server sets raw_path.
+        address = scope.get("raw_path") or quote(scope["path"]).encode()
         scope["path"] = unquote(KEPT.sub(r"%25\1", address.decode("latin-1")))
         start = time.perf_counter()
-        status = 500  # what the server says where nobody has answered
+        status = 500  # the server's own answer if the application sends none
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -116,11 +119,11 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *HEADERS, *ends]
             await send(message)
 
-        counted = scope["path"] not in WATCHED
+        counted = scope["path"] not in MONITORED
         if counted and self.in_flight >= self.limits.in_flight:
             self.metrics.refused.inc()
             await asyncio.sleep(REFUSAL_SECONDS)
-            await _refuse(answer, 503, "too many requests at once: try again", [(b"retry-after", b"1")])
+            await _refuse(answer, 503, "too many requests at once: try again later", [(b"retry-after", b"1")])
             self._count(scope, status, start)
             return
         self.in_flight += counted
@@ -133,7 +136,7 @@ class Gate:
                 await _refuse(answer, 408, f"the body did not arrive within {BODY_SECONDS:g} s")
                 return
             if body is None:
-                await _refuse(answer, 413, f"a body of at most {self.limits.body:,} bytes is taken")
+                await _refuse(answer, 413, f"the body is larger than {self.limits.body:,} bytes")
             else:
                 await self.app(scope, _replayed(body, receive), answer)
         finally:
@@ -142,7 +145,7 @@ class Gate:
             self._count(scope, status, start)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None where it is too large."""
+        """Read the whole body; return None if it is too large."""
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self.limits.body:
                 return None
@@ -158,7 +161,7 @@ class Gate:
                 return bytes(body)
 
     def _count(self, scope: Scope, status: int, start: float) -> None:
-        # The template, not the path: ids would make a series each.
+        # The template instead of the path, or every id would make a time series of its own.
         path = (getattr(scope.get("route"), "path", None) or "other").replace(":path", "")
         method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
         self.metrics.requests.labels(method, path, str(status)).inc()
@@ -166,19 +169,19 @@ class Gate:
 
 
 def decode_path_part(part: str) -> str:
-    """A part of an address with what the gate left encoded decoded."""
+    """Decode the characters of a part of an address that the middleware left encoded."""
     return KEPT.sub(lambda found: unquote(found[0]), part)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A channel that hands over the body at once, then what comes later (that the client has left)."""
-    handed = False
+    """Return a channel that gives the body first and then later messages, such as a disconnect."""
+    given = False
 
     async def replay() -> Message:
-        nonlocal handed
-        if handed:
+        nonlocal given
+        if given:
             return await receive()
-        handed = True
+        given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

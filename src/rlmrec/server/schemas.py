@@ -1,4 +1,4 @@
-"""What the HTTP interface takes and gives, with its bounds; OpenAPI is made of it."""
+"""Requests and answers of the HTTP API, with their limits; OpenAPI is generated from them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, StringConstraints, model_validator
 
-MOST_K = 200
-MOST_USERS = 256  # of a batch
-MOST_IDS = 10_000  # candidates, exclude
-ID_LENGTH = 2048  # some ids are addresses
+MAX_K = 200
+MAX_USERS = 256  # of a batch
+MAX_IDS = 10_000  # candidates, exclude
+MAX_ID_LENGTH = 2048  # some ids are URLs
 
 WholeId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-TextId = Annotated[StrictStr, Field(min_length=1, max_length=ID_LENGTH)]
+TextId = Annotated[StrictStr, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Id = WholeId | TextId
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
-K = Annotated[int, Field(ge=1, le=MOST_K)]
+K = Annotated[int, Field(ge=1, le=MAX_K)]
 
 
 class _Request(BaseModel):
@@ -25,64 +25,64 @@ class _Request(BaseModel):
 class BatchRequest(_Request):
     """Recommendations for several users at once."""
 
-    users: Annotated[list[Id], Field(min_length=1, max_length=MOST_USERS)]
+    users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
     k: K = 20
     exclude_seen: bool = True
-    candidates: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = Field(
-        None, description="Choose among these items alone."
+    candidates: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = Field(
+        None, description="Recommend only these items."
     )
-    exclude: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = Field(
-        None, description="Never these items."
+    exclude: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = Field(
+        None, description="Never recommend these items."
     )
 
 
 class NewItem(_Request):
-    """An item that came after training, by its text."""
+    """An item to add by its text."""
 
     id: Id
     text: Text
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] | None = (
-        Field(None, description="What to call it; by default the beginning of the text.")
+        Field(None, description="By default the beginning of the text.")
     )
 
 
 class ItemText(_Request):
-    """A text of an item that need not exist."""
+    """The text of a new item."""
 
     text: Text
     k: K = 10
 
 
 class NewUser(_Request):
-    """Someone who was not in training: their taste in words, or items they like. Exactly one of both."""
+    """A new user: either a description of their taste or items they like."""
 
     text: Text | None = None
     items: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
     k: K = 20
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> NewUser:
+    def _exactly_one(self) -> NewUser:
         if (self.text is None) == (self.items is None):
-            raise ValueError("give either text or items")
+            raise ValueError("expected either text or items")
         return self
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field."""
+    """The problem with one field."""
 
-    field: str = Field(description="Where: body.k, query.k, path.user_id …")
+    field: str = Field(description="For example body.k, query.k or path.user_id.")
     message: str
 
 
 class Problem(BaseModel):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     error: str
     fields: list[FieldProblem] = []
 
 
 class ScoredItem(BaseModel):
-    """An item of a list, best first."""
+    """A recommended item."""
 
     id: int | str
     title: str
@@ -90,7 +90,7 @@ class ScoredItem(BaseModel):
 
 
 class Near(BaseModel):
-    """A neighbour."""
+    """A similar item, or a likely user."""
 
     id: int | str
     title: str
@@ -98,29 +98,29 @@ class Near(BaseModel):
 
 
 class Recommendations(BaseModel):
-    """A user's list."""
+    """The recommendations of a user, best first."""
 
     user: int | str
     items: list[ScoredItem]
 
 
 class Batch(BaseModel):
-    """Lists in the order of the request's users."""
+    """The recommendations of several users, in the order of the request."""
 
     results: list[Recommendations]
 
 
 class RankedItem(ScoredItem):
-    """An item of the aligned list and where the base run has it."""
+    """A recommended item with its place in this run and in the base run."""
 
     rank: int
     base_rank: int | None = Field(
-        description="From 1, among what the user has not seen; null: not in the base run."
+        description="From 1, among the items the user has not seen; null: not in the base run."
     )
 
 
 class Comparison(BaseModel):
-    """A user's list of this run beside that of the base run."""
+    """The recommendations of this run (aligned) and of the base run."""
 
     user: int | str
     aligned: list[RankedItem]
@@ -128,7 +128,7 @@ class Comparison(BaseModel):
 
 
 class SimilarItems(BaseModel):
-    """Nearest items by cosine."""
+    """The items with the highest cosine."""
 
     item: int | str
     title: str
@@ -136,43 +136,43 @@ class SimilarItems(BaseModel):
 
 
 class Named(BaseModel):
-    """A user or an item and what to call it."""
+    """A user or an item with its title."""
 
     id: int | str
     title: str
 
 
 class Users(BaseModel):
-    """Users found."""
+    """The users that match a query."""
 
     users: list[Named]
 
 
 class UserProfile(BaseModel):
-    """What is known of a user."""
+    """A user's history and profile."""
 
     user: int | str
     title: str
-    profile: str | None = Field(description="Written by a language model; null where there is none.")
-    reasoning: str | None = Field(description="The language model's, for its profile.")
-    history: list[Named] = Field(description="Training items, at most 500.")
-    interactions: int = Field(description="Training items in all.")
+    profile: str | None = Field(description="Written by a language model; null if there is none.")
+    reasoning: str | None = Field(description="The language model's reasoning for the profile.")
+    history: list[Named] = Field(description="At most 500 training items.")
+    interactions: int = Field(description="Number of all training items.")
 
 
 class Item(BaseModel):
-    """What is known of an item."""
+    """An item's text and profile."""
 
     id: int | str
     title: str
     text: str | None
     profile: str | None
     reasoning: str | None
-    interactions: int = Field(description="Users who have it in training.")
-    cold: bool = Field(description="It came after training, by its text.")
+    interactions: int = Field(description="Number of users who have it in training.")
+    cold: bool = Field(description="It was added by text after training.")
 
 
 class ReasonFor(BaseModel):
-    """A training item and what it adds: to the score, or its cosine to the item if the explanation is not exact."""
+    """A training item with its part of the score, or its cosine to the item if the explanation is not exact."""
 
     id: int | str
     title: str
@@ -180,7 +180,7 @@ class ReasonFor(BaseModel):
 
 
 class ExplanationAnswer(BaseModel):
-    """Why an item is recommended to a user; the fields are those of rlmrec.recommend.explain.Explanation."""
+    """An explanation; the fields are those of rlmrec.recommend.explain.Explanation."""
 
     user: int | str
     item: int | str
@@ -197,35 +197,35 @@ class ExplanationAnswer(BaseModel):
     seen: bool
 
 
-class ColdUser(BaseModel):
-    """What someone new would like."""
+class NewUserAnswer(BaseModel):
+    """Recommendations for a new user."""
 
     items: list[ScoredItem]
 
 
-class Likers(BaseModel):
-    """Who would like an item that nobody has met, and what it is like."""
+class LikelyUsers(BaseModel):
+    """The likely users of a new item, and similar items."""
 
     users: list[Near]
     similar: list[Near]
 
 
-class ColdItemAnswer(BaseModel):
-    """An item by its text."""
+class AddedItemAnswer(BaseModel):
+    """An item that was added by text."""
 
     id: int | str
     title: str
     text: str
 
 
-class ColdItemList(BaseModel):
-    """All items by their text, in the order of adding."""
+class AddedItemList(BaseModel):
+    """All items that were added by text, oldest first."""
 
-    items: list[ColdItemAnswer]
+    items: list[AddedItemAnswer]
 
 
 class Health(BaseModel):
-    """What is being served."""
+    """The run that is served."""
 
     status: Literal["ok"] = "ok"
     run: str
@@ -235,4 +235,4 @@ class Health(BaseModel):
     items: int
     cold_items: int
     cold_start: bool
-    writable: bool = Field(description="A token is configured: items can be added.")
+    writable: bool = Field(description="The server has a token, so that items can be added.")

@@ -1,4 +1,4 @@
-"""Service: the catalogue in force, exchanged while requests run, and what changes it."""
+"""Service: holds the current catalogue and replaces it while requests run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
 from rlmrec.recommend.cold_start import ColdStart
-from rlmrec.server.added_items import ColdItem, ColdItems
+from rlmrec.server.added_items import AddedItem, AddedItems
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.text.encoder import TextEncoder, checked
 from rlmrec.types import Float32Array
@@ -19,51 +19,50 @@ TITLE_LENGTH = 60
 
 
 class Service:
-    """Holds a catalogue; a change makes a new one and exchanges the reference.
+    """Holds a catalogue. A change makes a new catalogue and replaces the reference.
 
-    Whoever reads takes ``catalogue`` once and keeps it to the end of the request: an exchange meanwhile does
-    not touch it. Several processes over one ``ColdItems`` see each other's changes through its counters
-    (``follow``). All methods block; call them from a thread that may wait.
+    A request takes ``catalogue`` once and keeps it to its end, so a replacement does not affect it. Processes
+    that share one ``AddedItems`` see each other's changes through its counters (``follow``). All methods
+    block; call them from a thread that may wait.
 
     Args:
-        load: reads the run, without items by text; called once now and at every reload.
-        store: items by text.
-        encoder: makes the encoder whose vectors a cold start reads, when the first text comes.
+        load: loads the run, without added items; called now and by every reload.
+        store: the added items.
+        encoder: makes the text encoder of a cold-start model; called by the first text.
 
     Raises:
-        RlmrecError: whatever ``load`` raises; the run and the store must be usable at the beginning.
+        RlmrecError: the run or the store cannot be loaded; whatever ``load`` raises.
     """
 
     def __init__(
-        self, load: Callable[[], Catalogue], store: ColdItems, encoder: Callable[[ColdStart], TextEncoder]
+        self, load: Callable[[], Catalogue], store: AddedItems, encoder: Callable[[ColdStart], TextEncoder]
     ) -> None:
         self.store = store
         self._load = load
         self._make_encoder = encoder
         self._encoder: TextEncoder | None = None
-        self._made_for = ""  # the name of the encoder that was asked for
+        self._made_for = ""  # the encoder's name in the cold-start model that it was made for
         self._encoding = threading.Lock()
         self._changing = threading.Lock()
-        self._state = store.state()
+        self._counters = store.counters()
         self._trained = load()
         self.catalogue = self._trained
         if self._trained.cold is None and store.all():
-            logger.warning("items by text are left out: run %r has no cold start", self._trained.run)
-        self._exchange()
+            logger.warning("added items are left out: run %r has no cold-start model", self._trained.run)
+        self._replace()
 
     def encode(self, text: str) -> Float32Array:
-        """float32[d_s]: the vector of a text.
+        """Return the vector float32[d_s] of a text.
 
         Raises:
-            WorkspaceError: no cold start, or the encoder is missing or another one.
-            LLMError: the encoder's endpoint gives no vector.
+            WorkspaceError: there is no cold-start model, or its encoder is missing or has changed.
+            LLMError: the encoder's endpoint does not answer.
         """
-        cold = self.catalogue.cold
-        if cold is None:
-            run = self.catalogue.run
-            raise WorkspaceError(f"run {run!r} cannot read texts yet: rlmrec cold fit --run {run}")
+        return self._encode(text, self.catalogue.cold_start())
+
+    def _encode(self, text: str, cold: ColdStart) -> Float32Array:
         with self._encoding:
-            if self._encoder is None or self._made_for != cold.encoder:  # a reload may have brought another
+            if self._encoder is None or self._made_for != cold.encoder:  # a reload may change the encoder
                 try:
                     self._encoder, self._made_for = self._make_encoder(cold), cold.encoder
                 except RlmrecError as error:
@@ -71,103 +70,99 @@ class Service:
             name = self._encoder.name
             if name != cold.encoder:
                 raise WorkspaceError(
-                    f"the items' texts were encoded by {cold.encoder}, here is {name}: their vectors do not mix"
+                    f"the items' texts were encoded by {cold.encoder}, but the encoder is {name}: their vectors do "
+                    "not mix"
                 )
             try:
                 vectors = self._encoder.encode([text])
-            except ConfigError as error:  # such as an endpoint's key, which is looked for when it is needed
+            except (
+                ConfigError
+            ) as error:  # such as a missing key of an endpoint, which is read when it is needed
                 raise WorkspaceError(f"no text encoder: {error}") from None
             vector: Float32Array = checked(name, vectors, 1, cold.size)[0]
             return vector
 
-    def add(self, raw: int | str, text: str, title: str | None, vector: Float32Array) -> ColdItem:
-        """Keep an item and recommend it from now on.
+    def add(self, raw: int | str, text: str, title: str | None, vector: Float32Array) -> AddedItem:
+        """Store an item and recommend it from now on.
 
         Args:
-            raw: id that is not there yet, in the type of the others.
+            raw: a new id of the same type as the others.
             text: of the item.
-            title: None makes one of the text.
+            title: of the item; None uses the beginning of the text.
             vector: of the text, by ``encode``.
 
         Raises:
-            DataError: the id is taken.
+            DataError: the id exists.
+            WorkspaceError: there is no cold-start model any more.
         """
         if title is None:
             title = text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1].rstrip() + "…"
         with self._changing:
-            cold = self._trained.cold
-            if cold is None:  # a reload since the text was encoded
-                raise WorkspaceError(f"run {self._trained.run!r} cannot read texts any more")
+            cold = self._trained.cold_start()  # a reload since ``encode`` may have removed it
             if raw in self._trained.recommender.item_ids:
-                raise DataError(f"item {raw!r} is one of the trained ones")
-            item = ColdItem(raw, title, text, cold.encoder, vector)
+                raise DataError(f"item {raw!r} is in the trained catalogue")
+            item = AddedItem(raw, title, text, cold.encoder, vector)
             self.store.add(item)
-            self._exchange()
+            self._replace()
         return item
 
     def remove(self, raw: int | str) -> None:
-        """Forget an item by text.
+        """Remove an added item.
 
         Raises:
-            UnknownIdError: there is no such item by text.
+            UnknownIdError: no such item was added.
         """
         with self._changing:
             if raw in self._trained.recommender.item_ids:
-                raise UnknownIdError(f"item {raw!r} is a trained one: only items added by text are removed")
+                raise UnknownIdError(
+                    f"item {raw!r} is in the trained catalogue: only items added by text can be removed"
+                )
             self.store.remove(raw)
-            self._exchange()
+            self._replace()
 
-    def reload(self, tell: bool = True) -> Catalogue:
-        """Read the run again and answer from it; where that fails, the catalogue in force stays.
-
-        Args:
-            tell: the other processes, too.
+    def reload(self) -> Catalogue:
+        """Load the run again, in all processes, and answer from it; if that fails, the current catalogue stays.
 
         Raises:
-            RlmrecError: it cannot be read.
+            RlmrecError: the run cannot be loaded.
         """
         with self._changing:
-            return self._reload(tell)
+            return self._reload(self.store.request_reload)
 
     def follow(self) -> None:
-        """Do what another process has done since the last call: its items, its reload."""
-        if self.store.state() == self._state:
+        """Apply the changes and reloads of other processes since the last call."""
+        if self.store.counters() == self._counters:
             return
         with self._changing:
-            state = self.store.state()  # again: what was under way here may have been what changed it
-            asked = state.reloads != self._state.reloads
-            changed, self._state = (
-                state != self._state,
-                state,
-            )  # what cannot be read is not tried again and again
-            if asked:
-                self._reload(tell=False)
-            elif changed:
-                self._exchange()
+            before, now = self._counters, self.store.counters()  # read again: a change here may have ended
+            self._counters = now  # a run that cannot be loaded is not tried again
+            if now.reloads != before.reloads:
+                self._reload()
+            elif now != before:
+                self._replace()
 
-    def _reload(self, tell: bool) -> Catalogue:
+    def _reload(self, announce: Callable[[], None] = lambda: None) -> Catalogue:
         trained = self._load()
         before, self._trained = self._trained, trained
         try:
-            if tell:
-                self.store.ask_reload()
-            self._exchange()
+            announce()
+            self._replace()
         except RlmrecError:
             self._trained = before
             raise
         logger.info("reloaded run %r: %s items", trained.run, f"{len(self.catalogue.recommender.items):,}")
         return self.catalogue
 
-    def _exchange(self) -> None:
-        """A catalogue of the trained items and those in the store takes the place of the one in force."""
-        state = self.store.state()  # before the items: one that comes between is seen by the next ``follow``
+    def _replace(self) -> None:
+        """Replace the catalogue by one of the trained items and those in the store."""
+        counters = self.store.counters()  # before the items, so that ``follow`` sees one added in between
         items = [] if self._trained.cold is None else self.store.all()
         self.catalogue = self._trained.with_items([self._with_vector(item) for item in items]).warm()
-        self._state = state
+        self._counters = counters
 
-    def _with_vector(self, item: ColdItem) -> ColdItem:
-        """The item with a vector of the encoder that the cold start reads."""
+    def _with_vector(self, item: AddedItem) -> AddedItem:
+        """Return the item with a vector of the cold-start model's encoder."""
         cold = self._trained.cold
         if cold is None or item.encoder == cold.encoder:
             return item
-        return item._replace(encoder=cold.encoder, vector=self.encode(item.text))
+        return item._replace(encoder=cold.encoder, vector=self._encode(item.text, cold))

@@ -1,66 +1,120 @@
-"""Uvicorn's connections and processes: ended without a request dropped, told to reload instead of being replaced."""
+"""Worker processes: uvicorn's, made to end and to reload without dropping a request."""
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from socket import socket
 
+import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
-from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.errors import WorkspaceError
-from rlmrec.server.added_items import ColdItems
+from rlmrec.server.added_items import AddedItems
 from rlmrec.server.middleware import ENDING
+from rlmrec.server.settings import Settings, application
 
 logger = logging.getLogger("uvicorn.error")
-# A client that has just had its answer may have its next request on the way.
-LAST_CALL_SECONDS = 1.0
+
+# A client that has just received an answer may already have sent its next request.
+LAST_REQUEST_SECONDS = 1.0
+GRACE_SECONDS = 30
+# Longer than proxies keep connections open (60 s): a request may be lost if the server closes first.
+IDLE_SECONDS = 75
+
+
+def run_server(
+    settings: Settings, host: str, port: int, workers: int, announce: Callable[[str], None]
+) -> None:
+    """Run a server until it gets SIGTERM or SIGINT.
+
+    Args:
+        settings: of the server.
+        host: address to listen on.
+        port: to listen on; 0 takes any free port.
+        workers: number of processes.
+        announce: called with the URL when the server listens.
+
+    Raises:
+        RlmrecError: the settings or the run cannot be used.
+    """
+    settings.token()
+    config = uvicorn.Config(
+        # Several workers make their applications in their own processes.
+        partial(application, settings) if workers > 1 else application(settings),
+        factory=workers > 1,
+        host=host,
+        port=port,
+        workers=workers,
+        http=Connection,
+        log_level="info",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=GRACE_SECONDS,
+    )
+    if workers > 1:
+        settings.load()  # so that a mistake is reported once and not by every worker
+    listening = config.bind_socket()
+    listening.listen(config.backlog)  # clients that connect before the workers are ready wait for them
+    name = f"[{host}]" if ":" in host else host
+    announce(f"http://{name}:{listening.getsockname()[1]}")
+    if workers == 1:
+        uvicorn.Server(config).run([listening])
+        return
+    with tempfile.TemporaryDirectory(prefix="rlmrec-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        Workers(config, [listening], settings.added_items()).run()
 
 
 class Connection(HttpToolsProtocol):
-    """As uvicorn's, but one that is idle at SIGTERM is not closed at once: its next answer says that it is the last."""
+    """A connection that, if idle at SIGTERM, stays open for one more answer, which says that it is the last."""
 
     def shutdown(self) -> None:
-        """The server ends: close the connection, now or soon."""
+        """Close the connection, at once or after a last request."""
         self.app_state[ENDING] = True
         if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(LAST_CALL_SECONDS, super().shutdown)
+            self.loop.call_later(LAST_REQUEST_SECONDS, super().shutdown)
         else:
             super().shutdown()
 
 
 class Workers(Multiprocess):
-    """As uvicorn's, but SIGHUP makes the workers read the run again; no process ends and no connection closes.
+    """Worker processes that load the run again at SIGHUP; no process ends and no connection is closed.
 
     Args:
         config: uvicorn's.
         sockets: that all of them listen on.
-        store: through whose counters the workers are told.
+        store: its counters announce a reload to the workers.
     """
 
-    def __init__(self, config: Config, sockets: list[socket], store: ColdItems) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[socket], store: AddedItems) -> None:
         super().__init__(config, sockets)
         self.store = store
 
     def keep_subprocess_alive(self) -> None:
-        """Put a new worker in the place of one that has died, and forget what it was working on."""
+        """Replace workers that have died."""
         before = {process.pid for process in self.processes}
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
-            # Its requests in flight have ended with it; what it counted stays counted.
+            # Its requests in progress ended with it; its counters stay.
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
     def terminate_all(self) -> None:
-        """Ask the workers to end."""
+        """Ask all workers to end."""
         for sock in self.sockets:
-            sock.close()  # or who connects now would wait for an answer that never comes
+            sock.close()  # or a client that connects now would wait for ever
         super().terminate_all()
 
     def handle_hup(self) -> None:
-        """SIGHUP."""
+        """Make all workers load the run again."""
         try:
-            self.store.ask_reload()
+            self.store.request_reload()
         except WorkspaceError as error:
-            logger.error("reload failed, the run in force stays: %s", error)
+            logger.error("reload failed, the current run stays: %s", error)

@@ -1,0 +1,48 @@
+"""rlmrec index: an approximate index for a large catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+
+
+def index(
+    run: RunOption,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    recall: Annotated[
+        float, typer.Option(help="Recall of the exact 20 best items that the index must reach.")
+    ] = 0.95,
+    force: Annotated[bool, typer.Option("--force", help="Build it even if exact search is faster.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the clusters and of the sample.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Build an approximate index for a large catalogue, which recommendations then use.
+
+    Below 200,000 items, exact search is fast enough and nothing is built without `--force`.
+
+    **Example:**  `rlmrec index -w shop --run con --recall 0.98`
+    """
+    from rlmrec.cli.output import Output
+    from rlmrec.recommend.index import EXACT_BELOW, build_index
+    from rlmrec.recommend.open import open_recommender
+    from rlmrec.workspace import Workspace
+
+    place, output = Workspace(workspace), Output(as_json)
+    recommender = open_recommender(place, run, place.dataset())
+    n_items = len(recommender.items)
+    if n_items < EXACT_BELOW and not force:
+        output.say(
+            f"{n_items:,} items: exact search is used, no index is needed below {EXACT_BELOW:,} (--force)"
+        )
+        output.result({"run": run, "built": False, "items": n_items})
+        return
+    built = build_index(recommender.items, recommender.users, recall, seed)
+    built.save(place.recommender_path(run))
+    output.say(
+        f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "
+        f"{built.recall:.4f} against exact search, {built.manifest['probes']} clusters/query"
+    )
+    output.result({"run": run, "built": True, **built.manifest})

@@ -1,0 +1,127 @@
+"""Context: what the routes of one worker share, and the dependencies that give routes their part of it.
+
+The dependencies are coroutines: FastAPI would run plain functions in a thread, which costs more than they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, cast
+from urllib.parse import unquote
+
+from fastapi import Depends, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.errors import RlmrecError, UnknownIdError
+from rlmrec.server import schemas
+from rlmrec.server.catalogue import Catalogue
+from rlmrec.server.middleware import Metrics, decode_path_part
+from rlmrec.server.service import Service
+from rlmrec.types import Float32Array
+
+
+class Context:
+    """The shared state of one worker's routes.
+
+    Args:
+        service: answers and changes.
+        token: bearer token of the guarded routes; None refuses them.
+        metrics: counts reloads and is shown at /metrics.
+    """
+
+    def __init__(self, service: Service, token: str | None, metrics: Metrics) -> None:
+        self.service = service
+        self.token = token
+        self.metrics = metrics
+        # The first text loads the encoder, which takes seconds: texts wait for each other in a thread of their
+        # own instead of taking the threads of the other requests.
+        self.text_thread = ThreadPoolExecutor(1, "rlmrec-texts")
+
+    async def encode(self, text: str) -> Float32Array:
+        """Return the vector float32[d_s] of a text."""
+        return await asyncio.get_running_loop().run_in_executor(self.text_thread, self.service.encode, text)
+
+    def reload(self) -> schemas.Health:
+        """Load the run again in all workers and count the outcome."""
+        try:
+            catalogue = self.service.reload()
+        except RlmrecError:
+            self.metrics.reloads.labels("failed").inc()
+            raise
+        self.metrics.reloads.labels("done").inc()
+        return catalogue.health(self.token is not None)
+
+
+async def _context(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+ContextDependency = Annotated[Context, Depends(_context)]
+
+
+async def _catalogue(context: ContextDependency) -> Catalogue:
+    return context.service.catalogue
+
+
+# A request uses one catalogue from beginning to end, even if a reload replaces it meanwhile.
+CatalogueDependency = Annotated[Catalogue, Depends(_catalogue)]
+
+
+async def _user_id(user_id: str, catalogue: CatalogueDependency) -> RawId:
+    return _id_in_path(catalogue.recommender.user_ids, user_id)
+
+
+async def _item_id(item_id: str, catalogue: CatalogueDependency) -> RawId:
+    return _id_in_path(catalogue.recommender.item_ids, item_id)
+
+
+UserId = Annotated[RawId, Depends(_user_id)]
+ItemId = Annotated[RawId, Depends(_item_id)]
+
+KQuery = Annotated[int, Query(ge=1, le=schemas.MAX_K, description="Length of the list.")]
+
+_bearer = HTTPBearer(scheme_name="bearer", auto_error=False)
+
+
+async def require_token(
+    context: ContextDependency,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    """Refuse a request without the bearer token.
+
+    Raises:
+        HTTPException: 403 if the server has no token, 401 if the request has none or a wrong one.
+    """
+    if context.token is None:
+        raise HTTPException(403, "this server was started without a token: nothing can be changed")
+    challenge = {"WWW-Authenticate": "Bearer"}
+    if given is None:
+        raise HTTPException(401, "a bearer token is required", challenge)
+    if not hmac.compare_digest(given.credentials.strip().encode("latin-1"), context.token.encode()):
+        raise HTTPException(401, "the bearer token is wrong", challenge)
+
+
+def parse_id(vocabulary: Vocabulary, text: str) -> RawId:
+    """Convert an id from an address to the type of the dataset's ids.
+
+    Raises:
+        UnknownIdError: the text cannot be an id. Whether the id exists is checked where it is used.
+    """
+    raw = vocabulary.parse(text)
+    if raw is None:
+        raise UnknownIdError(
+            f"unknown {vocabulary.kind} {text!r}: {vocabulary.kind} ids of this dataset are integers"
+        )
+    return raw
+
+
+def _id_in_path(vocabulary: Vocabulary, part: str) -> RawId:
+    text = decode_path_part(part)
+    # Clients resolve the parts "." and ".." of an address unless they are encoded twice.
+    if text.lower() in ("%2e", "%2e%2e") and text not in vocabulary:
+        text = unquote(text)
+    return parse_id(vocabulary, text)

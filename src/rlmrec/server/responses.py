@@ -1,0 +1,104 @@
+"""Answers and refusals: JSON responses, their descriptions in OpenAPI, and the status of each error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from rlmrec.errors import ConfigError, DataError, LLMError, UnknownIdError, WorkspaceError
+from rlmrec.server import schemas
+
+Responses = dict[int | str, dict[str, Any]]
+
+# An LLMError of a server comes from an embeddings endpoint that does not answer.
+STATUS = {UnknownIdError: 404, ConfigError: 422, WorkspaceError: 409, DataError: 409, LLMError: 503}
+
+
+def described(descriptions: dict[int, str]) -> Responses:
+    """Describe refusals for OpenAPI."""
+    return {code: {"model": schemas.Problem, "description": text} for code, text in descriptions.items()}
+
+
+COMMON = described(
+    {
+        400: "not JSON",
+        408: "the body arrived too slowly",
+        413: "the body is too large",
+        422: "a field has an invalid value",
+        503: "too many requests at once (see Retry-After), or the text encoder's endpoint does not answer",
+    }
+)
+UNKNOWN = described({404: "no such id"})
+UNAVAILABLE = described({409: "something that the route needs is not available, such as a cold-start model"})
+GUARDED = described(
+    {
+        401: "the token is missing or wrong",
+        403: "the server has no token",
+        409: "the id exists, or the run has no cold-start model",
+    }
+)
+
+
+class FieldError(Exception):
+    """A field whose value is invalid for this dataset.
+
+    Args:
+        field: as in ``schemas.FieldProblem``.
+        message: the problem.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """Render an answer as JSON.
+
+    It is rendered in the thread that computed it: FastAPI would validate it again, in the event loop.
+    """
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+def refusal(
+    status: int, error: str, fields: list[dict[str, str]] | None = None, headers: Any = None
+) -> Response:
+    """Render a refusal as JSON."""
+    # ASCII, since an id that was sent may contain half a surrogate pair, which UTF-8 cannot encode.
+    body = json.dumps({"error": error, "fields": fields or []})
+    return Response(body, status, headers, "application/json")
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make an application answer errors with refusals."""
+
+    def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        fields = [
+            {"field": ".".join(map(str, problem["loc"])), "message": problem["msg"]}
+            for problem in error.errors()
+        ]
+        return refusal(422, "a field has an invalid value", fields)
+
+    def field(_: Request, error: Exception) -> Response:
+        assert isinstance(error, FieldError)
+        return refusal(422, "a field has an invalid value", [{"field": error.field, "message": str(error)}])
+
+    def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return refusal(error.status_code, error.detail, headers=error.headers)
+
+    def ours(status: int) -> Callable[[Request, Exception], Response]:
+        return lambda _, error: refusal(status, str(error))
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(FieldError, field)
+    app.add_exception_handler(HTTPException, http)
+    for kind, status in STATUS.items():
+        app.add_exception_handler(kind, ours(status))

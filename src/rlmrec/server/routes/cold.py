@@ -1,0 +1,67 @@
+"""Routes about cold start: items added by text, previews, and recommendations for new users."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+from starlette.concurrency import run_in_threadpool
+
+from rlmrec.server import schemas
+from rlmrec.server.added_items import AddedItem
+from rlmrec.server.context import CatalogueDependency, ContextDependency, ItemId, require_token
+from rlmrec.server.responses import GUARDED, UNAVAILABLE, UNKNOWN, FieldError, answer
+
+router = APIRouter(prefix="/v1/cold", tags=["cold start"])
+guarded = APIRouter(dependencies=[Depends(require_token)], responses=GUARDED)
+
+
+def _described(item: AddedItem) -> schemas.AddedItemAnswer:
+    return schemas.AddedItemAnswer(id=item.id, title=item.title, text=item.text)
+
+
+@guarded.get("/items", response_model=schemas.AddedItemList)
+def added_items(context: ContextDependency) -> Response:
+    """List all items that were added by text."""
+    return answer(schemas.AddedItemList(items=[_described(item) for item in context.service.store.all()]))
+
+
+@guarded.post("/items", response_model=schemas.AddedItemAnswer, status_code=201)
+async def add_item(
+    request: schemas.NewItem, context: ContextDependency, catalogue: CatalogueDependency
+) -> Response:
+    """Add an item by its text. It is stored and from then on recommended like any other item."""
+    ids = catalogue.recommender.item_ids
+    if isinstance(request.id, str) != ids.is_text:
+        raise FieldError("body.id", f"item ids of this dataset are {'text' if ids.is_text else 'integers'}")
+    vector = await context.encode(request.text)
+    added = await run_in_threadpool(context.service.add, request.id, request.text, request.title, vector)
+    return answer(_described(added), 201)
+
+
+@guarded.delete("/items/{item_id:path}", status_code=204, response_class=Response, responses=UNKNOWN)
+def remove_item(item: ItemId, context: ContextDependency) -> Response:
+    """Remove an item that was added by text."""
+    context.service.remove(item)
+    return Response(status_code=204)
+
+
+router.include_router(guarded)
+
+
+@router.post("/items/preview", response_model=schemas.LikelyUsers, responses=UNAVAILABLE)
+async def preview_item(
+    request: schemas.ItemText, context: ContextDependency, catalogue: CatalogueDependency
+) -> Response:
+    """Return the likely users of a new item and similar items. Nothing is stored."""
+    vector = await context.encode(request.text)
+    return answer(await run_in_threadpool(catalogue.likely_users, vector, request.k))
+
+
+@router.post("/users", response_model=schemas.NewUserAnswer, responses={**UNKNOWN, **UNAVAILABLE})
+async def new_user(
+    request: schemas.NewUser, context: ContextDependency, catalogue: CatalogueDependency
+) -> Response:
+    """Recommend to a new user, from a description of their taste or from items they like."""
+    if request.items is not None:
+        return answer(await run_in_threadpool(catalogue.recommend_from_items, request.items, request.k))
+    vector = await context.encode(str(request.text))
+    return answer(await run_in_threadpool(catalogue.recommend_from_text, vector, request.k))

@@ -1,0 +1,68 @@
+"""Routes about users: search, recommendations, comparison, profile, explanations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from rlmrec.server import schemas
+from rlmrec.server.context import CatalogueDependency, KQuery, UserId, parse_id
+from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
+
+router = APIRouter(prefix="/v1", tags=["users"])
+RawIdQuery = Annotated[str, Query(max_length=schemas.MAX_ID_LENGTH)]
+
+
+@router.get("/users", response_model=schemas.Users)
+def search_users(
+    catalogue: CatalogueDependency,
+    q: Annotated[str, Query(max_length=200, description="Part of an id or of the user's text.")] = "",
+    limit: Annotated[int, Query(ge=1, le=50)] = 10,
+) -> Response:
+    """Search users by id or text; ids that begin with the query come first."""
+    return answer(catalogue.search_users(q, limit))
+
+
+@router.get(
+    "/users/{user_id:path}/recommendations", response_model=schemas.Recommendations, responses=UNKNOWN
+)
+def recommendations(
+    user: UserId, catalogue: CatalogueDependency, k: KQuery = 20, exclude_seen: bool = True
+) -> Response:
+    """Return the items with the highest score for a user, by default without the user's training items."""
+    return answer(catalogue.recommendations(user, k, exclude_seen))
+
+
+@router.get(
+    "/users/{user_id:path}/comparison",
+    response_model=schemas.Comparison,
+    responses={**UNKNOWN, **UNAVAILABLE},
+)
+def comparison(user: UserId, catalogue: CatalogueDependency, k: KQuery = 20) -> Response:
+    """Return the lists of this run and of the base run, with the place of each item in the base run."""
+    return answer(catalogue.comparison(user, k))
+
+
+@router.get("/users/{user_id:path}/profile", response_model=schemas.UserProfile, responses=UNKNOWN)
+def profile(user: UserId, catalogue: CatalogueDependency) -> Response:
+    """Return a user's training items, profile and the reasoning behind the profile."""
+    return answer(catalogue.user_profile(user))
+
+
+@router.post("/recommendations", response_model=schemas.Batch, responses=UNKNOWN)
+def batch(request: schemas.BatchRequest, catalogue: CatalogueDependency) -> Response:
+    """Return recommendations for several users at once."""
+    return answer(catalogue.batch(request))
+
+
+@router.get("/explanations", response_model=schemas.ExplanationAnswer, responses=UNKNOWN)
+def explanations(
+    catalogue: CatalogueDependency,
+    user: RawIdQuery,
+    item: RawIdQuery,
+    k: Annotated[int, Query(ge=1, le=schemas.MAX_K, description="Maximum number of reasons.")] = 3,
+) -> Response:
+    """Explain why an item is recommended to a user: the training items that contribute most to its score."""
+    ids = catalogue.recommender.user_ids, catalogue.recommender.item_ids
+    return answer(catalogue.explanation(parse_id(ids[0], user), parse_id(ids[1], item), k))
