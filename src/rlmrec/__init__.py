@@ -7,8 +7,9 @@ imported when first asked for, so that serving needs no PyTorch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlmrec.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rlmrec.alignment import Alignment, Contrastive, Generative
@@ -69,10 +70,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'rlmrec' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from rlmrec.data.lines import Progress
 from rlmrec.data.readers import READERS, Reader
 from rlmrec.data.source import Source
 from rlmrec.errors import ConfigError, RlmrecError
-from rlmrec.profiles.prompts import DOMAINS
+from rlmrec.profiles import DOMAINS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 

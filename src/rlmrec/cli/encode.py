@@ -6,26 +6,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_TEXT_EMBEDDINGS, DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.cli.output import Output
-from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts
-from rlmrec.data.tables import read_texts
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
-from rlmrec.llm.store import Store
-from rlmrec.profiles.texts import ON_MISSING, SOURCES, NodeTexts, Stored, node_texts, stored_profiles
-from rlmrec.text.api import OpenAIEmbeddings
-from rlmrec.text.cache import VectorCache
-from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.text.encoder import TextEncoder
-from rlmrec.text.encoding import Encoded, encode_dataset
-from rlmrec.text.registry import ENCODERS, encoder_spec, make_encoder
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+from rlmrec.profiles import SOURCES
+from rlmrec.text import ENCODERS
+
+if TYPE_CHECKING:
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.profiles.texts import NodeTexts, Stored
+    from rlmrec.text.api import OpenAIEmbeddings
+    from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.text.encoder import TextEncoder
+    from rlmrec.text.encoding import Encoded
+    from rlmrec.workspace import Workspace
+
 
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
@@ -104,6 +104,11 @@ def encode(
 
     `rlmrec encode -w shop --encoder openai:text-embedding-3-small --price 0.02`
     """
+    from rlmrec.profiles.texts import ON_MISSING, node_texts
+    from rlmrec.text.api import OpenAIEmbeddings
+    from rlmrec.text.registry import encoder_spec, make_encoder
+    from rlmrec.workspace import Workspace
+
     place, output = Workspace(workspace), Output(as_json)
     place.text_embeddings_path(name)  # a bad name is refused before any work
     for option, value, known in (
@@ -235,6 +240,9 @@ def _choose(
 
 def _stored(place: Workspace, dataset: Dataset, kind: str, wanted: bool, unused: list[str]) -> Stored:
     """The workspace's profiles of one kind; that they cannot be used is an error only if they were asked for."""
+    from rlmrec.llm.store import Store
+    from rlmrec.profiles.texts import Stored, stored_profiles
+
     found = Stored([None] * (dataset.n_items if kind == "item" else dataset.n_users), 0, Counter())
     if place.profiles_path.exists():
         try:
@@ -285,6 +293,9 @@ def item_texts(
     Raises:
         ConfigError: neither has any.
     """
+    from rlmrec.data.metadata import metadata_texts
+    from rlmrec.data.tables import read_texts
+
     if file is not None:
         return metadata_texts(read_texts(file, dataset.items, id_column, columns), columns)
     if dataset.item_texts is None:
@@ -295,6 +306,9 @@ def item_texts(
 
 
 def _user_texts(dataset: Dataset, file: Path | None, id_column: str, columns: list[str] | None) -> Texts:
+    from rlmrec.data.metadata import metadata_texts
+    from rlmrec.data.tables import read_texts
+
     if file is not None:
         return metadata_texts(read_texts(file, dataset.users, id_column, columns), columns)
     if dataset.user_texts is None:
@@ -316,6 +330,10 @@ def write_text_embeddings(
     price: float | None = None,
 ) -> tuple[TextEmbeddings, bool]:
     """Encode with a progress bar and store, unless the very same is stored already; says which."""
+    from rlmrec.text.api import OpenAIEmbeddings
+    from rlmrec.text.cache import VectorCache
+    from rlmrec.text.encoding import encode_dataset
+
     distinct = len({text for text in (*items, *(users or ())) if text is not None})
     with output.progress("encoding", distinct) as update, VectorCache(workspace.vectors_path) as cache:
 

@@ -8,24 +8,22 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.cli.output import Output
-from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
-from rlmrec.http_client import without_secrets
-from rlmrec.llm.client import LLM, OpenAIChat
-from rlmrec.llm.local import LocalChat
-from rlmrec.llm.replay import Replay
-from rlmrec.llm.store import Store
-from rlmrec.profiles.batch import BatchRead, read_batch, write_batch
-from rlmrec.profiles.profiler import Estimate, Price, Profiler, Progress
-from rlmrec.profiles.prompts import DOMAINS, KINDS, PromptOptions, load_template
-from rlmrec.workspace import Workspace
+from rlmrec.profiles import DOMAINS
+
+if TYPE_CHECKING:
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.llm.client import LLM
+    from rlmrec.profiles.batch import BatchRead
+    from rlmrec.profiles.profiler import Estimate, Profiler, Progress
+
 
 PARTLY_FAILED = 3
 
@@ -153,6 +151,15 @@ def profile(
 
     `rlmrec profile -w shop --items --users --base-url http://localhost:11434/v1 --model qwen3:8b`
     """
+    from rlmrec.llm.client import OpenAIChat
+    from rlmrec.llm.local import LocalChat
+    from rlmrec.llm.replay import Replay
+    from rlmrec.llm.store import Store
+    from rlmrec.profiles.batch import read_batch, write_batch
+    from rlmrec.profiles.profiler import Price, Profiler
+    from rlmrec.profiles.prompts import KINDS, PromptOptions
+    from rlmrec.workspace import Workspace
+
     if not (items or users):
         raise ConfigError("say what to profile: --items, --users or both")
     if (batch_out or batch_in) and items and users:
@@ -268,6 +275,8 @@ def _domain(dataset: Dataset) -> str:
 def _run(
     profiler: Profiler, dataset: Dataset, kind: str, limit: int | None, retry_failed: bool, output: Output
 ) -> Progress:
+    from rlmrec.llm.replay import Replay
+
     total = dataset.n_items if kind == "item" else dataset.n_users
     with output.progress(f"profiling {kind}s", total) as update:
         profiler.on_progress = lambda progress: update(progress.done, _note(progress))
@@ -398,6 +407,9 @@ def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
 
 def _provenance(profiler: Profiler, kinds: list[str]) -> dict[str, Any]:
     """How exported answers came about, for their manifest."""
+    from rlmrec.http_client import without_secrets
+    from rlmrec.profiles.prompts import load_template
+
     templates = {
         kind: load_template(kind, profiler.domain, folder=profiler.folder, small=profiler.small).source
         for kind in kinds

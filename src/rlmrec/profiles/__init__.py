@@ -1,7 +1,31 @@
 """From texts to prompts to profiles, and the proof that nothing held out went in."""
 
-from rlmrec.profiles.audit import audit
-from rlmrec.profiles.profiler import Price, Profiler
-from rlmrec.profiles.prompts import PromptOptions
+from __future__ import annotations
 
-__all__ = ["Price", "Profiler", "PromptOptions", "audit"]
+from typing import TYPE_CHECKING
+
+from rlmrec.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rlmrec.profiles.profiler import Price, Profiler
+    from rlmrec.profiles.prompts import PromptOptions
+
+# The kinds of items that have prompt templates of their own.
+DOMAINS = ("general", "books", "businesses", "games", "movies")
+# Which text stands for an item or user: its profile, its metadata, or both.
+SOURCES = ("llm", "metadata", "llm+metadata")
+
+__all__ = [
+    "Price",
+    "Profiler",
+    "PromptOptions",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Price": "rlmrec.profiles.profiler",
+        "Profiler": "rlmrec.profiles.profiler",
+        "PromptOptions": "rlmrec.profiles.prompts",
+    },
+)

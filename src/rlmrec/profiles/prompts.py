@@ -30,11 +30,11 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.profiles import DOMAINS
 from rlmrec.profiles.parse import WORDS
 from rlmrec.types import IntArray
 
 KINDS = ("item", "user")
-DOMAINS = ("general", "books", "businesses", "games", "movies")
 NOTHING = "None"  # the word for a missing value, as the system prompt explains
 _FOLDER = Path(__file__).parent / "templates"
 _MARGIN = 16  # tokens that a chat format adds around the two messages

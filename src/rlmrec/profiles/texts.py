@@ -12,8 +12,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.llm.store import Store
+from rlmrec.profiles import SOURCES
 
-SOURCES = ("llm", "metadata", "llm+metadata")
 ON_MISSING = ("text", "drop")
 
 

@@ -1,16 +1,23 @@
-"""From texts to vectors: encoders, the cache of what they made, and TextEmbeddings, which alignments learn from."""
+"""From texts to vectors: encoders, the cache of their vectors, and TextEmbeddings, which alignments learn from."""
 
 from __future__ import annotations
 
-from rlmrec.text.api import OpenAIEmbeddings
-from rlmrec.text.cache import VectorCache
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.text.encoder import TextEncoder
-from rlmrec.text.encoding import encode_dataset, encode_texts
-from rlmrec.text.local import LocalEncoder
-from rlmrec.text.registry import encoder_of, make_encoder
-from rlmrec.text.sentence import SentenceEncoder
-from rlmrec.text.wordllama import WordLlamaEncoder
+from typing import TYPE_CHECKING
+
+from rlmrec.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rlmrec.text.api import OpenAIEmbeddings
+    from rlmrec.text.cache import VectorCache
+    from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+    from rlmrec.text.encoder import TextEncoder
+    from rlmrec.text.encoding import encode_dataset, encode_texts
+    from rlmrec.text.local import LocalEncoder
+    from rlmrec.text.registry import encoder_of, make_encoder
+    from rlmrec.text.sentence import SentenceEncoder
+    from rlmrec.text.wordllama import WordLlamaEncoder
+
+ENCODERS = "local, wordllama, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
 
 __all__ = [
     "LocalEncoder",
@@ -26,3 +33,21 @@ __all__ = [
     "make_encoder",
     "mean_over_training",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LocalEncoder": "rlmrec.text.local",
+        "OpenAIEmbeddings": "rlmrec.text.api",
+        "SentenceEncoder": "rlmrec.text.sentence",
+        "TextEmbeddings": "rlmrec.text.embeddings",
+        "TextEncoder": "rlmrec.text.encoder",
+        "VectorCache": "rlmrec.text.cache",
+        "WordLlamaEncoder": "rlmrec.text.wordllama",
+        "encode_dataset": "rlmrec.text.encoding",
+        "encode_texts": "rlmrec.text.encoding",
+        "encoder_of": "rlmrec.text.registry",
+        "make_encoder": "rlmrec.text.registry",
+        "mean_over_training": "rlmrec.text.embeddings",
+    },
+)

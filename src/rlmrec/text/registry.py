@@ -8,13 +8,13 @@ from typing import Any
 
 from rlmrec.errors import ConfigError
 from rlmrec.http_client import without_secrets
+from rlmrec.text import ENCODERS
 from rlmrec.text.api import OpenAIEmbeddings
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.text.local import LocalEncoder
 from rlmrec.text.sentence import SentenceEncoder
 from rlmrec.text.wordllama import WordLlamaEncoder
 
-ENCODERS = "local, wordllama, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
 # Someone waits for this one vector: the patience of a long run would look like a fault.
 PATIENCE = {"timeout": 20.0, "retries": 1, "max_wait": 5.0}
 
