@@ -210,7 +210,7 @@ def test_names_keep_vectors_apart_and_runs_record_them(call, place):
     assert run([*train, "--semantics", "by-llm"]) == 0
     metrics = json.loads(
         (
-            place.finished_run("lightgcn-contrastive-general-seed0-semantics=by-llm-epochs=2")
+            place.finished_run("lightgcn-contrastive-general-seed0-texts=by-llm-epochs=2")
             / "metrics.json"
         ).read_text()
     )
@@ -258,7 +258,7 @@ def test_profiles_of_other_texts_are_refused_where_asked_for(call, place):
         (["--user-vectors", "mean", "--users", "u.csv"], 2, "does not use --users u.csv"),
         (["--user-vectors", "texts"], 2, "no user texts"),
         (["--text-column", "nope"], 2, "text column ['nope'] not found: the texts have title"),
-        (["--name", "../out"], 2, "semantics name '../out'"),
+        (["--name", "../out"], 2, "text embeddings name '../out'"),
         (["--profiles", "llm"], 1, "holds no profile of items"),
         (["--user-vectors", "profiles"], 1, "rlmrec profile --users"),
         (["--encoder", "magic"], 2, "expected local, wordllama, sentence-transformers:NAME_OR_FOLDER"),
