@@ -210,8 +210,7 @@ def test_names_keep_vectors_apart_and_runs_record_them(call, place):
     assert run([*train, "--semantics", "by-llm"]) == 0
     metrics = json.loads(
         (
-            place.finished_run("lightgcn-contrastive-general-seed0-texts=by-llm-epochs=2")
-            / "metrics.json"
+            place.finished_run("lightgcn-contrastive-general-seed0-texts=by-llm-epochs=2") / "metrics.json"
         ).read_text()
     )
     assert metrics["config"]["names"]["semantics"] == "by-llm"
