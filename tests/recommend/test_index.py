@@ -99,7 +99,7 @@ def test_save_and_load(tmp_path, vectors, index):
         loaded = Index.load(tmp_path, items, mmap)
         np.testing.assert_array_equal(loaded.search(users, 20)[0], index.search(users, 20)[0])
         assert loaded.recall == index.recall
-    with pytest.raises(WorkspaceError, match="made of other embeddings"):
+    with pytest.raises(WorkspaceError, match="built over other embeddings"):
         Index.load(tmp_path, items + 1)
     with pytest.raises(ConfigError, match="build it again"):
         index.with_items(users).save(tmp_path)

@@ -97,10 +97,10 @@ def test_everything_open_fits_and_can_be_read(opened, width, scheme):
     view.get_by_role("button", name=re.compile("^Why")).first.click()
     view.get_by_role("button", name=re.compile("^Items similar")).nth(1).click()
     view.locator("#aligned .panel ul").nth(1).wait_for()
-    view.get_by_label("In your words").fill("detectives")
+    view.get_by_label("Describe your taste").fill("detectives")
     view.get_by_role("button", name="Recommend").click()
-    view.get_by_label("What it is").fill("travel")
-    view.get_by_role("button", name="Who would like it?").click()
+    view.get_by_label("Its description").fill("travel")
+    view.get_by_role("button", name="Find likely users").click()
     view.locator("#taste-answer li").first.wait_for()
     view.locator("#item-answer li").first.wait_for()
     assert view.evaluate(PROBLEMS) == []
@@ -135,7 +135,7 @@ def test_type_ahead_by_keyboard(opened):
     assert field.get_attribute("aria-expanded") == "false"
     assert view.get_by_role("option").count() == 0
     field.fill("nobody at all")
-    view.get_by_text("No such user.").wait_for()
+    view.get_by_text("No user found.").wait_for()
 
 
 def test_a_user_with_history_lists_and_reasons(opened, address):
@@ -238,14 +238,14 @@ def test_long_integers_alone_become_text(opened, json_text):
 
 def test_words_of_ones_own(opened):
     view = opened()
-    view.get_by_label("In your words").fill("something about travel")
+    view.get_by_label("Describe your taste").fill("something about travel")
     view.get_by_role("button", name="Recommend").click()
     view.locator("#taste-answer li").first.wait_for()
     names = view.locator("#taste-answer .name").all_inner_texts()
     assert len(names) == 10
     assert all(name.startswith("travel") for name in names)
-    view.get_by_label("What it is").fill("a book of cookery")
-    view.get_by_role("button", name="Who would like it?").click()
+    view.get_by_label("Its description").fill("a book of cookery")
+    view.get_by_role("button", name="Find likely users").click()
     view.locator("#item-answer li").first.wait_for()
     assert "cookery critic" in view.locator("#item-answer li").first.inner_text()
     assert view.locator("#taste-answer").get_attribute("aria-live") == "polite"

@@ -1,4 +1,4 @@
-"""Explanations of a recommendation from what the model computed; a language model may only rephrase them."""
+"""Explanations of a recommendation, computed from the model; a language model may only rephrase them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from rlmrec.llm.store import Store
 from rlmrec.recommend.recommender import Recommender
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
-# Words, and the signs of scripts that put no spaces between them.
+# Characters of scripts that put no spaces between words; each counts as a word.
 UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 PART = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 TERMS = 8
-# A title of one short word ("It", "Up", "Go") stands in half of all sentences and proves nothing.
-NAME_LENGTH = 5
+# Shorter titles ("It", "Up", "Go") occur in many sentences that do not name the item.
+MIN_NAME_LENGTH = 5
 SYSTEM = (
     "You explain a recommendation to the person who received it. You are given facts as JSON. Write one plain "
     "sentence that says why the item was recommended, from these facts alone. Name no item that is not in "
@@ -51,12 +51,12 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Reason:
-    """A training item of the user and what it adds.
+    """A training item of the user and its contribution to the score.
 
     Args:
         id: raw id.
-        title: what the item is called.
-        contribution: its part of the score; where the explanation is not exact, its cosine to the item.
+        title: of the item.
+        contribution: its part of the score; its cosine to the item if the explanation is not exact.
     """
 
     id: RawId
@@ -66,23 +66,23 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item was recommended to a user.
+    """The reasons why an item was recommended to a user.
 
     Args:
         user: raw id.
         item: raw id.
-        title: what the item is called.
-        score: e_u · e_i.
+        title: of the item.
+        score: of the user for the item.
         exact: the contributions of all training items and ``own`` add up to the score. Otherwise the
-            reasons are the training items nearest to the item, by cosine.
-        own: what the user's own initial embedding adds, learned from all their items together; None when
-            not exact.
-        history: how many training items the user has.
-        because: the training items that contribute most, largest first.
-        item_profile: for whom the item is, in the words of its profile, else its text; None without either.
+            reasons are the training items with the highest cosine to the item.
+        own: the contribution of the user's own initial embedding, learned from all their items together;
+            None if not exact.
+        history: number of the user's training items.
+        because: the training items with the largest contributions, largest first.
+        item_profile: the item's profile, or its text; None without either.
         user_profile: the user's profile; None without one.
         terms: words that the item's text shares with the texts of the reasons or the user's profile.
-        seen: the user has the item in training, so that it is never recommended to them.
+        seen: the user has the item in training, so it is never recommended to them.
     """
 
     user: RawId
@@ -100,7 +100,7 @@ class Explanation:
 
     @property
     def text(self) -> str:
-        """One sentence made of these facts, without a language model."""
+        """A sentence made from these facts without a language model."""
         if self.seen:
             said = f"{self.title} is not recommended: the user has it already"
             if not self.because:
@@ -114,23 +114,23 @@ class Explanation:
         return f"{said}; what they share: {', '.join(self.terms)}." if self.terms else f"{said}."
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ``text`` included, as JSON values."""
+        """Return all fields and ``text`` as JSON values."""
         return {**asdict(self), "text": self.text}
 
 
 class Explainer:
-    """Finds the training items that a recommendation rests on, and the texts that go with it.
+    """Finds the training items behind a recommendation, and the texts that describe it.
 
-    Where the recommender has ``item_messages`` (LightGCN, GCCF, SGL, SimGCL), the score falls apart exactly:
-    e_u · e_i = own_u · e_i + Σ_v (neighbours_v · e_i) / √d_u over the user's training items v. Elsewhere
-    the training items of highest cosine to the item stand in for it, and the explanation says so.
+    If the recommender has ``item_messages`` m (LightGCN, GCCF, SGL, SimGCL), the score is split exactly:
+    e_u · e_i = own_u · e_i + Σ_v (m_v · e_i) / √d_u over the user's training items v. Otherwise the reasons are
+    the training items with the highest cosine to the item, and ``exact`` is False.
 
     Args:
-        recommender: whose recommendations.
-        dataset: for titles and texts.
-        profiles: the store of profiles (``profiles.sqlite``); None, or a file that is not there, means none.
-            Those that were written for another dataset, split or other texts are passed over.
-        added: title and text of each item that the recommender has beyond the dataset's, in their order.
+        recommender: makes the recommendations.
+        dataset: has the titles and texts.
+        profiles: path of the store of profiles (``profiles.sqlite``); None or a missing file means none.
+            Profiles of another dataset, split or other texts are ignored.
+        added: title and text of each item of the recommender that is not in the dataset, in their order.
 
     Example:
         >>> explainer = Explainer(recommender, dataset, Path("movies/profiles.sqlite"))
@@ -151,15 +151,15 @@ class Explainer:
         self.profiles = profiles if profiles is not None and Path(profiles).exists() else None
 
     def explain(self, user: RawId, item: RawId, k: int = 3) -> Explanation:
-        """Why this item for this user.
+        """Explain the recommendation of an item to a user.
 
         Args:
             user: raw id.
-            item: raw id; one that the user has in training is not among its own reasons.
-            k: how many training items at most. Those that speak against the item are no reasons.
+            item: raw id. An item that the user has in training is never a reason for itself.
+            k: maximum number of reasons. Training items with a negative contribution are left out.
 
         Raises:
-            UnknownIdError: a user or an item that is not there.
+            UnknownIdError: an unknown user or item.
             ConfigError: k below 1.
         """
         if k < 1:
@@ -187,16 +187,16 @@ class Explainer:
         )  # fmt: skip
 
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
-        """One sentence by a language model from these facts; ``explanation.text`` where it names another item.
+        """Write the facts as a sentence with a language model; return ``explanation.text`` if it names another item.
 
-        Nothing is asked about an item that the user already has: there is no recommendation to put into words.
+        For an item that the user already has, no request is sent, since it is not recommended.
 
         Args:
             explanation: the facts.
-            llm: any.
+            llm: any language model.
 
         Raises:
-            LLMError: the model gave no answer.
+            LLMError: the model did not answer.
         """
         if explanation.seen:
             return explanation.text
@@ -219,7 +219,7 @@ class Explainer:
         return said if said and not self.foreign_titles(said, titles, texts) else explanation.text
 
     def foreign_titles(self, sentence: str, titles: Sequence[str], texts: Sequence[str] = ()) -> list[str]:
-        """Titles of the catalogue that a sentence names and that are not among those given.
+        """Find titles of the catalogue that a sentence names although they are not among those given.
 
         The sentence is read from left to right, the longest name first, so that "Star Wars" within "Star Wars: A New
         Hope" is not another item, while by itself it is. Letter case, accents, punctuation, years, brackets and the
@@ -227,16 +227,15 @@ class Explainer:
         with its capital, and at the beginning of a sentence only in quotation marks if it is a usual word.
 
         Args:
-            sentence: to be checked.
-            titles: what may be named.
-            texts: whose words may be used, even where they are somebody's title.
+            sentence: to check.
+            titles: titles that may be named.
+            texts: their words may be used, even if they are the title of an item.
         """
         sentence = unicodedata.normalize("NFC", sentence)
         words, allowed, free = _words_at(sentence), set(titles), f" {_plain(' | '.join(texts))} "
         for form in sorted((form for title in titles for form in _forms(title)), key=len, reverse=True):
-            free = free.replace(
-                f" {form} ", " | "
-            )  # to quote a title in full is no leave to use a part of it
+            # A title that is quoted in full does not allow its parts.
+            free = free.replace(f" {form} ", " | ")
         found: list[str] = []
         place = 0
         while place < len(words):
@@ -254,7 +253,7 @@ class Explainer:
         return found
 
     def title(self, row: int) -> str:
-        """What an item is called: its title, else its first text, else its id. Also for items added later."""
+        """Return an item's title, else its first text, else its id. Added items are included."""
         return self._titles[row] if row < len(self._titles) else str(self.recommender.item_ids.id(row))
 
     @cached_property
@@ -263,7 +262,7 @@ class Explainer:
 
     @cached_property
     def _names(self) -> dict[str, _Owners]:
-        """What items are called, in plain letters, and whose name that is; one that is only an id is no name."""
+        """The normalised names of all items with their owners; an id is not a name."""
         if self.dataset.item_texts is None:
             return {}
         names: dict[str, _Owners] = {}
@@ -272,7 +271,7 @@ class Explainer:
             for form, is_whole in _forms(title).items():
                 owners = (names if is_whole else short).setdefault(form, _Owners(set(), not is_whole))
                 owners.titles.add(title)
-        return {**short, **names}  # where it is the whole title of one, it is not short for another
+        return {**short, **names}  # the whole title of one item is not a short form of another
 
     @cached_property
     def _longest_name(self) -> int:
@@ -286,12 +285,12 @@ class Explainer:
 
     @cached_property
     def _usual_words(self) -> frozenset[str]:
-        """What half of all items' texts have in them, such as the names of the columns."""
+        """The words that more than half of all items' texts contain, such as names of columns."""
         counts = Counter(word for text in self._texts for word in set(_words(text or "")))
         return frozenset(word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
 
     def item_text(self, row: int) -> str | None:
-        """What the source says about an item; None where it says nothing."""
+        """Return the item's text; None without one."""
         return self._texts[row] if row < len(self._texts) else None
 
     def _profile(self, kind: str, raw: RawId) -> str | None:
@@ -307,12 +306,12 @@ class Explainer:
 def shared_terms(
     text: str | None, others: list[str | None], usual: frozenset[str] = frozenset()
 ) -> tuple[str, ...]:
-    """Words of ``text`` that others use too, those that most of them use first, then in the order of the text.
+    """Return the words of ``text`` that other texts share, the most shared first, then in the order of the text.
 
     Args:
         text: of the item.
         others: of the reasons and the user.
-        usual: words that say nothing here.
+        usual: words to ignore.
     """
     counts: Counter[str] = Counter()
     for other in others:
@@ -326,17 +325,17 @@ def _words(text: str) -> list[str]:
 
 
 class _Owners(NamedTuple):
-    """Whose name something is, and whether it is no whole title of theirs."""
+    """The titles that a name belongs to, and whether it is only a part of them (weak)."""
 
     titles: set[str]
     weak: bool
 
 
 def _forms(title: str) -> dict[str, bool]:
-    """The ways to write a title, in plain letters, and whether each is all of it."""
+    """Return the normalised ways to write a title, and for each whether it is the whole title."""
     bare = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
     main = re.sub(r"\s*\([^()]*\)", "", bare)
-    others = [name for name in re.findall(r"\(([^()]*)\)", bare) if len(name) >= NAME_LENGTH]
+    others = [name for name in re.findall(r"\(([^()]*)\)", bare) if len(name) >= MIN_NAME_LENGTH]
     whole = []
     for name in (title, bare, main, *others):
         turned = re.sub(r"^(.*), (The|A|An)\b", r"\2 \1", name)  # "Lion King, The"
@@ -345,17 +344,17 @@ def _forms(title: str) -> dict[str, bool]:
             turned,
             *(re.sub(r"(?<=\w)[^\w\s](?=\w)", "", one) for one in (name, turned)),
         ]  # M*A*S*H
-    parts = [re.split(r":|\s[-–—]\s", bare)[0]]  # without what stands below it
+    parts = [re.split(r":|\s[-–—]\s", bare)[0]]  # without the subtitle
     parts += [re.sub(r"^(The|A|An) ", "", name) for name in whole]
-    forms = {_plain(name): False for name in parts if len(_plain(name)) >= NAME_LENGTH}
+    forms = {_plain(name): False for name in parts if len(_plain(name)) >= MIN_NAME_LENGTH}
     forms.update((_plain(name), True) for name in whole)
     forms.pop("", None)
     return forms
 
 
 def _is_name(sentence: str, start: int, name: str, weak: bool) -> bool:
-    """Whether words of a sentence that read like a name are meant as one."""
-    if len(name) >= NAME_LENGTH and not (weak and " " not in name):
+    """Return whether words of a sentence that match a name are used as one."""
+    if len(name) >= MIN_NAME_LENGTH and not (weak and " " not in name):
         return True
     before = sentence[:start].rstrip()
     begins = not before or before[-1] in ".!?…"
@@ -363,12 +362,12 @@ def _is_name(sentence: str, start: int, name: str, weak: bool) -> bool:
 
 
 def _plain(text: str) -> str:
-    """The words of a text in lower case, without accents and punctuation, single spaces between."""
+    """Return the words of a text in lower case, without accents and punctuation, separated by single spaces."""
     return " ".join(word for word, _ in _words_at(unicodedata.normalize("NFC", text)))
 
 
 def _words_at(text: str) -> list[tuple[str, int]]:
-    """The words as in ``_plain``, each with the place where it begins."""
+    """Return the words as in ``_plain``, each with its position in the text."""
     return [(_folded(found[0]), found.start()) for found in PART.finditer(text)]
 
 
@@ -382,7 +381,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _sentence(answer: str) -> str | None:
-    """The sentence of a JSON answer, or a plain text answer itself; None when neither is usable."""
+    """Return the sentence of a JSON answer, or a plain text answer itself; None if neither is usable."""
     try:
         parsed = json.loads(answer)
         text = parsed.get("sentence") if isinstance(parsed, dict) else None

@@ -1,4 +1,4 @@
-"""Export: everybody's recommendations as a file, embeddings with their ids for a vector database."""
+"""Export of recommendations to Parquet, and of embeddings to Parquet or a vector database."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rlmrec.files import atomic_file
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import Float32Array
 
-# Users of a row group of recommendations: with k = 20 some tens of MiB are in memory at a time.
+# Users per row group: with k = 20, some tens of MiB are in memory at a time.
 ROW_GROUP = 50_000
 SIDES = ("users", "items")
 BATCH = 1000
-# Of the name-based ids of points whose raw id is text: any constant will do, as long as it stays.
+# Namespace of the ids of points whose raw id is text. Any constant works, as long as it never changes.
 NAMESPACE = uuid.UUID("5f0c7d2e-6b0a-5d53-9d2c-6a1b5c0f4e11")
 
 
@@ -33,17 +33,17 @@ def write_recommendations(
     progress: Callable[[int], None] | None = None,
     row_group: int = ROW_GROUP,
 ) -> None:
-    """Write everybody's recommendations as Parquet, in the order of the users and in bounded memory.
+    """Write the recommendations of all users as Parquet, in the order of the users and in bounded memory.
 
     Columns: ``user``; ``items`` and ``scores``, lists of k, best first, shorter where there are fewer
     candidates.
 
     Args:
-        recommender: whose.
+        recommender: computes the recommendations.
         path: the file; replaced as a whole.
-        k: how many items a user.
-        progress: told how many users are done so far.
-        row_group: users of a row group.
+        k: items per user.
+        progress: called with the number of users done so far.
+        row_group: users per row group.
 
     Raises:
         ConfigError: k below 1.
@@ -56,7 +56,7 @@ def write_recommendations(
     )
 
     def groups(*pushed_down: object) -> Iterator[pl.DataFrame]:
-        del pushed_down  # the sink wants everything
+        del pushed_down  # the sink needs all rows and columns
         for start in range(0, len(users), row_group):
             stop = min(start + row_group, len(users))
             found, scores = recommender.recommend_rows(np.arange(start, stop), k)
@@ -81,7 +81,7 @@ def write_recommendations(
 
 
 def _lists(column: pl.Series, shape: tuple[int, ...]) -> pl.Series:
-    """A column of lists, what is null left out."""
+    """Return a column of lists without nulls."""
     return column.reshape(shape).arr.to_list().list.drop_nulls()
 
 
@@ -91,7 +91,7 @@ def write_parquet(recommender: Recommender, folder: Path) -> list[Path]:
     The score of a user for an item is the dot product of their vectors.
 
     Returns:
-        the two paths.
+        their paths.
     """
     written = []
     for side in SIDES:
@@ -117,17 +117,17 @@ def load_qdrant(
     prefix: str = "rlmrec",
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Put all vectors into two Qdrant collections, PREFIX-users and PREFIX-items, made anew.
+    """Load all vectors into two Qdrant collections, PREFIX-users and PREFIX-items, which are replaced.
 
-    Distance is the dot product, so that a search among items with a user's vector is ``recommend``. The raw
-    id stands in the payload as ``id``; a point's own id is the raw id where that is a number from 0 on, else
-    a UUID made of it (``point_id``). A user's payload has ``seen``: filter it out in a search.
+    Distance is the dot product, so a search for items with a user's vector gives the results of ``recommend``.
+    The payload has the raw id as ``id``, and for users the training items as ``seen``, to be filtered out. The
+    id of a point is ``point_id``.
 
     Args:
-        recommender: what to load.
+        recommender: holds the vectors.
         client: a ``qdrant_client.QdrantClient``: remote, in a folder, or in memory.
-        prefix: of the collections' names.
-        progress: told how many points are loaded so far.
+        prefix: of the names of the collections.
+        progress: called with the number of points loaded so far.
 
     Raises:
         ConfigError: the ``qdrant`` extra is not installed.
@@ -169,7 +169,7 @@ def load_qdrant(
 
 
 def qdrant_client(location: str) -> Any:
-    """A client of a server ("http://…") or of a folder of its own.
+    """Return a client of a Qdrant server ("http://…") or of a local folder.
 
     Raises:
         ConfigError: the ``qdrant`` extra is not installed, or no Qdrant server answers at the address.
@@ -179,9 +179,9 @@ def qdrant_client(location: str) -> Any:
         return kind(path=location)
     failures = import_module("qdrant_client.http.exceptions")
     try:
-        # Its check of versions runs in a thread and would warn beside the error that is raised here.
+        # Its check of versions runs in a thread and would print a warning beside the error raised here.
         kind(url=location, check_compatibility=False).get_collections()
-    except (failures.ApiException, ValueError) as error:  # the latter: not an address
+    except (failures.ApiException, ValueError) as error:  # ValueError: not an address
         raise ConfigError(
             f"no Qdrant server answers at {location} ({error}): start it, or name a folder"
         ) from None
@@ -189,7 +189,7 @@ def qdrant_client(location: str) -> Any:
 
 
 def point_id(raw: RawId) -> int | str:
-    """The id of a point: Qdrant allows numbers from 0 on and UUIDs."""
+    """Return the id of a point: the raw id if it is a number from 0, else a UUID; Qdrant allows no others."""
     return raw if isinstance(raw, int) and raw >= 0 else str(uuid.uuid5(NAMESPACE, str(raw)))
 
 

@@ -1,4 +1,4 @@
-"""Index: approximate search by inner product for large catalogues. Exact search needs none of this."""
+"""Index: approximate search by inner product for large catalogues."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from rlmrec.files import atomic_file, read_json, sha256, write_json
 from rlmrec.topk import map_blocks, top_k, top_k_products
 from rlmrec.types import Float32Array, IntArray
 
-# Fewer items than this are searched exactly unless an index is asked for.
+# Below this number of items, exact search is fast enough.
 EXACT_BELOW = 200_000
 FILE, MANIFEST = "index.faiss", "index.json"
 FORMAT = 1
-K = 20  # of the recall that is measured
-SAMPLE = 1000  # queries that it is measured on
+K = 20  # recall is measured at 20
+SAMPLE = 1000  # queries that recall is measured on
 INSTALL = "install it with  pip install 'rlmrec[index]'"
 
 
 class Index:
-    """An inverted file over item vectors (FAISS ``IVF…,Flat``): a query looks into the ``probes`` nearest of
-    its cells and scores what lies there exactly. Made by ``build_index``.
+    """An inverted file over item vectors (FAISS ``IVF…,Flat``). Made by ``build_index``.
 
-    Of what was measured on a million vectors it was the cheapest to build by far at equal recall and speed
-    (benchmarks/README.md), and its scores are the exact ones.
+    The items are divided into cells; a query scores the items of the ``probes`` nearest cells, exactly. Of the
+    indexes measured on a million vectors, it was the cheapest to build at equal recall and speed
+    (benchmarks/README.md).
 
     Args:
         faiss_index: a trained ``faiss.IndexIVF`` of inner products.
-        manifest: kind, items, cells, probes, recall and what it took; JSON.
-        tail: float32[n, d], items appended later, which are searched exactly.
+        manifest: kind, number of items, probes, recall and build time; JSON.
+        tail: float32[n, d], items that were appended later, which are searched exactly.
 
     Attributes:
         recall: share of the exact 20 best that were found, measured when it was built.
@@ -53,7 +53,7 @@ class Index:
         return int(self._faiss.ntotal) + len(self._tail)
 
     def search(self, queries: Float32Array, k: int) -> tuple[IntArray, Float32Array]:
-        """Item rows int64[B, k] and inner products float32[B, k], best first; −1 and −∞ where none was found."""
+        """Return item rows int64[B, k] and inner products float32[B, k], best first, padded with −1 and −∞."""
         faiss = _faiss()
         parameters = faiss.SearchParametersIVF(nprobe=self.manifest["probes"])
         queries = np.ascontiguousarray(queries, np.float32)
@@ -67,7 +67,7 @@ class Index:
         return np.take_along_axis(rows, order, 1), scores
 
     def with_items(self, vectors: Float32Array) -> Index:
-        """This one with items appended; they are searched exactly, so keep them few beside the others."""
+        """Return an index with items appended. They are searched exactly, so there should be few of them."""
         other = copy.copy(self)
         other._tail = np.concatenate([self._tail, np.asarray(vectors, np.float32)])
         return other
@@ -75,7 +75,7 @@ class Index:
     def save(self, folder: Path) -> None:
         """Write ``index.faiss`` and ``index.json`` into the recommender's folder."""
         if len(self._tail):
-            raise ConfigError("an index with appended items is not saved: build it again over all of them")
+            raise ConfigError("an index with appended items cannot be saved: build it again over all items")
         with atomic_file(Path(folder) / FILE) as temporary:
             _faiss().write_index(self._faiss, str(temporary))
         write_json(
@@ -85,15 +85,15 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path, items: Float32Array, mmap: bool = False) -> Index:
-        """Read what ``save`` wrote.
+        """Read the files that ``save`` wrote.
 
         Args:
-            folder: the recommender's.
-            items: the vectors that it must be an index of.
-            mmap: map it, so that several processes share it.
+            folder: of the recommender.
+            items: the vectors that it must have been built over.
+            mmap: map the file, so that processes share its memory.
 
         Raises:
-            WorkspaceError: missing, damaged, or made of other vectors.
+            WorkspaceError: the index is missing, damaged or built over other vectors.
             ConfigError: FAISS is not installed.
         """
         faiss = _faiss()
@@ -105,7 +105,7 @@ class Index:
         if not (folder / FILE).exists() or sha256(folder / FILE) != manifest.get("sha256"):
             raise WorkspaceError(f"{folder / FILE} is missing or was changed: {again}")
         if manifest["vectors"] != digest(items):
-            raise WorkspaceError(f"{folder / FILE} was made of other embeddings: {again}")
+            raise WorkspaceError(f"{folder / FILE} was built over other embeddings: {again}")
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mmap else 0
         return cls(faiss.read_index(str(folder / FILE), flags), manifest)
 
@@ -116,25 +116,27 @@ def has_index(folder: Path) -> bool:
 
 
 def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95, seed: int = 0) -> Index:
-    """An index whose recall at 20 against exact search, measured on a sample of ``queries``, reaches ``recall``.
+    """Build an index whose recall at 20, measured on a sample of ``queries``, reaches ``recall``.
 
-    Cells are 4 √I, as FAISS advises; the number of cells that a query looks into is doubled until the recall
-    is reached (at most all of them, and then the search is exact).
+    There are about 4 √I cells, as FAISS advises. The number of probed cells is doubled until the recall is
+    reached; with all cells the search is exact.
 
     Args:
         items: float32[I, d].
-        queries: float32[n, d], what will be asked: the users' vectors.
-        recall: to be reached, in (0, 1].
+        queries: float32[n, d], the users' vectors.
+        recall: share of the exact 20 best items that must be found, in (0, 1].
         seed: of the sample and of the cells.
 
     Raises:
-        ConfigError: FAISS is not installed, or no such recall.
+        ConfigError: FAISS is not installed, or the recall is out of range.
         DataError: fewer than 1,000 items.
     """
     if not 0 < recall <= 1:
         raise ConfigError(f"recall must be in (0, 1], got {recall:g}")
     if len(items) < 1000:
-        raise DataError(f"an index over {len(items)} items is slower than exact search: at least 1,000")
+        raise DataError(
+            f"an index over {len(items)} items is slower than exact search: expected at least 1,000 items"
+        )
     faiss = _faiss()
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
@@ -166,7 +168,7 @@ def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95
 
 
 def digest(items: Float32Array) -> str:
-    """A hash of vectors: an index and a cold start name the ones they belong to."""
+    """Return a hash of vectors, by which an index and a cold-start model name the ones they belong to."""
     return hashlib.sha256(np.ascontiguousarray(items).data).hexdigest()[:16]
 
 

@@ -1,12 +1,12 @@
-// The explorer page. Whatever comes from the data becomes text nodes: nothing is ever parsed as HTML.
+// The explorer page. All data is inserted as text nodes and never parsed as HTML.
 "use strict";
 
 const LENGTH = 20;
-const TYPING_MS = 120; // between the last key and the question
+const TYPING_MS = 120; // between the last key and the request
 const at = (id) => document.getElementById(id);
 let base = null; // name of the run to compare with
-let chosen = null; // id of the user on show
-let asking = new AbortController(); // what was asked for the user on show
+let chosen = null; // id of the user shown
+let asking = new AbortController(); // of the requests for the user shown
 
 function made(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -15,8 +15,8 @@ function made(tag, attributes = {}, ...children) {
   return element;
 }
 
-// Ids are integers of up to 64 bits, and numbers here are exact to 53: a long one becomes text, as which it is shown
-// and asked for. Strings are matched first, so that digits within them stay what they are.
+// Ids are integers of up to 64 bits, but numbers in JavaScript are exact only up to 53 bits: a long id becomes a string.
+// Strings are matched first, so that digits within them do not change.
 function parsed(json) {
   const whole = (part) => (/^-?\d{16,}$/.test(part) ? `"${part}"` : part);
   return JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, whole));
@@ -89,7 +89,7 @@ async function suggest() {
     options.hidden = !found.users.length;
     search.setAttribute("aria-expanded", String(found.users.length > 0));
     const many = found.users.length === 1 ? "1 user" : `${found.users.length} users`;
-    say(found.users.length ? `${many}: choose with the arrow keys` : "No such user.");
+    say(found.users.length ? `${many}: select with the arrow keys` : "No user found.");
   } catch (error) {
     if (error.name !== "AbortError") say(error.message, true);
   }
@@ -144,7 +144,7 @@ async function choose(id) {
 
 function showProfile(profile) {
   at("user-title").textContent = `User ${profile.title}`;
-  at("profile").textContent = profile.profile ?? "No profile was written for this user.";
+  at("profile").textContent = profile.profile ?? "This user has no profile.";
   at("reasoning-box").hidden = !profile.reasoning;
   at("reasoning-box").open = false;
   at("reasoning").textContent = profile.reasoning ?? "";
@@ -159,7 +159,7 @@ function showComparison(answer) {
   at("base").replaceChildren(
     ...answer.base.map((item) => {
       const row = listRow(item);
-      if (!kept.has(item.id)) row.append(made("span", { class: "move down" }, "left the list"));
+      if (!kept.has(item.id)) row.append(made("span", { class: "move down" }, "not in the new list"));
       return made("li", {}, row);
     }),
   );
@@ -175,7 +175,7 @@ function listRow(item) {
   return made("div", { class: "row" }, made("span", { class: "name" }, item.title), score);
 }
 
-// What the eye sees by its place or shape, for screen readers.
+// Text for screen readers, for what others see by place or shape.
 const heard = (text) => made("span", { class: "heard" }, `${text} `);
 
 function movement(item) {
@@ -219,7 +219,7 @@ function folding(entry, text, label, fill) {
     try {
       panel.replaceChildren(...(await fill(asking.signal)));
     } catch (error) {
-      filled = false; // asked again when it is opened again
+      filled = false; // requested again when the panel is opened again
       panel.replaceChildren(made("p", { class: "error" }, error.message));
     }
   });
@@ -236,9 +236,9 @@ async function explanation(item, signal) {
   const shown = [made("p", {}, answer.text)];
   if (reasons.length) {
     const rest = answer.exact
-      ? `What they add to the score ${answer.score.toFixed(3)}; ${answer.own.toFixed(3)} is the user's own, ` +
-        `the rest comes from the other ${answer.history - reasons.length} items of the history:`
-      : "The nearest items of the history:";
+      ? `Contributions to the score ${answer.score.toFixed(3)}; the user's own embedding adds ${answer.own.toFixed(3)}, ` +
+        `the other ${answer.history - reasons.length} items of the history add the rest:`
+      : "The most similar items of the history:";
     shown.push(made("p", { class: "note" }, rest), made("ul", {}, ...reasons));
   }
   if (answer.item_profile) shown.push(made("p", {}, made("strong", {}, "The item: "), answer.item_profile));
@@ -248,7 +248,7 @@ async function explanation(item, signal) {
 
 async function similar(item, signal) {
   const answer = await ask(itemPath(item.id, "/similar?k=8"), { signal });
-  return [made("p", { class: "note" }, "The nearest items, with their cosine:"), plainList(answer.similar)];
+  return [made("p", { class: "note" }, "The most similar items, with their cosine:"), plainList(answer.similar)];
 }
 
 function plainList(entries) {
@@ -266,7 +266,7 @@ function onSubmit(form, answer, question) {
     event.preventDefault();
     const button = at(form).querySelector("button");
     button.disabled = true;
-    at(answer).replaceChildren(made("p", { class: "note" }, "Reading … the first text takes some seconds."));
+    at(answer).replaceChildren(made("p", { class: "note" }, "Encoding … the first text takes some seconds."));
     try {
       at(answer).replaceChildren(...(await question()));
     } catch (error) {
@@ -286,8 +286,8 @@ onSubmit("taste-form", "taste-answer", async () => {
 onSubmit("item-form", "item-answer", async () => {
   const answer = await ask("v1/cold/items/preview", { body: { text: at("item-text").value, k: 8 } });
   return [
-    made("h3", {}, "Who would like it (cosine)"), plainList(answer.users),
-    made("h3", {}, "What it is like (cosine)"), plainList(answer.similar),
+    made("h3", {}, "Likely users (cosine)"), plainList(answer.users),
+    made("h3", {}, "Similar items (cosine)"), plainList(answer.similar),
   ];
 });
 
@@ -306,7 +306,7 @@ async function begin() {
     for (const form of ["taste-form", "item-form"]) {
       if (health.cold_start) continue;
       at(form).querySelector("button").disabled = true;
-      at(form).append(made("p", { class: "note" }, `This run cannot read texts yet: rlmrec cold fit --run ${health.run}`));
+      at(form).append(made("p", { class: "note" }, `This run has no cold-start model; create it with: rlmrec cold fit --run ${health.run}`));
     }
     const asked = new URLSearchParams(location.hash.slice(1)).get("user");
     if (asked !== null) await choose(asked);
@@ -315,7 +315,7 @@ async function begin() {
   }
 }
 
-// A link to another user that is pasted into the same tab loads nothing by itself.
+// Pasting a link to another user into the same tab does not reload the page.
 addEventListener("hashchange", () => {
   const asked = new URLSearchParams(location.hash.slice(1)).get("user");
   if (asked !== null) choose(asked);
