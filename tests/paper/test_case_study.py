@@ -104,7 +104,7 @@ def test_an_aligned_model_brings_agreeing_users_closer(toy, tmp_path):
 
 def test_what_cannot_be_studied_is_said(toy):
     dataset, text_embeddings = toy
-    with pytest.raises(ConfigError, match="at least two"):
+    with pytest.raises(ConfigError, match="a base and at least one other model, got"):
         case_study.case_study(dataset, text_embeddings, {"base": text_embeddings.users})
     everyone = Interactions(np.arange(4), np.zeros(4, int), 4, 2)
     with pytest.raises(DataError, match="no distant pairs"):

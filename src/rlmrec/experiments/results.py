@@ -1,4 +1,4 @@
-"""Results: a JSON-lines file to which a record is appended the moment a trial ends."""
+"""Results: a JSON-lines file with a record for each trial that has ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TrialRecord(TypedDict, total=False):
     """A trial that has ended, as plain JSON values.
 
     ``status`` is "done" or "failed"; a failed trial has ``error`` and perhaps ``traceback`` instead of metrics.
-    ``cell`` is what ``Trial.as_dict`` returns (the key has kept the name it had in version 0.1), ``dataset`` the
+    ``cell`` is what ``Trial.as_dict`` returns (the key is that of version 0.1), ``dataset`` the
     dataset's name, ``encoder`` the encoder of its text embeddings, ``seconds`` the time of training and validation,
     ``validation_curve`` pairs of epoch and Recall@20, and ``taken_from`` the run that the trial is a copy of.
     """

@@ -1,4 +1,4 @@
-"""Trial: one training run of a sweep or an experiment, as data that says everything its numbers depend on."""
+"""Trial: one training run of a sweep or an experiment, with everything that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EARLIER_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained on what. Two trials with the same ``id`` give the same numbers and are run once.
+    """A training run, as data. Two trials with the same ``id`` give the same numbers and are run once.
 
     Args:
         spec: backbone, alignment and options, fully resolved; None scores by the text embeddings alone.

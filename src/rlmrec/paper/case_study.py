@@ -1,9 +1,9 @@
-"""Figure 6: do users whom the graph keeps apart, but whose texts agree, come closer by alignment?
+"""Compare how close models place users who are far apart in the graph but have similar texts (Figure 6).
 
-The paper shows one such pair. Here every user gives one: the partner whose text vector is most similar among
-all users more than ``hops`` hops away, chosen by text and graph alone, before any model is looked at. For each
-model: the pair's relevance (cosine of the final embeddings) and the partner's rank among all those distant
-users. Beside them a control: for every user, one of those distant users drawn at random.
+The paper shows one such pair. Here each user is paired with the user whose text embedding is most similar among all
+users more than ``hops`` hops away: by text and graph alone, independent of any model. For each model we report the
+pair's relevance (cosine of the final embeddings) and the partner's rank among all distant users. As a control, each
+user is also paired with a random distant user.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pairs:
     Args:
         users: int64[n], rows of the users that have a distant user.
         partners: int64[n], rows.
-        agreement: float64[n], cosine of the two text vectors.
+        agreement: float64[n], cosine of the two text embeddings.
         n_distant: int64[n], distant users of each user.
         relevance: by model: float64[n], cosine of the two final embeddings.
         rank: by model: float64[n], the partner's place among the user's distant users by relevance; 1 is
@@ -59,20 +59,20 @@ class Pairs:
         return len(self.users)
 
     def percentile(self, model: str) -> FloatArray:
-        """float64[n]: the rank as a share of the distant users, 0 best and 1 worst; 0.5 when there is one."""
+        """Return the ranks as shares of the distant users, float64[n]: 0 is best, 1 worst; 0.5 if there is one."""
         share: FloatArray = (self.rank[model] - 0.5) / self.n_distant
         return share
 
 
 def within_hops(train: Interactions, users: slice, hops: int) -> BoolArray:
-    """Who can be reached from some users in at most ``hops`` hops: breadth-first search by sparse products.
+    """Return who can be reached from some users in at most ``hops`` hops, by breadth-first search.
 
     The graph is bipartite, so another user is an even number of hops away: user → item → user.
 
     Args:
         train: the training split, the graph's edges.
         users: a block of B user rows.
-        hops: 2 and 3 mean: have an item in common.
+        hops: 2 or 3 reach the users with a common item.
 
     Returns:
         bool[B, U]; each user reaches themselves.
@@ -102,11 +102,11 @@ def distant_pairs(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
 ) -> dict[str, Pairs]:
-    """For every user the distant user whose text agrees most ("agreeing"), and one at random ("random").
+    """Pair each user with the distant user of the most similar text ("agreeing") and with a random one ("random").
 
     Args:
         train: the training split.
-        texts: float32[U, d_s], text vectors of the users.
+        texts: float32[U, d_s], text embeddings of the users.
         models: by name, the final embeddings of the users, float32[U, d].
         hops: distant is farther than this.
         seed: of the random partners.
@@ -120,7 +120,7 @@ def distant_pairs(
             raise DataError(f"{name} has vectors of {len(matrix)} users, the dataset {train.n_users}")
     directions = {name: _directions(matrix) for name, matrix in models.items()}
     text = _directions(texts)
-    # A number for every user, drawn beforehand: the blocks' size does not change who is drawn.
+    # One number per user, drawn here: the size of the blocks must not change who is drawn.
     draws = np.random.default_rng(seed).random(train.n_users)
 
     def work(block: slice) -> dict[str, Pairs]:
@@ -150,7 +150,7 @@ def distant_pairs(
                 pair.rank[name] = 1 + better + (equal - 1) / 2
         return pairs
 
-    # A block holds the mask, the cosines of the texts and of a model, and what the ranks compare.
+    # A block needs memory for the mask, the cosines of texts and of a model, and the comparisons of ranks.
     blocks = list(map_blocks(work, train.n_users, 3 * train.n_users, memory_budget, threads=1))
     pairs = {kind: _joined([block[kind] for block in blocks]) for kind in KINDS}
     if not len(pairs["agreeing"]):
@@ -168,14 +168,14 @@ def case_study(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
 ) -> dict[str, Any]:
-    """Figure 6 over all users, as plain values: the first model is the base.
+    """Return Figure 6 over all users as plain values; the first model is the base.
 
     The comparisons are paired over users; ranks are compared as shares of the distant users, so that a
-    negative difference is a gain. The examples are the pairs of highest agreement, whatever the models say.
+    negative difference is an improvement. The examples are the pairs of highest agreement, chosen without the models.
 
     Args:
         dataset: its training split is the graph.
-        semantics: text vectors.
+        text_embeddings: of the users.
         models: by name, the final embeddings of the users; the first is the base.
         hops: distant is farther than this.
         examples: how many pairs to describe.
@@ -187,7 +187,9 @@ def case_study(
         DataError: no distant pairs.
     """
     if len(models) < 2:
-        raise ConfigError("the case study compares models with a base: give at least two")
+        raise ConfigError(
+            f"the case study needs a base and at least one other model, got {', '.join(models) or 'none'}"
+        )
     found = distant_pairs(
         dataset.train, text_embeddings.users, models, hops=hops, seed=seed, memory_budget=memory_budget
     )
@@ -199,7 +201,7 @@ def case_study(
         kinds[kind] = {
             "pairs": len(pairs),
             "agreement": float(pairs.agreement.mean()),
-            # Do they turn out to want the same? Nothing was trained on these items.
+            # Held-out items are independent evidence that a pair has similar tastes.
             "share_a_test_item": float((np.asarray(common) > 0).mean()),
             "models": {
                 name: {
@@ -240,12 +242,12 @@ def run(
     seed: int = 0,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """``case_study`` of finished runs of a workspace, kept as a line of ``figure6/<dataset>.jsonl``.
+    """Run ``case_study`` on finished runs of a workspace and append the result to ``figure6/<dataset>.jsonl``.
 
     Args:
-        workspace: with a dataset, text vectors and runs.
+        workspace: with a dataset, text embeddings and runs.
         base: the run without alignment.
-        runs: the runs to hold against it.
+        runs: the runs to compare with it.
         hops: distant is farther than this.
         examples: how many pairs to describe.
         seed: of the control.
@@ -289,10 +291,10 @@ def _examples(dataset: Dataset, pairs: Pairs, count: int) -> list[dict[str, Any]
         ends = (int(pairs.users[place]), int(pairs.partners[place]))
         if len(chosen) == count:
             break
-        if tuple(sorted(ends)) in seen:  # each is the other's partner
+        if tuple(sorted(ends)) in seen:  # two users may be each other's partner
             continue
         seen.add(tuple(sorted(ends)))
-        # The least popular items say most about a user.
+        # The least popular items characterize a user best.
         items = [sorted(of_user[[row]].indices, key=lambda item: popularity[item])[:5] for row in ends]
         chosen.append(
             {

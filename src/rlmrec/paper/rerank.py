@@ -1,11 +1,11 @@
-"""Figure 1: what happens when a language model re-ranks a recommender's list directly (Section 1, Appendix A.5)?
+"""Re-rank a recommender's lists with a language model (Figure 1; Section 1, Appendix A.5).
 
-A user's list of candidates comes from a finished run; the model reads the titles of the user's training items
-and the numbered titles of the candidates, and is to answer with numbers, best first. The lists are judged
-before and after on the test split, with what the model made up counted.
+A user's candidates are the list of a finished run. The model reads the titles of the user's training items and the
+numbered titles of the candidates, and is asked for numbers, best first. The lists are evaluated on the test split
+before and after, and hallucinated entries are counted.
 
-Every answer is stored under the hash of its question (``llm/store.py``): a killed run goes on by starting
-again, and nothing is paid for twice.
+Every answer is stored under the hash of its prompt (``llm/store.py``): a killed run continues when it is repeated,
+and no prompt is sent twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rlmrec.workspace import Workspace
 
 K = (10, 20)
 STORE, SECONDS = "rerank.sqlite", "rerank-seconds.jsonl"
-# No written-out example: the embedded model answers every user with the example's numbers.
+# Without an example: the embedded model would answer every user with the numbers of the example.
 SYSTEM = """\
 You rank items for a user. You are given a JSON object with "history", the titles of items that the user liked, and \
 "candidates", titles under their numbers. Answer with a JSON object whose "ranking" holds the numbers of the {choose} \
@@ -50,9 +50,9 @@ PROMPT = "{data}\nThe numbers of the {choose} best candidates, best first:"
 
 
 def schema(choose: int) -> dict[str, Any]:
-    """The answer's form: one text of numbers and commas, because the embedded model's grammar writes texts.
+    """Return the JSON schema of an answer: a text of numbers and commas, as the embedded model's grammar needs.
 
-    ``read`` understands a list of numbers as well, and most of what a model writes that is held to no form.
+    ``read`` also understands a list of numbers, and most answers of models that ignore the schema.
     """
     ranking = {"type": "string", "pattern": f"[0-9]{{1,3}}(, [0-9]{{1,3}}){{{choose - 1}}}"}
     return {
@@ -64,16 +64,16 @@ def schema(choose: int) -> dict[str, Any]:
 
 
 class RerankConfig(Config):
-    """What is asked.
+    """Options of the prompts.
 
     Args:
         candidates: length of the list to re-rank (the paper: 30 to 50).
-        choose: how many to choose of it (the paper: 20).
-        history: most titles of the user's history; of more, a random sample.
-        users: how many users, drawn from those with test items; None is all.
-        shuffle: show the candidates in random order. In the recommender's own order a model that repeats
-            1, 2, 3 … gives back the recommender's list.
-        seed: of the users, the sample of the history and the order.
+        choose: number of candidates to choose from it (the paper: 20).
+        history: greatest number of titles of the user's history; of a longer one, a random sample.
+        users: number of users, drawn from those with test items; None takes all.
+        shuffle: show the candidates in random order. In the recommender's own order, a model that repeats
+            1, 2, 3 … reproduces the recommender's list.
+        seed: of the users, the samples of histories and the order.
     """
 
     candidates: int = 40
@@ -86,12 +86,12 @@ class RerankConfig(Config):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one user.
+    """The prompt for one user.
 
     Args:
-        user: their row.
+        user: the user's row.
         candidates: item rows in the order of their numbers, from 1 on.
-        titles: their titles, as shown.
+        titles: the candidates' titles, as shown.
         text: the prompt.
     """
 
@@ -103,14 +103,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Chosen:
-    """An answer, read.
+    """The choice in an answer.
 
     Args:
         places: chosen candidates, counted from 0, best first, each once.
         given: entries in the answer.
         outside: numbers that no candidate has.
-        unknown: entries that are no number and no candidate's title.
-        repeated: entries that had been chosen before.
+        unknown: entries that are neither a number nor a candidate's title.
+        repeated: entries that were chosen before.
         notes: repairs, in words.
     """
 
@@ -122,13 +122,13 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
     @property
-    def invented(self) -> int:
-        """Entries that are not in the list of candidates."""
+    def hallucinated(self) -> int:
+        """The number of entries that are not among the candidates."""
         return self.outside + self.unknown
 
 
 def ask(dataset: Dataset, recommender: Recommender, users: IntArray, config: RerankConfig) -> list[Question]:
-    """The questions about some users; of their interactions only the training ones are looked at."""
+    """Return the prompts for some users. Of their interactions only the training ones are used."""
     candidates, scores = recommender.recommend_rows(users, config.candidates)
     labels = [cut_tokens(clean_text(label), 30) for label in item_labels(dataset)]
     history = dataset.train.csr()
@@ -148,11 +148,11 @@ def ask(dataset: Dataset, recommender: Recommender, users: IntArray, config: Rer
 
 
 def read(text: str, titles: Sequence[str]) -> Chosen:
-    """The choice in an answer. What it means unmistakably is repaired, what is not in the list is dropped.
+    """Parse the choice in an answer. Clear deviations are repaired, entries that are not in the list are dropped.
 
-    Understood: {"ranking": "3, 1"}, {"ranking": [3, "1"]} under any key, a bare list, objects with a number in
-    them, titles of the list in place of numbers, prose or fences around the JSON; without JSON, numbers with
-    commas between them, or titles behind "1.", "2." ….
+    It understands {"ranking": "3, 1"}, {"ranking": [3, "1"]} under any key, a bare list, objects with a number in
+    them, titles of the list in place of numbers, and text or fences around the JSON; without JSON, numbers
+    separated by commas, or titles after "1.", "2." ….
 
     Args:
         text: the answer.
@@ -191,7 +191,7 @@ def read(text: str, titles: Sequence[str]) -> Chosen:
 
 
 def _entries(text: str, notes: list[str]) -> list[str]:
-    """The entries of an answer, one text each."""
+    """Return the entries of an answer as texts."""
     text = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL).strip()
     decoder = json.JSONDecoder(strict=False)
     for start in [match.start() for match in re.finditer(r"[{\[]", text)][:20]:
@@ -213,7 +213,7 @@ def _entries(text: str, notes: list[str]) -> list[str]:
 
 
 def _listed(value: Any) -> list[str] | None:
-    """The list that a JSON value holds: itself, or the first under any key; None when there is none."""
+    """Return the list in a JSON value: itself, or the first one under any key; None if there is none."""
     if isinstance(value, str):
         # "1. Emma 2. Ulysses" is a numbered list of titles, "2, 1" a list of numbers.
         ordinal = r"(?:^|[\s,;])\d{1,3}[.)]\s+(?=\D)"
@@ -253,20 +253,20 @@ def rerank(
     seconds_path: Path | None = None,
     on_user: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Re-rank the lists of some users and judge them, as plain values.
+    """Re-rank the lists of some users and return their evaluation as plain values.
 
-    Two lists are judged after the model: what it chose, and ("filled") the same with the candidates that it
-    left out behind, in the recommender's order, as one who uses it in earnest would.
+    Two lists are evaluated after re-ranking: the model's choice ("after"), and the same followed by the other
+    candidates in the recommender's order ("filled"), as an application would show it.
 
     Args:
         dataset: with titles.
         recommender: whose lists.
         llm: any ``LLM``; ``concurrency`` and ``options`` as in profiling.
-        store: where answers are kept.
-        config: what is asked.
-        seconds_path: a file of JSON lines where the seconds of every request are kept beside the store, so
-            that a run in several goes reports those of all; None keeps them in memory.
-        on_user: told how many users are settled, and how many there are.
+        store: of the answers.
+        config: of the prompts.
+        seconds_path: JSON lines with the seconds of every request, so that a run that was killed and repeated
+            reports those of all requests; None keeps them in memory.
+        on_user: called with the number of finished users and the total.
 
     Raises:
         ConfigError: more to choose than candidates, or fewer than one.
@@ -283,7 +283,7 @@ def rerank(
     wanted = dataset.test.csr()
     users = np.flatnonzero(np.diff(wanted.indptr))
     if not len(users):
-        raise DataError(f"the test split of {dataset.name} is empty: there is nothing to judge lists by")
+        raise DataError(f"the test split of {dataset.name} is empty: lists cannot be evaluated")
     if config.users is not None and config.users < len(users):
         users = np.sort(np.random.default_rng(config.seed).choice(users, config.users, replace=False))
     questions = ask(dataset, recommender, users, config)
@@ -326,12 +326,12 @@ def rerank(
         },
         "entries": given,
         "chosen_per_user": float(np.mean([len(choice.places) for choice in chosen])),
-        "hallucination_rate": sum(choice.invented for choice in chosen) / max(1, given),
-        "answers_with_hallucination": sum(choice.invented > 0 for choice in chosen) / max(1, len(answered)),
+        "hallucination_rate": sum(choice.hallucinated for choice in chosen) / max(1, given),
+        "answers_with_hallucination": sum(choice.hallucinated > 0 for choice in chosen) / max(1, len(answered)),
         "outside": sum(choice.outside for choice in chosen),
         "unknown": sum(choice.unknown for choice in chosen),
         "repeated": sum(choice.repeated for choice in chosen),
-        # Numbers that only count up: the model read none of it.
+        # Numbers in ascending order: the model did not read the titles.
         "ascending": sum(choice.places == tuple(sorted(choice.places)) for choice in answered)
         / max(1, len(answered)),
         "repaired": _counts(note for choice in chosen for note in choice.notes),
@@ -353,7 +353,7 @@ async def _answers(
     seconds_path: Path | None,
     on_user: Callable[[int, int], None],
 ) -> tuple[list[str | None], list[float], list[str]]:
-    """The answer to each question (None: there is none), the seconds known, the kinds of failures."""
+    """Return the answer to each prompt (None if it failed), the known seconds, and the kinds of failures."""
     system, form = SYSTEM.format(choose=config.choose), schema(config.choose)
     options: Mapping[str, Any] = dict(getattr(llm, "options", {}))
     took = _read_seconds(seconds_path)
@@ -361,10 +361,10 @@ async def _answers(
     hashes = [request_hash(llm.name, options, system, question.text) for question in questions]
     failures: list[str] = []
     waiting = iter(range(len(questions)))  # one iterator for all workers
-    settled = 0
+    finished = 0
 
     async def work() -> None:
-        nonlocal settled
+        nonlocal finished
         for place in waiting:
             stored = store.answer(hashes[place])
             if stored is None:
@@ -380,8 +380,8 @@ async def _answers(
                     took[hashes[place]] = round(time.perf_counter() - started, 4)
                     _write_seconds(seconds_path, hashes[place], took[hashes[place]])
             answers[place] = None if stored is None else stored.text
-            settled += 1
-            on_user(settled, len(questions))
+            finished += 1
+            on_user(finished, len(questions))
 
     try:
         with store.writing():
@@ -400,7 +400,7 @@ async def _answers(
 def _lists(
     questions: Sequence[Question], chosen: Sequence[Chosen], recommender: Recommender, config: RerankConfig
 ) -> dict[str, IntArray]:
-    """Item rows int64[n, 20] before and after; −1 where a list is shorter."""
+    """Return the item rows of the lists, int64[n, 20], before and after; −1 fills shorter lists."""
     users = np.array([question.user for question in questions])
     retrieved, _ = recommender.recommend_rows(users, config.candidates)
     lists = {name: np.full((len(questions), max(K)), -1) for name in ("before", "after", "filled")}
@@ -430,7 +430,7 @@ def _read_seconds(path: Path | None) -> dict[str, float]:
             record = json.loads(line)
             took[str(record["request"])] = float(record["seconds"])
         except (ValueError, KeyError, TypeError):
-            continue  # the line that a kill cut short
+            continue  # a kill cut this line short
     return took
 
 
@@ -449,15 +449,15 @@ def run(
     folder: Path | None = None,
     on_user: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """``rerank`` of a finished run of a workspace, kept as a line of ``figure1/<dataset>.jsonl``.
+    """Re-rank the lists of a finished run and append the result to ``figure1/<dataset>.jsonl``.
 
     Args:
         workspace: with a dataset that has titles, and the run.
         name: the run whose lists are re-ranked.
         llm: any ``LLM``.
-        config: what is asked.
+        config: of the prompts.
         folder: of results; ``experiments`` in the workspace by default. The answers stay in the workspace.
-        on_user: told how many users are settled, and how many there are.
+        on_user: told how many users are finished, and how many there are.
     """
     config = config or RerankConfig()
     dataset = workspace.dataset()
