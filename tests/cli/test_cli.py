@@ -318,6 +318,32 @@ def test_mistakes_are_one_line_without_a_traceback(
     assert "Traceback" not in err
 
 
+def test_help_needs_no_torch_and_a_slip_gets_the_nearest_name():
+    """For every command; in one process of its own, since this one has imported PyTorch."""
+    code = """
+import sys
+from rlmrec.cli import COMMANDS, main
+def call(*arguments):
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return end.code or 0
+assert call("trian") == 2
+assert call("--version") == call("--help") == 0
+for command in COMMANDS:
+    assert call(command, "--help") == 0, command
+    assert call(command, "--no-such-option") == 2, command
+assert call("train", "--epoch", "3") == 2
+heavy = {"torch", "scipy.stats", "sklearn", "openai", "fastapi", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    slips = " ".join(done.stderr.split())
+    assert "unknown command 'trian' (did you mean 'train'?)" in slips
+    assert "unknown option '--epoch' (did you mean '--epochs'?)" in slips
+
+
 def test_wrong_options_are_wrong_use(call):
     assert call("train", "--no-such-option")[0] == 2
     assert call("nonsense")[0] == 2

@@ -272,7 +272,10 @@ def test_recommend_needs_no_torch(place):
 def test_the_default_preset_is_the_specs():
     import inspect
 
+    from rlmrec import workspace
     from rlmrec.cli.train import train
     from rlmrec.experiments.spec import DEFAULT_PRESET
 
-    assert inspect.signature(train).parameters["preset"].default == DEFAULT_PRESET
+    parameters = inspect.signature(train).parameters
+    assert parameters["preset"].default == DEFAULT_PRESET
+    assert parameters["text_embeddings_name"].default == workspace.DEFAULT_TEXT_EMBEDDINGS

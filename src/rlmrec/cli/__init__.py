@@ -15,7 +15,12 @@ from rlmrec import __version__
 from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-GROUPS = ("data", "cold", "paper")  # commands with commands of their own
+# Commands with commands of their own, and their summaries: a group builds all of its commands when it is imported.
+GROUPS = {
+    "data": "Read interactions and texts, filter, split, and store them in the workspace.",
+    "cold": "New items and new users from their text, without training.",
+    "paper": "Repeat the paper's studies: Figure 1, Figure 6 and Theorem 2.",
+}
 RENAMED = {"--semantics": "--text-embeddings"}  # options of version 0.1, which still work
 
 HELP = (
@@ -25,29 +30,29 @@ HELP = (
     "`rlmrec train -w shop --alignment contrastive --name con`  →  "
     "`rlmrec recommend -w shop --run con --user 42`"
 )
-# Command → module under rlmrec.cli that holds it, in the order of --help. Only the module of the command that
-# was given is imported: what serves starts without PyTorch.
-COMMANDS = {
-    "quickstart": "quickstart",
-    "data": "data",
-    "profile": "profile",
-    "audit": "audit",
-    "encode": "encode",
-    "train": "train",
-    "options": "options",
-    "evaluate": "evaluate",
-    "compare": "compare",
-    "sweep": "sweep",
-    "experiment": "experiment",
-    "paper": "paper",
-    "report": "report",
-    "recommend": "recommend",
-    "explain": "explain",
-    "cold": "cold",
-    "serve": "serve",
-    "index": "index",
-    "export": "export",
-}
+# In the order of --help. Each has a module of its name, and only that of the given command is imported. The modules
+# are light: a command imports PyTorch and the like when it runs.
+COMMANDS = (
+    "quickstart",
+    "data",
+    "profile",
+    "audit",
+    "encode",
+    "train",
+    "options",
+    "evaluate",
+    "compare",
+    "sweep",
+    "experiment",
+    "paper",
+    "report",
+    "recommend",
+    "explain",
+    "cold",
+    "serve",
+    "index",
+    "export",
+)
 
 
 def build(command: str | None = None) -> typer.Typer:
@@ -62,10 +67,11 @@ def build(command: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     for name in COMMANDS if command is None else [command]:
-        module = import_module(f"rlmrec.cli.{COMMANDS[name]}")
         if name in GROUPS and command is None:
-            app.command(name, help=module.app.info.help)(_nothing)
-        elif name in GROUPS:
+            app.command(name, help=GROUPS[name])(_nothing)
+            continue
+        module = import_module(f"rlmrec.cli.{name}")
+        if name in GROUPS:
             app.add_typer(module.app, name=name)
         elif command is None:
             app.command(name, help=module.__dict__[name].__doc__)(_nothing)
@@ -126,6 +132,9 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(
             f"unknown command {command!r}{did_you_mean(command, COMMANDS)}: rlmrec --help lists the commands"
         )
+    if command is None and "--version" in arguments:
+        print(f"rlmrec {__version__}")
+        return 0
     try:
         code = build(command)(args=arguments, prog_name="rlmrec", standalone_mode=False)
     except typer.Abort:

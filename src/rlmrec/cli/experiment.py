@@ -33,9 +33,11 @@ class _Command(TyperCommand):
 
     def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:  # type: ignore[override]
         """Refuse the names of studies."""
-        from rlmrec.paper.studies import STUDIES
-
         for name in arguments:
+            if name.startswith("-"):
+                break  # --help needs none of the studies' imports
+            from rlmrec.paper.studies import STUDIES
+
             if name in STUDIES:
                 raise ConfigError(f"{name} is no grid of trials: give rlmrec paper {STUDIES[name].command}")
         return super().parse_args(context, arguments)

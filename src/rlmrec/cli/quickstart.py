@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import JsonOption, WorkspaceOption
 from rlmrec.cli.compare import show_metrics
-from rlmrec.cli.data import describe
 from rlmrec.cli.encode import item_texts, write_text_embeddings
 from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import show_recommendations
@@ -51,6 +50,7 @@ def quickstart(
     **Example:**  `rlmrec quickstart`  and then
     `rlmrec recommend -w workspaces/movielens-100k --run con --user 196 -k 10`
     """
+    from rlmrec.cli.data import describe
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.movielens import read_movielens_100k
     from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import (
+    DEFAULT_TEXT_EMBEDDINGS,
     DEFAULT_WORKSPACE,
     DeviceOption,
     JobsOption,
@@ -20,7 +21,6 @@ from rlmrec.cli.arguments import (
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output
