@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlmrec.graph import Graph
     from rlmrec.recommend.recommender import Recommender
     from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.text.encoding import encode_dataset
     from rlmrec.training.trainer import TrainConfig, embeddings, train
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOME = {
     "TrainConfig": "rlmrec.training.trainer",
     "Vocabulary": "rlmrec.data.vocabulary",
     "embeddings": "rlmrec.training.trainer",
+    "encode_dataset": "rlmrec.text.encoding",
     "evaluate": "rlmrec.evaluation.ranking",
     "train": "rlmrec.training.trainer",
     "wrap": "rlmrec.backbones.wrap",
@@ -64,6 +66,7 @@ __all__ = [
     "TrainConfig",
     "Vocabulary",
     "embeddings",
+    "encode_dataset",
     "evaluate",
     "train",
     "wrap",

@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written_says_so(cache):
 def test_nodes_without_a_text():
     dataset, _ = blocks(users=4, items=3, density=0.9)
     items = [None if row in (0, 1, 2) else f"item {row}" for row in range(9)]
-    text_embeddings = encode_dataset(Bytes(), dataset, items)
+    text_embeddings = encode_dataset(dataset, Bytes(), items)
     assert text_embeddings.has_item.tolist() == [False] * 3 + [True] * 6
     # The first block's users have met the first block's items alone.
     assert text_embeddings.has_user.tolist() == [False] * 4 + [True] * 8
@@ -194,7 +194,7 @@ def test_users_with_texts_of_their_own(fill):
     dataset, _ = blocks(users=4, items=3)
     users = [f"user {row}" if row % 2 else None for row in range(12)]
     text_embeddings = encode_dataset(
-        Bytes(), dataset, [f"item {row}" for row in range(9)], users, fill_users=fill
+        dataset, Bytes(), [f"item {row}" for row in range(9)], users, fill_users=fill
     )
     assert np.array_equal(text_embeddings.users[1::2], expected(users[1::2]))
     assert text_embeddings.has_user.tolist() == [fill or row % 2 == 1 for row in range(12)]
@@ -204,9 +204,9 @@ def test_users_with_texts_of_their_own(fill):
 def test_texts_that_do_not_fit_the_dataset():
     dataset, _ = blocks(users=4, items=3)
     with pytest.raises(DataError, match="8 texts of items, the dataset has 9"):
-        encode_dataset(Bytes(), dataset, ["x"] * 8)
+        encode_dataset(dataset, Bytes(), ["x"] * 8)
     with pytest.raises(DataError, match="not one text"):
-        encode_dataset(Bytes(), dataset, [None] * 9)
+        encode_dataset(dataset, Bytes(), [None] * 9)
 
 
 # The imports are shared by the fork; each run is a process of its own.

@@ -344,7 +344,7 @@ def write_text_embeddings(
             update(so_far.done, " · ".join(note))
 
         text_embeddings = encode_dataset(
-            encoder, dataset, items, users,
+            dataset, encoder, items, users,
             fill_users=fill_users, cache=cache, on_progress=show, manifest=manifest,
         )  # fmt: skip
     try:

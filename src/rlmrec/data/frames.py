@@ -82,7 +82,7 @@ def read_frame(
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{label}: expected a pandas or Polars data frame or an Arrow table, got {type(frame).__name__} "
-            f"({str(error).splitlines()[0] if str(error) else 'it cannot be read'})"
+            f"({' '.join(str(error).split())[:200]})"
         ) from None
     check_columns(label, header, wanted)
     if not len(data):

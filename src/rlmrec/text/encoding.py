@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import metadata_texts
 from rlmrec.errors import DataError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import TextEncoder, checked
+from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import BoolArray, Float32Array
 
 # Texts handed to an encoder at once: large enough to keep it busy, small enough to lose little by a kill.
@@ -142,9 +144,9 @@ class _Work:
 
 
 def encode_dataset(
-    encoder: TextEncoder,
     dataset: Dataset,
-    items: Sequence[str | None],
+    encoder: TextEncoder | str = "local",
+    items: Sequence[str | None] | None = None,
     users: Sequence[str | None] | None = None,
     *,
     fill_users: bool = True,
@@ -152,12 +154,13 @@ def encode_dataset(
     on_progress: OnProgress | None = None,
     manifest: dict[str, Any] | None = None,
 ) -> TextEmbeddings:
-    """The text vectors of a dataset's items and users.
+    """Encode the texts of a dataset's items and users.
 
     Args:
-        encoder: any ``TextEncoder``.
-        dataset: whose items, users and training interactions these are.
-        items: one text per item, in row order; an item with None has no vector.
+        dataset: dataset with items, users and training interactions.
+        encoder: any ``TextEncoder``, or the name of one as for ``make_encoder``: "local" is the embedded one.
+        items: one text per item, in row order; an item with None has no vector. By default the metadata of the
+            dataset's items.
         users: likewise; without them every user is the mean over their training items that have a vector.
         fill_users: whether a user with None is that mean, too, or has no vector.
         cache: where vectors are kept; what it holds is not encoded again.
@@ -174,10 +177,19 @@ def encode_dataset(
         ...     def encode(self, texts):
         ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
         >>> dataset, _ = blocks(items=2)
-        >>> semantics = encode_dataset(Letters(), dataset, ["Emma", "Ulysses", "Dune", None, "Ada", "Solaris"])
-        >>> semantics.size, semantics.has_item.tolist()
+        >>> made = encode_dataset(dataset, Letters(), ["Emma", "Ulysses", "Dune", None, "Ada", "Solaris"])
+        >>> made.size, made.has_item.tolist()
         (26, [True, True, True, False, True, True])
     """
+    if isinstance(encoder, str):
+        manifest = {"made_by": encoder_spec(encoder), **(manifest or {})}
+        encoder = make_encoder(encoder)
+    if items is None:
+        if dataset.item_texts is None:
+            raise DataError(
+                f"{dataset.name} has no item texts: give them as items, one text or None per item"
+            )
+        items = metadata_texts(dataset.item_texts)
     own: Sequence[str | None] = [None] * dataset.n_users if users is None else users
     for kind, texts, size in (("items", items, dataset.n_items), ("users", own, dataset.n_users)):
         if len(texts) != size:
