@@ -1,7 +1,9 @@
-"""The README's commands and its Python example, run as they stand."""
+"""The README's commands and its Python examples, run as they stand, and type-checked as a user would."""
 
 import re
 import shlex
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -73,7 +75,9 @@ def test_commands_of_your_own_data(workspace):
 def test_python_example(shop, workspace, monkeypatch, capsys):
     monkeypatch.chdir(shop)
     names = {}
-    code = fenced("python", "rlmrec.Recommender").replace("l2=1e-7", "l2=1e-7, epochs=4")
+    code = fenced("python", "rlmrec.Recommender.of(data, users, items)").replace(
+        "l2=1e-7", "l2=1e-7, epochs=4"
+    )
     exec(compile(code, "README.md", "exec"), names)
     assert 0 <= float(capsys.readouterr().out) <= 1
     # The second example goes on from the first.
@@ -91,3 +95,50 @@ def test_every_folder_has_a_row_in_the_structure():
     assert packages <= set(rows)
     named = re.findall(r"`([\w/]+\.(?:py|md))`", text)
     assert all((ROOT / name).exists() or (ROOT / "src" / "rlmrec" / name).exists() for name in named)
+
+
+def test_a_data_frame_is_enough(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    code = fenced("python", "rlmrec.Dataset.from_frame")
+    assert len(code.splitlines()) <= 12
+    code = code.replace(
+        "backbone.output_size), data)", "backbone.output_size), data, rlmrec.TrainConfig(epochs=4))"
+    )
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert "recall@20" in capsys.readouterr().out
+    assert len(names["ids"]) == 10
+
+
+# What rlmrec's signatures do not show is skipped: reading all of it takes mypy a minute.
+MYPY = """
+[mypy]
+strict = True
+[mypy-torch.*,torch_geometric.*,transformers.*,sentence_transformers.*,scipy.*,openai.*,httpx.*,sklearn.*,jinja2.*]
+follow_imports = skip
+follow_imports_for_stubs = True
+ignore_missing_imports = True
+"""
+
+
+def test_examples_are_typed_as_a_user_sees_them(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "mypy.ini").write_text(MYPY, encoding="utf-8")
+    first, second, third = (
+        fenced("python", part) for part in ("from_frame", "Dataset.load", "torch_geometric")
+    )
+    start = "".join(
+        line for line in second.splitlines(keepends=True) if re.match("import|data =|texts =", line)
+    )
+    for name, code in {"frame": first, "workspace": second, "wrapped": start + third}.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text(
+        "import rlmrec\nrlmrec.nonsense\nrlmrec.LightGCN('3', 4)\n", encoding="utf-8"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache" / "readme"), "."],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    errors = [line for line in run.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 2, run.stdout
+    assert all(line.startswith("wrong.py") for line in errors), run.stdout

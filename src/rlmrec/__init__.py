@@ -73,7 +73,8 @@ __all__ = [
 ]
 
 
-__getattr__ = lazy_names(__name__, _HOME)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the package
+    __getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
