@@ -22,10 +22,10 @@ from rlmrec.text.embeddings import TextEmbeddings
 class ContrastiveConfig(Config):
     """Options of the contrastive alignment, with the paper's symbols."""
 
-    weight: float = Field(1e-2, ge=0, description="w, the share of L_info in the loss")
-    temperature: float = Field(0.2, gt=0, description="τ")
+    weight: float = Field(default=1e-2, ge=0, description="w, the share of L_info in the loss")
+    temperature: float = Field(default=0.2, gt=0, description="τ")
     negatives: Literal["all-users", "batch"] = Field(
-        "all-users",
+        default="all-users",
         description="all-users: every user's text is a candidate for a user (reproduces Table 1); "
         "batch: the candidates are those of the batch (the paper's text)",
     )

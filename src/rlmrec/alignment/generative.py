@@ -24,9 +24,11 @@ from rlmrec.text.embeddings import TextEmbeddings
 class GenerativeConfig(Config):
     """Options of the generative alignment, with the paper's symbols."""
 
-    weight: float = Field(1e-2, ge=0, description="w, the share of L_info in the loss")
-    temperature: float = Field(0.2, gt=0, description="τ")
-    mask_ratio: float = Field(0.1, gt=0, le=1, description="α, the share of nodes masked in each batch")
+    weight: float = Field(default=1e-2, ge=0, description="w, the share of L_info in the loss")
+    temperature: float = Field(default=0.2, gt=0, description="τ")
+    mask_ratio: float = Field(
+        default=0.1, gt=0, le=1, description="α, the share of nodes masked in each batch"
+    )
 
 
 class Generative(Alignment):

@@ -20,15 +20,19 @@ from rlmrec.losses import weighted_log_sum_exp
 class AutoCFConfig(BackboneConfig):
     """Options of AutoCF, with the paper's symbols."""
 
-    layers: int = Field(2, ge=0, description="L, number of propagations before the graph transformer")
-    heads: int = Field(4, ge=1, description="heads of the graph transformer; must divide d")
-    seeds: int = Field(100, ge=1, description="number of nodes around which the graph is masked")
-    mask_depth: int = Field(2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too")
-    random_share: float = Field(
-        0.2, ge=0, le=1, description="share of all nodes that may be in the decoder's random pairs"
+    layers: int = Field(default=2, ge=0, description="L, number of propagations before the graph transformer")
+    heads: int = Field(default=4, ge=1, description="heads of the graph transformer; must divide d")
+    seeds: int = Field(default=100, ge=1, description="number of nodes around which the graph is masked")
+    mask_depth: int = Field(
+        default=2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too"
     )
-    fix_steps: int = Field(10, ge=1, description="batches between two masks")
-    ssl_weight: float = Field(1.0, ge=0, description="weight of the terms that spread users and items")
+    random_share: float = Field(
+        default=0.2, ge=0, le=1, description="share of all nodes that may be in the decoder's random pairs"
+    )
+    fix_steps: int = Field(default=10, ge=1, description="batches between two masks")
+    ssl_weight: float = Field(
+        default=1.0, ge=0, description="weight of the terms that spread users and items"
+    )
 
 
 class AutoCF(Backbone):

@@ -36,7 +36,7 @@ class Objective(NamedTuple):
 class BackboneConfig(Config):
     """Options that every backbone has."""
 
-    embedding_size: int = Field(32, ge=1, description="d, size of the initial embeddings")
+    embedding_size: int = Field(default=32, ge=1, description="d, size of the initial embeddings")
 
 
 class Backbone(nn.Module):

@@ -19,10 +19,10 @@ from rlmrec.losses import info_nce
 class DCCFConfig(BackboneConfig):
     """Options of DCCF, with the paper's symbols."""
 
-    layers: int = Field(2, ge=0, description="L, number of layers")
-    intents: int = Field(128, ge=1, description="K, number of intents of users, and of items")
-    cl_weight: float = Field(1e-3, ge=0, description="weight of the contrast between the four views")
-    cl_temperature: float = Field(0.1, gt=0, description="temperature of the contrast")
+    layers: int = Field(default=2, ge=0, description="L, number of layers")
+    intents: int = Field(default=128, ge=1, description="K, number of intents of users, and of items")
+    cl_weight: float = Field(default=1e-3, ge=0, description="weight of the contrast between the four views")
+    cl_temperature: float = Field(default=0.1, gt=0, description="temperature of the contrast")
 
 
 class Views(NamedTuple):

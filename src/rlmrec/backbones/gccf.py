@@ -16,7 +16,7 @@ from rlmrec.graph import Graph
 class GCCFConfig(BackboneConfig):
     """Options of GCCF, with the paper's symbols."""
 
-    layers: int = Field(2, ge=0, description="L, number of propagations; d' = (L + 1) d")
+    layers: int = Field(default=2, ge=0, description="L, number of propagations; d' = (L + 1) d")
 
 
 class GCCF(Backbone):

@@ -20,10 +20,10 @@ class KAROptions(BackboneConfig):
     """Options that KAR adds to those of its backbone."""
 
     preference_experts: int = Field(
-        3, ge=0, description="number of preference experts, for users and for items"
+        default=3, ge=0, description="number of preference experts, for users and for items"
     )
-    shared_experts: int = Field(2, ge=1, description="number of shared experts; the gate mixes all")
-    expert_size: int = Field(64, ge=1, description="hidden size of each expert")
+    shared_experts: int = Field(default=2, ge=1, description="number of shared experts; the gate mixes all")
+    expert_size: int = Field(default=64, ge=1, description="hidden size of each expert")
 
 
 class KAR(Backbone):

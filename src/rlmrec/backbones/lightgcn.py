@@ -14,7 +14,7 @@ from rlmrec.graph import Graph
 class LayerSumConfig(BackboneConfig):
     """Options of every backbone that sums its layers."""
 
-    layers: int = Field(3, ge=0, description="L, number of propagations")
+    layers: int = Field(default=3, ge=0, description="L, number of propagations")
 
 
 class LayerSum(Backbone):
@@ -36,7 +36,7 @@ class LightGCNConfig(LayerSumConfig):
     """Options of LightGCN, with the paper's symbols."""
 
     keep_rate: float = Field(
-        0.8, gt=0, le=1, description="probability that an edge is kept in a training pass"
+        default=0.8, gt=0, le=1, description="probability that an edge is kept in a training pass"
     )
 
 

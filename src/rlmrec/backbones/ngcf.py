@@ -20,8 +20,10 @@ SLOPE = 0.2  # of the LeakyReLU: from the authors' code, as the paper gives none
 class NGCFConfig(BackboneConfig):
     """Options of NGCF, with the paper's symbols."""
 
-    layers: int = Field(3, ge=0, description="L, number of propagations; d' = (L + 1) d")
-    keep_rate: float = Field(0.9, gt=0, le=1, description="probability that a message is kept in training")
+    layers: int = Field(default=3, ge=0, description="L, number of propagations; d' = (L + 1) d")
+    keep_rate: float = Field(
+        default=0.9, gt=0, le=1, description="probability that a message is kept in training"
+    )
 
 
 class NGCF(Backbone):

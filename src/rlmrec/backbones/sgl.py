@@ -15,9 +15,11 @@ from rlmrec.graph import Graph
 class SGLConfig(LayerSumConfig):
     """Options of SGL, with the paper's symbols."""
 
-    keep_rate: float = Field(0.8, gt=0, le=1, description="probability that an edge is kept in a view")
-    cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
-    cl_temperature: float = Field(0.2, gt=0, description="temperature of the contrast")
+    keep_rate: float = Field(
+        default=0.8, gt=0, le=1, description="probability that an edge is kept in a view"
+    )
+    cl_weight: float = Field(default=0.1, ge=0, description="weight of the contrast between the views")
+    cl_temperature: float = Field(default=0.2, gt=0, description="temperature of the contrast")
 
 
 class SGL(LayerSum):

@@ -16,9 +16,9 @@ from rlmrec.graph import Graph
 class SimGCLConfig(LayerSumConfig):
     """Options of SimGCL, with the paper's symbols."""
 
-    eps: float = Field(0.9, ge=0, description="ε, length of the noise added to each layer of a view")
-    cl_weight: float = Field(0.1, ge=0, description="weight of the contrast between the views")
-    cl_temperature: float = Field(0.2, gt=0, description="temperature of the contrast")
+    eps: float = Field(default=0.9, ge=0, description="ε, length of the noise added to each layer of a view")
+    cl_weight: float = Field(default=0.1, ge=0, description="weight of the contrast between the views")
+    cl_temperature: float = Field(default=0.2, gt=0, description="temperature of the contrast")
 
 
 class SimGCL(LayerSum):

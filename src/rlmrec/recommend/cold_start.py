@@ -291,7 +291,7 @@ class ColdStart:
             rows = np.sort(rng.choice(rows, MAX_ITEMS, replace=False))
         return KernelMap.fit(text_embeddings.items[rows], directions(recommender.items[rows]), rng)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write one file into the recommender's folder, atomically."""
         header = {
             **self.manifest,
@@ -304,7 +304,7 @@ class ColdStart:
             save_file(self.map.arrays, temporary, {"manifest": json.dumps(header)})
 
     @classmethod
-    def load(cls, folder: Path, recommender: Recommender | None = None) -> ColdStart:
+    def load(cls, folder: Path | str, recommender: Recommender | None = None) -> ColdStart:
         """Read the file that ``save`` wrote.
 
         Args:

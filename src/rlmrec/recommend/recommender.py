@@ -363,12 +363,12 @@ class Recommender:
 
     # -- on disk -----------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""
         storage.write(folder, self._parts())
 
     @classmethod
-    def load(cls, folder: Path, memory_budget: int = MEMORY_BUDGET, mmap: bool = False) -> Recommender:
+    def load(cls, folder: Path | str, memory_budget: int = MEMORY_BUDGET, mmap: bool = False) -> Recommender:
         """Read a folder that ``save`` wrote.
 
         Args:

@@ -23,7 +23,7 @@ ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
 TYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 
-def write(folder: Path, parts: dict[str, Any]) -> None:
+def write(folder: Path | str, parts: dict[str, Any]) -> None:
     """Write the constructor arguments of a ``Recommender`` into a folder, atomically as a whole."""
     users, items, seen = parts["users"], parts["items"], parts["seen"]
     with atomic_folder(Path(folder), MANIFEST) as temporary:
@@ -52,7 +52,7 @@ def write(folder: Path, parts: dict[str, Any]) -> None:
         write_json(temporary / MANIFEST, {**description, "checksum": checksum(description)})
 
 
-def read(folder: Path, mmap: bool) -> dict[str, Any]:
+def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     """Read the constructor arguments that ``write`` wrote; see ``Recommender.load``."""
     folder = Path(folder)
     path = folder / MANIFEST

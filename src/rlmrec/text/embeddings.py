@@ -149,7 +149,7 @@ class TextEmbeddings:
             self.has_user[users], self.has_item[items],
         )  # fmt: skip
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write one safetensors file whose header carries the manifest; atomic."""
         tensors: dict[str, Any] = {"users": self.users, "items": self.items}
         if not self.complete:
@@ -158,7 +158,7 @@ class TextEmbeddings:
             save_file(tensors, temporary, {"manifest": json.dumps(self.manifest)})
 
     @classmethod
-    def load(cls, path: Path) -> TextEmbeddings:
+    def load(cls, path: Path | str) -> TextEmbeddings:
         """Read what ``save`` wrote.
 
         Raises:
