@@ -78,7 +78,7 @@ def opened(browser, address):
 
 def choose_by_keyboard(view, query="u7"):
     """Type, take the first that is offered, all without a mouse."""
-    field = view.get_by_role("combobox", name="Id, or words of their description")
+    field = view.get_by_role("combobox", name="Id or part of their description")
     field.focus()
     field.fill(query)
     view.get_by_role("option").first.wait_for()
@@ -118,7 +118,7 @@ def test_type_ahead_by_keyboard(opened):
     view = opened()
     field = view.get_by_role("combobox")
     view.keyboard.press("Tab")
-    assert view.evaluate("document.activeElement.textContent") == "To the content"
+    assert view.evaluate("document.activeElement.textContent") == "Skip to content"
     view.keyboard.press("Tab")
     view.keyboard.press("Tab")
     view.keyboard.type("u5")
