@@ -3,11 +3,16 @@
 import json
 
 import pytest
+import torch
 
+from rlmrec.alignment import ALIGNMENTS, Alignment
+from rlmrec.backbones import BACKBONES, LightGCN
+from rlmrec.backbones.kar import KARLightGCN
 from rlmrec.cli import main
 from rlmrec.errors import ConfigError
 from rlmrec.registry import Registry
-from rlmrec.testing import blocks
+from rlmrec.testing import blocks, check_alignment, check_backbone, check_text_encoder
+from rlmrec.text.registry import ENCODERS
 from rlmrec.workspace import Workspace
 
 ALIGNMENT = '''
@@ -50,6 +55,34 @@ class Plain(Alignment):
 
     def loss(self, users, items, batch, masked):
         return {"plain": 1e-3 * users.square().mean()}
+'''
+
+ENCODER = '''
+"""Letters: how often each of the first letters of the alphabet occurs."""
+import numpy as np
+from pydantic import Field
+
+from rlmrec.config import Config
+
+
+class LettersConfig(Config):
+    size: int = Field(4, ge=1, le=26, description="number of letters")
+
+
+class Letters:
+    Config = LettersConfig
+
+    def __init__(self, config):
+        self.dim = config.size
+        self.name = f"letters {self.dim}"
+
+    def encode(self, texts):
+        counts = [[text.lower().count(chr(97 + i)) for i in range(self.dim)] for text in texts]
+        return np.array(counts).reshape(len(texts), self.dim)
+
+
+class Nameless:
+    dim = 3
 '''
 
 
@@ -144,6 +177,95 @@ def test_an_own_alignment_in_a_sweep_and_an_experiment(call, place):
     assert code == 0, err
     table = next((place.path).rglob("mine*.md")).read_text(encoding="utf-8")
     assert "Pulled" in table
+
+
+def test_an_own_encoder_in_encode_and_cold_start(call, place):
+    (place.path.parent / "letters.py").write_text(ENCODER)
+    rows = "".join(f"{raw},{'abcdefgh'[int(raw[1:]) % 8] * 3} {raw}\n" for raw in place.dataset().items.ids)
+    (place.path / "items.csv").write_text("item_id,title\n" + rows)
+    encode = ("encode", "-w", place.path, "--items", place.path / "items.csv", "--name", "own", "--json")
+    made = result(call(*encode, "--encoder", "letters.py:Letters", "--set", "size=8"))
+    assert (made["encoder"], made["dimensions"]) == ("letters 8", 8)
+    assert made["made_by"] == {"encoder": "letters.py:Letters", "options": {"size": 8}}
+    code, _, err = call(*encode, "--encoder", "letters.py:Nameless")
+    assert code == 2
+    assert "has no name, no encode" in err
+
+    result(call("train", "-w", place.path, "--name", "base", *SHORT))
+    result(call("cold", "fit", "-w", place.path, "--run", "base", "--text-embeddings", "own", "--json"))
+    cold = ("cold", "item", "-w", place.path, "--run", "base", "--text", "aaa", "--json")
+    code, _, err = call(*cold)
+    assert code == 2, "a stored file alone never runs code"
+    assert "a class of your own: pass --encoder letters.py:Letters" in err
+    assert len(result(call(*cold, "--encoder", "letters.py:Letters"))["users"]) == 10
+    code, _, err = call(*cold, "--encoder", "wordllama")
+    assert code == 2
+
+
+class Empty(Alignment):
+    """Implements nothing."""
+
+    label = ""
+    Config = dict
+
+
+class Wild(Alignment):
+    """Draws from PyTorch's own stream."""
+
+    def corrupt(self, x, rng):
+        return x + torch.randn(x.shape), None
+
+    def loss(self, users, items, batch, masked):
+        return {"wild": users.mean()}
+
+
+class Demanding(Alignment):
+    """Needs texts."""
+
+    needs_text = True
+
+    def loss(self, users, items, batch, masked):
+        return {"demanding": users.square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "messages"),
+    [
+        (Empty, ["Empty does not implement loss(", "Empty.Config is", "Empty.label is ''"]),
+        (Wild, ["corrupt() differs for equal rng"]),
+        (Demanding, ["Demanding needs text vectors"]),
+        (Registry, ["Registry is not a subclass of rlmrec.Alignment"]),
+    ],
+)
+def test_check_alignment_names_everything_that_is_missing(toy, kind, messages):
+    backbone = LightGCN(toy[0].n_users, toy[0].n_items)
+    with pytest.raises(AssertionError) as error:
+        check_alignment(kind, backbone, toy[0])
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages, strict=True):
+        assert message in line
+
+
+def test_the_checks_make_a_class_by_its_create(toy):
+    dataset, texts = toy
+    check_alignment(Demanding, LightGCN(dataset.n_users, dataset.n_items), dataset, texts)
+    check_backbone(KARLightGCN, dataset, texts)
+
+
+def test_check_text_encoder_names_everything_that_is_missing():
+    with pytest.raises(
+        AssertionError, match=r"object has no name: .*\nobject has no dim: .*\nobject has no encode"
+    ):
+        check_text_encoder(object())
+
+
+@pytest.mark.parametrize("registry", [BACKBONES, ALIGNMENTS, ENCODERS], ids=lambda registry: registry.kind)
+def test_every_line_of_a_registry_is_a_class(registry):
+    for name in registry:
+        assert isinstance(registry[name], type), name
+        assert registry.resolve(name) is registry.known(name) is registry[name]
+        assert name in registry.choices
 
 
 def test_mistakes_in_paths_are_named(tmp_path, monkeypatch):

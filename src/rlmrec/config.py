@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -61,3 +62,21 @@ def make(kind: type[C], values: Mapping[str, Any]) -> C:
             else:
                 problems.append(f"{name} = {problem['input']!r}: {problem['msg'].lower()}")
         raise ConfigError("; ".join(problems)) from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Parse ``--set``: ``["layers=2", "alignment.weight=0.1"]`` → ``{"layers": 2, "alignment.weight": 0.1}``.
+
+    Raises:
+        ConfigError: an entry without "=".
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {setting!r}: expected name=value, for example --set layers=2")
+        try:
+            options[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name.strip()] = text.strip()
+    return options

@@ -235,7 +235,7 @@ def test_another_encoder_is_refused(call, monkeypatch):
     monkeypatch.setattr(FakeEncoder, "name", "other")
     code, _, err = call("cold", "user", "--run", "base", "--text", "travel")
     assert code == 2
-    assert "do not mix" in " ".join(err.split())
+    assert "cannot be mixed" in " ".join(err.split())
 
 
 def test_index_is_not_needed_here(call):

@@ -4,9 +4,10 @@ import pytest
 
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES, Backbone, LightGCN
+from rlmrec.config import parse_settings
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.run import build
-from rlmrec.experiments.spec import PRESETS, RunSpec, parse_settings
+from rlmrec.experiments.spec import PRESETS, RunSpec
 
 
 @pytest.mark.parametrize("preset", PRESETS)

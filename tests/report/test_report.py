@@ -15,13 +15,14 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from rlmrec.cli import main
+from rlmrec.config import parse_settings
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.compare import SHOWN_METRICS
 from rlmrec.evaluation.significance import compare_tables, holm
 from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.run import run
-from rlmrec.experiments.spec import RunSpec, parse_settings
+from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.files import write_json_lines
 from rlmrec.llm.client import Completion, Usage

@@ -95,7 +95,7 @@ def test_nothing_to_encode(cache):
         (np.zeros(3), "array of shape"),
         (np.full((3, 4), np.nan), "3 of 3 texts with NaN"),
         (np.zeros((3, 5)), "5 dimensions, 4 before"),
-        ([["a"] * 4] * 3, "no array of numbers"),
+        ([["a"] * 4] * 3, "something else than an array of numbers"),
     ],
 )
 def test_wrong_answers_are_refused_and_not_stored(cache, answer, message):

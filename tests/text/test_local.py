@@ -75,7 +75,7 @@ def test_the_instruction_is_the_librarys_prompt(encoder, instructed):
 @pytest.mark.parametrize(("words", "cut"), [(249, False), (250, False), (251, True)])
 def test_a_text_is_cut_beyond_the_models_longest(instructed, words, cut):
     # 256 tokens: [CLS], "represent the movie :" and [SEP] take 6.
-    assert instructed.is_cut(["word " * words]).tolist() == [cut]
+    assert instructed.is_truncated(["word " * words]).tolist() == [cut]
     one, other = ("word " * (words - 1) + last for last in ("zebra", "violin"))
     assert np.allclose(instructed.encode([one]), instructed.encode([other]), atol=1e-6) == cut
 

@@ -48,7 +48,7 @@ def test_a_folder_is_found_from_elsewhere_and_its_instruction_counts(tmp_path, m
     assert again.name == first.name
     assert np.array_equal(again.encode(["travel"]), first.encode(["travel"]))
     manifest["made_by"]["encoder"] = manifest["made_by"]["encoder"].rpartition(":")[0].rpartition(":")[0]
-    with pytest.raises(ConfigError, match="do not mix"):
+    with pytest.raises(ConfigError, match="cannot be mixed"):
         encoder_of(manifest)
 
 
@@ -56,13 +56,13 @@ def test_vectors_of_before_are_known_by_the_name():
     pytest.importorskip("wordllama", reason="the wordllama extra is not installed")
     name = make_encoder("wordllama").name
     assert encoder_of({"encoder": name}).name == name
-    with pytest.raises(ConfigError, match="do not mix"):
+    with pytest.raises(ConfigError, match="cannot be mixed"):
         encoder_of({"encoder": "wordllama l2_supercat 256 (wordllama 0.0.1)"})
 
 
 @pytest.mark.parametrize("manifest", [{}, {"encoder": "my own vectors", "made_by": None}])
 def test_vectors_of_ones_own_are_told_apart(manifest):
-    with pytest.raises(ConfigError, match="do not say how to call it"):
+    with pytest.raises(ConfigError, match="do not record how to make it"):
         encoder_of(manifest)
 
 

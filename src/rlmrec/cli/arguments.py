@@ -19,6 +19,10 @@ WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of the project's dataset, text embeddings and runs.")
 ]
 RunOption = Annotated[str, typer.Option(help="Name of a finished run.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(help="Encoder of the text; by default the recorded one. Needed for an encoder of your own."),
+]
 BackboneOption = Annotated[str, typer.Option(help=f"{BACKBONES.choices}.")]
 AlignmentOption = Annotated[str, typer.Option(help=f"{ALIGNMENTS.choices}.")]
 PresetOption = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, EncoderOption, JsonOption, RunOption, WorkspaceOption
 from rlmrec.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def item(
     text: Annotated[str, typer.Option(help="Text of the item: its description or profile.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of users and of items.")] = 10,
+    encoder: EncoderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the likely users of a new item, and similar items.
@@ -104,7 +105,7 @@ def item(
     _refuse_empty("--text", text)
     output = Output(as_json)
     dataset, recommender, cold = _opened(Workspace(workspace), run)
-    vector = cold.items(_encoded(cold, text))[0]
+    vector = cold.items(_encoded(cold, text, encoder))[0]
     users, cosines = recommender.users_for(vector, min(k, len(recommender.users)))
     titles = item_labels(dataset)
     near, nearness = recommender.items_for(vector, min(k, len(titles)))
@@ -140,6 +141,7 @@ def user(
         typer.Option(help="Ids of items they like, separated by commas; repeat for more."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 20,
+    encoder: EncoderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend to a new user, from a description of their taste or from items they like.
@@ -170,7 +172,7 @@ def user(
         ids, scores = recommender.recommend_from_items(liked, k)
     else:
         dataset, recommender, cold = _opened(place, run)
-        ids, scores = recommender.recommend_vectors(cold.users(_encoded(cold, str(text)))[0], k)
+        ids, scores = recommender.recommend_vectors(cold.users(_encoded(cold, str(text), encoder))[0], k)
     titles = item_labels(dataset)
     answer = [
         {"id": raw, "score": float(score), "title": titles[dataset.items.row(raw)]}
@@ -205,9 +207,9 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart
         raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 
 
-def _encoded(cold: ColdStart, text: str) -> Float32Array:
+def _encoded(cold: ColdStart, text: str, encoder_name: str | None) -> Float32Array:
     from rlmrec.text.encoder import checked
     from rlmrec.text.registry import encoder_of
 
-    encoder = encoder_of(cold.manifest)
+    encoder = encoder_of(cold.manifest, encoder_name)
     return checked(encoder.name, encoder.encode([text]), 1, cold.size)

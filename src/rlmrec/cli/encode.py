@@ -34,7 +34,7 @@ Texts = list[str | None]
 
 def encode(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    encoder: Annotated[str, typer.Option(help=f"{ENCODERS}.")] = "local",
+    encoder: Annotated[str, typer.Option(help=f"{ENCODERS.choices}.")] = "local",
     profiles: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +72,10 @@ def encode(
     text_column: Annotated[
         list[str] | None, typer.Option(help="Column of metadata; repeat for several. All of them by default.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of your own encoder; repeat for several."),
+    ] = None,
     base_url: Annotated[
         str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
     ] = None,
@@ -104,6 +108,7 @@ def encode(
 
     `rlmrec encode -w shop --encoder openai:text-embedding-3-small --price 0.02`
     """
+    from rlmrec.config import parse_settings
     from rlmrec.profiles.texts import ON_MISSING, node_texts
     from rlmrec.text.api import OpenAIEmbeddings
     from rlmrec.text.registry import encoder_spec, make_encoder
@@ -140,13 +145,14 @@ def encode(
     for line in (*_described(chosen, item_nodes, user_nodes), *chosen.unused):
         output.say(escape(line))
 
-    made_by = make_encoder(encoder, base_url, key_env, device, concurrency=concurrency)
+    options = parse_settings(settings or [])
+    made_by = make_encoder(encoder, base_url, key_env, device, options, concurrency=concurrency)
     text_embeddings, kept = write_text_embeddings(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
         name=name, fill_users=on_missing == "text", price=price,
         manifest={
-            "made_by": encoder_spec(encoder, base_url, key_env),
+            "made_by": encoder_spec(encoder, base_url, key_env, options),
             "profiles": chosen.items,
             "users": "mean over training items" if chosen.users == "mean" else chosen.users,
             "on_missing": on_missing,

@@ -96,8 +96,8 @@ def experiment(
     import torch
 
     from rlmrec.cli.output import Output
+    from rlmrec.config import parse_settings
     from rlmrec.experiments.results import Results, TrialRecord, results_path
-    from rlmrec.experiments.spec import parse_settings
     from rlmrec.experiments.trial import TrialInputs
     from rlmrec.report.experiments import run_tests, summaries_of, summarize, tables_of, write_experiment
     from rlmrec.report.tables import as_markdown

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, EncoderOption, RunOption, WorkspaceOption
 from rlmrec.errors import ConfigError
 
 
@@ -30,6 +30,7 @@ def serve(
     in_flight: Annotated[
         int, typer.Option(min=1, help="Maximum number of requests in progress per worker; others get 503.")
     ] = 64,
+    encoder: EncoderOption = None,
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
@@ -54,4 +55,4 @@ def serve(
     def announce(url: str) -> None:
         output.say(f"run {escape(run)} at {escape(url)}  (documentation: {escape(url)}/docs)")
 
-    run_server(Settings(workspace, run, base, token_env, in_flight), host, port, workers, announce)
+    run_server(Settings(workspace, run, base, token_env, in_flight, encoder), host, port, workers, announce)

@@ -75,8 +75,9 @@ def train(
     """
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
+    from rlmrec.config import parse_settings
     from rlmrec.experiments.run import InitialEmbeddings
-    from rlmrec.experiments.spec import RunSpec, parse_settings
+    from rlmrec.experiments.spec import RunSpec
     from rlmrec.registry import short_name
     from rlmrec.workspace import Workspace
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -219,7 +219,7 @@ def _type(field: FieldInfo) -> str:
 def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]:
     """Return the options that a preset has for a backbone with an alignment; none for a backbone of your own.
 
-    With an alignment of your own they are the backbone's options without alignment.
+    With an alignment that a built-in preset does not know, they are the backbone's options without alignment.
 
     Args:
         preset: a name of ``PRESETS``, or the path of a TOML file with tables such as [lightgcn.contrastive].
@@ -246,10 +246,12 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
             f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}, or a file's path ending in .toml"
         )
     text = (resources.files("rlmrec.experiments") / "presets" / f"{preset}.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text).get(backbone, {})
-    if alignment in ALIGNMENTS:
+    every: dict[str, dict[str, Any]] = tomllib.loads(text)
+    tables = every.get(backbone, {})
+    if any(alignment in of_backbone for of_backbone in every.values()):
         return dict(tables.get(alignment, {}))
-    # In full where the user's alignment has an option of the same name.
+    # An alignment that the preset does not know.
+    # Options are qualified where the alignment has one of the same name.
     shared = ALIGNMENTS.resolve(alignment).Config.model_fields.keys()
     own = BACKBONES.resolve(backbone).Config.model_fields.keys()
     return {
@@ -270,21 +272,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Parse ``--set``: ``["layers=2", "alignment.weight=0.1"]`` → ``{"layers": 2, "alignment.weight": 0.1}``.
-
-    Raises:
-        ConfigError: an entry without "=".
-    """
-    options: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(f"--set {setting!r}: expected name=value, for example --set layers=2")
-        try:
-            options[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[name.strip()] = text.strip()
-    return options

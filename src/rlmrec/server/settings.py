@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -32,6 +33,7 @@ class Settings:
         base: name of the run to compare with, or None.
         token_env: environment variable with the bearer token, or None.
         in_flight: maximum number of requests in progress in one worker.
+        encoder: encoder of texts, as --encoder names it; None for the recorded one.
     """
 
     workspace: Path
@@ -39,6 +41,7 @@ class Settings:
     base: str | None = None
     token_env: str | None = None
     in_flight: int = 64
+    encoder: str | None = None
 
     def added_items(self) -> AddedItems:
         """Return the store of added items."""
@@ -80,11 +83,11 @@ def application(settings: Settings) -> FastAPI:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s:  %(message)s"))
         log.addHandler(handler)
-    service = Service(settings.load, settings.added_items(), _make_encoder)
+    service = Service(settings.load, settings.added_items(), partial(_make_encoder, settings.encoder))
     return create_app(service, settings.token(), Limits(in_flight=settings.in_flight))
 
 
-def _make_encoder(cold: ColdStart) -> TextEncoder:
+def _make_encoder(spec: str | None, cold: ColdStart) -> TextEncoder:
     from rlmrec.text.registry import encoder_of  # slow to import, and many servers never get a text
 
-    return encoder_of(cold.manifest)
+    return encoder_of(cold.manifest, spec)

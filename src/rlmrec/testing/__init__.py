@@ -1,27 +1,31 @@
-"""Our own tests as an import: a new backbone or alignment is checked in a dozen lines.
+"""Checks of your own backbones, alignments and text encoders, and a data set with a known answer.
 
-``blocks`` makes a dataset whose right answer is known; ``check_backbone``, ``check_alignment`` and
-``check_text_encoder`` raise ``AssertionError`` with what is wrong.
+``blocks`` makes a dataset whose right answer is known. ``check_backbone``, ``check_alignment`` and
+``check_text_encoder`` raise ``AssertionError`` with what is missing or wrong, one line for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from rlmrec.alignment.base import Alignment
-from rlmrec.backbones.base import Backbone
+from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.batch import Batch
+from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 from rlmrec.graph import Graph
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.encoder import TextEncoder, checked
+
+T = TypeVar("T")
 
 
 def blocks(
@@ -32,10 +36,10 @@ def blocks(
     text_size: int = 8,
     seed: int = 0,
 ) -> tuple[Dataset, TextEmbeddings]:
-    """A dataset of groups: users of a group interact with that group's items alone.
+    """Make a dataset of groups: users of a group interact only with that group's items.
 
-    A recommender that has learned anything ranks the own group's items first; the text vectors of a group
-    point in one direction, with noise.
+    A recommender that has learned anything ranks the items of the user's own group first. The text vectors of a
+    group point in one direction, with noise.
 
     Args:
         n_blocks: number of groups.
@@ -43,7 +47,7 @@ def blocks(
         items: items of each group.
         density: probability of each interaction within a group.
         text_size: d_s, at least ``n_blocks``.
-        seed: of everything random.
+        seed: seed of everything random.
     """
     rng = np.random.default_rng(seed)
     n_users, n_items = n_blocks * users, n_blocks * items
@@ -69,25 +73,32 @@ def blocks(
 
 
 def sample_batch(dataset: Dataset, size: int = 16, seed: int = 0) -> Batch:
-    """A batch of training triples in which users and items repeat."""
+    """Draw a batch of training triples in which users and items repeat."""
     rng = np.random.default_rng(seed)
     picked = rng.integers(len(dataset.train), size=size)
     users, positives = dataset.train.users[picked], dataset.train.items[picked]
     return Batch(*map(torch.from_numpy, (users, positives, rng.integers(dataset.n_items, size=size))))
 
 
-def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
-    """Check what every backbone owes: shapes, determinism, use of x and of rng, gradients.
+def check_backbone(
+    backbone: Backbone | type[Backbone], dataset: Dataset, text_embeddings: TextEmbeddings | None = None
+) -> None:
+    """Check what every backbone must do: shapes, determinism, use of x and of rng, gradients.
 
-    Parameters, buffers and mode are afterwards what they were.
+    Parameters, buffers and mode are unchanged afterwards.
 
     Args:
-        backbone: sized for ``dataset``.
+        backbone: a class, which is made by its ``create``, or a backbone for ``dataset``.
         dataset: for example ``blocks()[0]``.
+        text_embeddings: its text vectors, where a class needs them.
 
     Raises:
-        AssertionError: what is wrong.
+        AssertionError: what is missing or wrong.
     """
+    kind = backbone if isinstance(backbone, type) else type(backbone)
+    _expect_class(kind, Backbone, BackboneConfig, "encode(x, graph), which returns final users and items")
+    if isinstance(backbone, type):
+        backbone = _made(lambda: kind.create(dataset.n_users, dataset.n_items, None, text_embeddings))
     graph = Graph.from_interactions(dataset.train, backbone.self_loops)
     batch = sample_batch(dataset)
     mode, buffers = backbone.training, {name: b.clone() for name, b in backbone.named_buffers()}
@@ -96,10 +107,10 @@ def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
     n_nodes = dataset.n_users + dataset.n_items
     _expect(x.shape[0] == n_nodes and x.dim() == 2, f"initial() is {tuple(x.shape)}, expected ({n_nodes}, d)")
     users, items = backbone.encode(x, graph)
-    for kind, got, size in (("users", users, dataset.n_users), ("items", items, dataset.n_items)):
+    for part, got, size in (("users", users, dataset.n_users), ("items", items, dataset.n_items)):
         expected = (size, backbone.output_size)
         _expect(
-            tuple(got.shape) == expected, f"encode() gives {kind} of {tuple(got.shape)}, expected {expected}"
+            tuple(got.shape) == expected, f"encode() gives {part} of {tuple(got.shape)}, expected {expected}"
         )
     again = backbone.encode(x, graph)
     _expect(torch.equal(users, again[0]) and torch.equal(items, again[1]), "encode() is not deterministic")
@@ -107,11 +118,11 @@ def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
         moved = backbone.encode(x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), graph)
     _expect(
         not torch.allclose(users, moved[0]),
-        "encode() gives the same users whatever x is: does it read its own tables?",
+        "encode() gives the same users whatever x is: does it read its own embeddings?",
     )
     _expect(
         not torch.allclose(items, moved[1]),
-        "encode() gives the same items whatever x is: does it read its own tables?",
+        "encode() gives the same items whatever x is: does it read its own embeddings?",
     )
 
     backbone.train()
@@ -127,7 +138,7 @@ def check_backbone(backbone: Backbone, dataset: Dataset) -> None:
     silent = [name for name, p in backbone.named_parameters() if p.grad is None or not bool(p.grad.any())]
     _expect(not silent, f"no gradient reaches {', '.join(silent)}")
     backbone.zero_grad()
-    _restore_buffers(backbone, buffers)  # what a model counts must not tell the two calls apart
+    _restore_buffers(backbone, buffers)  # a model that counts its calls must not differ between the two
     again_terms = backbone.objective(x, graph, batch, torch.Generator().manual_seed(1)).terms
     for name, term in terms.items():
         _expect(
@@ -144,23 +155,38 @@ def _restore_buffers(module: torch.nn.Module, values: dict[str, torch.Tensor]) -
             buffer.copy_(values[name])
 
 
-def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) -> None:
-    """Check what every alignment owes: shapes, finite named terms, gradients to its parameters and to x.
+def check_alignment(
+    alignment: Alignment | type[Alignment],
+    backbone: Backbone,
+    dataset: Dataset,
+    text_embeddings: TextEmbeddings | None = None,
+) -> None:
+    """Check what every alignment must do: shapes, finite named terms, gradients to its parameters and to x.
 
     Args:
-        alignment: made for ``backbone``'s sizes and ``dataset``'s text vectors.
-        backbone: sized for ``dataset``.
+        alignment: a class, which is made by its ``create``, or an alignment for ``backbone``.
+        backbone: a backbone for ``dataset``.
         dataset: for example ``blocks()[0]``.
+        text_embeddings: its text vectors, for example ``blocks()[1]``; only a class needs them.
 
     Raises:
-        AssertionError: what is wrong.
+        AssertionError: what is missing or wrong.
     """
+    kind = alignment if isinstance(alignment, type) else type(alignment)
+    if kind is not Alignment:
+        _expect_class(kind, Alignment, Config, "loss(users, items, batch, masked), which returns named terms")
+    if isinstance(alignment, type):
+        alignment = _made(lambda: kind.create(text_embeddings if kind.needs_text else None, backbone))
     graph = Graph.from_interactions(dataset.train, backbone.self_loops)
     batch = sample_batch(dataset)
     x = backbone.initial().detach().requires_grad_()
     corrupted, masked = alignment.corrupt(x, torch.Generator().manual_seed(0))
     _expect(
         corrupted.shape == x.shape, f"corrupt() gives {tuple(corrupted.shape)}, expected {tuple(x.shape)}"
+    )
+    again = alignment.corrupt(x, torch.Generator().manual_seed(0))[0]
+    _expect(
+        torch.equal(again, corrupted), "corrupt() differs for equal rng: all randomness must come from rng"
     )
     if masked is not None:
         kept = torch.ones(len(x), dtype=torch.bool)
@@ -176,8 +202,9 @@ def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) 
             f"term {name!r} is {term}, expected a finite scalar",
         )
         _expect(name not in out.terms, f"term {name!r} is also a term of the backbone")
-    if not terms:
+    if kind is Alignment:
         return
+    _expect(bool(terms), "loss() returns no terms: expected a mapping of name to scalar")
     alignment.zero_grad()
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     _expect(x.grad is not None and bool(x.grad.any()), "no gradient of the alignment reaches the embeddings")
@@ -187,19 +214,29 @@ def check_alignment(alignment: Alignment, backbone: Backbone, dataset: Dataset) 
 
 
 def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
-    """Check what every text encoder owes: names, shapes, the order of the texts, no memory, no NaN.
+    """Check what every text encoder must do: names, shapes, the order of the texts, no memory, no NaN.
 
     Args:
-        encoder: a real one is asked some forty short texts, one of them empty.
-        tolerance: how much a number may differ when a text is encoded in other company (padding does that),
-            relative to the largest one.
+        encoder: the encoder; it encodes some forty short texts, one of them empty.
+        tolerance: allowed difference when a text is encoded together with others (padding causes one), relative
+            to the largest number.
 
     Raises:
-        AssertionError: what is wrong.
+        AssertionError: what is missing or wrong.
     """
+    missing = [
+        f"{type(encoder).__name__} has no {what}"
+        for name, what in (
+            ("name", "name: a text that changes when the vectors change"),
+            ("dim", "dim: the number of dimensions, or None until the first vectors"),
+            ("encode", "encode(texts): an array (n, dim)"),
+        )
+        if not hasattr(encoder, name)
+    ]
+    _expect(not missing, "\n".join(missing))
     _expect(
-        isinstance(encoder, TextEncoder) and isinstance(encoder.name, str) and bool(encoder.name),
-        "an encoder has a name, a dim and encode(texts)",
+        isinstance(encoder.name, str) and bool(encoder.name),
+        f"name is {encoder.name!r}: expected a text that changes when the vectors change",
     )
     texts = ["a film about outer space", "x", "", "ein Buch über Käse, 本 und 🎬", "words and words " * 20]
     texts += [f"number {row}" for row in range(10)]
@@ -213,7 +250,7 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     turned = _vectors(encoder, texts[::-1])[::-1]
     _expect(
         bool((np.abs(vectors - turned) <= close).all()),
-        "the vectors depend on the order of the texts: each must stand where its text stands",
+        "the vectors depend on the order of the texts: each must be in the place of its text",
     )
     alone = np.concatenate([_vectors(encoder, [text]) for text in texts[:3]])
     _expect(
@@ -222,26 +259,50 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     )
     empty = np.asarray(encoder.encode([]))
     _expect(len(empty) == 0, f"encode([]) gives an array of shape {empty.shape}, expected one without rows")
-    is_cut = getattr(encoder, "is_cut", None)
-    if is_cut is not None:
-        flags = np.asarray(is_cut(texts))
+    is_truncated = getattr(encoder, "is_truncated", None)
+    if is_truncated is not None:
+        flags = np.asarray(is_truncated(texts))
         _expect(
             flags.shape == (len(texts),) and flags.dtype == bool,
-            f"is_cut() gives {flags.dtype}{flags.shape}, expected one bool a text",
+            f"is_truncated() gives {flags.dtype}{flags.shape}, expected one bool per text",
         )
     stream = getattr(encoder, "stream", None)
     if stream is not None:
         seen = np.full(vectors.shape, np.nan, np.float32)
 
         def sink(rows: Sequence[int], part: np.ndarray) -> None:
-            _expect(bool(np.isnan(seen[list(rows)]).all()), "stream() hands a text's vector over twice")
+            _expect(bool(np.isnan(seen[list(rows)]).all()), "stream() returns a text's vector twice")
             seen[list(rows)] = part
 
         stream(texts, sink)
         _expect(
             bool((np.abs(vectors - seen) <= close).all()),
-            "stream() hands over other vectors than encode(), or not all",
+            "stream() returns other vectors than encode(), or not all",
         )
+
+
+def _expect_class(kind: type, base: type, config: type, method: str) -> None:
+    """Check the class itself; every missing thing is one line."""
+    name, problems = kind.__name__, []
+    _expect(issubclass(kind, base), f"{name} is not a subclass of rlmrec.{base.__name__}")
+    if getattr(kind, method.partition("(")[0]) is getattr(base, method.partition("(")[0]):
+        problems.append(f"{name} does not implement {method}")
+    found: Any = getattr(kind, "Config", None)
+    if not (isinstance(found, type) and issubclass(found, config)):
+        problems.append(
+            f"{name}.Config is {found!r}: expected a subclass of {config.__module__}.{config.__name__}"
+        )
+    label: Any = getattr(kind, "label", None)
+    if not (isinstance(label, str) and label):
+        problems.append(f"{name}.label is {label!r}: expected a short text for tables")
+    _expect(not problems, "\n".join(problems))
+
+
+def _made(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except ConfigError as error:
+        raise AssertionError(str(error)) from error
 
 
 def _vectors(encoder: TextEncoder, texts: list[str]) -> np.ndarray:

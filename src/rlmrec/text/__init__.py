@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlmrec.lazy import lazy_names
+from rlmrec.registry import Registry
 
 if TYPE_CHECKING:
     from rlmrec.text.api import OpenAIEmbeddings
@@ -17,9 +18,20 @@ if TYPE_CHECKING:
     from rlmrec.text.sentence import SentenceEncoder
     from rlmrec.text.wordllama import WordLlamaEncoder
 
-ENCODERS = "local, wordllama, sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION] or openai:MODEL"
+# A new encoder is one line here: how --encoder names it → the path of its class.
+ENCODERS: Registry[Any] = Registry(
+    "encoder",
+    None,
+    {
+        "local": "rlmrec.text.local:LocalEncoder",
+        "wordllama": "rlmrec.text.wordllama:WordLlamaEncoder",
+        "sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION]": "rlmrec.text.sentence:SentenceEncoder",
+        "openai:MODEL": "rlmrec.text.api:OpenAIEmbeddings",
+    },
+)
 
 __all__ = [
+    "ENCODERS",
     "LocalEncoder",
     "OpenAIEmbeddings",
     "SentenceEncoder",

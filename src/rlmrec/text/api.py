@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -20,19 +20,18 @@ from rlmrec.http_client import (
     mapping,
     run_in_a_loop,
 )
-from rlmrec.text.encoder import Sink, checked
+from rlmrec.text.encoder import EncoderSettings, Sink, checked
 from rlmrec.types import BoolArray, Float32Array
 
-SHORTEST = (
-    100  # characters; a text that is cut and still refused at this length is not refused for its length
-)
+SHORTEST = 100  # characters; a text that is still refused at this length is not refused for its length
 
 
 class OpenAIEmbeddings(Endpoint):
     """An OpenAI-compatible embeddings endpoint; see ``Endpoint`` for how faults are met.
 
-    A batch that the server refuses is sent again in halves, down to the text that it dislikes. A text that
-    is longer than the model reads is cut by quarters until it is taken, see ``is_cut``; a refusal costs nothing.
+    A batch that the server refuses is sent again in halves, down to the text that it refuses. A text that
+    is longer than the model reads is shortened by quarters until it is accepted, see ``is_truncated``; a refusal
+    costs nothing.
     The vectors keep the dimension that the model gives.
 
     Args:
@@ -60,7 +59,7 @@ class OpenAIEmbeddings(Endpoint):
     """
 
     keyless = "--encoder local"
-    revision = None  # endpoints do not tell
+    revision = None  # endpoints do not report it
 
     def __init__(
         self,
@@ -90,10 +89,17 @@ class OpenAIEmbeddings(Endpoint):
         self.batch_tokens = batch_tokens
         self.tokens = 0  # as the server counts them
         self.dim: int | None = None
-        self._cut: set[str] = set()
+        self._truncated: set[str] = set()
+
+    @classmethod
+    def create(cls, argument: str, settings: EncoderSettings) -> Self:
+        """Make the client of "openai:MODEL"."""
+        return cls(
+            argument, base_url=settings.base_url, key_env=settings.key_env, **dict(settings.endpoint or {})
+        )
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """float32[n, d_s]; see ``stream`` for the errors."""
+        """Return float32[n, d_s]; see ``stream`` for the errors."""
         parts: list[tuple[Sequence[int], Float32Array]] = []
         self.stream(texts, lambda rows, vectors: parts.append((rows, vectors)))
         encoded = np.empty((len(texts), self.dim or 0), np.float32)
@@ -102,9 +108,9 @@ class OpenAIEmbeddings(Endpoint):
         return encoded
 
     def stream(self, texts: Sequence[str], sink: Sink) -> None:
-        """Hand over vectors the moment they come, ``sink(rows, vectors)``. Works inside a notebook's loop, too.
+        """Pass vectors to ``sink(rows, vectors)`` as they arrive. Works inside a notebook's event loop, too.
 
-        After a failure nothing more is asked, but what was asked already is waited for and handed over.
+        After a failure no more requests are sent; answers to those under way are still passed on.
 
         Raises:
             AccessError: every request will fail (key, model, quota, a pause longer than ``max_wait``).
@@ -114,9 +120,9 @@ class OpenAIEmbeddings(Endpoint):
         """
         run_in_a_loop(self._run(texts, sink))
 
-    def is_cut(self, texts: Sequence[str]) -> BoolArray:
-        """bool[n]: whether a text had to be cut for this endpoint; known after it was encoded."""
-        return np.array([text in self._cut for text in texts], bool)
+    def is_truncated(self, texts: Sequence[str]) -> BoolArray:
+        """Return bool[n]: whether a text was shortened for this endpoint; known after it was encoded."""
+        return np.array([text in self._truncated for text in texts], bool)
 
     async def _run(self, texts: Sequence[str], sink: Sink) -> None:
         batches = self._batches(texts)
@@ -177,7 +183,7 @@ class OpenAIEmbeddings(Endpoint):
             except BadRequest as again:
                 error = again
                 continue
-            self._cut.add(text)
+            self._truncated.add(text)
             return answer
         raise RequestError(f"{self.name} refuses the text {text[:60]!r}: {error}", error.raw) from None
 

@@ -1,7 +1,7 @@
-"""VectorCache: every vector that was made, under the hash of encoder and text, in one SQLite file.
+"""VectorCache: all encoded vectors, by a hash of encoder and text, in one SQLite file.
 
-Vectors are committed the moment they come. So an encode killed at any moment goes on where it was, a changed
-text is encoded alone, and an API is never paid twice. The file may be deleted: it only saves work.
+Vectors are committed as they arrive. So an encoding run that was killed continues where it stopped, only changed
+texts are encoded again, and an API is never paid twice. The file may be deleted: it only saves work.
 """
 
 from __future__ import annotations
@@ -84,28 +84,32 @@ class VectorCache:
         return locked(self.path, f"another process is encoding into {self.path}: wait for it or stop it")
 
     def read(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Float32Array, bool]]:
-        """(place in ``keys``, float32[d_s], whether the text was cut) of each that is here, in any order."""
+        """(place in ``keys``, float32[d_s], whether the text was truncated) of each key in the file, in any order."""
         places = {wanted: place for place, wanted in enumerate(keys)}
         for start in range(0, len(keys), READ_AT_ONCE):
             some = keys[start : start + READ_AT_ONCE]
             rows = self._db.execute(
                 f"SELECT key, cut, vector FROM vectors WHERE key IN ({','.join('?' * len(some))})", some
             )
-            for found, cut, vector in rows:
-                yield places[found], np.frombuffer(vector, "<f4").astype(np.float32, copy=False), bool(cut)
+            for found, truncated, vector in rows:
+                yield (
+                    places[found],
+                    np.frombuffer(vector, "<f4").astype(np.float32, copy=False),
+                    bool(truncated),
+                )
 
-    def write(self, keys: Sequence[bytes], vectors: Float32Array, cut: Sequence[bool]) -> None:
+    def write(self, keys: Sequence[bytes], vectors: Float32Array, truncated: Sequence[bool]) -> None:
         """Commit vectors, all or none of them.
 
         Args:
-            keys: one a vector.
+            keys: one per vector.
             vectors: float32[n, d_s].
-            cut: whether each text was longer than what the model reads.
+            truncated: whether each text was longer than the model's longest input.
 
         Raises:
             WorkspaceError: the file cannot be written, for example on a full disk.
         """
-        rows = zip(keys, map(int, cut), (row.astype("<f4").tobytes() for row in vectors), strict=True)
+        rows = zip(keys, map(int, truncated), (row.astype("<f4").tobytes() for row in vectors), strict=True)
         try:
             with transaction(self._db):
                 self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)

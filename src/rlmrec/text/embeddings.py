@@ -22,10 +22,10 @@ from rlmrec.types import BoolArray, Float32Array
 
 @dataclass(frozen=True, eq=False)
 class TextEmbeddings:
-    """s: one vector per user and per item (Eq. 15), except those marked to have none.
+    """The text vectors s: one per user and per item (Eq. 15), except those marked to have none.
 
-    A node without a vector takes part in everything but the alignment: it is no anchor, no candidate and
-    never to be rebuilt. Its row is zeros.
+    A node without a vector takes part in everything except the alignment: it is neither anchor nor candidate, and
+    its text is never rebuilt. Its row is zeros.
 
     Args:
         users: float32[U, d_s].
@@ -83,7 +83,7 @@ class TextEmbeddings:
 
     @property
     def size(self) -> int:
-        """d_s."""
+        """Number of dimensions d_s."""
         return int(self.items.shape[1])
 
     @property
@@ -93,22 +93,22 @@ class TextEmbeddings:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the vectors themselves: a run names what it was trained with."""
+        """Hash of the vectors: a run records which it was trained with."""
         digest = hashlib.sha256(self.users.tobytes() + self.items.tobytes())
         if not self.complete:
             digest.update(self.has_user.tobytes() + self.has_item.tobytes())
         return digest.hexdigest()[:16]
 
     def stacked(self) -> Float32Array:
-        """float32[N, d_s], users first."""
+        """Return float32[N, d_s], users first."""
         return np.concatenate([self.users, self.items])
 
     def stacked_mask(self) -> BoolArray:
-        """bool[N], which nodes have a vector, users first."""
+        """Return bool[N], which nodes have a vector, users first."""
         return np.concatenate([self.has_user, self.has_item])
 
     def check(self, dataset: Dataset) -> TextEmbeddings:
-        """This, if it has one row per user and item of ``dataset``.
+        """Check that there is one row per user and item of ``dataset``; return self.
 
         Raises:
             DataError: another number of rows, or made for other data.
@@ -128,10 +128,10 @@ class TextEmbeddings:
         return self
 
     def shuffled(self, rng: np.random.Generator, which: str = "both") -> TextEmbeddings:
-        """The same vectors given to the wrong nodes, users among users and items among items (Figure 4).
+        """Assign the vectors to the wrong nodes, users among users and items among items (Figure 4).
 
         Args:
-            rng: source of the order; what it does to the items does not depend on ``which``.
+            rng: source of the order; the order of the items does not depend on ``which``.
             which: "users", "items" or "both".
 
         Raises:
@@ -183,7 +183,7 @@ class TextEmbeddings:
 def mean_over_training(
     item_vectors: Float32Array, train: Interactions, has_item: BoolArray | None = None
 ) -> Float32Array:
-    """The users' default vectors: the mean over their training items' vectors, never a held-out one.
+    """Compute the users' default vectors: means over their training items' vectors, never a held-out one.
 
     Args:
         item_vectors: float32[I, d_s].

@@ -1,9 +1,9 @@
-"""TextEncoder: what turns texts into vectors, s = T(P) (Eq. 15)."""
+"""TextEncoder: the interface of everything that encodes texts as vectors, s = T(P) (Eq. 15)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,14 +13,32 @@ from rlmrec.types import AnyArray, Float32Array
 Sink = Callable[[Sequence[int], Float32Array], None]  # takes the vectors of some rows of the texts
 
 
+class EncoderSettings(NamedTuple):
+    """Settings of the built-in encoders, for their ``create``.
+
+    base_url: root of an OpenAI-compatible endpoint; None is OpenAI's.
+    key_env: environment variable with the endpoint's key.
+    device: device of a model that runs here.
+    endpoint: further options of ``OpenAIEmbeddings``.
+    """
+
+    base_url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
+    device: str = "cpu"
+    endpoint: Mapping[str, Any] | None = None
+
+
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Anything that maps texts to vectors of one length. Any object with these three will do.
+    """Interface of an encoder: any object with ``name``, ``dim`` and ``encode``.
 
-    Three more are optional. ``revision``: of the model, for the manifest. ``is_cut(texts)``: one bool a
-    text, whether it is longer than what the model reads. ``stream(texts, sink)``: hands vectors over as
-    they come, ``sink(rows, vectors)``, in any order; for encoders that have several requests under way,
-    so that each answer is stored the moment it is paid for.
+    Optional: ``revision``, of the model, for the manifest; ``is_truncated(texts)``, one bool per text, whether it
+    is longer than the model's longest input; ``stream(texts, sink)``, which calls ``sink(rows, vectors)`` as
+    vectors arrive, in any order, so that an encoder with several requests under way loses no answer that was
+    paid for.
+
+    ``rlmrec encode --encoder my.py:Mine`` makes a class without arguments, or, if it has a ``Config``, with
+    an instance of it that holds the options of ``--set``.
 
     Example:
         >>> class Letters:
@@ -33,21 +51,21 @@ class TextEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What makes the vectors: model, revision, instruction. Vectors are kept under it."""
+        """Name of what makes the vectors: model, revision, instruction. Stored vectors are found by it."""
         ...
 
     @property
     def dim(self) -> int | None:
-        """d_s; None while only the first answer can tell."""
+        """Number of dimensions d_s; None until the first vectors where it is not known before."""
         ...
 
     def encode(self, texts: Sequence[str]) -> AnyArray:
-        """(n, d_s), numbers, in the order of ``texts``."""
+        """Return numbers (n, d_s), in the order of ``texts``."""
         ...
 
 
 def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Array:
-    """``vectors`` as float32[n, d_s], if that is what they are.
+    """Return an encoder's vectors as float32[n, d_s] after checking them.
 
     Args:
         name: the encoder's.
@@ -63,7 +81,7 @@ def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Ar
             array = np.asarray(vectors, np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{name} answered with what is no array of numbers ({error}): expected ({n_texts}, d_s) of them"
+            f"{name} returned something else than an array of numbers ({error}): expected ({n_texts}, d_s)"
         ) from None
     if array.ndim != 2 or len(array) != n_texts or not array.shape[1]:
         raise DataError(

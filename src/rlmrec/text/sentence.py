@@ -1,4 +1,4 @@
-"""Any sentence-transformers model, by its name on the hub or by folder, with an instruction where it takes one."""
+"""SentenceEncoder: any sentence-transformers model, by its name on the hub or by folder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from rlmrec.errors import ConfigError
 from rlmrec.files import sha256
+from rlmrec.text.encoder import EncoderSettings
 from rlmrec.types import BoolArray, Float32Array
 
 # What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
@@ -80,13 +81,19 @@ class SentenceEncoder:
         instructed = "" if instruction is None else f", instruction {instruction!r}"
         self.name = f"{named} ({self.revision or 'revision unknown'}{instructed})"
 
+    @classmethod
+    def create(cls, argument: str, settings: EncoderSettings) -> Self:
+        """Make the encoder of "sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION]"."""
+        model, instruction = split_instruction(argument)
+        return cls(model, instruction, device=settings.device)
+
     def _commit(self) -> str | None:
         config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
         commit: str | None = getattr(config, "_commit_hash", None)
         return commit
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """float32[n, d_s]; what is beyond the model's longest input is cut off, see ``is_cut``."""
+        """float32[n, d_s]; text beyond the model's longest input is ignored, see ``is_truncated``."""
         if not len(texts):
             return np.empty((0, self.dim), np.float32)
         vectors: Float32Array = self._model.encode(
@@ -94,24 +101,32 @@ class SentenceEncoder:
         )
         return vectors.astype(np.float32, copy=False)
 
-    def is_cut(self, texts: Sequence[str]) -> BoolArray:
-        """bool[n]: whether a text, its instruction included, has more tokens than the model reads."""
-        cut = np.zeros(len(texts), bool)
+    def is_truncated(self, texts: Sequence[str]) -> BoolArray:
+        """Return bool[n]: whether a text, with its instruction, has more tokens than the model reads."""
+        truncated = np.zeros(len(texts), bool)
         most: int | None = self._model.max_seq_length
         tokenizer: Any = getattr(self._model, "tokenizer", None)
         if most is None or tokenizer is None:
-            return cut
+            return truncated
         full = [f"{self.instruction or ''}{text}" for text in texts]
         # A token is at least a character; four are the most that models put around a text.
         long = [row for row, text in enumerate(full) if len(text) > most - 4]
         if long:
             tokens = tokenizer([full[row] for row in long], truncation=False, padding=False, verbose=False)
-            cut[long] = [len(ids) > most for ids in tokens["input_ids"]]
-        return cut
+            truncated[long] = [len(ids) > most for ids in tokens["input_ids"]]
+        return truncated
+
+
+def split_instruction(argument: str) -> tuple[str, str | None]:
+    """Split "model:instruction"; a folder may have a colon in its name."""
+    model, colon, instruction = argument.partition(":")
+    if Path(argument).is_dir():
+        return argument, None
+    return model, instruction if colon else None
 
 
 def _folder_hash(folder: Path) -> str:
-    """A hash of what a model folder's vectors follow from: weights, configuration, vocabulary."""
+    """Hash the files that determine a model's vectors: weights, configuration, vocabulary."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from rlmrec.errors import ConfigError
+from rlmrec.text.encoder import EncoderSettings
 from rlmrec.types import Float32Array
 
 
 class WordLlamaEncoder:
-    """Static vectors: no order of words, no context, no bound on the length; no network.
+    """Static word vectors, averaged: no word order, no context, no limit on length, no network.
 
     Raises:
         ConfigError: the ``wordllama`` extra is not installed.
@@ -43,8 +45,14 @@ class WordLlamaEncoder:
             cache_dir=Path(wordllama.__file__).parent, dim=self.dim, disable_download=True
         )
 
+    @classmethod
+    def create(cls, argument: str, settings: EncoderSettings) -> Self:
+        """Make the encoder; it has no options."""
+        del argument, settings
+        return cls()
+
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """float32[n, 256]; zeros for a text without a token."""
+        """Return float32[n, 256]; zeros for a text without a token."""
         vectors = np.zeros((len(texts), self.dim), np.float32)
         rows = [row for row, text in enumerate(texts) if text.strip()]
         if rows:
