@@ -20,10 +20,10 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.recommend.cold_start import KernelMap, ProjectorMap, directions
+from rlmrec.recommend.cold_start import KernelMap, ProjectorMap
 from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.topk import top_k
+from rlmrec.topk import top_k, unit_rows
 from rlmrec.workspace import Workspace
 
 K = 20
@@ -100,12 +100,12 @@ def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
             recall(noise[0], noise[1].astype(np.float32), wanted, part) for part in parts
         ],
         "(a) cosine of text vectors": [
-            recall(directions(texts.users), directions(new), wanted, part) for part in parts
+            recall(unit_rows(texts.users), unit_rows(new), wanted, part) for part in parts
         ],
     }
     warm = np.flatnonzero(warm_set.train.item_degrees() > 0)
     for name, (folder, recommender) in runs.items():
-        targets = directions(recommender.items[warm])
+        targets = unit_rows(recommender.items[warm])
         maps = [
             KernelMap.fit(texts.items[warm], targets, np.random.default_rng(0), width, penalty)
             for width, penalty in KERNELS
@@ -113,7 +113,7 @@ def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
         projector = ProjectorMap.of_run(folder)
         best = {}
         for one in maps if projector is None else [*maps, projector]:
-            mapped = directions(one.apply(new))
+            mapped = unit_rows(one.apply(new))
             found = [recall(recommender.users, mapped, wanted, part) for part in parts]
             if found[0] > best.get(one.name, ([-1],))[0][0]:
                 best[one.name] = found, one

@@ -14,7 +14,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation import metrics
 from rlmrec.files import atomic_file
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k, unit_rows
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # By name: per user, and of all lists together.
@@ -63,12 +63,7 @@ class DotProduct:
         Example:
             ``evaluate(DotProduct.cosine(text_embeddings.users, text_embeddings.items), dataset)``
         """
-
-        def directions(rows: Float32Array) -> Float32Array:
-            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-        return cls(directions(users), directions(items))
+        return cls(unit_rows(users), unit_rows(items))
 
     def score(self, users: IntArray) -> Float32Array:
         """float32[B, I]."""

@@ -26,7 +26,7 @@ from rlmrec.experiments.trial import identity
 from rlmrec.profiles.parse import cut_words
 from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import MEMORY_BUDGET, map_blocks
+from rlmrec.topk import MEMORY_BUDGET, map_blocks, unit_rows
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 from rlmrec.workspace import Workspace
 
@@ -118,8 +118,8 @@ def distant_pairs(
     for name, matrix in {"text": texts, **models}.items():
         if len(matrix) != train.n_users:
             raise DataError(f"{name} has vectors of {len(matrix)} users, the dataset {train.n_users}")
-    directions = {name: _directions(matrix) for name, matrix in models.items()}
-    text = _directions(texts)
+    directions = {name: unit_rows(matrix) for name, matrix in models.items()}
+    text = unit_rows(texts)
     # One number per user, drawn here: the size of the blocks must not change who is drawn.
     draws = np.random.default_rng(seed).random(train.n_users)
 
@@ -261,11 +261,6 @@ def run(
     path = results_path(folder or workspace.experiments_path, "figure6", dataset.name)
     Results[dict[str, Any]](path).append({"id": identity(asked), "status": "done", **result})
     return result
-
-
-def _directions(rows: Float32Array) -> Float32Array:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _joined(parts: Sequence[Pairs]) -> Pairs:

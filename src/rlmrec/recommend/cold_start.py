@@ -20,6 +20,7 @@ from rlmrec.files import atomic_file
 from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.topk import unit_rows
 from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
@@ -99,7 +100,7 @@ class KernelMap:
             width: of the kernel.
             penalty: weight of the squared norm.
         """
-        unit = directions(texts)
+        unit = unit_rows(texts)
         marks = np.sort(rng.choice(len(unit), min(LANDMARKS, len(unit)), replace=False))
         landmarks = unit[marks]
         gram = np.zeros((len(marks), len(marks)))
@@ -117,7 +118,7 @@ class KernelMap:
 
     def apply(self, texts: Float32Array) -> Float32Array:
         """Map text vectors float32[n, d_s] to vectors float32[n, d]."""
-        unit = directions(texts)
+        unit = unit_rows(texts)
         return np.concatenate(
             [
                 _kernel(unit[start:stop] @ self.landmarks.T, self.width) @ self.values
@@ -231,7 +232,7 @@ class ColdStart:
             raise DataError(
                 f"expected finite text vectors of {self.size} numbers, made by {self.encoder}, got shape {texts.shape}"
             )
-        return directions(self.map.apply(texts))
+        return unit_rows(self.map.apply(texts))
 
     @classmethod
     def fit(
@@ -289,7 +290,7 @@ class ColdStart:
         rng = np.random.default_rng(seed)
         if len(rows) > MAX_ITEMS:
             rows = np.sort(rng.choice(rows, MAX_ITEMS, replace=False))
-        return KernelMap.fit(text_embeddings.items[rows], directions(recommender.items[rows]), rng)
+        return KernelMap.fit(text_embeddings.items[rows], unit_rows(recommender.items[rows]), rng)
 
     def save(self, folder: Path | str) -> None:
         """Write one file into the recommender's folder, atomically."""
@@ -338,13 +339,6 @@ class ColdStart:
 def has_cold_start(folder: Path) -> bool:
     """Return whether a recommender's folder holds a cold-start model."""
     return (Path(folder) / FILE).exists()
-
-
-def directions(rows: Float32Array) -> Float32Array:
-    """Scale rows to length 1; a zero row stays zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Float32Array = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return scaled
 
 
 def _kernel(cosines: Float32Array, width: float) -> Float32Array:
