@@ -52,6 +52,7 @@ class LLMError(RlmrecError):
     """
 
     kind = "error"
+    usage: Any = None  # rlmrec.llm.Usage of an answer that was paid for all the same
 
     def __init__(self, message: str, raw: str | None = None) -> None:
         super().__init__(message)

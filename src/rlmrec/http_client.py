@@ -78,9 +78,8 @@ class Secrets:
     def clean_error(self, error: RlmrecError | Transient) -> None:
         """Take them out of an error's message and out of what the server sent, in place."""
         error.args = tuple(self.clean(str(part)) for part in error.args)
-        raw = getattr(error, "raw", None)
-        if isinstance(error, LLMError | Transient) and raw is not None:
-            error.raw = self.clean(raw)[:RAW_LENGTH]  # cut afterwards: half a key is not found
+        if isinstance(error, LLMError | Transient) and error.raw is not None:
+            error.raw = self.clean(error.raw)[:RAW_LENGTH]  # cut afterwards: half a key is not found
 
 
 class Endpoint:

@@ -28,7 +28,7 @@ from rlmrec.data.raw import add_texts
 from rlmrec.data.steam import read_steam
 from rlmrec.data.yelp import read_yelp
 from rlmrec.errors import DataError
-from rlmrec.llm.client import Completion
+from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Store
 from rlmrec.profiles.audit import audit
@@ -480,7 +480,7 @@ def test_what_the_commands_say(tmp_path, call):
     assert call("data", "steam", *options, "--from", "2017-12-17", "--until", "2017-12-17")[0] == 0
 
 
-class Model:
+class Model(LLM):
     """Writes a profile of everything and remembers what it was asked."""
 
     name = "model"

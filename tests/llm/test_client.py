@@ -9,7 +9,8 @@ import pytest
 from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
 
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RequestError
-from rlmrec.llm.client import Completion, OpenAIChat, Usage
+from rlmrec.llm.base import Completion, Usage
+from rlmrec.llm.client import OpenAIChat
 from rlmrec.profiles.parse import SCHEMA
 
 

@@ -15,7 +15,7 @@ from rlmrec.errors import ConfigError, RequestError
 from rlmrec.llm import local
 from rlmrec.llm.local import LocalChat, grammar
 from rlmrec.profiles.parse import SCHEMA, parse
-from rlmrec.profiles.prompts import load_template
+from rlmrec.profiles.template import load_template
 
 installed = pytest.mark.skipif(LocalChat.missing() is not None, reason=str(LocalChat.missing()))
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
 from rlmrec.llm import store as store_module
-from rlmrec.llm.client import Completion, Usage
+from rlmrec.llm.base import Completion, Usage
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Confirmed, Profile, Store, request_hash
 

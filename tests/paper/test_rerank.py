@@ -10,7 +10,7 @@ import pytest
 from rlmrec.errors import AccessError, ConfigError, DataError, RefusedError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.experiments.results import Results
-from rlmrec.llm.client import Completion
+from rlmrec.llm.base import LLM, Completion
 from rlmrec.paper import rerank
 from rlmrec.paper.rerank import Chosen, RerankConfig, read
 from rlmrec.recommend.open import open_recommender
@@ -21,7 +21,7 @@ CONFIG = RerankConfig(candidates=24, choose=20, users=12)
 TITLES = ["Emma", "Ulysses", "Dubliners", "Emma (1996)", "Ulysses"]
 
 
-class Model:
+class Model(LLM):
     """Answers by a function of the numbered candidates; a fault may be raised instead."""
 
     name = "model"

@@ -14,7 +14,7 @@ import pytest
 from rlmrec.cli import main
 from rlmrec.experiments.results import Results
 from rlmrec.llm import client
-from rlmrec.llm.client import Completion
+from rlmrec.llm.base import LLM, Completion
 from rlmrec.paper import theorem2
 from rlmrec.paper.case_study import case_study
 from rlmrec.paper.studies import STUDIES, bounds
@@ -81,7 +81,7 @@ def test_the_case_study_by_command(place, call, toy):
     assert (records[0]["dataset"], records[0]["p"]) == ("blocks", "")
 
 
-class Endpoint:
+class Endpoint(LLM):
     """Answers with the candidates in their order, the first of them made up."""
 
     name = "model/x"

@@ -4,13 +4,13 @@ from made_dataset import make_dataset
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError
-from rlmrec.llm.client import Completion
+from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit
 from rlmrec.profiles.profiler import Profiler
 
 
-class Model:
+class Model(LLM):
     name = "m"
 
     async def complete(self, system, prompt, schema=None):

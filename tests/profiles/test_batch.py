@@ -5,7 +5,8 @@ import pytest
 from fault_server import GOOD
 
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.llm.client import Completion, OpenAIChat
+from rlmrec.llm.base import LLM, Completion
+from rlmrec.llm.client import OpenAIChat
 from rlmrec.llm.store import Store
 from rlmrec.profiles.batch import read_batch, write_batch
 from rlmrec.profiles.profiler import Profiler
@@ -124,7 +125,7 @@ def test_the_file_of_another_model_is_refused(profiler, dataset, tmp_path):
 
 
 def test_models_without_batches(profiler, dataset, tmp_path):
-    class Model:
+    class Model(LLM):
         name = "m"
 
         async def complete(self, system, prompt, schema=None):

@@ -9,7 +9,8 @@ import pytest
 from rlmrec.llm.local import LocalChat
 from rlmrec.llm.replay import Replay
 from rlmrec.profiles.parse import WORDS, parse
-from rlmrec.profiles.prompts import PromptOptions, load_template
+from rlmrec.profiles.prompts import PromptOptions
+from rlmrec.profiles.template import load_template
 
 FILE = resources.files("rlmrec.profiles") / "movielens-100k.jsonl.gz"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.profiles.parse import AnswerError, Parsed, cut_words, parse
-from rlmrec.profiles.prompts import DOMAINS, KINDS, load_template
+from rlmrec.profiles.template import DOMAINS, KINDS, load_template
 
 GOOD = '{"summarization": "Fans of noir.", "reasoning": "It is dark."}'
 FORM = '{"summarization": "which types of people would enjoy this item", "reasoning": "briefly, why"}'

@@ -12,16 +12,20 @@ from made_dataset import make_dataset
 from rlmrec.data.dataset import SPLITS
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import AccessError, ConfigError, EndpointError, WorkspaceError
-from rlmrec.llm.client import Completion, OpenAIChat, Usage
+from rlmrec.llm.base import LLM, Completion, Usage
+from rlmrec.llm.client import OpenAIChat
 from rlmrec.llm.replay import Replay
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit
-from rlmrec.profiles.profiler import ANSWER_TOKENS, Price, Profiler
-from rlmrec.profiles.prompts import KINDS, PromptOptions
-from rlmrec.profiles.texts import stored_profiles
+from rlmrec.profiles.profiler import Profiler
+from rlmrec.profiles.progress import Price
+from rlmrec.profiles.prompts import PromptOptions
+from rlmrec.profiles.requests import ANSWER_TOKENS
+from rlmrec.profiles.select import stored_profiles
+from rlmrec.profiles.template import KINDS
 
 
-class Model:
+class Model(LLM):
     """Answers by a function of the prompt and counts; no endpoint in between."""
 
     name = "model"
@@ -361,7 +365,7 @@ def test_nothing_to_go_by_costs_nothing(store):
         )
         assert len(model.prompts) == 11
     assert (items.kept, users.kept) == (8, 6)
-    assert "nothing to go by" in store.profile("user", "u2").error
+    assert "no text to write a profile from" in store.profile("user", "u2").error
     assert audit(store, dataset).passed
     assert Profiler(Model(), store).estimate(dataset, "item").requests == 0
     assert Profiler(model, store).run(whole, "item").asked > 0  # texts came later
@@ -508,15 +512,13 @@ def test_a_bound_that_bounds_nothing(store, bound):
 
 
 def test_a_model_that_answers_with_something_else(store, dataset):
-    class Plain:
+    class Plain(LLM):
         name = "plain"
 
         async def complete(self, system, prompt, schema=None):
             return GOOD
 
-    with pytest.raises(
-        ConfigError, match=r"'plain' returned str, expected a rlmrec\.llm\.client\.Completion"
-    ):
+    with pytest.raises(ConfigError, match=r"'plain' returned str, expected a rlmrec\.llm\.Completion"):
         Profiler(Plain(), store).run(dataset, "item")
 
 

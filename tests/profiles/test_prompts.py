@@ -12,18 +12,9 @@ from made_dataset import make_dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.profiles.prompts import (
-    DOMAINS,
-    KINDS,
-    PromptBuilder,
-    PromptOptions,
-    Template,
-    clean_text,
-    cut_tokens,
-    estimate_tokens,
-    load_template,
-    to_json,
-)
+from rlmrec.profiles.budget import estimate_tokens, truncate_tokens
+from rlmrec.profiles.prompts import PromptBuilder, PromptOptions, clean_text
+from rlmrec.profiles.template import DOMAINS, KINDS, Template, load_template, to_json
 
 PLAIN = {
     "item": Template("item", "# System\nSum up in {{ words }} words.\n# Prompt\nITEM: {{ data }}\nEND"),
@@ -218,11 +209,11 @@ def test_budgets_are_kept_and_cuts_are_said(tokens):
     )  # fmt: skip
     for prompt in (builder.item(0), builder.user(0)):
         assert prompt.tokens <= tokens
-        assert prompt.cuts
+        assert prompt.truncations
         data_of(prompt)  # still JSON
     assert len(builder.user(0).sources) == len(data_of(builder.user(0)))
     if tokens == 100:
-        assert "items dropped" in builder.user(0).cuts
+        assert "items dropped" in builder.user(0).truncations
     shown = data_of(builder.item(0))["reviews"]
     assert len(builder.item(0).sources) == (
         0 if shown == "None" else len(shown)
@@ -254,7 +245,7 @@ def test_one_long_attribute_does_not_cost_the_reviews(long):
     assert len(data["reviews"]) == len(prompt.sources) == 5
     assert data["attributes"]["genre"] == "novel"
     assert 20 < estimate_tokens(to_json(data["attributes"]["blurb"])) <= 210
-    assert "attributes shortened" in prompt.cuts
+    assert "attributes shortened" in prompt.truncations
 
 
 def test_many_attributes_and_reviews_give_way_to_each_other():
@@ -263,14 +254,14 @@ def test_many_attributes_and_reviews_give_way_to_each_other():
     assert 450 < prompt.tokens <= 600
     assert 1 <= len(data["reviews"]) == len(prompt.sources)
     assert len(data["attributes"]) >= 1
-    assert "attributes dropped" in prompt.cuts
+    assert "attributes dropped" in prompt.truncations
 
 
 def test_no_more_is_cut_than_the_budget_asks_for():
     prompt = with_attributes(blurb="word " * 250).item(0)
     assert 480 < prompt.tokens <= 600
-    assert prompt.cuts == ("attributes shortened",)
-    assert with_attributes(blurb="word " * 20).item(0).cuts == ()
+    assert prompt.truncations == ("attributes shortened",)
+    assert with_attributes(blurb="word " * 20).item(0).truncations == ()
 
 
 def test_a_long_description_is_cut_last_words_first():
@@ -284,8 +275,8 @@ def test_a_long_description_is_cut_last_words_first():
     assert description.startswith("first more")
     assert description.endswith("more …")
     assert 250 < prompt.tokens <= 300
-    assert prompt.cuts == ("description cut",)
-    assert builder.item(1).cuts == ()
+    assert prompt.truncations == ("description cut",)
+    assert builder.item(1).truncations == ()
 
 
 def test_a_budget_for_nothing_is_refused(dataset):
@@ -297,8 +288,8 @@ def test_a_budget_for_nothing_is_refused(dataset):
 
 def test_estimates_and_cuts():
     for text in ("", "a" * 400, "本" * 100, "é a " * 50):
-        assert estimate_tokens(cut_tokens(text, 20)) <= 20
-    assert cut_tokens("short", 20) == "short"
+        assert estimate_tokens(truncate_tokens(text, 20)) <= 20
+    assert truncate_tokens("short", 20) == "short"
 
 
 def test_folder_of_ones_own(tmp_path):
@@ -322,7 +313,7 @@ def test_folder_of_ones_own(tmp_path):
         ("# System\n{{ 1 / 0 }}\n# Prompt\n{{ data }}", "^the prompt: division by zero; known are"),
         ("# System\nx\n# Prompt\n{{ range(10 ** 9) }}", "Range too big"),
         ("# System\nx\n# Prompt\n{{ data[:3].encode('ascii').decode('nope') }}", "unknown encoding"),
-        ("# System\nx\n# Prompt\n{{ fields }}", "fields is no text"),
+        ("# System\nx\n# Prompt\n{{ fields }}", "fields is not a text"),
         ("# System\nx\n# Prompt\n{{ data", "Jinja cannot read it"),
         ("# System\nx\n# Prompt\n{{ data.__class__.__mro__ }}", "unsafe|undefined"),
     ],
@@ -342,12 +333,12 @@ def test_fields_are_the_data_and_its_attributes(dataset):
     assert prompt("{{ fields.genre }}", data=make_dataset(described=8)) == '"Title 0" "None"'
     for name in ("grape", "values", "items", "get"):
         with pytest.raises(
-            ConfigError, match=f"^own.md: there is no field '{name}'; there are title, description"
+            ConfigError, match=f"^own.md: there is no field '{name}'; known fields: title, description"
         ):
             prompt(f"{{{{ fields.{name} }}}}")
     values = dataclasses.replace(dataset, item_texts=dataset.item_texts.rename({"genre": "values"}))
     assert prompt("{{ fields.values }}", data=values) == '"Title 0" "genre 0"'
-    with pytest.raises(ConfigError, match=r"no field 'title'; there are none, use \{\{ data"):
+    with pytest.raises(ConfigError, match=r"no field 'title'; known fields: none, use \{\{ data"):
         Template("user", "# System\nx\n# Prompt\n{{ data }} {{ fields.title }}")
 
 

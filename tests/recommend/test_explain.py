@@ -12,7 +12,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
-from rlmrec.llm.client import Completion
+from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.store import Profile, Store
 from rlmrec.recommend.explain import Explainer, shared_terms
 from rlmrec.recommend.recommender import Recommender
@@ -168,7 +168,7 @@ def test_unknown_ids_and_a_bad_k(films):
         films.explain(1, "a", k=0)
 
 
-class Says:
+class Says(LLM):
     name = "says"
 
     def __init__(self, text):

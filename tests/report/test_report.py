@@ -25,7 +25,7 @@ from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.files import write_json_lines
-from rlmrec.llm.client import Completion, Usage
+from rlmrec.llm.base import Completion, Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.paper.grids import grid as paper_grid
 from rlmrec.paper.grids import grids

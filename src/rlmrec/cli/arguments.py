@@ -60,3 +60,9 @@ ThreadsOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON line on stdout; all other output goes to stderr.")
 ]
+
+
+def is_given(context: typer.Context, option: str) -> bool:
+    """Return whether an option, by the name of its parameter, was set by the user."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"

@@ -53,7 +53,8 @@ def explain(
     found = explainer.explain(user_id, item_id, k)
     sentence = None
     if model is not None:
-        from rlmrec.llm.client import LLM, OpenAIChat
+        from rlmrec.llm.base import LLM
+        from rlmrec.llm.client import OpenAIChat
         from rlmrec.llm.local import LocalChat
 
         llm: LLM = (

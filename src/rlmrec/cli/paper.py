@@ -14,7 +14,7 @@ from rlmrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output
-    from rlmrec.llm.client import LLM
+    from rlmrec.llm.base import LLM
     from rlmrec.paper.theorem2 import Row
 
 app = typer.Typer(no_args_is_help=True, help="Repeat the paper's studies: Figure 1, Figure 6 and Theorem 2.")

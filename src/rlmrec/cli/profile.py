@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, is_given
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.profiles import DOMAINS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
-    from rlmrec.llm.client import LLM
+    from rlmrec.llm.base import LLM
     from rlmrec.profiles.batch import BatchRead
-    from rlmrec.profiles.profiler import Estimate, Profiler, Progress
+    from rlmrec.profiles.profiler import Profiler
+    from rlmrec.profiles.progress import Estimate, ProfilingProgress
 
 
 PARTLY_FAILED = 3
@@ -156,8 +157,10 @@ def profile(
     from rlmrec.llm.replay import Replay
     from rlmrec.llm.store import Store
     from rlmrec.profiles.batch import read_batch, write_batch
-    from rlmrec.profiles.profiler import Price, Profiler
-    from rlmrec.profiles.prompts import KINDS, PromptOptions
+    from rlmrec.profiles.profiler import Profiler
+    from rlmrec.profiles.progress import Price
+    from rlmrec.profiles.prompts import PromptOptions
+    from rlmrec.profiles.template import KINDS
     from rlmrec.workspace import Workspace
 
     if not (items or users):
@@ -166,7 +169,7 @@ def profile(
         raise ConfigError(
             "a batch file holds one kind: give --items or --users; users' prompts quote the items'"
         )
-    given = {name for name in context.params if _is_given(context, name)}
+    given = {name for name in context.params if is_given(context, name)}
     mode = _mode(model, given)
     for option in sorted(given):
         if mode not in USED_BY.get(option, mode).split(", "):
@@ -237,11 +240,6 @@ def profile(
         raise typer.Exit(PARTLY_FAILED)
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 def _mode(model: str, given: set[str]) -> str:
     """Who answers, or what else is done.
 
@@ -274,7 +272,7 @@ def _domain(dataset: Dataset) -> str:
 
 def _run(
     profiler: Profiler, dataset: Dataset, kind: str, limit: int | None, retry_failed: bool, output: Output
-) -> Progress:
+) -> ProfilingProgress:
     from rlmrec.llm.replay import Replay
 
     total = dataset.n_items if kind == "item" else dataset.n_users
@@ -285,7 +283,7 @@ def _run(
     return progress
 
 
-def _note(progress: Progress) -> str:
+def _note(progress: ProfilingProgress) -> str:
     parts = [f"{progress.n_failed} failed", f"{progress.kept} done before"]
     if progress.cached:
         parts.append(f"{progress.cached} from stored answers")
@@ -303,7 +301,7 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e3 else str(count)
 
 
-def _show(progress: Progress, output: Output, replayed: bool = False) -> None:
+def _show(progress: ProfilingProgress, output: Output, replayed: bool = False) -> None:
     left = progress.total - progress.done
     line = (
         f"{progress.kind}s: {progress.profiled:,} of {progress.total:,} profiled, "
@@ -325,7 +323,7 @@ def _show(progress: Progress, output: Output, replayed: bool = False) -> None:
             output.say(f"    {escape(what)}, mostly: {escape(progress.reason(what))}")
     for label, counts in (
         ("answers repaired", progress.repaired),
-        ("prompts cut to the budget of tokens", progress.cuts),
+        ("prompts cut to the budget of tokens", progress.truncations),
     ):
         if counts:
             listed = ", ".join(f"{escape(what)} {count:,}" for what, count in counts.most_common())
@@ -347,7 +345,7 @@ def _show_estimate(estimate: Estimate, output: Output) -> None:
         f"({estimate.kept:,} need none), about {estimate.usage.prompt:,} prompt tokens and "
         f"{estimate.usage.completion:,} answer tokens, cost {cost}"
     )
-    for what, count in estimate.cuts.most_common():
+    for what, count in estimate.truncations.most_common():
         output.say(f"  {count:,} prompts cut to the budget: {escape(what)}")
     for number, prompt in enumerate(estimate.samples, 1):
         if number == 1:
@@ -373,7 +371,7 @@ def _show_batch(read: BatchRead, output: Output) -> None:
         output.say(f"  {left:,} still need an answer: write the next file with --batch-out FILE")
 
 
-def _plain(progress: Progress) -> dict[str, Any]:
+def _plain(progress: ProfilingProgress) -> dict[str, Any]:
     return {
         "total": progress.total,
         "profiled": progress.profiled,
@@ -387,7 +385,7 @@ def _plain(progress: Progress) -> dict[str, Any]:
         "cost": progress.cost,
         "repeated": progress.repeated,
         "repaired": dict(progress.repaired),
-        "cuts": dict(progress.cuts),
+        "cuts": dict(progress.truncations),
         "stopped": progress.stopped,
         "seconds": round(progress.seconds, 3),
     }
@@ -400,7 +398,7 @@ def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
         "requests": estimate.requests,
         "usage": estimate.usage._asdict(),
         "cost": estimate.cost,
-        "cuts": dict(estimate.cuts),
+        "cuts": dict(estimate.truncations),
         "samples": [prompt.text for prompt in estimate.samples],
     }
 
@@ -408,7 +406,7 @@ def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
 def _provenance(profiler: Profiler, kinds: list[str]) -> dict[str, Any]:
     """How exported answers came about, for their manifest."""
     from rlmrec.http_client import without_secrets
-    from rlmrec.profiles.prompts import load_template
+    from rlmrec.profiles.template import load_template
 
     templates = {
         kind: load_template(kind, profiler.domain, folder=profiler.folder, small=profiler.small).source

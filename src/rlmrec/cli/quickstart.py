@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import JsonOption, WorkspaceOption
 from rlmrec.cli.compare import show_metrics
-from rlmrec.cli.encode import item_texts, write_text_embeddings
+from rlmrec.cli.encode import write_text_embeddings
 from rlmrec.cli.output import Output
 from rlmrec.cli.recommend import show_recommendations
 from rlmrec.cli.train import train_with_progress
@@ -173,12 +173,12 @@ def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> TextE
     (benchmarks/movielens_profiles.py).
     """
     from rlmrec.llm.store import Store
-    from rlmrec.profiles.texts import node_texts, stored_profiles
+    from rlmrec.profiles.select import metadata_of, node_texts, stored_profiles
     from rlmrec.text.local import LocalEncoder
 
     with Store(place.profiles_path) as store:
         profiles = stored_profiles(store, dataset, "item")
-    texts = node_texts("llm+metadata", profiles.texts, item_texts(dataset))
+    texts = node_texts("llm+metadata", profiles.texts, metadata_of(dataset, "item"))
     output.say(f'   for example "{escape(str(texts.texts[0]))}"')
     text_embeddings, _ = write_text_embeddings(
         place, dataset, LocalEncoder(), texts.texts, None, output, manifest={"profiles": texts.source}

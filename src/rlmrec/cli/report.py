@@ -44,7 +44,7 @@ def report(
     from rlmrec.cli.output import Output
     from rlmrec.paper.grids import grids
     from rlmrec.paper.sections import SECTIONS
-    from rlmrec.profiles.profiler import Price
+    from rlmrec.profiles.progress import Price
     from rlmrec.report import write_report
     from rlmrec.workspace import Workspace
 

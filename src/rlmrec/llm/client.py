@@ -1,110 +1,47 @@
-"""The language model as everything else sees it, and the client of OpenAI-compatible endpoints.
+"""Client of OpenAI-compatible chat endpoints: OpenAI, vLLM, Ollama, llama.cpp, LM Studio.
 
-Any server that speaks ``/chat/completions`` will do: OpenAI, vLLM, Ollama, llama.cpp, LM Studio. What a
-server cannot do (JSON schemas, a seed) is found out on the first request and remembered.
+Features that a server lacks (JSON schemas, a seed) are detected by the first request and remembered.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any
 
 from rlmrec.errors import ConfigError, RefusedError, RequestError
 from rlmrec.http_client import BadRequest, Connection, Endpoint, Transient, count, mapping
-
-JsonSchema = Mapping[str, Any]
-
-
-class Usage(NamedTuple):
-    """Tokens of one answer, as the server counts them; ``cached`` ones of the prompt came from its cache."""
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
+from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One answer.
+class OpenAIChat(Endpoint, LLM):
+    """Client of an OpenAI-compatible chat endpoint, with retries.
 
-    Args:
-        text: what the model wrote, as it wrote it; "" when the server sent an answer without text.
-        usage: the tokens it took.
-        finish: "stop", or "length" when the limit on tokens cut it off.
-    """
-
-    text: str
-    usage: Usage = field(default_factory=Usage)
-    finish: str = "stop"
-
-
-@runtime_checkable
-class LLM(Protocol):
-    """What a language model must offer. Any object with these two will do; three more are optional.
-
-    ``options``: a mapping of JSON values, everything beside the name that changes answers (temperature,
-    limits, seed). It goes into the hash under which answers are stored. Default: none.
-    ``concurrency``: how many requests at once make sense. Default: 8.
-    ``replays``: True where answers were paid for before, so that they cost nothing. Default: False.
-
-    Example:
-        >>> class Parrot:
-        ...     name = "parrot"
-        ...     async def complete(self, system, prompt, schema=None):
-        ...         return Completion(text=prompt)
-        >>> isinstance(Parrot(), LLM)
-        True
-    """
-
-    @property
-    def name(self) -> str:
-        """The model's name, part of the hash under which its answers are stored."""
-        ...
-
-    async def complete(self, system: str, prompt: str, schema: JsonSchema | None = None) -> Completion:
-        """Answer one prompt.
-
-        Args:
-            system: the system prompt.
-            prompt: the user's message.
-            schema: JSON schema that the answer is to follow, or None for free text. A model that cannot be
-                held to it answers as well as it can.
-
-        Raises:
-            LLMError: no answer; the class says whether this request or all of them are concerned.
-        """
-        ...
-
-
-class OpenAIChat(Endpoint):
-    """Any OpenAI-compatible chat endpoint, with the patience that thousands of requests need.
-
-    429, 5xx, broken connections and time-outs are tried again with exponential back-off and jitter; a
-    Retry-After holds back every request of this client, not only the one that was told. The JSON-schema
-    response format falls back to plain JSON mode and then to text where the server refuses it.
+    429, 5xx, broken connections and time-outs are retried with exponential back-off and jitter; a
+    Retry-After holds back every request of this client, not only the one that received it. The JSON-schema
+    response format falls back to JSON mode and then to text where the server rejects it.
 
     Args:
         model: the model's name at the endpoint.
         base_url: the endpoint's root, such as "http://localhost:11434/v1"; None is OpenAI's.
-        key_env: the environment variable that holds the key. It is read when the first request goes out
-            and never written, logged or stored. Endpoints of your own need none.
+        key_env: the environment variable that holds the key. It is read by the first request and never
+            written, logged or stored. Your own endpoints need none.
         temperature: 0 makes answers as repeatable as the server can.
-        max_tokens: bound on the tokens of an answer.
-        seed: passed on where given.
+        max_tokens: most tokens of an answer.
+        seed: sent to the server if given.
         timeout: seconds that one try may take.
-        concurrency: requests in flight at once, at most.
+        concurrency: most requests in flight at once.
         retries: tries after the first one.
         backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
         extra_body: further fields of the request, for example {"chat_template_kwargs": …}.
-        reasoning: the model wants ``max_completion_tokens`` and no temperature, as OpenAI's reasoning models
-            do. Live requests find that out; a batch file cannot.
+        reasoning: the model takes ``max_completion_tokens`` and no temperature, as OpenAI's reasoning models
+            do. Live requests detect that; a batch file cannot.
 
     Raises:
-        ConfigError: a value out of range or an address that is none; on the first request: no key for an
-            endpoint that needs one.
+        ConfigError: a value out of range or an invalid address; on the first request: no key for an endpoint
+            that needs one.
 
     Source: https://platform.openai.com/docs/api-reference/chat
 
@@ -141,22 +78,17 @@ class OpenAIChat(Endpoint):
         self.max_tokens = max_tokens
         self.seed = seed
         self.extra_body = dict(extra_body or {})
-        # What this server does not take, as far as was told or found out.
-        self._refused: set[str] = {"max_tokens", "temperature"} if reasoning else set()
-        self._answered: set[str] = set()  # response formats that have worked
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What beside the name changes answers; part of the hash under which they are stored."""
-        options: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        if self.seed is not None:
-            options["seed"] = self.seed
+        self.options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        if seed is not None:
+            self.options["seed"] = seed
         if self.extra_body:
-            options["extra_body"] = self.extra_body
-        return options
+            self.options["extra_body"] = self.extra_body
+        # Fields and response formats that this server rejects, as far as is known.
+        self._refused: set[str] = {"max_tokens", "temperature"} if reasoning else set()
+        self._answered: set[str] = set()  # response formats that worked
 
     def body(self, system: str, prompt: str, schema: JsonSchema | None = None) -> dict[str, Any]:
-        """The request as JSON, the way it is sent and the way it stands in a provider's batch file."""
+        """Return the request as JSON, for sending it and for a provider's batch file."""
         return self._body(system, prompt, schema, self._refused)
 
     def _body(self, system: str, prompt: str, schema: JsonSchema | None, refused: set[str]) -> dict[str, Any]:
@@ -180,13 +112,13 @@ class OpenAIChat(Endpoint):
         return body | self.extra_body
 
     async def complete(self, system: str, prompt: str, schema: JsonSchema | None = None) -> Completion:
-        """Answer one prompt; see ``LLM.complete``. Waits for a free slot first.
+        """Answer one prompt; see ``LLM.complete``. At most ``concurrency`` requests run at once.
 
         Raises:
             AccessError: every request will fail (key, model, quota, a pause longer than ``max_wait``).
             EndpointError: no answer in ``retries`` + 1 tries.
-            RequestError: the server refuses this request.
-            RefusedError: a content filter or the model refused.
+            RequestError: the server rejects this request.
+            RefusedError: a content filter or the model refused to answer.
         """
         refused = set(self._refused)
         return await self._with_retries(
@@ -196,7 +128,7 @@ class OpenAIChat(Endpoint):
     async def _try(
         self, connection: Connection, system: str, prompt: str, schema: JsonSchema | None, refused: set[str]
     ) -> Completion:
-        """One answer, after as many corrections of the request's form as the server asks for."""
+        """Send the request, without the fields that the server rejects, until it answers."""
         form = _response_format(refused)
         while True:
             try:
@@ -205,23 +137,23 @@ class OpenAIChat(Endpoint):
                 )
             except BadRequest as error:
                 attributed = _what_is_refused(error, refused)
-                # Servers that do not say what they dislike mostly dislike the response format.
+                # A server that gives no reason mostly rejects the response format.
                 suspect = attributed or (_next_format(refused) if schema is not None else None)
                 if suspect is None:
                     raise RequestError(f"the endpoint refused the request: {error}", error.raw) from None
-                if attributed and error.status < 500:  # a fault that names a format may be a passing one
+                if attributed and error.status < 500:  # a 5xx may pass, even if it names a format
                     self._refused.add(suspect)
                 refused.add(suspect)
                 continue
             form_now = _response_format(refused)
             if form not in self._answered:
-                self._refused |= refused  # the better format never worked here, the lesser one does
+                self._refused |= refused  # the better format has never worked here
             self._answered.add(form_now)
             answer = self._read(content)
             return replace(answer, text=connection.secrets.clean_answer(answer.text))
 
     def _read(self, content: bytes) -> Completion:
-        """The completion in a reply's content, whatever state it is in."""
+        """Return the completion in a reply's content."""
         text = content.decode("utf-8", "replace")
         try:
             reply = json.loads(text, strict=False)
@@ -233,10 +165,10 @@ class OpenAIChat(Endpoint):
 
 
 def read_reply(reply: Mapping[str, Any]) -> Completion:
-    """The completion in one ``chat.completion`` object, of a reply or a batch file; "" where it has no text.
+    """Return the completion in a ``chat.completion`` object; its text is "" if the object has none.
 
     Raises:
-        RefusedError: the reply says that the content filter or the model refused.
+        RefusedError: the reply says that the content filter or the model refused to answer.
     """
     choices = reply.get("choices")
     choice = mapping(choices[0] if isinstance(choices, list) and choices else None)
@@ -271,15 +203,15 @@ def _next_format(refused: set[str]) -> str | None:
 
 
 def _what_is_refused(error: BadRequest, refused: set[str]) -> str | None:
-    """The part of the request that the server names as its reason, unless it was left out already."""
+    """Return the part of the request that the server names as its reason, unless it was left out already."""
     text = error.text
     if error.is_too_long or "json_validate_failed" in text:
-        return None  # this prompt's fault, not the form's
+        return None  # caused by this prompt, not by the form of the request
     if "max_completion_tokens" in text and "max_tokens" not in refused:
         return "max_tokens"
     unsupported = "unsupported" in text or "not support" in text
     for name in ("max_tokens", "temperature", "seed"):
-        # Some servers quote the whole request, so that its limit on tokens says nothing beside a format.
+        # Some servers quote the whole request: then max_tokens in the message means nothing.
         said = name in text and unsupported and not (name == "max_tokens" and error.names_a_format)
         if (error.param == name or said) and name not in refused:
             return name

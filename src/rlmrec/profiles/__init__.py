@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rlmrec.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rlmrec.profiles.profiler import Price, Profiler
+    from rlmrec.profiles.profiler import Profiler
+    from rlmrec.profiles.progress import Price
     from rlmrec.profiles.prompts import PromptOptions
 
 # The kinds of items that have prompt templates of their own.
@@ -24,7 +25,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Price": "rlmrec.profiles.profiler",
+        "Price": "rlmrec.profiles.progress",
         "Profiler": "rlmrec.profiles.profiler",
         "PromptOptions": "rlmrec.profiles.prompts",
     },

@@ -12,7 +12,7 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import DataError
 from rlmrec.llm.store import UNREADABLE, Profile, Store
-from rlmrec.profiles.prompts import KINDS
+from rlmrec.profiles.template import KINDS
 from rlmrec.types import IntArray
 
 

@@ -14,7 +14,8 @@ from rlmrec.files import atomic_file
 from rlmrec.http_client import RAW_LENGTH, mapping
 from rlmrec.llm.client import OpenAIChat, read_reply
 from rlmrec.profiles.parse import SCHEMA
-from rlmrec.profiles.profiler import Profiler, Progress
+from rlmrec.profiles.profiler import Profiler
+from rlmrec.profiles.progress import ProfilingProgress
 
 URL = "/v1/chat/completions"
 PASSING = (401, 402, 403, 404, 408, 409, 425, 429)  # 4xx that say nothing about the request itself
@@ -37,7 +38,7 @@ class BatchRead:
     What was refused, rejected or not answered is recorded as its node's failure, with the line as raw text.
     """
 
-    progress: Progress
+    progress: ProfilingProgress
     answers: int = 0
     known: int = 0
     refused: int = 0
@@ -120,7 +121,7 @@ def read_batch(profiler: Profiler, dataset: Dataset, kind: str, path: Path) -> B
             f"{path} holds no answers: expected JSON lines with a custom_id, as the provider's output and error "
             "files hold them"
         )
-    read = BatchRead(Progress(kind, 0), malformed=malformed)
+    read = BatchRead(ProfilingProgress(kind, 0), malformed=malformed)
     errors: dict[str, LLMError] = {}
     with profiler.store.writing():
         for _, line in _lines(path, []):
@@ -150,8 +151,7 @@ def _take(profiler: Profiler, line: dict[str, Any], read: BatchRead, errors: dic
         read.unanswered += 1
         errors[request] = error
     else:
-        options = dict(getattr(profiler.llm, "options", {}))
-        profiler.store.put_answer(request, profiler.llm.name, options, answer)
+        profiler.store.put_answer(request, profiler.llm.name, profiler.llm.options, answer)
         read.answers += 1
 
 

@@ -18,7 +18,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels, metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError
-from rlmrec.llm.client import LLM
+from rlmrec.llm.base import LLM
 from rlmrec.llm.store import Store
 from rlmrec.recommend.recommender import Recommender
 

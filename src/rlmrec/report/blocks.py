@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from rlmrec.errors import ConfigError
-from rlmrec.profiles.profiler import Price
+from rlmrec.profiles.progress import Price
 from rlmrec.report.tables import ResultTable
 
 PROJECTIONS = ("pca", "tsne")

@@ -13,7 +13,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels
 from rlmrec.errors import RlmrecError
 from rlmrec.experiments.trial import split_period
-from rlmrec.llm.client import Usage
+from rlmrec.llm.base import Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.parse import cut_words
 from rlmrec.report.blocks import Block, Card, Code, Options, Section, Text

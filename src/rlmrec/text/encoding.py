@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import metadata_texts
-from rlmrec.errors import DataError
+from rlmrec.errors import DataError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import TextEncoder, checked
@@ -241,3 +242,15 @@ def encode_dataset(
         has_user,
         has_item,
     )
+
+
+def save_if_changed(path: Path, text_embeddings: TextEmbeddings) -> bool:
+    """Save text embeddings, unless the file holds the same ones; return whether it does."""
+    try:
+        stored = TextEmbeddings.load(path)
+        if stored.manifest == text_embeddings.manifest and stored.digest == text_embeddings.digest:
+            return True
+    except RlmrecError:
+        pass  # absent or damaged: written below
+    text_embeddings.save(path)
+    return False

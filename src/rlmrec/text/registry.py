@@ -14,6 +14,7 @@ from rlmrec.text import ENCODERS
 from rlmrec.text.encoder import EncoderSettings, TextEncoder
 from rlmrec.text.sentence import split_instruction
 
+MADE_ELSEWHERE = "vectors of "  # the "encoder" of vectors that were read from a file begins with it
 # Somebody waits for this one vector: the patience of a long run would look like a fault.
 PATIENCE = {"timeout": 20.0, "retries": 1, "max_wait": 5.0}
 
@@ -112,6 +113,11 @@ def encoder_of(manifest: Mapping[str, Any], spec: str | None = None) -> TextEnco
             another one now (another version, another model in the folder): their vectors cannot be mixed.
     """
     name = str(manifest.get("encoder", "unknown"))
+    if name.startswith(MADE_ELSEWHERE):
+        raise ConfigError(
+            f"the items' vectors were made elsewhere ({name}), so there is no encoder for a new text: map your own "
+            "vectors from Python (docs/serving.md)"
+        )
     made_by: Mapping[str, Any] | None = manifest.get("made_by") or _guessed(name)
     if spec is not None:
         same = made_by is not None and made_by["encoder"] == spec
