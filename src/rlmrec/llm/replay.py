@@ -1,4 +1,4 @@
-"""Replay: a language model that only repeats stored answers. No key, no network, no cost."""
+"""Replay: a language model that only returns stored answers. No key, no network, no cost."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
 from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
 
-SQLITE = b"SQLite format 3\0"  # how such a file begins
+SQLITE = b"SQLite format 3\0"  # the first bytes of a SQLite file
 
 
 class Replay(LLM):
-    """Answers from a file alone: a store, or what ``Store.export`` wrote. It stands in for the model there.
+    """Returns the answers of one model from a file: a store, or a file that ``Store.export`` wrote.
 
     Args:
         path: a store (``profiles.sqlite``) or exported answers (``.jsonl``, ``.jsonl.gz``).
-        model: which model's answers; needed when the file holds several models'.
-        options: that model's options; needed when the file holds several sets of them.
-        some_options: some of them, in place of all.
+        model: name of the model; required if the file has answers of several models.
+        options: the model's options; required if the file has several sets of them.
+        some_options: some of the options, instead of all.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
-        ConfigError: it is not clear which model to stand in for; the message lists them.
+        ConfigError: no model or several models match; the message lists them.
 
     Example:
         >>> import asyncio, tempfile
@@ -42,7 +42,7 @@ class Replay(LLM):
     """
 
     concurrency = 1
-    replays = True  # nothing is paid for
+    replays = True
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class Replay(LLM):
         if len(fitting) != 1:
             listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
             raise ConfigError(
-                f"{self.path} must hold the answers of exactly one model that fits "
+                f"{self.path} must hold the answers of exactly one model that matches "
                 f"(model={model!r}, options={options or some_options!r}), {len(fitting)} do: it holds {listed}; "
                 "pick one by its name (--model) and options (--temperature, --max-tokens)"
             )
         self.name, self.options = fitting[0]
-        self.small = bool(self.options.get("small"))  # see LocalChat: the same prompts must be made again
+        self.small = bool(self.options.get("small"))  # LocalChat's: the prompts must be the same again
 
     async def complete(
         self,
@@ -90,7 +90,7 @@ class Replay(LLM):
         prompt: str,
         schema: JsonSchema | None = None,  # noqa: ARG002 (the stored answers followed it)
     ) -> Completion:
-        """The stored answer to this prompt; see ``LLM.complete``.
+        """Return the stored answer to a prompt; see ``LLM.complete``.
 
         Raises:
             MissingAnswerError: there is none.

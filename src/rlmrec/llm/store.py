@@ -1,9 +1,8 @@
-"""The store: every answer that was paid for, and the profiles made of them, in one SQLite file.
+"""Store: every answer that was paid for, and the profiles made of them, in one SQLite file.
 
-An answer is committed the moment it arrives, under the hash of what was asked. So a process killed at any
-moment loses nothing that was answered, and the same question is never paid for twice. (Write-ahead log,
-``synchronous=NORMAL``: a killed process loses nothing; a power cut may cost the last few answers, never the
-file.) One process writes at a time, held by a lock that the system releases when the process dies.
+An answer is committed the moment it arrives, under the hash of its request. So a process killed at any moment
+loses no answer, and the same request is never paid for twice. One process writes at a time: it holds a lock that
+the operating system releases when the process dies.
 """
 
 from __future__ import annotations
@@ -70,11 +69,11 @@ MIGRATIONS = (
 )
 RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
-UNREADABLE = -1  # in the place of a source that is no id
+UNREADABLE = -1  # stands for a source that is not an id
 
 
 def request_hash(name: str, options: Mapping[str, Any], system: str, prompt: str) -> str:
-    """SHA-256 (64 hexadecimal digits) of everything that decides an answer.
+    """Return the SHA-256 (64 hexadecimal digits) of everything that decides an answer.
 
     Args:
         name: the model's.
@@ -92,25 +91,25 @@ def request_hash(name: str, options: Mapping[str, Any], system: str, prompt: str
 
 @dataclass(frozen=True)
 class Profile:
-    """What the language model made of one user or item, or why it made nothing.
+    """The profile of one user or item, or why there is none.
 
     Args:
         kind: "item" or "user".
         key: the raw id.
-        summarization: what is encoded; None when there is an error.
-        reasoning: the model's own, kept for reading; None where it gave none.
-        request: hash of the first request; a profile is up to date while its prompt still has this hash.
-        sources: ids (``Interactions.id``) of every interaction whose text or existence went into the prompt.
-        quoted: of a user, the sources of the item profiles that the prompt quoted.
+        summarization: the text that is encoded; None when there is an error.
+        reasoning: the model's reasoning, kept for reading; None without any.
+        request: hash of the first request; a profile is up to date while its prompt has this hash.
+        sources: ids (``Interactions.id``) of all interactions whose text or existence is in the prompt.
         error: why there is no summarization; None when there is one.
         error_kind: one word for counting: malformed, none, refused, endpoint, request …
         raw: what the model or the server sent, on an error.
-        notes: repairs of the answer and cuts of the prompt, in words.
-        requests: hashes of all requests made for it, the first one included.
-        usage: tokens of all those.
+        notes: how the answer was repaired and the prompt truncated.
+        requests: hashes of all requests made for it, including the first.
+        usage: tokens of all of them.
         model: name of the model.
-        dataset: what the prompt was made from (``Dataset.content``). Where the dataset is another one now, the
-            profile is stale and nobody uses it.
+        dataset: ``Dataset.content`` of the dataset that the prompt was made from. If the dataset has changed,
+            the profile is stale and is not used.
+        quoted: for a user, the sources of the item profiles that the prompt quoted.
     """
 
     kind: str
@@ -131,14 +130,14 @@ class Profile:
 
 
 class ProfileState(NamedTuple):
-    """How a node stands.
+    """The state of a node's profile, without its texts.
 
     Args:
-        request: hash of its profile's first request.
-        error_kind: of a failed profile; None otherwise.
+        request: hash of the profile's first request.
+        error_kind: kind of failure; None for a profile.
         answered_since: whether that request was answered after the profile was written; None when it has no
             answer.
-        dataset: what its prompt was made from (``Dataset.content``).
+        dataset: ``Dataset.content`` of the dataset that its prompt was made from.
     """
 
     request: str
@@ -148,7 +147,7 @@ class ProfileState(NamedTuple):
 
 
 class Confirmed(NamedTuple):
-    """A profile whose prompt is the same in a dataset, and what the prompt is made from there; see ``Profile``."""
+    """A profile whose prompt is the same in another dataset, with its sources there; fields as in ``Profile``."""
 
     kind: str
     key: RawId
@@ -161,11 +160,11 @@ class Store:
     """Answers and profiles in a SQLite file. Use it as a context manager, or close it.
 
     Args:
-        path: the file; made where it does not exist.
-        create: False refuses to make one.
+        path: the file; created if it does not exist.
+        create: False raises an error instead of creating it.
 
     Raises:
-        WorkspaceError: the file is missing, no store, or written by a newer version.
+        WorkspaceError: the file is missing, not a store, or written by a newer version.
 
     Example:
         >>> import tempfile
@@ -191,11 +190,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file; harmless when it is closed."""
+        """Close the file; closing twice is allowed."""
         self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
-        """Hold the store for one writing run; another process that tries meanwhile is refused.
+        """Lock the store for writing; other processes that try to are refused.
 
         Raises:
             WorkspaceError: another process holds it.
@@ -207,7 +206,7 @@ class Store:
     # -- answers ---------------------------------------------------------------------------------------
 
     def answer(self, request: str) -> Completion | None:
-        """The answer in force to a request, or None."""
+        """Return the answer in force to a request, or None."""
         row = self._db.execute(
             "SELECT text, prompt_tokens, completion_tokens, cached_tokens, finish FROM answers "
             "WHERE request = ? AND NOT retired",
@@ -216,7 +215,7 @@ class Store:
         return None if row is None else Completion(row[0], Usage(row[1], row[2], row[3]), row[4])
 
     def put_answer(self, request: str, name: str, options: Mapping[str, Any], answer: Completion) -> None:
-        """Commit an answer. The first one to a request stays in force; a later one is kept, but retired."""
+        """Commit an answer. The first answer to a request stays in force; a later one is stored as retired."""
         known = self.answer(request) is not None
         self._db.execute(
             "INSERT INTO answers (request, model, text, finish, prompt_tokens, completion_tokens, "
@@ -236,7 +235,7 @@ class Store:
         return self._models[key]
 
     def retire_failure(self, kind: str, key: RawId) -> None:
-        """Take the answers that a failed profile was made of out of force, so that they are asked for again.
+        """Retire the answers that a failed profile was made of, so that their requests are sent again.
 
         Nothing is deleted, and answers that arrived after the failure stay: a killed retry pays once, too.
         """
@@ -248,7 +247,7 @@ class Store:
         )
 
     def models(self) -> list[tuple[str, dict[str, Any], int]]:
-        """(name, options, answers in force) of each model that answered, most answers first."""
+        """Return (name, options, number of answers in force) of each model, most answers first."""
         rows = self._db.execute(
             "SELECT name, options, count(*) FROM answers JOIN models ON models.id = answers.model "
             "WHERE NOT retired GROUP BY models.id ORDER BY count(*) DESC, models.id"
@@ -256,11 +255,11 @@ class Store:
         return [(name, json.loads(options), count) for name, options, count in rows]
 
     def usage(self, name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[int, Usage]:
-        """(number, tokens) of all answers ever paid for, retired ones included.
+        """Return (number, tokens) of all answers that were paid for, including retired ones.
 
         Args:
-            name: of the one model to count; all by default.
-            options: that model's.
+            name: name of the model to count; by default all.
+            options: options of that model.
         """
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
@@ -273,7 +272,7 @@ class Store:
     # -- profiles --------------------------------------------------------------------------------------
 
     def profile(self, kind: str, key: RawId) -> Profile | None:
-        """The profile of one user or item, failed ones included; None when there is none yet."""
+        """Return the profile of one user or item, including a failed one; None if there is none yet."""
         rows = self._db.execute(
             f"SELECT {_COLUMNS} FROM profiles WHERE kind = ? AND key = ?", (kind, json.dumps(key))
         )
@@ -281,12 +280,12 @@ class Store:
         return None if row is None else _profile(row)
 
     def profiles(self, kind: str) -> Iterator[Profile]:
-        """All profiles of "item" or "user", failed ones included, one at a time."""
+        """Yield all profiles of kind "item" or "user", including failed ones."""
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM profiles WHERE kind = ?", (kind,)):
             yield _profile(row)
 
     def state(self, kind: str, key: RawId) -> ProfileState | None:
-        """How a node stands, without reading its texts; None when it has no profile yet."""
+        """Return the state of a node's profile without reading its texts; None if there is none yet."""
         row = self._db.execute(
             "SELECT request, error_kind, (SELECT answers.written <= profiles.written FROM answers "
             "WHERE answers.request = profiles.request AND NOT retired), dataset "
@@ -300,7 +299,7 @@ class Store:
         )
 
     def put_profile(self, profile: Profile) -> None:
-        """Commit a profile in place of the one before it."""
+        """Commit a profile; it replaces the node's previous one."""
         self._db.execute(
             f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 16}?)",
             (
@@ -315,7 +314,7 @@ class Store:
         )  # fmt: skip
 
     def confirm(self, found: Sequence[Confirmed]) -> None:
-        """Note, in one commit, that profiles belong to a dataset: their prompts are the same there."""
+        """Record, in one commit, that profiles are valid for a dataset, where their prompts are the same."""
         with transaction(self._db):
             self._db.executemany(
                 "UPDATE profiles SET dataset = ?, sources = ?, quoted = ? WHERE kind = ? AND key = ?",
@@ -334,14 +333,14 @@ class Store:
     # -- export ----------------------------------------------------------------------------------------
 
     def export(self, path: Path, manifest: Mapping[str, Any] | None = None) -> int:
-        """Write the answers in force as JSON lines that ``Replay`` reads; returns their number.
+        """Write the answers in force as JSON lines that ``Replay`` reads; return their number.
 
-        The first line is the manifest: the models and what the caller adds (date, command, prompts' hash).
+        The first line is the manifest: the models and what the caller adds (date, command, hash of the prompts).
         The same answers give the same bytes.
 
         Args:
-            path: the file, for example "answers.jsonl.gz"; gzipped if its name ends in .gz.
-            manifest: further entries of the first line; JSON values.
+            path: the file, for example "answers.jsonl.gz"; compressed if its name ends in .gz.
+            manifest: further entries of the first line, as JSON values.
         """
         listed = [(name, options) for name, options, _ in self.models()]
         models = [{"name": name, "options": options} for name, options in listed]
@@ -393,7 +392,7 @@ def _profile(row: tuple[Any, ...]) -> Profile:
 
 
 def _sources(text: str) -> tuple[int, ...]:
-    """Ids of interactions; what is none becomes the id that no dataset holds, so that an audit reports it."""
+    """Read ids of interactions; anything else becomes an id that no dataset contains, which an audit reports."""
     try:
         listed = json.loads(text)
     except ValueError:
@@ -404,5 +403,5 @@ def _sources(text: str) -> tuple[int, ...]:
 
 
 def _storable(text: Any) -> Any:
-    """Text that UTF-8 can hold: JSON escapes can spell half a character (a lone surrogate)."""
+    """Replace lone surrogates, which JSON escapes can spell and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text

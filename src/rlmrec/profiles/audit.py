@@ -1,4 +1,4 @@
-"""The audit: proof, from what was recorded with each profile, that nothing held out reached a prompt."""
+"""Audit: proof, from the sources recorded with each profile, that nothing held out reached a prompt."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rlmrec.types import IntArray
 
 @dataclass
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Args:
-        profiles: profiles checked, by kind; failed ones included, since their prompts were sent as well.
-        interactions: distinct interactions that went into prompts.
-        violations: one line each, the first 20.
-        n_violations: all of them.
-        other_datasets: profiles of users or items that this dataset does not hold; they are not checked and
-            nothing here uses them.
+        profiles: number of profiles checked, by kind, including failed ones, whose prompts were sent as well.
+        interactions: number of distinct interactions in the prompts.
+        violations: descriptions of the first 20.
+        n_violations: number of all violations.
+        other_datasets: number of profiles of users or items that this dataset lacks; they are not checked and
+            not used.
     """
 
     profiles: Counter[str] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether there was something to check and all of it was in order."""
+        """Whether there were profiles to check and no violation."""
         return self.n_violations == 0 and self.profiles.total() > 0
 
     def _violation(self, line: str) -> None:
@@ -49,20 +49,20 @@ class Audit:
 def audit(store: Store, dataset: Dataset) -> Audit:
     """Check every recorded source of every profile against the split.
 
-    A source must be a training interaction; of an item's prompt, one with that item; of a user's, one of
-    that user. A user's prompt also quotes item profiles, each written from interactions of its own: these were
-    noted with the user's profile when it was written, and must be training interactions too. A user's prompt
-    without a source is a violation: it always has one.
+    A source must be a training interaction: of the item in an item's prompt, of the user in a user's. A user's
+    prompt also quotes item profiles; the interactions that they were written from are recorded with the user's
+    profile and must be training interactions too. A user's prompt without a source is a violation, as there is
+    always one.
 
-    What was noted holds for the dataset that was there then. A profile that was written for another dataset,
-    split or other texts and not confirmed since (``rlmrec profile`` again does that) is stale, and a violation.
+    The sources belong to the dataset that the profile was written for. A profile that was written for another
+    dataset, split or other texts is stale, and a violation, until ``rlmrec profile`` confirms or replaces it.
 
     Args:
-        store: with profiles.
-        dataset: with the split.
+        store: the store of profiles.
+        dataset: the dataset with its split.
 
     Raises:
-        DataError: interaction ids occur in several splits, so they prove nothing.
+        DataError: interaction ids occur in several splits, so that they prove nothing.
 
     Example: ``rlmrec audit -w W`` prints ``audit(Store("W/profiles.sqlite"), Dataset.load("W/dataset"))``.
     """
@@ -79,7 +79,7 @@ def audit(store: Store, dataset: Dataset) -> Audit:
             if profile.dataset != dataset.content:
                 found._violation(
                     f"the profile of {kind} {json.dumps(profile.key)} is stale: it was written for another dataset, "
-                    f"split or other texts; give 'rlmrec profile --{kind}s' again as before"
+                    f"split or other texts; run 'rlmrec profile --{kind}s' with the same options again"
                 )
             seen.append(_check(profile, vocabulary.row(profile.key), index, found))
     found.interactions = len(np.unique(np.concatenate(seen))) if seen else 0
@@ -90,13 +90,15 @@ def _check(profile: Profile, row: int, index: _Index, found: Audit) -> IntArray:
     name = f"{profile.kind} {json.dumps(profile.key)}"
     sent = profile.summarization is not None or profile.requests
     if profile.kind == "user" and sent and not profile.sources:
-        found._violation(f"the prompt of {name} names no interaction that it used")
+        found._violation(f"the prompt of {name} has no recorded source")
     sources = np.array((*profile.sources, *profile.quoted), np.int64)
     split, users, items = index.look_up(sources)
     for position, source in enumerate(sources.tolist()):
         own = position < len(profile.sources)
         where = f"the prompt of {name} used " + ("" if own else "an item profile written from ")
-        where += "what is no interaction id" if source == UNREADABLE else f"interaction {source}"
+        where += (
+            "something that is not an interaction id" if source == UNREADABLE else f"interaction {source}"
+        )
         if split[position] < 0:
             found._violation(f"{where}, which this dataset does not hold")
         elif SPLITS[split[position]] != "train":
@@ -107,7 +109,7 @@ def _check(profile: Profile, row: int, index: _Index, found: Audit) -> IntArray:
 
 
 class _Index:
-    """Where each interaction id stands: split, user and item, by sorted lookup."""
+    """Looks up split, user and item of interaction ids."""
 
     def __init__(self, dataset: Dataset) -> None:
         parts = [dataset.split(name) for name in SPLITS]
@@ -125,7 +127,7 @@ class _Index:
             )
 
     def look_up(self, sources: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-        """(split, user, item) of each source; split -1 where the id is unknown."""
+        """Return (split, user, item) of each source; split is -1 for an unknown id."""
         if not len(self.ids):
             return np.full(len(sources), -1), sources, sources
         place = np.minimum(np.searchsorted(self.ids, sources), len(self.ids) - 1)

@@ -1,4 +1,4 @@
-"""Batch files of providers: requests out as JSON lines, answers in as JSON lines, at half the price."""
+"""Batch files of providers, at half the price: writes requests and reads answers as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.progress import ProfilingProgress
 
 URL = "/v1/chat/completions"
-PASSING = (401, 402, 403, 404, 408, 409, 425, 429)  # 4xx that say nothing about the request itself
+PASSING = (401, 402, 403, 404, 408, 409, 425, 429)  # 4xx whose reason is not the request itself
 
 
 @dataclass
 class BatchRead:
-    """What a file of answers held.
+    """The contents of a file of answers.
 
     Args:
-        progress: the nodes after it was read; ``total - done`` of them still need an answer.
-        answers: answers that were new.
-        known: answers that the store had already.
-        refused: requests that the provider's content filter refused.
-        rejected: requests that the provider found wrong (400 and the like).
-        unanswered: requests that the provider gave no answer to (expired, cancelled, its own errors); they
-            stand in the next file that is written.
-        malformed: numbers of lines that are no JSON object with a custom_id, the first 20.
+        progress: counts after it was read; ``total - done`` nodes still need an answer.
+        answers: number of new answers.
+        known: number of answers that the store had already.
+        refused: number of requests refused by the provider's content filter.
+        rejected: number of requests that the provider rejected (400 and similar).
+        unanswered: number of requests without an answer (expired, cancelled, the provider's errors); the next
+            file contains them again.
+        malformed: numbers of the first 20 lines that are not a JSON object with a custom_id.
 
-    What was refused, rejected or not answered is recorded as its node's failure, with the line as raw text.
+    Requests without an answer are recorded as failures of their nodes, with the line as raw text.
     """
 
     progress: ProfilingProgress
@@ -56,27 +56,29 @@ def write_batch(
     limit: int | None = None,
     retry_failed: bool = False,
 ) -> int:
-    """Write the requests that are still to be asked; returns their number.
+    """Write the requests that have no answer yet; return their number.
 
-    Each line is {"custom_id", "method", "url", "body"}, the id being the request's hash. A node whose
-    answer from an earlier file was unusable stands in the next file with a prompt that says so.
+    Each line is {"custom_id", "method", "url", "body"}; the id is the request's hash. If a node's answer from an
+    earlier file was unusable, the next file contains a further request that says so.
 
     Args:
-        profiler: with an ``OpenAIChat``, whose requests these are.
+        profiler: a profiler whose model is an ``OpenAIChat``.
         dataset: what to profile.
         kind: "item" or "user".
         path: the file to write.
-        limit: nodes, at most.
-        retry_failed: nodes whose answers were unusable, too.
+        limit: most nodes.
+        retry_failed: include nodes whose answers were unusable.
 
     Raises:
-        ConfigError: the profiler's model has no requests that could be written.
+        ConfigError: the profiler's model is not an ``OpenAIChat``.
 
     Source: https://platform.openai.com/docs/guides/batch
     """
     llm = profiler.llm
     if not isinstance(llm, OpenAIChat):
-        raise ConfigError(f"batch files hold requests to an OpenAI-compatible endpoint, {llm.name} is none")
+        raise ConfigError(
+            f"batch files hold requests to an OpenAI-compatible endpoint, {llm.name} is not one"
+        )
     count = 0
     with atomic_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
         for request in profiler.pending(dataset, kind, limit=limit, retry_failed=retry_failed):
@@ -88,17 +90,17 @@ def write_batch(
 
 
 def read_batch(profiler: Profiler, dataset: Dataset, kind: str, path: Path) -> BatchRead:
-    """Read answers back: in any order, some or all, twice without harm.
+    """Read answers in any order, some or all of them; reading a file twice changes nothing.
 
     Args:
-        profiler: made as the one that wrote the requests (model, options, prompts).
-        dataset: as then.
-        kind: as then.
+        profiler: a profiler with the same model, options and prompts as the one that wrote the requests.
+        dataset: the same dataset.
+        kind: the same kind.
         path: the provider's output file or its error file.
 
     Raises:
-        DataError: no line answers a request, or one answers a request that this dataset, model and set of
-            prompts do not make; then nothing of the file is taken.
+        DataError: the file has no answers, or an answer to a request of another dataset, model or prompt; then
+            nothing of the file is stored.
     """
     path = Path(path)
     if not path.is_file():
@@ -156,20 +158,20 @@ def _take(profiler: Profiler, line: dict[str, Any], read: BatchRead, errors: dic
 
 
 def _failure(line: dict[str, Any], status: Any, body: dict[str, Any]) -> LLMError:
-    """What a line without an answer says, as the error that a live request would have ended with."""
+    """Return the error that a live request would have raised for a line without an answer."""
     raw = json.dumps(line, ensure_ascii=False)[:RAW_LENGTH]
     if "content_filter" in json.dumps([line.get("error"), body]):
         return RefusedError("the provider's content filter refused the prompt", raw)
     error = line.get("error") or body.get("error") or "no answer in the line"
-    told = mapping(error).get("message") or mapping(error).get("code") or error
-    message = f"{'' if status in (None, 200) else f'HTTP {status}: '}{told}"[:500]
+    reason = mapping(error).get("message") or mapping(error).get("code") or error
+    message = f"{'' if status in (None, 200) else f'HTTP {status}: '}{reason}"[:500]
     if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
         return RequestError(f"the provider refused the request: {message}", raw)
     return EndpointError(f"the provider gave no answer: {message}", raw)
 
 
 def _lines(path: Path, malformed: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) of each line that holds one with an id; the first others' numbers go to ``malformed``."""
+    """Yield (number, object) of each line with a custom_id; add the numbers of the first others to ``malformed``."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():

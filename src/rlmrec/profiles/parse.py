@@ -1,4 +1,4 @@
-"""From what a model wrote to a profile: repair what is meant unmistakably, name what is wrong otherwise."""
+"""Parsing of answers: repairs them where the meaning is clear, and says what is wrong otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlmrec.errors import RlmrecError
 
-# What is asked of the server where it can hold the model to it.
+# Sent to servers that can enforce a schema.
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"summarization": {"type": "string"}, "reasoning": {"type": "string"}},
@@ -18,30 +18,30 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 WORDS = {"item": 200, "user": 100}  # most words of a summarization (Appendix A.2)
-# Models count words badly: up to this many times the limit a text is cut, beyond it was not to the point.
+# Models count words badly: up to this many times the limit a text is truncated, beyond that it is rejected.
 FAR_TOO_LONG = 2.0
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _NONE = {"", "none", "null", "n/a", "na", "unknown"}
 _NONE_AND_WHY = re.compile(r"\W*(?:none|null|n/a)\s*(?:[.,;:(!]|\s[-–—]).*", re.IGNORECASE | re.DOTALL)
-# What stands in the form that the prompts show, see profiles/prompts.
+# The placeholder in the form that the prompts show, see profiles/templates.
 _FORM = re.compile(
     r"which types of [\w ]+ (?:would enjoy this|this \w+ is likely to enjoy)[\w .]*", re.IGNORECASE
 )
 # Chinese and Japanese put no spaces between words: a character counts as one, with the punctuation after it.
-# Other scripts without spaces (Thai, Khmer) are bounded by the length that hardly any word has.
+# For other scripts without spaces (Thai, Khmer), 25 characters count as a word.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}][、。！？，；：）」』…]*|[^\s{_CJK}]{{1,25}}")
 _ALIASES = {"summary": "summarization", "summarisation": "summarization", "reason": "reasoning"}
 
 
 class AnswerError(RlmrecError):
-    """An answer that holds no usable profile.
+    """An answer without a usable profile.
 
     Args:
         kind: "empty", "malformed", "truncated", "keys", "form", "too long" or "none".
-        message: what was got instead.
+        message: what the answer is instead.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -50,7 +50,7 @@ class AnswerError(RlmrecError):
 
 
 class Parsed(NamedTuple):
-    """A profile's texts and, in words, what had to be repaired."""
+    """A profile's texts, and notes about repairs."""
 
     summarization: str
     reasoning: str | None
@@ -58,21 +58,21 @@ class Parsed(NamedTuple):
 
 
 def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False) -> Parsed:
-    """Read {"summarization": …, "reasoning": …} out of an answer.
+    """Extract {"summarization": …, "reasoning": …} from an answer.
 
-    Repaired and noted: thoughts, fences or prose around the JSON, Python quotes, keys in another case or
-    spelling, a list where a text was asked for, raw line breaks, bytes that were no UTF-8, JSON cut off
-    after the summarization's end, and a summarization over the limit, which is cut at a sentence's end.
-    Of several objects the last one counts: those before it are drafts, or the form that was asked for.
+    Repaired, with a note: thoughts, fences or prose around the JSON, Python quotes, keys in another case or
+    spelling, a list instead of a text, raw line breaks, bytes that are not UTF-8, JSON truncated after the
+    summarization's end, and a summarization over the limit, which is truncated at the end of a sentence. Of
+    several objects the last one counts: those before it are drafts, or the form from the prompt.
 
     Args:
         text: the answer.
         words: most words of the summarization; a Chinese or Japanese character is one.
-        finish: "length" when the limit on tokens cut the answer off.
-        last_try: cut even a summarization of more than twice the limit rather than give it up.
+        finish: "length" if the limit on tokens truncated the answer.
+        last_try: truncate even a summarization of more than twice the limit instead of rejecting it.
 
     Raises:
-        AnswerError: nothing usable; ``kind`` "none" when the model says that it cannot tell.
+        AnswerError: nothing usable; its ``kind`` is "none" if the model answers that it cannot tell.
 
     Example:
         >>> parse('Sure! ```json\\n{"Summarization": "Fans of noir.", "reasoning": "Dark."}\\n```', 200)
@@ -85,7 +85,7 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
         notes.append("bytes that were no UTF-8")
     without = clean.strip()
     found = None
-    if 0 <= without.find("{") < without.find("<think>"):  # the tag may stand in a text of the JSON
+    if 0 <= without.find("{") < without.find("<think>"):  # the tag may be part of a text in the JSON
         found = _find_object(without, notes, known=True)
     if found is None:
         without = _THOUGHTS.sub("", clean).strip()
@@ -113,7 +113,7 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     summarization = _text(fields["summarization"], notes)
     reasoning = _text(fields.get("reasoning"), [])
     if summarization is None:
-        raise AnswerError("keys", f"the summarization is no text: {_short(fields['summarization'])}")
+        raise AnswerError("keys", f"the summarization is not a text: {_short(fields['summarization'])}")
     if _FORM.fullmatch(summarization):
         raise AnswerError("form", "the answer repeats the form that was to be filled in")
     if summarization.strip(" .\"'").lower() in _NONE or _NONE_AND_WHY.fullmatch(summarization):
@@ -132,7 +132,7 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
 
 
 def cut_words(text: str, words: int) -> str:
-    """The first ``words`` words of ``text``, back to the end of a sentence where that keeps half of them.
+    """Truncate ``text`` to ``words`` words, at the end of a sentence if that keeps at least half of them.
 
     Example:
         >>> cut_words("Fans of noir. Also those who like long walks in the rain", 6)
@@ -151,9 +151,9 @@ def cut_words(text: str, words: int) -> str:
 
 
 def _find_object(text: str, notes: list[str], known: bool = False) -> dict[str, Any] | None:
-    """The last JSON object with a summarization, rather than the form; else one with another key that we know.
+    """Return the last JSON object with a summarization, rather than the form; else one with another known key.
 
-    Without any such, the first object at all, unless it is to be a ``known`` one.
+    Without either, return the first object, or None if ``known`` is true.
     """
     best: dict[str, Any] | None = None
     best_rank, best_notes = -1, list[str]()
@@ -171,19 +171,19 @@ def _find_object(text: str, notes: list[str], known: bool = False) -> dict[str, 
 
 
 def _rank(value: dict[str, Any]) -> int:
-    """How well an object fits: 3 has a summarization, 2 the form's, 1 another key that we know, 0 none."""
+    """Return how well an object fits: 3 has a summarization, 2 the form's, 1 another known key, 0 none."""
     keys = {_key(key): key for key in value}
     if "summarization" in keys:
-        told = value[keys["summarization"]]
-        is_form = isinstance(told, str) and (_FORM.fullmatch(told) or not told.strip(" .…"))
+        text = value[keys["summarization"]]
+        is_form = isinstance(text, str) and (_FORM.fullmatch(text) or not text.strip(" .…"))
         return 2 if is_form else 3
     return int("reasoning" in keys)
 
 
 def _objects(text: str, whole: bool) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Each object in a text, and what had to be repaired to read it."""
+    """Yield each object in a text, with notes about repairs."""
     decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common and harmless
-    after = 0  # the end of the last object that fits: what stands inside it is its own
+    after = 0  # the end of the last object that fits: braces inside it belong to it
     for start in _braces(text):
         if start < after:
             continue
@@ -204,14 +204,14 @@ def _objects(text: str, whole: bool) -> Iterator[tuple[dict[str, Any], list[str]
 
 
 def _candidates(text: str) -> Iterator[tuple[str, bool]]:
-    """(where to look, whether it is the whole answer)."""
+    """Yield (text to search, whether it is the whole answer)."""
     yield text, True
     if not text.startswith("{"):
         yield from ((match.group(1), False) for match in _FENCE.finditer(text))
 
 
 def _braces(text: str, most: int = 20) -> list[int]:
-    """Positions of the first and the last opening braces; bounded, since each one costs a try."""
+    """Return positions of the first and the last opening braces; bounded, as each one takes a try."""
     found = [match.start() for match in re.finditer("{", text)]
     return found if len(found) <= 2 * most else found[:most] + found[-most:]
 
@@ -231,7 +231,7 @@ def _opens_profile(text: str) -> bool:
 
 
 def _cut_off(text: str) -> dict[str, Any] | None:
-    """The summarization of an object that ends too early, if its own end is there."""
+    """Return the summarization of a truncated object, if the summarization itself is complete."""
     match = re.search(r'"summari[sz]ation"\s*:\s*("(?:[^"\\]|\\.)*")', text, re.DOTALL)
     if match is None:
         return None
@@ -256,7 +256,7 @@ def _fields(found: dict[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _text(value: Any, notes: list[str]) -> str | None:
-    """A field's text on one line; "None" for null; None when it is no text."""
+    """Return a field's text on one line; "None" for null; None if it is not a text."""
     if value is None:
         return "None"
     if isinstance(value, list) and all(isinstance(part, str) for part in value):

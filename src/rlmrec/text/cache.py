@@ -76,7 +76,7 @@ class VectorCache:
         self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
-        """Hold the cache for one writing run; another process that tries meanwhile is refused.
+        """Lock the cache for writing; other processes that try to are refused.
 
         Raises:
             WorkspaceError: another process holds it.
