@@ -1,4 +1,4 @@
-"""Batch: B training triples, on the device of the model."""
+"""A batch of training triples, on the device of the model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """B triples of rows: a user, an item of theirs, an item that is not. All int64[B].
+    """B triples of rows: a user, an item from their history, and an item outside it. All int64[B].
 
-    ``negatives`` is empty for a backbone that uses none, so that nothing else uses them either.
+    ``negatives`` is empty for a backbone that uses none, so that an alignment cannot use them either.
     """
 
     users: Tensor
@@ -20,6 +20,6 @@ class Batch(NamedTuple):
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted distinct rows, where each entry of ``rows`` stands among them, and how often each occurs."""
+    """Return the sorted distinct rows, the position of each entry of ``rows`` among them, and their counts."""
     found, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
     return found, inverse, counts

@@ -1,4 +1,4 @@
-"""Checkpoints: what a killed run needs to go on bit for bit. Safetensors and JSON, never pickle."""
+"""Checkpoints, from which a killed run resumes bit for bit. Safetensors and JSON, never pickle."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rlmrec.files import atomic_file, read_json, sha256, write_json
 
 
 def save(folder: Path, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write the checkpoint of ``epoch`` and then remove the one before it.
+    """Write the checkpoint of ``epoch`` and remove the previous one.
 
-    The tensors go first, under a name of their own; renaming ``checkpoint.json``, which points to them,
-    is the moment at which the new checkpoint holds. A kill at any time leaves one whole checkpoint.
+    The tensors are written first, to a new file. The new checkpoint becomes valid when ``checkpoint.json``,
+    which names that file, is renamed into place. So a kill at any time leaves one complete checkpoint.
     """
     path = folder / f"checkpoint-{epoch}.safetensors"
     with atomic_file(path) as temporary:
@@ -29,7 +29,7 @@ def save(folder: Path, epoch: int, tensors: dict[str, Tensor], state: dict[str, 
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors and the state of the last checkpoint; None where there is none.
+    """Return the tensors and the state of the last checkpoint, or None if there is none.
 
     Raises:
         WorkspaceError: it is damaged.
@@ -38,19 +38,19 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     state = read_json(folder / "checkpoint.json")
     if not isinstance(state, dict) or not {"tensors", "sha256", "identity"} <= state.keys():
-        raise WorkspaceError(f"{folder / 'checkpoint.json'} is damaged: start the run anew with --overwrite")
+        raise WorkspaceError(f"{folder / 'checkpoint.json'} is damaged: restart the run with --overwrite")
     path = folder / str(state.pop("tensors"))
     checksum = state.pop("sha256")
     try:
         if sha256(path) != checksum:
-            raise WorkspaceError(f"{path} does not match its checksum: start the run anew with --overwrite")
+            raise WorkspaceError(f"{path} does not match its checksum: restart the run with --overwrite")
         return load_file(path), state
     except (OSError, SafetensorError) as error:
-        raise WorkspaceError(f"{path} cannot be read: {error}; start the run anew with --overwrite") from None
+        raise WorkspaceError(f"{path} cannot be read: {error}; restart the run with --overwrite") from None
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoint of a run that has ended; the pointer goes first."""
+    """Remove the checkpoint of a finished run, ``checkpoint.json`` first."""
     (folder / "checkpoint.json").unlink(missing_ok=True)
     for pattern in ("checkpoint-*.safetensors", ".checkpoint-*"):  # a kill while writing leaves the latter
         for path in folder.glob(pattern):

@@ -1,4 +1,4 @@
-"""Matrix products on the CPU: by oneDNN where it is as exact as PyTorch's default, and so often twice as fast."""
+"""Matrix products by oneDNN on the CPU, where they keep float32's precision: often twice as fast."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-# PyTorch hands float32 products to MKL, which leaves half the vector width of AMD's processors unused. This is
-# its one switch that hands them to oneDNN instead; its name is that of what it permits inside, and oneDNN makes
-# use of the permission only on processors that have matrix units for bfloat16.
+# PyTorch computes float32 products with MKL, which uses only half the vector width of AMD's processors. This setting
+# is the only one that selects oneDNN instead. It also permits bfloat16 inside a product; oneDNN uses that permission
+# only on processors with matrix units for bfloat16.
 _PERMISSION = "bf16"
-# How many shapes oneDNN and PyTorch's layer above it keep prepared, 1,024 by default. The distinct nodes of a batch are
-# another number in every step, so these would fill with what is never used again: 1 GiB, and slower than with few.
+# Number of shapes for which oneDNN and PyTorch's layer above it cache prepared kernels, 1,024 by default. The number of
+# distinct nodes differs in every batch, so these caches fill with kernels that are never used again: 1 GiB, and slower.
 _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 # Rounding of float32 gives about 1e-7 here, that of bfloat16 about 2e-3.
 _TOLERANCE = 1e-5
@@ -21,13 +21,13 @@ _TOLERANCE = 1e-5
 
 @contextmanager
 def exact_products_by_onednn() -> Iterator[bool]:
-    """Within the block float32 products on the CPU are oneDNN's, if a trial shows that they keep float32's precision.
+    """Use oneDNN for float32 products on the CPU inside the block, if a trial product keeps float32's precision.
 
-    Sets environment variables that bound oneDNN's memory, unless they are set already; it reads them at the first
-    product of the process.
+    Sets environment variables that limit oneDNN's memory, unless they are set already. oneDNN reads them at the
+    first product of the process.
 
     Yields:
-        whether they are. If not, nothing has changed.
+        whether oneDNN is used. If not, nothing has changed.
     """
     settings = getattr(torch.backends.mkldnn, "matmul", None)
     if settings is None:  # a PyTorch that is older than the switch
@@ -47,7 +47,7 @@ def exact_products_by_onednn() -> Iterator[bool]:
 
 
 def _relative_error() -> float:
-    """Of a float32 product of the size that training has, against the same in float64."""
+    """Return the relative error of a float32 product, of a size typical of training, against float64."""
     rng = torch.Generator().manual_seed(0)
     left, right = torch.rand(256, 96, generator=rng), torch.rand(96, 1024, generator=rng)
     exact = left.double() @ right.double()

@@ -1,4 +1,4 @@
-"""The sampler: an epoch's triples, drawn at once."""
+"""Sampling of training triples, a whole epoch at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlmrec.types import IntArray
 
 
 class Sampler:
-    """Every training interaction once an epoch, shuffled, each with one uniform negative drawn anew.
+    """Samples every training interaction once per epoch, in random order, with one new uniform negative each.
 
-    A negative is never a training item of that user. Candidates are drawn for the whole epoch and those
-    that hit a training pair (a binary search in the sorted pairs) are drawn again, which leaves the draw
-    uniform over the items that are allowed.
+    A negative is never a training item of that user. Candidates are drawn for the whole epoch; those that
+    are training pairs (found by binary search in the sorted pairs) are drawn again. So each negative is
+    uniform over the items that the user has not.
 
     Args:
         train: the training split.
         batch_size: B.
-        device: where the batches go.
-        users: raw ids, for the error; without them it names a row.
+        device: device of the batches.
+        users: raw ids for error messages; without them a message names the row.
 
     Raises:
         DataError: a user has every item, so there is no negative.
@@ -52,11 +52,12 @@ class Sampler:
 
     @property
     def n_batches(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return -(-len(self.train) // self.batch_size)
 
     def negatives(self, users: IntArray, rng: np.random.Generator) -> IntArray:
-        """int64[n]: for each user row an item that the user has no training interaction with."""
+        """Draw an item without a training interaction for each user row; int64[n]."""
+        # Rejection: most items are not in a history, so two or three rounds are enough.
         drawn = rng.integers(self.train.n_items, size=len(users))
         pending = np.arange(len(users))
         while len(pending):
@@ -68,7 +69,7 @@ class Sampler:
         return drawn
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """The batches of one epoch; all randomness is drawn before the first one is handed out."""
+        """Yield the batches of one epoch; all random numbers are drawn before the first."""
         order = rng.permutation(len(self.train))
         users = self.train.users[order]
         columns = (users, self.train.items[order], self.negatives(users, rng))

@@ -15,16 +15,20 @@ from rlmrec.losses import squared_norm
 def step(
     backbone: Backbone, alignment: Alignment, graph: Graph, batch: Batch, l2: float, rng: torch.Generator
 ) -> dict[str, Tensor]:
-    """The loss terms of one batch, L = L_R + L_info + λ·||Θ||² (Eq. 18); their sum is to be minimised.
+    """Compute the loss terms of one batch, whose sum L = L_R + L_info + λ·||Θ||² (Eq. 18) is minimised.
 
     Args:
         backbone: R.
         alignment: L_info; ``Alignment()`` for none.
         graph: of the training interactions.
         batch: B triples.
-        l2: λ, over every trainable parameter of both modules, the unmasked tables among them.
-        rng: on the device of the modules.
+        l2: λ, the weight of the squared norm of all trainable parameters of both modules.
+        rng: random generator on the device of the modules.
+
+    Returns:
+        each term by its name: those of the backbone, those of the alignment, and "l2".
     """
+    # Emptied here, so that backbone and alignment cannot disagree about whether negatives count.
     if not backbone.uses_negatives:
         batch = batch._replace(negatives=batch.negatives[:0])
     x, masked = alignment.corrupt(backbone.initial(), rng)
