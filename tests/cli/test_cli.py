@@ -323,6 +323,7 @@ def test_help_needs_no_torch_and_a_slip_gets_the_nearest_name():
     code = """
 import sys
 from rlmrec.cli import COMMANDS, main
+from rlmrec.data.readers import READERS
 def call(*arguments):
     try:
         main(list(arguments))
@@ -333,8 +334,10 @@ assert call("--version") == call("--help") == 0
 for command in COMMANDS:
     assert call(command, "--help") == 0, command
     assert call(command, "--no-such-option") == 2, command
+for reader in READERS:
+    assert call("data", reader, "--help") == 0, reader
 assert call("train", "--epoch", "3") == 2
-heavy = {"torch", "scipy.stats", "sklearn", "openai", "fastapi", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "polars", "scipy", "numpy", "sklearn", "openai", "fastapi", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,23 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import polars as pl
 import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.cli.output import Output
-from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.lines import Progress
 from rlmrec.data.readers import READERS, Reader
-from rlmrec.data.source import Source
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.profiles import DOMAINS
-from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.data.source import Source
+    from rlmrec.workspace import Workspace
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,11 +65,13 @@ FILTERS: dict[str, tuple[Any, Any]] = {
 
 def make_command(reader: Reader) -> Callable[..., None]:
     """Make the command of a reader: its own parameters, the workspace, the filters and --json."""
-    summary, help_texts = _documented(reader.read)
+    declaration = reader.declaration
+    summary, help_texts = _documented(declaration)
+    signature = inspect.signature(declaration, eval_str=True).parameters
     own = {
-        parameter.name: _typer_parameter(parameter, help_texts.get(parameter.name, ""))
-        for parameter in inspect.signature(reader.read, eval_str=True).parameters.values()
-        if parameter.name != "progress"
+        name: _typer_parameter(parameter, help_texts.get(name, ""))
+        for name, parameter in signature.items()
+        if name != "progress"
     }
     filters = {
         option: _keyword(option, kind, reader.min_rating if option == "min_rating" else default)
@@ -79,13 +80,16 @@ def make_command(reader: Reader) -> Callable[..., None]:
     }
 
     def command(**values: Any) -> None:
+        from rlmrec.data.dataset import Dataset
+        from rlmrec.workspace import Workspace
+
         context, place, output = values["context"], Workspace(values["workspace"]), Output(values["as_json"])
         if values.get("domain") not in (None, *DOMAINS):
             raise ConfigError(f"--domain {values['domain']!r}: expected one of {', '.join(DOMAINS)}")
         options = _filter_options({option: values[option] for option in filters})
         arguments = {parameter: values[parameter] for parameter in own}
         with _reading(output) as progress:
-            if "progress" in inspect.signature(reader.read).parameters:
+            if "progress" in signature:
                 arguments["progress"] = progress
             source = reader.read(**arguments)
             if source.is_split:
@@ -138,7 +142,7 @@ def _typer_parameter(parameter: inspect.Parameter, help_text: str) -> inspect.Pa
     )
 
 
-def _documented(read: Callable[..., Source]) -> tuple[str, dict[str, str]]:
+def _documented(read: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Split a docstring into its description and the help text of each argument."""
     summary, _, rest = (inspect.getdoc(read) or "").partition("\n\nArgs:\n")
     arguments = re.split(r"\n\n", rest)[0]
@@ -216,6 +220,9 @@ def _ratio(text: str) -> tuple[float, float, float]:
 
 def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Output) -> None:
     """Save the dataset and report on it, and on what in the workspace belongs to the dataset before it."""
+    from rlmrec.data.dataset import SPLITS
+    from rlmrec.text.embeddings import TextEmbeddings
+
     try:
         old = workspace.dataset()
         changed, other_texts = old.fingerprint != dataset.fingerprint, old.content != dataset.content
@@ -265,6 +272,11 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
 
 def describe(dataset: Dataset, output: Output) -> None:
     """Print the sizes, texts and filters of a dataset as a table."""
+    import numpy as np
+    import polars as pl
+
+    from rlmrec.data.dataset import SPLITS
+
     degrees = dataset.train.user_degrees()
     rows = [
         ["users x items", f"{dataset.n_users:,} x {dataset.n_items:,}"],
