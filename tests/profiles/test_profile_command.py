@@ -206,8 +206,8 @@ def test_reasons_are_shown_and_what_a_retry_would_change(folder):
         told = rlmrec("profile", "-w", folder, "--items", *at(server), ok=3)
         assert "endpoint, mostly: no answer in 7 tries, the last one: HTTP 503" in told
         assert "request, mostly: the endpoint refused the request: HTTP 400" in told
-        assert "1 without an answer are asked again by the next run" in told
-        assert "ask again where answers were unusable with --retry-failed" in told
+        assert "1 requests without an answer are sent again by the next run" in told
+        assert "--retry-failed requests unusable answers again" in told
         estimate = ("profile", "-w", folder, "--items", *at(server), "--dry-run", "--json")
         assert json.loads(rlmrec(*estimate))["item"]["requests"] == 1
         assert json.loads(rlmrec(*estimate, "--retry-failed"))["item"]["requests"] == 2

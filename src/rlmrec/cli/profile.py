@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PARTLY_FAILED = 3
 
 
-# Option → the modes that use it, where not all do; see _modes.
+# Option → the modes that use it; options that are missing here are used by all modes.
 USED_BY = {
     "base_url": "endpoint",
     "key_env": "endpoint",
@@ -46,7 +46,7 @@ USED_BY = {
     "max_cost": "endpoint, local, replay",
 }
 MODES = {
-    "local": "the embedded model (--model local, the default); name another with --model",
+    "local": "the embedded model (--model local, the default); choose another with --model",
     "endpoint": "a model at an endpoint",
     "replay": "--replay",
     "batch-out": "--batch-out",
@@ -64,85 +64,83 @@ def profile(
     model: Annotated[
         str,
         typer.Option(
-            help="The model's name at the endpoint; 'local' is the embedded one (no key, no network)."
+            help="Name of the model at the endpoint; 'local' is the embedded model (no key, no network)."
         ),
     ] = "local",
     base_url: Annotated[
-        str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
+        str | None, typer.Option(help="Root of an OpenAI-compatible endpoint. Default: OpenAI's.")
     ] = None,
     key_env: Annotated[
-        str, typer.Option(help="Environment variable with the key. It is never written anywhere.")
+        str, typer.Option(help="Environment variable with the API key, which is never written anywhere.")
     ] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, to an endpoint.")] = 16,
-    domain: Annotated[
-        str | None, typer.Option(help=f"Whose words the prompts use: {', '.join(DOMAINS)}.")
-    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the endpoint at once.")] = 16,
+    domain: Annotated[str | None, typer.Option(help=f"Wording of the prompts: {', '.join(DOMAINS)}.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Folder with prompts of your own: item.md, user.md.")
+        Path | None, typer.Option(help="Folder with your own prompts: item.md, user.md.")
     ] = None,
     reviews: Annotated[int, typer.Option(min=1, help="Most reviews in an item's prompt.")] = 5,
     sample: Annotated[int, typer.Option(min=1, help="Most items in a user's prompt.")] = 10,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a prompt, estimated.")] = 3000,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 600,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the model.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling of reviews and items.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the model.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling of reviews and items.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that one try may take.")] = 60.0,
     reasoning_model: Annotated[
         bool,
         typer.Option(
             "--reasoning-model",
-            help="The model wants max_completion_tokens and no temperature. Live requests find that out, "
-            "a batch file must be told.",
+            help="The model takes max_completion_tokens and no temperature. Live requests detect that, "
+            "a batch file cannot.",
         ),
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the embedded model.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Settle at most this many further ones.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most nodes to profile in this run.")] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again where answers were unusable.")
+        bool, typer.Option("--retry-failed", help="Request again where answers were unusable.")
     ] = False,
     allow_partial: Annotated[
         bool,
         typer.Option(
-            "--allow-partial", help='Users though items are left: such an item\'s profile is "None".'
+            "--allow-partial",
+            help='Profile users although items have no profile yet; prompts give "None" for these.',
         ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Count requests, tokens and cost and show three prompts; ask nothing."
+            "--dry-run", help="Count requests, tokens and cost and show three prompts; send nothing."
         ),
     ] = False,
     price_in: Annotated[
-        float | None, typer.Option(min=0, help="Money for a million tokens of prompts.")
+        float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")
     ] = None,
     price_out: Annotated[
-        float | None, typer.Option(min=0, help="Money for a million tokens of answers.")
+        float | None, typer.Option(min=0, help="Price of a million tokens of answers.")
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Stop before this run's requests cost more.")
+        float | None, typer.Option(min=0, help="Stop before the requests of this run cost more.")
     ] = None,
     replay: Annotated[
         Path | None,
         typer.Option(
-            help="Take the answers from this store or export, and from nowhere else; --model picks a model's "
-            "where it holds several."
+            help="Take all answers from this store or export; --model chooses one of several models in it."
         ),
     ] = None,
     batch_out: Annotated[
-        Path | None, typer.Option(help="Write the requests as a provider's batch file; ask nothing.")
+        Path | None, typer.Option(help="Write the requests as a provider's batch file; send nothing.")
     ] = None,
-    batch_in: Annotated[Path | None, typer.Option(help="Read a provider's answers to such a file.")] = None,
+    batch_in: Annotated[Path | None, typer.Option(help="Read a provider's answers to a batch file.")] = None,
     export: Annotated[
         Path | None,
-        typer.Option(help="At the end, write all answers to this file for --replay (.jsonl, or .jsonl.gz)."),
+        typer.Option(help="Write all answers to this file for --replay (.jsonl or .jsonl.gz)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write profiles of items and users with a language model: what kind of users an item is for, and so on.
+    """Write profiles with a language model: which users an item is for, and what a user likes.
 
-    Every answer is stored at once, so a run can be killed and started again: nothing is asked twice. Exit
-    code 3 says that some could not be profiled, or that the run stopped early. An option that the chosen
-    model or mode does not use is refused.
+    Every answer is stored at once, so a run can be killed and started again without paying twice. The exit code
+    is 3 if some nodes could not be profiled or the run stopped early. Options that the chosen model or mode does
+    not use are refused.
 
     **Examples:**
 
@@ -164,7 +162,7 @@ def profile(
     from rlmrec.workspace import Workspace
 
     if not (items or users):
-        raise ConfigError("say what to profile: --items, --users or both")
+        raise ConfigError("nothing to profile: give --items, --users or both")
     if (batch_out or batch_in) and items and users:
         raise ConfigError(
             "a batch file holds one kind: give --items or --users; users' prompts quote the items'"
@@ -241,7 +239,7 @@ def profile(
 
 
 def _mode(model: str, given: set[str]) -> str:
-    """Who answers, or what else is done.
+    """Return which of ``MODES`` the options choose.
 
     Raises:
         ConfigError: options of two modes at once.
@@ -265,7 +263,7 @@ def _named(option: str) -> str:
 
 
 def _domain(dataset: Dataset) -> str:
-    """The domain that the reader of the dataset noted, if it did."""
+    """Return the domain in the provenance of the dataset; "general" if there is none."""
     noted = dataset.provenance.get("domain")
     return noted if noted in DOMAINS else "general"
 
@@ -323,7 +321,7 @@ def _show(progress: ProfilingProgress, output: Output, replayed: bool = False) -
             output.say(f"    {escape(what)}, mostly: {escape(progress.reason(what))}")
     for label, counts in (
         ("answers repaired", progress.repaired),
-        ("prompts cut to the budget of tokens", progress.truncations),
+        ("prompts shortened to the budget of tokens", progress.truncations),
     ):
         if counts:
             listed = ", ".join(f"{escape(what)} {count:,}" for what, count in counts.most_common())
@@ -331,11 +329,9 @@ def _show(progress: ProfilingProgress, output: Output, replayed: bool = False) -
     if progress.stopped:
         output.say(f"  [bold red]stopped[/]: {escape(progress.stopped)}")
     if progress.n_unanswered and not replayed:
-        output.say(f"  {progress.n_unanswered:,} without an answer are asked again by the next run")
+        output.say(f"  {progress.n_unanswered:,} requests without an answer are sent again by the next run")
     if progress.n_failed > progress.n_unanswered and not replayed:
-        output.say(
-            "  ask again where answers were unusable with --retry-failed; raw answers stand in the store"
-        )
+        output.say("  --retry-failed requests unusable answers again; the raw answers are in the store")
 
 
 def _show_estimate(estimate: Estimate, output: Output) -> None:
@@ -346,7 +342,7 @@ def _show_estimate(estimate: Estimate, output: Output) -> None:
         f"{estimate.usage.completion:,} answer tokens, cost {cost}"
     )
     for what, count in estimate.truncations.most_common():
-        output.say(f"  {count:,} prompts cut to the budget: {escape(what)}")
+        output.say(f"  {count:,} prompts shortened to the budget: {escape(what)}")
     for number, prompt in enumerate(estimate.samples, 1):
         if number == 1:
             output.say(f"[dim]system prompt[/]\n{escape(prompt.system)}")
@@ -362,7 +358,7 @@ def _show_batch(read: BatchRead, output: Output) -> None:
     )
     if read.malformed:
         output.say(
-            "  [yellow]lines that are no JSON objects with a custom_id, skipped[/]: "
+            "  [yellow]skipped lines that are not JSON objects with a custom_id[/]: "
             + ", ".join(map(str, read.malformed))
         )
     _show(read.progress, output)
@@ -404,7 +400,7 @@ def _plain_estimate(estimate: Estimate) -> dict[str, Any]:
 
 
 def _provenance(profiler: Profiler, kinds: list[str]) -> dict[str, Any]:
-    """How exported answers came about, for their manifest."""
+    """Return how exported answers were made, for their manifest."""
     from rlmrec.http_client import without_secrets
     from rlmrec.profiles.template import load_template
 
