@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 
 def available_cores() -> int:
@@ -15,9 +14,7 @@ def available_cores() -> int:
 
 def load_average() -> float | None:
     """Return the mean number of running processes over the last minute; None where it is unknown (Windows)."""
-    if sys.platform == "win32":
-        return None
     try:
-        return round(os.getloadavg()[0], 1)
+        return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     except OSError:
         return None
