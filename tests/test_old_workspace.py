@@ -51,7 +51,7 @@ class StoredEncoder:
 
 @pytest.fixture
 def encoder(monkeypatch):
-    monkeypatch.setattr("rlmrec.text.registry.LocalEncoder", StoredEncoder)
+    monkeypatch.setattr("rlmrec.text.local.LocalEncoder", StoredEncoder)
     StoredEncoder.texts = 0
     return StoredEncoder
 

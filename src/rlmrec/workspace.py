@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 
-DEFAULT_TEXT_EMBEDDINGS = "default"
 # Version 0.1 had other names for these folders. A workspace with the old folder keeps it.
 _OLD_NAMES = {"text_embeddings": "semantics", "trials": "cells"}
 

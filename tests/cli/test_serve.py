@@ -56,7 +56,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch, place):
-    monkeypatch.setattr("rlmrec.text.registry.LocalEncoder", FakeEncoder)
+    monkeypatch.setattr("rlmrec.text.local.LocalEncoder", FakeEncoder)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -267,15 +267,3 @@ def test_recommend_needs_no_torch(place):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_the_default_preset_is_the_specs():
-    import inspect
-
-    from rlmrec import workspace
-    from rlmrec.cli.train import train
-    from rlmrec.experiments.spec import DEFAULT_PRESET
-
-    parameters = inspect.signature(train).parameters
-    assert parameters["preset"].default == DEFAULT_PRESET
-    assert parameters["text_embeddings_name"].default == workspace.DEFAULT_TEXT_EMBEDDINGS

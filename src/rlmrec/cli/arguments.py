@@ -11,9 +11,6 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
 
 DEFAULT_WORKSPACE = Path("workspace")
-# As in rlmrec.experiments.spec and rlmrec.workspace, which import too much for a --help.
-DEFAULT_PRESET = "general"
-DEFAULT_TEXT_EMBEDDINGS = "default"
 
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of the project's dataset, text embeddings and runs.")

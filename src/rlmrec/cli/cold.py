@@ -56,7 +56,8 @@ def fit(
     from rlmrec.files import read_json
     from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
     from rlmrec.recommend.open import open_recommender
-    from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+    from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+    from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import (
-    DEFAULT_TEXT_EMBEDDINGS,
     DEFAULT_WORKSPACE,
     JsonOption,
     WorkspaceOption,
@@ -19,7 +18,7 @@ from rlmrec.cli.arguments import (
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.profiles import SOURCES
-from rlmrec.text import ENCODERS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset

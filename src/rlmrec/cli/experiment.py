@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperCommand
 
 from rlmrec.cli.arguments import (
-    DEFAULT_PRESET,
     DEFAULT_WORKSPACE,
     DeviceOption,
     EpochsOption,
@@ -23,6 +22,7 @@ from rlmrec.cli.arguments import (
 from rlmrec.cli.paper import RenderOption, ResultsOption, written_files
 from rlmrec.cli.sweep import PARTLY_FAILED, run_with_progress
 from rlmrec.errors import ConfigError
+from rlmrec.experiments import DEFAULT_PRESET
 
 if TYPE_CHECKING:
     from rlmrec.experiments.experiment import Experiment

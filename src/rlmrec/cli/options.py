@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlmrec.cli.arguments import DEFAULT_PRESET, AlignmentOption, BackboneOption, JsonOption, PresetOption
+from rlmrec.cli.arguments import AlignmentOption, BackboneOption, JsonOption, PresetOption
+from rlmrec.experiments import DEFAULT_PRESET
 
 
 def options(

@@ -12,7 +12,6 @@ import typer
 from rich.markup import escape
 
 from rlmrec.cli.arguments import (
-    DEFAULT_TEXT_EMBEDDINGS,
     DEFAULT_WORKSPACE,
     DeviceOption,
     JobsOption,
@@ -21,6 +20,7 @@ from rlmrec.cli.arguments import (
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output

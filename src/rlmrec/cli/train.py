@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlmrec.cli.arguments import (
-    DEFAULT_PRESET,
-    DEFAULT_TEXT_EMBEDDINGS,
     DEFAULT_WORKSPACE,
     AlignmentOption,
     BackboneOption,
@@ -27,6 +25,8 @@ from rlmrec.cli.arguments import (
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
+from rlmrec.experiments import DEFAULT_PRESET
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output

@@ -98,7 +98,7 @@ class RunGroup:
         return statistics.stdev(values) if len(values) > 1 else None
 
     def _values(self, metric: str, split: str) -> list[float]:
-        of_runs = [run.metrics[split] for run in self.runs]
+        of_runs: list[Any] = [run.metrics.get(split) for run in self.runs]
         if not all(found and metric in found for found in of_runs):
             return []
         return [float(found[metric]) for found in of_runs]

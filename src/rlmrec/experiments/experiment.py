@@ -17,7 +17,7 @@ from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
 from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
 from rlmrec.registry import short_name
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 # What a grid may vary, and the value of an axis that it does not list.
 AXES: dict[str, Any] = {

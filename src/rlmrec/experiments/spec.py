@@ -15,11 +15,11 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
 from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
+from rlmrec.experiments import DEFAULT_PRESET
 from rlmrec.registry import is_path, short_name
 from rlmrec.training.trainer import TrainConfig
 
 PRESETS = ("general", "movielens", "amazon", "yelp", "steam")
-DEFAULT_PRESET = "general"
 # The parts of a run that have options. "alignment.weight" names an option of one of them.
 PARTS = ("backbone", "alignment", "training")
 

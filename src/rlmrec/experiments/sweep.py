@@ -18,11 +18,11 @@ import tomli_w
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import PER_USER
+from rlmrec.experiments import DEFAULT_PRESET
 from rlmrec.experiments.experiment import OLD_NAMES
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import K
 from rlmrec.experiments.spec import (
-    DEFAULT_PRESET,
     RunSpec,
     UnknownOptionError,
     flat_options,
@@ -30,8 +30,8 @@ from rlmrec.experiments.spec import (
     read_toml,
 )
 from rlmrec.experiments.trial import Trial
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 KEYS = (
     "metric",

@@ -27,9 +27,10 @@ from rlmrec.experiments.run import (
 )
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import locked, read_json_lines, write_json
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+from rlmrec.workspace import Workspace
 
 PERIODS = ("", "earlier", "later")  # "" is the whole history
 CUTS = ("global", "per-user")  # where the periods meet: at one moment, or within each user's own history

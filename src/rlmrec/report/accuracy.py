@@ -20,8 +20,8 @@ from rlmrec.report.charts import SERIES, Series, bars, lines
 from rlmrec.report.collect import Group, Inputs, Run
 from rlmrec.report.data import head_mid_tail
 from rlmrec.report.tables import ResultTable, Value, short_metric
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.types import FloatArray
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
 
 
 def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
@@ -94,7 +94,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
 
 def _with_change(group: Group, metric: str, test: SeededComparison | None) -> str | None:
     """Return a mean with its deviation over seeds, its change to the base and the mark of significance."""
-    mean, deviation = group.mean(metric), group.deviation(metric)
+    mean, deviation = group.mean(metric), group.std(metric)
     if mean is None:
         return None
     text = f"{mean:.4f}" + (f" ±{deviation:.4f}" if deviation is not None else "")

@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError, WorkspaceError
-from rlmrec.evaluation.compare import without_seed
-from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate, read_table
+from rlmrec.evaluation.compare import FinishedRun, RunGroup, without_seed
+from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.evaluation.significance import average
 from rlmrec.experiments.experiment import Experiment, backbone_label
 from rlmrec.experiments.results import Results, TrialRecord
@@ -30,19 +29,13 @@ LIST_LENGTH = 20  # of the lists that are examined item by item
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(FinishedRun):
     """A finished run or trial, as its folder describes it.
 
     Args:
-        name: of the run, or the label of the trial.
-        folder: of the run.
-        metrics: content of ``metrics.json``.
         trial: content of ``cell.json``; None for a run.
     """
 
-    name: str
-    folder: Path
-    metrics: dict[str, Any]
     trial: dict[str, Any] | None = None
 
     @cached_property
@@ -132,39 +125,19 @@ class Run:
     @cached_property
     def table(self) -> pl.DataFrame:
         """The test metrics of each user."""
-        return read_table(self.folder / "test.parquet").sort("user")
+        return self.per_user().sort("user")
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Runs that differ in nothing but their seed.
+class Group(RunGroup):
+    """Runs that differ in nothing but their seed, in the order of their seeds."""
 
-    Args:
-        name: the runs' name without the seed.
-        runs: in the order of their seeds.
-    """
-
-    name: str
     runs: tuple[Run, ...]
 
     @property
     def first(self) -> Run:
         """The run that charts and maps show."""
         return self.runs[0]
-
-    def mean(self, metric: str, split: str = "test") -> float | None:
-        """Return the mean of a metric over seeds; None without such a split or if a run lacks the metric."""
-        values = self._values(metric, split)
-        return float(np.mean(values)) if values else None
-
-    def deviation(self, metric: str) -> float | None:
-        """Return the standard deviation over seeds; None for one seed."""
-        values = self._values(metric, "test")
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-    def _values(self, metric: str, split: str) -> list[float]:
-        values = [run.metrics[split].get(metric) for run in self.runs if run.metrics.get(split)]
-        return [] if None in values else values
 
     @cached_property
     def table(self) -> pl.DataFrame:

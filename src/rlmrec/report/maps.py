@@ -16,6 +16,7 @@ from rlmrec.report.blocks import Block, Options, Section, Text
 from rlmrec.report.charts import scatter
 from rlmrec.report.collect import Inputs
 from rlmrec.report.data import head_mid_tail
+from rlmrec.topk import unit_rows
 from rlmrec.types import Float32Array, FloatArray, IntArray
 
 MAP_POINTS = 1500  # more would overlap, and make the file large
@@ -63,7 +64,7 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     chance = float((sizes * (sizes - 1)).sum() / max(1, sizes.sum() * (data.n_items - 1)))
     blocks: list[Block] = []
     for title, vectors in spaces:
-        directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        directions = unit_rows(vectors)
         points = _project(directions[chosen], options)
         share = neighbour_agreement(directions, classes, len(names))
         note = (

@@ -20,7 +20,7 @@ from rlmrec.report.blocks import Block, Card, Code, Options, Section, Text
 from rlmrec.report.collect import Inputs, Run
 from rlmrec.report.experiments import summarize, tables_of
 from rlmrec.report.tables import ResultTable, Value
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 STALE = "stale: written for another split or other texts"
 

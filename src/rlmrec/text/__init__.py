@@ -30,7 +30,10 @@ ENCODERS: Registry[Any] = Registry(
     },
 )
 
+DEFAULT_TEXT_EMBEDDINGS = "default"  # their name in a workspace
+
 __all__ = [
+    "DEFAULT_TEXT_EMBEDDINGS",
     "ENCODERS",
     "LocalEncoder",
     "OpenAIEmbeddings",
