@@ -1,0 +1,376 @@
+"""The contract of the closed-form recommenders: what they are fitted on, and what fitting gives.
+
+A recommender is a class derived from ``ClosedForm``; ``fit`` gives a ``ClosedFormModel``: plain arrays that score,
+and a ``FoldIn`` rule by which a user's share of these arrays follows from a history and a text.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rlmrec.config import Config
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, DataError
+
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+State = dict[str, npt.NDArray[Any]]
+
+
+class TextVectors(Protocol):
+    """Text vectors of all users and items; any object with these four attributes will do.
+
+    ``users`` float32[U, d_s] or None, ``items`` float32[I, d_s], ``has_user`` bool[U] and ``has_item`` bool[I]:
+    which of them have a text of their own. Rows without one are ignored.
+    """
+
+    @property
+    def users(self) -> Float32Array | None:
+        """float32[U, d_s], or None where users have no text of their own."""
+        ...
+
+    @property
+    def items(self) -> Float32Array:
+        """float32[I, d_s]."""
+        ...
+
+    @property
+    def has_user(self) -> BoolArray | None:
+        """bool[U]; None means all."""
+        ...
+
+    @property
+    def has_item(self) -> BoolArray | None:
+        """bool[I]; None means all."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """The text vectors of users and items as plain arrays.
+
+    Args:
+        items: float32[I, d_s].
+        users: float32[U, d_s]; None where users have no text of their own.
+        has_item: bool[I]; None means all.
+        has_user: bool[U]; None means all.
+    """
+
+    items: Float32Array
+    users: Float32Array | None = None
+    has_item: BoolArray | None = None
+    has_user: BoolArray | None = None
+
+
+class UserParts(NamedTuple):
+    """What B users bring to their scores: vectors · items + history · neighbours + direct.
+
+    Args:
+        vectors: float32[B, d].
+        history: sparse B x I, weights of history items; None where the model has no item-item part.
+        direct: sparse B x I, scores by item; None where there are none.
+    """
+
+    vectors: Float32Array
+    history: sp.csr_array | None = None
+    direct: sp.csr_array | None = None
+
+
+class Explanation(NamedTuple):
+    """A score taken apart: ``contributions.sum() + text + neighbours + constant`` is the score.
+
+    Args:
+        items: int64[n], the history.
+        contributions: float32[n], the share of each history item.
+        text: share of the user's own text.
+        neighbours: share of the users whose text is similar.
+        constant: what every user gets, such as an item's popularity.
+        score: the score.
+    """
+
+    items: IntArray
+    contributions: Float32Array
+    text: float
+    neighbours: float
+    constant: float
+    score: float
+
+
+class FoldIn(ABC):
+    """How users' parts of a model follow from histories and texts. Known and new users go through the same code."""
+
+    @abstractmethod
+    def parts(
+        self, histories: sp.csr_array, texts: Float32Array | None = None, own: IntArray | None = None
+    ) -> UserParts:
+        """The parts of B users.
+
+        Args:
+            histories: sparse B x I, the weight of each history item (1 for a plain interaction).
+            texts: float32[B, d_s], the users' own text vectors, a row of zeros for none; or None.
+            own: int64[B], rows of known users, who are not their own neighbours; −1 or None for new ones.
+        """
+
+    @abstractmethod
+    def split(self, items: IntArray, weights: Float32Array, text: Float32Array | None) -> Float32Array:
+        """float32[n + 1, d]: the share of each history item, and of the own text, in one user's vector.
+
+        The rows sum to ``parts(…).vectors`` less what every user gets.
+        """
+
+    def new_items(self, texts: Float32Array) -> Float32Array:
+        """float32[n, d]: item embeddings from texts float32[n, d_s].
+
+        Raises:
+            DataError: the model reads no item texts.
+        """
+        raise DataError(
+            f"this model reads no item texts, so it cannot place {len(texts)} new items by theirs: "
+            "train graph-filter with text vectors"
+        )
+
+    @abstractmethod
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores the rule from."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedFormModel:
+    """A fitted closed-form recommender: score(u, ·) = e_u · e_i + history_u · neighbours + direct_u.
+
+    Args:
+        users: float32[U, d], e_u; d is 0 where the item-item part is everything.
+        items: float32[I, d], e_i.
+        rule: how users' parts follow from histories and texts.
+        history: sparse U x I, weights of each user's history in the item-item part; None without one.
+        neighbours: sparse I x I, the item-item part, neighbours of each item in its column; None without one.
+        direct: sparse U x I, scores that users of similar text hand over; None without one.
+        record: the recommender's name, the options chosen, what validation said, notes; JSON.
+
+    Raises:
+        DataError: shapes that do not fit together.
+    """
+
+    users: Float32Array
+    items: Float32Array
+    rule: FoldIn
+    history: sp.csr_array | None = None
+    neighbours: sp.csr_array | None = None
+    direct: sp.csr_array | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_users, n_items = len(self.users), len(self.items)
+        if self.users.shape[1] != self.items.shape[1]:
+            raise DataError(f"users have {self.users.shape[1]} dimensions, items {self.items.shape[1]}")
+        if (self.history is None) != (self.neighbours is None):
+            raise DataError("history weights and item neighbours go together: got only one of them")
+        expected = {"history": (n_users, n_items), "neighbours": (n_items, n_items), "direct": (n_users, n_items)}
+        for name, shape in expected.items():
+            matrix = getattr(self, name)
+            if matrix is not None and matrix.shape != shape:
+                raise DataError(f"{name} has shape {matrix.shape}, expected {shape}")
+
+    @property
+    def is_inner_product(self) -> bool:
+        """Whether ``users`` and ``items`` alone give the scores, so that any index over vectors will do."""
+        return self.neighbours is None and self.direct is None
+
+    def score(self, users: IntArray) -> Float32Array:
+        """float32[B, I]: the scores of user rows int64[B], a fresh array."""
+        history = None if self.history is None else self.history[users]
+        direct = None if self.direct is None else self.direct[users]
+        return self.score_parts(UserParts(self.users[users], history, direct))
+
+    def score_parts(self, parts: UserParts) -> Float32Array:
+        """float32[B, I]: the scores of users who need not be in the catalogue, from ``fold_in``."""
+        scores: Float32Array = parts.vectors @ self.items.T
+        if parts.history is not None and self.neighbours is not None:
+            scores += (parts.history @ self.neighbours).toarray()
+        if parts.direct is not None:
+            scores += parts.direct.toarray()
+        return scores
+
+    def fold_in(
+        self,
+        items: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+        text: Float32Array | None = None,
+        own: int = -1,
+    ) -> UserParts:
+        """Compute the parts of one user from a history and a text, exactly as ``fit`` does.
+
+        Args:
+            items: n distinct item rows; none at all for a user who is known by text alone.
+            weights: n weights, at least 0; 1 each by default.
+            text: float32[d_s], the user's own text vector; None without one.
+            own: the user's row if the catalogue has it, so that it is not its own neighbour.
+
+        Returns:
+            parts of one row, for ``score_parts``.
+
+        Raises:
+            DataError: a row outside the catalogue or one twice, weights of another length or below 0, or a text
+                of another dimension.
+        """
+        rows, amounts = self._history(items, weights)
+        histories = sp.csr_array((amounts, rows, [0, len(rows)]), shape=(1, len(self.items)))
+        texts = None if text is None else _one_text(text)
+        return self.rule.parts(histories, texts, np.array([own]))
+
+    def explain(
+        self,
+        item: int,
+        items: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+        text: Float32Array | None = None,
+        own: int = -1,
+    ) -> Explanation:
+        """Take the score of ``item`` apart by the items of a history.
+
+        Args:
+            item: the row of the item whose score is explained.
+            items, weights, text, own: as in ``fold_in``.
+
+        Raises:
+            DataError: as ``fold_in``.
+        """
+        rows, amounts = self._history(items, weights)
+        parts = self.fold_in(rows, amounts, text, own)
+        shares = self.rule.split(rows, amounts, None if text is None else _one_text(text)[0])
+        vector = self.items[item]
+        contributions = shares[:-1] @ vector
+        if parts.history is not None and self.neighbours is not None:
+            column = self.neighbours[:, [item]].toarray().ravel()
+            contributions = contributions + parts.history.toarray().ravel()[rows] * column[rows]
+        direct = 0.0 if parts.direct is None else float(parts.direct.toarray()[0, item])
+        constant = float((parts.vectors[0] - shares.sum(axis=0)) @ vector)
+        own_text = float(shares[-1] @ vector)
+        score = float(contributions.sum()) + own_text + direct + constant
+        return Explanation(rows, contributions, own_text, direct, constant, score)
+
+    def add_items(self, texts: Float32Array) -> Float32Array:
+        """float32[n, d]: embeddings of new items from their text vectors float32[n, d_s], to rank beside ``items``.
+
+        Raises:
+            DataError: the model reads no item texts, or the vectors have another dimension.
+        """
+        return self.rule.new_items(np.atleast_2d(np.asarray(texts, np.float32)))
+
+    def state(self) -> State:
+        """Everything but ``record`` as named arrays, for safetensors; ``from_state`` restores the model."""
+        arrays: State = {"users": self.users, "items": self.items}
+        for name in ("history", "neighbours", "direct"):
+            matrix = getattr(self, name)
+            if matrix is not None:
+                arrays |= sparse_state(name, matrix)
+        return arrays | {f"rule.{name}": array for name, array in self.rule.state().items()}
+
+    def _history(self, items: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[IntArray, Float32Array]:
+        rows = np.asarray(items, np.int64).reshape(-1)
+        amounts = np.ones(len(rows)) if weights is None else np.asarray(weights).reshape(-1)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.items):
+            raise DataError(f"item rows span {rows.min()}..{rows.max()}, expected 0..{len(self.items) - 1}")
+        if len(np.unique(rows)) != len(rows):
+            raise DataError("an item stands in the history more than once: give it once, with a weight")
+        if len(amounts) != len(rows) or not (np.isfinite(amounts) & (amounts >= 0)).all():
+            raise DataError(f"expected {len(rows)} weights of at least 0, one for each item of the history")
+        return rows, amounts.astype(np.float32)
+
+
+class ClosedForm(ABC):
+    """A recommender that is computed instead of trained. One class a file; ``NAME`` is how it is asked for."""
+
+    NAME: ClassVar[str]
+    label: ClassVar[str]
+    needs_text: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
+    Config: ClassVar[type[Config]]
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
+    ) -> ClosedFormModel:
+        """Fit to the training split; the validation split chooses the options that ``config`` leaves open.
+
+        Args:
+            dataset: the test split is never looked at.
+            texts: text vectors; None without any.
+            config: an instance of the class's ``Config``; None for its defaults.
+            seed: of everything random.
+        """
+
+    @classmethod
+    @abstractmethod
+    def rule(cls, state: State) -> FoldIn:
+        """The fold-in rule of a fitted model, from its arrays."""
+
+
+def constant_vectors(value: Float32Array, n: int) -> Float32Array:
+    """float32[n, d]: ``value`` in every row."""
+    return np.ascontiguousarray(np.broadcast_to(value, (n, len(value))), np.float32)
+
+
+def sparse_state(name: str, matrix: sp.csr_array) -> State:
+    """The arrays of a sparse matrix under names that begin with ``name``."""
+    narrow = np.int32 if max(matrix.nnz, *matrix.shape) < np.iinfo(np.int32).max else np.int64
+    return {
+        f"{name}.data": matrix.data,
+        f"{name}.indices": matrix.indices.astype(narrow),
+        f"{name}.indptr": matrix.indptr.astype(narrow),
+        f"{name}.shape": np.array(matrix.shape, np.int64),
+    }
+
+
+def sparse_from_state(name: str, state: Mapping[str, npt.NDArray[Any]]) -> sp.csr_array | None:
+    """The sparse matrix that ``sparse_state`` took apart, or None if ``state`` has none of that name."""
+    if f"{name}.data" not in state:
+        return None
+    arrays = tuple(state[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    n_rows, n_columns = state[f"{name}.shape"].tolist()
+    return sp.csr_array(arrays, shape=(n_rows, n_columns))
+
+
+def nested(name: str, state: Mapping[str, npt.NDArray[Any]]) -> State:
+    """The arrays whose names begin with ``name`` and a dot, without that beginning."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
+def prefixed(name: str, state: Mapping[str, npt.NDArray[Any]]) -> State:
+    """``state`` with ``name`` and a dot before every name: the inverse of ``nested``."""
+    return {f"{name}.{key}": value for key, value in state.items()}
+
+
+def check_config(config: Any, kind: type[Any]) -> Any:
+    """``config``, or the defaults for None.
+
+    Raises:
+        ConfigError: it is the configuration of something else.
+    """
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        raise ConfigError(f"expected a {kind.__name__}, got {type(config).__name__}")
+    return config
+
+
+def _one_text(text: Float32Array) -> Float32Array:
+    vector = np.asarray(text, np.float32)
+    if vector.ndim != 1:
+        raise DataError(f"the text vector of one user has shape {vector.shape}, expected (d_s,)")
+    return vector[None]

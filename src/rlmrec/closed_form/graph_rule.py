@@ -1,0 +1,432 @@
+"""How a user's parts of a graph filter follow from a history and a text, and where a new item goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rlmrec.closed_form.base import FoldIn, State, UserParts, nested, prefixed, sparse_from_state, sparse_state
+from rlmrec.closed_form.neighbours import nearest, weighted_rows
+from rlmrec.closed_form.whitening import Whitening, unit_rows
+from rlmrec.topk import map_blocks
+
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class UserTexts:
+    """Histories of the users with the most similar texts: n_u = Σ_v cos(u, v)^p R_v over the nearest v.
+
+    Args:
+        whitening: of the users' texts.
+        vectors: float32[U, d_t], whitened; zeros for a user without a text.
+        histories: R, sparse U x I.
+        count: nearest users taken.
+        power: p.
+    """
+
+    whitening: Whitening
+    vectors: Float32Array
+    histories: sp.csr_array
+    count: int
+    power: float
+
+    def rows(self, queries: Float32Array, own: IntArray) -> sp.csr_array:
+        """Sparse B x I: n_u, scaled to a standard deviation of 1 over the items; empty for a query of zeros.
+
+        Args:
+            queries: float32[B, d_t], whitened.
+            own: int64[B], the user's own row, which is left out; −1 for none.
+        """
+        ids, cosines = nearest(queries, self.vectors, self.count, own)
+        weights = np.maximum(cosines, 0) ** np.float32(self.power)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-12))
+        found = sp.csr_array(weighted_rows(ids, weights, len(self.vectors)) @ self.histories)
+        return scale_rows(found, reciprocal(sparse_deviations(found)))
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        return {
+            **prefixed("whitening", self.whitening.state()),
+            "vectors": self.vectors,
+            **sparse_state("histories", self.histories),
+            "options": np.array([self.count, self.power]),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+        histories = sparse_from_state("histories", state)
+        assert histories is not None
+        count, power = state["options"].tolist()
+        whitening = Whitening.from_state(nested("whitening", state))
+        return cls(whitening, state["vectors"], histories, int(count), power)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTexts:
+    """Whitened item texts T, and users in the same space: their items' mean, their own text, or both.
+
+    Args:
+        whitening: of the items' texts.
+        vectors: T, float32[I, d_t].
+        user_mean: float32[d_s], the mean of the users' own texts, by which these are centred; None where the
+            users' own texts are not used.
+    """
+
+    whitening: Whitening
+    vectors: Float32Array
+    user_mean: Float32Array | None = None
+
+    def own(self, texts: Float32Array | None, n: int) -> Float32Array:
+        """float32[B, d_t]: users' own texts in the space of the items, unit length; zeros for none."""
+        if texts is None or self.user_mean is None:
+            return np.zeros((n, self.whitening.size), np.float32)
+        moved = self.whitening(texts - self.user_mean + self.whitening.mean, mask=texts.any(axis=1))
+        return moved
+
+    def means(self, histories: sp.csr_array) -> tuple[Float32Array, Float32Array]:
+        """The weighted sums of the items' vectors, float32[B, d_t], and their lengths float32[B]."""
+        sums: Float32Array = histories @ self.vectors
+        return sums, np.linalg.norm(sums, axis=1)
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        mean = {} if self.user_mean is None else {"user_mean": self.user_mean}
+        return {**prefixed("whitening", self.whitening.state()), "vectors": self.vectors, **mean}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+        return cls(
+            Whitening.from_state(nested("whitening", state)), state["vectors"], state.get("user_mean")
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TextMap:
+    """Kernel ridge from text to what only interactions tell: x ↦ k(x, landmarks) · coefficients.
+
+        k(x, y) = exp(γ (x · y − 1)),  coefficients = (K_mnK_nm + λ K_mm)⁻¹ K_mn Y
+
+    over m landmarks among the n rows that it is fitted on (the Nyström method; exact for m = n).
+
+    Args:
+        landmarks: float32[m, d_t], unit length.
+        coefficients: float32[m, r].
+        gamma: γ.
+    """
+
+    landmarks: Float32Array
+    coefficients: Float32Array
+    gamma: float
+
+    @classmethod
+    def fit(
+        cls,
+        inputs: Float32Array,
+        targets: Float32Array,
+        *,
+        gamma: float = 2.0,
+        ridge: float = 0.1,
+        landmarks: int = 2048,
+        seed: int = 0,
+    ) -> Self:
+        """Fit to pairs of a text and a target.
+
+        Args:
+            inputs: float32[n, d_t], unit length.
+            targets: float32[n, r].
+            gamma: γ; larger ones look at closer texts.
+            ridge: λ, at least a little above 0.
+            landmarks: m; more than n means n.
+            seed: of the choice of landmarks.
+        """
+        n = len(inputs)
+        chosen = np.arange(n)
+        if n > landmarks:
+            chosen = np.sort(np.random.default_rng(seed).choice(n, landmarks, replace=False))
+        points = inputs[chosen]
+        across = _kernel(points, inputs, gamma)  # (m, n)
+        within = _kernel(points, points, gamma).astype(np.float64)
+        normal = (across @ across.T).astype(np.float64) + ridge * within
+        normal[np.diag_indices_from(normal)] += 1e-6 * np.trace(normal) / max(len(normal), 1)
+        solved = np.linalg.solve(normal, (across @ targets).astype(np.float64))
+        return cls(points, solved.astype(np.float32), gamma)
+
+    def __call__(self, inputs: Float32Array) -> Float32Array:
+        """float32[B, r]."""
+        mapped: Float32Array = _kernel(inputs, self.landmarks, self.gamma) @ self.coefficients
+        return mapped
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        return {
+            "landmarks": self.landmarks,
+            "coefficients": self.coefficients,
+            "gamma": np.array([self.gamma]),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+        return cls(state["landmarks"], state["coefficients"], float(state["gamma"][0]))
+
+
+def _kernel(left: Float32Array, right: Float32Array, gamma: float) -> Float32Array:
+    products: Float32Array = left @ right.T
+    products -= 1
+    products *= np.float32(gamma)
+    return np.exp(products, out=products)
+
+
+@dataclass(frozen=True, eq=False)
+class NewUsers:
+    """What a user gets who has a text and no history.
+
+    Args:
+        text_map: from the user's whitened text to c_u; None leaves the part out.
+        weights: of the filter by ``text_map``, of the item texts and of the users with similar texts.
+    """
+
+    text_map: TextMap | None
+    weights: tuple[float, float, float]
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        inner = {} if self.text_map is None else prefixed("map", self.text_map.state())
+        return {**inner, "weights": np.array(self.weights)}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+        inner = nested("map", state)
+        filtered, item_text, user_text = state["weights"].tolist()
+        return cls(TextMap.from_state(inner) if inner else None, (filtered, item_text, user_text))
+
+
+@dataclass(frozen=True, eq=False)
+class GraphRule(FoldIn):
+    """score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(h_u G) + w_u z(n_u), with what a user's parts are made of.
+
+    Args:
+        factors: float32[I, r], S-smoothed D_i^−b Q diag(h): c_u is their sum over the history.
+        vectors: Q, float32[I, r].
+        item_weights: D_i^−b, float32[I]: h_u is the history times these.
+        neighbours: G, sparse I x I; None leaves the part out.
+        item_texts: None leaves the part out.
+        user_texts: None leaves the part out.
+        new_users: None gives a user without history zeros.
+        weights: v, w and s, w_u being s / (1 + √d_u).
+        item_map: from whitened item texts to Q.
+    """
+
+    factors: Float32Array
+    vectors: Float32Array
+    item_weights: Float32Array
+    neighbours: sp.csr_array | None
+    item_texts: ItemTexts | None
+    user_texts: UserTexts | None
+    new_users: NewUsers | None
+    weights: tuple[float, float, float]
+    item_map: TextMap | None = None
+
+    @cached_property
+    def items(self) -> Float32Array:
+        """float32[I, d]: [Q ; T]."""
+        if self.item_texts is None:
+            return self.vectors
+        return np.concatenate([self.vectors, self.item_texts.vectors], axis=1)
+
+    @cached_property
+    def _covariances(self) -> tuple[Float32Array, Float32Array | None]:
+        texts = None if self.item_texts is None else covariance(self.item_texts.vectors)
+        return covariance(self.vectors), texts
+
+    def parts(
+        self, histories: sp.csr_array, texts: Float32Array | None = None, own: IntArray | None = None
+    ) -> UserParts:
+        """The parts of B users; see ``FoldIn.parts``."""
+        n_users, n_items = histories.shape
+        own = np.full(n_users, -1) if own is None else own
+        degrees = np.asarray(histories.sum(axis=1)).ravel()
+        is_new = degrees <= 0
+        queries = self._queries(texts)
+        vectors = self._vectors(histories, texts, queries, is_new)
+        history = None
+        if self.neighbours is not None:
+            history = scale_rows(histories, np.ones(n_users, np.float32), self.item_weights)
+            scales = self.weights[0] * reciprocal(self._deviations(history))
+            history = scale_rows(history, scales)
+        direct = None
+        if self.user_texts is not None:
+            if queries is None:
+                direct = sp.csr_array((n_users, n_items), dtype=np.float32)
+            else:
+                amounts = self.weights[2] / (1 + np.sqrt(degrees))
+                if self.new_users is not None:
+                    amounts = np.where(is_new, self.new_users.weights[2], amounts)
+                direct = scale_rows(self.user_texts.rows(queries, own), amounts)
+        return UserParts(vectors, history, direct)
+
+    def _queries(self, texts: Float32Array | None) -> Float32Array | None:
+        if texts is None or self.user_texts is None:
+            return None
+        return self.user_texts.whitening(texts, mask=texts.any(axis=1))
+
+    def _vectors(
+        self,
+        histories: sp.csr_array,
+        texts: Float32Array | None,
+        queries: Float32Array | None,
+        is_new: BoolArray,
+    ) -> Float32Array:
+        filtered, scales, text, text_scales = self._unscaled(histories, texts, queries, is_new)
+        vectors = filtered * scales[:, None]
+        if self.item_texts is None:
+            return vectors
+        return np.concatenate([vectors, text * text_scales[:, None]], axis=1)
+
+    def _unscaled(
+        self,
+        histories: sp.csr_array,
+        texts: Float32Array | None,
+        queries: Float32Array | None,
+        is_new: BoolArray,
+    ) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+        """c_u and t_u with the factors float32[B] that make their scores' deviations 1 and w."""
+        filtered: Float32Array = histories @ self.factors
+        text = np.zeros((len(filtered), 0), np.float32)
+        weights = np.ones(len(filtered)), np.full(len(filtered), self.weights[1])
+        if self.new_users is not None and is_new.any():
+            weights[0][is_new], weights[1][is_new] = self.new_users.weights[:2]
+            if self.new_users.text_map is not None and queries is not None:
+                rows = np.flatnonzero(is_new & queries.any(axis=1))
+                filtered[rows] = self.new_users.text_map(queries[rows])
+        of_items, of_texts = self._covariances
+        scales = weights[0] * reciprocal(deviations(filtered, of_items))
+        text_scales = np.zeros(len(filtered), np.float32)
+        if self.item_texts is not None and of_texts is not None:
+            sums, lengths = self.item_texts.means(histories)
+            text = sums * reciprocal(lengths)[:, None] + self.item_texts.own(texts, len(sums))
+            text_scales = weights[1] * reciprocal(deviations(text, of_texts))
+        return filtered, scales.astype(np.float32), text, text_scales.astype(np.float32)
+
+    def _deviations(self, history: sp.csr_array) -> Float32Array:
+        """float32[B]: the standard deviation over the items of each row of history · neighbours."""
+        neighbours = self.neighbours
+        assert neighbours is not None
+
+        def work(block: slice) -> Float32Array:
+            return sparse_deviations(sp.csr_array(history[block] @ neighbours))
+
+        found = list(map_blocks(work, history.shape[0], history.shape[1]))
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def split(self, items: IntArray, weights: Float32Array, text: Float32Array | None) -> Float32Array:
+        """The shares of the history items and of the own text in a user's vector; see ``FoldIn.split``."""
+        n_items = len(self.vectors)
+        histories = sp.csr_array((weights, items, [0, len(items)]), shape=(1, n_items))
+        texts = None if text is None else text[None]
+        is_new = np.array([weights.sum() <= 0])
+        filtered, scales, texted, text_scales = self._unscaled(histories, texts, self._queries(texts), is_new)
+        shares = np.zeros((len(items) + 1, self.items.shape[1]), np.float32)
+        rank = self.vectors.shape[1]
+        if is_new[0]:
+            shares[-1, :rank] = filtered[0] * scales[0]
+        else:
+            shares[:-1, :rank] = weights[:, None] * self.factors[items] * scales[0]
+        if self.item_texts is not None:
+            _, lengths = self.item_texts.means(histories)
+            of_items = weights[:, None] * self.item_texts.vectors[items] * reciprocal(lengths)[0]
+            shares[:-1, rank:] = of_items * text_scales[0]
+            shares[-1, rank:] = texted[0] * text_scales[0] - shares[:-1, rank:].sum(axis=0)
+        return shares
+
+    def new_items(self, texts: Float32Array) -> Float32Array:
+        """[Q̂ ; T] of items that are known by text alone; see ``FoldIn.new_items``."""
+        if self.item_texts is None or self.item_map is None:
+            return super().new_items(texts)
+        whitened = self.item_texts.whitening(texts)
+        return np.concatenate([self.item_map(whitened), whitened], axis=1)
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        arrays: State = {
+            "factors": self.factors,
+            "vectors": self.vectors,
+            "item_weights": self.item_weights,
+            "weights": np.array(self.weights),
+        }
+        if self.neighbours is not None:
+            arrays |= sparse_state("neighbours", self.neighbours)
+        for name in ("item_texts", "user_texts", "new_users", "item_map"):
+            part = getattr(self, name)
+            if part is not None:
+                arrays |= prefixed(name, part.state())
+        return arrays
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+
+        def part(name: str, restore: Callable[[State], object]) -> object:
+            inner = nested(name, state)
+            return restore(inner) if inner else None
+
+        neighbour, item_text, user_text = state["weights"].tolist()
+        return cls(
+            state["factors"],
+            state["vectors"],
+            state["item_weights"],
+            sparse_from_state("neighbours", state),
+            part("item_texts", ItemTexts.from_state),  # type: ignore[arg-type]
+            part("user_texts", UserTexts.from_state),  # type: ignore[arg-type]
+            part("new_users", NewUsers.from_state),  # type: ignore[arg-type]
+            (neighbour, item_text, user_text),
+            part("item_map", TextMap.from_state),  # type: ignore[arg-type]
+        )
+
+
+def covariance(vectors: Float32Array) -> Float32Array:
+    """float32[d, d]: the covariance of the rows, with which a user's standard deviation of scores is √(eᵀ C e)."""
+    wide = vectors.astype(np.float64)
+    wide = wide - wide.mean(axis=0)
+    return np.asarray(wide.T @ wide / max(len(wide), 1), np.float32)
+
+
+def deviations(users: Float32Array, item_covariance: Float32Array) -> Float32Array:
+    """float32[B]: the standard deviation over the items of each user's scores."""
+    variances = np.einsum("bd,bd->b", users @ item_covariance, users)
+    return np.sqrt(np.maximum(variances, 0))
+
+
+def sparse_deviations(scores: sp.csr_array) -> Float32Array:
+    """float32[B]: the standard deviation of each row, its zeros included."""
+    n = max(scores.shape[1], 1)
+    means = np.asarray(scores.sum(axis=1), np.float64).ravel() / n
+    squares = np.asarray(scores.multiply(scores).sum(axis=1), np.float64).ravel() / n
+    return np.sqrt(np.maximum(squares - means**2, 0)).astype(np.float32)
+
+
+def reciprocal(values: npt.NDArray[np.floating]) -> Float32Array:
+    """1 / values, and 0 where a value is too small to divide by."""
+    return np.divide(1, values, out=np.zeros(len(values), np.float32), where=values > 1e-9)
+
+
+def scale_rows(
+    matrix: sp.csr_array, factors: npt.NDArray[np.floating], columns: Float32Array | None = None
+) -> sp.csr_array:
+    """diag(factors) · matrix · diag(columns), as a new float32 matrix."""
+    data = matrix.data * np.repeat(factors, np.diff(matrix.indptr))
+    if columns is not None:
+        data = data * columns[matrix.indices]
+    return sp.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)

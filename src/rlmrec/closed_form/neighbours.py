@@ -1,0 +1,88 @@
+"""Nearest neighbours by cosine, exact, and the largest entries of each row of a sparse matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rlmrec.topk import map_blocks, top_k
+
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+
+def nearest(
+    queries: Float32Array, vectors: Float32Array, m: int, own: IntArray | None = None
+) -> tuple[IntArray, Float32Array]:
+    """Find the m vectors of highest cosine for each query; of equal cosines the lower row comes first.
+
+    Args:
+        queries: float32[B, d], rows of unit length or zeros.
+        vectors: float32[n, d], likewise.
+        m: how many; more than n means n.
+        own: int64[B], the row of ``vectors`` that each query is and that is left out; −1 for none.
+
+    Returns:
+        rows int64[B, m] and cosines float32[B, m]; a row that was left out has the cosine −∞.
+    """
+    m = min(m, len(vectors))
+
+    def search(block: slice) -> tuple[IntArray, Float32Array]:
+        # Rounded, so that equal texts tie however many queries are multiplied at once.
+        cosines = np.round(queries[block] @ vectors.T, 4)
+        if own is not None:
+            rows = np.flatnonzero(own[block] >= 0)
+            cosines[rows, own[block][rows]] = -np.inf
+        return top_k(cosines, m)
+
+    if not len(queries) or not m:
+        return np.empty((len(queries), m), np.int64), np.empty((len(queries), m), np.float32)
+    found = list(map_blocks(search, len(queries), len(vectors)))
+    return np.concatenate([ids for ids, _ in found]), np.concatenate([best for _, best in found])
+
+
+def similarity_graph(vectors: Float32Array, m: int) -> sp.csr_array:
+    """Build K = D^-½ (N + Nᵀ)/2 D^-½ from the m nearest neighbours N of each row, by positive cosine.
+
+    Args:
+        vectors: float32[n, d], rows of unit length; a row of zeros has no neighbour.
+        m: neighbours of each row.
+
+    Returns:
+        sparse float32, n x n, symmetric, no diagonal, largest eigenvalue at most 1.
+    """
+    n = len(vectors)
+    ids, cosines = nearest(vectors, vectors, m, np.arange(n))
+    graph = weighted_rows(ids, np.maximum(cosines, 0), n)
+    graph = sp.csr_array((graph + graph.T) / 2)
+    degrees = np.asarray(graph.sum(axis=1)).ravel()
+    root = np.divide(1, np.sqrt(degrees), out=np.zeros(n), where=degrees > 0)
+    scaled = sp.diags_array(root) @ graph @ sp.diags_array(root)
+    return sp.csr_array(scaled, dtype=np.float32)
+
+
+def weighted_rows(ids: IntArray, weights: Float32Array, n: int) -> sp.csr_array:
+    """The sparse B x n matrix whose row b has ``weights[b]`` in the columns ``ids[b]``; zeros are not kept."""
+    rows, columns = np.nonzero(weights > 0)
+    entries = weights[rows, columns], (rows, ids[rows, columns])
+    return sp.csr_array(entries, shape=(len(ids), n), dtype=np.float32)
+
+
+def largest(matrix: sp.csr_array, m: int) -> sp.csr_array:
+    """Keep the m entries of largest magnitude in each row of a sparse matrix; of equal ones the first."""
+    matrix = sp.csr_array(matrix)
+    matrix.sort_indices()
+    counts = np.diff(matrix.indptr)
+    if counts.max(initial=0) <= m:
+        return matrix
+    keep = np.ones(matrix.nnz, bool)
+    for row in np.flatnonzero(counts > m):
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        size = np.abs(matrix.data[part])
+        bar = np.partition(size, len(size) - m)[len(size) - m]
+        above, at = size > bar, np.flatnonzero(size == bar)
+        above[at[: m - int(above.sum())]] = True
+        keep[part] = above
+    ends = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr]
+    return sp.csr_array((matrix.data[keep], matrix.indices[keep], ends), shape=matrix.shape)

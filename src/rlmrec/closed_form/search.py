@@ -1,0 +1,89 @@
+"""Choosing options on validation: the held-out users, their score of a matrix, and when a gain counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.evaluation import metrics
+from rlmrec.topk import top_k
+
+IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+K = 20
+# Scores of one part that are kept while options are tried: 128 MiB in float32.
+CELLS = 1 << 25
+
+
+class Quality(NamedTuple):
+    """How well the validation items of some users are ranked.
+
+    Args:
+        recall: float64[n], Recall@20 of each user.
+        ndcg: float64[n], NDCG@20.
+    """
+
+    recall: FloatArray
+    ndcg: FloatArray
+
+    @property
+    def per_user(self) -> FloatArray:
+        """float64[n]: the mean of both, which options are chosen by."""
+        values: FloatArray = (self.recall + self.ndcg) / 2
+        return values
+
+    @property
+    def mean(self) -> float:
+        """The mean of ``per_user``."""
+        return float(self.per_user.mean())
+
+    def gain_over(self, base: Quality) -> tuple[float, float]:
+        """The mean gain over another result of the same users, and its standard error."""
+        gain = self.per_user - base.per_user
+        error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
+        return float(gain.mean()), error
+
+    def figures(self) -> dict[str, float]:
+        """Both means, for a record."""
+        return {"recall@20": float(self.recall.mean()), "ndcg@20": float(self.ndcg.mean())}
+
+
+class Validation:
+    """A fixed sample of the users with validation items, and what they are to be found.
+
+    Args:
+        dataset: the training items are left out of the candidates, the validation items are sought.
+        seed: of the sample.
+        cells: users times items at most; a catalogue above it still gets one user.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0, cells: int = CELLS) -> None:
+        held_out = dataset.valid
+        users = np.flatnonzero(held_out.user_degrees())
+        size = min(len(users), max(1, cells // dataset.n_items))
+        if size < len(users):
+            users = np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
+        self.users: IntArray = users
+        self.n_items = dataset.n_items
+        seen, wanted = dataset.train.csr()[users], held_out.csr()[users]
+        self.seen_rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
+        self.seen_items = seen.indices
+        self.n_relevant = np.diff(wanted.indptr).astype(np.int64)
+        self.keys = np.repeat(np.arange(len(users)), self.n_relevant) * dataset.n_items + wanted.indices
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def quality(self, scores: Float32Array) -> Quality:
+        """Rank the items by ``scores`` float32[n, I], which is overwritten at the training items."""
+        scores[self.seen_rows, self.seen_items] = -np.inf
+        items, best = top_k(scores, K)
+        ranked = np.arange(len(items))[:, None] * self.n_items + items
+        place = np.minimum(np.searchsorted(self.keys, ranked), len(self.keys) - 1)
+        hits = (self.keys[place] == ranked) & (best > -np.inf)
+        return Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant))

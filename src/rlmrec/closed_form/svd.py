@@ -1,0 +1,213 @@
+"""Truncated SVD of a sparse matrix, to a chosen accuracy and equal on every run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.linalg import solve_triangular
+
+from rlmrec.errors import ConfigError, DataError
+
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+# Up to this size of the smaller side the Gram matrix is decomposed as a whole: 50 ms, and exact.
+EXACT_SIZE = 500
+# Degree of the polynomial between two orthonormalisations. Measured on amazon-book, rank 512: an error of 1 %
+# takes 4 rounds of degree 4 or 3 of degree 8.
+DEGREE = 8
+MAX_ROUNDS = 12
+# Columns multiplied at once: 32 columns of 10,000 rows stay in the cache, which halves the time.
+TILE = 32
+
+
+class SingularVectors(NamedTuple):
+    """Leading right singular vectors and values of a matrix, and how accurate they are.
+
+    Args:
+        vectors: float32[I, r], orthonormal columns.
+        values: float64[r], singular values, descending.
+        error: largest relative residual ‖(AᵀA − σ²) q‖ / σ² among the r pairs.
+    """
+
+    vectors: Float32Array
+    values: FloatArray
+    error: float
+
+
+def right_singular_vectors(
+    matrix: sp.csr_array,
+    rank: int,
+    *,
+    smoothing: sp.csr_array | None = None,
+    tolerance: float = 0.05,
+    seed: int = 0,
+    start: Float32Array | None = None,
+) -> SingularVectors:
+    """Compute the r leading right singular vectors of a sparse matrix A, or of A S, without U x r memory.
+
+    Subspace iteration on AᵀA from a random block of r + p columns. Each round applies a Chebyshev polynomial
+    of AᵀA, which stays small on the unwanted part of the spectrum and grows fast above it, orthonormalises the
+    block and solves the eigenproblem within it (Rayleigh-Ritz). It stops when every one of the r pairs has a
+    relative residual ‖(AᵀA − σ²) q‖ / σ² ≤ ``tolerance``.
+
+    Where the smaller side is at most ``EXACT_SIZE``, or less than 2 r, the Gram matrix is decomposed densely in
+    float64 instead.
+
+    Args:
+        matrix: A, sparse U x I of finite values.
+        rank: r; more than min(U, I) means min(U, I).
+        smoothing: S, sparse I x I; None is the identity.
+        tolerance: the relative residual to reach.
+        seed: of the random block; the result depends on nothing else.
+        start: float32[I, k], columns to begin with, such as the vectors of a similar matrix or a lower rank.
+
+    Returns:
+        vectors, values and the error that was reached, above ``tolerance`` only if ``MAX_ROUNDS`` rounds did
+        not suffice. Each vector's largest entry is positive.
+
+    Raises:
+        ConfigError: a rank below 1.
+        DataError: a value of the matrix is not finite.
+
+    Source: Zhou and Saad 2006, SIAM J. Matrix Anal. Appl. 29(3); Halko, Martinsson and Tropp 2011, SIAM
+    Review 53(2).
+    """
+    if rank < 1:
+        raise ConfigError(f"the rank of a truncated SVD must be at least 1, got {rank}")
+    if not np.isfinite(matrix.data).all():
+        raise DataError("the matrix to decompose holds NaN or infinity: every value must be finite")
+    smaller = min(matrix.shape)
+    rank = min(rank, smaller)
+    if smaller <= EXACT_SIZE or 2 * rank > smaller:
+        return _exact(matrix if smoothing is None else sp.csr_array(matrix @ smoothing), rank)
+    width = min(smaller, rank + max(16, rank // 4))
+    block = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
+    if start is not None:
+        block[:, : min(width, start.shape[1])] = start[:, :width]
+    with ThreadPoolExecutor(_cores()) as pool:
+        return _iterate(_Gram(matrix, smoothing, pool), block, rank, tolerance)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Gram:
+    """AᵀA (SᵀAᵀAS) as a function of blocks of columns, a few columns at a time in each thread."""
+
+    def __init__(self, matrix: sp.csr_array, smoothing: sp.csr_array | None, pool: ThreadPoolExecutor) -> None:
+        factors = [matrix] if smoothing is None else [smoothing, matrix]
+        self.factors = [_narrow(factor) for factor in factors]
+        self.factors += [_narrow(sp.csr_array(factor.T)) for factor in reversed(factors)]
+        self.pool = pool
+
+    def product(self, columns: Float32Array) -> Float32Array:
+        for factor in self.factors:
+            columns = factor @ columns
+        return columns
+
+    def by_tiles(self, work: Callable[[slice], Float32Array], width: int) -> Float32Array:
+        tiles = [slice(start, min(start + TILE, width)) for start in range(0, width, TILE)]
+        return np.concatenate(list(self.pool.map(work, tiles)), axis=1)
+
+    def __call__(self, block: Float32Array) -> Float32Array:
+        return self.by_tiles(
+            lambda tile: self.product(np.ascontiguousarray(block[:, tile])), block.shape[1]
+        )
+
+    def chebyshev(self, block: Float32Array, image: Float32Array, cut: float, top: float) -> Float32Array:
+        """p(AᵀA) block for the polynomial of degree ``DEGREE`` that is at most 1 on [0, cut], scaled to p(top) = 1.
+
+        Args:
+            block: float32[I, w].
+            image: AᵀA block.
+            cut: σ² below which to suppress.
+            top: largest σ²; must exceed ``cut``.
+        """
+        half = cut / 2
+        first = half / (half - top)
+
+        def filtered(tile: slice) -> Float32Array:
+            before = np.ascontiguousarray(block[:, tile])
+            now = (image[:, tile] - half * before) * np.float32(first / half)
+            scale = first
+            for _ in range(1, DEGREE):
+                following = 1 / (2 / first - scale)
+                after = self.product(now)
+                after -= np.float32(half) * now
+                after *= np.float32(2 * following / half)
+                after -= np.float32(scale * following) * before
+                before, now, scale = now, after, following
+            return now
+
+        return self.by_tiles(filtered, block.shape[1])
+
+
+def _narrow(matrix: sp.csr_array) -> sp.csr_array:
+    """``matrix`` in float32 with 32-bit indices where they suffice: less memory to read."""
+    kind = np.int32 if max(matrix.nnz, *matrix.shape) < np.iinfo(np.int32).max else np.int64
+    arrays = matrix.data.astype(np.float32), matrix.indices.astype(kind), matrix.indptr.astype(kind)
+    return sp.csr_array(arrays, shape=matrix.shape)
+
+
+def _iterate(gram: _Gram, block: Float32Array, rank: int, tolerance: float) -> SingularVectors:
+    block = _orthonormal(block)
+    image = gram(block)
+    for round_ in range(MAX_ROUNDS + 1):
+        squares, rotation = np.linalg.eigh((block.T @ image).astype(np.float64))
+        squares = np.maximum(squares[::-1], 0)
+        turn = np.ascontiguousarray(rotation[:, ::-1], np.float32)
+        block, image = block @ turn, image @ turn
+        residuals = np.linalg.norm(image - block * squares.astype(np.float32), axis=0)[:rank]
+        # Values that are 0 but for rounding have no direction of their own: the residual is judged by σ_1.
+        floor = max(1e-5 * squares[0], float(np.finfo(np.float32).tiny))
+        error = float((residuals / np.maximum(squares[:rank], floor)).max())
+        cut, top = float(squares[-1]), float(squares[0])
+        if error <= tolerance or round_ == MAX_ROUNDS or cut <= 1e-6 * top:
+            break
+        block = _orthonormal(gram.chebyshev(block, image, cut, top))
+        image = gram(block)
+    return SingularVectors(_signed(block[:, :rank]), np.sqrt(squares[:rank]), error)
+
+
+def _orthonormal(block: Float32Array) -> Float32Array:
+    """float32[I, w] with orthonormal columns of the same span, by Cholesky of the Gram matrix in float64.
+
+    A sixth of the time of a QR by reflections. The columns are close to orthogonal already; where they are
+    not (Cholesky fails) the QR is used.
+    """
+    lengths = np.linalg.norm(block, axis=0)
+    block = block / np.where(lengths > 0, lengths, 1)
+    for _ in range(2):  # the second pass removes what the first left by rounding
+        wide = block.astype(np.float64)
+        try:
+            factor = np.linalg.cholesky(wide.T @ wide)
+        except np.linalg.LinAlgError:
+            return np.ascontiguousarray(np.linalg.qr(block)[0])
+        block = np.ascontiguousarray(solve_triangular(factor, wide.T, lower=True).T, np.float32)
+    return block
+
+
+def _exact(matrix: sp.csr_array, rank: int) -> SingularVectors:
+    wide = matrix.astype(np.float64)
+    tall = matrix.shape[0] >= matrix.shape[1]
+    gram = (wide.T @ wide if tall else wide @ wide.T).toarray()
+    squares, vectors = np.linalg.eigh(gram)
+    values = np.sqrt(np.maximum(squares[::-1][:rank], 0))
+    vectors = vectors[:, ::-1][:, :rank]
+    if not tall:  # q = Aᵀ p / σ; what belongs to σ = 0 is left at zero
+        inverse = np.divide(1, values, out=np.zeros(rank), where=values > 1e-9 * max(values[0], 1e-300))
+        vectors = (wide.T @ vectors) * inverse
+    return SingularVectors(_signed(np.asarray(vectors, np.float32)), values, 0.0)
+
+
+def _signed(vectors: Float32Array) -> Float32Array:
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    return np.ascontiguousarray(vectors * np.where(largest < 0, -1, 1).astype(np.float32))

@@ -1,0 +1,115 @@
+"""Whitening of text vectors: centring, and scaling each direction by a power of its spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rlmrec.errors import DataError
+
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+# Directions whose singular value is below this share of the largest are rounding, not text.
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """Maps text vectors x to (x − mean) W S^(p−1), scaled to unit length.
+
+    With T − mean = P S Wᵀ, the vectors that it was fitted on become the rows of P S^p: p = 1 only centres them,
+    p = 0 gives every direction the same spread, p = ½ lies between.
+
+    Args:
+        mean: float32[d_s].
+        map: float32[d_s, d_t], W S^(p−1); d_t ≤ d_s, 0 if all vectors are equal.
+
+    Example:
+        >>> vectors = np.array([[3, 1], [1, 1], [2, 2]], np.float32)
+        >>> Whitening.fit(vectors, power=1)(vectors).round(2).tolist()
+        [[0.95, -0.32], [-0.95, -0.32], [0.0, 1.0]]
+    """
+
+    mean: Float32Array
+    map: Float32Array
+
+    @classmethod
+    def fit(
+        cls, vectors: Float32Array, power: float = 0.5, *, mask: BoolArray | None = None, size: int | None = None
+    ) -> Whitening:
+        """Compute mean and map from the vectors of a catalogue.
+
+        Args:
+            vectors: float32[n, d_s].
+            power: p, from 0 to 1.
+            mask: bool[n], the rows that have a text; all by default.
+            size: d_t, keep this many of the widest directions; all by default.
+
+        Raises:
+            DataError: not a matrix, or a vector with NaN or infinity.
+        """
+        _check(vectors)
+        known = (vectors if mask is None else vectors[mask]).astype(np.float64)
+        mean = known.mean(axis=0) if len(known) else np.zeros(vectors.shape[1])
+        centred = known - mean
+        # The Gram matrix is d_s x d_s: cheaper than an SVD of the n x d_s vectors, and as good in float64.
+        squares, directions = np.linalg.eigh(centred.T @ centred)
+        spread = np.sqrt(np.maximum(squares[::-1], 0))
+        directions = directions[:, ::-1]
+        length = float(np.sqrt((known**2).sum()))
+        kept = spread > NEGLIGIBLE * max(float(spread[0]), 1e-3 * length, 1e-30) if spread.size else spread > 0
+        if size is not None:
+            kept[size:] = False
+        # Spread a row, so that the scale of the map does not depend on n.
+        per_row = spread[kept] / np.sqrt(max(len(known), 1))
+        scaled = directions[:, kept] * per_row ** (power - 1)
+        return cls(mean.astype(np.float32), np.ascontiguousarray(scaled, np.float32))
+
+    def __call__(self, vectors: Float32Array, *, mask: BoolArray | None = None) -> Float32Array:
+        """float32[n, d_t]: whitened vectors of unit length; zeros where ``mask`` is False or nothing is left.
+
+        Raises:
+            DataError: not a matrix of d_s columns, or a vector with NaN or infinity.
+        """
+        _check(vectors)
+        if vectors.shape[1] != len(self.mean):
+            raise DataError(
+                f"the text vectors have {vectors.shape[1]} dimensions, expected {len(self.mean)}: "
+                "use the encoder that the whitening was fitted with"
+            )
+        mapped: Float32Array = (vectors - self.mean) @ self.map
+        if mask is not None:
+            mapped[~mask] = 0
+        return unit_rows(mapped)
+
+    @property
+    def size(self) -> int:
+        """d_t."""
+        return int(self.map.shape[1])
+
+    def state(self) -> dict[str, Float32Array]:
+        """The two arrays; ``from_state`` restores."""
+        return {"mean": self.mean, "map": self.map}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Float32Array]) -> Whitening:
+        """Restore what ``state`` returned."""
+        return cls(state["mean"], state["map"])
+
+
+def unit_rows(rows: Float32Array) -> Float32Array:
+    """``rows`` scaled to unit length; a row shorter than float32 can tell from 0 becomes zeros."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Float32Array = np.where(lengths > 1e-6, rows / np.maximum(lengths, 1e-6), 0).astype(np.float32)
+    return scaled
+
+
+def _check(vectors: Float32Array) -> None:
+    if vectors.ndim != 2:
+        raise DataError(f"the text vectors have shape {vectors.shape}, expected (rows, d_s)")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise DataError(f"the text vector of row {row} holds NaN or infinity: every vector must be finite")
