@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
 from rlmrec.closed_form.whitening import Whitening
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.topk import map_blocks
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -41,7 +43,14 @@ DEFAULT_WEIGHTS = {"neighbours": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
 TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
+TRIAL_WEIGHTS = 0.5, 1.5, 4.0
+NEIGHBOURS = 50, 200, 1000
 RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
+WEIGHT_NAMES = {
+    "neighbours": "neighbour_weight",
+    "item_text": "text_weight",
+    "user_text": "user_text_weight",
+}
 WEIGHTS = {
     "neighbours": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0),
     "item_text": (0.0, 0.1, 0.2, 0.35, 0.5, 0.8),
@@ -62,7 +71,9 @@ class GraphFilterConfig(Config):
     max_rank: int = Field(512, ge=1, description="largest r that is tried where rank is left open")
     ridge: float | None = Field(None, ge=0, description="μ / σ_r of the filter h = σ² / (σ² + μ²)")
     accuracy: float = Field(0.05, gt=0, description="relative residual that each singular pair must reach")
-    neighbours: int = Field(100, ge=0, description="M, items kept in each column of R̃ᵀR̃; 0 leaves the part out")
+    neighbours: int | None = Field(
+        None, ge=0, description="M, items kept in each column of R̃ᵀR̃; 0 leaves the part out"
+    )
     neighbour_weight: float | None = Field(None, ge=0, description="v, weight of the item neighbours")
     text_weight: float | None = Field(None, ge=0, description="w, weight of the item texts")
     text_power: float = Field(0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully")
@@ -129,15 +140,16 @@ class _Fit:
         else:
             self.notes.append("no validation split: options left open have their defaults")
         self.parts: dict[str, Float32Array] = {}
-        self.weights: dict[str, float] = {}
+        self.pairs: dict[float, sp.csr_array] = {}
+        self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}
         self.figures: dict[str, float] = {}
+        self.trials: list[dict[str, float]] = []
 
     def model(self) -> ClosedFormModel:
         """All steps, in order."""
         exponents = self._exponents()
         scaled = self._scaled(*exponents)
-        graph = self._graph(scaled, exponents[1])
-        spectrum, ridge = self._spectrum(scaled)
+        spectrum, ridge, graph = self._interactions(scaled)
         item_texts, user_texts = self._item_texts(), self._user_texts()
         self._choose_weights(item_texts, user_texts)
         rule = self._rule(scaled, spectrum, ridge, exponents[1], graph, item_texts, user_texts)
@@ -147,6 +159,7 @@ class _Fit:
             "recommender": GraphFilter.NAME,
             "chosen": self.chosen,
             "validation": self.figures,
+            "trials": self.trials,
             "notes": self.notes,
         }
         return ClosedFormModel(
@@ -157,8 +170,7 @@ class _Fit:
 
     def _scaled(self, a: float, b: float) -> sp.csr_array:
         """R̃ = D_u^−a R D_i^−b, float32."""
-        of_users, of_items = (np.maximum(degrees, 1.0) for degrees in self.degrees)
-        return scale_rows(self.train, of_users**-a, (of_items**-b).astype(np.float32))
+        return scale_rows(self.train, np.maximum(self.degrees[0], 1.0) ** -a, self._item_weights(b))
 
     def _exponents(self) -> tuple[float, float]:
         """a and b: from the default, by steps to whichever neighbour ranks best, until none is better."""
@@ -198,45 +210,106 @@ class _Fit:
             scaled, TRIAL_RANK, tolerance=TRIAL_TOLERANCE, seed=self.seed, start=start
         )
         rows = scaled[self.validation.users]
-        scores = _filtered(rows, found, len(found.values), RIDGE)
-        if self.config.neighbours:
-            scores += _unit((sp.csr_array(rows @ scaled.T) @ scaled).toarray())
-        return self.validation.quality(scores).mean, found.vectors
+        filtered = _filter_users(rows, found, len(found.values), RIDGE)
+        of_items = self._item_weights(b)
+        weighted = scale_rows(rows, np.ones(rows.shape[0]), of_items)
 
-    def _graph(self, scaled: sp.csr_array, b: float) -> sp.csr_array | None:
-        """G: the largest entries of each column of R̃ᵀR̃."""
-        if not self.config.neighbours:
+        def scores(block: slice) -> Iterator[Float32Array]:
+            of_block: Float32Array = filtered[block] @ found.vectors.T
+            if self.config.neighbours == 0:
+                yield of_block
+                return
+            alike = _unit((weighted[block] @ self._together(a)).toarray() * of_items)
+            for weight in TRIAL_WEIGHTS:
+                yield of_block + np.float32(weight) * alike
+
+        best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
+        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
+        return best.mean, found.vectors
+
+    def _item_weights(self, b: float) -> Float32Array:
+        """float32[I]: D_i^−b."""
+        return (np.maximum(self.degrees[1], 1.0) ** -b).astype(np.float32)
+
+    def _together(self, a: float) -> sp.csr_array:
+        """Rᵀ D_u^−2a R, kept: R̃ᵀR̃ is this with both sides scaled by D_i^−b."""
+        if a not in self.pairs:
+            scaled = self._scaled(a, 0)
+            self.pairs[a] = sp.csr_array(scaled.T @ scaled)
+        return self.pairs[a]
+
+    def _graph(self, scaled: sp.csr_array) -> sp.csr_array | None:
+        """G: the largest entries of each column of R̃ᵀR̃; how many, validation chooses by G alone."""
+        counts = NEIGHBOURS if self.config.neighbours is None else (self.config.neighbours,)
+        if counts == (0,) or self.config.neighbour_weight == 0:
             return None
-        # R̃ᵀR̃ is symmetric: its rows are cut, and become columns.
-        graph = sp.csr_array(largest(sp.csr_array(scaled.T @ scaled), self.config.neighbours).T)
-        if self.validation is not None:
-            rows = scaled[self.validation.users]
-            self.parts["neighbours"] = _unit((rows @ graph).toarray())
-        return graph
-
-    def _spectrum(self, scaled: sp.csr_array) -> tuple[SingularVectors, float]:
-        """The singular vectors and μ / σ_r; the rank doubles for as long as more of it ranks better."""
-        config = self.config
-        rank = RANK if config.rank is None else config.rank
-        rank = min(rank, *scaled.shape)
-        found = self._svd(scaled, rank, None)
+        whole = sp.csr_array(scaled.T @ scaled)
         if self.validation is None:
-            ridge = RIDGE if config.ridge is None else config.ridge
-        else:
-            rank, ridge, best = self._choose_rank(scaled, found, [rank // 4, rank // 2, 3 * rank // 4, rank])
-            while config.rank is None and rank == len(found.values) and 2 * rank <= min(*scaled.shape, config.max_rank):
-                found = self._svd(scaled, 2 * rank, found.vectors)
-                wider, wider_ridge, quality = self._choose_rank(scaled, found, [3 * rank // 2, 2 * rank])
-                if quality.mean <= best.mean:
-                    break
-                rank, ridge, best = wider, wider_ridge, quality
-        if config.rank is not None and config.rank > rank and self.validation is None:
+            self.chosen["neighbours"] = counts[0]
+            return _columns(whole, counts[0])
+        # The parts are compared together with the filter, as a graph that is best alone is not best beside it.
+        rows = scaled[self.validation.users]
+        graphs = [_columns(whole, count) for count in counts]
+
+        def scores(block: slice) -> Iterator[Float32Array]:
+            for graph in graphs:
+                part = _unit(sp.csr_array(rows[block] @ graph).toarray())
+                for weight in TRIAL_WEIGHTS:
+                    yield self.parts["filter"][block] + np.float32(weight) * part
+
+        means = [quality.mean for quality in self.validation.qualities(scores)]
+        best = int(np.argmax(means)) // len(TRIAL_WEIGHTS)
+        for count, found in zip(counts, np.reshape(means, (len(counts), -1)).max(axis=1), strict=True):
+            self.trials.append({"neighbours": count, "mean": float(found)})
+        self.chosen["neighbours"] = counts[best]
+        self.parts["neighbours"] = self._neighbour_scores(rows, graphs[best])
+        return graphs[best]
+
+    def _neighbour_scores(self, rows: sp.csr_array, graph: sp.csr_array) -> Float32Array:
+        """float32[n, I]: z(R̃_u G) of the validation users."""
+
+        def work(block: slice) -> Float32Array:
+            return _unit(sp.csr_array(rows[block] @ graph).toarray())
+
+        return self._stacked(work)
+
+    def _stacked(self, work: Callable[[slice], Float32Array]) -> Float32Array:
+        assert self.validation is not None
+        return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
+
+    def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, float, sp.csr_array | None]:
+        """The singular vectors, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
+        config = self.config
+        rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
+        if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
-        self.chosen |= {"rank": rank, "ridge": ridge, "svd_error": round(found.error, 4)}
-        cut = SingularVectors(np.ascontiguousarray(found.vectors[:, :rank]), found.values[:rank], found.error)
+        found = self._svd(scaled, rank, None)
+        ridge = RIDGE if config.ridge is None else config.ridge
         if self.validation is not None:
-            self.parts["filter"] = _filtered(scaled[self.validation.users], cut, rank, ridge)
-        return cut, ridge
+            self._keep_filter(scaled, found, ridge)
+        graph = self._graph(scaled)
+        given = config.neighbour_weight
+        self.weights["neighbours"] = 0.0 if graph is None else DEFAULT_WEIGHTS["neighbours"] if given is None else given
+        if self.validation is not None:
+            if graph is not None and given is None:
+                self._pick("neighbours")
+            found, ridge = self._search_rank(scaled, found)
+            self._keep_filter(scaled, found, ridge)
+        self.chosen |= {"rank": len(found.values), "ridge": ridge, "svd_error": round(found.error, 4)}
+        return found, ridge, graph
+
+    def _search_rank(self, scaled: sp.csr_array, found: SingularVectors) -> tuple[SingularVectors, float]:
+        rank = len(found.values)
+        rank, ridge, best = self._choose_rank(scaled, found, [rank // 4, rank // 2, 3 * rank // 4, rank])
+        most = min(*scaled.shape, self.config.max_rank)
+        while self.config.rank is None and rank == len(found.values) and 2 * rank <= most:
+            found = self._svd(scaled, 2 * rank, found.vectors)
+            wider, wider_ridge, quality = self._choose_rank(scaled, found, [3 * rank // 2, 2 * rank])
+            if quality.mean <= best.mean:
+                break
+            rank, ridge, best = wider, wider_ridge, quality
+        vectors = np.ascontiguousarray(found.vectors[:, :rank])
+        return SingularVectors(vectors, found.values[:rank], found.error), ridge
 
     def _svd(self, scaled: sp.csr_array, rank: int, start: Float32Array | None) -> SingularVectors:
         return right_singular_vectors(
@@ -252,20 +325,30 @@ class _Fit:
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, len(found.values)) for rank in ranks})
         middle = 3.0 if config.ridge is None else config.ridge
-        tried: dict[tuple[int, float], Quality] = {}
+        beside = np.float32(self.weights["neighbours"])
 
-        def try_out(rank: int, ridge: float) -> Quality:
-            if (rank, ridge) not in tried:
-                scores = _filtered(rows, found, rank, ridge)
-                if "neighbours" in self.parts:
-                    scores += self.parts["neighbours"]
-                tried[rank, ridge] = self.validation.quality(scores)  # type: ignore[union-attr]
-            return tried[rank, ridge]
+        def qualities(pairs: list[tuple[int, float]]) -> list[Quality]:
+            filters = [
+                (_filter_users(rows, found, rank, ridge), np.ascontiguousarray(found.vectors[:, :rank]))
+                for rank, ridge in pairs
+            ]
 
-        rank = max(ranks, key=lambda rank: try_out(rank, middle).mean)
+            def scores(block: slice) -> Iterator[Float32Array]:
+                part = beside * self.parts["neighbours"][block] if beside else np.float32(0)
+                for users, vectors in filters:
+                    yield users[block] @ vectors.T + part
+
+            results = self.validation.qualities(scores)  # type: ignore[union-attr]
+            for (rank, ridge), quality in zip(pairs, results, strict=True):
+                self.trials.append({"rank": rank, "ridge": ridge, **quality.figures()})
+            return results
+
+        by_rank = qualities([(rank, middle) for rank in ranks])
+        rank = ranks[int(np.argmax([quality.mean for quality in by_rank]))]
         ridges = RIDGES if config.ridge is None else (config.ridge,)
-        ridge = max(ridges, key=lambda ridge: try_out(rank, ridge).mean)
-        return rank, ridge, tried[rank, ridge]
+        by_ridge = qualities([(rank, ridge) for ridge in ridges])
+        best = int(np.argmax([quality.mean for quality in by_ridge]))
+        return rank, ridges[best], by_ridge[best]
 
     # The texts.
 
@@ -314,22 +397,22 @@ class _Fit:
             "user_text": self.config.user_text_weight,
         }
         present = {
-            "neighbours": self.config.neighbours > 0,
+            "neighbours": self.config.neighbours != 0,
             "item_text": item_texts is not None,
             "user_text": user_texts is not None,
         }
-        self.weights = {name: 0.0 for name in given}
         for name, there in present.items():
             value = given[name]
             if there:
                 self.weights[name] = DEFAULT_WEIGHTS[name] if value is None else value
         if self.validation is None:
-            self.chosen |= self.weights
+            self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
             return
         self._score_texts(item_texts, user_texts)
         free = [name for name, there in present.items() if there and given[name] is None]
-        self.weights |= {name: 0.0 for name in free}
-        for name in free:
+        texts = [name for name in free if name != "neighbours"]
+        self.weights |= {name: 0.0 for name in texts}
+        for name in texts:
             before = self._quality()
             after = self._pick(name)
             self._keep_if_better(name, before, after)
@@ -337,39 +420,51 @@ class _Fit:
             self._pick(name)
         quality = self._quality()
         self.figures = quality.figures()
-        self.chosen |= {name: round(weight, 4) for name, weight in self.weights.items()}
+        self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
 
     def _keep_if_better(self, name: str, before: Quality, after: Quality) -> None:
         gain, error = after.gain_over(before)
-        if name != "neighbours":
-            what = name.replace("_", " ")
-            kept = gain > error
-            self.notes.append(
-                f"{what}: {'used' if kept else 'not used'}, validation changes by {gain:+.4f} (standard error {error:.4f})"
-            )
-        else:
-            kept = gain > 0
+        kept = gain > error
         if not kept:
             self.weights[name] = 0.0
+        self.notes.append(
+            f"{name.replace('_', ' ')}: {'used' if kept else 'not used'}, "
+            f"validation changes by {gain:+.4f} (standard error {error:.4f})"
+        )
 
     def _pick(self, name: str) -> Quality:
         """Set the weight that ranks best, the others staying."""
-        tried: dict[float, Quality] = {}
-        for weight in WEIGHTS[name]:
-            self.weights[name] = weight
-            tried[weight] = self._quality()
-        best = max(tried, key=lambda weight: tried[weight].mean)
-        self.weights[name] = best
-        return tried[best]
+        assert self.validation is not None
+
+        def scores(block: slice) -> Iterator[Float32Array]:
+            others = self._sum(block, leave_out=name)
+            for weight in WEIGHTS[name]:
+                yield others + np.float32(weight) * self.parts[name][block]
+
+        results = self.validation.qualities(scores)
+        best = int(np.argmax([quality.mean for quality in results]))
+        for weight, quality in zip(WEIGHTS[name], results, strict=True):
+            self.trials.append({WEIGHT_NAMES[name]: weight, **quality.figures()})
+        self.weights[name] = WEIGHTS[name][best]
+        return results[best]
 
     def _quality(self) -> Quality:
         """What validation says of the weights as they are."""
         assert self.validation is not None
-        scores = self.parts["filter"].copy()
+        return self.validation.quality(self._sum)
+
+    def _sum(self, block: slice, leave_out: str = "") -> Float32Array:
+        """float32[B, I]: the weighted sum of the parts."""
+        total = self.parts["filter"][block].copy()
         for name, weight in self.weights.items():
-            if weight:
-                scores += np.float32(weight) * self.parts[name]
-        return self.validation.quality(scores)
+            if weight and name != leave_out:
+                total += np.float32(weight) * self.parts[name][block]
+        return total
+
+    def _keep_filter(self, scaled: sp.csr_array, found: SingularVectors, ridge: float) -> None:
+        assert self.validation is not None
+        users = _filter_users(scaled[self.validation.users], found, len(found.values), ridge)
+        self.parts["filter"] = self._stacked(lambda block: users[block] @ found.vectors.T)
 
     def _score_texts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
         assert self.validation is not None
@@ -398,7 +493,7 @@ class _Fit:
         item_texts: ItemTexts | None,
         user_texts: UserTexts | None,
     ) -> GraphRule:
-        of_items = (np.maximum(self.degrees[1], 1.0) ** -b).astype(np.float32)
+        of_items = self._item_weights(b)
         weighted = spectrum.vectors * _gains(spectrum.values, ridge)
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
         return GraphRule(
@@ -423,13 +518,17 @@ def _gains(values: FloatArray, ridge: float) -> Float32Array:
     ).astype(np.float32)
 
 
-def _filtered(rows: sp.csr_array, found: SingularVectors, rank: int, ridge: float) -> Float32Array:
-    """float32[n, I]: z(c_u Qᵀ) of some users at a rank and ridge."""
+def _filter_users(rows: sp.csr_array, found: SingularVectors, rank: int, ridge: float) -> Float32Array:
+    """float32[n, r]: c_u of some users at a rank and ridge, scaled so that c_u Qᵀ has a deviation of 1."""
     vectors = np.ascontiguousarray(found.vectors[:, :rank])
     users = (rows @ vectors) * _gains(found.values[:rank], ridge)
     users *= reciprocal(deviations(users, covariance(vectors)))[:, None]
-    scores: Float32Array = users @ vectors.T
-    return scores
+    return users
+
+
+def _columns(symmetric: sp.csr_array, count: int) -> sp.csr_array:
+    """The ``count`` largest entries of each column of a symmetric matrix."""
+    return sp.csr_array(largest(symmetric, count).T)
 
 
 def _unit(scores: Float32Array) -> Float32Array:

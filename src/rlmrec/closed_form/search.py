@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy.typing as npt
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation import metrics
-from rlmrec.topk import top_k
+from rlmrec.topk import map_blocks, top_k
 
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 K = 20
 # Scores of one part that are kept while options are tried: 128 MiB in float32.
@@ -79,11 +81,36 @@ class Validation:
     def __len__(self) -> int:
         return len(self.users)
 
-    def quality(self, scores: Float32Array) -> Quality:
-        """Rank the items by ``scores`` float32[n, I], which is overwritten at the training items."""
-        scores[self.seen_rows, self.seen_items] = -np.inf
+    def qualities(self, scores: Callable[[slice], Iterable[Float32Array]]) -> list[Quality]:
+        """Rank the items by several ways to score them, one block of users after the other, a thread for each core.
+
+        Args:
+            scores: called with a slice of ``users``; gives float32[B, I] for each way. What it gives may be
+                changed by it afterwards, but not by others.
+        """
+
+        def rank(block: slice) -> list[BoolArray]:
+            return [self._hits(block, of_block) for of_block in scores(block)]
+
+        blocks = list(map_blocks(rank, len(self), self.n_items))
+        found = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        return [
+            Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant)) for hits in found
+        ]
+
+    def quality(self, scores: Callable[[slice], Float32Array]) -> Quality:
+        """``qualities`` of one way to score."""
+        return self.qualities(lambda block: [scores(block)])[0]
+
+    def _hits(self, block: slice, scores: Float32Array) -> BoolArray:
+        """bool[B, 20]: whether the item at each rank is sought; ``scores`` are as before afterwards."""
+        of_rows = slice(*np.searchsorted(self.seen_rows, (block.start, block.stop)))
+        seen = self.seen_rows[of_rows] - block.start, self.seen_items[of_rows]
+        kept = scores[seen]
+        scores[seen] = -np.inf
         items, best = top_k(scores, K)
-        ranked = np.arange(len(items))[:, None] * self.n_items + items
+        scores[seen] = kept
+        ranked = np.arange(block.start, block.stop)[:, None] * self.n_items + items
         place = np.minimum(np.searchsorted(self.keys, ranked), len(self.keys) - 1)
-        hits = (self.keys[place] == ranked) & (best > -np.inf)
-        return Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant))
+        found: BoolArray = (self.keys[place] == ranked) & (best > -np.inf)
+        return found
