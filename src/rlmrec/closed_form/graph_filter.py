@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from rlmrec.closed_form.graph_rule import (
     scale_rows,
 )
 from rlmrec.closed_form.neighbours import largest, similarity_graph
-from rlmrec.closed_form.search import Quality, Validation
+from rlmrec.closed_form.search import CELLS, Quality, Validation
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
 from rlmrec.closed_form.whitening import Whitening
 from rlmrec.config import Config
@@ -46,6 +47,12 @@ TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
 NEIGHBOURS = 50, 200, 1000
 RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
+# Users without a history: what is hidden to choose their weights, and what is tried beside the filter.
+HIDDEN = 1000
+NEW_ITEM_TEXTS = 0.0, 0.1, 0.2, 0.4
+NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
+USER_MAP = {"gamma": 2.0, "ridge": 0.1}
+ITEM_MAP = {"gamma": 2.0, "ridge": 1.0}
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "item_text": "text_weight",
@@ -152,9 +159,10 @@ class _Fit:
         spectrum, ridge, graph = self._interactions(scaled)
         item_texts, user_texts = self._item_texts(), self._user_texts()
         self._choose_weights(item_texts, user_texts)
-        rule = self._rule(scaled, spectrum, ridge, exponents[1], graph, item_texts, user_texts)
+        rule = self._rule(scaled, spectrum, ridge, exponents, graph, item_texts, user_texts)
         vectors = None if self.texts is None else self._known_texts()
         parts = rule.parts(self.train, vectors, np.arange(self.dataset.n_users))
+        direct = parts.direct if parts.direct is not None and parts.direct.nnz else None
         record = {
             "recommender": GraphFilter.NAME,
             "chosen": self.chosen,
@@ -163,7 +171,7 @@ class _Fit:
             "notes": self.notes,
         }
         return ClosedFormModel(
-            parts.vectors, rule.items, rule, parts.history, rule.neighbours, parts.direct, record
+            parts.vectors, rule.items, rule, parts.history, rule.neighbours, direct, record
         )
 
     # The interactions.
@@ -362,10 +370,10 @@ class _Fit:
         if not whitening.size:
             self.notes.append("the item texts are all equal or absent: they are not used")
             return None
-        user_mean = None
+        user_mean = whitening.mean
         if texts.users is not None:
             users = texts.users if texts.has_user is None else texts.users[texts.has_user]
-            user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else None
+            user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else user_mean
         return ItemTexts(whitening, whitening(texts.items, mask=mask), user_mean)
 
     def _user_texts(self) -> UserTexts | None:
@@ -488,25 +496,98 @@ class _Fit:
         scaled: sp.csr_array,
         spectrum: SingularVectors,
         ridge: float,
-        b: float,
+        exponents: tuple[float, float],
         graph: sp.csr_array | None,
         item_texts: ItemTexts | None,
         user_texts: UserTexts | None,
     ) -> GraphRule:
-        of_items = self._item_weights(b)
-        weighted = spectrum.vectors * _gains(spectrum.values, ridge)
+        of_items = self._item_weights(exponents[1])
+        gains = _gains(spectrum.values, ridge)
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
+        filtered = (scaled @ spectrum.vectors) * gains  # D_u^−a c_u
+        new_users = self._new_users(filtered, spectrum.vectors, item_texts, user_texts)
+        for_new = (0.0, 0.0, 0.0) if new_users is None else new_users.weights
+        with_items = item_texts is not None and (weights[1] > 0 or for_new[1] > 0)
         return GraphRule(
-            factors=of_items[:, None] * weighted,
+            factors=of_items[:, None] * spectrum.vectors * gains,
             vectors=spectrum.vectors,
             item_weights=of_items,
             neighbours=graph if weights[0] else None,
-            item_texts=item_texts if weights[1] else None,
-            user_texts=user_texts if weights[2] else None,
-            new_users=None,
+            item_texts=item_texts if with_items else None,
+            user_texts=user_texts if weights[2] or new_users is not None else None,
+            new_users=new_users,
+            average=filtered.mean(axis=0),
             weights=weights,
-            item_map=None,
+            item_map=self._item_map(spectrum.vectors, item_texts) if with_items else None,
         )
+
+    def _item_map(self, vectors: Float32Array, item_texts: ItemTexts | None) -> TextMap | None:
+        """The map from a new item's text to its row of Q, fitted on the items that have a text and a history."""
+        if item_texts is None:
+            return None
+        rows = np.flatnonzero(item_texts.vectors.any(axis=1) & (self.degrees[1] > 0))
+        if not len(rows):
+            return None
+        return TextMap.fit(item_texts.vectors[rows], vectors[rows], seed=self.seed, **ITEM_MAP)
+
+    def _new_users(
+        self,
+        filtered: Float32Array,
+        vectors: Float32Array,
+        item_texts: ItemTexts | None,
+        user_texts: UserTexts | None,
+    ) -> NewUsers | None:
+        """What users get who have a text alone: weights chosen on users whose history is hidden for the purpose."""
+        if user_texts is None:
+            return None if item_texts is None else NewUsers(None, (0.0, 1.0, 0.0))
+        known = np.flatnonzero(user_texts.vectors.any(axis=1) & (self.degrees[0] > 0))
+        if not len(known):
+            return None
+        weights = self._weights_of_new(known, filtered, vectors, item_texts, user_texts)
+        text_map = TextMap.fit(user_texts.vectors[known], filtered[known], seed=self.seed, **USER_MAP)
+        self.chosen["new_user_weights"] = list(weights)
+        return NewUsers(text_map, weights)
+
+    def _weights_of_new(
+        self,
+        known: IntArray,
+        filtered: Float32Array,
+        vectors: Float32Array,
+        item_texts: ItemTexts | None,
+        user_texts: UserTexts,
+    ) -> tuple[float, float, float]:
+        """Weights of the mapped filter, the item texts and the similar users for users without a history."""
+        rng = np.random.default_rng(self.seed)
+        size = min(len(known) // 10, HIDDEN, max(1, CELLS // self.dataset.n_items))
+        if size < 10:
+            return 1.0, NEW_ITEM_TEXTS[0] if item_texts is None else NEW_ITEM_TEXTS[1], NEW_USER_TEXTS[1]
+        hidden = np.sort(rng.choice(known, size, replace=False))
+        others = np.setdiff1d(known, hidden)
+        inputs = user_texts.vectors
+        mapped = TextMap.fit(inputs[others], filtered[others], landmarks=HIDDEN, seed=self.seed, **USER_MAP)
+        users = mapped(inputs[hidden])
+        users *= reciprocal(deviations(users, covariance(vectors)))[:, None]
+        rest = replace(user_texts, vectors=inputs[others], histories=self.train[others])
+        similar = rest.rows(inputs[hidden], np.full(size, -1))
+        text = np.zeros((size, 0), np.float32)
+        if item_texts is not None:
+            own = self._known_texts()
+            text = item_texts.own(None if own is None else own[hidden], size)
+            text = text * reciprocal(deviations(text, covariance(item_texts.vectors)))[:, None]
+        pairs = [(w, n) for w in (NEW_ITEM_TEXTS if item_texts is not None else (0.0,)) for n in NEW_USER_TEXTS]
+
+        def scores(block: slice) -> Iterator[Float32Array]:
+            of_filter = users[block] @ vectors.T
+            of_users = similar[block].toarray()
+            of_items = np.float32(0) if item_texts is None else text[block] @ item_texts.vectors.T
+            for item_text, user_text in pairs:
+                yield of_filter + np.float32(item_text) * of_items + np.float32(user_text) * of_users
+
+        results = Validation.of_hidden(self.dataset, hidden).qualities(scores)
+        best = int(np.argmax([quality.mean for quality in results]))
+        for (item_text, user_text), quality in zip(pairs, results, strict=True):
+            self.trials.append({"new_text": item_text, "new_users": user_text, **quality.figures()})
+        return 1.0, *pairs[best]
 
 
 def _gains(values: FloatArray, ridge: float) -> Float32Array:

@@ -78,20 +78,18 @@ class ItemTexts:
     Args:
         whitening: of the items' texts.
         vectors: T, float32[I, d_t].
-        user_mean: float32[d_s], the mean of the users' own texts, by which these are centred; None where the
-            users' own texts are not used.
+        user_mean: float32[d_s], the mean of the users' own texts, by which these are centred.
     """
 
     whitening: Whitening
     vectors: Float32Array
-    user_mean: Float32Array | None = None
+    user_mean: Float32Array
 
     def own(self, texts: Float32Array | None, n: int) -> Float32Array:
         """float32[B, d_t]: users' own texts in the space of the items, unit length; zeros for none."""
-        if texts is None or self.user_mean is None:
+        if texts is None:
             return np.zeros((n, self.whitening.size), np.float32)
-        moved = self.whitening(texts - self.user_mean + self.whitening.mean, mask=texts.any(axis=1))
-        return moved
+        return self.whitening(texts - self.user_mean + self.whitening.mean, mask=texts.any(axis=1))
 
     def means(self, histories: sp.csr_array) -> tuple[Float32Array, Float32Array]:
         """The weighted sums of the items' vectors, float32[B, d_t], and their lengths float32[B]."""
@@ -100,14 +98,14 @@ class ItemTexts:
 
     def state(self) -> State:
         """The arrays that ``from_state`` restores."""
-        mean = {} if self.user_mean is None else {"user_mean": self.user_mean}
-        return {**prefixed("whitening", self.whitening.state()), "vectors": self.vectors, **mean}
+        whitening = prefixed("whitening", self.whitening.state())
+        return {**whitening, "vectors": self.vectors, "user_mean": self.user_mean}
 
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Restore what ``state`` returned."""
         return cls(
-            Whitening.from_state(nested("whitening", state)), state["vectors"], state.get("user_mean")
+            Whitening.from_state(nested("whitening", state)), state["vectors"], state["user_mean"]
         )
 
 
@@ -224,7 +222,8 @@ class GraphRule(FoldIn):
         neighbours: G, sparse I x I; None leaves the part out.
         item_texts: None leaves the part out.
         user_texts: None leaves the part out.
-        new_users: None gives a user without history zeros.
+        new_users: what a user with a text and no history gets; None treats it as one without a text.
+        average: float32[r], the mean of all c_u: what a user with neither history nor text gets.
         weights: v, w and s, w_u being s / (1 + √d_u).
         item_map: from whitened item texts to Q.
     """
@@ -236,6 +235,7 @@ class GraphRule(FoldIn):
     item_texts: ItemTexts | None
     user_texts: UserTexts | None
     new_users: NewUsers | None
+    average: Float32Array
     weights: tuple[float, float, float]
     item_map: TextMap | None = None
 
@@ -274,7 +274,8 @@ class GraphRule(FoldIn):
                 amounts = self.weights[2] / (1 + np.sqrt(degrees))
                 if self.new_users is not None:
                     amounts = np.where(is_new, self.new_users.weights[2], amounts)
-                direct = scale_rows(self.user_texts.rows(queries, own), amounts)
+                asked = np.where((amounts > 0)[:, None], queries, 0)  # zeros find no neighbour
+                direct = scale_rows(self.user_texts.rows(asked, own), amounts)
         return UserParts(vectors, history, direct)
 
     def _queries(self, texts: Float32Array | None) -> Float32Array | None:
@@ -306,11 +307,13 @@ class GraphRule(FoldIn):
         filtered: Float32Array = histories @ self.factors
         text = np.zeros((len(filtered), 0), np.float32)
         weights = np.ones(len(filtered)), np.full(len(filtered), self.weights[1])
-        if self.new_users is not None and is_new.any():
-            weights[0][is_new], weights[1][is_new] = self.new_users.weights[:2]
-            if self.new_users.text_map is not None and queries is not None:
-                rows = np.flatnonzero(is_new & queries.any(axis=1))
-                filtered[rows] = self.new_users.text_map(queries[rows])
+        filtered[is_new] = self.average
+        by_text = np.zeros(len(filtered), bool)
+        if texts is not None and self.new_users is not None:
+            by_text = is_new & texts.any(axis=1)
+            weights[0][by_text], weights[1][by_text] = self.new_users.weights[:2]
+            if self.new_users.text_map is not None and queries is not None and by_text.any():
+                filtered[by_text] = self.new_users.text_map(queries[by_text])
         of_items, of_texts = self._covariances
         scales = weights[0] * reciprocal(deviations(filtered, of_items))
         text_scales = np.zeros(len(filtered), np.float32)
@@ -340,10 +343,10 @@ class GraphRule(FoldIn):
         filtered, scales, texted, text_scales = self._unscaled(histories, texts, self._queries(texts), is_new)
         shares = np.zeros((len(items) + 1, self.items.shape[1]), np.float32)
         rank = self.vectors.shape[1]
-        if is_new[0]:
-            shares[-1, :rank] = filtered[0] * scales[0]
-        else:
+        if not is_new[0]:
             shares[:-1, :rank] = weights[:, None] * self.factors[items] * scales[0]
+        elif texts is not None and texts.any() and self.new_users is not None:
+            shares[-1, :rank] = filtered[0] * scales[0]
         if self.item_texts is not None:
             _, lengths = self.item_texts.means(histories)
             of_items = weights[:, None] * self.item_texts.vectors[items] * reciprocal(lengths)[0]
@@ -359,15 +362,14 @@ class GraphRule(FoldIn):
         return np.concatenate([self.item_map(whitened), whitened], axis=1)
 
     def state(self) -> State:
-        """The arrays that ``from_state`` restores."""
+        """The arrays that ``from_state`` restores, but ``neighbours``, which the model keeps."""
         arrays: State = {
             "factors": self.factors,
             "vectors": self.vectors,
             "item_weights": self.item_weights,
+            "average": self.average,
             "weights": np.array(self.weights),
         }
-        if self.neighbours is not None:
-            arrays |= sparse_state("neighbours", self.neighbours)
         for name in ("item_texts", "user_texts", "new_users", "item_map"):
             part = getattr(self, name)
             if part is not None:
@@ -391,6 +393,7 @@ class GraphRule(FoldIn):
             part("item_texts", ItemTexts.from_state),  # type: ignore[arg-type]
             part("user_texts", UserTexts.from_state),  # type: ignore[arg-type]
             part("new_users", NewUsers.from_state),  # type: ignore[arg-type]
+            state["average"],
             (neighbour, item_text, user_text),
             part("item_map", TextMap.from_state),  # type: ignore[arg-type]
         )

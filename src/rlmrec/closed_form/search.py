@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation import metrics
@@ -65,18 +66,28 @@ class Validation:
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0, cells: int = CELLS) -> None:
-        held_out = dataset.valid
-        users = np.flatnonzero(held_out.user_degrees())
+        users = np.flatnonzero(dataset.valid.user_degrees())
         size = min(len(users), max(1, cells // dataset.n_items))
         if size < len(users):
             users = np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
+        self._set(users, dataset.train.csr()[users], dataset.valid.csr()[users])
+
+    @classmethod
+    def of_hidden(cls, dataset: Dataset, users: IntArray) -> Validation:
+        """For users who are treated as new: all their training and validation items are sought."""
+        self = cls.__new__(cls)
+        wanted = sp.csr_array(dataset.train.csr()[users] + dataset.valid.csr()[users])
+        wanted.sort_indices()
+        self._set(users, sp.csr_array(wanted.shape), wanted)
+        return self
+
+    def _set(self, users: IntArray, seen: sp.csr_array, wanted: sp.csr_array) -> None:
         self.users: IntArray = users
-        self.n_items = dataset.n_items
-        seen, wanted = dataset.train.csr()[users], held_out.csr()[users]
+        self.n_items = wanted.shape[1]
         self.seen_rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
         self.seen_items = seen.indices
         self.n_relevant = np.diff(wanted.indptr).astype(np.int64)
-        self.keys = np.repeat(np.arange(len(users)), self.n_relevant) * dataset.n_items + wanted.indices
+        self.keys = np.repeat(np.arange(len(users)), self.n_relevant) * self.n_items + wanted.indices
 
     def __len__(self) -> int:
         return len(self.users)
