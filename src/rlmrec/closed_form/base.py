@@ -178,7 +178,11 @@ class ClosedFormModel:
             raise DataError(f"users have {self.users.shape[1]} dimensions, items {self.items.shape[1]}")
         if (self.history is None) != (self.neighbours is None):
             raise DataError("history weights and item neighbours go together: got only one of them")
-        expected = {"history": (n_users, n_items), "neighbours": (n_items, n_items), "direct": (n_users, n_items)}
+        expected = {
+            "history": (n_users, n_items),
+            "neighbours": (n_items, n_items),
+            "direct": (n_users, n_items),
+        }
         for name, shape in expected.items():
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != shape:

@@ -31,14 +31,16 @@ class EASEConfig(Config):
 
     user_exponent: float = Field(0.3, ge=0, le=1, description="a of R̃ = D_u^−a R D_i^−b; 0 is plain EASE")
     item_exponent: float = Field(0.3, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b; 0 is plain EASE")
-    ridge: float | None = Field(
-        None, gt=0, description="λ, in units of the median of the diagonal of R̃ᵀR̃"
-    )
+    ridge: float | None = Field(None, gt=0, description="λ, in units of the median of the diagonal of R̃ᵀR̃")
     neighbours: int = Field(500, ge=1, description="M, entries of largest magnitude kept in each column of B")
     text_ridge: float = Field(
-        0.0, ge=0, description="λ_E, in the same units: pull B towards what the items' texts predict; 0: not at all"
+        0.0,
+        ge=0,
+        description="λ_E, in the same units: pull B towards what the items' texts predict; 0: not at all",
     )
-    text_spread: float = Field(8.0, gt=0, description="λ_F, ridge of the prediction of item texts from each other")
+    text_spread: float = Field(
+        8.0, gt=0, description="λ_F, ridge of the prediction of item texts from each other"
+    )
 
 
 class EASE(ClosedForm):
@@ -74,7 +76,9 @@ class EASE(ClosedForm):
         """
         options: EASEConfig = check_config(config, EASEConfig)
         if options.text_ridge and texts is None:
-            raise ConfigError("text_ridge is above 0, but there are no text vectors: encode texts, or set it to 0")
+            raise ConfigError(
+                "text_ridge is above 0, but there are no text vectors: encode texts, or set it to 0"
+            )
         if dataset.n_items > MOST_ITEMS:
             raise DataError(
                 f"EASE inverts an I x I matrix: {dataset.n_items} items are more than {MOST_ITEMS}; use graph-filter"

@@ -26,7 +26,7 @@ from rlmrec.closed_form.graph_rule import (
 from rlmrec.closed_form.neighbours import largest, similarity_graph
 from rlmrec.closed_form.search import CELLS, Quality, Validation
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
-from rlmrec.closed_form.whitening import Whitening
+from rlmrec.closed_form.whitening import Whitening, unit_rows
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.topk import map_blocks
@@ -49,9 +49,9 @@ NEIGHBOURS = 50, 200, 1000
 RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
 # Users without a history: what is hidden to choose their weights, and what is tried beside the filter.
 HIDDEN = 1000
-NEW_ITEM_TEXTS = 0.0, 0.1, 0.2, 0.4
+NEW_ITEM_TEXTS = 0.0, 0.2, 0.4, 0.8, 1.2
 NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
-USER_MAP = {"gamma": 2.0, "ridge": 0.1}
+USER_MAP = {"gamma": 1.0, "ridge": 0.1}
 ITEM_MAP = {"gamma": 2.0, "ridge": 1.0}
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
@@ -60,7 +60,7 @@ WEIGHT_NAMES = {
 }
 WEIGHTS = {
     "neighbours": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0),
-    "item_text": (0.0, 0.1, 0.2, 0.35, 0.5, 0.8),
+    "item_text": (0.0, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2),
     "user_text": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
 }
 
@@ -69,7 +69,10 @@ class GraphFilterConfig(Config):
     """Options of the graph filter; None lets validation choose."""
 
     user_exponent: float | None = Field(
-        None, ge=0, le=1, description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts"
+        None,
+        ge=0,
+        le=1,
+        description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts",
     )
     item_exponent: float | None = Field(
         None, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b: how much less popular items count"
@@ -83,14 +86,19 @@ class GraphFilterConfig(Config):
     )
     neighbour_weight: float | None = Field(None, ge=0, description="v, weight of the item neighbours")
     text_weight: float | None = Field(None, ge=0, description="w, weight of the item texts")
-    text_power: float = Field(0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully")
-    smoothing: float | None = Field(
+    text_power: float = Field(
+        0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully"
+    )
+    smoothing: float = Field(
         0.0, ge=0, description="β of R̃ (I + β K), K the nearest items by text: items borrow history"
     )
     smoothing_neighbours: int = Field(10, ge=1, description="nearest items by text of each row of K")
     user_text_weight: float | None = Field(
-        None, ge=0, description="s of w_u = s / (1 + √d_u), weight of the histories of users with similar texts"
+        None,
+        ge=0,
+        description="s of w_u = s / (1 + √d_u), weight of the histories of users with similar texts",
     )
+    user_text_power: float = Field(1.0, ge=0, le=1, description="p of the whitening of the users' texts")
     user_neighbours: int = Field(50, ge=1, description="users whose histories are averaged")
     user_power: float = Field(3.0, ge=0, description="power of the cosine by which these users are weighted")
 
@@ -139,6 +147,7 @@ class _Fit:
         self.dataset, self.texts, self.config, self.seed = dataset, texts, config, seed
         self.train = dataset.train.csr()
         self.degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
+        self.smoothing: sp.csr_array | None = None
         self.notes: list[str] = []
         self.chosen: dict[str, Any] = {}
         self.validation: Validation | None = None
@@ -155,6 +164,7 @@ class _Fit:
     def model(self) -> ClosedFormModel:
         """All steps, in order."""
         exponents = self._exponents()
+        self.smoothing = self._smoothing()
         scaled = self._scaled(*exponents)
         spectrum, ridge, graph = self._interactions(scaled)
         item_texts, user_texts = self._item_texts(), self._user_texts()
@@ -179,6 +189,19 @@ class _Fit:
     def _scaled(self, a: float, b: float) -> sp.csr_array:
         """R̃ = D_u^−a R D_i^−b, float32."""
         return scale_rows(self.train, np.maximum(self.degrees[0], 1.0) ** -a, self._item_weights(b))
+
+    def _smoothing(self) -> sp.csr_array | None:
+        """I + β K, by which items borrow history from the items of similar text."""
+        item_texts = self._item_texts() if self.config.smoothing else None
+        if item_texts is None:
+            return None
+        graph = similarity_graph(item_texts.vectors, self.config.smoothing_neighbours)
+        identity = sp.eye_array(self.dataset.n_items, dtype=np.float32)
+        return sp.csr_array(identity + np.float32(self.config.smoothing) * graph)
+
+    def _smoothed(self, rows: sp.csr_array) -> sp.csr_array:
+        """Rows of R' = R̃ (I + β K), from those of R̃."""
+        return rows if self.smoothing is None else sp.csr_array(rows @ self.smoothing)
 
     def _exponents(self) -> tuple[float, float]:
         """a and b: from the default, by steps to whichever neighbour ranks best, until none is better."""
@@ -215,10 +238,15 @@ class _Fit:
         assert self.validation is not None
         scaled = self._scaled(a, b)
         found = right_singular_vectors(
-            scaled, TRIAL_RANK, tolerance=TRIAL_TOLERANCE, seed=self.seed, start=start
+            scaled,
+            TRIAL_RANK,
+            smoothing=self.smoothing,
+            tolerance=TRIAL_TOLERANCE,
+            seed=self.seed,
+            start=start,
         )
         rows = scaled[self.validation.users]
-        filtered = _filter_users(rows, found, len(found.values), RIDGE)
+        filtered = _filter_users(self._smoothed(rows), found, RIDGE)
         of_items = self._item_weights(b)
         weighted = scale_rows(rows, np.ones(rows.shape[0]), of_items)
 
@@ -297,7 +325,9 @@ class _Fit:
             self._keep_filter(scaled, found, ridge)
         graph = self._graph(scaled)
         given = config.neighbour_weight
-        self.weights["neighbours"] = 0.0 if graph is None else DEFAULT_WEIGHTS["neighbours"] if given is None else given
+        self.weights["neighbours"] = (
+            0.0 if graph is None else DEFAULT_WEIGHTS["neighbours"] if given is None else given
+        )
         if self.validation is not None:
             if graph is not None and given is None:
                 self._pick("neighbours")
@@ -316,12 +346,16 @@ class _Fit:
             if quality.mean <= best.mean:
                 break
             rank, ridge, best = wider, wider_ridge, quality
-        vectors = np.ascontiguousarray(found.vectors[:, :rank])
-        return SingularVectors(vectors, found.values[:rank], found.error), ridge
+        return _cut(found, rank), ridge
 
     def _svd(self, scaled: sp.csr_array, rank: int, start: Float32Array | None) -> SingularVectors:
         return right_singular_vectors(
-            scaled, rank, tolerance=self.config.accuracy, seed=self.seed, start=start
+            scaled,
+            rank,
+            smoothing=self.smoothing,
+            tolerance=self.config.accuracy,
+            seed=self.seed,
+            start=start,
         )
 
     def _choose_rank(
@@ -329,17 +363,15 @@ class _Fit:
     ) -> tuple[int, float, Quality]:
         """The best of ``ranks`` at a middling ridge, then the best ridge at that rank."""
         assert self.validation is not None
-        config, rows = self.config, scaled[self.validation.users]
+        config, rows = self.config, self._smoothed(scaled[self.validation.users])
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, len(found.values)) for rank in ranks})
         middle = 3.0 if config.ridge is None else config.ridge
         beside = np.float32(self.weights["neighbours"])
 
         def qualities(pairs: list[tuple[int, float]]) -> list[Quality]:
-            filters = [
-                (_filter_users(rows, found, rank, ridge), np.ascontiguousarray(found.vectors[:, :rank]))
-                for rank, ridge in pairs
-            ]
+            cuts = [(_cut(found, rank), ridge) for rank, ridge in pairs]
+            filters = [(_filter_users(rows, cut, ridge), cut.vectors) for cut, ridge in cuts]
 
             def scores(block: slice) -> Iterator[Float32Array]:
                 part = beside * self.parts["neighbours"][block] if beside else np.float32(0)
@@ -381,7 +413,7 @@ class _Fit:
         texts, config = self.texts, self.config
         if texts is None or texts.users is None or config.user_text_weight == 0:
             return None
-        whitening = Whitening.fit(texts.users, config.text_power, mask=texts.has_user)
+        whitening = Whitening.fit(texts.users, config.user_text_power, mask=texts.has_user)
         if not whitening.size:
             self.notes.append("the user texts are all equal or absent: they are not used")
             return None
@@ -419,7 +451,7 @@ class _Fit:
         self._score_texts(item_texts, user_texts)
         free = [name for name, there in present.items() if there and given[name] is None]
         texts = [name for name in free if name != "neighbours"]
-        self.weights |= {name: 0.0 for name in texts}
+        self.weights |= dict.fromkeys(texts, 0.0)
         for name in texts:
             before = self._quality()
             after = self._pick(name)
@@ -471,7 +503,7 @@ class _Fit:
 
     def _keep_filter(self, scaled: sp.csr_array, found: SingularVectors, ridge: float) -> None:
         assert self.validation is not None
-        users = _filter_users(scaled[self.validation.users], found, len(found.values), ridge)
+        users = _filter_users(self._smoothed(scaled[self.validation.users]), found, ridge)
         self.parts["filter"] = self._stacked(lambda block: users[block] @ found.vectors.T)
 
     def _score_texts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
@@ -504,12 +536,13 @@ class _Fit:
         of_items = self._item_weights(exponents[1])
         gains = _gains(spectrum.values, ridge)
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
-        filtered = (scaled @ spectrum.vectors) * gains  # D_u^−a c_u
+        spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
+        filtered = unit_rows((scaled @ spread) * gains)  # c_u, of one length for all users
         new_users = self._new_users(filtered, spectrum.vectors, item_texts, user_texts)
         for_new = (0.0, 0.0, 0.0) if new_users is None else new_users.weights
         with_items = item_texts is not None and (weights[1] > 0 or for_new[1] > 0)
         return GraphRule(
-            factors=of_items[:, None] * spectrum.vectors * gains,
+            factors=of_items[:, None] * spread * gains,
             vectors=spectrum.vectors,
             item_weights=of_items,
             neighbours=graph if weights[0] else None,
@@ -574,7 +607,9 @@ class _Fit:
             own = self._known_texts()
             text = item_texts.own(None if own is None else own[hidden], size)
             text = text * reciprocal(deviations(text, covariance(item_texts.vectors)))[:, None]
-        pairs = [(w, n) for w in (NEW_ITEM_TEXTS if item_texts is not None else (0.0,)) for n in NEW_USER_TEXTS]
+        pairs = [
+            (w, n) for w in (NEW_ITEM_TEXTS if item_texts is not None else (0.0,)) for n in NEW_USER_TEXTS
+        ]
 
         def scores(block: slice) -> Iterator[Float32Array]:
             of_filter = users[block] @ vectors.T
@@ -599,12 +634,17 @@ def _gains(values: FloatArray, ridge: float) -> Float32Array:
     ).astype(np.float32)
 
 
-def _filter_users(rows: sp.csr_array, found: SingularVectors, rank: int, ridge: float) -> Float32Array:
-    """float32[n, r]: c_u of some users at a rank and ridge, scaled so that c_u Qᵀ has a deviation of 1."""
-    vectors = np.ascontiguousarray(found.vectors[:, :rank])
-    users = (rows @ vectors) * _gains(found.values[:rank], ridge)
-    users *= reciprocal(deviations(users, covariance(vectors)))[:, None]
+def _filter_users(rows: sp.csr_array, found: SingularVectors, ridge: float) -> Float32Array:
+    """float32[n, r]: c_u of some users' rows of R', scaled so that c_u Qᵀ has a standard deviation of 1."""
+    users = (rows @ found.vectors) * _gains(found.values, ridge)
+    users *= reciprocal(deviations(users, covariance(found.vectors)))[:, None]
     return users
+
+
+def _cut(found: SingularVectors, rank: int) -> SingularVectors:
+    """The first ``rank`` of the singular vectors and values."""
+    vectors = np.ascontiguousarray(found.vectors[:, :rank])
+    return SingularVectors(vectors, found.values[:rank], found.error)
 
 
 def _columns(symmetric: sp.csr_array, count: int) -> sp.csr_array:

@@ -11,9 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rlmrec.closed_form.base import FoldIn, State, UserParts, nested, prefixed, sparse_from_state, sparse_state
+from rlmrec.closed_form.base import (
+    FoldIn,
+    State,
+    UserParts,
+    nested,
+    prefixed,
+    sparse_from_state,
+    sparse_state,
+)
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
-from rlmrec.closed_form.whitening import Whitening, unit_rows
+from rlmrec.closed_form.whitening import Whitening
 from rlmrec.topk import map_blocks
 
 IntArray = npt.NDArray[np.int64]
@@ -104,9 +112,7 @@ class ItemTexts:
     @classmethod
     def from_state(cls, state: State) -> Self:
         """Restore what ``state`` returned."""
-        return cls(
-            Whitening.from_state(nested("whitening", state)), state["vectors"], state["user_mean"]
-        )
+        return cls(Whitening.from_state(nested("whitening", state)), state["vectors"], state["user_mean"])
 
 
 @dataclass(frozen=True, eq=False)

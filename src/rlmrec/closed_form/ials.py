@@ -11,7 +11,15 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, FoldIn, State, TextVectors, UserParts, check_config
+from rlmrec.closed_form.base import (
+    ClosedForm,
+    ClosedFormModel,
+    FoldIn,
+    State,
+    TextVectors,
+    UserParts,
+    check_config,
+)
 from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset

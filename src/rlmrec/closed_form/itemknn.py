@@ -28,7 +28,10 @@ class ItemKNNConfig(Config):
     """Options of the two-hop filter; None lets validation choose."""
 
     user_exponent: float | None = Field(
-        None, ge=0, le=1, description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts"
+        None,
+        ge=0,
+        le=1,
+        description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts",
     )
     item_exponent: float | None = Field(
         None, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b: how much less popular items count"
@@ -78,7 +81,9 @@ class ItemKNN(ClosedForm):
         return HistoryRule.from_state(state)
 
 
-def _exponents(dataset: Dataset, options: ItemKNNConfig, validation: Validation | None) -> tuple[float, float]:
+def _exponents(
+    dataset: Dataset, options: ItemKNNConfig, validation: Validation | None
+) -> tuple[float, float]:
     given = options.user_exponent, options.item_exponent
     start = [default if value is None else value for value, default in zip(given, DEFAULT, strict=True)]
     free = [axis for axis in (1, 0) if given[axis] is None]

@@ -79,7 +79,9 @@ class Popularity(ClosedForm):
         items = (dataset.train.item_degrees() / dataset.n_users).astype(np.float32)[:, None]
         rule = ConstantRule(np.ones(1, np.float32))
         users = constant_vectors(rule.vector, dataset.n_users)
-        return ClosedFormModel(users, items, rule, record={"recommender": cls.NAME, "chosen": {}, "notes": []})
+        return ClosedFormModel(
+            users, items, rule, record={"recommender": cls.NAME, "chosen": {}, "notes": []}
+        )
 
     @classmethod
     def rule(cls, state: State) -> FoldIn:

@@ -106,7 +106,8 @@ class Validation:
         blocks = list(map_blocks(rank, len(self), self.n_items))
         found = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
         return [
-            Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant)) for hits in found
+            Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant))
+            for hits in found
         ]
 
     def quality(self, scores: Callable[[slice], Float32Array]) -> Quality:

@@ -102,7 +102,9 @@ def _cores() -> int:
 class _Gram:
     """AᵀA (SᵀAᵀAS) as a function of blocks of columns, a few columns at a time in each thread."""
 
-    def __init__(self, matrix: sp.csr_array, smoothing: sp.csr_array | None, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, matrix: sp.csr_array, smoothing: sp.csr_array | None, pool: ThreadPoolExecutor
+    ) -> None:
         factors = [matrix] if smoothing is None else [smoothing, matrix]
         self.factors = [_narrow(factor) for factor in factors]
         self.factors += [_narrow(sp.csr_array(factor.T)) for factor in reversed(factors)]
@@ -118,9 +120,7 @@ class _Gram:
         return np.concatenate(list(self.pool.map(work, tiles)), axis=1)
 
     def __call__(self, block: Float32Array) -> Float32Array:
-        return self.by_tiles(
-            lambda tile: self.product(np.ascontiguousarray(block[:, tile])), block.shape[1]
-        )
+        return self.by_tiles(lambda tile: self.product(np.ascontiguousarray(block[:, tile])), block.shape[1])
 
     def chebyshev(self, block: Float32Array, image: Float32Array, cut: float, top: float) -> Float32Array:
         """p(AᵀA) block for the polynomial of degree ``DEGREE`` that is at most 1 on [0, cut], scaled to p(top) = 1.

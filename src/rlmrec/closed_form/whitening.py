@@ -38,7 +38,12 @@ class Whitening:
 
     @classmethod
     def fit(
-        cls, vectors: Float32Array, power: float = 0.5, *, mask: BoolArray | None = None, size: int | None = None
+        cls,
+        vectors: Float32Array,
+        power: float = 0.5,
+        *,
+        mask: BoolArray | None = None,
+        size: int | None = None,
     ) -> Whitening:
         """Compute mean and map from the vectors of a catalogue.
 
@@ -60,7 +65,9 @@ class Whitening:
         spread = np.sqrt(np.maximum(squares[::-1], 0))
         directions = directions[:, ::-1]
         length = float(np.sqrt((known**2).sum()))
-        kept = spread > NEGLIGIBLE * max(float(spread[0]), 1e-3 * length, 1e-30) if spread.size else spread > 0
+        kept = (
+            spread > NEGLIGIBLE * max(float(spread[0]), 1e-3 * length, 1e-30) if spread.size else spread > 0
+        )
         if size is not None:
             kept[size:] = False
         # Spread a row, so that the scale of the map does not depend on n.

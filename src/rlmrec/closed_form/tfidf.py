@@ -1,0 +1,168 @@
+"""TF-IDF with a truncated SVD: text vectors in seconds, from the texts of the catalogue alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from pydantic import Field
+
+from rlmrec.closed_form.whitening import unit_rows
+from rlmrec.config import Config
+from rlmrec.errors import ConfigError, DataError
+
+Float32Array = npt.NDArray[np.float32]
+State = dict[str, npt.NDArray[Any]]
+
+
+class TfidfConfig(Config):
+    """Options of the TF-IDF encoder."""
+
+    dim: int = Field(256, ge=1, description="d_s, singular vectors kept; fewer where the texts have fewer")
+    min_count: int = Field(
+        2, ge=1, description="texts that a term must occur in, where there are 10 texts or more"
+    )
+    max_share: float = Field(
+        0.5, gt=0, le=1, description="share of the texts above which a term says nothing"
+    )
+    ngrams: int = Field(1, ge=1, le=3, description="longest sequence of words that is a term")
+
+
+class TfidfEncoder:
+    """Maps a text to its TF-IDF weights, projected on their leading singular vectors and scaled to unit length.
+
+        weight of term t in a text = (1 + ln count) · (ln((1 + n) / (1 + n_t)) + 1),  rows of length 1,  x = X V
+
+    ``fit`` it to the texts of a catalogue; it then encodes any text. A text without a known term has zeros.
+
+    Args:
+        terms: the vocabulary, in the order of ``idf``.
+        idf: float32[n_terms].
+        components: V, float32[n_terms, d_s].
+        config: options.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+
+    Example:
+        >>> encoder = TfidfEncoder.fit(["a space opera", "a western", "space western"], TfidfConfig(dim=2))
+        >>> encoder.encode(["western in space"]).shape
+        (1, 2)
+    """
+
+    def __init__(
+        self, terms: Sequence[str], idf: Float32Array, components: Float32Array, config: TfidfConfig
+    ) -> None:
+        if not len(terms) == len(idf) == len(components):
+            raise DataError(
+                f"there are {len(terms)} terms, {len(idf)} weights and {len(components)} rows of components: "
+                "expected the same number"
+            )
+        self.terms = list(terms)
+        self.idf = idf
+        self.components = components
+        self.config = config
+        self.name = f"tfidf {self.dim}"
+
+    @property
+    def dim(self) -> int:
+        """d_s."""
+        return int(self.components.shape[1])
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], config: TfidfConfig | None = None, seed: int = 0) -> Self:
+        """Take vocabulary, weights and singular vectors from the texts of a catalogue.
+
+        Args:
+            texts: n of them; empty ones are allowed.
+            config: options.
+            seed: of the SVD.
+
+        Raises:
+            DataError: no text holds a term.
+            ConfigError: scikit-learn is not installed.
+        """
+        config = config or TfidfConfig()
+        count_vectorizer, truncated_svd = _sklearn()
+        few = len(texts) < 10
+        vectorizer = count_vectorizer(
+            ngram_range=(1, config.ngrams),
+            min_df=1 if few else config.min_count,
+            max_df=1.0 if few else config.max_share,
+            dtype=np.float32,
+        )
+        try:
+            counts = sp.csr_array(vectorizer.fit_transform(texts))
+        except ValueError as error:  # "empty vocabulary", "no terms remain"
+            raise DataError(
+                f"no term is left of {len(texts)} texts ({error}): give texts with words"
+            ) from None
+        present = np.bincount(counts.indices, minlength=counts.shape[1])
+        idf = (np.log((1 + len(texts)) / (1 + present)) + 1).astype(np.float32)
+        weights = _weighted(counts, idf)
+        size = min(config.dim, min(weights.shape) - 1)
+        if size < 1:  # a single text or term: nothing to reduce
+            components = np.eye(weights.shape[1], min(config.dim, weights.shape[1]), dtype=np.float32)
+        else:
+            svd = truncated_svd(size, n_iter=4, random_state=seed).fit(weights)
+            components = np.ascontiguousarray(svd.components_.T, np.float32)
+        return cls(vectorizer.get_feature_names_out().tolist(), idf, components, config)
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """float32[n, d_s], rows of unit length; zeros for a text without a known term."""
+        if not len(texts):
+            return np.zeros((0, self.dim), np.float32)
+        counts = sp.csr_array(self._vectorizer.transform(texts))
+        vectors: Float32Array = _weighted(counts, self.idf) @ self.components
+        return unit_rows(vectors)
+
+    @cached_property
+    def _vectorizer(self) -> Any:
+        count_vectorizer, _ = _sklearn()
+        return count_vectorizer(ngram_range=(1, self.config.ngrams), vocabulary=self.terms, dtype=np.float32)
+
+    def state(self) -> State:
+        """Arrays for safetensors; text as UTF-8 bytes. ``from_state`` restores the encoder."""
+        described = {"terms": self.terms, "config": self.config.model_dump()}
+        text = json.dumps(described, ensure_ascii=False).encode()
+        return {"idf": self.idf, "components": self.components, "description": np.frombuffer(text, np.uint8)}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned.
+
+        Raises:
+            DataError: the description is no JSON.
+        """
+        try:
+            described = json.loads(state["description"].tobytes())
+        except ValueError as error:
+            raise DataError(
+                f"the encoder's description is damaged ({error}): encode the texts again"
+            ) from None
+        config = TfidfConfig(**described["config"])
+        return cls(described["terms"], state["idf"], state["components"], config)
+
+
+def _weighted(counts: sp.csr_array, idf: Float32Array) -> sp.csr_array:
+    """TF-IDF weights, rows of unit length."""
+    weights = sp.csr_array(counts, dtype=np.float32)
+    weights.data = (1 + np.log(weights.data)) * idf[weights.indices]
+    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    lengths = np.sqrt(np.bincount(rows, weights.data**2, minlength=weights.shape[0]))
+    weights.data = (weights.data / lengths[rows]).astype(np.float32)
+    return weights
+
+
+def _sklearn() -> tuple[Any, Any]:
+    try:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import CountVectorizer
+    except ImportError as error:
+        raise ConfigError(f"{error}: install scikit-learn with  pip install 'rlmrec[report]'") from None
+    return CountVectorizer, TruncatedSVD
