@@ -167,11 +167,12 @@ def _iterate(gram: _Gram, block: Float32Array, rank: int, tolerance: float) -> S
         block, image = block @ turn, image @ turn
         residuals = np.linalg.norm(image - block * squares.astype(np.float32), axis=0)[:rank]
         # Values that are 0 but for rounding have no direction of their own: the residual is judged by σ_1.
-        floor = max(1e-5 * squares[0], float(np.finfo(np.float32).tiny))
+        floor = max(1e-4 * squares[0], float(np.finfo(np.float32).tiny))
         error = float((residuals / np.maximum(squares[:rank], floor)).max())
-        cut, top = float(squares[-1]), float(squares[0])
-        if error <= tolerance or round_ == MAX_ROUNDS or cut <= 1e-6 * top:
+        if error <= tolerance or round_ == MAX_ROUNDS or squares[0] <= 0:
             break
+        top = float(squares[0])
+        cut = max(float(squares[-1]), 1e-6 * top)
         block = _orthonormal(gram.chebyshev(block, image, cut, top))
         image = gram(block)
     return SingularVectors(_signed(block[:, :rank]), np.sqrt(squares[:rank]), error)

@@ -1,0 +1,277 @@
+"""The graph filter against a dense reference, and all that must follow from its parts."""
+
+import numpy as np
+import pytest
+
+from rlmrec.closed_form import GraphFilter, Texts, load_state
+from rlmrec.closed_form.graph_filter import GraphFilterConfig
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.ranking import evaluate
+
+OPTIONS = {
+    "user_exponent": 0.3,
+    "item_exponent": 0.4,
+    "rank": 20,
+    "ridge": 2,
+    "neighbours": 30,
+    "neighbour_weight": 0.7,
+    "text_weight": 0.4,
+    "user_text_weight": 1.5,
+}
+FIXED = GraphFilterConfig(**OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def fitted(noisy):
+    return GraphFilter.fit(*noisy, FIXED)
+
+
+def unit(rows):
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
+def z(scores):
+    """Scores with mean 0 and standard deviation 1 in each row, as the formulas have it."""
+    spread = scores.std(axis=1, keepdims=True)
+    return (scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+
+
+def whitened(vectors, power):
+    centred = vectors - vectors.mean(axis=0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    return unit(centred @ directions.T * values ** (power - 1)), directions.T * values ** (power - 1)
+
+
+def reference(dataset, texts):
+    """All scores in float64 from the formulas, densely; z-scores in full."""
+    train = dataset.train.csr().toarray().astype(np.float64)
+    of_users = np.maximum(train.sum(axis=1), 1)
+    scaled = of_users[:, None] ** -0.3 * train * np.maximum(train.sum(axis=0), 1) ** -0.4
+    _, values, directions = np.linalg.svd(scaled, full_matrices=False)
+    vectors, values = directions[:20].T, values[:20]
+    gains = values**2 / (values**2 + (2 * values[-1]) ** 2)
+    total = z((scaled @ vectors * gains) @ vectors.T)
+
+    graph = scaled.T @ scaled
+    for column in graph.T:
+        column[np.argsort(-column, kind="stable")[30:]] = 0
+    total += 0.7 * z(scaled @ graph)
+
+    items, item_map = whitened(texts.items.astype(np.float64), 0.5)
+    own = unit((texts.users - texts.users.mean(axis=0)).astype(np.float64) @ item_map)
+    total += 0.4 * z((unit(train @ items) + own) @ items.T)
+
+    users, _ = whitened(texts.users.astype(np.float64), 1)
+    cosines = np.round(users @ users.T, 4)  # as nearest does, so that equal texts tie
+    np.fill_diagonal(cosines, -np.inf)
+    weights = np.zeros_like(cosines)
+    for row, of_row in zip(weights, cosines, strict=True):
+        best = np.argsort(-of_row, kind="stable")[:50]
+        row[best] = np.maximum(of_row[best], 0) ** 3
+    similar = weights / weights.sum(axis=1, keepdims=True) @ train
+    return total + 1.5 / (1 + np.sqrt(train.sum(axis=1)))[:, None] * z(similar)
+
+
+def test_ranks_as_the_fused_z_scores(noisy, fitted):
+    dataset, texts = noisy
+    expected = reference(dataset, texts)
+    known = np.flatnonzero(dataset.train.user_degrees())
+    scores = fitted.score(known).astype(np.float64)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    expected = expected[known] - expected[known].mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(centred, expected, atol=5e-3)
+    # The same lists, but for items whose scores are equal up to rounding.
+    same = np.argsort(-centred, axis=1)[:, :10] == np.argsort(-expected, axis=1)[:, :10]
+    assert same.mean() > 0.99
+
+
+def test_without_sparse_parts_it_is_one_inner_product(noisy):
+    dataset, texts = noisy
+    config = GraphFilterConfig(**OPTIONS | {"neighbours": 0, "user_text_weight": 0})
+    model = GraphFilter.fit(dataset, texts, config)
+    assert model.is_inner_product
+    users = np.arange(dataset.n_users)
+    np.testing.assert_allclose(model.score(users), model.users @ model.items.T, atol=1e-6)
+
+
+def test_fold_in_of_a_known_user_is_its_own_parts(noisy, fitted):
+    dataset, texts = noisy
+    train = dataset.train.csr()
+    for user in range(0, dataset.n_users, 7):
+        items = train.indices[train.indptr[user] : train.indptr[user + 1]]
+        parts = fitted.fold_in(items[::-1], text=texts.users[user], own=user)
+        np.testing.assert_allclose(parts.vectors[0], fitted.users[user], atol=1e-5)
+        np.testing.assert_allclose(parts.history.toarray()[0], fitted.history[[user]].toarray()[0], atol=1e-5)
+        np.testing.assert_allclose(parts.direct.toarray()[0], fitted.direct[[user]].toarray()[0], atol=1e-5)
+        np.testing.assert_allclose(fitted.score_parts(parts)[0], fitted.score(np.array([user]))[0], atol=1e-5)
+
+
+def test_explanation_sums_to_the_score(noisy, fitted):
+    dataset, texts = noisy
+    train = dataset.train.csr()
+    for user in (0, 5, 17):
+        items = train.indices[train.indptr[user] : train.indptr[user + 1]]
+        for text in (texts.users[user], None):
+            parts = fitted.fold_in(items, text=text, own=user)
+            for item in (0, 3, 99):
+                found = fitted.explain(item, items, text=text, own=user)
+                total = found.contributions.sum() + found.text + found.neighbours + found.constant
+                assert total == pytest.approx(found.score, abs=1e-5)
+                assert found.score == pytest.approx(float(fitted.score_parts(parts)[0, item]), abs=1e-4)
+                assert found.constant == pytest.approx(0, abs=1e-4)
+                assert (found.text == pytest.approx(0, abs=1e-5)) == (text is None)
+
+
+def test_contribution_of_an_item_is_linear_in_its_weight(noisy, fitted):
+    items, weights = np.array([2, 9, 30]), np.array([1.0, 1.0, 1.0])
+    heavier = fitted.explain(7, items, weights * 3)
+    plain = fitted.explain(7, items, weights)
+    # All weights three times as large: the same shares, as only their proportions count.
+    np.testing.assert_allclose(heavier.contributions, plain.contributions, atol=1e-4)
+
+
+def test_state_round_trip(noisy, fitted):
+    dataset, texts = noisy
+    arrays = fitted.state()
+    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
+    restored = load_state(arrays, fitted.record)
+    users = np.arange(20)
+    np.testing.assert_array_equal(restored.score(users), fitted.score(users))
+    parts, again = (model.fold_in([1, 4], text=texts.users[3]) for model in (fitted, restored))
+    np.testing.assert_array_equal(parts.vectors, again.vectors)
+    np.testing.assert_array_equal(restored.add_items(texts.items[:2]), fitted.add_items(texts.items[:2]))
+
+
+def test_new_user_by_text_and_new_item_by_text(noisy):
+    dataset, texts = noisy
+    model = GraphFilter.fit(dataset, texts)
+    train = dataset.train.csr().toarray() > 0
+    popular = train.mean(axis=0)
+    by_text = np.concatenate([model.score_parts(model.fold_in([], text=text)) for text in texts.users])
+    gain = [
+        (np.corrcoef(row, wanted)[0, 1]) for row, wanted in zip(by_text, train, strict=True) if wanted.any()
+    ]
+    base = [np.corrcoef(popular, wanted)[0, 1] for wanted in train if wanted.any()]
+    assert np.mean(gain) > np.mean(base)
+    # A new item with the text of a known one is liked by those who like the known one.
+    embeddings = model.add_items(texts.items)
+    assert embeddings.shape == model.items.shape
+    scores, own = model.users @ embeddings.T, model.users @ model.items.T
+    agreement = [np.corrcoef(scores[:, item], own[:, item])[0, 1] for item in range(dataset.n_items)]
+    assert np.median(agreement) > 0.5
+
+
+def test_user_with_neither_history_nor_text_gets_what_is_popular(noisy, fitted):
+    dataset, _ = noisy
+    nobody = fitted.fold_in([])
+    scores = fitted.score_parts(nobody)[0]
+    degrees = dataset.train.item_degrees()
+    assert degrees[np.argsort(-scores)[:10]].mean() > 2 * degrees.mean()
+    found = fitted.explain(3, [])
+    assert found.constant == pytest.approx(found.score, abs=1e-5)
+
+
+def test_checkerboard_ranks_the_own_colour_first(checkerboard):
+    model = GraphFilter.fit(checkerboard)
+    ranking = evaluate(model, checkerboard, k=(5,))
+    own = ranking.items % 2 == ranking.users[:, None] % 2
+    # 20 items of each colour: some users have fewer than five left.
+    scores = model.score(np.arange(checkerboard.n_users))
+    mine = np.arange(checkerboard.n_users)[:, None] % 2 == np.arange(checkerboard.n_items)[None, :] % 2
+    assert own.mean() > 0.95
+    assert (np.where(mine, scores, np.inf).min(axis=1) > np.where(mine, -np.inf, scores).max(axis=1)).all()
+
+
+def test_same_on_every_run(noisy):
+    first, second = (GraphFilter.fit(*noisy, seed=3) for _ in range(2))
+    assert first.record == second.record
+    np.testing.assert_array_equal(first.users, second.users)
+
+
+def test_text_that_helps_is_used_and_shuffled_text_is_not(noisy):
+    dataset, texts = noisy
+    right = GraphFilter.fit(dataset, texts)
+    assert right.record["chosen"]["user_text_weight"] > 0
+    rng = np.random.default_rng(0)
+    wrong = Texts(texts.items[rng.permutation(150)], texts.users[rng.permutation(300)])
+    other = GraphFilter.fit(dataset, wrong)
+    assert any("not used" in note for note in other.record["notes"])
+    assert right.record["validation"]["recall@20"] > other.record["validation"]["recall@20"]
+
+
+def test_explicit_options_are_respected(noisy, fitted):
+    chosen = fitted.record["chosen"]
+    for name, value in OPTIONS.items():
+        assert chosen[name] == value
+
+
+def test_smoothing_is_folded_in_exactly(noisy):
+    dataset, texts = noisy
+    config = GraphFilterConfig(**OPTIONS | {"smoothing": 0.3, "user_text_weight": 0})
+    model = GraphFilter.fit(dataset, texts, config)
+    items = dataset.train.csr()[[4]].indices
+    parts = model.fold_in(items, text=texts.users[4], own=4)
+    np.testing.assert_allclose(parts.vectors[0], model.users[4], atol=1e-5)
+
+
+def test_no_validation_split_takes_defaults(noisy, without_held_out):
+    dataset, texts = noisy
+    model = GraphFilter.fit(without_held_out(dataset), texts)
+    assert any("no validation split" in note for note in model.record["notes"])
+    assert model.record["chosen"]["rank"] == 128
+    assert np.isfinite(model.score(np.arange(dataset.n_users))).all()
+
+
+@pytest.mark.parametrize("case", ["equal", "none", "zero", "masked"])
+def test_texts_that_tell_nothing_are_left_out_with_a_note(noisy, case):
+    dataset, texts = noisy
+    equal = np.full_like(texts.items, 0.7)
+    given = {
+        "equal": Texts(equal, np.full_like(texts.users, 0.7)),
+        "none": Texts(np.zeros_like(equal)),
+        "zero": Texts(np.zeros((dataset.n_items, 0), np.float32)),
+        "masked": Texts(texts.items, None, np.zeros(dataset.n_items, bool)),
+    }[case]
+    model = GraphFilter.fit(dataset, given)
+    assert any("equal or absent" in note for note in model.record["notes"])
+    plain = GraphFilter.fit(dataset)
+    np.testing.assert_array_equal(model.score(np.arange(5)), plain.score(np.arange(5)))
+    with pytest.raises(DataError, match="reads no item texts"):
+        model.add_items(np.zeros((1, 12), np.float32))
+
+
+def test_users_and_items_without_a_text(noisy):
+    dataset, texts = noisy
+    rng = np.random.default_rng(0)
+    part = Texts(texts.items, texts.users, rng.random(150) < 0.7, rng.random(300) < 0.5)
+    model = GraphFilter.fit(dataset, part, FIXED)
+    without = np.flatnonzero(~part.has_user)
+    assert not model.direct[without].nnz
+    assert np.isfinite(model.score(np.arange(dataset.n_users))).all()
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(2, 2), (2, 5), (6, 2), (30, 3)])
+def test_tiny_data(make_dataset, n_users, n_items):
+    users, items = np.divmod(np.arange(n_users * n_items), n_items)
+    kept = (users + items) % 3 != 0
+    kept[users == 0] = True
+    texts = Texts(np.eye(n_items, 4, dtype=np.float32), np.eye(n_users, 4, dtype=np.float32))
+    dataset = make_dataset(users[kept], items[kept], n_users, n_items)
+    for given in (None, texts):
+        model = GraphFilter.fit(dataset, given, GraphFilterConfig(rank=1000))
+        assert np.isfinite(model.score(np.arange(n_users))).all()
+        assert any("rank 1000 is above the matrix's" in note for note in model.record["notes"])
+
+
+def test_refuses(fitted, noisy):
+    with pytest.raises(DataError, match=r"item rows span 3..150"):
+        fitted.fold_in([3, 150])
+    with pytest.raises(DataError, match="more than once"):
+        fitted.fold_in([3, 3])
+    with pytest.raises(DataError, match="expected 2 weights"):
+        fitted.fold_in([3, 4], [1])
+    with pytest.raises(DataError, match="expected 12"):
+        fitted.fold_in([3], text=np.zeros(5, np.float32))
+    with pytest.raises(ConfigError, match="expected a GraphFilterConfig"):
+        GraphFilter.fit(noisy[0], None, object())

@@ -1,0 +1,127 @@
+"""Whitening, neighbours, the TF-IDF encoder and the map from text."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from rlmrec.closed_form.graph_rule import TextMap
+from rlmrec.closed_form.neighbours import largest, nearest, similarity_graph
+from rlmrec.closed_form.tfidf import TfidfConfig, TfidfEncoder
+from rlmrec.closed_form.whitening import Whitening, unit_rows
+from rlmrec.errors import DataError
+
+TEXTS = [
+    "a space opera",
+    "a western",
+    "space western with robots",
+    "robots",
+    "",
+    "opera robots space",
+    "western",
+]
+
+
+@pytest.mark.parametrize("power", [0, 0.5, 1])
+def test_whitening_scales_the_spectrum(power):
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((200, 6)) * [9, 5, 3, 2, 1, 0.5] + 4).astype(np.float32)
+    whitening = Whitening.fit(vectors, power)
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = left * values**power
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    # The signs of singular vectors are free: cosines are not.
+    np.testing.assert_allclose(whitening(vectors) @ whitening(vectors).T, expected @ expected.T, atol=1e-4)
+
+
+def test_whitening_of_masked_equal_and_new_vectors():
+    vectors = np.array([[1, 2], [3, 1], [9, 9], [2, 5]], np.float32)
+    mask = np.array([True, True, False, True])
+    whitening = Whitening.fit(vectors, mask=mask)
+    assert not whitening(vectors, mask=mask)[2].any()
+    np.testing.assert_allclose(Whitening.fit(vectors[mask]).mean, whitening.mean)
+    restored = Whitening.from_state(whitening.state())
+    np.testing.assert_array_equal(restored(vectors), whitening(vectors))
+    assert Whitening.fit(np.full((5, 3), 7.3, np.float32)).size == 0
+    assert Whitening.fit(np.zeros((0, 3), np.float32)).size == 0
+    with pytest.raises(DataError, match="have 3 dimensions, expected 2"):
+        whitening(np.zeros((1, 3), np.float32))
+    with pytest.raises(DataError, match="row 1 holds NaN"):
+        Whitening.fit(np.array([[0, 1], [np.nan, 0]], np.float32))
+
+
+def test_nearest_equals_sorting_all():
+    rng = np.random.default_rng(0)
+    vectors = unit_rows(rng.standard_normal((300, 8)).astype(np.float32))
+    own = np.arange(300)
+    ids, cosines = nearest(vectors, vectors, 5, own)
+    dense = np.round(vectors @ vectors.T, 4)
+    np.fill_diagonal(dense, -np.inf)
+    np.testing.assert_array_equal(ids, np.argsort(-dense, axis=1, kind="stable")[:, :5])
+    assert (np.diff(cosines, axis=1) <= 0).all()
+    assert nearest(vectors[:2], vectors[:3], 9)[0].shape == (2, 3)
+
+
+def test_similarity_graph_is_symmetric_and_bounded():
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((80, 5)).astype(np.float32))
+    vectors[3] = 0
+    graph = similarity_graph(vectors, 4).toarray()
+    np.testing.assert_allclose(graph, graph.T, atol=1e-6)
+    assert not graph.diagonal().any()
+    assert not graph[3].any()
+    assert np.linalg.eigvalsh(graph).max() <= 1 + 1e-5
+
+
+def test_largest_keeps_the_largest():
+    dense = np.random.default_rng(0).standard_normal((20, 30))
+    dense[np.abs(dense) < 0.5] = 0
+    found = largest(sp.csr_array(dense), 4).toarray()
+    for row, kept in zip(dense, found, strict=True):
+        best = np.argsort(-np.abs(row), kind="stable")[:4]
+        np.testing.assert_array_equal(np.flatnonzero(kept), np.sort(best[row[best] != 0]))
+
+
+def test_tfidf_equals_scikit_learn():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [f"{TEXTS[i % 7]} {TEXTS[i % 5]} word{i % 4} word{i % 6}" for i in range(40)]
+    encoder = TfidfEncoder.fit(texts, TfidfConfig(dim=100, max_share=1.0))
+    theirs = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform(texts)
+    assert sorted(encoder.terms) == sorted(TfidfVectorizer(min_df=2).fit(texts).get_feature_names_out())
+    ours = encoder.encode(texts)
+    # All but one direction is kept, so cosines nearly are those of the sparse rows.
+    np.testing.assert_allclose(ours @ ours.T, (theirs @ theirs.T).toarray(), atol=0.02)
+
+
+def test_tfidf_round_trip_and_new_texts():
+    encoder = TfidfEncoder.fit(TEXTS, TfidfConfig(dim=3))
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (7, encoder.dim)
+    assert vectors.dtype == np.float32
+    assert not vectors[4].any()
+    new = ["western robots", "nothing known", ""]
+    state = encoder.state()
+    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in state.values())
+    restored = TfidfEncoder.from_state(state)
+    np.testing.assert_array_equal(restored.encode(new), encoder.encode(new))
+    assert not encoder.encode(new)[1:].any()
+    assert (restored.name, restored.dim) == (encoder.name, encoder.dim)
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_tfidf_of_next_to_nothing():
+    assert TfidfEncoder.fit(["word"]).encode(["word", "other"]).any(axis=1).tolist() == [True, False]
+    with pytest.raises(DataError, match="no term is left of 2 texts"):
+        TfidfEncoder.fit(["", "?"])
+
+
+def test_text_map_equals_kernel_ridge():
+    rng = np.random.default_rng(0)
+    inputs = unit_rows(rng.standard_normal((60, 4)).astype(np.float32))
+    targets = rng.standard_normal((60, 3)).astype(np.float32)
+    kernel = np.exp(2.0 * (inputs.astype(np.float64) @ inputs.T - 1))
+    expected = kernel @ np.linalg.solve(kernel + 0.5 * np.eye(60), targets)
+    found = TextMap.fit(inputs, targets, gamma=2, ridge=0.5)
+    np.testing.assert_allclose(found(inputs), expected, atol=5e-3)
+    restored = TextMap.from_state(found.state())
+    np.testing.assert_array_equal(restored(inputs[:3]), found(inputs[:3]))
