@@ -5,7 +5,8 @@
 
 FOLDER holds rlmrec-amazon, yelp-profiles and debian-packages as ../shared/data/README.md describes them;
 MovieLens-100K comes from the package index (--movielens names a folder of its files). Texts are encoded by TF-IDF
-with SVD, which is not in the seconds; --vectors FOLDER takes NAME.npy instead, items first and then users.
+with SVD, which is not in the seconds; --vectors FOLDER takes NAME.npy instead, items first and then users, and
+--beside puts both side by side.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from rlmrec.closed_form import RECOMMENDERS, GraphFilter, Texts
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
 from rlmrec.closed_form.tfidf import TfidfEncoder
+from rlmrec.closed_form.whitening import unit_rows
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.movielens import read_movielens_100k
@@ -59,16 +61,19 @@ def lines(table):
     )
 
 
-def encode(dataset, vectors):
+def encode(dataset, vectors, beside):
     """The text vectors of a dataset and what made them; None where it has no texts."""
     if dataset.item_texts is None:
         return None, "none"
+    parts, how = [], []
     if vectors is not None:
-        found = np.load(vectors / f"{dataset.name}.npy").astype(np.float32)
-        how = str(vectors)
-    else:
+        parts.append(unit_rows(np.load(vectors / f"{dataset.name}.npy").astype(np.float32)))
+        how.append(vectors.name)
+    if vectors is None or beside:
         texts = lines(dataset.item_texts) + lines(dataset.user_texts)
-        found, how = TfidfEncoder.fit(texts).encode(texts), "tfidf"
+        parts.append(TfidfEncoder.fit(texts).encode(texts))
+        how.append("tfidf")
+    found, how = np.concatenate(parts, axis=1), " + ".join(how)
     users = found[dataset.n_items :] if dataset.user_texts is not None else None
     return Texts(found[: dataset.n_items], users), how
 
@@ -148,6 +153,7 @@ def main():
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--movielens", type=Path)
     parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--beside", action="store_true", help="the vectors and TF-IDF side by side")
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--recommenders", nargs="*", default=["graph-filter"], choices=list(RECOMMENDERS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
@@ -156,7 +162,7 @@ def main():
     print("| data | recommender | Recall@20 / NDCG@20 | seconds | chosen |\n|---|---|---|---|---|")
     for name in options.only:
         dataset = read(name, options.data, options.movielens)
-        texts, how = encode(dataset, options.vectors)
+        texts, how = encode(dataset, options.vectors, options.beside)
         for seed in options.seeds:
             for kind in (RECOMMENDERS[which] for which in options.recommenders):
                 read_texts_ = texts if kind.reads_text else None

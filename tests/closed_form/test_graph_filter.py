@@ -132,7 +132,7 @@ def test_contribution_of_an_item_is_linear_in_its_weight(noisy, fitted):
 
 
 def test_state_round_trip(noisy, fitted):
-    dataset, texts = noisy
+    _, texts = noisy
     arrays = fitted.state()
     assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
     restored = load_state(arrays, fitted.record)

@@ -125,3 +125,13 @@ def test_text_map_equals_kernel_ridge():
     np.testing.assert_allclose(found(inputs), expected, atol=5e-3)
     restored = TextMap.from_state(found.state())
     np.testing.assert_array_equal(restored(inputs[:3]), found(inputs[:3]))
+
+
+def test_text_map_stays_accurate_where_the_kernel_is_nearly_flat():
+    rng = np.random.default_rng(0)
+    inputs = unit_rows(rng.standard_normal((900, 5)).astype(np.float32))
+    targets = (inputs**2).astype(np.float32)
+    kernel = np.exp(0.3 * (inputs.astype(np.float64) @ inputs.T - 1))
+    expected = kernel @ np.linalg.solve(kernel + 0.1 * np.eye(900), targets)
+    found = TextMap.fit(inputs, targets, gamma=0.3, ridge=0.1)
+    np.testing.assert_allclose(found(inputs), expected, atol=5e-3)

@@ -51,8 +51,8 @@ RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
 HIDDEN = 1000
 NEW_ITEM_TEXTS = 0.0, 0.2, 0.4, 0.8, 1.2
 NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
-USER_MAP = {"gamma": 1.0, "ridge": 0.1}
-ITEM_MAP = {"gamma": 2.0, "ridge": 1.0}
+# γ and λ of the maps from text.
+MAP_WIDTH, USER_RIDGE, ITEM_RIDGE = 1.0, 0.1, 1.0
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "item_text": "text_weight",
@@ -515,7 +515,8 @@ class _Fit:
             sums, lengths = item_texts.means(self.train[users])
             text = sums * reciprocal(lengths)[:, None] + item_texts.own(own, len(users))
             scales = reciprocal(deviations(text, covariance(item_texts.vectors)))
-            self.parts["item_text"] = (text * scales[:, None]) @ item_texts.vectors.T
+            scaled = np.asarray(text * scales[:, None], np.float32)
+            self.parts["item_text"] = scaled @ item_texts.vectors.T
         if user_texts is not None:
             found = user_texts.rows(user_texts.vectors[users], users)
             amounts = 1 / (1 + np.sqrt(self.degrees[0][users]))
@@ -561,7 +562,9 @@ class _Fit:
         rows = np.flatnonzero(item_texts.vectors.any(axis=1) & (self.degrees[1] > 0))
         if not len(rows):
             return None
-        return TextMap.fit(item_texts.vectors[rows], vectors[rows], seed=self.seed, **ITEM_MAP)
+        return TextMap.fit(
+            item_texts.vectors[rows], vectors[rows], gamma=MAP_WIDTH, ridge=ITEM_RIDGE, seed=self.seed
+        )
 
     def _new_users(
         self,
@@ -577,7 +580,9 @@ class _Fit:
         if not len(known):
             return None
         weights = self._weights_of_new(known, filtered, vectors, item_texts, user_texts)
-        text_map = TextMap.fit(user_texts.vectors[known], filtered[known], seed=self.seed, **USER_MAP)
+        text_map = TextMap.fit(
+            user_texts.vectors[known], filtered[known], gamma=MAP_WIDTH, ridge=USER_RIDGE, seed=self.seed
+        )
         self.chosen["new_user_weights"] = list(weights)
         return NewUsers(text_map, weights)
 
@@ -597,7 +602,13 @@ class _Fit:
         hidden = np.sort(rng.choice(known, size, replace=False))
         others = np.setdiff1d(known, hidden)
         inputs = user_texts.vectors
-        mapped = TextMap.fit(inputs[others], filtered[others], landmarks=HIDDEN, seed=self.seed, **USER_MAP)
+        mapped = TextMap.fit(
+            inputs[others],
+            filtered[others],
+            gamma=MAP_WIDTH,
+            ridge=USER_RIDGE,
+            seed=self.seed,
+        )
         users = mapped(inputs[hidden])
         users *= reciprocal(deviations(users, covariance(vectors)))[:, None]
         rest = replace(user_texts, vectors=inputs[others], histories=self.train[others])

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+from scipy.linalg import solve_triangular
 
 from rlmrec.closed_form.base import (
     FoldIn,
@@ -27,6 +28,10 @@ from rlmrec.topk import map_blocks
 IntArray = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+
+# Added to the diagonal of a kernel matrix: above the rounding of its float32 entries, below any ridge in use.
+JITTER = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,7 @@ class ItemTexts:
         """float32[B, d_t]: users' own texts in the space of the items, unit length; zeros for none."""
         if texts is None:
             return np.zeros((n, self.whitening.size), np.float32)
-        return self.whitening(texts - self.user_mean + self.whitening.mean, mask=texts.any(axis=1))
+        return self.whitening(texts - self.user_mean + self.whitening.mean, mask=with_text(texts))
 
     def means(self, histories: sp.csr_array) -> tuple[Float32Array, Float32Array]:
         """The weighted sums of the items' vectors, float32[B, d_t], and their lengths float32[B]."""
@@ -119,7 +124,7 @@ class ItemTexts:
 class TextMap:
     """Kernel ridge from text to what only interactions tell: x ↦ k(x, landmarks) · coefficients.
 
-        k(x, y) = exp(γ (x · y − 1)),  coefficients = (K_mnK_nm + λ K_mm)⁻¹ K_mn Y
+        k(x, y) = exp(γ (x · y − 1)),  coefficients = (K_mn K_nm + λ K_mm)⁻¹ K_mn Y
 
     over m landmarks among the n rows that it is fitted on (the Nyström method; exact for m = n).
 
@@ -141,7 +146,7 @@ class TextMap:
         *,
         gamma: float = 2.0,
         ridge: float = 0.1,
-        landmarks: int = 2048,
+        landmarks: int = 1024,
         seed: int = 0,
     ) -> Self:
         """Fit to pairs of a text and a target.
@@ -159,11 +164,17 @@ class TextMap:
         if n > landmarks:
             chosen = np.sort(np.random.default_rng(seed).choice(n, landmarks, replace=False))
         points = inputs[chosen]
-        across = _kernel(points, inputs, gamma)  # (m, n)
         within = _kernel(points, points, gamma).astype(np.float64)
-        normal = (across @ across.T).astype(np.float64) + ridge * within
-        normal[np.diag_indices_from(normal)] += 1e-6 * np.trace(normal) / max(len(normal), 1)
-        solved = np.linalg.solve(normal, (across @ targets).astype(np.float64))
+        within[np.diag_indices_from(within)] += JITTER
+        factor = np.linalg.cholesky(within)
+        # Features F with F Fᵀ ≈ K: their normal equations are as well conditioned as λ makes them, while those of
+        # K itself lose all accuracy in float32.
+        across = _kernel(points, inputs, gamma).astype(np.float64)
+        features = solve_triangular(factor, across, lower=True, overwrite_b=True)  # (m, n)
+        normal = features @ features.T
+        normal[np.diag_indices_from(normal)] += ridge
+        weights = np.linalg.solve(normal, features @ targets)
+        solved = solve_triangular(factor, weights, lower=True, trans="T")
         return cls(points, solved.astype(np.float32), gamma)
 
     def __call__(self, inputs: Float32Array) -> Float32Array:
@@ -272,10 +283,11 @@ class GraphRule(FoldIn):
             history = scale_rows(histories, np.ones(n_users, np.float32), self.item_weights)
             scales = self.weights[0] * reciprocal(self._deviations(history))
             history = scale_rows(history, scales)
-        direct = None
+        direct: sp.csr_array | None = None
         if self.user_texts is not None:
             if queries is None:
-                direct = sp.csr_array((n_users, n_items), dtype=np.float32)
+                none = np.zeros((n_users, 0), np.float32)
+                direct = weighted_rows(np.zeros((n_users, 0), np.int64), none, n_items)
             else:
                 amounts = self.weights[2] / (1 + np.sqrt(degrees))
                 if self.new_users is not None:
@@ -287,7 +299,7 @@ class GraphRule(FoldIn):
     def _queries(self, texts: Float32Array | None) -> Float32Array | None:
         if texts is None or self.user_texts is None:
             return None
-        return self.user_texts.whitening(texts, mask=texts.any(axis=1))
+        return self.user_texts.whitening(texts, mask=with_text(texts))
 
     def _vectors(
         self,
@@ -325,7 +337,12 @@ class GraphRule(FoldIn):
         text_scales = np.zeros(len(filtered), np.float32)
         if self.item_texts is not None and of_texts is not None:
             sums, lengths = self.item_texts.means(histories)
-            text = sums * reciprocal(lengths)[:, None] + self.item_texts.own(texts, len(sums))
+            own = self.item_texts.own(texts, len(sums))
+            if (
+                self.user_texts is None
+            ):  # fitted without texts of users: beside a history they were never tried
+                own[~is_new] = 0
+            text = sums * reciprocal(lengths)[:, None] + own
             text_scales = weights[1] * reciprocal(deviations(text, of_texts))
         return filtered, scales.astype(np.float32), text, text_scales.astype(np.float32)
 
@@ -415,7 +432,8 @@ def covariance(vectors: Float32Array) -> Float32Array:
 def deviations(users: Float32Array, item_covariance: Float32Array) -> Float32Array:
     """float32[B]: the standard deviation over the items of each user's scores."""
     variances = np.einsum("bd,bd->b", users @ item_covariance, users)
-    return np.sqrt(np.maximum(variances, 0))
+    found: Float32Array = np.sqrt(np.maximum(variances, 0)).astype(np.float32)
+    return found
 
 
 def sparse_deviations(scores: sp.csr_array) -> Float32Array:
@@ -428,7 +446,14 @@ def sparse_deviations(scores: sp.csr_array) -> Float32Array:
 
 def reciprocal(values: npt.NDArray[np.floating]) -> Float32Array:
     """1 / values, and 0 where a value is too small to divide by."""
-    return np.divide(1, values, out=np.zeros(len(values), np.float32), where=values > 1e-9)
+    found: Float32Array = np.divide(1, values, out=np.zeros(len(values), np.float32), where=values > 1e-9)
+    return found
+
+
+def with_text(texts: Float32Array) -> BoolArray:
+    """bool[B]: whether each row has a text; a row of zeros has none."""
+    found: BoolArray = np.abs(texts).sum(axis=1) > 0
+    return found
 
 
 def scale_rows(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
@@ -65,8 +67,9 @@ def similarity_graph(vectors: Float32Array, m: int) -> sp.csr_array:
 def weighted_rows(ids: IntArray, weights: Float32Array, n: int) -> sp.csr_array:
     """The sparse B x n matrix whose row b has ``weights[b]`` in the columns ``ids[b]``; zeros are not kept."""
     rows, columns = np.nonzero(weights > 0)
-    entries = weights[rows, columns], (rows, ids[rows, columns])
-    return sp.csr_array(entries, shape=(len(ids), n), dtype=np.float32)
+    entries: Any = weights[rows, columns].astype(np.float32), (rows, ids[rows, columns])
+    found: sp.csr_array = sp.csr_array(entries, shape=(len(ids), n))
+    return found
 
 
 def largest(matrix: sp.csr_array, m: int) -> sp.csr_array:

@@ -185,7 +185,7 @@ def _orthonormal(block: Float32Array) -> Float32Array:
     not (Cholesky fails) the QR is used.
     """
     lengths = np.linalg.norm(block, axis=0)
-    block = block / np.where(lengths > 0, lengths, 1)
+    block = np.asarray(block / np.where(lengths > 0, lengths, 1), np.float32)
     for _ in range(2):  # the second pass removes what the first left by rounding
         wide = block.astype(np.float64)
         try:

@@ -151,11 +151,11 @@ class TfidfEncoder:
 
 def _weighted(counts: sp.csr_array, idf: Float32Array) -> sp.csr_array:
     """TF-IDF weights, rows of unit length."""
-    weights = sp.csr_array(counts, dtype=np.float32)
-    weights.data = (1 + np.log(weights.data)) * idf[weights.indices]
-    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
-    lengths = np.sqrt(np.bincount(rows, weights.data**2, minlength=weights.shape[0]))
-    weights.data = (weights.data / lengths[rows]).astype(np.float32)
+    values = (1 + np.log(counts.data)) * idf[counts.indices]
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    lengths = np.sqrt(np.bincount(rows, values**2, minlength=counts.shape[0]))
+    entries = (values / lengths[rows]).astype(np.float32), counts.indices, counts.indptr
+    weights: sp.csr_array = sp.csr_array(entries, shape=counts.shape)
     return weights
 
 

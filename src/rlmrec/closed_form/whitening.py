@@ -87,7 +87,7 @@ class Whitening:
                 f"the text vectors have {vectors.shape[1]} dimensions, expected {len(self.mean)}: "
                 "use the encoder that the whitening was fitted with"
             )
-        mapped: Float32Array = (vectors - self.mean) @ self.map
+        mapped = np.asarray((vectors - self.mean) @ self.map, np.float32)
         if mask is not None:
             mapped[~mask] = 0
         return unit_rows(mapped)
