@@ -15,6 +15,7 @@ LAYERS = [
     {"files", "sqlite", "config", "topk", "http_client", "registry"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
+    {"closed_form"},
     {"workspace"},
     {"recommend"},
     {"server"},
@@ -38,6 +39,7 @@ NUMPY_ONLY = {
     "topk",
     "data",
     "evaluation",
+    "closed_form",
     "recommend",
     "server",
 }

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from rlmrec.closed_form.base import (
     ClosedForm,
     ClosedFormModel,
@@ -30,6 +28,7 @@ from rlmrec.closed_form.ials import IALS
 from rlmrec.closed_form.itemknn import ItemKNN
 from rlmrec.closed_form.popularity import Popularity
 from rlmrec.errors import WorkspaceError
+from rlmrec.types import AnyArray
 
 RECOMMENDERS: dict[str, type[ClosedForm]] = {
     kind.NAME: kind for kind in (GraphFilter, Popularity, ItemKNN, EASE, IALS)
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 
-def load_state(arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> ClosedFormModel:
+def load_state(arrays: Mapping[str, AnyArray], record: dict[str, Any]) -> ClosedFormModel:
     """Restore a model from what ``ClosedFormModel.state`` returned and its record.
 
     Raises:

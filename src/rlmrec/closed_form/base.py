@@ -18,11 +18,9 @@ import scipy.sparse as sp
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
-State = dict[str, npt.NDArray[Any]]
+State = dict[str, AnyArray]
 
 
 class TextVectors(Protocol):
@@ -340,7 +338,7 @@ def sparse_state(name: str, matrix: sp.csr_array) -> State:
     }
 
 
-def sparse_from_state(name: str, state: Mapping[str, npt.NDArray[Any]]) -> sp.csr_array | None:
+def sparse_from_state(name: str, state: Mapping[str, AnyArray]) -> sp.csr_array | None:
     """The sparse matrix that ``sparse_state`` took apart, or None if ``state`` has none of that name."""
     if f"{name}.data" not in state:
         return None
@@ -349,13 +347,13 @@ def sparse_from_state(name: str, state: Mapping[str, npt.NDArray[Any]]) -> sp.cs
     return sp.csr_array(arrays, shape=(n_rows, n_columns))
 
 
-def nested(name: str, state: Mapping[str, npt.NDArray[Any]]) -> State:
+def nested(name: str, state: Mapping[str, AnyArray]) -> State:
     """The arrays whose names begin with ``name`` and a dot, without that beginning."""
     start = f"{name}."
     return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
-def prefixed(name: str, state: Mapping[str, npt.NDArray[Any]]) -> State:
+def prefixed(name: str, state: Mapping[str, AnyArray]) -> State:
     """``state`` with ``name`` and a dot before every name: the inverse of ``nested``."""
     return {f"{name}.{key}": value for key, value in state.items()}
 

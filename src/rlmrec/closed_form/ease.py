@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
@@ -16,9 +15,7 @@ from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
+from rlmrec.types import FloatArray
 
 RIDGES = 3.0, 30.0, 300.0
 DEFAULT_RIDGE = 30.0

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
@@ -30,11 +29,7 @@ from rlmrec.closed_form.whitening import Whitening, unit_rows
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.topk import map_blocks
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from rlmrec.types import Float32Array, FloatArray, IntArray
 
 # What an option left open is where no validation split can choose it: the middle of what four datasets chose.
 EXPONENTS = 0.3, 0.3

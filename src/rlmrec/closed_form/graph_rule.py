@@ -24,11 +24,7 @@ from rlmrec.closed_form.base import (
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
 from rlmrec.closed_form.whitening import Whitening
 from rlmrec.topk import map_blocks
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
-
+from rlmrec.types import BoolArray, Float32Array, IntArray
 
 # Added to the diagonal of a kernel matrix: above the rounding of its float32 entries, below any ridge in use.
 JITTER = 1e-4

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
@@ -24,10 +23,7 @@ from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
 REGULARIZATIONS = 0.01, 0.1, 1.0, 10.0
 DEFAULT_REGULARIZATION = 0.1
@@ -77,13 +73,13 @@ class LeastSquaresRule(FoldIn):
             vectors[row] = shares.sum(axis=0)
         return UserParts(vectors)
 
-    def _shares(self, items: npt.NDArray[Any], weights: npt.NDArray[Any]) -> FloatArray:
+    def _shares(self, items: AnyArray, weights: AnyArray) -> FloatArray:
         """float64[n, d]: (…)⁻¹ (1 + α w_j) y_j of each history item, which sum to x_u."""
         factors = self.items[items].astype(np.float64)
         amounts = self.confidence * weights.astype(np.float64)
         system = self._gram + (factors * amounts[:, None]).T @ factors
-        shares: FloatArray = np.linalg.solve(system, (factors * (1 + amounts)[:, None]).T).T
-        return shares
+        shares = np.linalg.solve(system, (factors * (1 + amounts)[:, None]).T).T
+        return np.asarray(shares, np.float64)
 
     def split(self, items: IntArray, weights: Float32Array, text: Float32Array | None) -> Float32Array:
         """The share of each history item in x_u, as in Hu et al.; see ``FoldIn.split``."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
@@ -16,8 +15,7 @@ from rlmrec.closed_form.neighbours import largest
 from rlmrec.closed_form.search import Quality, Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
-
-Float32Array = npt.NDArray[np.float32]
+from rlmrec.types import Float32Array
 
 DEFAULT = 0.3, 0.3
 STEP = 0.1

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.closed_form.base import ClosedFormModel, FoldIn, State, UserParts
 from rlmrec.closed_form.graph_rule import scale_rows
 from rlmrec.closed_form.search import Quality
 from rlmrec.data.dataset import Dataset
-
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from rlmrec.types import Float32Array, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.topk import map_blocks, top_k
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+from rlmrec.types import Float32Array, IntArray
 
 
 def nearest(

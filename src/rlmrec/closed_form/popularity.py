@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.closed_form.base import (
@@ -21,9 +20,7 @@ from rlmrec.closed_form.base import (
 )
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
-
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from rlmrec.types import Float32Array, IntArray
 
 
 class PopularityConfig(Config):

@@ -6,17 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation import metrics
 from rlmrec.topk import map_blocks, top_k
-
-IntArray = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 K = 20
 # Scores of one part that are kept while options are tried: 128 MiB in float32.

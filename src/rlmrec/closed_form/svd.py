@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from rlmrec.errors import ConfigError, DataError
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
+from rlmrec.machine import available_cores
+from rlmrec.types import Float32Array, FloatArray
 
 # Up to this size of the smaller side the Gram matrix is decomposed as a whole: 50 ms, and exact.
 EXACT_SIZE = 500
@@ -91,12 +88,8 @@ def right_singular_vectors(
     block = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
     if start is not None:
         block[:, : min(width, start.shape[1])] = start[:, :width]
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return _iterate(_Gram(matrix, smoothing, pool), block, rank, tolerance)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Gram:

@@ -8,16 +8,15 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
 from rlmrec.closed_form.whitening import unit_rows
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.types import AnyArray, Float32Array
 
-Float32Array = npt.NDArray[np.float32]
-State = dict[str, npt.NDArray[Any]]
+State = dict[str, AnyArray]
 
 
 class TfidfConfig(Config):

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from rlmrec.errors import DataError
-
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from rlmrec.types import BoolArray, Float32Array
 
 # Directions whose singular value is below this share of the largest are rounding, not text.
 NEGLIGIBLE = 1e-4
