@@ -26,7 +26,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.movielens import read_movielens_100k
 from rlmrec.data.published import read_published
-from rlmrec.data.tables import read_splits, read_texts
+from rlmrec.data.tables import read_tables
 from rlmrec.evaluation import metrics
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.evaluation.significance import compare
@@ -38,21 +38,16 @@ K = 20
 
 def read(name, folder, movielens):
     if name == "amazon-book":
-        return read_published(folder / "rlmrec-amazon")
+        return Dataset.from_source(read_published(folder / "rlmrec-amazon"))
     if name == "movielens-100k":
-        source = read_movielens_100k(movielens)
-        return Dataset.build(
-            name, source.interactions, source.users, source.items,
-            min_rating=3, k_core=10, seed=0, item_texts=source.item_texts,
-        )  # fmt: skip
+        return Dataset.from_source(read_movielens_100k(movielens), min_rating=3, k_core=10, seed=0)
     place = folder / name
-    train, valid, test, users, items = read_splits(
-        *(place / f"{split}.csv" for split in ("train", "valid", "test"))
+    source = read_tables(
+        **{split: place / f"{split}.csv" for split in ("train", "valid", "test")},
+        items=place / ("items.jsonl" if name == "debian-packages" else "item_profiles.jsonl"),
+        users=place / "users.jsonl" if name == "debian-packages" else None,
     )
-    of_items = "items.jsonl" if name == "debian-packages" else "item_profiles.jsonl"
-    item_texts = read_texts(place / of_items, items, "item_id")
-    user_texts = read_texts(place / "users.jsonl", users, "user_id") if name == "debian-packages" else None
-    return Dataset(name, train, valid, test, users, items, item_texts, user_texts)
+    return Dataset.from_source(source)
 
 
 def lines(table):
