@@ -30,6 +30,7 @@ def main() -> None:
         "rlmrec trian": [*program, "trian"],
         "rlmrec train --epoch 3": [*program, "train", "--epoch", "3"],
         **{f"rlmrec {command} --help": [*program, command, "--help"] for command in COMMANDS},
+        "rlmrec data table --help": [*program, "data", "table", "--help"],
     }
     for name, command in cases.items():
         seconds = min(processor_seconds(command) for _ in range(RUNS))

@@ -8,6 +8,7 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation.ranking import OVERALL, PER_USER, DotProduct, evaluate, read_table
+from rlmrec.testing import blocks
 
 
 def make(train, valid, test, n_users, n_items):
@@ -180,3 +181,19 @@ def test_wrong_embeddings():
         DotProduct(np.zeros((2, 2)), np.zeros((2, 2), np.float32))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="users have 2 dimensions, items 3"):
         DotProduct(np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float32))
+
+
+def test_scores_are_cosines():
+    rng = np.random.default_rng(0)
+    users, items = rng.standard_normal((3, 4), np.float32), rng.standard_normal((5, 4), np.float32)
+    users[2] = 0
+    scores = DotProduct.cosine(users, items).score(np.array([0, 2]))
+    expected = [users[0] @ item / np.linalg.norm(users[0]) / np.linalg.norm(item) for item in items]
+    np.testing.assert_allclose(scores, [expected, [0] * 5], rtol=1e-5)
+    assert scores.dtype == np.float32
+
+
+def test_texts_that_tell_the_groups_apart_recommend_the_own_group():
+    dataset, text_embeddings = blocks(text_size=32)
+    ranking = evaluate(DotProduct.cosine(text_embeddings.users, text_embeddings.items), dataset, k=(5,))
+    assert (ranking.users[:, None] // 20 == ranking.items // 15).mean() > 0.95
