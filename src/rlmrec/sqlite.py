@@ -6,8 +6,28 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rlmrec.errors import WorkspaceError
+
+
+class SqliteFile:
+    """Base class of what is kept in a SQLite file: a context manager that closes the connection ``_db``."""
+
+    _db: sqlite3.Connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; closing twice is allowed."""
+        self._db.close()
 
 
 def open_sqlite(path: Path, migrations: Sequence[str], purpose: str, remedy: str = "") -> sqlite3.Connection:

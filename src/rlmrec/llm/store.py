@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, locked
 from rlmrec.llm.base import Completion, Usage
-from rlmrec.sqlite import open_sqlite, transaction
+from rlmrec.sqlite import SqliteFile, open_sqlite, transaction
 
 # Append only: a file at version n gets the scripts from n on. Never change one that was released.
 MIGRATIONS = (
@@ -156,7 +155,7 @@ class Confirmed(NamedTuple):
     quoted: tuple[int, ...]
 
 
-class Store:
+class Store(SqliteFile):
     """Answers and profiles in a SQLite file. Use it as a context manager, or close it.
 
     Args:
@@ -180,18 +179,6 @@ class Store:
             raise WorkspaceError(f"{self.path} does not exist: write profiles with 'rlmrec profile' first")
         self._db = open_sqlite(self.path, MIGRATIONS, "a store of profiles")
         self._models: dict[tuple[str, str], int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; closing twice is allowed."""
-        self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
         """Lock the store for writing; other processes that try to are refused.

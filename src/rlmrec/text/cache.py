@@ -11,14 +11,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import locked
-from rlmrec.sqlite import open_sqlite, transaction
+from rlmrec.sqlite import SqliteFile, open_sqlite, transaction
 from rlmrec.types import Float32Array
 
 MIGRATIONS = (
@@ -40,7 +38,7 @@ def key(encoder: str, text: str) -> bytes:
     return digest.digest()
 
 
-class VectorCache:
+class VectorCache(SqliteFile):
     """Vectors in a SQLite file. Use it as a context manager, or close it.
 
     Args:
@@ -62,18 +60,6 @@ class VectorCache:
         self._db = open_sqlite(
             self.path, MIGRATIONS, "a cache of vectors", "; delete it and encode again, which only takes time"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; harmless when it is closed."""
-        self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
         """Lock the cache for writing; other processes that try to are refused.
