@@ -1,4 +1,4 @@
-"""The k best of each row of a score matrix or of a product, exact and deterministic, and the blocks to do it in."""
+"""Exact and deterministic top-k search in the rows of a score matrix or of a product, block by block."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rlmrec.types import AnyArray, Float32Array, IntArray
 Result = TypeVar("Result")
 
 MEMORY_BUDGET = 256 << 20
-# Scores of a block: 4 MiB stays in the cache between the product and the selection. Measured on 2 cores at
+# Scores per block: 4 MiB stays in the cache between the product and the selection. Measured on 2 cores at
 # 11,000 x 9,332: 65 ms with blocks of 4 MiB, 76 with 9 MiB, 180 with 38 MiB.
 BLOCK = 1 << 20
-# Items of a tile of ``top_k_products``: with BLOCK // TILE = 512 rows it is 4 MiB again. Measured on one core,
-# d = 64, 100,000 items, microseconds a row: product 102, comparison 14, finding what passed 8; the product
-# of 32 whole rows takes 225.
+# Items per tile of ``top_k_products``: with BLOCK // TILE = 512 rows it is 4 MiB again. Measured on one core,
+# d = 64, 100,000 items, microseconds per row: product 102, comparison 14, collecting the greater scores 8; the
+# product of 32 whole rows takes 225.
 TILE = 1 << 11
-BLOCK_ROWS = 32  # below this the matrix product is slow whatever the cache
-# Bytes that a block may take for each score while its top k is sought: the score, a copy, a mask.
+BLOCK_ROWS = 32  # with fewer rows the matrix product is slow, whatever the cache
+# Memory per score while the top k is searched: the score, a copy, a mask.
 BYTES_PER_SCORE = 10
-# Elements that the slow path turns into 8-byte keys at a time: 32 MiB.
+# Number of scores that the slow path turns into 8-byte keys at a time: 32 MiB.
 SLICE = 1 << 22
 
 
@@ -40,19 +40,19 @@ def map_blocks(
     memory_budget: int = MEMORY_BUDGET,
     threads: int | None = None,
 ) -> Iterator[Result]:
-    """``work`` on consecutive slices of the rows of an n_rows x n_items score matrix, results in order.
+    """Call ``work`` on consecutive slices of the rows of an n_rows x n_items score matrix; yield results in order.
 
-    The slices are worked on by a pool of threads (numpy lets go of the interpreter lock), each with a
+    The slices are processed by a pool of threads (NumPy releases the interpreter lock), each with a
     single-threaded matrix product: splitting every small product over the cores as well costs more than it
-    brings, and where the cores do other work too it is ten times slower. One block, or one thread, runs in
-    the caller's thread.
+    gains, and is ten times slower if the cores are busy with other work. A single block or a single thread
+    runs in the caller's thread.
 
     Args:
         work: called with a slice; must be safe to call from several threads when ``threads`` is not 1.
-        n_rows: rows in all.
-        n_items: I, scores of a row.
-        memory_budget: bytes that the blocks being worked on may take together; never less than a row each.
-        threads: None means one per core, at most 16.
+        n_rows: number of rows.
+        n_items: I, number of scores per row.
+        memory_budget: bytes that all blocks in progress may take together; each has at least one row.
+        threads: number of threads; None means one per core, at most 16.
     """
     threads = min(16, available_cores()) if threads is None else threads
     rows = max(BLOCK_ROWS, BLOCK // max(1, n_items))
@@ -67,23 +67,23 @@ def map_blocks(
 
 
 def top_k(scores: Float32Array, k: int) -> tuple[IntArray, Float32Array]:
-    """The k largest scores of each row, in descending order; of equal scores the lower index comes first.
+    """Return the k largest scores of each row in descending order; among equal scores, the lower index comes first.
 
-    Equal to the first k columns of a stable ``argsort(-scores)``, at a twentieth of its cost. Each row is cut
-    into chunks; with t the k-th largest of the chunks' maxima, at least k scores are ≥ t, so the k best are
-    among the scores ≥ t, and these lie in the chunks whose maximum is ≥ t: for k = 20 of I = 10,000 about 22
-    scores in 20 chunks. What is left is sorted by one 64-bit key of (score, index), which also settles ties.
-    A row where ties (or −∞) leave too many candidates is sorted as a whole by the same key.
+    The result equals the first k columns of a stable ``argsort(-scores)``, at a twentieth of its cost. Each row is
+    divided into chunks. Let t be the k-th largest of the chunks' maxima: at least k scores are ≥ t, so the k best
+    are among them, and they are in the chunks whose maximum is ≥ t. For k = 20 of I = 10,000 these are about 22
+    scores in 20 chunks. The rest is sorted by one 64-bit key of (score, index), which also resolves ties. A row
+    where ties (or −∞) leave too many candidates is sorted as a whole by the same key.
 
     Args:
         scores: float32[B, I]; −∞ is allowed, NaN is not. I < 2³².
-        k: how many, at least 1; more than I means I.
+        k: number of items, at least 1; more than I means I.
 
     Returns:
         ids int64[B, min(k, I)] and their scores float32[B, min(k, I)].
 
     Raises:
-        DataError: not a matrix of float32, a NaN, or k < 1.
+        DataError: ``scores`` is not a matrix of float32 or contains NaN, or k < 1.
 
     Example:
         >>> ids, best = top_k(np.array([[1, 3, 3, 2]], np.float32), k=3)
@@ -126,21 +126,21 @@ def top_k_products(
     excluded: sp.csr_array | None = None,
     banned: IntArray | None = None,
 ) -> tuple[IntArray, Float32Array]:
-    """``top_k(queries @ items.T, k)`` without the matrix: tile after tile of items, keeping the k best so far.
+    """Compute ``top_k(queries @ items.T, k)`` without storing the product, one tile of items after another.
 
-    What the first tile leaves as each row's k-th best is the bar for the next ones: few scores pass it, they
-    are collected, and when they are some times k a row they are merged and the bar rises. A score equal to the
-    bar has a higher index than the one that set it, so only greater ones pass.
+    After the first tile, each row's k-th best score is the threshold for the following tiles. The few scores above
+    it are collected; once there are more than 3 k per row, they are merged and the threshold rises. A score equal
+    to the threshold has a higher index than the item that set it, so only greater scores count.
 
     Args:
-        queries: float32[B, d]. Keep B at ``BLOCK // TILE`` or so (``map_blocks``).
-        items: float32[I, d]; no product may overflow (a NaN past the first tile is not seen).
-        k: how many, at least 1; more than I means I.
-        excluded: B x I sparse matrix; its non-zeros are left out of their row.
-        banned: items that are left out of every row.
+        queries: float32[B, d]. B should be about ``BLOCK // TILE`` (see ``map_blocks``).
+        items: float32[I, d]; no product may overflow (a NaN after the first tile is not noticed).
+        k: number of items, at least 1; more than I means I.
+        excluded: B x I sparse matrix; its non-zero entries are excluded from their row.
+        banned: items that are excluded from every row.
 
     Returns:
-        ids int64[B, min(k, I)] and their scores float32[B, min(k, I)]; what is left out has the score −∞.
+        ids int64[B, min(k, I)] and their scores float32[B, min(k, I)]; excluded items have the score −∞.
 
     Raises:
         DataError: k < 1.
@@ -160,7 +160,7 @@ def top_k_products(
     n_waiting = 0
     for start in range(tile, n_items, tile):
         part = items[start : start + tile]
-        # The last tile may be short: its memory is still one piece.
+        # The last tile may be short. Slicing the flat buffer keeps its memory contiguous.
         scores = buffer.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         above = passed.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         np.matmul(queries, part.T, out=scores)
@@ -178,7 +178,7 @@ def top_k_products(
 
 
 class _Excluded:
-    """What is left out of each row, in the order of the tiles, so that each finds its own part."""
+    """The excluded items of each row, sorted by tile so that a tile finds its own part quickly."""
 
     def __init__(self, excluded: sp.csr_array | None, banned: IntArray | None) -> None:
         self.banned = None if banned is None else np.unique(banned)
@@ -194,7 +194,7 @@ class _Excluded:
             self.columns = excluded.indices[order]
 
     def apply(self, scores: Float32Array, start: int) -> Float32Array:
-        """Write −∞ where the scores from item ``start`` (a multiple of TILE) on have something left out."""
+        """Write −∞ over the excluded scores of the tile that begins at item ``start``, a multiple of TILE."""
         stop = start + scores.shape[1]
         if len(self.columns):
             part = slice(*np.searchsorted(self.tiles, (start // TILE, -(-stop // TILE))))
@@ -207,7 +207,7 @@ class _Excluded:
 def _merged(
     keys: npt.NDArray[np.uint64], waiting: list[tuple[IntArray, npt.NDArray[np.uint64]]]
 ) -> npt.NDArray[np.uint64]:
-    """uint64[B, k]: the k smallest of each row's keys and what waits for it."""
+    """Return uint64[B, k], the k smallest of each row's keys and the keys collected for it."""
     n_rows, k = keys.shape
     rows = np.concatenate([part[0] for part in waiting])
     order = np.argsort(rows.astype(np.uint16) if n_rows <= 1 << 16 else rows, kind="stable")  # radix sort
@@ -222,13 +222,13 @@ def _merged(
 
 
 def _chunk_length(n_items: int, k: int) -> int:
-    """Balances the I / length maxima to partition against the k · length scores to look at again."""
+    """Return the length of a chunk that balances the two costs: I / length maxima, and k · length scores to rescan."""
     length = math.isqrt(n_items // (4 * k))
     return length if length > 3 else 1
 
 
 def _chunk_maxima(scores: Float32Array, length: int) -> Float32Array:
-    """float32[B, n]: chunk c of a row holds the items c, c + n, c + 2n, …: maxima run along memory."""
+    """Return float32[B, n], the maximum of each chunk. Chunk c holds items c, c + n, c + 2n, … (fast in memory)."""
     if length == 1:
         return scores
     n_rows, n_items = scores.shape
@@ -241,14 +241,14 @@ def _chunk_maxima(scores: Float32Array, length: int) -> Float32Array:
 
 
 def _at_least(scores: Float32Array, best: Float32Array, threshold: Float32Array) -> tuple[IntArray, IntArray]:
-    """Rows (ascending) and items of all scores ≥ their row's threshold, found through the chunks' maxima."""
+    """Return rows (ascending) and items of all scores ≥ their row's threshold, found by the chunks' maxima."""
     n_items, n = scores.shape[1], best.shape[1]
     rows, chunks = np.divmod(np.flatnonzero(best >= threshold[:, None]), n)
     if n == n_items:
         return rows, chunks
     length = -(-n_items // n)
     items = chunks[:, None] + n * np.arange(length)  # (P, length)
-    # The last chunks may be one item short: the row's end is read instead and dropped.
+    # The last chunks may be one item short: the row's last score is read instead, and dropped below.
     found = scores.ravel().take((rows * n_items)[:, None] + np.minimum(items, n_items - 1))
     passed = np.flatnonzero((found >= threshold[rows, None]) & (items < n_items))
     return rows[passed // length], items.ravel()[passed]
@@ -257,14 +257,16 @@ def _at_least(scores: Float32Array, best: Float32Array, threshold: Float32Array)
 def _refuse_nan(scores: Float32Array) -> None:
     bad = np.isnan(scores).any(axis=1)
     if bad.any():
-        raise DataError(f"{int(bad.sum())} rows of scores hold NaN, the first is row {int(bad.argmax())}")
+        raise DataError(
+            f"{int(bad.sum())} rows of scores contain NaN, the first is row {int(bad.argmax())}: expected numbers or −∞"
+        )
 
 
 def _keys(scores: Float32Array, items: AnyArray) -> npt.NDArray[np.uint64]:
-    """uint64 that ascend where the scores descend, then where the items ascend.
+    """Make uint64 keys whose ascending order is that of descending scores, then of ascending items.
 
-    A float's bits, read as an integer, order like the float once the sign bit of the positive and all bits of
-    the negative ones are flipped; here the complement of that.
+    The bits of a float, read as an integer, sort like the float if the sign bit of positive numbers and all bits
+    of negative numbers are flipped. The keys use the complement of that.
     """
     bits = (scores + np.float32(0)).view(np.uint32)  # −0 becomes 0: they are equal, their bits are not
     descending = bits ^ np.where(bits >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
@@ -272,13 +274,14 @@ def _keys(scores: Float32Array, items: AnyArray) -> npt.NDArray[np.uint64]:
 
 
 def _decode(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, Float32Array]:
+    """Return the items and scores of keys: the inverse of ``_keys``."""
     descending = (keys >> np.uint64(32)).astype(np.uint32)
     bits = descending ^ np.where(descending >> 31, np.uint32(0), np.uint32(0x7FFFFFFF))
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), bits.view(np.float32)
 
 
 def _sorted_keys(scores: Float32Array, k: int) -> npt.NDArray[np.uint64]:
-    """uint64[B, k]: the k smallest keys of whole rows, a few rows at a time."""
+    """Return uint64[B, k], the k smallest keys of whole rows, computed a few rows at a time."""
     n_rows, n_items = scores.shape
     best = np.empty((n_rows, k), np.uint64)
     step = max(1, SLICE // max(1, n_items))

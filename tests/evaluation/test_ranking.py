@@ -166,7 +166,7 @@ def test_wrong_input():
         evaluate(scores, dataset, split="train")
     with pytest.raises(DataError, match="unknown split"):
         evaluate(scores, dataset, split="tset")
-    with pytest.raises(DataError, match="there are 3 user embeddings, small has 70"):
+    with pytest.raises(DataError, match="there are 3 user embeddings, but small has 70"):
         evaluate(DotProduct(scores.users[:3], scores.items), dataset)
     with pytest.raises(DataError, match=r"scores of \d+ users have shape"):
         evaluate(DotProduct(scores.users, scores.items[:9]), dataset)
@@ -179,7 +179,7 @@ def test_wrong_input():
 def test_wrong_embeddings():
     with pytest.raises(DataError, match="float32"):
         DotProduct(np.zeros((2, 2)), np.zeros((2, 2), np.float32))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="users have 2 dimensions, items 3"):
+    with pytest.raises(DataError, match="user embeddings have 2 dimensions and item embeddings 3"):
         DotProduct(np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float32))
 
 

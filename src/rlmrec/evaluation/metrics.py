@@ -1,7 +1,7 @@
-"""Metrics of ranked lists: accuracy per user, and what a whole set of lists recommends beyond accuracy.
+"""Metrics of ranked lists: accuracy and novelty per user, coverage and evenness of all lists together.
 
-Accuracy metrics take ``hits`` bool[n, k] (is the item at rank r = 1 … k held out?) and ``n_relevant`` int[n]
-(held-out items of the user, at least 1), and return float64[n] in [0, 1]. k is the number of columns: cut
+Accuracy metrics take ``hits`` bool[n, k] (whether the item at rank r = 1 … k is held out) and ``n_relevant`` int[n]
+(number of the user's held-out items, at least 1), and return float64[n] in [0, 1]. k is the number of columns: pass
 ``hits[:, :k]`` for a shorter list.
 """
 
@@ -15,7 +15,9 @@ from rlmrec.types import BoolArray, FloatArray, IntArray
 
 
 def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
-    """Share of the held-out items that are in the list: Recall@k = hits / |held-out|.
+    """Compute the share of the held-out items that are in the list.
+
+        Recall@k = hits / |held-out|
 
     Example:
         >>> recall(np.array([[True, False, True]]), np.array([4])).tolist()
@@ -26,26 +28,35 @@ def recall(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
 
 
 def precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
-    """Share of the list that is held out: Precision@k = hits / k, also where fewer than k could be ranked."""
+    """Compute the share of the list that is held out.
+
+        Precision@k = hits / k
+
+    The divisor is k also where the catalogue left fewer than k candidates.
+    """
     found: IntArray = hits.sum(axis=1)
     shares: FloatArray = found / hits.shape[1]
     return shares
 
 
 def hit_rate(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
-    """1 if at least one held-out item is in the list, else 0."""
+    """Return 1 where at least one held-out item is in the list, else 0."""
     found: IntArray = hits.sum(axis=1)
     return (found > 0).astype(np.float64)
 
 
 def mrr(hits: BoolArray, n_relevant: IntArray) -> FloatArray:  # noqa: ARG001
-    """Reciprocal rank of the first hit, 0 without one: RR@k = 1 / min{r : hit_r}."""
+    """Compute the reciprocal rank of the first hit; its mean over users is MRR@k.
+
+    RR@k = 1 / min{r : hit_r}, 0 without a hit
+    """
+    # argmax is 0 for a row without a hit, too: the numerator is what makes such a row 0.
     reciprocal: FloatArray = hits.any(axis=1) / (hits.argmax(axis=1) + 1)
     return reciprocal
 
 
 def ndcg(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
-    """Hits discounted by rank, relative to the best possible list (binary gains).
+    """Compute normalised discounted cumulative gain with binary gains.
 
         NDCG@k = Σ_{r ≤ k} hit_r / log2(r + 1)  /  Σ_{r ≤ min(k, |held-out|)} 1 / log2(r + 1)
 
@@ -57,17 +68,17 @@ def ndcg(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
     discount = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discount)
     gained: FloatArray = hits @ discount
-    # The same items in another order of summation may exceed the ideal by a rounding error.
+    # The product sums in another order than cumsum, so a perfect list could exceed 1 by a rounding error.
     shares: FloatArray = np.minimum(gained / ideal[np.minimum(n_relevant, k) - 1], 1)
     return shares
 
 
 def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
-    """Mean over the possible hits of the precision at each hit; its mean over users is MAP@k.
+    """Compute average precision; its mean over users is MAP@k.
 
         AP@k = Σ_{r ≤ k} hit_r · Precision@r  /  min(k, |held-out|)
 
-    Of the two definitions in use this is the one whose best value is 1; trec_eval's ``map_cut`` divides by
+    There are two definitions in use. With this one the best value is always 1; trec_eval's ``map_cut`` divides by
     |held-out| instead and cannot reach 1 when that exceeds k.
     """
     k = hits.shape[1]
@@ -76,6 +87,7 @@ def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
     return means
 
 
+# A new accuracy metric is a function above and a line here; commands and reports take their names from it.
 ACCURACY: dict[str, Callable[[BoolArray, IntArray], FloatArray]] = {
     "recall": recall,
     "ndcg": ndcg,
@@ -87,7 +99,7 @@ ACCURACY: dict[str, Callable[[BoolArray, IntArray], FloatArray]] = {
 
 
 def novelty(ranked: IntArray, popularity: IntArray, n_users: int) -> FloatArray:
-    """How surprising a user's list is: the mean self-information of its items in bits.
+    """Compute the novelty of each list: the mean self-information of its items, in bits.
 
         novelty = mean_{i in list} −log2 p_i,   p_i = max(1, training users of i) / U
 
@@ -107,26 +119,28 @@ def novelty(ranked: IntArray, popularity: IntArray, n_users: int) -> FloatArray:
 
 
 def average_popularity(ranked: IntArray, popularity: IntArray) -> FloatArray:
-    """float64[n]: mean number of training interactions of the items in each list; 0 for an empty list."""
+    """Return float64[n], the mean number of training interactions of the items in each list; 0 for an empty list."""
     return _mean_of_items(ranked, popularity.astype(np.float64))
 
 
 def _mean_of_items(ranked: IntArray, values: FloatArray) -> FloatArray:
-    listed = ranked >= 0
+    listed = ranked >= 0  # -1 marks the places behind the end of a short list
     sums: FloatArray = np.where(listed, values[ranked], 0).sum(axis=1)
     means: FloatArray = sums / np.maximum(listed.sum(axis=1), 1)
     return means
 
 
 def coverage(ranked: IntArray, n_items: int) -> float:
-    """Share of the catalogue that at least one list holds: |∪_u list_u| / I."""
+    """Return the share of the catalogue that is in at least one list: |∪_u list_u| / I."""
     return float((_exposure(ranked, n_items) > 0).mean())
 
 
 def gini(ranked: IntArray, n_items: int) -> float:
-    """How unevenly the lists expose the catalogue: 0 if all items equally, towards 1 if one item alone.
+    """Compute the Gini index of exposure: 0 if all items are in equally many lists, close to 1 if only one is shown.
 
-    G = Σ_{j = 1..I} (2j − I − 1) x_(j)  /  (I · Σ_j x_(j)),   x_(1) ≤ … ≤ x_(I): the lists an item is in
+        G = Σ_{j = 1..I} (2j − I − 1) x_(j)  /  (I · Σ_j x_(j))
+
+    x_(1) ≤ … ≤ x_(I) are the numbers of lists that contain each item.
     """
     exposure = np.sort(_exposure(ranked, n_items)).astype(np.float64)
     weights = 2 * np.arange(1, n_items + 1) - n_items - 1
@@ -134,4 +148,5 @@ def gini(ranked: IntArray, n_items: int) -> float:
 
 
 def _exposure(ranked: IntArray, n_items: int) -> IntArray:
+    """Return int64[I], the number of lists that contain each item."""
     return np.bincount(ranked[ranked >= 0], minlength=n_items)

@@ -1,4 +1,4 @@
-"""All-rank evaluation: every item but a user's training items is ranked, and each user's result is kept."""
+"""All-rank evaluation: every item except a user's training items is ranked, and each user's result is kept."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from rlmrec.files import atomic_file
 from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k, unit_rows
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
-# By name: per user, and of all lists together.
+# Names of the metrics that have a value per user, and of those that describe all lists together.
 PER_USER = (*metrics.ACCURACY, "novelty", "popularity")
 OVERALL = ("coverage", "gini")
 
 
 class Scorer(Protocol):
-    """Whatever gives each of some users a score for every item; higher is better, −∞ means never."""
+    """A model that scores every item for some users: higher is better, −∞ excludes an item."""
 
     def score(self, users: IntArray, /) -> Float32Array:
-        """float32[B, I] for user rows int64[B]: a fresh array, the caller writes into it."""
+        """Return float32[B, I] for user rows int64[B]. It must be a new array: the caller writes into it."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class DotProduct:
-    """score(u, i) = e_u · e_i.
+    """Scorer that takes the dot product of user and item embeddings: score(u, i) = e_u · e_i.
 
     Args:
         users: float32[U, d].
         items: float32[I, d].
 
     Raises:
-        DataError: not two float32 matrices with the same d.
+        DataError: these are not two float32 matrices with the same d.
     """
 
     users: Float32Array
@@ -52,13 +52,16 @@ class DotProduct:
                     f"{name} embeddings must be a float32 matrix, got {matrix.dtype} of shape {matrix.shape}"
                 )
         if self.users.shape[1] != self.items.shape[1]:
-            raise DataError(f"users have {self.users.shape[1]} dimensions, items {self.items.shape[1]}")
+            raise DataError(
+                f"user embeddings have {self.users.shape[1]} dimensions and item embeddings {self.items.shape[1]}: "
+                "expected the same number"
+            )
 
     @classmethod
     def cosine(cls, users: Float32Array, items: Float32Array) -> DotProduct:
-        """score(u, i) = cos(u, i), a row of zeros being at right angles to all.
+        """Make a scorer that takes the cosine: score(u, i) = cos(e_u, e_i), 0 for a row of zeros.
 
-        On text vectors this is "semantic embeddings only" (Table 1): nothing is trained.
+        On text embeddings this is "semantic embeddings only" in Table 1: nothing is trained.
 
         Example:
             ``evaluate(DotProduct.cosine(text_embeddings.users, text_embeddings.items), dataset)``
@@ -66,22 +69,22 @@ class DotProduct:
         return cls(unit_rows(users), unit_rows(items))
 
     def score(self, users: IntArray) -> Float32Array:
-        """float32[B, I]."""
+        """Return the scores float32[B, I] of all items for user rows int64[B]."""
         scores: Float32Array = self.users[users] @ self.items.T
         return scores
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The ranked lists of n users, up to rank K, and what is needed to judge them.
+    """Ranked lists of n users up to rank K, and the counts that the metrics need.
 
     Args:
-        users: int64[n], the rows of the users that have held-out items, ascending.
+        users: int64[n], rows of the users with held-out items, ascending.
         items: int64[n, K], item rows from rank 1 on; −1 where a user has fewer than K candidates.
         hits: bool[n, K], whether the item is held out.
-        n_relevant: int64[n], held-out items of each user.
-        popularity: int64[I], training interactions of each item.
-        n_users: U, users without held-out items included.
+        n_relevant: int64[n], number of held-out items of each user.
+        popularity: int64[I], number of training interactions of each item.
+        n_users: U, including users without held-out items.
         k: the list lengths to report, ascending; the last is K.
 
     Example:
@@ -100,10 +103,10 @@ class Ranking:
         return len(self.users)
 
     def per_user(self, name: str) -> FloatArray:
-        """float64[n]: the values of a metric such as "recall@20", in the order of ``users``.
+        """Return float64[n], the values of a metric such as "recall@20" in the order of ``users``.
 
         Raises:
-            ConfigError: no such metric, one that has no value per user, or a k beyond K.
+            ConfigError: the metric is unknown or has no value per user, or k is greater than K.
         """
         metric, k = self._parse(name)
         if metric in metrics.ACCURACY:
@@ -115,7 +118,7 @@ class Ranking:
         raise ConfigError(f"{name} has no value per user: expected one of {', '.join(PER_USER)} with @k")
 
     def metric(self, name: str) -> float:
-        """The mean over users of a metric per user, or the value of "coverage@k" or "gini@k"."""
+        """Return the mean of a metric over users, or the value of "coverage@k" or "gini@k"."""
         metric, k = self._parse(name)
         if metric == "coverage":
             return metrics.coverage(self.items[:, :k], len(self.popularity))
@@ -124,11 +127,11 @@ class Ranking:
         return float(self.per_user(name).mean())
 
     def metrics(self) -> dict[str, float]:
-        """Every metric at every k: {"recall@5": …, "ndcg@5": …, …, "gini@20": …}."""
+        """Return every metric at every k: {"recall@5": …, "ndcg@5": …, …, "gini@20": …}."""
         return {f"{name}@{k}": self.metric(f"{name}@{k}") for k in self.k for name in (*PER_USER, *OVERALL)}
 
     def table(self) -> pl.DataFrame:
-        """One row a user: user (row), n_relevant, and each metric per user at each k."""
+        """Return one row per user: its row ``user``, ``n_relevant``, and each metric at each k."""
         names = [f"{name}@{k}" for k in self.k for name in PER_USER]
         values = {name: self.per_user(name) for name in names}
         return pl.DataFrame({"user": self.users, "n_relevant": self.n_relevant, **values})
@@ -150,15 +153,15 @@ class Ranking:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """The values per user that ``Ranking.save`` wrote.
+    """Read the values per user that ``Ranking.save`` wrote.
 
     Raises:
-        WorkspaceError: the file is absent, damaged or something else.
+        WorkspaceError: the file is missing or damaged, or holds something else.
     """
     path = Path(path)
     if not path.exists():
         raise WorkspaceError(
-            f"{path} does not exist: the run has no values per user, as when its dataset has no test split"
+            f"{path} does not exist: this run has no values per user (a dataset without test split gives none)"
         )
     try:
         table = pl.read_parquet(path)
@@ -180,24 +183,24 @@ def evaluate(
 ) -> Ranking:
     """Rank all items for every user with held-out items (the paper's all-rank protocol, Section 4.1.2).
 
-    Candidates are all items but the user's training items; validation items stay candidates at test. Of equal
-    scores the item of the lower row comes first.
+    Candidates are all items except the user's training items; on the test split, validation items are candidates.
+    Among items with equal scores, the one with the lower row comes first.
 
     Args:
         scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is
-            scored by a thread per core; others are called from this thread, a block of users at a time.
-        dataset: what to leave out of the candidates (train) and to look for (``split``).
+            scored by one thread per core; others are called from this thread, with a block of users at a time.
+        dataset: its training items are excluded, and the items of ``split`` count as relevant.
         k: list lengths.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
 
     Raises:
-        ConfigError: no k, or one below 1.
-        DataError: nothing is held out, scores of another shape or with NaN.
+        ConfigError: ``k`` is empty or contains a number below 1, or ``split`` is "train".
+        DataError: the split is empty, or the scores have the wrong shape or contain NaN.
     """
     lengths = tuple(sorted(set(k)))
     if not lengths or lengths[0] < 1:
-        raise ConfigError(f"k must be one or more numbers from 1 on, got {k!r}")
+        raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")
     held_out = dataset.split(split)
     if split == "train":
         raise ConfigError("training items are never ranked: evaluate on 'valid' or 'test'")
@@ -209,7 +212,8 @@ def evaluate(
     trained = dataset.train.csr()[users]  # (n, I)
     wanted = held_out.csr()[users]  # (n, I)
     n_relevant = np.diff(wanted.indptr).astype(np.int64)
-    keys = np.repeat(np.arange(len(users)), n_relevant) * n_items + wanted.indices  # ascending
+    # One ascending number per relevant (user, item), so that hits of a block are found by one binary search.
+    keys = np.repeat(np.arange(len(users)), n_relevant) * n_items + wanted.indices
 
     def rank(block: slice) -> tuple[IntArray, BoolArray]:
         found = np.ascontiguousarray(scores.score(users[block]))
@@ -222,15 +226,17 @@ def evaluate(
         rows = np.repeat(np.arange(n_rows), np.diff(of_rows))
         found[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
         items, best = top_k(found, lengths[-1])
+        # Only the keys of the block's own users: shorter to search.
         relevant = keys[wanted.indptr[block.start] : wanted.indptr[block.stop]]
         ranked = np.arange(block.start, block.stop)[:, None] * n_items + items
         place = np.minimum(np.searchsorted(relevant, ranked), len(relevant) - 1)
         is_candidate = best > -np.inf
         return np.where(is_candidate, items, -1), (relevant[place] == ranked) & is_candidate
 
+    # Nothing says that a user's own scorer may be called from several threads.
     threads = None if isinstance(scores, DotProduct) else 1
     blocks = list(map_blocks(rank, len(users), n_items, memory_budget, threads))
-    # A catalogue smaller than K: the list ends with it.
+    # If the catalogue has fewer than K items, the places behind its end keep -1.
     items = np.full((len(users), lengths[-1]), -1)
     hits = np.zeros(items.shape, bool)
     width = min(lengths[-1], n_items)
@@ -242,5 +248,6 @@ def evaluate(
 def _check_shape(scores: Scorer, dataset: Dataset) -> None:
     if isinstance(scores, DotProduct) and len(scores.users) != dataset.n_users:
         raise DataError(
-            f"there are {len(scores.users)} user embeddings, {dataset.name} has {dataset.n_users} users"
+            f"there are {len(scores.users)} user embeddings, but {dataset.name} has {dataset.n_users} users: "
+            "evaluate embeddings on the dataset that they were made for"
         )

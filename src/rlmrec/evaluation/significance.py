@@ -1,4 +1,4 @@
-"""Is one model better than another, over the same users? Paired tests, an interval and Holm's correction."""
+"""Comparison of two models over the same users: paired tests, a bootstrap interval and Holm's correction."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rlmrec.types import FloatArray
 
 Seeds = Mapping[int, pl.DataFrame]  # seed → the values per user of that run
 
-LEVEL = 0.05  # below which a corrected p counts as significant
-LEAST_SEEDS = 3  # for a test over seeds
+LEVEL = 0.05  # a corrected p below it counts as significant
+LEAST_SEEDS = 3  # with fewer, a t-test over seeds has next to no power
 
-# Draws of the bootstrap that are in memory at a time: 12 MiB.
+# Number of drawn users that the bootstrap holds in memory at a time: 12 MiB.
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against a base, user by user.
+    """Result of comparing a model with a baseline by paired values (of users, or of seeds).
 
     Args:
-        n: users.
-        base: mean of the base.
+        n: number of pairs.
+        base: mean of the baseline.
         new: mean of the model.
         difference: new − base.
         relative: difference / base; infinite or NaN when the base is 0.
-        p_t: two-sided p of the paired t-test: are the means equal?
-        p_wilcoxon: two-sided p of the signed-rank test: are differences symmetric about 0?
+        p_t: two-sided p of the paired t-test (null hypothesis: the means are equal).
+        p_wilcoxon: two-sided p of the signed-rank test (null hypothesis: differences are symmetric about 0).
         low: lower end of the bootstrap interval of the difference.
         high: its upper end.
     """
@@ -56,13 +56,13 @@ def compare(
 
     Args:
         new: float[n], values of the model.
-        base: float[n], values of what it is compared with.
-        samples: of the bootstrap.
-        confidence: of its interval.
-        seed: of its draws.
+        base: float[n], values of the baseline.
+        samples: number of bootstrap samples.
+        confidence: confidence level of the bootstrap interval.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: not two vectors of the same length, fewer than 2 users, or a value that is not finite.
+        DataError: the lengths differ, there are fewer than 2 users, or a value is not finite.
 
     Example:
         >>> compare([0.5, 0.4, 0.6], [0.5, 0.4, 0.6]).p_t
@@ -74,10 +74,10 @@ def compare(
     if len(ours) < 2:
         raise DataError(f"a comparison needs at least 2 users, got {len(ours)}")
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        raise DataError("a value to compare is NaN or infinite")
+        raise DataError("a value to compare is NaN or infinite: expected finite values of a metric")
     differences = ours - theirs
     mean, base_mean = float(differences.mean()), float(theirs.mean())
-    # scipy has no answer without any spread: no difference at all, or the same one for everybody.
+    # scipy returns NaN if all differences are equal: then p is 1 if they are 0, else 0.
     spread = np.ptp(differences) > 0
     p_t = float(stats.ttest_1samp(differences, 0).pvalue) if spread else float(mean == 0)
     p_wilcoxon = float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
@@ -93,13 +93,13 @@ def compare_tables(new: pl.DataFrame, base: pl.DataFrame, metric: str, *, seed: 
     """Compare two tables of ``Ranking.table`` (or ``read_table``) by one metric, for example "recall@20".
 
     Raises:
-        DataError: the tables are of different users or held-out items: another dataset or split.
+        DataError: the tables have different users or held-out items: they are of different datasets or splits.
         ConfigError: a table has no such metric.
     """
     for table in (new, base):
         if metric not in table.columns or metric in ("user", "n_relevant"):
             known = ", ".join(name for name in table.columns if "@" in name)
-            raise ConfigError(f"no values per user of {metric!r}: the table has {known}")
+            raise ConfigError(f"there are no values per user of {metric!r}: the table has {known}")
     new, base = new.sort("user"), base.sort("user")
     _refuse_other_users(new, base)
     return compare(new[metric].to_numpy(), base[metric].to_numpy(), seed=seed)
@@ -108,16 +108,16 @@ def compare_tables(new: pl.DataFrame, base: pl.DataFrame, metric: str, *, seed: 
 def _refuse_other_users(new: pl.DataFrame, base: pl.DataFrame) -> None:
     if not new.select("user", "n_relevant").equals(base.select("user", "n_relevant")):
         raise DataError(
-            f"the two results are of different users ({len(new)} and {len(base)}) or held-out items: "
+            f"the two results have different users ({len(new)} and {len(base)}) or held-out items: "
             "compare runs of one dataset and one split"
         )
 
 
 def average(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The mean of several tables of values per user: one model over its seeds, user by user.
+    """Average several tables of values per user, user by user: one model over its seeds.
 
     Raises:
-        DataError: no table, or tables of different users or held-out items.
+        DataError: there is no table, or the tables have different users or held-out items.
     """
     if not tables:
         raise DataError("there is no table to average")
@@ -132,21 +132,22 @@ def average(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def compare_seeds(new: Seeds, base: Seeds, metric: str) -> tuple[Comparison, Comparison | None]:
-    """Compare two models that were run with several seeds: over users, and over seeds.
+    """Compare two models that were run with several seeds, over users and over seeds.
 
     Args:
         new: values per user of the model, by seed.
-        base: of what it is compared with.
+        base: values per user of the baseline, by seed.
         metric: for example "recall@20".
 
     Returns:
-        the comparison over users, each user's value being the mean over seeds; and the one over the seeds
-        that both have, each seed's value being the mean over users, or None for fewer than 3 of them.
+        the comparison over users, where each user's value is the mean over seeds; and the comparison over the seeds
+        that both have, where each seed's value is the mean over users, or None for fewer than 3 common seeds.
 
     Raises:
-        DataError: different users or held-out items.
+        DataError: the tables have different users or held-out items.
         ConfigError: a table has no such metric.
     """
+    # The mean over seeds comes first: one user's values under several seeds are not independent samples.
     users = compare_tables(average(list(new.values())), average(list(base.values())), metric)
     common = sorted(set(new) & set(base))
     if len(common) < LEAST_SEEDS:
@@ -158,13 +159,13 @@ def compare_seeds(new: Seeds, base: Seeds, metric: str) -> tuple[Comparison, Com
 def bootstrap(
     differences: FloatArray, samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean: of ``samples`` means over n users drawn with replacement.
+    """Compute a percentile bootstrap interval of the mean.
 
     Args:
         differences: float64[n].
-        samples: how many means.
-        confidence: probability of the interval, in (0, 1).
-        seed: of the draws; the result depends on nothing else.
+        samples: number of means, each over n users drawn with replacement.
+        confidence: confidence level of the interval, in (0, 1).
+        seed: seed of the draws; the result depends on nothing else.
 
     Raises:
         ConfigError: ``samples`` below 1 or ``confidence`` outside (0, 1).
@@ -184,14 +185,16 @@ def bootstrap(
 
 
 def holm(p_values: Sequence[float] | FloatArray) -> FloatArray:
-    """Correct the p of m tests so that the chance of any false finding stays below the level.
+    """Correct the p-values of m tests so that the family-wise error rate stays below the level.
 
         p'_(j) = max_{i ≤ j} min(1, (m − i + 1) · p_(i)),   p_(1) ≤ … ≤ p_(m)
 
-    Source: Holm 1979. Valid whatever the dependence of the tests, never weaker than Bonferroni.
+    The tests may depend on each other in any way. The correction is never weaker than Bonferroni's.
+
+    Source: Holm 1979.
 
     Raises:
-        DataError: a p outside [0, 1].
+        DataError: a p is outside [0, 1].
 
     Example:
         >>> holm([0.01, 0.04, 0.03]).tolist()
