@@ -43,7 +43,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    with pytest.raises(WorkspaceError, match="holds no mark"), atomic_folder(tmp_path / "thesis", "mark"):
+    with pytest.raises(WorkspaceError, match="contains no mark"), atomic_folder(tmp_path / "thesis", "mark"):
         pass
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
     (tmp_path / "empty").mkdir()

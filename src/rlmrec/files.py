@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old file or the new one, never half of either."""
+"""Atomic writing and locks: a reader sees the old file or the new one, never a part of one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     mode = temporary.stat().st_mode
     try:
         yield temporary
-        with temporary.open("r+b") as written:  # Windows flushes no file that is open for reading alone
+        with temporary.open("r+b") as written:  # Windows cannot flush a file that is open for reading only
             os.fsync(written.fileno())
         temporary.chmod(mode)  # safetensors makes private files
         _move(temporary, path)
@@ -42,17 +42,17 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
 
     Args:
         path: the folder to create or replace.
-        marker: a file that our folders contain; a folder with other contents is never replaced.
+        marker: a file that folders of this kind contain; a folder without it, unless empty, is never replaced.
 
     Raises:
-        WorkspaceError: ``path`` is something else.
+        WorkspaceError: ``path`` exists and has no ``marker``.
 
     A folder cannot be replaced in one system call, so a crash between the two renames leaves
     ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it.
     """
     if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkspaceError(
-            f"{path} exists and holds no {marker}: choose another place, nothing was replaced"
+            f"{path} exists and contains no {marker}, so it was not replaced: choose another place"
         )
     temporary = _beside(path)
     temporary.mkdir(parents=True)
@@ -83,9 +83,9 @@ def _move(source: Path, target: Path) -> None:
     """Rename a file over another, or a folder to a name that is free.
 
     Raises:
-        WorkspaceError: on Windows, a program has a file open that is to be renamed or replaced.
+        WorkspaceError: on Windows, another program has a file open that is to be renamed or replaced.
     """
-    for pause in (0.01, 0.1, 1.0) if WINDOWS else ():  # a virus scanner is soon done
+    for pause in (0.01, 0.1, 1.0) if WINDOWS else ():  # a virus scanner closes a file after a moment
         try:
             source.replace(target)
             return

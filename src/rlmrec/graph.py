@@ -1,4 +1,4 @@
-"""Graph: the normalised bipartite adjacency and its product, the one operation all backbones share."""
+"""Graph: the normalised adjacency matrix of users and items, and its products with embeddings."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from torch import Tensor
 from rlmrec.data.interactions import Interactions
 
 with warnings.catch_warnings():
-    # PyTorch says once per process that CSR is in beta. All we use of it is one product, which our tests pin
-    # to dense algebra: hear it here and spare the user.
+    # PyTorch warns once per process that CSR is in beta. Only its products are used here, and tests compare these
+    # with dense algebra. So the warning is triggered and ignored here, before a user could see it.
     warnings.simplefilter("ignore", UserWarning)
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 
 class Graph:
-    """Â = D^-1/2 A D^-1/2 of the bipartite graph of N = U + I nodes, users first.
+    """Bipartite graph of users and items with its normalised adjacency matrix Â = D^-1/2 A D^-1/2.
 
-    Kept as CSR with int32 indices. A is symmetric in structure, so the transpose that the gradient needs
-    is the same structure with permuted values: the permutation is made once, nothing is transposed while
-    training, and dropping edges zeroes values instead of rebuilding the matrix.
+    It has N = U + I nodes, users first, and is stored as CSR with int32 indices. A is symmetric in structure, so
+    the transpose that the gradient needs is the same structure with permuted values. The permutation is computed
+    once: nothing is transposed during training, and dropping edges sets values to zero instead of rebuilding the
+    matrix.
 
     Args:
         indptr: int32[N + 1].
         indices: int32[E], E directed edges (two per interaction), sorted within a row.
-        values: E weights.
+        values: (E,) edge weights.
         transpose: int64[E], position of each edge's opposite edge.
         n_users: U.
         n_items: I.
 
     Attributes:
-        symmetric: whether opposite edges are known to weigh the same, so that the gradient needs no
+        symmetric: whether opposite edges are known to have equal weights, so that the gradient needs no
             permutation.
 
     Example:
@@ -70,8 +71,8 @@ class Graph:
         Args:
             train: the training split.
             self_loops: use A + I instead of A, as GCCF does.
-            dtype: of the weights.
-            device: where the graph lives.
+            dtype: type of the weights.
+            device: device of the graph's tensors.
         """
         user_item = train.csr()
         adjacency = sp.csr_array(
@@ -86,14 +87,14 @@ class Graph:
     def from_edges(
         cls, rows: Tensor, columns: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32
     ) -> Graph:
-        """Build D^-1/2 A D^-1/2 of any A that is symmetric in structure, where the edges are.
+        """Build D^-1/2 A D^-1/2 from the edges of any A with a symmetric structure, on the device of the edges.
 
         Args:
             rows: int64, one end of each directed edge; duplicates count once.
-            columns: int64, the other end; the opposite edge must be there too.
+            columns: int64, the other end; the opposite edge must be present as well.
             n_users: U.
             n_items: I.
-            dtype: of the weights.
+            dtype: type of the weights.
         """
         n_nodes = n_users + n_items
         keys = torch.unique(rows * n_nodes + columns)  # sorted: by row, then by column
@@ -106,32 +107,32 @@ class Graph:
 
     @property
     def n_nodes(self) -> int:
-        """N = U + I."""
+        """The number of nodes, N = U + I."""
         return self.n_users + self.n_items
 
     @cached_property
     def rows(self) -> Tensor:
-        """int64[E], the node that each edge is listed under; ``indices`` has the other."""
+        """The row of each edge, int64[E]; ``indices`` has its column."""
         return torch.repeat_interleave(
             torch.arange(self.n_nodes, device=self.indptr.device), self.indptr.diff().long()
         )
 
     @property
     def edge_index(self) -> Tensor:
-        """int64[2, E], the edges in the way of PyTorch Geometric."""
+        """The edges in PyTorch Geometric's format, int64[2, E]."""
         return torch.stack([self.rows, self.indices.long()])
 
     def with_values(self, values: Tensor) -> Graph:
-        """The same structure with other edge weights, (E,)."""
+        """Return the graph with other edge weights, (E,)."""
         other = copy.copy(self)
         other.values, other.symmetric = values, False
         return other
 
     def normalised(self, values: Tensor) -> Graph:
-        """The same structure, weighted v_ij / sqrt(d_i d_j) with d the row sums of ``values``, (E,).
+        """Return the graph with weights v_ij / sqrt(d_i d_j), where d are the row sums of ``values``, (E,).
 
-        Opposite edges must have the same value. An edge of value 0 is one that is not there: so a subgraph
-        shares its graph's structure.
+        Opposite edges must have the same value. An edge of value 0 counts as absent, so a subgraph can share the
+        structure of its graph.
         """
         sums = values.new_zeros(self.n_nodes).index_add_(0, self.rows, values)
         scale = torch.where(sums > 0, sums.rsqrt(), 0.0)
@@ -140,26 +141,26 @@ class Graph:
         return graph
 
     def drop_edges(self, keep_rate: float, rng: torch.Generator) -> Graph:
-        """Keep each directed entry with probability ``keep_rate``; weights are not rescaled."""
+        """Keep each directed edge with probability ``keep_rate``; weights are not rescaled."""
         if keep_rate >= 1:
             return self
         drawn = torch.rand(self.values.shape, generator=rng, dtype=torch.float32, device=self.values.device)
         return self.with_values(self.values * (drawn < keep_rate))
 
     def split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, d) → users (U, d) and items (I, d)."""
+        """Split the rows of all nodes, (N, d), into users (U, d) and items (I, d)."""
         return nodes[: self.n_users], nodes[self.n_users :]
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """Â x, differentiable in x: (N, d) → (N, d)."""
+        """Return Â x, differentiable in x: (N, d) → (N, d)."""
         result: Tensor = _Propagate.apply(x, self, 1, False)  # type: ignore[no-untyped-call]
         return result
 
     def propagate_sum(self, x: Tensor, layers: int) -> Tensor:
-        """x + Âx + Â²x + … + Â^L x, differentiable in x: (N, d) → (N, d).
+        """Return x + Âx + Â²x + … + Â^L x, differentiable in x: (N, d) → (N, d).
 
-        By Horner's rule, x + Â(x + Â(x + …)): every product adds x as it goes, so no layer is stored, and
-        the gradient is the same sum with Âᵀ.
+        Horner's rule, x + Â(x + Â(x + …)), adds x within every product, so no layer is stored. The gradient is the
+        same sum with Âᵀ.
         """
         if layers == 0:
             return x
@@ -167,7 +168,7 @@ class Graph:
         return result
 
     def weighted(self, values: Tensor, x: Tensor) -> Tensor:
-        """S x, where S has the graph's structure and ``values`` on its edges; differentiable in both.
+        """Return S x, where S has the graph's structure with ``values`` on its edges; differentiable in both.
 
         Args:
             values: (E,).
@@ -177,10 +178,10 @@ class Graph:
         return result
 
     def edge_dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """a_i · b_j for each edge (i, j), differentiable: (N, d), (N, d) → (E,).
+        """Return a_i · b_j for each edge (i, j), differentiable: (N, d), (N, d) → (E,).
 
-        The adjoint of ``weighted`` in its values: together they make attention over edges, and what one
-        computes the other needs as its gradient. No E x d numbers are ever held.
+        This is the adjoint of ``weighted`` with respect to its values: each of the two computes the gradient of the
+        other, and together they make attention over edges. E x d numbers are never stored.
         """
         result: Tensor = _EdgeDot.apply(a, b, self)  # type: ignore[no-untyped-call]
         return result
@@ -206,8 +207,9 @@ class Graph:
 
 
 class _Propagate(torch.autograd.Function):
-    """Horner's rule with one matrix handle per direction; edge weights are constants."""
+    """Propagation by Horner's rule. Edge weights are constants, so only x has a gradient."""
 
+    # The matrix is made once for all layers of a direction: making the handle costs as much as a small product.
     @staticmethod
     def forward(ctx: Any, x: Tensor, graph: Graph, layers: int, accumulate: bool) -> Tensor:
         ctx.graph, ctx.layers, ctx.accumulate = graph, layers, accumulate
@@ -221,7 +223,7 @@ class _Propagate(torch.autograd.Function):
 
 
 class _WeightedProduct(torch.autograd.Function):
-    """S x. With G the gradient of the result: dS_ij = G_i · x_j on the edges, dx = Sᵀ G."""
+    """The product S x. With G the gradient of the result, dS_ij = G_i · x_j on the edges and dx = Sᵀ G."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, x: Tensor, graph: Graph) -> Tensor:
@@ -242,7 +244,7 @@ class _WeightedProduct(torch.autograd.Function):
 
 
 class _EdgeDot(torch.autograd.Function):
-    """a_i · b_j on the edges. With g the gradient of the result as a matrix: da = g b, db = gᵀ a."""
+    """The products a_i · b_j on the edges. With g the gradient of the result as a matrix, da = g b and db = gᵀ a."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, graph: Graph) -> Tensor:
@@ -264,6 +266,7 @@ class _EdgeDot(torch.autograd.Function):
 
 
 def _horner(matrix: Tensor, x: Tensor, layers: int, accumulate: bool) -> Tensor:
+    """Return the sum of all layers, or the last layer alone without ``accumulate``."""
     total = x
     for _ in range(layers):
         total = torch.addmm(x, matrix, total) if accumulate else matrix @ total

@@ -1,6 +1,6 @@
-"""The losses: pure functions of tensors, each with its equation.
+"""Losses: pure functions of tensors, each with its equation.
 
-B rows of a batch, C candidates, d dimensions, τ the temperature.
+B is the number of rows of a batch, C of candidates, d of dimensions; τ is the temperature.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits are worked on in blocks of this many numbers: at 4 MiB in float32 a block stays in the cache between
-# the product that makes it, the exponential, and the products that read it (benchmarks/README.md).
+# Logits are computed in blocks of this many numbers. At 4 MiB in float32 a block stays in the cache between the
+# product that makes it, the exponential, and the products that read it (benchmarks/README.md).
 BLOCK_ELEMENTS = 1 << 20
-# An accelerator wants few large kernels instead: 256 MiB.
+# An accelerator is faster with few large kernels: 256 MiB.
 ACCELERATOR_BLOCK_ELEMENTS = 1 << 26
 
 
 def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Bayesian personalised ranking: a positive item should score above a negative one.
+    """Compute the loss of Bayesian personalised ranking: a positive item should score above a negative one.
 
     mean over B of softplus(e_u·e_neg − e_u·e_pos), which is −log σ(e_u·e_pos − e_u·e_neg).
 
@@ -43,7 +43,7 @@ def info_nce(
     anchor_counts: Tensor | None = None,
     candidate_counts: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE: each anchor should be closer to its positive than to the candidates (Eq. 6 and 18).
+    """Compute InfoNCE: each anchor should be closer to its positive than to the candidates (Eq. 6 and 18).
 
     mean over B of −a·p/τ + log Σ_c exp(a·c/τ), rows scaled to unit length.
 
@@ -53,7 +53,7 @@ def info_nce(
 
     Args:
         anchors: a, (B, d).
-        positives: p, (B, d); may or may not stand among the candidates.
+        positives: p, (B, d); may or may not be among the candidates.
         candidates: c, (C, d).
         temperature: τ > 0.
         anchor_counts: weights of the mean, (B,); all one by default.
@@ -74,24 +74,26 @@ def info_nce(
 def weighted_log_sum_exp(
     anchors: Tensor, candidates: Tensor, weights: Tensor, temperature: float, offsets: Tensor | None = None
 ) -> Tensor:
-    """Σ_i w_i · log Σ_c exp(a_i·c/τ + o_c), with its gradient and without ever holding B x C numbers.
+    """Compute a weighted sum of log-sum-exps and its gradient without ever storing B x C numbers.
+
+    Σ_i w_i · log Σ_c exp(a_i·c/τ + o_c)
 
     Args:
         anchors: a, (B, d).
         candidates: c, (C, d).
-        weights: w, (B,); a constant, no gradient reaches it.
+        weights: w, (B,); constants without a gradient.
         temperature: τ.
-        offsets: o, (C,), log multiplicities; a constant. Zero by default.
+        offsets: o, (C,), log multiplicities; constants, 0 by default.
     """
     result: Tensor = _WeightedLogSumExp.apply(anchors, candidates, weights, temperature, offsets)  # type: ignore[no-untyped-call]
     return result
 
 
 class _WeightedLogSumExp(torch.autograd.Function):
-    """Works out value and gradient together, block by block of anchors.
+    """Computes value and gradient together, one block of anchors after another.
 
-    The gradient of a scalar is known up to one factor, so it can be finished while a block of softmax
-    weights is still in the cache: nothing is recomputed in backward, and only (B + C) x d numbers are kept.
+    The gradient of a scalar is known up to one factor. So it is computed while a block of softmax weights is still
+    in the cache: backward recomputes nothing, and only (B + C) x d numbers are stored.
     """
 
     @staticmethod
@@ -120,7 +122,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
             logits = torch.mm(block * scale, candidates.T, out=buffer[: len(block)])  # (rows, C)
             if bias is not None:
                 logits += bias
-            top = logits.amax(1, keepdim=True)
+            top = logits.amax(1, keepdim=True)  # subtracted, so that no power overflows
             logits.sub_(top).exp2_()
             partition = logits.sum(1)
             total += (weight * (partition.log() + top[:, 0] * math.log(2))).sum()
@@ -144,5 +146,5 @@ class _WeightedLogSumExp(torch.autograd.Function):
 
 
 def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """||Θ||²: the sum of squares of every trainable number (Eq. 18's regulariser, before λ)."""
+    """Compute ||Θ||², the sum of squares of all trainable numbers (the regulariser of Eq. 18, without λ)."""
     return torch.stack([parameter.square().sum() for parameter in parameters]).sum()

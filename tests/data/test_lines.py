@@ -124,7 +124,7 @@ def test_bad_lines_are_counted_with_number_and_reason(tmp_path):
     assert [row for row, _ in report.first] == [2, 3, 4, 5, 6]
     reasons = dict(report.first)
     assert reasons[2] == "expected a JSON object, got \"{'id': 1, 'n': 2}\""
-    assert reasons[3] == "expected an object with names, got '[1]'"
+    assert reasons[3] == "expected an object with keys, got '[1]'"
     assert reasons[4] == "lacks 'id'; it has 'n'"
     assert reasons[5] == "longer than 1,048,576 bytes"
     assert report.plain()["first_bad"][0].startswith("line 2: expected a JSON object")
@@ -144,18 +144,18 @@ def test_more_bad_lines_than_may_be_are_an_error(tmp_path):
     read, report = records(path, max_bad_lines=12)
     assert (len(read), report.bad, len(report.first)) == (2, 12, 10)
     with pytest.raises(
-        DataError, match=r"more than 11 of 13 lines are no usable things \(line 2: .*--max-bad-lines"
+        DataError, match=r"more than 11 of 13 lines are unusable as things \(line 2: .*--max-bad-lines"
     ):
         records(path, max_bad_lines=11)
 
 
-def test_another_file_is_told_by_its_keys(tmp_path):
+def test_a_wrong_file_is_reported_with_its_keys(tmp_path):
     path = write(tmp_path / "t.json", [{"asin": "1", "title": "x"}] * 1000)
     with pytest.raises(DataError) as caught:
         records(path)
     assert str(caught.value) == (
-        f"{path} does not hold things: line 1 lacks 'id', 'n'; it has 'asin', 'title'. Expected one record a line, "
-        "JSON or Python literals, with 'id', 'n': was another file meant?"
+        f"{path} does not contain things: line 1 lacks 'id', 'n'; it has 'asin', 'title'. Expected one record per line, "
+        "JSON or Python literals, with 'id', 'n': is this the right file?"
     )
     with pytest.raises(DataError, match=r"line 2 lacks 'id', 'n'; it has 'asin', 'title'"):
         records(write(tmp_path / "t.json", ["rubbish", *[{"asin": "1", "title": "x"}] * 5]))
@@ -184,7 +184,7 @@ def test_a_gzip_file_that_is_cut_off_or_damaged(tmp_path):
     cut, damaged = tmp_path / "cut.json.gz", tmp_path / "damaged.json.gz"
     cut.write_bytes(whole_file[: len(whole_file) // 2])
     with pytest.raises(
-        DataError, match=r"cut\.json\.gz is cut off: the gzip data ends after line \d+; copy or"
+        DataError, match=r"cut\.json\.gz is truncated: the gzip data ends after line \d+; copy or"
     ):
         records(cut)
     middle = len(whole_file) // 2

@@ -420,10 +420,10 @@ def test_lengths_that_lie_allocate_nothing(tmp_path):
             return *huge[:2], lying
 
     dump(tmp_path / "x.pkl", Array())
-    with pytest.raises(DataError, match="damaged or no pickle"):
+    with pytest.raises(DataError, match="damaged or not a pickle"):
         load(tmp_path / "x.pkl")
     dump(tmp_path / "x.pkl", b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"x")
-    with pytest.raises(DataError, match="damaged or no pickle"):
+    with pytest.raises(DataError, match="damaged or not a pickle"):
         load(tmp_path / "x.pkl")
 
 
@@ -442,7 +442,7 @@ WHOLE = pickle.dumps(matrix(TRAIN), 4)
 def test_a_truncated_pickle_is_a_data_error(tmp_path_factory, length):
     path = tmp_path_factory.getbasetemp() / "truncated.pkl"
     path.write_bytes(WHOLE[:length])
-    with pytest.raises(DataError, match=r"truncated\.pkl is damaged or no pickle"):
+    with pytest.raises(DataError, match=r"truncated\.pkl is damaged or not a pickle"):
         load(path)
 
 

@@ -132,7 +132,7 @@ def test_a_period_is_kept(source):
     reviews = random_reviews(500)
     dataset = read(reviews, k_core=2, period=(200 * DAY, 601 * DAY))
     assert rows(dataset) == plain_recipe(reviews, 2, rated, 200 * DAY, 600 * DAY)
-    with pytest.raises(DataError, match=r"no interaction lies in the period.* span 1970-01-0\d to 1972-09"):
+    with pytest.raises(DataError, match=r"no interaction is in the period.* span 1970-01-0\d to 1972-09"):
         read(reviews, k_core=2, period=(10**9, None))
 
 
@@ -238,7 +238,7 @@ def test_bad_lines_of_both_files_are_reported(tmp_path):
     ]
     assert lines["reviews"]["first_bad"][1] == "line 6: 'overall': expected a number, got '5'"
     assert (lines["items"]["bad"], lines["items"]["lines"]) == (1, 2)
-    with pytest.raises(DataError, match=r"more than 3 of 8 lines are no usable Amazon reviews"):
+    with pytest.raises(DataError, match=r"more than 3 of 8 lines are unusable as Amazon reviews"):
         amazon(tmp_path, meta, reviews, max_bad_lines=3)
 
 
@@ -246,10 +246,10 @@ def test_files_that_were_mixed_up(tmp_path):
     reviews = write(tmp_path / "r.json", [amazon_review(*pair) for pair in PAIRS])
     meta = write(tmp_path / "m.json", [amazon_item("0001")])
     with pytest.raises(
-        DataError, match=r"m\.json does not hold Amazon reviews: line 1 lacks 'reviewerID', 'overall'"
+        DataError, match=r"m\.json does not contain Amazon reviews: line 1 lacks 'reviewerID', 'overall'"
     ):
         read_amazon(reviews=meta, meta=meta)
-    with pytest.raises(DataError, match=r"r\.json does not hold Amazon items: line 1 is a review"):
+    with pytest.raises(DataError, match=r"r\.json does not contain Amazon items: line 1 is a review"):
         read_amazon(reviews=reviews, meta=reviews)
     with pytest.raises(
         DataError, match=r"m\.json\.gz has none of the 2 items .* for example '0001': do the two files"
@@ -259,11 +259,11 @@ def test_files_that_were_mixed_up(tmp_path):
         read_amazon(reviews=reviews, meta=tmp_path / "none.json")
     games = write(tmp_path / "g.json", [steam_game("10")], "python2")
     with pytest.raises(
-        DataError, match=r"does not hold Steam reviews: line 1 lacks 'username', 'product_id', 'date'"
+        DataError, match=r"does not contain Steam reviews: line 1 lacks 'username', 'product_id', 'date'"
     ):
         read_steam(reviews=games, games=games)
     ours = write(tmp_path / "s.json", [steam_review("a", "10"), steam_review("b", "20")], "python2")
-    with pytest.raises(DataError, match=r"does not hold Steam items: line 1 lacks 'id'"):
+    with pytest.raises(DataError, match=r"does not contain Steam items: line 1 lacks 'id'"):
         read_steam(reviews=ours, games=ours)
     with pytest.raises(DataError, match=r"has no yelp_academic_dataset_review\.json: give the folder"):
         read_yelp(tmp_path)
@@ -272,7 +272,7 @@ def test_files_that_were_mixed_up(tmp_path):
 def test_a_wrong_file_of_items_is_told_before_the_reviews_are_read(tmp_path):
     reviews = write(tmp_path / "r.json", [amazon_review(*pair) for pair in PAIRS])
     told = []
-    with pytest.raises(DataError, match=r"does not hold Amazon items"):
+    with pytest.raises(DataError, match=r"does not contain Amazon items"):
         read_amazon(reviews=reviews, meta=reviews, progress=lambda *seen: told.append(seen))
     assert told == [("Amazon items", reviews.stat().st_size, reviews.stat().st_size)]
 

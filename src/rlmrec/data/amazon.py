@@ -1,8 +1,8 @@
-"""Amazon's reviews and metadata of one category, as distributed in 2014 (and, alike in what counts, 2018).
+"""Amazon's reviews and metadata of one category, as distributed in 2014 or, with the same keys, in 2018.
 
 Reviews: reviewerID, asin, overall (1 to 5), reviewText, summary, unixReviewTime. Metadata: asin, title,
-description, categories, brand, price. The reviews are JSON; of the metadata there are strict JSON files and
-files of Python literals. Both hold HTML entities and tags.
+description, categories, brand, price. The reviews are JSON; the metadata are JSON in some files and Python
+literals in others. Both contain HTML entities and tags.
 
 Source: R. He and J. McAuley, "Ups and downs", WWW 2016; J. Ni et al., EMNLP 2019 (the form of 2018).
 """

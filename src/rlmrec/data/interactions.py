@@ -133,7 +133,7 @@ class Interactions:
         kept = self.take((self.timestamp >= first) & (self.timestamp < last))
         if len(self) and not len(kept):
             span = " to ".join(_date(moment) for moment in (self.timestamp.min(), self.timestamp.max()))
-            raise DataError(f"no interaction lies in the period: the timestamps span {span}")
+            raise DataError(f"no interaction is in the period: the timestamps span {span}")
         return kept
 
     def merged(self) -> Interactions:

@@ -1,8 +1,8 @@
-"""Files of records, one a line, as the raw sources come: JSON objects or Python literals, plain or gzipped.
+"""Reader for the files of the raw sources: one record per line, JSON or Python literals, plain or gzipped.
 
-Such files are gigabytes of other people's text. So they are streamed, a damaged line costs a line and not
-the run, and nothing in them is ever evaluated: a line of Python literals is rewritten as JSON, string by
-string, and read by the JSON decoder. What that cannot read is a malformed line.
+Such files are gigabytes of untrusted text. They are streamed, a damaged line is skipped instead of ending the
+run, and nothing in them is ever evaluated: a line of Python literals is rewritten as JSON, string by string, and
+read by the JSON decoder. A line that the decoder cannot read is malformed.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from rlmrec.errors import DataError
 MAX_LINE = 1 << 20  # bytes; the longest lines of the known sources have some ten thousand
 MAX_BAD_LINES = 1000
 _SHOWN = 10  # bad lines that a report quotes
-_TO_TELL = 10  # so many bad lines and not a usable one: it is another file
+_HOPELESS = 10  # after this many bad lines without a usable one, the file is taken for the wrong one
 _TICK = 1 << 13  # lines between two calls of progress
 
 Record = dict[str, Any]
-# What is being read, bytes read so far, bytes in all.
+# Called with the name of the file that is being read, the bytes read so far and the size in bytes.
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 _Parser = Callable[[str], Any]
 
 
 class BadRecord(ValueError):
-    """Why one line cannot be used; the file that it stands in counts it and goes on."""
+    """The reason why a line cannot be used. ``RecordFile`` counts the line and continues."""
 
 
 @dataclass
 class LineReport:
-    """What became of the lines of a file.
+    """Counts of the usable and unusable lines of a file.
 
     Args:
-        lines: lines read, blank ones too.
-        usable: records that could be used.
-        bad: lines that could not.
-        first: the first of those: (line number, why).
+        lines: lines read, including blank ones.
+        usable: usable records.
+        bad: unusable lines.
+        first: the first unusable lines, as (line number, reason).
         not_utf8: lines with bytes that are not UTF-8; they are used, with U+FFFD for such bytes.
     """
 
@@ -60,7 +60,7 @@ class LineReport:
     not_utf8: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON, for a dataset's provenance."""
+        """Return the report as JSON values, for a dataset's provenance."""
         shown = [f"line {number}: {why}" for number, why in self.first]
         return {"lines": self.lines, "bad": self.bad, "first_bad": shown, "not_utf8": self.not_utf8}
 
@@ -77,18 +77,18 @@ class LineReport:
 
 
 class RecordFile:
-    """One file of records.
+    """A file of records, read line by line.
 
     Args:
-        path: plain or gzipped, whatever its name ends in.
-        kind: what it must hold, for messages and the progress bar, for example "Amazon reviews".
-        required: keys that every record has; ids are among them.
-        max_bad_lines: most lines that may be unusable.
-        progress: called now and then with ``kind``, the bytes read and the bytes in all.
+        path: the file, plain or gzipped; its first bytes decide, not its name.
+        kind: expected content, for messages and the progress bar, for example "Amazon reviews".
+        required: keys that every record must have, including those of ids.
+        max_bad_lines: maximum number of unusable lines.
+        progress: called every few thousand lines with ``kind``, the bytes read and the size in bytes.
 
     Raises:
-        DataError: the file does not exist; while reading: it is a broken gzip file, more lines are unusable
-            than may be, or none is usable.
+        DataError: the file does not exist; while reading: the gzip data is damaged, too many lines are unusable,
+            or none is usable.
 
     Example:
         >>> import tempfile
@@ -114,13 +114,13 @@ class RecordFile:
         self.max_bad_lines = max_bad_lines
         self.progress = progress
         self.report = LineReport()
-        self._parse: _Parser | None = None  # settled by the first record
+        self._parse: _Parser | None = None  # chosen by the first record; a file does not mix the two forms
         if not self.path.is_file():
             what = "is a folder, expected a file" if self.path.is_dir() else "does not exist"
             raise DataError(f"{self.path} {what}: expected {kind}")
 
     def each(self, convert: Callable[[Record], T]) -> Iterator[tuple[int, T]]:
-        """The number (from 1) of each usable line, and what ``convert`` makes of its record.
+        """Yield the number (from 1) of each usable line and its record as converted by ``convert``.
 
         ``convert`` raises ``BadRecord`` for a record that cannot be used.
         """
@@ -137,18 +137,18 @@ class RecordFile:
             self.report.usable += 1
             yield number, converted
         if not self.report.usable:
-            raise self._another_file()
+            raise self._wrong_file()
 
     def check(self, convert: Callable[[Record], T]) -> None:
-        """Read up to the first usable record, so that a wrong file is told before hours go into another.
+        """Read up to the first usable record, so that a wrong file is reported before another is read for hours.
 
         Raises:
-            DataError: there is none, as in ``each``.
+            DataError: there is no usable record, as in ``each``.
         """
         next(self.each(convert))
 
     def at(self, numbers: Collection[int], convert: Callable[[Record], T]) -> Iterator[tuple[int, T]]:
-        """As ``each``, for lines that it found usable; the others are passed over without being parsed."""
+        """Yield the same as ``each`` for the given lines only, which must be usable; others are not parsed."""
         wanted = frozenset(numbers)
         last = max(wanted, default=0)
         report, self.report = self.report, LineReport()  # these lines were counted before
@@ -165,18 +165,18 @@ class RecordFile:
                 if number >= last:
                     break
             if self.progress is not None:
-                size = self.path.stat().st_size  # what lies behind the last line does not matter
+                size = self.path.stat().st_size  # lines after the last wanted one are not read
                 self.progress("texts of " + self.kind, size, size)
         finally:
             self.report = report
 
     def _lines(self, doing: str = "") -> Iterator[tuple[int, bytes | None]]:
-        """Number and bytes of each line; None for one that is too long."""
+        """Yield the number and the bytes of each line; None for a line that is too long."""
         size = self.path.stat().st_size
         number = 0
         try:
             with self.path.open("rb") as file:
-                packed = file.read(2) == b"\x1f\x8b"
+                packed = file.read(2) == b"\x1f\x8b"  # the first bytes of every gzip file
                 file.seek(0)
                 stream = _unpacked(file) if packed else file
                 while raw := stream.readline(MAX_LINE + 1):
@@ -193,7 +193,7 @@ class RecordFile:
                         self.progress(doing + self.kind, file.tell(), size)
         except EOFError:
             raise DataError(
-                f"{self.path} is cut off: the gzip data ends after line {number}; copy or download it again"
+                f"{self.path} is truncated: the gzip data ends after line {number}; copy or download it again"
             ) from None
         except (OSError, zlib.error) as error:
             raise DataError(f"{self.path} cannot be read after line {number}: {error}") from None
@@ -213,7 +213,7 @@ class RecordFile:
             there = ", ".join(map(repr, list(record)[:12])) or "no key"
             raise BadRecord(f"lacks {', '.join(map(repr, missing))}; it has {_short(there, 200)}")
         if not whole:
-            # Two ids could become one; in a text it does no harm.
+            # Replaced bytes could make two ids equal; in a text they do no harm.
             for key in self.required:
                 if isinstance(record[key], str) and "\ufffd" in record[key]:
                     raise BadRecord(f"{key!r} has bytes that are not UTF-8")
@@ -228,7 +228,7 @@ class RecordFile:
             except (ValueError, RecursionError):
                 continue
             if not isinstance(record, dict):
-                raise BadRecord(f"expected an object with names, got {_short(text.strip(), 40)!r}")
+                raise BadRecord(f"expected an object with keys, got {_short(text.strip(), 40)!r}")
             if record:
                 self._parse = parse
             return record
@@ -244,46 +244,47 @@ class RecordFile:
         report.bad += 1
         if len(report.first) < _SHOWN:
             report.first.append((number, why))
-        if not report.usable and report.bad >= _TO_TELL:
-            raise self._another_file()
+        if not report.usable and report.bad >= _HOPELESS:
+            raise self._wrong_file()
         if report.bad > self.max_bad_lines:
             shown = "; ".join(f"line {number}: {why}" for number, why in report.first[:3])
             raise DataError(
-                f"{self.path}: more than {self.max_bad_lines:,} of {report.lines:,} lines are no usable "
-                f"{self.kind} ({shown}): mend the file, or allow more (--max-bad-lines)"
+                f"{self.path}: more than {self.max_bad_lines:,} of {report.lines:,} lines are unusable as "
+                f"{self.kind} ({shown}): repair the file, or allow more (--max-bad-lines)"
             )
 
-    def _another_file(self) -> DataError:
+    def _wrong_file(self) -> DataError:
         if not self.report.first:
-            return DataError(f"{self.path} is empty: expected {self.kind}, one record a line")
-        # The reason met most often: a line of rubbish on top must not hide that all others are of another kind.
+            return DataError(f"{self.path} is empty: expected {self.kind}, one record per line")
+        # Report the most frequent reason: a damaged first line must not hide what is wrong with all others.
         (why, _), *_ = Counter(why for _, why in self.report.first).most_common(1)
         number = next(number for number, reason in self.report.first if reason == why)
         return DataError(
-            f"{self.path} does not hold {self.kind}: line {number} {why}. Expected one record a line, JSON or "
-            f"Python literals, with {', '.join(map(repr, self.required))}: was another file meant?"
+            f"{self.path} does not contain {self.kind}: line {number} {why}. Expected one record per line, JSON or "
+            f"Python literals, with {', '.join(map(repr, self.required))}: is this the right file?"
         )
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value; ``ValueError`` if it is none. NaN and infinity, which JSON does not know, are refused."""
+    """Parse a JSON value; ``ValueError`` if it is not one. NaN and infinity, which JSON lacks, are refused."""
     return _decode_json(text)
 
 
 def parse_literal(text: str) -> Any:
-    """One value of Python literals: dictionaries with text keys, lists, text, numbers, True, False, None.
+    """Parse a Python literal of dictionaries with text keys, lists, text, numbers, True, False and None.
 
-    That is what ``repr`` makes of a JSON value in Python 2 (``u'…'``) or 3. Nothing is evaluated, and depth
-    and length are the JSON decoder's to bound. Twice as fast as ``ast.literal_eval``, which makes a
-    syntax tree of each line.
+    This is the ``repr`` of a JSON value in Python 2 (``u'…'``) or 3. Nothing is evaluated, and the JSON decoder
+    limits depth and length. It is twice as fast as ``ast.literal_eval``, which builds a syntax tree of each line.
 
     Raises:
-        ValueError: it is anything else. (``RecursionError`` when nested too deeply.)
+        ValueError: the text is anything else.
+        RecursionError: it is nested too deeply.
 
     Example:
         >>> parse_literal("{u'name': u'It\\\\'s \\\\u2603', 'tags': [\\"don't\\"], 'free': True}")
         {'name': "It's ☃", 'tags': ["don't"], 'free': True}
     """
+    # Strings are at the odd places. Words such as None are replaced only outside of them.
     parts = _STRING.split(text)
     outside = "\0".join(parts[::2])
     for python, javascript in _WORDS:
@@ -296,20 +297,20 @@ def parse_literal(text: str) -> Any:
     return _decode_json("".join(parts))
 
 
-# A string to its closing quote, or to the end of the line where there is none: always a match, and no
-# backtracking, so that a line of a million quotes takes no longer than any other.
+# A string up to its closing quote, or to the end of the line without one. Possessive quantifiers prevent
+# backtracking, so a line of a million quotes takes no longer than any other.
 _STRING = re.compile(
     r"""('[^'\\]*+(?:\\.[^'\\]*+)*+(?:'|\\?\Z)|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))""", re.DOTALL
 )
-# A NUL stands where a string does.
+# Python's words and JSON's. A NUL is the place of a string, so "u\0" is the prefix of a string of Python 2.
 _WORDS = (("u\0", "\0"), ("U\0", "\0"), ("True", "true"), ("False", "false"), ("None", "null"))
 
 
 def _json_string(token: str) -> str:
-    """A Python string literal as a JSON one."""
+    """Convert a Python string literal to a JSON one."""
     quote = token[0]
     if len(token) < 2 or token[-1] != quote:
-        raise ValueError("a string without an end")
+        raise ValueError("a string without a closing quote")
     if "\\" in token:
         if token.isascii():
             value = token[1:-1].encode().decode("unicode_escape")
@@ -331,21 +332,21 @@ def _literal_string(token: str) -> str:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 # Not strict: repr leaves a tab or a DEL in a string as it is.
 _decode_json = json.JSONDecoder(strict=False, parse_constant=_no_constant).decode
 
 
-# What one value of a record is. These are for the readers of the single sources.
+# Conversions of single values, for the readers of the sources.
 
 
 def identity(record: Record, key: str) -> str:
-    """An id as text, also where the source has a number.
+    """Return an id as text, even if the source has a number.
 
     Raises:
-        BadRecord: there is none.
+        BadRecord: there is no id.
     """
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -356,10 +357,10 @@ def identity(record: Record, key: str) -> str:
 
 
 def number(record: Record, key: str) -> float:
-    """A finite number.
+    """Return a finite number.
 
     Raises:
-        BadRecord: it is something else.
+        BadRecord: the value is something else.
     """
     value = record.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -372,10 +373,10 @@ def number(record: Record, key: str) -> float:
 
 
 def seconds(record: Record, key: str) -> float:
-    """A date or a date with a time, such as "2018-07-07 22:09:11", as seconds since 1970 (UTC).
+    """Convert a date such as "2018-07-07", with or without a time, to seconds since 1970 (UTC).
 
     Raises:
-        BadRecord: it is something else.
+        BadRecord: the value is something else.
     """
     value = record.get(key)
     try:
@@ -385,33 +386,33 @@ def seconds(record: Record, key: str) -> float:
 
 
 def iso_seconds(text: str) -> float:
-    """A date of ISO 8601, UTC unless it says otherwise, as seconds since 1970; ``ValueError`` if it is none."""
+    """Convert an ISO 8601 date (UTC unless it names a zone) to seconds since 1970; ``ValueError`` if it is not one."""
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def plain(value: Any) -> str | None:
-    """What a value says, as text; of a list the entries, however nested, each once; None for nothing.
+    """Convert a value to text; a list, however nested, gives its distinct entries. None if nothing is left.
 
     Example:
         >>> plain([["Books", "Crafts, Hobbies & Home"], ["Books", "Sewing"]]), plain(4.5), plain("  ")
         ('Books, Crafts, Hobbies & Home, Sewing', '4.5', None)
     """
-    said: dict[str, None] = {}
+    texts: dict[str, None] = {}  # a dictionary is a set that keeps the order
     waiting = [value]
-    while waiting:  # a stack: how deep a list may be nested is a stranger's choice
+    while waiting:  # a stack instead of recursion: the file is untrusted and may nest lists deeply
         entry = waiting.pop()
         if isinstance(entry, list):
             waiting.extend(reversed(entry))
         elif isinstance(entry, str):
-            said[whole(entry).strip()] = None
+            texts[whole(entry).strip()] = None
         elif isinstance(entry, int | float) and not isinstance(entry, bool):
-            said[f"{entry:.12g}" if isinstance(entry, float) else str(entry)] = None
-    return ", ".join(filter(None, said)) or None
+            texts[f"{entry:.12g}" if isinstance(entry, float) else str(entry)] = None
+    return ", ".join(filter(None, texts)) or None
 
 
 def whole(text: str) -> str:
-    """Text that UTF-8 can hold: halves of surrogate pairs are joined, lone ones become U+FFFD.
+    """Make text that UTF-8 can encode: surrogate pairs are joined, lone halves become U+FFFD.
 
     Example:
         >>> whole("\\ud83d\\ude00"), whole("\\ud83d!")
@@ -421,13 +422,13 @@ def whole(text: str) -> str:
         return text
     try:
         text.encode()
-    except UnicodeEncodeError:  # the repr of Python 2 spells an emoji as a pair
+    except UnicodeEncodeError:  # the repr of Python 2 writes an emoji as a surrogate pair
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
 
 def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    # GzipFile's own readline goes through Python for each line.
+    # GzipFile's own readline runs Python code for each line; a buffer around it is several times as fast.
     return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), 1 << 20))
 
 

@@ -365,8 +365,8 @@ def load(path: Path) -> Any:
     """Read a pickle of plain values, arrays and sparse matrices, the latter two as stand-ins.
 
     Raises:
-        DataError: the file is absent, is no complete pickle, or refers to anything that is not on the list;
-            nothing that it refers to is imported or run.
+        DataError: the file is missing, is not a complete pickle, or refers to anything that is not on the list.
+            Nothing that it refers to is imported or run.
     """
     try:
         with path.open("rb") as handle:
@@ -379,7 +379,7 @@ def load(path: Path) -> Any:
             "matrices of scipy.sparse"
         ) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path} is damaged or no pickle ({type(error).__name__}: {error})") from None
+        raise DataError(f"{path} is damaged or not a pickle ({type(error).__name__}: {error})") from None
 
 
 def _array(path: Path, noted: object, name: str) -> AnyArray:

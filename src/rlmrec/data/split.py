@@ -16,9 +16,9 @@ def split_by_ratio(
 ) -> tuple[Interactions, Interactions, Interactions]:
     """Split at random in the given ratio so that each user and each item keeps a training interaction.
 
-    Of the shuffled interactions, the first of every user and the first of every item go to training; the
-    rest is dealt out so that the three sizes meet the ratio exactly (rounded), unless those first ones
-    alone are more than training's share.
+    Of the shuffled interactions, the first of every user and the first of every item go to training. The rest
+    is distributed so that the three sizes have the ratio exactly (rounded), unless those first ones alone are
+    more than training's share.
 
     Args:
         interactions: n distinct pairs.
@@ -29,7 +29,7 @@ def split_by_ratio(
         training, validation and test: a partition of ``interactions``, each in the original order.
 
     Raises:
-        DataError: a bad ratio, no interactions, or a single user.
+        DataError: the ratio is invalid, there are no interactions, or there is only one user.
     """
     parts = np.asarray(ratio, float)
     if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
@@ -44,6 +44,7 @@ def split_by_ratio(
     must_train = np.zeros(n, bool)
     must_train[_first(interactions.users[order], interactions.n_users)] = True
     must_train[_first(interactions.items[order], interactions.n_items)] = True
+    # Those that must be trained on come first, so one cut after n_train keeps them all in training.
     dealt = np.concatenate([order[must_train], order[~must_train]])
     n_train = max(int(must_train.sum()), round(n * parts[0] / parts.sum()))
     held_out = parts[1] + parts[2]
@@ -59,17 +60,17 @@ def split_by_time(
     """Cut in two by timestamp, then keep the users and items that occur on both sides (Table 3).
 
     Args:
-        interactions: with timestamps.
-        share: of the interactions before the cut, in (0, 1). Equal timestamps are not torn apart.
-        per_user: cut each user's own history at that share instead of everybody's at one moment, so that a
-            user who came and left within a day stays.
+        interactions: interactions with timestamps.
+        share: share of the interactions before the cut, in (0, 1). Interactions with equal timestamps stay together.
+        per_user: cut each user's own history at that share instead of everybody's at one moment. This keeps users
+            whose interactions are all from one day.
 
     Returns:
-        the earlier and the later part. The numbers of users and items stay: who is left out has no
-        interaction.
+        the earlier and the later part. The numbers of users and items stay; those that are removed have no
+        interactions.
 
     Raises:
-        DataError: there are no timestamps, a bad share, or no user is on both sides.
+        DataError: there are no timestamps, the share is invalid, or no user is on both sides.
     """
     if interactions.timestamp is None:
         raise DataError(
@@ -93,6 +94,7 @@ def split_by_time(
     else:
         is_early = times <= np.quantile(times, share, method="lower")
     early, late = interactions.take(is_early), interactions.take(~is_early)
+    # Removing a user can remove the last interaction of an item on one side, and so on: repeat until nothing changes.
     while True:
         keep_users = (early.user_degrees() > 0) & (late.user_degrees() > 0)
         keep_items = (early.item_degrees() > 0) & (late.item_degrees() > 0)
@@ -106,7 +108,7 @@ def split_by_time(
 
 
 def _first(rows: IntArray, size: int) -> IntArray:
-    """Where each row that occurs does so first."""
+    """Return the position of the first occurrence of each row that occurs."""
     first = np.full(size, -1)
     first[rows[::-1]] = np.arange(len(rows))[::-1]  # written backwards, so that the first one stays
     return first[first >= 0]

@@ -30,7 +30,7 @@ from rlmrec.errors import ColumnError, ConfigError, DataError
 from rlmrec.types import FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
-_EXACT = 2**53  # from here on floats do not tell two integers apart
+_EXACT = 2**53  # from here on, different integers can be the same float
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
 
 Records = Callable[[], Iterator[tuple[int, Any]]]

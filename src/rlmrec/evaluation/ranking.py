@@ -161,7 +161,7 @@ def read_table(path: Path) -> pl.DataFrame:
     path = Path(path)
     if not path.exists():
         raise WorkspaceError(
-            f"{path} does not exist: this run has no values per user (a dataset without test split gives none)"
+            f"{path} does not exist: this run has no values per user (there are none for a dataset with no test split)"
         )
     try:
         table = pl.read_parquet(path)
