@@ -5,7 +5,7 @@ import sys
 
 
 def run() -> None:
-    """Set what must be set before PyTorch is imported, then hand over to the command line."""
+    """Set the environment that PyTorch reads when it is imported, then run the command line."""
     # By default OpenMP's waiting threads spin for long. On a machine that does anything else at the same time
     # that makes an epoch up to ten times slower; spinning briefly costs nothing (benchmarks/README.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

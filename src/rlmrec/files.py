@@ -52,7 +52,7 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
     """
     if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkspaceError(
-            f"{path} exists and contains no {marker}, so it was not replaced: choose another place"
+            f"{path} exists and contains no {marker}: choose another place, nothing was replaced"
         )
     temporary = _beside(path)
     temporary.mkdir(parents=True)

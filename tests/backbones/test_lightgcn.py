@@ -109,7 +109,7 @@ def test_training_says_what_a_subclass_owes(toy, kind, message):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (ReadsItsOwnTables, "same users whatever x is"),
+        (ReadsItsOwnTables, "same users for different x"),
         (Noisy, "not deterministic"),
         (Swapped, "expected \\(60, 4\\)"),
         (Idle, "no gradient reaches spare"),

@@ -154,8 +154,8 @@ def test_a_wrong_file_is_reported_with_its_keys(tmp_path):
     with pytest.raises(DataError) as caught:
         records(path)
     assert str(caught.value) == (
-        f"{path} does not contain things: line 1 lacks 'id', 'n'; it has 'asin', 'title'. Expected one record per line, "
-        "JSON or Python literals, with 'id', 'n': is this the right file?"
+        f"{path} does not contain things: line 1 lacks 'id', 'n'; it has 'asin', 'title'. Expected one record "
+        "per line, JSON or Python literals, with 'id', 'n': is this the right file?"
     )
     with pytest.raises(DataError, match=r"line 2 lacks 'id', 'n'; it has 'asin', 'title'"):
         records(write(tmp_path / "t.json", ["rubbish", *[{"asin": "1", "title": "x"}] * 5]))

@@ -423,7 +423,7 @@ def test_the_command(place, tmp_path, capsys):
     assert "KAR" in (results / "table2" / "table2.md").read_text()
     for arguments, message in (
         (["table9"], "unknown experiment 'table9': expected one of figure4, figure5"),
-        (["figure1", "--run", "base"], "figure1 is no grid of trials: give rlmrec paper rerank"),
+        (["figure1", "--run", "base"], "figure1 is not a grid of trials: use rlmrec paper rerank"),
         (["figure6"], "give rlmrec paper case-study"),
         (["table1", "--only", "seed"], "expected key=value"),
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),

@@ -81,7 +81,7 @@ def build(command: str | None = None) -> typer.Typer:
 
 
 def _nothing() -> None:
-    """Stand for a command where only its summary is shown."""
+    """Placeholder for a command of which only the summary is shown."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -96,7 +96,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    del debug, version  # --debug is taken by main() wherever it stands
+    del debug, version  # main() accepts --debug at any place
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
     except KeyboardInterrupt:
         _fail("interrupted: repeat the command to resume", INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
+    except BrokenPipeError:  # the reader of the pipe has ended, as `head` does
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
@@ -180,6 +180,6 @@ def _renamed(argument: str) -> str:
 def _in_a_line(error: Exception) -> str:
     if isinstance(error, RlmrecError):
         return str(error)
-    if isinstance(error, OSError):  # a full disk, a folder that may not be written: the user's to mend
+    if isinstance(error, OSError):  # a full disk, a folder without write permission: the user can fix it
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return f"{type(error).__name__}: {error} (unexpected error; rerun with --debug for the traceback)"

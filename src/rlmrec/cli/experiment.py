@@ -39,7 +39,7 @@ class _Command(TyperCommand):
             from rlmrec.paper.studies import STUDIES
 
             if name in STUDIES:
-                raise ConfigError(f"{name} is no grid of trials: give rlmrec paper {STUDIES[name].command}")
+                raise ConfigError(f"{name} is not a grid of trials: use rlmrec paper {STUDIES[name].command}")
         return super().parse_args(context, arguments)
 
 
@@ -59,7 +59,7 @@ def experiment(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Of backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
+            help="Run a part of the grid: the values to keep of backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
             "values by commas; repeat.",
         ),
     ] = None,

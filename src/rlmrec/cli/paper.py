@@ -1,4 +1,4 @@
-"""rlmrec paper: the studies of the paper that are no grids of training runs."""
+"""rlmrec paper: the studies of the paper that are not grids of training runs."""
 
 from __future__ import annotations
 

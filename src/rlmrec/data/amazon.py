@@ -45,8 +45,8 @@ def read_amazon(
     Args:
         reviews: File of reviews: reviews_Books.json.gz or another category's.
         meta: File of metadata of the same category: meta_Books.json.gz.
-        domain: Whose words the prompts use; by default books where the name of the file of reviews contains
-            it, else general.
+        domain: Wording of the prompts; by default books if the name of the file of reviews contains "book", else
+            general.
         max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
         progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 

@@ -43,7 +43,7 @@ def read_mapped(
         meta: Amazon's file of metadata.
         games: Steam's file of games.
         yelp: Folder of the Yelp dataset.
-        domain: Whose words the prompts use; the source's by default.
+        domain: Wording of the prompts; the source's by default.
         min_rating: Ignore reviews with fewer stars, as when the dataset was made.
         max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
         progress: called with the name of the file that is being read, the bytes read and its size in bytes.

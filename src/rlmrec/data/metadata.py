@@ -1,4 +1,4 @@
-"""Metadata profiles: text without a language model, a template over whatever columns there are."""
+"""Metadata profiles: text made without a language model, by a template over the columns that are there."""
 
 from __future__ import annotations
 

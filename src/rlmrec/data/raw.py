@@ -40,7 +40,7 @@ class Format:
 
     Args:
         name: name of the source, for example "amazon".
-        domain: whose words the prompts use by default.
+        domain: wording of the prompts by default.
         rated: whether reviews have ratings.
         review_keys: keys of each record of the file of reviews.
         item_keys: keys of each record of the file of items.
@@ -88,7 +88,7 @@ def read_raw(
         form: how the files are written.
         reviews: the file of reviews.
         items: the file of items.
-        domain: whose words the prompts use; those of the format by default.
+        domain: wording of the prompts; those of the format by default.
         max_bad_lines: maximum number of unusable lines in a file.
         progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 

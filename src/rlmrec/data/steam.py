@@ -33,7 +33,7 @@ def read_steam(
     Args:
         reviews: File of reviews: steam_reviews.json.gz.
         games: File of games: steam_games.json.gz.
-        domain: Whose words the prompts use.
+        domain: Wording of the prompts.
         max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
         progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 

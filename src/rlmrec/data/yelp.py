@@ -45,7 +45,7 @@ def read_yelp(
     Args:
         folder: Folder with yelp_academic_dataset_review.json and yelp_academic_dataset_business.json, gzipped or
             not.
-        domain: Whose words the prompts use.
+        domain: Wording of the prompts.
         max_bad_lines: Unusable lines of a file that are skipped; one more is an error.
         progress: called with the name of the file that is being read, the bytes read and its size in bytes.
 

@@ -19,7 +19,7 @@ from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
 from rlmrec.registry import short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
-# What a grid may vary, and the value of an axis that it does not list.
+# The axes that a grid may list, each with the value for a grid that does not list it.
 AXES: dict[str, Any] = {
     "backbone": "lightgcn",
     "alignment": "none",
@@ -33,7 +33,7 @@ AXES: dict[str, Any] = {
 OLD_NAMES = {"semantics": "text_embeddings"}  # of axes and coordinates in version 0.1
 CUTS = {"global": "at one moment", "per-user": "within each user's history"}
 ABSENT = "–"
-# What may make a row of the table; ``coordinates`` computes them.
+# The coordinates that may make a row of the table; ``coordinates`` computes them.
 COORDINATES = ("backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start")
 # Means over the users of the test split, and numbers of the record itself.
 METRICS = {f"{name}@{k}" for name in PER_USER for k in K} | {"seconds_per_epoch", "seconds", "epochs"}
@@ -157,7 +157,7 @@ class Experiment:
 
     @property
     def is_timing(self) -> bool:
-        """Whether seconds are what is measured."""
+        """Whether the experiment measures seconds."""
         return bool(self.values.get("timing", False))
 
     @property

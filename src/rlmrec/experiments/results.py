@@ -58,7 +58,7 @@ class Results(Generic[R]):
         path: the file; created by the first append.
 
     Raises:
-        WorkspaceError: a complete line is no JSON object with an id and a status.
+        WorkspaceError: a complete line is not a JSON object with an id and a status.
     """
 
     def __init__(self, path: Path) -> None:

@@ -50,7 +50,7 @@ class Trial:
         noise: random interactions added to training, relative to its size.
         period: one of ``PERIODS``.
         start: the trial whose learned embeddings it starts from; None starts from random ones.
-        timing: device and threads, in words, if the seconds of an epoch are what is measured, else "".
+        timing: device and threads, in words, if the trial measures the seconds per epoch, else "".
         cut: one of ``CUTS``; of a period.
 
     The seed of ``spec`` is the seed of the shuffling and of the noise too.
@@ -93,7 +93,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Backbone, alignment and whatever differs from the defaults; the same for all seeds."""
+        """Backbone, alignment and everything that differs from the defaults; the same for all seeds."""
         own_texts = self.text_embeddings not in (None, DEFAULT_TEXT_EMBEDDINGS)
         if self.spec is None:
             return "text embeddings alone" + f" ({self.text_embeddings})" * own_texts
@@ -299,7 +299,7 @@ def run_trial(
 
 
 def describe_trial(trial: Trial, place: Workspace) -> None:
-    """Write into a trial's folder what it is; of noise and shuffling, config.toml holds hashes alone."""
+    """Describe a trial in its folder: of noise and shuffling, config.toml contains only hashes."""
     folder = place.trial(trial.id)
     if folder.exists() and not (folder / "cell.json").exists():
         write_json(folder / "cell.json", {"name": trial.name, "label": trial.label, "cell": trial.as_dict()})

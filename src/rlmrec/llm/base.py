@@ -81,7 +81,7 @@ class LLM(ABC):
                 enforce it answers as well as it can.
 
         Raises:
-            LLMError: no answer; its class tells whether this request or every request fails.
+            LLMError: there is no answer; its class says whether only this request or every request fails.
         """
 
     async def aclose(self) -> None:  # noqa: B027 (most models have nothing to close)

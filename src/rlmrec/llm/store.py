@@ -68,7 +68,7 @@ MIGRATIONS = (
 )
 RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
-UNREADABLE = -1  # stands for a source that is not an id
+UNREADABLE = -1  # replaces a source that is not an id
 
 
 def request_hash(name: str, options: Mapping[str, Any], system: str, prompt: str) -> str:

@@ -457,7 +457,7 @@ def run(
         llm: any ``LLM``.
         config: of the prompts.
         folder: of results; ``experiments`` in the workspace by default. The answers stay in the workspace.
-        on_user: told how many users are finished, and how many there are.
+        on_user: called with the number of finished users and the number of all users.
     """
     config = config or RerankConfig()
     dataset = workspace.dataset()

@@ -1,4 +1,4 @@
-"""Figures 1 and 6 and Theorem 2, which are no grids of trials: the tables of their stored records.
+"""Figures 1 and 6 and Theorem 2, which are not grids of trials: the tables of their stored records.
 
 A record has "id", "status" and "dataset"; the rest is what ``rerank``, ``case_study`` or ``theorem2`` returns.
 """

@@ -30,7 +30,7 @@ from rlmrec.losses import info_nce
 
 
 class Theorem2Config(Config):
-    """What is drawn and how the critic is trained.
+    """Options of the draws and of the critic's training.
 
     Args:
         information: the true I in nats; a critic is trained for each.

@@ -33,7 +33,7 @@ def write_report(
         workspace: what to report on.
         path: the HTML file.
         runs: names of the runs; None takes all that have ended.
-        experiments: experiments to show if they were run, beside those whose files lie in the workspace.
+        experiments: experiments to show if they were run, besides those whose files are in the workspace.
         sections: further sections, as those of ``rlmrec.paper``.
         options: of ``blocks.Options``: projection, colour_by, examples, price, seed.
 

@@ -1,4 +1,4 @@
-"""Collect what a report is made from: whatever a workspace holds, read once."""
+"""Collect the content of a report: everything that a workspace holds, read once."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def collect(
     Args:
         workspace: to read.
         names: of the runs to report; None takes all that have ended.
-        experiments: to look for, beside those whose files lie in the workspace.
+        experiments: to look for, besides those whose files are in the workspace.
 
     Raises:
         WorkspaceError: a named run does not exist or has not ended.
@@ -296,7 +296,7 @@ def _folders(inputs: Inputs, names: Sequence[str] | None) -> list[Path]:
             f"{unfinished} trials have not ended: repeat the command of their experiment or sweep to continue them"
         )
     of_sweeps = _ids(inputs, "sweeps/*/trials.jsonl") - _ids(inputs, "experiments/*/*.jsonl")
-    # Trials of sweeps were run to choose among them on validation: their test metrics are no results.
+    # Trials of sweeps were run to choose among them on validation: their test metrics are not results.
     kept = [*runs, *(folder for folder in trials if folder.name not in of_sweeps)]
     return [folder for folder in kept if (folder / "metrics.json").exists()]
 

@@ -52,7 +52,7 @@ class AddedItem(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """The number of changes to the items and of requested reloads; workers compare them to notice news."""
+    """The number of changes to the items and of requested reloads; workers compare them to notice changes."""
 
     changes: int
     reloads: int

@@ -26,7 +26,7 @@ CONTENT_SECURITY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # These stay encoded until the address is split into parts: a slash or a line break within an id would change the
-# address, and an encoded percent sign tells them from ids that contain such a code.
+# address, and an encoded percent sign distinguishes them from ids that contain such a code.
 KEPT = re.compile("%(2[5f]|0a)", re.IGNORECASE)
 # Set in the state of the application after SIGTERM: answers then close their connection.
 ENDING = "ending"

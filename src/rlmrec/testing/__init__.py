@@ -1,4 +1,4 @@
-"""Checks of your own backbones, alignments and text encoders, and a data set with a known answer.
+"""Checks for your own backbones, alignments and text encoders, and a dataset with a known answer.
 
 ``blocks`` makes a dataset whose right answer is known. ``check_backbone``, ``check_alignment`` and
 ``check_text_encoder`` raise ``AssertionError`` with what is missing or wrong, one line for each.
@@ -53,7 +53,8 @@ def blocks(
     n_users, n_items = n_blocks * users, n_blocks * items
     same = np.arange(n_users)[:, None] // users == np.arange(n_items)[None, :] // items
     chosen = same & (rng.random(same.shape) < density)
-    chosen[np.arange(n_users), (np.arange(n_users) // users) * items] = True  # nobody is left out
+    # The first item of each group belongs to all of its users, so that nobody is without an interaction.
+    chosen[np.arange(n_users), (np.arange(n_users) // users) * items] = True
     rows, columns = np.nonzero(chosen)
     parts = split_by_ratio(Interactions(rows, columns, n_users, n_items), (3, 1, 1), rng)
     dataset = Dataset(
@@ -118,11 +119,11 @@ def check_backbone(
         moved = backbone.encode(x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), graph)
     _expect(
         not torch.allclose(users, moved[0]),
-        "encode() gives the same users whatever x is: does it read its own embeddings?",
+        "encode() returns the same users for different x: does it use stored embeddings instead of x?",
     )
     _expect(
         not torch.allclose(items, moved[1]),
-        "encode() gives the same items whatever x is: does it read its own embeddings?",
+        "encode() returns the same items for different x: does it use stored embeddings instead of x?",
     )
 
     backbone.train()
@@ -179,6 +180,7 @@ def check_alignment(
         alignment = _made(lambda: kind.create(text_embeddings if kind.needs_text else None, backbone))
     graph = Graph.from_interactions(dataset.train, backbone.self_loops)
     batch = sample_batch(dataset)
+    # A leaf of its own, so that its gradient is the alignment's alone.
     x = backbone.initial().detach().requires_grad_()
     corrupted, masked = alignment.corrupt(x, torch.Generator().manual_seed(0))
     _expect(
@@ -214,10 +216,10 @@ def check_alignment(
 
 
 def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
-    """Check what every text encoder must do: names, shapes, the order of the texts, no memory, no NaN.
+    """Check what every text encoder must do: name and dim, shapes, order, no NaN, and no influence of other texts.
 
     Args:
-        encoder: the encoder; it encodes some forty short texts, one of them empty.
+        encoder: the encoder to check; it encodes some forty short texts, one of them empty.
         tolerance: allowed difference when a text is encoded together with others (padding causes one), relative
             to the largest number.
 
@@ -247,6 +249,7 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     )
     close = tolerance * max(1e-12, float(np.abs(vectors).max()))
     _expect(bool((np.abs(vectors[0] - vectors[4]) > close).any()), "different texts get the same vector")
+    # Encoders may sort texts by length to pad less; the vectors must come back in the given order.
     turned = _vectors(encoder, texts[::-1])[::-1]
     _expect(
         bool((np.abs(vectors - turned) <= close).all()),
@@ -282,7 +285,7 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
 
 
 def _expect_class(kind: type, base: type, config: type, method: str) -> None:
-    """Check the class itself; every missing thing is one line."""
+    """Check the class itself, and list everything that is missing, one problem per line."""
     name, problems = kind.__name__, []
     _expect(issubclass(kind, base), f"{name} is not a subclass of rlmrec.{base.__name__}")
     if getattr(kind, method.partition("(")[0]) is getattr(base, method.partition("(")[0]):
