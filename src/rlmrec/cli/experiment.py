@@ -59,7 +59,8 @@ def experiment(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Run a part of the grid: the values to keep of backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
+            help="Run a part of the grid: the values to keep of "
+            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
             "values by commas; repeat.",
         ),
     ] = None,
