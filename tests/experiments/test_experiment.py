@@ -424,7 +424,7 @@ def test_the_command(place, tmp_path, capsys):
     for arguments, message in (
         (["table9"], "unknown experiment 'table9': expected one of figure4, figure5"),
         (["figure1", "--run", "base"], "figure1 is not a grid of trials: use rlmrec paper rerank"),
-        (["figure6"], "give rlmrec paper case-study"),
+        (["figure6"], "use rlmrec paper case-study"),
         (["table1", "--only", "seed"], "expected key=value"),
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
         (["table3"], "needs timestamps"),
