@@ -177,6 +177,20 @@ def test_texts_of_pandas_are_text():
     assert made.item_texts["tags"].to_list() == ["x, y", "z", None, None, "5"]
 
 
+def test_missing_integers_of_pandas_stay_integers():
+    items = pd.DataFrame({"item_id": range(3), "year": pd.array([1999, None, 2001], dtype="Int64")})
+    made = Dataset.from_frame(pd.DataFrame({"user_id": [1, 1, 2], "item_id": range(3)}), items=items)
+    assert made.item_texts["year"].to_list() == ["1999", None, "2001"]
+
+
+def test_an_index_of_pandas_may_be_a_column_too():
+    frame = pd.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [0, 1, 2, 0]})
+    expected = Dataset.from_frame(frame, split=(1, 1, 1))
+    for kept in (True, False):
+        made = Dataset.from_frame(frame.set_index("user_id", drop=not kept), split=(1, 1, 1))
+        assert made.fingerprint == expected.fingerprint
+
+
 def test_pandas_and_pyarrow_are_not_imported():
     code = (
         "import sys, polars, rlmrec; "

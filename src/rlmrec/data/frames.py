@@ -75,8 +75,9 @@ def read_frame(
     wanted = [*(columns or ()), *ids]
     index = getattr(getattr(frame, "index", None), "names", ())
     try:
-        if set(wanted) & set(index):
-            frame = frame.reset_index()  # type: ignore[attr-defined]  # only pandas has an index
+        # Only pandas has an index. Its name may be that of a column as well, as after set_index(drop=False).
+        if index and set(wanted) & set(index) - set(getattr(frame, "columns", ())):
+            frame = frame.reset_index()  # type: ignore[attr-defined]
         data = nw.from_native(frame, eager_only=True)
         header = [str(name) for name in data.columns]
     except (TypeError, ValueError) as error:
@@ -101,9 +102,10 @@ def _series(series: nw.Series[Any], label: str, is_id: bool) -> pl.Series:
     if series.dtype == nw.Datetime:
         micros = pl.Series(series.name, series.dt.timestamp("us").to_numpy(), nan_to_null=True)
         return micros.cast(pl.Int64).cast(pl.Datetime("us"))
-    if series.dtype.is_numeric():
-        return pl.Series(series.name, series.to_numpy(), nan_to_null=True)
     missing = series.is_null().to_list()
+    # NumPy has no missing integer: 1999 would become 1999.0.
+    if series.dtype.is_numeric() and not (series.dtype.is_integer() and any(missing)):
+        return pl.Series(series.name, series.to_numpy(), nan_to_null=True)
     values = [None if gone else value for gone, value in zip(missing, series.to_list(), strict=True)]
     if is_id:
         return as_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
