@@ -1,6 +1,7 @@
 """The command line from outside: what it prints, what it leaves, how it fails."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -345,6 +346,19 @@ assert not heavy, heavy
     slips = " ".join(done.stderr.split())
     assert "unknown command 'trian' (did you mean 'train'?)" in slips
     assert "unknown option '--epoch' (did you mean '--epochs'?)" in slips
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("rlmrec tr", "train"), ("rlmrec train --ali", "--alignment"), ("rlmrec data table --k", "--k-core")],
+)
+def test_shells_complete_commands_and_their_options(line, expected):
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    environment = {**os.environ, **words, "_RLMREC_COMPLETE": "complete_bash"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "rlmrec"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert expected in shown.stdout.split()
 
 
 def test_wrong_options_are_wrong_use(call):

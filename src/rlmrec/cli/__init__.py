@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import traceback
@@ -127,11 +128,7 @@ def _run(arguments: list[str]) -> int:
         ConfigError: an unknown command or option, or a value that an option cannot have.
         KeyboardInterrupt: the user stopped it.
     """
-    command = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if command is not None and command not in COMMANDS:
-        raise ConfigError(
-            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}: rlmrec --help lists the commands"
-        )
+    command = _command(arguments)
     if command is None and "--version" in arguments:
         print(f"rlmrec {__version__}")
         return 0
@@ -150,6 +147,26 @@ def _run(arguments: list[str]) -> int:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _command(arguments: list[str]) -> str | None:
+    """Return the command that is given, or that stands in the line that a shell wants to complete.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    completing = "_RLMREC_COMPLETE" in os.environ
+    if completing:  # zsh, fish and PowerShell give the line in the one variable, bash in the other
+        line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+        arguments = line.split()[1:]
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command is None or command in COMMANDS:
+        return command
+    if completing:
+        return None
+    raise ConfigError(
+        f"unknown command {command!r}{did_you_mean(command, COMMANDS)}: rlmrec --help lists the commands"
+    )
 
 
 def _wrong_use(error: Any) -> str:
