@@ -134,6 +134,7 @@ def other(toy):
         (lambda d, t: train(Alignment(), LightGCN(d.n_users, d.n_items), d), "backbone is a Alignment"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, d, {"epochs": 0}), "epochs = 0"),
         (lambda d, t: embeddings(LightGCN(9, d.n_items), d), "LightGCN has 9 users"),
+        (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, "movies"), "dataset is a str: expected a Dataset"),
         (lambda d, t: Generative(t, 8).corrupt(torch.zeros(105, 32), torch.Generator()), "make the alignment with"),
     ],
 )  # fmt: skip

@@ -68,6 +68,14 @@ class TextEmbeddings:
                 "encode both with one encoder"
             )
 
+    def __repr__(self) -> str:
+        encoder = self.manifest.get("encoder", "an unknown encoder")
+        missing = int((~self.has_user).sum() + (~self.has_item).sum())
+        return (
+            f"TextEmbeddings({len(self.users):,} users, {len(self.items):,} items, {self.size} dimensions, "
+            f"{missing:,} without a vector, by {encoder})"
+        )
+
     def _set_mask(self, kind: str, vectors: Float32Array) -> None:
         name = f"has_{kind[:-1]}"
         given = getattr(self, name)

@@ -63,7 +63,7 @@ class History:
 
     best_epoch: int = -1
     best: float = -math.inf
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -101,7 +101,7 @@ def train(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     progress: bool | None = None,
 ) -> TrainingResult:
@@ -137,7 +137,8 @@ def train(
     if alignment is None:
         alignment = Alignment()
     check_fit(backbone, alignment, dataset)
-    run = _Run(backbone, alignment, dataset, config, seed, check_trainable(dataset, device), folder)
+    device = check_trainable(dataset, device)
+    run = _Run(backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder))
     run.resume()
     with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
         while not run.finished:
@@ -230,7 +231,11 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
     Raises:
         ConfigError: something else than a backbone or an alignment was passed, or they are of another dataset.
     """
-    for name, got, kind in (("backbone", backbone, Backbone), ("alignment", alignment, Alignment)):
+    for name, got, kind in (
+        ("backbone", backbone, Backbone),
+        ("alignment", alignment, Alignment),
+        ("dataset", dataset, Dataset),
+    ):
         if not isinstance(got, kind) and not (name == "alignment" and got is None):
             raise ConfigError(f"{name} is a {type(got).__name__}: expected a {kind.__name__}")
     if (backbone.n_users, backbone.n_items) != (dataset.n_users, dataset.n_items):
