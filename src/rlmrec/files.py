@@ -115,7 +115,8 @@ def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
     from filelock import FileLock, Timeout  # here, as importing it takes 0.1 s
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0 if refusal else -1)
+    # Not thread-local: a generator that holds the lock may be closed in another thread.
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0 if refusal else -1, thread_local=False)
     try:
         lock.acquire()
     except Timeout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlmrec.registry import Registry, short_name
 
@@ -25,8 +25,8 @@ ALIGNMENTS: Registry[Alignment] = Registry(
 __all__ = ["ALIGNMENTS", "Alignment", "Contrastive", "Generative", "alignment_label"]
 
 
-def __getattr__(name: str) -> Any:
-    return ALIGNMENTS.exported(name)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the package
+    __getattr__ = ALIGNMENTS.exported
 
 
 def alignment_label(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlmrec.registry import Registry
 
@@ -31,5 +31,5 @@ BACKBONES: Registry[Backbone] = Registry(
 __all__ = ["BACKBONES", "Backbone", "LightGCN"]
 
 
-def __getattr__(name: str) -> Any:
-    return BACKBONES.exported(name)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the package
+    __getattr__ = BACKBONES.exported

@@ -22,11 +22,12 @@ __all__ = [
     "PromptOptions",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Price": "rlmrec.profiles.progress",
-        "Profiler": "rlmrec.profiles.profiler",
-        "PromptOptions": "rlmrec.profiles.prompts",
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the package
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Price": "rlmrec.profiles.progress",
+            "Profiler": "rlmrec.profiles.profiler",
+            "PromptOptions": "rlmrec.profiles.prompts",
+        },
+    )

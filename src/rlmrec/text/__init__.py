@@ -49,20 +49,21 @@ __all__ = [
     "mean_over_training",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LocalEncoder": "rlmrec.text.local",
-        "OpenAIEmbeddings": "rlmrec.text.api",
-        "SentenceEncoder": "rlmrec.text.sentence",
-        "TextEmbeddings": "rlmrec.text.embeddings",
-        "TextEncoder": "rlmrec.text.encoder",
-        "VectorCache": "rlmrec.text.cache",
-        "WordLlamaEncoder": "rlmrec.text.wordllama",
-        "encode_dataset": "rlmrec.text.encoding",
-        "encode_texts": "rlmrec.text.encoding",
-        "encoder_of": "rlmrec.text.registry",
-        "make_encoder": "rlmrec.text.registry",
-        "mean_over_training": "rlmrec.text.embeddings",
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take every name for one of the package
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "LocalEncoder": "rlmrec.text.local",
+            "OpenAIEmbeddings": "rlmrec.text.api",
+            "SentenceEncoder": "rlmrec.text.sentence",
+            "TextEmbeddings": "rlmrec.text.embeddings",
+            "TextEncoder": "rlmrec.text.encoder",
+            "VectorCache": "rlmrec.text.cache",
+            "WordLlamaEncoder": "rlmrec.text.wordllama",
+            "encode_dataset": "rlmrec.text.encoding",
+            "encode_texts": "rlmrec.text.encoding",
+            "encoder_of": "rlmrec.text.registry",
+            "make_encoder": "rlmrec.text.registry",
+            "mean_over_training": "rlmrec.text.embeddings",
+        },
+    )

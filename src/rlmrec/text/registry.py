@@ -9,7 +9,7 @@ from typing import Any
 from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError
 from rlmrec.http_client import without_secrets
-from rlmrec.registry import is_path
+from rlmrec.registry import construct, is_path
 from rlmrec.text import ENCODERS
 from rlmrec.text.encoder import EncoderSettings, TextEncoder
 from rlmrec.text.sentence import split_instruction
@@ -46,13 +46,13 @@ def make_encoder(
     found: Any = ENCODERS.resolve(_built_in(spec) or spec)
     config = getattr(found, "Config", None)
     if isinstance(config, type) and issubclass(config, Config):
-        return _complete(spec, found(make(config, options or {})))
+        return _complete(spec, construct(found, make(config, options or {})))
     if options:
         raise ConfigError(f"--set {', '.join(options)}: encoder {spec!r} has no options")
     if hasattr(found, "create"):
         encoder: TextEncoder = found.create(argument, EncoderSettings(base_url, key_env, device, endpoint))
         return encoder
-    return _complete(spec, found())
+    return _complete(spec, construct(found))
 
 
 def _built_in(spec: str) -> str | None:
