@@ -212,3 +212,10 @@ def test_reprs_help():
     assert repr(made).endswith("item texts: name, pages)")
     assert repr(made.items) == "Vocabulary(25 items: 0, 1, 2, …)"
     assert repr(made.train) == "Interactions(240 of 30 users with 25 items; rating)"
+
+
+@pytest.mark.parametrize("option", [{"seed": -1}, {"k_core": 0}, {"item": "user_id"}])
+def test_options_out_of_range_are_refused(option):
+    table = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [1, 1, 2]})
+    with pytest.raises(ConfigError, match=str(next(iter(option.values())))):
+        Dataset.from_frame(table, **option)

@@ -162,6 +162,8 @@ def test_wrong_input():
     for k in ((), (0, 5)):
         with pytest.raises(ConfigError, match="k must be"):
             evaluate(scores, dataset, k=k)
+    with pytest.raises(DataError, match=r"scores is a tuple: expected DotProduct\(users, items\)"):
+        evaluate((np.ones((3, 2)), np.ones((4, 2))), dataset)
     with pytest.raises(ConfigError, match="never ranked"):
         evaluate(scores, dataset, split="train")
     with pytest.raises(DataError, match="unknown split"):

@@ -202,6 +202,10 @@ class Dataset:
             ConfigError: a filter or a split is given for a ready-made split.
             DataError: nothing is left, or the input is not usable; the message says which and why.
         """
+        if seed < 0 or k_core < 1:
+            raise ConfigError(
+                f"expected a seed of at least 0 and a k_core of at least 1, got {seed} and {k_core}"
+            )
         filters = {
             "min_rating": min_rating,
             "period": list(period) if period is not None else None,
@@ -288,6 +292,8 @@ class Dataset:
         from rlmrec.data.frames import read_frames  # Narwhals is imported only here
         from rlmrec.data.tables import Columns
 
+        if user == item:
+            raise ConfigError(f"user and item are both the column {user!r}: name two columns")
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,

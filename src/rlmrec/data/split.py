@@ -31,7 +31,10 @@ def split_by_ratio(
     Raises:
         DataError: the ratio is invalid, there are no interactions, or there is only one user.
     """
-    parts = np.asarray(ratio, float)
+    try:
+        parts = np.asarray(ratio, float)
+    except (TypeError, ValueError):  # such as the text "3:1:1"
+        raise DataError(f"a split needs three numbers such as (3, 1, 1), got {ratio!r}") from None
     if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
         raise DataError(f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}")
     n = len(interactions)

@@ -198,6 +198,10 @@ def evaluate(
         ConfigError: ``k`` is empty or contains a number below 1, or ``split`` is "train".
         DataError: the split is empty, or the scores have the wrong shape or contain NaN.
     """
+    if not callable(getattr(scores, "score", None)):
+        raise DataError(
+            f"scores is a {type(scores).__name__}: expected DotProduct(users, items), or an object with score(users)"
+        )
     lengths = tuple(sorted(set(k)))
     if not lengths or lengths[0] < 1:
         raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")

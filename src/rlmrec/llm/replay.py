@@ -75,6 +75,8 @@ class Replay(LLM):
             and all(kept.get(option) == value for option, value in (some_options or {}).items())
         ]
         if len(fitting) != 1:
+            if self._store is not None:
+                self._store.close()  # an open file cannot be replaced or deleted on Windows
             listed = "; ".join(f"{name} {json.dumps(kept)}" for name, kept in models) or "none"
             raise ConfigError(
                 f"{self.path} must hold the answers of exactly one model that matches "
