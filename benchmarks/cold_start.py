@@ -3,7 +3,8 @@
     python benchmarks/cold_start.py WORKSPACE -o FOLDER       WORKSPACE: dataset and text vectors of yelp-profiles
 
 Cold items leave training, validation and test, the users' text vectors and the fit of every map. LightGCN
-alone and with Con are trained on the rest (into FOLDER; a finished run is kept).
+alone and with Con are trained on the rest (into FOLDER; a finished run is kept), the graph filter is fitted to it.
+Users hidden from training: python benchmarks/closed_form.py --only debian-packages
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 
 from rlmrec.cli.output import Output
 from rlmrec.cli.train import train_with_progress
+from rlmrec.closed_form import GraphFilter, Texts
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
@@ -119,6 +121,11 @@ def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
                 best[one.name] = found, one
         for found, one in best.values():
             results[f"{name}: {one.name} {one.options or ''}"] = found
+    closed = GraphFilter.fit(warm_set, Texts(texts.items), seed=0)
+    placed = closed.add_items(new)
+    results["graph filter, new items by text"] = [
+        recall(closed.users, placed, wanted, part) for part in parts
+    ]
     text = results["(a) cosine of text vectors"][1]
     print(f"\n{len(cold)} cold items, {wanted.nnz} interactions; Recall@20 among the cold items")
     print(f"{'':<58}chosen on  reported  of (a)")

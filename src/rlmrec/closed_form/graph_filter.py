@@ -14,6 +14,7 @@ from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, FoldIn, State, 
 from rlmrec.closed_form.graph_rule import (
     GraphRule,
     ItemTexts,
+    NewItems,
     NewUsers,
     TextMap,
     UserTexts,
@@ -47,7 +48,9 @@ HIDDEN = 1000
 NEW_ITEM_TEXTS = 0.0, 0.2, 0.4, 0.8, 1.2
 NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
 # γ and λ of the maps from text.
-MAP_WIDTH, USER_RIDGE, ITEM_RIDGE = 1.0, 0.1, 1.0
+MAP_WIDTH, USER_RIDGE, ITEM_RIDGE = 1.0, 0.1, 0.3
+# Weight of a new item's text beside the place found for it, and items that tell how far such places spread.
+NEW_ITEM_WEIGHT, SPREAD_ITEMS = 0.4, 1000
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "item_text": "text_weight",
@@ -547,19 +550,31 @@ class _Fit:
             new_users=new_users,
             average=filtered.mean(axis=0),
             weights=weights,
-            item_map=self._item_map(spectrum.vectors, item_texts) if with_items else None,
+            of_new_items=self._of_new_items(filtered, spectrum.vectors, item_texts) if with_items else None,
         )
 
-    def _item_map(self, vectors: Float32Array, item_texts: ItemTexts | None) -> TextMap | None:
-        """The map from a new item's text to its row of Q, fitted on the items that have a text and a history."""
+    def _of_new_items(
+        self, filtered: Float32Array, vectors: Float32Array, item_texts: ItemTexts | None
+    ) -> NewItems | None:
+        """Where new items go by their texts, fitted on the items that have a text and a history."""
         if item_texts is None:
             return None
-        rows = np.flatnonzero(item_texts.vectors.any(axis=1) & (self.degrees[1] > 0))
+        texts = item_texts.vectors
+        rows = np.flatnonzero(texts.any(axis=1) & (self.degrees[1] > 0))
         if not len(rows):
             return None
-        return TextMap.fit(
-            item_texts.vectors[rows], vectors[rows], gamma=MAP_WIDTH, ridge=ITEM_RIDGE, seed=self.seed
+        text_map = TextMap.fit(
+            texts[rows], unit_rows(vectors[rows]), gamma=MAP_WIDTH, ridge=ITEM_RIDGE, seed=self.seed
         )
+        rng = np.random.default_rng(self.seed)
+        some = np.sort(rng.choice(rows, min(len(rows), SPREAD_ITEMS), replace=False))
+        places = NewItems(text_map).directions(texts[some], texts, vectors, some)
+        spreads = [
+            float(np.square(deviations(filtered, covariance(items))).mean()) for items in (vectors, places)
+        ]
+        length = np.sqrt(spreads[0] / spreads[1]) if min(spreads) > 0 else 1.0
+        weight = self.weights["item_text"]
+        return NewItems(text_map, float(length), NEW_ITEM_WEIGHT / weight if weight else 1.0)
 
     def _new_users(
         self,

@@ -22,12 +22,15 @@ from rlmrec.closed_form.base import (
     sparse_state,
 )
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
-from rlmrec.closed_form.whitening import Whitening
+from rlmrec.closed_form.whitening import Whitening, unit_rows
 from rlmrec.topk import map_blocks
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
 # Added to the diagonal of a kernel matrix: above the rounding of its float32 entries, below any ridge in use.
 JITTER = 1e-4
+# Items whose mean a new item is placed at. Measured on yelp-profiles, Recall@20 of hidden items by similar
+# items, map and text together: 15 .1657, 30 .1667, 60 .1655.
+SIMILAR_ITEMS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +203,51 @@ def _kernel(left: Float32Array, right: Float32Array, gamma: float) -> Float32Arr
 
 
 @dataclass(frozen=True, eq=False)
+class NewItems:
+    """Place of an item that has a text and no history: the mean of two directions, at one length for all.
+
+    One direction is the map from its text, the other the mean of the most similar items, weighted by cos². Both
+    aim at the items' directions in Q and not at Q itself, whose lengths grow with popularity.
+
+    Args:
+        text_map: from whitened text to the rows of Q at unit length.
+        length: of Q̂, so that users' scores of new items spread as those of known ones.
+        text_weight: of the new item's text, beside the weight that texts have for known items.
+    """
+
+    text_map: TextMap
+    length: float = 1.0
+    text_weight: float = 1.0
+
+    def directions(
+        self, queries: Float32Array, texts: Float32Array, vectors: Float32Array, own: IntArray | None = None
+    ) -> Float32Array:
+        """float32[n, r], unit length.
+
+        Args:
+            queries: float32[n, d_t], whitened texts of the new items.
+            texts: float32[I, d_t], whitened texts of the known items.
+            vectors: Q, float32[I, r]; a row of zeros, of an item without history, is left out.
+            own: int64[n], the row of each query among the known items, if it is one.
+        """
+        ids, cosines = nearest(queries, texts, SIMILAR_ITEMS, own)
+        weights = np.maximum(cosines, 0) ** 2
+        similar = weighted_rows(ids, weights, len(texts)) @ unit_rows(vectors)
+        scaled = similar * reciprocal(np.linalg.norm(similar, axis=1))[:, None]
+        return unit_rows(unit_rows(self.text_map(queries)) + scaled)
+
+    def state(self) -> State:
+        """The arrays that ``from_state`` restores."""
+        return {**prefixed("map", self.text_map.state()), "scales": np.array([self.length, self.text_weight])}
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """Restore what ``state`` returned."""
+        length, text_weight = state["scales"].tolist()
+        return cls(TextMap.from_state(nested("map", state)), length, text_weight)
+
+
+@dataclass(frozen=True, eq=False)
 class NewUsers:
     """What a user gets who has a text and no history.
 
@@ -238,7 +286,7 @@ class GraphRule(FoldIn):
         new_users: what a user with a text and no history gets; None treats it as one without a text.
         average: float32[r], the mean of all c_u: what a user with neither history nor text gets.
         weights: v, w and s, w_u being s / (1 + √d_u).
-        item_map: from whitened item texts to Q.
+        of_new_items: where an item goes that is known by text alone; None refuses it.
     """
 
     factors: Float32Array
@@ -250,7 +298,7 @@ class GraphRule(FoldIn):
     new_users: NewUsers | None
     average: Float32Array
     weights: tuple[float, float, float]
-    item_map: TextMap | None = None
+    of_new_items: NewItems | None = None
 
     @cached_property
     def items(self) -> Float32Array:
@@ -375,10 +423,12 @@ class GraphRule(FoldIn):
 
     def new_items(self, texts: Float32Array) -> Float32Array:
         """[Q̂ ; T] of items that are known by text alone; see ``FoldIn.new_items``."""
-        if self.item_texts is None or self.item_map is None:
+        if self.item_texts is None or self.of_new_items is None:
             return super().new_items(texts)
-        whitened = self.item_texts.whitening(texts)
-        return np.concatenate([self.item_map(whitened), whitened], axis=1)
+        of_new, whitened = self.of_new_items, self.item_texts.whitening(texts)
+        directions = of_new.directions(whitened, self.item_texts.vectors, self.vectors)
+        parts = np.float32(of_new.length) * directions, np.float32(of_new.text_weight) * whitened
+        return np.concatenate(parts, axis=1)
 
     def state(self) -> State:
         """The arrays that ``from_state`` restores, but ``neighbours``, which the model keeps."""
@@ -389,7 +439,7 @@ class GraphRule(FoldIn):
             "average": self.average,
             "weights": np.array(self.weights),
         }
-        for name in ("item_texts", "user_texts", "new_users", "item_map"):
+        for name in ("item_texts", "user_texts", "new_users", "of_new_items"):
             part = getattr(self, name)
             if part is not None:
                 arrays |= prefixed(name, part.state())
@@ -414,7 +464,7 @@ class GraphRule(FoldIn):
             part("new_users", NewUsers.from_state),  # type: ignore[arg-type]
             state["average"],
             (neighbour, item_text, user_text),
-            part("item_map", TextMap.from_state),  # type: ignore[arg-type]
+            part("of_new_items", NewItems.from_state),  # type: ignore[arg-type]
         )
 
 

@@ -25,7 +25,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
-REGULARIZATIONS = 0.01, 0.1, 1.0, 10.0
+REGULARIZATIONS = 0.1, 1.0, 10.0, 30.0, 100.0, 300.0
 DEFAULT_REGULARIZATION = 0.1
 
 
