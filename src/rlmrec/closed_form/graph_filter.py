@@ -51,6 +51,9 @@ NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
 MAP_WIDTH, USER_RIDGE, ITEM_RIDGE = 1.0, 0.1, 0.3
 # Weight of a new item's text beside the place found for it, and items that tell how far such places spread.
 NEW_ITEM_WEIGHT, SPREAD_ITEMS = 0.4, 1000
+# Weight of item texts that validation left out: too small to change a ranking of known items, but a new item's
+# text finds its users by it.
+CARRIED = 1e-3
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "item_text": "text_weight",
@@ -538,19 +541,19 @@ class _Fit:
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
         filtered = unit_rows((scaled @ spread) * gains)  # c_u, of one length for all users
         new_users = self._new_users(filtered, spectrum.vectors, item_texts, user_texts)
-        for_new = (0.0, 0.0, 0.0) if new_users is None else new_users.weights
-        with_items = item_texts is not None and (weights[1] > 0 or for_new[1] > 0)
+        if item_texts is not None and not weights[1]:
+            weights = weights[0], CARRIED, weights[2]
         return GraphRule(
             factors=of_items[:, None] * spread * gains,
             vectors=spectrum.vectors,
             item_weights=of_items,
             neighbours=graph if weights[0] else None,
-            item_texts=item_texts if with_items else None,
+            item_texts=item_texts,
             user_texts=user_texts if weights[2] or new_users is not None else None,
             new_users=new_users,
             average=filtered.mean(axis=0),
             weights=weights,
-            of_new_items=self._of_new_items(filtered, spectrum.vectors, item_texts) if with_items else None,
+            of_new_items=self._of_new_items(filtered, spectrum.vectors, item_texts),
         )
 
     def _of_new_items(
@@ -573,8 +576,7 @@ class _Fit:
             float(np.square(deviations(filtered, covariance(items))).mean()) for items in (vectors, places)
         ]
         length = np.sqrt(spreads[0] / spreads[1]) if min(spreads) > 0 else 1.0
-        weight = self.weights["item_text"]
-        return NewItems(text_map, float(length), NEW_ITEM_WEIGHT / weight if weight else 1.0)
+        return NewItems(text_map, float(length), NEW_ITEM_WEIGHT / (self.weights["item_text"] or CARRIED))
 
     def _new_users(
         self,
