@@ -39,7 +39,7 @@ def as_config(kind: type[C], config: Config | Mapping[str, Any] | None, options:
         return make(type(config), {**config.model_dump(), **options}) if options else config
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(
-            f"config is a {type(config).__name__}: expected a {kind.__name__} or a mapping of options"
+            f"config has type {type(config).__name__}: expected {kind.__name__} or a mapping of options"
         )
     return make(kind, {**(config or {}), **options})
 

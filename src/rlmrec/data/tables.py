@@ -33,6 +33,9 @@ _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _EXACT = 2**53  # from here on, different integers can be the same float
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
 
+# Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
+INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
+
 Records = Callable[[], Iterator[tuple[int, Any]]]
 
 
@@ -272,7 +275,7 @@ def to_source(
     if title is not None and items is None:
         raise ConfigError("a column of titles is in the table of items: give that, too (items, --items)")
     parts, user_ids, item_ids = assemble(tables, *columns)
-    notes = []
+    notes = [note for ids in (user_ids, item_ids) for note in _float_twins(ids)]
     item_texts = align(items, item_ids, columns.item) if items is not None else None
     if item_texts is not None and title is not None:
         item_texts = _titled(item_texts, title)
@@ -294,6 +297,20 @@ def to_source(
         notes=notes,
         provenance=provenance or {},
     )
+
+
+def _float_twins(vocabulary: Vocabulary) -> list[str]:
+    """Return a note if an id occurs both as an integer and as a float, as tables with gaps write them."""
+    if not vocabulary.is_text:
+        return []
+    known = set(vocabulary.ids)
+    twins = [raw for raw in vocabulary.ids if f"{raw}.0" in known]
+    if not twins:
+        return []
+    return [
+        f"{len(twins)} {vocabulary.kind} ids occur in two forms, for example {twins[0]!r} and '{twins[0]}.0', and "
+        "count as different: write each id in one form"
+    ]
 
 
 def _titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -356,7 +373,10 @@ def assemble(
 
 
 def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
-    """Return the text columns of ``table`` with one row per id of ``vocabulary``, in its order."""
+    """Return the text columns of ``table`` with one row per id of ``vocabulary``, in its order.
+
+    A column that holds the index of a data frame is left out.
+    """
     kind, ids = vocabulary.kind, table.ids(id_column, vocabulary.kind)
     if ids.n_unique() < len(ids):
         twice = _first(~ids.is_first_distinct())
@@ -379,7 +399,7 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
             f"{table.path}, column {id_column!r}: none of its {len(ids)} ids is a known {kind}: "
             f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}"
         )
-    names = [name for name in table.frame.columns if name != id_column]
+    names = [name for name in table.frame.columns if name != id_column and name not in INDEX_COLUMNS]
     # Positional names, because a text column may be called "id" as well.
     texts = [table.texts(name).alias(str(position)) for position, name in enumerate(names)]
     joined = known.to_frame().join(

@@ -237,7 +237,7 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
         ("dataset", dataset, Dataset),
     ):
         if not isinstance(got, kind) and not (name == "alignment" and got is None):
-            raise ConfigError(f"{name} is a {type(got).__name__}: expected a {kind.__name__}")
+            raise ConfigError(f"{name} has type {type(got).__name__}: expected {kind.__name__}")
     if (backbone.n_users, backbone.n_items) != (dataset.n_users, dataset.n_items):
         raise ConfigError(
             f"{type(backbone).__name__} has {backbone.n_users} users and {backbone.n_items} items, the dataset has "
@@ -245,6 +245,12 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
         )
     if alignment is not None:
         alignment.check_rows(dataset.n_users, dataset.n_items, "the dataset")
+        size = getattr(alignment, "output_size", backbone.output_size)  # absent without a backbone
+        if size != backbone.output_size:
+            raise ConfigError(
+                f"{type(alignment).__name__} is for embeddings of {size} dimensions, {type(backbone).__name__} has "
+                f"{backbone.output_size}: make the alignment with this backbone"
+            )
 
 
 def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.device:
