@@ -132,11 +132,10 @@ def other(toy):
          "Generative has text vectors for 59 users and 45 items, the dataset has 60 and 45"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), t, d), "alignment has type TextEmbeddings"),
         (lambda d, t: train(Alignment(), LightGCN(d.n_users, d.n_items), d), "backbone has type Alignment"),
-        (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, "shop"), "dataset has type str: expected Dataset"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), Contrastive(t, 7), d), "for embeddings of 7 dimensions"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, d, {"epochs": 0}), "epochs = 0"),
         (lambda d, t: embeddings(LightGCN(9, d.n_items), d), "LightGCN has 9 users"),
-        (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, "movies"), "dataset is a str: expected a Dataset"),
+        (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, "movies"), "dataset has type str: expected Dataset"),
         (lambda d, t: Generative(t, 8).corrupt(torch.zeros(105, 32), torch.Generator()), "make the alignment with"),
     ],
 )  # fmt: skip
