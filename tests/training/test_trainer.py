@@ -113,6 +113,10 @@ def other(toy):
     return TextEmbeddings(toy[1].users[:-1], toy[1].items)
 
 
+def of_another_dataset(texts):
+    return TextEmbeddings(texts.users, texts.items, {"dataset": "feed"})
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -130,6 +134,8 @@ def other(toy):
         (lambda d, t: train(LightGCN(d.n_users, 44), None, d), "has 60 users and 44 items, the dataset has 60"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), Generative(other((d, t)), 32), d),
          "Generative has text vectors for 59 users and 45 items, the dataset has 60 and 45"),
+        (lambda d, t: train(LightGCN(d.n_users, d.n_items), Contrastive(of_another_dataset(t), 32), d),
+         r"text embeddings of Contrastive were made for another dataset \(feed\)"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), t, d), "alignment has type TextEmbeddings"),
         (lambda d, t: train(Alignment(), LightGCN(d.n_users, d.n_items), d), "backbone has type Alignment"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), Contrastive(t, 7), d), "for embeddings of 7 dimensions"),

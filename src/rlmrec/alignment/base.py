@@ -75,6 +75,8 @@ class Alignment(nn.Module):
             raise ConfigError(f"{name} needs the backbone, or its output_size, as the second argument")
         self.config = as_config(self.Config, config, options)
         self.text_digest = None if text_embeddings is None else text_embeddings.digest
+        # The fingerprint of the dataset that the texts were encoded for; None if they do not say.
+        self.text_dataset = None if text_embeddings is None else text_embeddings.manifest.get("dataset")
         self.n_users: int | None = None
         self.n_items: int | None = None
         if text_embeddings is not None:

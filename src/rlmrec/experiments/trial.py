@@ -201,7 +201,14 @@ class TrialInputs:
             rng = np.random.default_rng(trial.seed)
             noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
             dataset = replace(dataset, train=noisy)
+            if text_embeddings is not None:
+                text_embeddings = replace(text_embeddings, manifest=_of_any_dataset(text_embeddings))
         return dataset, text_embeddings
+
+
+def _of_any_dataset(text_embeddings: TextEmbeddings) -> dict[str, Any]:
+    """Return the manifest without its dataset, for a dataset that a trial changed on purpose."""
+    return {name: value for name, value in text_embeddings.manifest.items() if name != "dataset"}
 
 
 def of_period(
@@ -245,7 +252,7 @@ def of_period(
         return reduced, None
     vectors = text_embeddings.items[item_rows]
     return reduced, TextEmbeddings(
-        mean_over_training(vectors, reduced.train), vectors, text_embeddings.manifest
+        mean_over_training(vectors, reduced.train), vectors, _of_any_dataset(text_embeddings)
     )
 
 

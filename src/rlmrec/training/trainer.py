@@ -245,6 +245,12 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
         )
     if alignment is not None:
         alignment.check_rows(dataset.n_users, dataset.n_items, "the dataset")
+        made_for = getattr(alignment, "text_dataset", None)  # absent if a subclass skips the constructor
+        if made_for not in (None, dataset.fingerprint):
+            raise ConfigError(
+                f"the text embeddings of {type(alignment).__name__} were made for another dataset ({made_for}) than "
+                f"{dataset.name!r} ({dataset.fingerprint}): encode the texts of this one"
+            )
         size = getattr(alignment, "output_size", backbone.output_size)  # absent without a backbone
         if size != backbone.output_size:
             raise ConfigError(
