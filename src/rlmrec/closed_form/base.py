@@ -124,6 +124,11 @@ class FoldIn(ABC):
         The rows sum to ``parts(…).vectors`` less what every user gets.
         """
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether new users and items can be given by a text alone."""
+        return False
+
     def new_items(self, texts: Float32Array) -> Float32Array:
         """float32[n, d]: item embeddings from texts float32[n, d_s].
 
