@@ -417,7 +417,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlmrec.experiments.run.evaluate_embeddings", stop)  # trained, but not ended
+        patch.setattr("rlmrec.experiments.run.evaluate_scores", stop)  # trained, but not ended
         code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
         assert code == 130
         assert "repeat the command to resume" in err

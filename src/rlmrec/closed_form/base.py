@@ -305,7 +305,14 @@ class ClosedForm(ABC):
     label: ClassVar[str]
     needs_text: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    enhancement: ClassVar[str] = ""  # as in Backbone: what tables add to the label
     Config: ClassVar[type[Config]]
+
+    @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether the result depends on text vectors, if there are any, with these options."""
+        del config
+        return cls.reads_text
 
     @classmethod
     @abstractmethod
