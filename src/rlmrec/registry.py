@@ -118,7 +118,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 key for key, value in vars(module).items()
                 if self._is_part(value) and value.__module__ == module.__name__
             ]  # fmt: skip
-            bases = " or ".join(f"rlmrec.{path.rpartition(':')[2]}" for path in self._bases)
+            bases = " or ".join(f"rlmrec.{path.rpartition(':')[2]}" for path in reversed(self._bases))
             expected = f"a subclass of {bases}" if bases else "a class"
             problem = f"has no {attribute}" if found is None else f"has a {attribute} that is not {expected}"
             raise ConfigError(

@@ -55,7 +55,7 @@ def workspace(tmp_path):
 
 
 def train(call, place, name, alignment="none", *more):
-    return call("train", "-w", place.path, "--alignment", alignment, "--name", name, "--epochs", 7,
+    return call("train", "-w", place.path, "--backbone", "lightgcn", "--alignment", alignment, "--name", name, "--epochs", 7,
                 "--set", "learning_rate=0.01", "--set", "batch_size=256", *more, "--json")  # fmt: skip
 
 
@@ -81,7 +81,9 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
             for option in (*options, "evaluate_every=1", "learning_rate=1e-9")
             for part in ("--set", option)
         ]
-        code, out, err = call("train", "-w", workspace.path, "--name", name, *settings)
+        code, out, err = call(
+            "train", "-w", workspace.path, "--backbone", "lightgcn", "--name", name, *settings
+        )
         assert code == 0, err
         said.append(" ".join(out.split()))
     assert "stopped after 2 updates, 1 per epoch" in said[0]
@@ -94,7 +96,7 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
 def test_short_epochs_keep_their_digits(seconds, shown):
     output = Output(as_json=False)
     with output.console.capture() as captured:
-        metrics = {"test": dict.fromkeys(SHOWN_METRICS, 0.5), "seconds_per_epoch": seconds}
+        metrics = {"test": dict.fromkeys(SHOWN_METRICS, 0.5), "epochs": 1, "seconds_per_epoch": seconds}
         show_metrics([FinishedRun("run", Path("run"), metrics).group()], output)
     assert captured.get().splitlines()[4].split("│")[-2].strip() == shown
 
