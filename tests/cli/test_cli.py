@@ -55,7 +55,8 @@ def workspace(tmp_path):
 
 
 def train(call, place, name, alignment="none", *more):
-    return call("train", "-w", place.path, "--backbone", "lightgcn", "--alignment", alignment, "--name", name, "--epochs", 7,
+    return call("train", "-w", place.path, "--backbone", "lightgcn", "--alignment", alignment,
+                "--name", name, "--epochs", 7,
                 "--set", "learning_rate=0.01", "--set", "batch_size=256", *more, "--json")  # fmt: skip
 
 

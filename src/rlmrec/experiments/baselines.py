@@ -11,8 +11,9 @@ from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.models import BASELINES
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.workspace import DEFAULT_TEXT_EMBEDDINGS, Workspace
+from rlmrec.workspace import Workspace
 
 CHEAP = 2_000_000  # training interactions, which take the graph filter about a minute
 
