@@ -561,7 +561,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     assert "0 of 30 movies, 0 of 40 viewers" in err  # these films are made up: no stored answer fits
     assert ("nothing asked live" in err) if LocalChat.missing() else ("asked SmolLM2" in err)
     result = last_json(out)
-    assert set(result["runs"]) == {"base", "con", "gen"}
+    assert set(result["runs"]) == {"base", "con", "gen", "graph-filter", "popularity"}
     assert result["items"][0]["title"].startswith("Film ")
     code, out, _ = call(
         "recommend", "-w", place, "--run", "con", "--user", result["user"], "-k", 10, "--json"
@@ -571,7 +571,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
     assert code == 0, err
-    assert err.count("already finished") == 3
+    assert err.count("already finished") == 5
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--seed", 3)
     assert code == 2
     assert "holds another dataset" in err
