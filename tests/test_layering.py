@@ -22,6 +22,7 @@ LAYERS = [
     {"backbones"},
     {"alignment"},
     {"training"},
+    {"models"},
     {"testing", "experiments"},
     {"report"},
     {"paper"},

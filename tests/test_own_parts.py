@@ -143,7 +143,7 @@ def test_an_own_alignment_in_train_options_compare_and_report(call, place):
     plain = result(call("train", "-w", place.path, "--alignment", "pull.py:Plain", *SHORT))
     assert plain["run"].startswith("lightgcn-plain-general-seed0")
     assert "texts" not in plain["config"]["data"]
-    result(call("train", "-w", place.path, "--name", "base", *SHORT))
+    result(call("train", "-w", place.path, "--backbone", "lightgcn", "--name", "base", *SHORT))
 
     compared = result(call("compare", "-w", place.path, "base", "pulled", "--json"))
     assert set(compared["comparisons"]) == {"pulled"}
@@ -191,7 +191,7 @@ def test_an_own_encoder_in_encode_and_cold_start(call, place):
     assert code == 2
     assert "has no name, no encode" in err
 
-    result(call("train", "-w", place.path, "--name", "base", *SHORT))
+    result(call("train", "-w", place.path, "--backbone", "lightgcn", "--name", "base", *SHORT))
     result(call("cold", "fit", "-w", place.path, "--run", "base", "--text-embeddings", "own", "--json"))
     cold = ("cold", "item", "-w", place.path, "--run", "base", "--text", "aaa", "--json")
     code, _, err = call(*cold)

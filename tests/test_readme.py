@@ -57,7 +57,7 @@ def run_commands():
     for line in fenced("", "rlmrec data table ratings.csv").splitlines():
         program, *arguments = shlex.split(line)
         assert program == "rlmrec"
-        if arguments[0] == "train":
+        if arguments[0] == "train" and {"--backbone", "--alignment"} & set(arguments):
             arguments += ["--epochs", "12"]
         try:
             main(arguments)

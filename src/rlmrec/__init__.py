@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlmrec.alignment import Alignment, Contrastive, Generative
     from rlmrec.backbones import Backbone, LightGCN
     from rlmrec.backbones.wrap import wrap
+    from rlmrec.closed_form import ClosedForm
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.interactions import Interactions
     from rlmrec.data.vocabulary import Vocabulary
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Alignment": "rlmrec.alignment",
     "Backbone": "rlmrec.backbones",
+    "ClosedForm": "rlmrec.closed_form",
     "Contrastive": "rlmrec.alignment",
     "Dataset": "rlmrec.data.dataset",
     "DotProduct": "rlmrec.evaluation.ranking",
@@ -53,6 +55,7 @@ _HOME = {
 __all__ = [
     "Alignment",
     "Backbone",
+    "ClosedForm",
     "Contrastive",
     "Dataset",
     "DotProduct",

@@ -28,13 +28,14 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     Args:
         kind: of the parts, for messages, such as "backbone".
-        base: path of the class that all of them extend; None where any class will do.
+        base: path of the class that all of them extend, or the paths of several; None where any class will do.
         paths: name → path, one line per part.
     """
 
-    def __init__(self, kind: str, base: str | None, paths: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, base: str | tuple[str, ...] | None, paths: Mapping[str, str]) -> None:
         self.kind = kind
-        self._base, self._paths = base, dict(paths)
+        self._bases = (base,) if isinstance(base, str) else base or ()
+        self._paths = dict(paths)
         self._own: dict[str, type[T]] = {}
 
     def __getitem__(self, name: str) -> type[T]:
@@ -78,14 +79,30 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         Raises:
             AttributeError: no class of that name.
         """
-        for path in (self._base, *self._paths.values()):
-            if path is not None and path.endswith(f":{name}"):
+        for path in (*self._bases, *self._paths.values()):
+            if path.endswith(f":{name}"):
                 return cast("type[T]", _imported(path))
         raise AttributeError(f"no {self.kind} class {name!r}")
 
     def known(self, name: str) -> type[T] | None:
         """Return the class if it is built in or was imported before; None otherwise."""
         return self[name] if name in self else self._own.get(name)
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Name → path of the built-in classes."""
+        return dict(self._paths)
+
+    def name_of(self, kind: type) -> str | None:
+        """Return the name of a built-in class; None for a user's own."""
+        path = f"{kind.__module__}:{kind.__qualname__}"
+        return next((name for name, of in self._paths.items() if of == path), None)
+
+    def _is_part(self, found: Any) -> bool:
+        """Return whether it is a class of this kind. The bases are imported in turn, as PyTorch's is slow."""
+        if not isinstance(found, type):
+            return False
+        return not self._bases or any(issubclass(found, _imported(path)) for path in self._bases)
 
     def _own_class(self, name: str) -> type[T]:
         module_name, _, attribute = name.rpartition(":")
@@ -96,13 +113,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
         found: Any = getattr(module, attribute, None)
-        base: type = object if self._base is None else _imported(self._base)
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not self._is_part(found):
             here = [
                 key for key, value in vars(module).items()
-                if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+                if self._is_part(value) and value.__module__ == module.__name__
             ]  # fmt: skip
-            expected = "a class" if base is object else f"a subclass of rlmrec.{base.__name__}"
+            bases = " or ".join(f"rlmrec.{path.rpartition(':')[2]}" for path in reversed(self._bases))
+            expected = f"a subclass of {bases}" if bases else "a class"
             problem = f"has no {attribute}" if found is None else f"has a {attribute} that is not {expected}"
             raise ConfigError(
                 f"{self.kind} {name!r}: {module_name} {problem}; such classes in it: {', '.join(here) or 'none'}"

@@ -44,6 +44,11 @@ class Workspace:
         """Return the path of the cache of text vectors, shared by all encoders."""
         return self._folder("text_embeddings") / "cache.sqlite"
 
+    @property
+    def encoders_path(self) -> Path:
+        """Return the folder of the encoders that were fitted to texts, such as TF-IDF."""
+        return self._folder("text_embeddings") / "encoders"
+
     def text_embeddings_path(self, name: str = DEFAULT_TEXT_EMBEDDINGS) -> Path:
         """Return the path of the text vectors called ``name``.
 

@@ -55,7 +55,8 @@ def workspace(tmp_path):
 
 
 def train(call, place, name, alignment="none", *more):
-    return call("train", "-w", place.path, "--alignment", alignment, "--name", name, "--epochs", 7,
+    return call("train", "-w", place.path, "--backbone", "lightgcn", "--alignment", alignment,
+                "--name", name, "--epochs", 7,
                 "--set", "learning_rate=0.01", "--set", "batch_size=256", *more, "--json")  # fmt: skip
 
 
@@ -81,7 +82,9 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
             for option in (*options, "evaluate_every=1", "learning_rate=1e-9")
             for part in ("--set", option)
         ]
-        code, out, err = call("train", "-w", workspace.path, "--name", name, *settings)
+        code, out, err = call(
+            "train", "-w", workspace.path, "--backbone", "lightgcn", "--name", name, *settings
+        )
         assert code == 0, err
         said.append(" ".join(out.split()))
     assert "stopped after 2 updates, 1 per epoch" in said[0]
@@ -94,7 +97,7 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
 def test_short_epochs_keep_their_digits(seconds, shown):
     output = Output(as_json=False)
     with output.console.capture() as captured:
-        metrics = {"test": dict.fromkeys(SHOWN_METRICS, 0.5), "seconds_per_epoch": seconds}
+        metrics = {"test": dict.fromkeys(SHOWN_METRICS, 0.5), "epochs": 1, "seconds_per_epoch": seconds}
         show_metrics([FinishedRun("run", Path("run"), metrics).group()], output)
     assert captured.get().splitlines()[4].split("│")[-2].strip() == shown
 
@@ -417,7 +420,7 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlmrec.experiments.run.evaluate_embeddings", stop)  # trained, but not ended
+        patch.setattr("rlmrec.experiments.run.evaluate_scores", stop)  # trained, but not ended
         code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
         assert code == 130
         assert "repeat the command to resume" in err
@@ -558,7 +561,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     assert "0 of 30 movies, 0 of 40 viewers" in err  # these films are made up: no stored answer fits
     assert ("nothing asked live" in err) if LocalChat.missing() else ("asked SmolLM2" in err)
     result = last_json(out)
-    assert set(result["runs"]) == {"base", "con", "gen"}
+    assert set(result["runs"]) == {"base", "con", "gen", "graph-filter", "popularity"}
     assert result["items"][0]["title"].startswith("Film ")
     code, out, _ = call(
         "recommend", "-w", place, "--run", "con", "--user", result["user"], "-k", 10, "--json"
@@ -568,7 +571,7 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
     assert code == 0, err
-    assert err.count("already finished") == 3
+    assert err.count("already finished") == 5
     code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--seed", 3)
     assert code == 2
     assert "holds another dataset" in err

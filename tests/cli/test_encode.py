@@ -150,7 +150,9 @@ def test_drop_leaves_nodes_without_a_profile_out(call, place):
     assert not text_embeddings.has_item[:3].any()
     assert not text_embeddings.has_user[:4].any()
     for alignment in ("contrastive", "generative"):
-        assert not run(["train", "-w", place.path, "--alignment", alignment, "--epochs", 2])
+        assert not run(
+            ["train", "-w", place.path, "--backbone", "lightgcn", "--alignment", alignment, "--epochs", 2]
+        )
 
 
 def run(arguments):

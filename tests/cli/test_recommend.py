@@ -48,7 +48,8 @@ def place(tmp_path_factory):
     text_embeddings.save(place.text_embeddings_path())
     for name, alignment in (("base", "none"), ("con", "contrastive"), ("gen", "generative")):
         with pytest.raises(SystemExit) as end:
-            main(["train", "-w", str(place.path), "--alignment", alignment, "--name", name, "--epochs", "30",
+            main(["train", "-w", str(place.path), "--backbone", "lightgcn", "--alignment", alignment,
+                  "--name", name, "--epochs", "30",
                   "--set", "learning_rate=0.02", "--set", "batch_size=256"])  # fmt: skip
         assert end.value.code in (0, None)
     return place

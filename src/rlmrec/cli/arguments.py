@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlmrec.alignment import ALIGNMENTS
-from rlmrec.backbones import BACKBONES
+from rlmrec.models import MODELS
 
 DEFAULT_WORKSPACE = Path("workspace")
 
@@ -20,7 +20,17 @@ EncoderOption = Annotated[
     str | None,
     typer.Option(help="Encoder of the text; by default the recorded one. Needed for an encoder of your own."),
 ]
-BackboneOption = Annotated[str, typer.Option(help=f"{BACKBONES.choices}.")]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(help=f"{MODELS.choices}. By default graph-filter; with an alignment, lightgcn."),
+]
+BaselinesOption = Annotated[
+    bool,
+    typer.Option(
+        "--baselines/--no-baselines",
+        help="Show popularity and the graph filter too; they are fitted once as the runs popularity and graph-filter.",
+    ),
+]
 AlignmentOption = Annotated[str, typer.Option(help=f"{ALIGNMENTS.choices}.")]
 PresetOption = Annotated[
     str,

@@ -13,7 +13,7 @@ from rlmrec.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
-    from rlmrec.recommend.cold_start import ColdStart
+    from rlmrec.recommend.cold_start import TextModel
     from rlmrec.recommend.recommender import Recommender
     from rlmrec.types import Float32Array
     from rlmrec.workspace import Workspace
@@ -54,7 +54,7 @@ def fit(
     """
     from rlmrec.cli.output import Output
     from rlmrec.files import read_json
-    from rlmrec.recommend.cold_start import ColdStart, ProjectorMap
+    from rlmrec.recommend.cold_start import ColdStart, ProjectorMap, has_rule_for_texts
     from rlmrec.recommend.open import open_recommender
     from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
     from rlmrec.workspace import Workspace
@@ -67,6 +67,10 @@ def fit(
             f"--projector needs a run trained with contrastive; {run} is {config['run']['alignment']}"
         )
     recommender = open_recommender(place, run, dataset)
+    if has_rule_for_texts(recommender):
+        output.say(f"{escape(run)} reads texts by its own rule: nothing has to be fitted")
+        output.result({"run": run, **recommender.manifest["texts"]})
+        return
     name = text_embeddings_name or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
     text_embeddings = place.text_embeddings(dataset, name)
     if config["data"].get("texts", text_embeddings.digest) != text_embeddings.digest:
@@ -104,9 +108,9 @@ def item(
     from rlmrec.workspace import Workspace
 
     _refuse_empty("--text", text)
-    output = Output(as_json)
-    dataset, recommender, cold = _opened(Workspace(workspace), run)
-    vector = cold.items(_encoded(cold, text, encoder))[0]
+    place, output = Workspace(workspace), Output(as_json)
+    dataset, recommender, cold = _opened(place, run)
+    vector = cold.items(_encoded(place, cold, text, encoder))[0]
     users, cosines = recommender.users_for(vector, min(k, len(recommender.users)))
     titles = item_labels(dataset)
     near, nearness = recommender.items_for(vector, min(k, len(titles)))
@@ -173,7 +177,8 @@ def user(
         ids, scores = recommender.recommend_from_items(liked, k)
     else:
         dataset, recommender, cold = _opened(place, run)
-        ids, scores = recommender.recommend_vectors(cold.users(_encoded(cold, str(text), encoder))[0], k)
+        parts = cold.new_user(_encoded(place, cold, str(text), encoder)[0])
+        [ids], [scores] = recommender.recommend_parts(parts, k)
     titles = item_labels(dataset)
     answer = [
         {"id": raw, "score": float(score), "title": titles[dataset.items.row(raw)]}
@@ -197,7 +202,7 @@ def _refuse_empty(option: str, value: str | None) -> None:
         raise ConfigError(f"{option} is empty: expected {expected}")
 
 
-def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart]:
+def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, TextModel]:
     from rlmrec.recommend.open import open_cold_start, open_recommender
 
     dataset = place.dataset()
@@ -208,9 +213,9 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, ColdStart
         raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 
 
-def _encoded(cold: ColdStart, text: str, encoder_name: str | None) -> Float32Array:
+def _encoded(place: Workspace, cold: TextModel, text: str, encoder_name: str | None) -> Float32Array:
     from rlmrec.text.encoder import checked
     from rlmrec.text.registry import encoder_of
 
-    encoder = encoder_of(cold.manifest, encoder_name)
+    encoder = encoder_of(cold.manifest, encoder_name, place.encoders_path)
     return checked(encoder.name, encoder.encode([text]), 1, cold.size)

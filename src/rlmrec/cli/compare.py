@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, BaselinesOption, JsonOption, WorkspaceOption
 from rlmrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def compare(
         ),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    baselines: BaselinesOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the test split: metrics, change against the first run, paired significance tests.
@@ -34,6 +35,9 @@ def compare(
 
     The p-values are those of paired t-tests and Wilcoxon signed-rank tests, each with Holm's correction over the
     whole table; * marks p < 0.05 of the t-test over users.
+
+    The last rows are popularity and the graph filter, unless `--no-baselines` is given. They are not tested, so the
+    p-values do not depend on them; to test one, name it.
 
     Other options in which the runs differ are listed below the table: only where there are none is the difference
     due to the alignment.
@@ -64,22 +68,41 @@ def compare(
     if len(datasets) > 1:
         raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
     comparisons = compare_groups(groups)
-    show_metrics(groups, output, comparisons)
+    [trained_on] = datasets
+    beside = _baselines(place, trained_on, members, output) if baselines else []
+    show_metrics([*groups, *beside], output, comparisons)
     show_significance(comparisons, output)
     options = differing_options(groups)
     if options:
         listed = "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
         output.say(f"options that differ: {escape(listed)}")
-    [trained_on] = datasets
     if place.dataset_path.exists() and place.dataset().fingerprint != trained_on:
         output.say("[yellow]these runs are of an earlier dataset than the present one of the workspace[/]")
     output.result(
         {
             "runs": {group.name: group.summary() for group in groups},
+            "baselines": {group.name: group.summary() for group in beside},
             "comparisons": comparisons_as_dict(comparisons),
             "options_that_differ": options,
         }
     )
+
+
+def _baselines(place: Workspace, trained_on: str, shown: Sequence[str], output: Output) -> list[RunGroup]:
+    """Return the baselines that are not shown anyway, if the runs are of the workspace's present dataset."""
+    from rich.markup import escape
+
+    from rlmrec.experiments.baselines import find_baselines
+
+    if not place.dataset_path.exists():
+        return []
+    dataset = place.dataset()
+    if dataset.fingerprint != trained_on:
+        return []
+    found = find_baselines(place, dataset, shown)
+    for note in found.notes:
+        output.say(escape(note))
+    return [run.group() for run in found.runs]
 
 
 def _group(place: Workspace, name: str, output: Output) -> RunGroup:
@@ -100,7 +123,7 @@ def _group(place: Workspace, name: str, output: Output) -> RunGroup:
 
 
 def show_metrics(groups: Sequence[RunGroup], output: Output, comparisons: Comparisons | None = None) -> None:
-    """Print the table of runs: Recall and NDCG on test, change against the first run, seconds per epoch."""
+    """Print the table of runs: Recall and NDCG on test, change against the first run, seconds of training."""
     from rlmrec.evaluation.compare import SHOWN_METRICS
 
     rows = []
@@ -115,11 +138,11 @@ def show_metrics(groups: Sequence[RunGroup], output: Output, comparisons: Compar
             if compared is not None and compared.users.base:
                 cell += f" {100 * compared.users.relative:+.1f}" + "*" * compared.users.significant
             cells.append(cell)
-        rows.append([group.name, *cells, show_seconds(group.seconds_per_epoch)])
+        rows.append([group.name, *cells, show_seconds(group.seconds)])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN_METRICS]
     change = ", change in %" if comparisons else ""
     output.table(
-        f"test split, all items ranked (R recall, N NDCG{change})", ["run", *columns, "s/epoch"], rows
+        f"test split, all items ranked (R recall, N NDCG{change})", ["run", *columns, "seconds"], rows
     )
 
 
@@ -127,7 +150,7 @@ def show_seconds(value: float) -> str:
     """Return a time with at least two significant digits; "–" for 0, where nothing was trained."""
     if not value:
         return "–"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def show_significance(comparisons: Comparisons, output: Output) -> None:

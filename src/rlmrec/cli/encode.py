@@ -113,6 +113,8 @@ def encode(
 
     `rlmrec encode -w movies`
 
+    `rlmrec encode -w movies --encoder tfidf --set dim=512`   (seconds, no language model)
+
     `rlmrec encode -w movies --profiles llm+metadata --on-missing drop --name both`
 
     `rlmrec encode -w shop --encoder "sentence-transformers:hkunlp/instructor-base:Represent the product: "`
@@ -126,6 +128,7 @@ def encode(
     from rlmrec.text.api import OpenAIEmbeddings
     from rlmrec.text.encoding import save_if_changed
     from rlmrec.text.registry import encoder_spec, make_encoder
+    from rlmrec.text.tfidf import Tfidf
     from rlmrec.text.vectors import given_embeddings
     from rlmrec.workspace import Workspace
 
@@ -179,12 +182,17 @@ def encode(
 
     options = parse_settings(settings or [])
     made_by = make_encoder(encoder, base_url, key_env, device, options, concurrency=concurrency)
+    recorded = encoder_spec(encoder, base_url, key_env, options)
+    if isinstance(made_by, Tfidf):
+        every = (*item_nodes.texts, *(() if user_nodes is None else user_nodes.texts))
+        made_by = made_by.fitted_to([one for one in every if one is not None])
+        recorded["file"] = made_by.save(place.encoders_path)
     text_embeddings, kept = write_text_embeddings(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
         name=name, fill_users=on_missing == "text", price=price,
         manifest={
-            "made_by": encoder_spec(encoder, base_url, key_env, options),
+            "made_by": recorded,
             **selection.manifest(item_nodes, user_nodes, on_missing),
         },
     )  # fmt: skip

@@ -32,6 +32,7 @@ def index(
 
     place, output = Workspace(workspace), Output(as_json)
     recommender = open_recommender(place, run, place.dataset())
+    recommender.check_inner_product("an index")
     n_items = len(recommender.items)
     if n_items < EXACT_BELOW and not force:
         output.say(

@@ -7,7 +7,7 @@ from rlmrec.experiments import DEFAULT_PRESET
 
 
 def options(
-    backbone: BackboneOption = "lightgcn",
+    backbone: BackboneOption = None,
     alignment: AlignmentOption = "none",
     preset: PresetOption = DEFAULT_PRESET,
     as_json: JsonOption = False,
@@ -18,6 +18,9 @@ def options(
     """
     from rlmrec.cli.output import Output
     from rlmrec.experiments.spec import RunSpec, describe_options
+    from rlmrec.models import default_backbone
+
+    backbone = backbone or default_backbone(alignment)
 
     output = Output(as_json)
     rows = describe_options(RunSpec.resolve(backbone, alignment, preset))

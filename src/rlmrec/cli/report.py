@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, BaselinesOption, JsonOption, WorkspaceOption
 from rlmrec.errors import ConfigError
 
 
@@ -29,11 +29,13 @@ def report(
     ] = 3,
     price_in: Annotated[float | None, typer.Option(min=0, help="Money per million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Money per million answer tokens.")] = None,
+    baselines: BaselinesOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML file about the dataset, the runs, the profiles and the experiments; it opens offline.
 
-    Sections without content are omitted. Runs that differ in their seed alone are averaged.
+    Sections without content are omitted. Runs that differ in their seed alone are averaged. Beside the runs stand
+    popularity and the graph filter; on more than two million interactions only if they were trained before.
 
     **Examples:**
 
@@ -42,6 +44,7 @@ def report(
     `rlmrec report base con -w movies --projection tsne --colour-by genres --out movies.html`
     """
     from rlmrec.cli.output import Output
+    from rlmrec.experiments.baselines import find_baselines
     from rlmrec.paper.grids import grids
     from rlmrec.paper.sections import SECTIONS
     from rlmrec.profiles.progress import Price
@@ -53,6 +56,11 @@ def report(
         raise ConfigError("give both prices or none: --price-in and --price-out")
     price = None if price_in is None or price_out is None else Price(price_in, price_out)
     path = out or place.path / "report.html"
+    if baselines and place.dataset_path.exists() and (runs or any(place.path.glob("runs/*/metrics.json"))):
+        found = find_baselines(place, place.dataset(), runs or ())
+        for note in found.notes:
+            output.say(escape(note))
+        runs = [*runs, *(run.name for run in found.runs)] if runs else None
     left_out = write_report(
         place, path, runs or None, experiments=grids(), sections=SECTIONS,
         projection=projection, colour_by=colour_by, examples=examples, price=price,

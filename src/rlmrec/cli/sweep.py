@@ -168,7 +168,7 @@ def train_commands(
         words = ["rlmrec", "train", "-w", str(place.path), "--backbone", backbone, "--alignment", alignment]
         if (
             text_embeddings != DEFAULT_TEXT_EMBEDDINGS
-            and RunSpec.resolve(backbone, alignment, str(preset)).needs_text
+            and RunSpec.resolve(backbone, alignment, str(preset)).reads_text
         ):
             words += ["--text-embeddings", text_embeddings]
         commands.append(shlex.join([*words, "--preset", str(preset)]))

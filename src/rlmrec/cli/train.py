@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
@@ -41,7 +42,7 @@ FEW_UPDATES = 50  # of Adam: at the learning rates of the presets the embeddings
 
 def train(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    backbone: BackboneOption = "lightgcn",
+    backbone: BackboneOption = None,
     alignment: AlignmentOption = "none",
     preset: PresetOption = DEFAULT_PRESET,
     settings: SettingsOption = None,
@@ -63,21 +64,27 @@ def train(
 ) -> None:
     """Train a recommender, stop early on validation, evaluate it and save it. Repeat the command to resume a run.
 
-    `rlmrec options --backbone lightgcn --alignment contrastive` lists what `--set` accepts.
+    Without `--backbone` it fits graph-filter, which is computed in seconds instead of trained, with the workspace's
+    text embeddings if there are any; with `--alignment`, LightGCN. `rlmrec options --backbone lightgcn --alignment
+    contrastive` lists what `--set` accepts.
 
     **Examples:**
+
+    `rlmrec train -w movies`
 
     `rlmrec train -w movies --alignment contrastive --name con`
 
     `rlmrec train -w movies --alignment contrastive --text-embeddings by-llm`
 
-    `rlmrec train -w amazon --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
+    `rlmrec train -w amazon --backbone lightgcn --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
     """
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
+    from rlmrec.experiments.baselines import default_texts
     from rlmrec.experiments.run import InitialEmbeddings
     from rlmrec.experiments.spec import RunSpec
+    from rlmrec.models import default_backbone
     from rlmrec.registry import short_name
     from rlmrec.workspace import Workspace
 
@@ -85,17 +92,25 @@ def train(
     chosen = parse_settings(settings or [])
     if epochs is not None:
         chosen["epochs"] = epochs
+    backbone = backbone or default_backbone(alignment)
     spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
-    text_embeddings = place.text_embeddings(dataset, text_embeddings_name) if spec.needs_text else None
+    if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
+        place.text_embeddings(dataset, text_embeddings_name)  # those that were named must be there
+    text_embeddings, _ = default_texts(place, dataset, spec, text_embeddings_name)
     if name is None:
-        parts = [
-            short_name(backbone).lower(),
-            short_name(alignment).lower(),
-            Path(preset).stem,
-            f"seed{seed}",
-        ]
-        if spec.needs_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
+        parts = [short_name(backbone).lower(), *([f"seed{seed}"] if seed else [])]
+        parts = (
+            parts
+            if spec.is_closed_form
+            else [
+                short_name(backbone).lower(),
+                short_name(alignment).lower(),
+                Path(preset).stem,
+                f"seed{seed}",
+            ]
+        )
+        if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
             parts.append(f"texts={text_embeddings_name}")
         parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
@@ -107,12 +122,46 @@ def train(
     )  # fmt: skip
     metrics = finished.metrics
     show_metrics([finished.group()], output)
+    if spec.is_closed_form:
+        texts = None if text_embeddings is None else text_embeddings_name
+        _describe_fit(metrics, spec, texts, finished.folder, output)
+        output.result({"run": name, **metrics})
+        return
     output.say(
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, "
         f"{show_seconds(metrics['seconds_per_epoch'])} s/epoch; saved in {finished.folder}"
     )
     _warn_of_few_updates(metrics["epochs"], spec, dataset, output)
     output.result({"run": name, **metrics})
+
+
+def _describe_fit(
+    metrics: Mapping[str, Any], spec: RunSpec, texts: str | None, folder: Path, output: Output
+) -> None:
+    """Print what the fit of a closed form chose, what validation said, and its notes."""
+    from rlmrec.models import MODELS
+
+    fit = metrics["fit"]
+    if texts is not None:
+        output.say(escape(f"texts: the text embeddings {texts!r}"))
+    elif getattr(MODELS.resolve(spec.backbone), "reads_text", False):
+        output.say("texts: none; 'rlmrec encode' makes text embeddings, then train again with --overwrite")
+    if fit.get("chosen"):
+        output.say(
+            escape(
+                "options: " + ", ".join(f"{key} = {_short(value)}" for key, value in fit["chosen"].items())
+            )
+        )
+    if fit.get("validation"):
+        values = ", ".join(f"{key} {value:.4f}" for key, value in fit["validation"].items())
+        output.say(escape(f"validation: {values}"))
+    for note in fit.get("notes", ()):
+        output.say(escape(f"note: {note}"))
+    output.say(escape(f"fitted in {metrics['seconds']:.1f} s; saved in {folder}"))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _warn_of_few_updates(epochs: int, spec: RunSpec, dataset: Dataset, output: Output) -> None:
@@ -160,7 +209,10 @@ def train_with_progress(
             open_.callback(log.close)
 
         def on_start() -> None:
-            updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
+            if spec.is_closed_form:
+                output.say(escape(f"{label}: fitting {spec.backbone}"))
+            else:
+                updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
 
         def on_epoch(record: dict[str, Any]) -> None:
             loss, best = sum(record["loss"].values()), record["best"]

@@ -124,6 +124,11 @@ class FoldIn(ABC):
         The rows sum to ``parts(…).vectors`` less what every user gets.
         """
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether new users and items can be given by a text alone."""
+        return False
+
     def new_items(self, texts: Float32Array) -> Float32Array:
         """float32[n, d]: item embeddings from texts float32[n, d_s].
 
@@ -300,7 +305,14 @@ class ClosedForm(ABC):
     label: ClassVar[str]
     needs_text: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    enhancement: ClassVar[str] = ""  # as in Backbone: what tables add to the label
     Config: ClassVar[type[Config]]
+
+    @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether the result depends on text vectors, if there are any, with these options."""
+        del config
+        return cls.reads_text
 
     @classmethod
     @abstractmethod

@@ -62,6 +62,11 @@ class EASE(ClosedForm):
     Config: ClassVar[type[Config]] = EASEConfig
 
     @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether the text term is switched on."""
+        return bool(config.text_ridge > 0)
+
+    @classmethod
     def fit(
         cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
     ) -> ClosedFormModel:

@@ -421,6 +421,11 @@ class GraphRule(FoldIn):
             shares[-1, rank:] = texted[0] * text_scales[0] - shares[:-1, rank:].sum(axis=0)
         return shares
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the model was fitted with texts that it uses."""
+        return self.item_texts is not None or self.user_texts is not None
+
     def new_items(self, texts: Float32Array) -> Float32Array:
         """[Q̂ ; T] of items that are known by text alone; see ``FoldIn.new_items``."""
         if self.item_texts is None or self.of_new_items is None:

@@ -108,6 +108,16 @@ class RunGroup:
         """The mean training time of an epoch; 0 for a run without training."""
         return statistics.mean(float(run.metrics["seconds_per_epoch"]) for run in self.runs)
 
+    @property
+    def seconds(self) -> float:
+        """The mean time of training without validation, or of fitting a closed form; 0 for neither."""
+        return statistics.mean(
+            float(
+                run.metrics.get("seconds") or run.metrics.get("epochs", 0) * run.metrics["seconds_per_epoch"]
+            )
+            for run in self.runs
+        )
+
     def per_user(self) -> Seeds:
         """Return the test metrics of each user, by seed.
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.alignment import ALIGNMENTS, alignment_label
-from rlmrec.backbones import BACKBONES
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
 from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
+from rlmrec.models import MODELS
 from rlmrec.registry import short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
@@ -248,8 +248,8 @@ class Experiment:
             used.update(own)
             spec = RunSpec.resolve(backbone, alignment, preset, point["seed"], own)
         text: dict[str, Any] = {}
-        if spec is None or spec.needs_text:
-            name = point["text_embeddings"]
+        name = point["text_embeddings"]
+        if spec is None or spec.needs_text or (spec.reads_text and name in names):
             text = {"text_embeddings": name, "shuffle": point["shuffle"]}
             if name in names:
                 text["texts"] = inputs.text_embeddings(name).digest
@@ -326,7 +326,7 @@ def backbone_label(name: str) -> str:
         >>> backbone_label("kar-sgl"), backbone_label("mine:Model"), backbone_label("semantic-only")
         ('SGL', 'Model', '–')
     """
-    kind = BACKBONES.known(name)
+    kind = MODELS.known(name)
     return ABSENT if name == SEMANTIC_ONLY else short_name(name) if kind is None else kind.label
 
 
@@ -340,7 +340,7 @@ def _coordinates(
     run: Mapping[str, Any], data: Mapping[str, Any], start: Mapping[str, Any] | None, period: str, cut: str
 ) -> dict[str, str]:
     backbone, alignment = run["backbone"], run["alignment"]
-    kinds = BACKBONES.known(backbone), ALIGNMENTS.known(alignment)
+    kinds = MODELS.known(backbone), ALIGNMENTS.known(alignment)
     variant = run.get("alignment_label") or alignment_label(alignment)
     # A class of the user's own that is not imported may read texts.
     reads_text = any(kind is None or kind.needs_text for kind in kinds)

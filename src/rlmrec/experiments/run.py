@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,16 +25,19 @@ from rlmrec import __version__
 from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, Backbone
 from rlmrec.backbones.base import BackboneConfig
+from rlmrec.closed_form.base import Texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.machine import load_average
+from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, train
+from rlmrec.types import Float32Array, IntArray
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
@@ -156,8 +161,14 @@ def run(
     config = run_config(spec, dataset, text_embeddings, start)
     if kept := _kept(folder, config, overwrite):
         return kept
-    if text_embeddings is not None and spec.needs_text and text_embeddings_name is not None:
+    if text_embeddings is not None and spec.reads_text and text_embeddings_name is not None:
         config["names"] = {"semantics": text_embeddings_name}  # a part of its own: it identifies nothing
+    if spec.is_closed_form:
+        if start is not None:
+            raise ConfigError(f"{spec.backbone} is computed, not trained: it starts from no other run")
+        if on_start is not None:
+            on_start()
+        return _fit(spec, dataset, text_embeddings if spec.reads_text else None, folder, config)
     backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
         start.put_into(backbone)
@@ -178,7 +189,7 @@ def run(
     Recommender.of(
         dataset, trained.users, trained.items, {"config": config}, trained.item_messages, trained.self_loops
     ).save(folder / "recommender")
-    results = evaluate_embeddings(trained.users, trained.items, dataset, folder)
+    results = evaluate_scores(DotProduct(trained.users, trained.items), dataset, folder)
     metrics = {
         **results,
         "best_epoch": trained.best_epoch,
@@ -193,6 +204,52 @@ def run(
     return metrics
 
 
+def _fit(
+    spec: RunSpec,
+    dataset: Dataset,
+    text_embeddings: TextEmbeddings | None,
+    folder: Path,
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """Fit a closed form, evaluate it and write the run's folder; return the content of ``metrics.json``."""
+    kind = MODELS.resolve(spec.backbone)
+    assert is_closed_form(kind)
+    texts = None if text_embeddings is None else node_texts(text_embeddings, dataset)
+    start = time.perf_counter()
+    model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)
+    seconds = time.perf_counter() - start
+    manifest: dict[str, Any] = {}
+    user_texts = None
+    if text_embeddings is not None and texts is not None and model.rule.reads_texts:
+        manifest["texts"] = {
+            "encoder": text_embeddings.manifest.get("encoder", "unknown"),
+            "made_by": text_embeddings.manifest.get("made_by"),
+            "text_size": text_embeddings.size,
+        }
+        if texts.users is not None and texts.has_user is not None:
+            user_texts = np.where(texts.has_user[:, None], texts.users, np.float32(0))
+    record = json.loads(json.dumps(model.record, default=float))
+    recommender = Recommender.of_model(dataset, model, manifest, user_texts)
+    return _write_untrained(folder, config, dataset, recommender, seconds=seconds, fit=record)
+
+
+def node_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> Texts:
+    """Return text vectors as a closed form reads them: only a text of the user's own counts, not a mean over items."""
+    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
+    own = text_embeddings.has_user & ~np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
+    if not own.any():
+        return Texts(text_embeddings.items, None, text_embeddings.has_item, None)
+    return Texts(text_embeddings.items, text_embeddings.users, text_embeddings.has_item, own)
+
+
+def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the options left open, for which TOML has no value."""
+    return {
+        part: {name: value for name, value in options.items() if value is not None}
+        for part, options in config.items()
+    }
+
+
 def run_config(
     spec: RunSpec,
     dataset: Dataset,
@@ -201,7 +258,7 @@ def run_config(
 ) -> dict[str, Any]:
     """Return all that a run's numbers depend on: the content of ``config.toml`` without names for people."""
     data = {"dataset": dataset.fingerprint}
-    if text_embeddings is not None and spec.needs_text:
+    if text_embeddings is not None and spec.reads_text:
         data["texts"] = text_embeddings.digest
     if start is not None:
         data["start"] = start.digest
@@ -249,19 +306,22 @@ def _kept(folder: Path, config: dict[str, Any], overwrite: bool) -> dict[str, An
 
 
 def _write_untrained(
-    folder: Path, config: dict[str, Any], dataset: Dataset, recommender: Recommender
+    folder: Path, config: dict[str, Any], dataset: Dataset, recommender: Recommender, **more: Any
 ) -> dict[str, Any]:
-    """Write the folder of a run without training; return the content of ``metrics.json``."""
+    """Write the folder of a run without training; return its ``metrics.json``, which ``more`` is added to."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_text(folder / "config.toml", tomli_w.dumps(config))
+    write_text(folder / "config.toml", tomli_w.dumps(_without_none(config)))
     recommender.manifest["config"] = config
     recommender.save(folder / "recommender")
+    start = time.perf_counter()
+    results = evaluate_scores(scores_of(recommender), dataset, folder)
     metrics = {
-        **evaluate_embeddings(recommender.users, recommender.items, dataset, folder),
+        **results,
         "best_epoch": None,
         "epochs": 0,
         "seconds_per_epoch": 0.0,
-        "seconds_evaluation": 0.0,
+        "seconds_evaluation": time.perf_counter() - start,
+        **more,
         "environment": environment("cpu"),
         "config": config,
     }
@@ -347,16 +407,38 @@ def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> s
     return None
 
 
-def evaluate_embeddings(
-    users: Any, items: Any, dataset: Dataset, folder: Path | None = None
-) -> dict[str, Any]:
-    """Compute test and validation metrics of final embeddings; with a folder, write the values per user there."""
+class RecommenderScores(DotProduct):
+    """The scores of a recommender, the sparse parts of a closed form included.
+
+    Args:
+        recommender: the recommender.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        super().__init__(recommender.users, recommender.items)
+        object.__setattr__(self, "_recommender", recommender)
+
+    def score(self, users: IntArray) -> Float32Array:
+        """Return the scores float32[B, I] of user rows int64[B]."""
+        recommender: Recommender = self.__dict__["_recommender"]
+        return recommender.score_rows(users)
+
+
+def scores_of(recommender: Recommender) -> DotProduct:
+    """Return what ``evaluate`` ranks a recommender's items by."""
+    if recommender.is_inner_product:
+        return DotProduct(recommender.users, recommender.items)
+    return RecommenderScores(recommender)
+
+
+def evaluate_scores(scores: DotProduct, dataset: Dataset, folder: Path | None = None) -> dict[str, Any]:
+    """Compute test and validation metrics of final scores; with a folder, the per-user values are written there."""
     results: dict[str, Any] = {}
     for split in ("test", "valid"):
         if not len(dataset.split(split)):
             results[split] = None
             continue
-        ranking: Ranking = evaluate(DotProduct(users, items), dataset, k=K, split=split)
+        ranking: Ranking = evaluate(scores, dataset, k=K, split=split)
         results[split] = ranking.metrics()
         if folder is not None:
             ranking.save(folder / f"{split}.parquet")

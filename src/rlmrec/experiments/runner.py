@@ -243,7 +243,8 @@ class _Stage:
         self.progress.running.pop(trial.id, None)
         if record["status"] == "done":
             self.progress.done += 1
-            self.progress.epochs.append(max(1, record["epochs"]))
+            if record["epochs"]:  # a closed form has none, which tells nothing of the others
+                self.progress.epochs.append(record["epochs"])
         else:
             self.progress.failed += 1
         self.results.append(record)

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlmrec.alignment import ALIGNMENTS
-from rlmrec.backbones import BACKBONES
-from rlmrec.config import Config, make
+from rlmrec.config import Config, NoOptions, make
 from rlmrec.errors import ConfigError
 from rlmrec.experiments import DEFAULT_PRESET
+from rlmrec.models import MODELS, is_closed_form
 from rlmrec.registry import is_path, short_name
 from rlmrec.training.trainer import TrainConfig
 
@@ -33,11 +33,11 @@ class RunSpec:
     """A training run, fully resolved: the same spec, dataset, vectors and machine give the same numbers.
 
     Args:
-        backbone: a name of ``BACKBONES``, or the path of your own class.
+        backbone: a name of ``MODELS``, or the path of your own class.
         alignment: a name of ``ALIGNMENTS``, or the path of your own class.
         backbone_config: the backbone's options.
         alignment_config: the alignment's options.
-        training: the trainer's options.
+        training: the trainer's options; the defaults, which nothing reads, where nothing is trained.
         seed: seed of initialisation and training.
         preset: where the options came from, for the record.
     """
@@ -78,9 +78,20 @@ class RunSpec:
         )
 
     @property
+    def is_closed_form(self) -> bool:
+        """Whether the backbone is computed instead of trained."""
+        return is_closed_form(MODELS.resolve(self.backbone))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text vectors change the result; where they are not needed, it is also fitted without any."""
+        kind = MODELS.resolve(self.backbone)
+        return self.needs_text or (is_closed_form(kind) and kind.uses_text(self.backbone_config))
+
+    @property
     def needs_text(self) -> bool:
-        """Whether the alignment or the backbone reads text vectors."""
-        return ALIGNMENTS.resolve(self.alignment).needs_text or BACKBONES.resolve(self.backbone).needs_text
+        """Whether the alignment or the backbone cannot do without text vectors."""
+        return ALIGNMENTS.resolve(self.alignment).needs_text or MODELS.resolve(self.backbone).needs_text
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values: what ``config.toml`` holds.
@@ -97,7 +108,7 @@ class RunSpec:
             },
             "backbone": self.backbone_config.model_dump(),
             "alignment": self.alignment_config.model_dump(),
-            "training": self.training.model_dump(),
+            "training": {} if self.is_closed_form else self.training.model_dump(),
         }
 
     @classmethod
@@ -117,9 +128,21 @@ class RunSpec:
 
 
 def config_classes(backbone: str, alignment: str) -> dict[str, type[Config]]:
-    """Return the classes of the options of each part of a run."""
+    """Return the classes of the options of each part of a run.
+
+    Raises:
+        ConfigError: an unknown name, or an alignment of a backbone that is not trained.
+    """
+    kind = MODELS.resolve(backbone)
+    if is_closed_form(kind):
+        if alignment != "none":
+            raise ConfigError(
+                f"{backbone} is computed in closed form, so there is no training that alignment {alignment!r} could "
+                "join: leave out the alignment, or name a trained backbone such as --backbone lightgcn"
+            )
+        return {"backbone": kind.Config, "alignment": NoOptions, "training": NoOptions}
     return {
-        "backbone": BACKBONES.resolve(backbone).Config,
+        "backbone": MODELS.resolve(backbone).Config,
         "alignment": ALIGNMENTS.resolve(alignment).Config,
         "training": TrainConfig,
     }
@@ -127,7 +150,7 @@ def config_classes(backbone: str, alignment: str) -> dict[str, type[Config]]:
 
 def own_labels(backbone: str, alignment: str) -> dict[str, str]:
     """Return the labels of the user's own classes that differ from the classes' names."""
-    parts = {"backbone_label": BACKBONES.known(backbone), "alignment_label": ALIGNMENTS.known(alignment)}
+    parts = {"backbone_label": MODELS.known(backbone), "alignment_label": ALIGNMENTS.known(alignment)}
     names = {"backbone_label": backbone, "alignment_label": alignment}
     return {
         key: found.label
@@ -169,9 +192,10 @@ def _part_of(name: str, kinds: Mapping[str, type[Config]], backbone: str, alignm
         )
     if not parts:
         known = ", ".join(sorted({field for kind in kinds.values() for field in kind.model_fields}))
-        raise UnknownOptionError(
-            f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
-        )
+        message = f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
+        if kinds["training"] is NoOptions and option in TrainConfig.model_fields:
+            message += "; nothing is trained here: to train, name a backbone such as --backbone lightgcn"
+        raise UnknownOptionError(message)
     return parts[0], option
 
 
@@ -185,7 +209,7 @@ def describe_options(spec: RunSpec) -> list[dict[str, Any]]:
     parts = {
         f"backbone {spec.backbone}": spec.backbone_config,
         f"alignment {spec.alignment}": spec.alignment_config,
-        "training": spec.training,
+        **({} if spec.is_closed_form else {"training": spec.training}),
     }
     names = [name for config in parts.values() for name in type(config).model_fields]
     return [
@@ -253,7 +277,7 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
     # An alignment that the preset does not know.
     # Options are qualified where the alignment has one of the same name.
     shared = ALIGNMENTS.resolve(alignment).Config.model_fields.keys()
-    own = BACKBONES.resolve(backbone).Config.model_fields.keys()
+    own = MODELS.resolve(backbone).Config.model_fields.keys()
     return {
         f"{'backbone' if name in own else 'training'}.{name}" if name in shared else name: value
         for name, value in tables.get("none", {}).items()

@@ -278,7 +278,7 @@ def trial_maker(
     """
 
     def make(spec: RunSpec) -> Trial:
-        if not spec.needs_text:
+        if not spec.reads_text or (text_embeddings is None and not spec.needs_text):
             return Trial(spec, dataset)
         if text_embeddings is None:
             raise ConfigError(

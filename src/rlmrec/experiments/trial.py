@@ -294,7 +294,8 @@ def run_trial(
         "dataset": inputs.dataset.name,
         "cell": trial.as_dict(),
         **{name: value for name, value in metrics.items() if name != "config"},
-        "seconds": sum(epoch["seconds"] + epoch.get("seconds_evaluation", 0) for epoch in epochs),
+        "seconds": sum(epoch["seconds"] + epoch.get("seconds_evaluation", 0) for epoch in epochs)
+        or metrics.get("seconds", 0.0),
         "validation_curve": [
             [epoch["epoch"], round(epoch["valid"][MONITORED], 5)] for epoch in epochs if "valid" in epoch
         ],

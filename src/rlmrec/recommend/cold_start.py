@@ -14,6 +14,7 @@ import scipy.linalg
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rlmrec.closed_form.base import UserParts
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
@@ -174,6 +175,68 @@ MAPS: dict[str, Callable[[Arrays, dict[str, float]], Map]] = {
 }
 
 
+class TextModel(Protocol):
+    """Computes what a run gives new items and new users from a text vector: ``ColdStart`` or ``RuleColdStart``."""
+
+    manifest: dict[str, Any]
+    encoder: str
+    size: int
+
+    def items(self, texts: Float32Array) -> Float32Array:
+        """Compute embeddings float32[n, d] of items with these text vectors, float32[n, d_s]."""
+
+    def new_user(self, text: Float32Array) -> UserParts:
+        """Compute the parts of a user with this text vector, float32[d_s], for ``Recommender.recommend_parts``."""
+
+
+class RuleColdStart:
+    """New items and users of a closed-form run, by the run's own rule: nothing has to be fitted.
+
+    Args:
+        recommender: of a run that was fitted with text embeddings and uses them (``has_rule_for_texts``).
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        self.manifest: dict[str, Any] = recommender.manifest["texts"]
+        self.encoder: str = self.manifest["encoder"]
+        self.size: int = self.manifest["text_size"]
+
+    def items(self, texts: Float32Array) -> Float32Array:
+        """Compute embeddings float32[n, d] of items with these text vectors, float32[n, d_s].
+
+        Raises:
+            DataError: the vectors have another size or are not finite, or the run uses users' texts alone.
+        """
+        parts = self.recommender.parts
+        assert parts is not None
+        assert parts.rule is not None
+        return parts.rule.new_items(_checked_texts(texts, self))
+
+    def new_user(self, text: Float32Array) -> UserParts:
+        """Compute the parts of a user with this text vector, float32[d_s].
+
+        Raises:
+            DataError: the vector has another size or is not finite.
+        """
+        return self.recommender.new_user(text=_checked_texts(text, self)[0])
+
+
+def has_rule_for_texts(recommender: Recommender) -> bool:
+    """Return whether a run reads texts by its own rule."""
+    parts = recommender.parts
+    return parts is not None and parts.reads_texts and "texts" in recommender.manifest
+
+
+def _checked_texts(texts: Float32Array, model: TextModel) -> Float32Array:
+    texts = np.atleast_2d(np.asarray(texts, np.float32))
+    if texts.shape[1] != model.size or not np.isfinite(texts).all():
+        raise DataError(
+            f"expected finite text vectors of {model.size} numbers, made by {model.encoder}, got shape {texts.shape}"
+        )
+    return texts
+
+
 class ColdStart:
     """Computes the embedding of an item or a user without interactions from a text vector, without retraining.
 
@@ -226,12 +289,12 @@ class ColdStart:
         """
         return self._directions(texts) * np.float32(self.user_length)
 
+    def new_user(self, text: Float32Array) -> UserParts:
+        """Compute the parts of a user with this text vector, float32[d_s]; see ``users``."""
+        return UserParts(self.users(text))
+
     def _directions(self, texts: Float32Array) -> Float32Array:
-        texts = np.atleast_2d(np.asarray(texts, np.float32))
-        if texts.shape[1] != self.size or not np.isfinite(texts).all():
-            raise DataError(
-                f"expected finite text vectors of {self.size} numbers, made by {self.encoder}, got shape {texts.shape}"
-            )
+        texts = _checked_texts(texts, self)
         return unit_rows(self.map.apply(texts))
 
     @classmethod
@@ -261,6 +324,10 @@ class ColdStart:
         if len(warm) < MIN_ITEMS:
             raise DataError(
                 f"{len(warm)} items have both a text vector and training interactions: at least {MIN_ITEMS} are needed"
+            )
+        if not recommender.items.shape[1]:
+            raise DataError(
+                "this run has item neighbours and no embeddings, so no text can be mapped to them"
             )
         sizes = text_embeddings.size, recommender.items.shape[1]
         if projector is not None and projector.sizes != sizes:

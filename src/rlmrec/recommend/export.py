@@ -93,6 +93,7 @@ def write_parquet(recommender: Recommender, folder: Path) -> list[Path]:
     Returns:
         their paths.
     """
+    recommender.check_inner_product("an export of embeddings")
     written = []
     for side in SIDES:
         ids, vectors = _side(recommender, side)
@@ -136,6 +137,7 @@ def load_qdrant(
         >>> from qdrant_client import QdrantClient
         >>> load_qdrant(recommender, QdrantClient(path="vectors"))
     """
+    recommender.check_inner_product("an export of embeddings")
     models = _qdrant().models
     done = 0
     for side in SIDES:

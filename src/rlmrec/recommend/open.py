@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import WorkspaceError
-from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.cold_start import (
+    ColdStart,
+    RuleColdStart,
+    TextModel,
+    has_cold_start,
+    has_rule_for_texts,
+)
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.index import Index, has_index
 from rlmrec.recommend.recommender import Recommender
@@ -32,12 +38,30 @@ def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: boo
     return recommender
 
 
-def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> ColdStart:
-    """Load the cold-start model of a finished run.
+def find_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> TextModel | None:
+    """Load what maps texts for a finished run; None if there is nothing yet.
+
+    Raises:
+        WorkspaceError: the cold-start model is damaged, or was fitted to other embeddings.
+    """
+    if has_rule_for_texts(recommender) or has_cold_start(workspace.recommender_path(run)):
+        return open_cold_start(workspace, run, recommender)
+    return None
+
+
+def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> TextModel:
+    """Load the cold-start model of a finished run; a closed-form run that was fitted with texts needs none.
 
     Raises:
         WorkspaceError: there is none yet, it is damaged, or it was fitted to other embeddings.
     """
+    if has_rule_for_texts(recommender):
+        return RuleColdStart(recommender)
+    if recommender.parts is not None and not has_cold_start(workspace.recommender_path(run)):
+        raise WorkspaceError(
+            f"run {run!r} reads no texts: fit graph-filter with text embeddings ('rlmrec encode', then "
+            "'rlmrec train'), or create a cold-start model with 'rlmrec cold fit'"
+        )
     return ColdStart.load(workspace.recommender_path(run), recommender)
 
 

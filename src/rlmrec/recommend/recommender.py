@@ -1,4 +1,4 @@
-"""Recommender: top-k recommendations from embeddings, with NumPy alone."""
+"""Recommender: top-k recommendations from embeddings, and from sparse parts beside them, without PyTorch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from rlmrec.closed_form.base import ClosedFormModel, UserParts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.recommend import search, storage
 from rlmrec.recommend.index import Index
 from rlmrec.recommend.search import Found, Queries
+from rlmrec.recommend.sparse_parts import SparseParts
 from rlmrec.topk import MEMORY_BUDGET
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
@@ -47,9 +49,11 @@ class Recommender:
             another form. ``fold_in`` and explanations use them.
         self_loops: d_u counts the user itself, as in GCCF.
         index: an approximate index over ``items``; None searches exactly.
+        parts: what a closed-form recommender adds to e_u · e_i, and its rule for new users; None for trained ones.
 
     Raises:
         DataError: the shapes do not match, or an embedding is not finite.
+        ConfigError: an index, while ``parts`` add to the dot product.
 
     Example:
         >>> recommender = Recommender(
@@ -78,6 +82,7 @@ class Recommender:
         item_messages: Float32Array | None = None,
         self_loops: bool = False,
         index: Index | None = None,
+        parts: SparseParts | None = None,
     ) -> None:
         matrices = [("user", users, user_ids), ("item", items, item_ids)]
         if item_messages is not None:
@@ -108,6 +113,11 @@ class Recommender:
         self.item_messages = None if item_messages is None else np.ascontiguousarray(item_messages)
         self.self_loops = self_loops
         self.index = index
+        self.parts = parts
+        if parts is not None:
+            parts.check(len(user_ids), len(item_ids))
+        if index is not None:
+            self.check_inner_product("an index")
 
     def __repr__(self) -> str:
         parts = [
@@ -143,6 +153,43 @@ class Recommender:
             users, items, dataset.users, dataset.items, dataset.train.csr(), {**(manifest or {}), **belongs},
             item_messages=item_messages, self_loops=self_loops,
         )  # fmt: skip
+
+    @classmethod
+    def of_model(
+        cls,
+        dataset: Dataset,
+        model: ClosedFormModel,
+        manifest: dict[str, Any] | None = None,
+        user_texts: Float32Array | None = None,
+    ) -> Recommender:
+        """Make a recommender of a closed-form model that was fitted to a dataset.
+
+        Args:
+            dataset: the dataset.
+            model: the model.
+            manifest: as in the class.
+            user_texts: float32[U, d_s], the users' own text vectors that it was fitted with, zeros for none.
+        """
+        recommender = cls.of(dataset, model.users, model.items, manifest)
+        return recommender._replace(parts=SparseParts.of(model, user_texts))
+
+    @property
+    def is_inner_product(self) -> bool:
+        """Whether e_u · e_i is all of the score, so that an index or a vector database can search."""
+        return self.parts is None or self.parts.is_inner_product
+
+    def check_inner_product(self, purpose: str) -> None:
+        """Check that the embeddings alone give the scores.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        if not self.is_inner_product:
+            raise ConfigError(
+                f"{purpose} needs scores that are dot products, and this run adds item neighbours or similar users to "
+                "them: train graph-filter with --set neighbours=0 --set user_text_weight=0, or write everybody's "
+                "lists with 'rlmrec recommend --all'"
+            )
 
     # -- recommendations ---------------------------------------------------------------------------------
 
@@ -209,8 +256,28 @@ class Recommender:
             DataError: the vectors have another size or are not finite.
         """
         vectors, scalar = self._checked(vectors)
-        queries = Queries(len(vectors), vectors.__getitem__)
-        return _answer(self._raw_items, self._search(queries, k, self._allowed(candidates, exclude)), scalar)
+        ids, scores = self.recommend_parts(UserParts(vectors), k, candidates, exclude)
+        return (ids[0], scores[0]) if scalar else (ids, scores)
+
+    def recommend_parts(
+        self,
+        parts: UserParts,
+        k: int = 20,
+        candidates: Iterable[RawId] | None = None,
+        exclude: Iterable[RawId] | None = None,
+    ) -> Answer:
+        """Return the k best items for users who are not in the catalogue, such as ``new_user`` makes.
+
+        Args:
+            parts: of B users.
+            k: how many.
+            candidates: as in ``recommend``.
+            exclude: as in ``recommend``.
+        """
+        queries = Queries(
+            len(parts.vectors), parts.vectors.__getitem__, sparse=lambda block: _part(parts, block)
+        )
+        return _answer(self._raw_items, self._search(queries, k, self._allowed(candidates, exclude)), False)
 
     def recommend_from_items(self, item_ids: Sequence[RawId] | AnyArray, k: int = 20) -> Answer:
         """Return the k best items for a new user who likes these items; the liked items are left out.
@@ -219,7 +286,8 @@ class Recommender:
             UnknownIdError: an unknown item.
             ConfigError: no item, or k below 1.
         """
-        return self.recommend_vectors(self.fold_in(item_ids), k, exclude=item_ids)
+        ids, scores = self.recommend_parts(self.new_user(item_ids), k, exclude=item_ids)
+        return ids[0], scores[0]
 
     def score(self, user_ids: RawIds, item_ids: RawIds) -> Float32Array:
         """Return the scores float32[B, M] of B users for M items; one id drops its axis.
@@ -236,7 +304,9 @@ class Recommender:
     def score_rows(self, users: IntArray, items: IntArray | None = None) -> Float32Array:
         """Return the scores float32[B, M] of user rows for item rows; of all items by default."""
         scores: Float32Array = self.users[users] @ (self.items if items is None else self.items[items]).T
-        return scores
+        if self.parts is None:
+            return scores
+        return self.parts.add_to(scores, self.parts.of_users(self.users[users], users), items)
 
     def rank(self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
         """Return the place int64[M], from 1, of each item among all items that the user has not seen.
@@ -266,10 +336,15 @@ class Recommender:
 
         Returns:
             rows int64[n] of the user's training items; float32[n], what each adds; and what the user's own
-            embedding adds, so that the sum of all is the score. Without ``item_messages``: the cosines of the
+            embedding adds, so that the sum of all is the score; with ``parts`` it is what the user's own text, users
+            of similar text and what everybody gets add. Without ``item_messages`` or a rule: the cosines of the
             training items to the item, and None.
         """
         rows, target = self.history(user), self.items[item]
+        exact = None if self.parts is None else self.parts.contributions(user, item, rows, target)
+        if exact is not None:
+            score = float(self.score_rows(np.array([user]), np.array([item]))[0, 0])
+            return rows, exact.astype(np.float32), score - float(exact.sum())
         if self.item_messages is None:
             lengths = np.linalg.norm(self.items[rows], axis=1) * np.linalg.norm(target)
             cosines: Float32Array = (self.items[rows] @ target) / np.where(lengths > 0, lengths, 1)
@@ -283,20 +358,50 @@ class Recommender:
     def fold_in(self, item_ids: Sequence[RawId] | AnyArray) -> Float32Array:
         """Return the vector float32[d] of a new user who likes these items, without training.
 
-        It is one propagation step: Σ m_v / √n over the n items, what the model gives a user of n items whose
-        own embedding is zero. Without ``item_messages`` it is the mean of the items' embeddings.
+        With ``parts`` it follows their rule, exactly as for a user of the catalogue. Otherwise it is one
+        propagation step: Σ m_v / √n over the n items, what the model gives a user of n items whose own embedding is
+        zero. Without ``item_messages`` it is the mean of the items' embeddings.
 
         Raises:
             UnknownIdError: an unknown item.
-            ConfigError: no item.
+            ConfigError: no item, or a vector does not say everything (``new_user`` does).
         """
+        return self.fold_in_rows(self._liked(item_ids))
+
+    def new_user(
+        self, item_ids: Sequence[RawId] | AnyArray = (), text: Float32Array | None = None
+    ) -> UserParts:
+        """Return the parts of a new user for ``recommend_parts``, from liked items, a text, or both.
+
+        Args:
+            item_ids: n raw ids; none for a user who is known by a text alone.
+            text: float32[d_s], the vector of the user's own text, which only some closed-form runs read; None
+                without one.
+
+        Raises:
+            UnknownIdError: an unknown item.
+            ConfigError: neither an item nor a text, or a text for a trained run, which needs a ``ColdStart``.
+            DataError: the run reads no texts, or the vector has another size.
+        """
+        rows = np.empty(0, np.int64) if text is not None and not len(item_ids) else self._liked(item_ids)
+        if self.parts is not None:
+            return self.parts.fold_in(rows, None, text, len(self.items))
+        if text is not None:
+            raise ConfigError("a trained run maps texts by its cold-start model: use ColdStart.users")
+        return UserParts(self.fold_in_rows(rows)[None])
+
+    def _liked(self, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
         rows = np.unique(self.item_ids.rows(list(item_ids)))
         if not len(rows):
             raise ConfigError("fold_in needs at least one item")
-        return self.fold_in_rows(rows)
+        return rows
 
     def fold_in_rows(self, rows: IntArray, weights: Float32Array | None = None) -> Float32Array:
         """Return the vector of ``fold_in`` for item rows; ``weights`` float32[n] count each item, 1 by default."""
+        if self.parts is not None:
+            self.check_inner_product("a vector of a new user")
+            folded: Float32Array = self.parts.fold_in(rows, weights, None, len(self.items)).vectors[0]
+            return folded
         table = self.items if self.item_messages is None else self.item_messages
         weights = np.ones(len(rows), np.float32) if weights is None else weights
         total = float(weights.sum())
@@ -343,16 +448,24 @@ class Recommender:
             # Nobody had them in training, so they send no messages.
             item_messages=None if messages is None else np.concatenate([messages, np.zeros_like(vectors)]),
             index=self.index and self.index.with_items(vectors),
+            parts=self.parts and self.parts.widened(n_items),
         )
 
     def with_index(self, index: Index | None) -> Recommender:
-        """Return a recommender that searches through an index; None searches exactly."""
+        """Return a recommender that searches through an index; None searches exactly.
+
+        Raises:
+            ConfigError: scores are more than dot products.
+        """
         return self._replace(index=index)
 
     # -- similarity --------------------------------------------------------------------------------------
 
     def similar_items(self, item_ids: RawIds, k: int = 10) -> Answer:
-        """Return the k items with the highest cosine to each item, without the item itself."""
+        """Return the k items with the highest cosine to each item, without the item itself.
+
+        Where items have no embeddings (itemknn, ease), the cosine is that of their columns of the item-item matrix.
+        """
         rows, scalar = _rows(self.item_ids, item_ids)
         return _answer(self._raw_items, self._similar(self._unit_items, rows, k), scalar)
 
@@ -393,10 +506,19 @@ class Recommender:
             def seen(block: slice) -> sp.csr_array:
                 return sp.csr_array(self.seen[users[block]])
 
-        return Queries(len(users), lambda block: self.users[users[block]], seen)
+        sparse: Callable[[slice], UserParts] | None = None
+        parts = self.parts
+        if parts is not None:
+
+            def sparse(block: slice) -> UserParts:
+                return parts.of_users(self.users[users[block]], users[block])
+
+        return Queries(len(users), lambda block: self.users[users[block]], seen, sparse)
 
     def _search(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
         """Return the k best of the allowed items, through the index if all items are allowed."""
+        if not self.is_inner_product:
+            return self._search_sums(queries, k, allowed)
         if allowed is None or allowed.all():
             if self.index is not None and k >= 1:
                 return search.approximate(queries, self.index, k)
@@ -407,17 +529,42 @@ class Recommender:
         found, scores = search.exact(queries.among(chosen), self.items[chosen], k, None, self.memory_budget)
         return (np.where(found >= 0, chosen[found], -1) if len(chosen) else found), scores
 
-    def _similar(self, unit: Float32Array, rows: IntArray, k: int) -> Found:
+    def _search_sums(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
+        """Return the k best of the allowed items where the score has sparse parts, block by block."""
+        assert self.parts is not None
+        add_to, of_block = self.parts.add_to, queries.sparse
+        assert of_block is not None
+
+        def score(block: slice) -> Float32Array:
+            parts = of_block(block)
+            return add_to(parts.vectors @ self.items.T, parts)
+
+        banned = None if allowed is None else np.flatnonzero(~allowed)
+        return search.exact_scores(
+            score, queries.n_rows, len(self.items), k, queries.excluded, banned, self.memory_budget
+        )
+
+    def _similar(self, unit: Float32Array | sp.csr_array, rows: IntArray, k: int) -> Found:
         def itself(block: slice) -> sp.csr_array:
             own = rows[block]
             return sp.csr_array(
-                (np.ones(len(own), bool), own, np.arange(len(own) + 1)), shape=(len(own), len(unit))
+                (np.ones(len(own), bool), own, np.arange(len(own) + 1)), shape=(len(own), unit.shape[0])
             )
+
+        if isinstance(unit, sp.csr_array):
+            columns = sp.csr_array(unit.T)
+            return search.exact_scores(
+                lambda block: np.asarray((unit[rows[block]] @ columns).toarray(), np.float32),
+                len(rows), unit.shape[0], k, itself, None, self.memory_budget,
+            )  # fmt: skip
 
         return self._cosines(Queries(len(rows), lambda block: unit[rows[block]], itself), unit, k)
 
-    def _near(self, vectors: Float32Array, unit: Float32Array, raw: AnyArray, k: int) -> Answer:
+    def _near(
+        self, vectors: Float32Array, unit: Float32Array | sp.csr_array, raw: AnyArray, k: int
+    ) -> Answer:
         vectors, scalar = self._checked(vectors)
+        assert not isinstance(unit, sp.csr_array)
         queries = Queries(len(vectors), _unit(vectors).__getitem__)
         return _answer(raw, self._cosines(queries, unit, k), scalar)
 
@@ -428,6 +575,8 @@ class Recommender:
 
     def _checked(self, vectors: Float32Array) -> tuple[Float32Array, bool]:
         """Return vectors as float32[B, d], and whether it was one vector."""
+        if not self.users.shape[1]:
+            raise DataError("this run has no embeddings, only item neighbours: use graph-filter for vectors")
         queries = np.atleast_2d(np.asarray(vectors, np.float32))
         if queries.ndim != 2 or queries.shape[1] != self.users.shape[1] or not np.isfinite(queries).all():
             raise DataError(
@@ -450,18 +599,22 @@ class Recommender:
     def _parts(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         names = ("users", "items", "user_ids", "item_ids", "seen", "manifest", "memory_budget", "item_messages",
-                 "self_loops", "index")  # fmt: skip
+                 "self_loops", "index", "parts")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def _replace(self, **changes: Any) -> Recommender:
         return Recommender(**{**self._parts(), **changes})
 
     @cached_property
-    def _unit_users(self) -> Float32Array:
+    def _unit_users(self) -> Float32Array | sp.csr_array:
+        if self.parts is not None and self.parts.history is not None and not self.users.shape[1]:
+            return _sparse_unit(self.parts.history)
         return _unit(self.users)
 
     @cached_property
-    def _unit_items(self) -> Float32Array:
+    def _unit_items(self) -> Float32Array | sp.csr_array:
+        if self.parts is not None and self.parts.neighbours is not None and not self.items.shape[1]:
+            return _sparse_unit(sp.csr_array(self.parts.neighbours.T))
         return _unit(self.items)
 
     @cached_property
@@ -498,6 +651,22 @@ def _with_padding(vocabulary: Vocabulary) -> AnyArray:
     if vocabulary.is_text:
         return np.array([*vocabulary.ids, None], object)
     return np.array([*vocabulary.ids, -1], np.int64)
+
+
+def _part(parts: UserParts, block: slice) -> UserParts:
+    """Return the parts of a slice of users."""
+    history, direct = (
+        None if matrix is None else sp.csr_array(matrix[block]) for matrix in (parts.history, parts.direct)
+    )
+    return UserParts(parts.vectors[block], history, direct)
+
+
+def _sparse_unit(matrix: sp.csr_array) -> sp.csr_array:
+    """Scale the rows of a sparse matrix to length 1."""
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    factors = np.repeat(1 / np.where(lengths > 0, lengths, 1), np.diff(matrix.indptr))
+    data = (matrix.data * factors).astype(np.float32)
+    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _unit(matrix: Float32Array) -> Float32Array:

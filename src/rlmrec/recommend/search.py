@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from rlmrec.closed_form.base import UserParts
 from rlmrec.errors import ConfigError
 from rlmrec.recommend.index import Index
-from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k_products
+from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k, top_k_products
 from rlmrec.types import Float32Array, IntArray
 
 INDEX_BLOCK = 1024  # queries per call of an index
@@ -24,11 +25,13 @@ class Queries(NamedTuple):
         n_rows: B, how many.
         vectors: returns float32[b, d] for a slice of them.
         excluded: returns a sparse b x I matrix whose non-zeros are never found; None excludes nothing.
+        sparse: returns all parts of a slice, where the score is more than a dot product; ``exact`` ignores them.
     """
 
     n_rows: int
     vectors: Callable[[slice], Float32Array]
     excluded: Callable[[slice], sp.csr_array] | None = None
+    sparse: Callable[[slice], UserParts] | None = None
 
     def among(self, columns: IntArray) -> Queries:
         """Return the same queries over these columns (items) alone."""
@@ -69,6 +72,48 @@ def exact(
 
     columns = min(len(items), max(TILE, 16 * k))
     return _gathered(map_blocks(best, queries.n_rows, columns, memory_budget), queries.n_rows, k)
+
+
+def exact_scores(
+    score: Callable[[slice], Float32Array],
+    n_rows: int,
+    n_items: int,
+    k: int,
+    excluded: Callable[[slice], sp.csr_array] | None = None,
+    banned: IntArray | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Found:
+    """Find the k largest scores of each row, where scores are more than a dot product.
+
+    Args:
+        score: returns the scores float32[b, I] of a slice of rows, a new array each time.
+        n_rows: B, how many rows.
+        n_items: I.
+        k: how many.
+        excluded: returns a sparse b x I matrix whose non-zeros are never found; None excludes nothing.
+        banned: items that no row may find.
+        memory_budget: bytes that blocks of scores may take together.
+
+    Returns:
+        as ``exact``.
+
+    Raises:
+        ConfigError: k below 1.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+
+    def best(block: slice) -> Found:
+        scores = score(block)
+        if excluded is not None:
+            left_out = excluded(block)
+            scores[np.repeat(np.arange(len(scores)), np.diff(left_out.indptr)), left_out.indices] = -np.inf
+        if banned is not None:
+            scores[:, banned] = -np.inf
+        return top_k(scores, k)
+
+    # Three times the scores: a sparse product takes its values, their columns, and then the dense rows.
+    return _gathered(map_blocks(best, n_rows, 3 * n_items, memory_budget), n_rows, k)
 
 
 def approximate(queries: Queries, index: Index, k: int) -> Found:

@@ -15,12 +15,14 @@ from safetensors.numpy import save_file
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json, write_text
+from rlmrec.recommend.sparse_parts import SparseParts, check_sparse
 from rlmrec.types import AnyArray
 
 FORMAT = 1
+FORMAT_WITH_PARTS = 2  # of closed-form recommenders, which programs before 0.2 cannot read
 ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
 # The types that are written, by the names that safetensors gives them.
-TYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
+TYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64, "U8": np.uint8}
 
 
 def write(folder: Path | str, parts: dict[str, Any]) -> None:
@@ -37,16 +39,20 @@ def write(folder: Path | str, parts: dict[str, Any]) -> None:
         }
         if parts["item_messages"] is not None:
             arrays["neighbours"] = parts["item_messages"]  # the name that version 0.1 reads
-        save_file(arrays, temporary / ARRAYS)
+        sparse: SparseParts | None = parts["parts"]
+        if sparse is not None:
+            arrays |= sparse.state()
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / ARRAYS)
         ids = {"users": parts["user_ids"].ids, "items": parts["item_ids"].ids}
         write_text(temporary / IDS, json.dumps(ids, ensure_ascii=False))
         description = {
-            "format": FORMAT,
+            "format": FORMAT if sparse is None else FORMAT_WITH_PARTS,
             "users": len(users),
             "items": len(items),
             "embedding_size": users.shape[1],
             "self_loops": parts["self_loops"],
             "manifest": parts["manifest"],
+            **({} if sparse is None else {"rule": sparse.rule_name, "rule_items": sparse.n_items}),
             "sha256": {name: sha256(temporary / name) for name in (ARRAYS, IDS)},
         }
         write_json(temporary / MANIFEST, {**description, "checksum": checksum(description)})
@@ -61,8 +67,10 @@ def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     description = read_json(path)
     if not isinstance(description, dict):
         raise WorkspaceError(f"{path} is damaged: expected an object")
-    if description.get("format") != FORMAT:
-        raise WorkspaceError(f"{path} has format {description.get('format')!r}, this version reads {FORMAT}")
+    if description.get("format") not in (FORMAT, FORMAT_WITH_PARTS):
+        raise WorkspaceError(
+            f"{path} has format {description.get('format')!r}, this version reads {FORMAT} and {FORMAT_WITH_PARTS}"
+        )
     if description.pop("checksum", None) != checksum(description):
         raise WorkspaceError(f"{path} was changed after it was written: save the recommender again")
     for name, expected in description["sha256"].items():
@@ -72,6 +80,14 @@ def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     ids = read_json(folder / IDS)
     shape = (description["users"], description["items"])
     indices = arrays["seen_indices"]
+    check_sparse(
+        {
+            "seen.indptr": arrays["seen_indptr"],
+            "seen.indices": indices,
+            "seen.data": np.ones(len(indices), np.float32),
+            "seen.shape": np.array(shape),
+        }
+    )
     return {
         "users": arrays["users"],
         "items": arrays["items"],
@@ -81,6 +97,9 @@ def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
         "manifest": description["manifest"],
         "item_messages": arrays.get("neighbours"),
         "self_loops": description.get("self_loops", False),
+        "parts": None
+        if description["format"] == FORMAT
+        else SparseParts.from_state(arrays, description["rule_items"], description["rule"]),
     }
 
 

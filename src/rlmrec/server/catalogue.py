@@ -15,7 +15,7 @@ from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.server import schemas
@@ -43,7 +43,7 @@ class Catalogue:
     run: str
     dataset: Dataset
     recommender: Recommender
-    cold: ColdStart | None = None
+    cold: TextModel | None = None
     base_run: str | None = None
     base: Recommender | None = None
     profiles: Path | None = None
@@ -210,8 +210,8 @@ class Catalogue:
 
     def recommend_from_text(self, text: Float32Array, k: int) -> schemas.NewUserAnswer:
         """Recommend to a new user whose description of their taste has this text vector, float32[d_s]."""
-        vector = self.cold_start().users(text[None])[0]
-        return schemas.NewUserAnswer(items=self._items(*self.recommender.recommend_vectors(vector, k)))
+        ids, scores = self.recommender.recommend_parts(self.cold_start().new_user(text), k)
+        return schemas.NewUserAnswer(items=self._items(ids[0], scores[0]))
 
     def likely_users(self, text: Float32Array, k: int) -> schemas.LikelyUsers:
         """Return the likely users of a new item with this text vector, float32[d_s], and similar items."""
@@ -227,7 +227,7 @@ class Catalogue:
             similar=self._near(*self.recommender.items_for(vector, k)),
         )
 
-    def cold_start(self) -> ColdStart:
+    def cold_start(self) -> TextModel:
         """Return the cold-start model.
 
         Raises:

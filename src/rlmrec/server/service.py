@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
-from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.cold_start import TextModel
 from rlmrec.server.added_items import AddedItem, AddedItems
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.text.encoder import TextEncoder, checked
@@ -35,7 +35,7 @@ class Service:
     """
 
     def __init__(
-        self, load: Callable[[], Catalogue], store: AddedItems, encoder: Callable[[ColdStart], TextEncoder]
+        self, load: Callable[[], Catalogue], store: AddedItems, encoder: Callable[[TextModel], TextEncoder]
     ) -> None:
         self.store = store
         self._load = load
@@ -60,7 +60,7 @@ class Service:
         """
         return self._encode(text, self.catalogue.cold_start())
 
-    def _encode(self, text: str, cold: ColdStart) -> Float32Array:
+    def _encode(self, text: str, cold: TextModel) -> Float32Array:
         with self._encoding:
             if self._encoder is None or self._made_for != cold.encoder:  # a reload may change the encoder
                 try:

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import ConfigError
-from rlmrec.recommend.cold_start import ColdStart, has_cold_start
-from rlmrec.recommend.open import open_cold_start, open_recommender
+from rlmrec.recommend.cold_start import TextModel
+from rlmrec.recommend.open import find_cold_start, open_recommender
 from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.catalogue import Catalogue
@@ -52,9 +52,8 @@ class Settings:
         workspace = Workspace(self.workspace)
         dataset = workspace.dataset()
         recommender = open_recommender(workspace, self.run, dataset, mmap=True)
-        cold = base = None
-        if has_cold_start(workspace.recommender_path(self.run)):
-            cold = open_cold_start(workspace, self.run, recommender)
+        base = None
+        cold = find_cold_start(workspace, self.run, recommender)
         if self.base is not None:
             base = open_recommender(workspace, self.base, dataset, mmap=True)
         return Catalogue(self.run, dataset, recommender, cold, self.base, base, workspace.profiles_path)
@@ -83,11 +82,11 @@ def application(settings: Settings) -> FastAPI:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s:  %(message)s"))
         log.addHandler(handler)
-    service = Service(settings.load, settings.added_items(), partial(_make_encoder, settings.encoder))
+    service = Service(settings.load, settings.added_items(), partial(_make_encoder, settings))
     return create_app(service, settings.token(), Limits(in_flight=settings.in_flight))
 
 
-def _make_encoder(spec: str | None, cold: ColdStart) -> TextEncoder:
+def _make_encoder(settings: Settings, cold: TextModel) -> TextEncoder:
     from rlmrec.text.registry import encoder_of  # slow to import, and many servers never get a text
 
-    return encoder_of(cold.manifest, spec)
+    return encoder_of(cold.manifest, settings.encoder, Workspace(settings.workspace).encoders_path)

@@ -27,6 +27,7 @@ ENCODERS: Registry[Any] = Registry(
         "wordllama": "rlmrec.text.wordllama:WordLlamaEncoder",
         "sentence-transformers:NAME_OR_FOLDER[:INSTRUCTION]": "rlmrec.text.sentence:SentenceEncoder",
         "openai:MODEL": "rlmrec.text.api:OpenAIEmbeddings",
+        "tfidf": "rlmrec.text.tfidf:Tfidf",
     },
 )
 

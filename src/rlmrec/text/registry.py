@@ -98,7 +98,9 @@ def encoder_spec(
     return {"encoder": spec, **({"options": dict(options)} if options else {})}
 
 
-def encoder_of(manifest: Mapping[str, Any], spec: str | None = None) -> TextEncoder:
+def encoder_of(
+    manifest: Mapping[str, Any], spec: str | None = None, folder: Path | None = None
+) -> TextEncoder:
     """Make the encoder that encoded the vectors with this manifest, for one more text.
 
     A class of the user's own is imported only if the caller names it: a stored file must not run code.
@@ -107,8 +109,10 @@ def encoder_of(manifest: Mapping[str, Any], spec: str | None = None) -> TextEnco
         manifest: manifest of ``TextEmbeddings`` or ``ColdStart``: "encoder" is the encoder's name, "made_by"
             what ``encoder_spec`` returned.
         spec: what ``--encoder`` says; None uses "made_by".
+        folder: where encoders that were fitted to texts are stored (``Workspace.encoders_path``).
 
     Raises:
+        WorkspaceError: the file of a fitted encoder is absent or damaged.
         ConfigError: the encoder cannot be made here, is a class of the user's own that was not named, or is
             another one now (another version, another model in the folder): their vectors cannot be mixed.
     """
@@ -133,6 +137,10 @@ def encoder_of(manifest: Mapping[str, Any], spec: str | None = None) -> TextEnco
             "import it"
         )
     assert made_by is not None
+    if "file" in made_by:
+        from rlmrec.text.tfidf import TfidfEncoder
+
+        return TfidfEncoder.load((folder or Path()) / Path(made_by["file"]).name)
     try:
         endpoint: dict[str, Any] = {"key_env": made_by["key_env"], **PATIENCE} if "key_env" in made_by else {}
         encoder = make_encoder(

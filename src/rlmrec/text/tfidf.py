@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from rlmrec.closed_form.whitening import unit_rows
 from rlmrec.config import Config
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.files import atomic_file
+from rlmrec.topk import unit_rows
 from rlmrec.types import AnyArray, Float32Array
 
 State = dict[str, AnyArray]
@@ -66,12 +71,42 @@ class TfidfEncoder:
         self.idf = idf
         self.components = components
         self.config = config
-        self.name = f"tfidf {self.dim}"
+        self.name = f"tfidf {self.dim} ({self.digest})"
 
     @property
     def dim(self) -> int:
         """d_s."""
         return int(self.components.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of everything that its vectors depend on."""
+        found = hashlib.sha256()
+        for array in self.state().values():
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:16]
+
+    def save(self, folder: Path) -> str:
+        """Write the encoder into a folder as a safetensors file named after its hash; return the file's name."""
+        path = Path(folder) / f"tfidf-{self.digest}.safetensors"
+        if not path.exists():
+            with atomic_file(path) as temporary:
+                save_file(self.state(), temporary)
+        return path.name
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            WorkspaceError: absent or damaged.
+        """
+        try:
+            with safe_open(path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls.from_state(arrays)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, DataError) as error:
+            raise WorkspaceError(f"{path} is absent or damaged ({error}): encode the texts again") from None
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: TfidfConfig | None = None, seed: int = 0) -> Self:
@@ -146,6 +181,29 @@ class TfidfEncoder:
             ) from None
         config = TfidfConfig(**described["config"])
         return cls(described["terms"], state["idf"], state["components"], config)
+
+
+class Tfidf:
+    """``--encoder tfidf``: becomes a ``TfidfEncoder`` once the texts of a catalogue are known.
+
+    Args:
+        config: options.
+    """
+
+    Config = TfidfConfig
+    name = "tfidf, not fitted yet"
+
+    def __init__(self, config: TfidfConfig | None = None) -> None:
+        self.config = config or TfidfConfig()
+        self.dim = self.config.dim
+
+    def fitted_to(self, texts: Sequence[str]) -> TfidfEncoder:
+        """Return an encoder fitted to the distinct texts of a catalogue."""
+        return TfidfEncoder.fit(sorted(set(texts)), self.config)
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """Encode texts by an encoder that is fitted to these texts alone."""
+        return self.fitted_to(texts).encode(texts)
 
 
 def _weighted(counts: sp.csr_array, idf: Float32Array) -> sp.csr_array:

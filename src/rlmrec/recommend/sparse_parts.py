@@ -1,0 +1,233 @@
+"""SparseParts: what a closed-form recommender has beyond embeddings, and how users are folded into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from rlmrec.closed_form import RULES
+from rlmrec.closed_form.base import (
+    ClosedFormModel,
+    FoldIn,
+    State,
+    UserParts,
+    nested,
+    sparse_from_state,
+    sparse_state,
+)
+from rlmrec.errors import DataError, RlmrecError, WorkspaceError
+from rlmrec.types import AnyArray, Float32Array, IntArray
+
+MATRICES = ("history", "neighbours", "direct")
+
+
+@dataclass(frozen=True, eq=False)
+class SparseParts:
+    """The parts of score(u, ·) = e_u · e_i + history_u · neighbours + direct_u beyond the embeddings.
+
+    Args:
+        n_items: I of the rule; items that were added later have no history and are not part of it.
+        rule: how the parts of a user follow from a history and a text; None if it is a class of the user's own
+            that this program has not imported, and then nobody can be folded in.
+        history: sparse U x I, the users' weights in the item-item part; None without one.
+        neighbours: sparse I x I, the item-item part; None without one.
+        direct: sparse U x I, scores from users of similar text; None without.
+        user_texts: float32[U, d_s], the users' own text vectors, zeros for none; None without any.
+    """
+
+    n_items: int
+    rule: FoldIn | None
+    history: sp.csr_array | None = None
+    neighbours: sp.csr_array | None = None
+    direct: sp.csr_array | None = None
+    user_texts: Float32Array | None = None
+
+    @classmethod
+    def of(cls, model: ClosedFormModel, user_texts: Float32Array | None = None) -> SparseParts:
+        """Take the parts of a fitted model."""
+        return cls(len(model.items), model.rule, model.history, model.neighbours, model.direct, user_texts)
+
+    @property
+    def is_inner_product(self) -> bool:
+        """Whether the embeddings alone give the scores."""
+        return self.neighbours is None and self.direct is None
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether new users and items can be given by a text alone."""
+        return self.rule is not None and self.rule.reads_texts
+
+    def check(self, n_users: int, n_items: int) -> None:
+        """Check the shapes.
+
+        Raises:
+            DataError: a matrix has another shape, or only one of history and neighbours is there.
+        """
+        if (self.history is None) != (self.neighbours is None):
+            raise DataError("history weights and item neighbours go together: got only one of them")
+        for name, rows in (("history", n_users), ("neighbours", n_items), ("direct", n_users)):
+            matrix = getattr(self, name)
+            if matrix is not None and matrix.shape != (rows, n_items):
+                raise DataError(f"{name} has shape {matrix.shape}, expected {(rows, n_items)}")
+        if self.user_texts is not None and len(self.user_texts) != n_users:
+            raise DataError(f"there are {len(self.user_texts)} text vectors for {n_users} users")
+
+    def widened(self, n_items: int) -> SparseParts:
+        """Return the parts for a catalogue with items appended, which have no neighbours."""
+        neighbours = _wide(self.neighbours, n_items)
+        if neighbours is not None:
+            more = n_items - neighbours.shape[0]
+            indptr = np.concatenate([neighbours.indptr, np.repeat(neighbours.indptr[-1:], more)])
+            neighbours = sp.csr_array((neighbours.data, neighbours.indices, indptr), shape=(n_items, n_items))
+        return replace(
+            self,
+            history=_wide(self.history, n_items),
+            neighbours=neighbours,
+            direct=_wide(self.direct, n_items),
+        )
+
+    def of_users(self, vectors: Float32Array, users: IntArray) -> UserParts:
+        """Return the parts of known users, given their vectors float32[B, d] and rows int64[B]."""
+        history = None if self.history is None else sp.csr_array(self.history[users])
+        direct = None if self.direct is None else sp.csr_array(self.direct[users])
+        return UserParts(vectors, history, direct)
+
+    def fold_in(
+        self, items: IntArray, weights: Float32Array | None, text: Float32Array | None, n_items: int
+    ) -> UserParts:
+        """Compute the parts of a new user from item rows, weights float32[n] and a text vector float32[d_s].
+
+        Raises:
+            DataError: the rule is a class that is not imported, or reads no text.
+        """
+        if self.rule is None:
+            raise DataError(
+                "nobody can be folded into this run: its rule is a class of your own, which a stored run never "
+                "imports; use one of rlmrec.closed_form, or ClosedFormModel.fold_in from Python"
+            )
+        if text is not None and not self.reads_texts:
+            raise DataError(
+                "this run reads no texts: train graph-filter with text embeddings ('rlmrec encode' first)"
+            )
+        amounts = np.ones(len(items), np.float32) if weights is None else weights
+        trained = items < self.n_items  # an added item has no interactions to learn from
+        rows, amounts = items[trained], amounts[trained]
+        histories = sp.csr_array((amounts, rows, [0, len(rows)]), shape=(1, self.n_items))
+        parts = self.rule.parts(histories, None if text is None else text[None], np.array([-1]))
+        return UserParts(parts.vectors, _wide(parts.history, n_items), _wide(parts.direct, n_items))
+
+    def contributions(
+        self, user: int, item: int, rows: IntArray, target: Float32Array
+    ) -> Float32Array | None:
+        """Return the share float32[n] of each training item of a user in the score of an item.
+
+        Args:
+            user: the user's row.
+            item: the item's row.
+            rows: of the n training items.
+            target: float32[d], the embedding of the item.
+
+        Returns:
+            None without a rule.
+        """
+        if self.rule is None:
+            return None
+        text = None if self.user_texts is None else np.asarray(self.user_texts[user])
+        shares = self.rule.split(rows, np.ones(len(rows), np.float32), text)
+        found: Float32Array = shares[:-1] @ target
+        if self.history is not None and self.neighbours is not None and len(rows):
+            weights = self.history[[user]].toarray()[0, rows]
+            found = found + weights * self.neighbours[rows][:, [item]].toarray()[:, 0]
+        return found
+
+    def add_to(self, scores: Float32Array, parts: UserParts, items: IntArray | None = None) -> Float32Array:
+        """Add the sparse parts of B users to scores float32[B, M] of some items, in place; all items by default."""
+        if parts.history is not None and self.neighbours is not None:
+            neighbours = self.neighbours if items is None else self.neighbours[:, items]
+            scores += (parts.history @ neighbours).toarray()
+        if parts.direct is not None:
+            scores += (parts.direct if items is None else parts.direct[:, items]).toarray()
+        return scores
+
+    def state(self) -> State:
+        """Return everything as named arrays for safetensors."""
+        arrays: State = {}
+        for name in MATRICES:
+            if getattr(self, name) is not None:
+                arrays |= sparse_state(name, getattr(self, name))
+        if self.user_texts is not None:
+            arrays["user_texts"] = self.user_texts
+        rule = {} if self.rule is None or self.rule_name is None else self.rule.state()
+        return arrays | {f"rule.{name}": array for name, array in rule.items()}
+
+    @property
+    def rule_name(self) -> str | None:
+        """The rule's name in ``RULES``; None for a class of the user's own."""
+        return None if self.rule is None else RULES.name_of(type(self.rule))
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, AnyArray], n_items: int, rule_name: str | None) -> SparseParts:
+        """Restore what ``state`` returned.
+
+        Raises:
+            WorkspaceError: an array is missing or does not fit, or this version has no such rule.
+        """
+        check_sparse(arrays)
+        if rule_name is not None and rule_name not in RULES:
+            raise WorkspaceError(f"this version has no fold-in rule {rule_name!r}: train the run again")
+        try:
+            matrices = {name: sparse_from_state(name, arrays) for name in MATRICES}
+            rule = None
+            if rule_name is not None:
+                shared = {name: array for name, array in arrays.items() if name.startswith("neighbours.")}
+                rule = RULES[rule_name].from_state(nested("rule", arrays) | shared)
+        except RlmrecError as error:
+            raise WorkspaceError(f"the stored fold-in rule is damaged: {error}") from None
+        except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise WorkspaceError(
+                f"the stored fold-in rule is damaged ({type(error).__name__}: {error}): train the run again"
+            ) from None
+        return cls(n_items, rule, user_texts=arrays.get("user_texts"), **matrices)
+
+
+def check_sparse(arrays: Mapping[str, Any]) -> None:
+    """Check every stored sparse matrix before SciPy sees it, whose compiled code reads outside of broken ones.
+
+    Raises:
+        WorkspaceError: pointers or indices outside of their bounds, or arrays that do not belong together.
+    """
+    for name in arrays:
+        if not name.endswith(".indptr"):
+            continue
+        matrix = name.removesuffix(".indptr")
+        problem = _problem(
+            *(arrays.get(f"{matrix}.{part}") for part in ("data", "indices", "indptr", "shape"))
+        )
+        if problem:
+            raise WorkspaceError(f"the stored matrix {matrix} is damaged: {problem}; train the run again")
+
+
+def _problem(data: Any, indices: Any, indptr: Any, shape: Any) -> str | None:
+    if data is None or indices is None or shape is None or np.shape(shape) != (2,):
+        return "one of its arrays is missing"
+    if any(np.ndim(array) != 1 for array in (data, indices, indptr)) or indptr.dtype.kind != "i":
+        return "an array has another form"
+    rows, columns = (int(size) for size in shape)
+    if len(indptr) != rows + 1 or len(data) != len(indices) or indices.dtype.kind != "i":
+        return "its arrays have different lengths"
+    if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+        return "the pointers to its rows are out of order"
+    if len(indices) and not 0 <= indices.min() <= indices.max() < columns:
+        return f"its columns span {indices.min()}..{indices.max()}, expected 0..{columns - 1}"
+    return None if data.dtype.kind == "f" and np.isfinite(data).all() else "an entry is not a finite number"
+
+
+def _wide(matrix: sp.csr_array | None, n_items: int) -> sp.csr_array | None:
+    """Return a matrix with columns of zeros appended."""
+    if matrix is None or matrix.shape[1] == n_items:
+        return matrix
+    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], n_items))

@@ -1,0 +1,251 @@
+"""Closed-form recommenders from outside: fitted, served, explained, exported and compared like every other run."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from fastapi.testclient import TestClient
+from safetensors.numpy import load_file, save_file
+
+from rlmrec.cli import main
+from rlmrec.closed_form import RECOMMENDERS, Texts
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.files import read_json, sha256, write_json
+from rlmrec.recommend import storage
+from rlmrec.recommend.open import open_recommender
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.server.settings import Settings, application
+from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
+
+KINDS = ["cookery recipes", "detective stories", "travel guides"]
+NAMES = ["popularity", "itemknn", "ease", "graph-filter"]
+
+
+@pytest.fixture
+def call(capsys):
+    """Run the command line in this process: exit code, JSON or None, stderr."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in (*arguments, "--json")])
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out.splitlines()[-1]) if captured.out else None, captured.err
+
+    return run
+
+
+def run(arguments):
+    """Run the command line; it must end well."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert not end.value.code
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace whose items have texts of their block, encoded by TF-IDF, with one run of each closed form."""
+    place = Workspace(tmp_path_factory.mktemp("closed") / "w")
+    dataset, _ = blocks()
+    words = np.random.default_rng(0).choice(["old", "new", "short", "long", "plain"], (45, 3))
+    texts = [f"{KINDS[row // 15]} {' '.join(words[row])}" for row in range(45)]
+    replace(dataset, item_texts=pl.DataFrame({"text": texts})).save(place.dataset_path)
+    w = ["-w", str(place.path)]
+    run(["encode", *w, "--encoder", "tfidf", "--set", "dim=8"])
+    for name in NAMES:
+        run(["train", *w, "--backbone", name, "--name", f"my-{name}"])
+    run(["train", *w])
+    plain = ["--set", "neighbours=0", "--set", "text_weight=0.3"]
+    run(["train", *w, "--name", "plain", *plain])
+    return place
+
+
+def opened(place, name, mmap=False):
+    return open_recommender(place, name, place.dataset(), mmap=mmap)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_run_scores_and_ranks_as_the_model_does(place, name):
+    dataset = place.dataset()
+    text_embeddings = place.text_embeddings(dataset)
+    texts = (
+        Texts(text_embeddings.items, has_item=text_embeddings.has_item) if name == "graph-filter" else None
+    )
+    model = RECOMMENDERS[name].fit(dataset, texts)
+    users = np.arange(dataset.n_users)
+    expected = model.score(users)
+    for recommender in (opened(place, f"my-{name}"), opened(place, f"my-{name}", mmap=True)):
+        np.testing.assert_allclose(recommender.score_rows(users), expected, atol=1e-5)
+        items = np.array([3, 40])
+        np.testing.assert_allclose(recommender.score_rows(users, items), expected[:, items], atol=1e-5)
+    masked = np.where(dataset.train.csr().toarray() > 0, -np.inf, expected)
+    recommender.memory_budget = 1 << 14  # many blocks
+    rows, scores = recommender.recommend_rows(users, 5)
+    np.testing.assert_allclose(scores, -np.sort(-masked, axis=1)[:, :5], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(masked, rows, 1), scores, atol=1e-5)
+    some = [dataset.items.id(row) for row in (1, 20, 44)]
+    ids, _ = recommender.recommend("u5", 3, exclude_seen=False, candidates=some)
+    best = [1, 20, 44][int(np.argmax(expected[5, [1, 20, 44]]))]
+    assert ids[0] == dataset.items.id(best)
+    order = np.argsort(-masked[7], kind="stable")
+    assert recommender.rank("u7", [dataset.items.id(int(order[2]))]).tolist() == [3]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "plain"])
+def test_folding_in_a_known_history_is_exact_and_contributions_sum_to_the_score(place, name):
+    run = name if name == "plain" else f"my-{name}"
+    recommender = opened(place, run)
+    for user in (0, 33):
+        parts = recommender.new_user([recommender.item_ids.id(int(row)) for row in recommender.history(user)])
+        own = recommender.parts.of_users(recommender.users[[user]], np.array([user]))
+        np.testing.assert_allclose(parts.vectors, own.vectors, atol=1e-5)
+        if own.history is not None:
+            np.testing.assert_allclose(parts.history.toarray(), own.history.toarray(), atol=1e-5)
+        rows, shares, rest = recommender.contributions(user, 2)
+        assert rows.tolist() == recommender.history(user).tolist()
+        assert np.isclose(shares.sum() + rest, recommender.score_rows(np.array([user]))[0, 2], atol=1e-5)
+        if name != "popularity":
+            assert np.isclose(rest, 0, atol=1e-5)
+    if recommender.is_inner_product:
+        assert recommender.fold_in(["i0"]).shape == recommender.users[0].shape
+    else:
+        with pytest.raises(ConfigError, match="dot products"):
+            recommender.fold_in(["i0"])
+
+
+def test_what_a_run_records_and_how_it_is_named(place, call):
+    metrics = read_json(place.run("graph-filter") / "metrics.json")
+    assert metrics["config"]["run"]["backbone"] == "graph-filter"
+    assert metrics["config"]["data"]["texts"]
+    assert metrics["config"]["training"] == {}
+    assert metrics["epochs"] == 0
+    assert metrics["seconds"] > 0
+    assert {"chosen", "validation", "notes"} <= metrics["fit"].keys()
+    w = ("-w", place.path)
+    code, again, err = call("train", *w)
+    assert (code, again["run"]) == (0, "graph-filter")
+    assert "already finished" in err
+    code, _, err = call("train", *w, "--backbone", "ease", "--alignment", "contrastive")
+    assert code == 2
+    assert "computed in closed form" in err
+    code, _, err = call("train", *w, "--epochs", 3)
+    assert code == 2
+    assert "nothing is trained here" in err
+    code, listed, _ = call("options", "--backbone", "itemknn")
+    assert {row["name"] for row in listed["options"]} == {"user_exponent", "item_exponent", "neighbours"}
+
+
+def test_the_commands_treat_it_like_every_run(place, call, tmp_path):
+    w = ("-w", place.path)
+    _, found, _ = call("evaluate", *w, "--run", "my-itemknn")
+    metrics = read_json(place.run("my-itemknn") / "metrics.json")
+    assert np.isclose(found["recall@20"], metrics["test"]["recall@20"])
+    _, found, _ = call("compare", *w, "my-itemknn", "my-ease")
+    assert list(found["runs"]) == ["my-itemknn", "my-ease"]
+    assert list(found["baselines"]) == ["popularity", "graph-filter"]
+    assert place.run("popularity").exists()
+    _, found, _ = call("compare", *w, "my-itemknn", "my-ease", "--no-baselines")
+    assert found["baselines"] == {}
+    code, _, _ = call("recommend", *w, "--run", "my-itemknn", "--all", "--out", tmp_path / "all.parquet")
+    assert code == 0
+    assert pl.read_parquet(tmp_path / "all.parquet").height == 60
+    _, found, _ = call("explain", *w, "--run", "my-itemknn", "--user", "u0", "--item", "i3")
+    assert found["exact"]
+    code, _, err = call("export", *w, "--run", "my-itemknn", "--out", tmp_path / "out")
+    assert code == 2
+    assert "dot products" in err
+    assert call("export", *w, "--run", "plain", "--out", tmp_path / "out")[0] == 0
+    code, _, err = call("index", *w, "--run", "my-ease")
+    assert code == 2
+    assert "dot products" in err
+    (tmp_path / "s.toml").write_text(
+        'backbones = ["itemknn"]\nalignments = ["none"]\nseeds = [0]\n[grid]\nneighbours = [5, 10]\n'
+    )
+    code, found, _ = call("sweep", *w, tmp_path / "s.toml")
+    assert (code, found["failed"], found["trials"]) == (0, 0, 2)
+
+
+def test_new_users_and_items_by_text_need_no_fit(place, call):
+    w = ("-w", place.path)
+    _, found, _ = call("cold", "user", *w, "--run", "graph-filter", "--text", "detective stories", "-k", 5)
+    assert {int(item["id"][1:]) // 15 for item in found["items"]} == {1}
+    _, found, _ = call("cold", "user", *w, "--run", "my-itemknn", "--likes", "i31,i32", "-k", 5)
+    assert {int(item["id"][1:]) // 15 for item in found["items"]} == {2}
+    _, found, _ = call("cold", "item", *w, "--run", "graph-filter", "--text", "new travel guides", "-k", 5)
+    assert {int(user["id"][1:]) // 20 for user in found["users"]} == {2}
+    assert {int(item["id"][1:]) // 15 for item in found["similar"]} == {2}
+    code, _, err = call("cold", "user", *w, "--run", "my-itemknn", "--text", "detective stories")
+    assert code == 1
+    assert "reads no texts" in err
+    code, _, err = call("cold", "fit", *w, "--run", "graph-filter")
+    assert code == 0
+    assert "nothing has to be fitted" in err
+
+
+def test_http(place, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    with TestClient(application(Settings(place.path, "graph-filter", "my-itemknn", "TOKEN"))) as client:
+        assert client.get("/healthz").json()["cold_start"]
+        lists = client.get("/v1/users/u0/recommendations?k=5").json()["items"]
+        expected, _ = opened(place, "graph-filter").recommend("u0", 5)
+        assert [item["id"] for item in lists] == expected.tolist()
+        assert client.get("/v1/users/u0/comparison?k=5").status_code in (200, 404)
+        assert client.get("/v1/items/i0/similar?k=3").status_code == 200
+        by_text = client.post("/v1/cold/users", json={"text": "cookery recipes", "k": 4}).json()["items"]
+        assert {int(item["id"][1:]) // 15 for item in by_text} == {0}
+        liked = client.post("/v1/cold/users", json={"items": ["i16"], "k": 4}).json()["items"]
+        assert {int(item["id"][1:]) // 15 for item in liked} == {1}
+        new = {"id": "new", "text": "short travel guides"}
+        headers = {"Authorization": "Bearer secret"}
+        assert client.post("/v1/cold/items", json=new, headers=headers).status_code == 201
+        scores = client.get("/v1/users/u50/recommendations?k=46").json()["items"]
+        assert "new" in [item["id"] for item in scores]
+        assert client.delete("/v1/cold/items/new", headers=headers).status_code == 204
+
+
+def test_similar_items_without_embeddings_are_of_the_same_block(place):
+    for name in ("my-itemknn", "my-ease"):
+        ids, cosines = opened(place, name).similar_items("i0", 4)
+        assert {int(raw[1:]) // 15 for raw in ids} == {0}
+        assert (np.diff(cosines) <= 0).all()
+        ids, _ = opened(place, name).similar_users("u0", 4)
+        assert {int(raw[1:]) // 20 for raw in ids} == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("neighbours.indices", 10**6), ("neighbours.indices", -1), ("neighbours.indptr", 10**6)],
+)
+def test_a_damaged_sparse_part_is_refused(place, tmp_path, name, value):
+    folder = tmp_path / "r"
+    opened(place, "my-itemknn").save(folder)
+    arrays = load_file(folder / storage.ARRAYS)
+    arrays[name][5] = value
+    save_file(arrays, folder / storage.ARRAYS)
+    # As by somebody who also corrects the checksums.
+    description = read_json(folder / storage.MANIFEST)
+    del description["checksum"]
+    description["sha256"][storage.ARRAYS] = sha256(folder / storage.ARRAYS)
+    write_json(folder / storage.MANIFEST, {**description, "checksum": storage.checksum(description)})
+    for mmap in (False, True):
+        with pytest.raises(WorkspaceError, match="matrix neighbours is damaged"):
+            Recommender.load(folder, mmap=mmap)
+
+
+def test_a_closed_form_of_ones_own(place, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from rlmrec.closed_form import Popularity\n"
+        "class Mine(Popularity):\n    NAME = 'mine'\n    label = 'Mine'\n"
+    )
+    code, found, _ = call("train", "-w", place.path, "--backbone", "mine.py:Mine")
+    assert (code, found["run"]) == (0, "mine")
+    assert (
+        opened(place, "mine").recommend("u0", 3)[0].tolist()
+        == opened(place, "my-popularity").recommend("u0", 3)[0].tolist()
+    )
