@@ -65,10 +65,13 @@ def explain(
         sentence = asyncio.run(explainer.sentence(found, llm))
     # Runs that 'rlmrec blend' of version 0.1 made add the cosine of the texts to the user's own part.
     blended = "blend" in explainer.recommender.manifest.get("config", {}).get("run", {})
+    own = "own embedding, texts" if blended else "own embedding"
+    if explainer.recommender.parts is not None:
+        own = "own text, users of similar text, popularity"
     output.table(
         f"{found.title} for user {found.user}" + ", who has it already" * found.seen,
         ["id", "training item", "contribution" if found.exact else "cosine to the item"],
-        _rows(found, "own embedding, texts" if blended else "own embedding"),
+        _rows(found, own),
         text_columns=2,
     )
     for label, text in (
