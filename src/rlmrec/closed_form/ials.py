@@ -158,7 +158,7 @@ class IALS(ClosedForm):
 def _item_factors(dataset: Dataset, options: IALSConfig, regularization: float, seed: int) -> Float32Array:
     """float32[I, d]: the items' factors after the last pass."""
     try:
-        from implicit.cpu.als import AlternatingLeastSquares  # type: ignore[import-not-found, unused-ignore]
+        from implicit.cpu.als import AlternatingLeastSquares
     except ImportError as error:
         raise ConfigError(f"{error}: install it with  pip install 'rlmrec[benchmark]'") from None
     model = AlternatingLeastSquares(
