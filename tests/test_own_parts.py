@@ -8,7 +8,6 @@ import torch
 from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, LightGCN
 from rlmrec.backbones.kar import KARLightGCN
-from rlmrec.cli import main
 from rlmrec.errors import ConfigError
 from rlmrec.registry import Registry
 from rlmrec.testing import blocks, check_alignment, check_backbone, check_text_encoder
@@ -84,22 +83,6 @@ class Letters:
 class Nameless:
     dim = 3
 '''
-
-
-@pytest.fixture
-def call(capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

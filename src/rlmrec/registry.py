@@ -11,7 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from rlmrec.errors import ConfigError, did_you_mean
 
@@ -189,3 +189,14 @@ def _module(name: str) -> ModuleType:
 def _extend_path(folder: str) -> None:
     if folder not in sys.path:
         sys.path.append(folder)
+
+
+class Labelled:
+    """Base of the classes that tables name: a subclass without a ``label`` of its own gets its class name as label."""
+
+    label: ClassVar[str]
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "label" not in vars(cls):
+            cls.label = cls.__name__

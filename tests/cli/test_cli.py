@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rlmrec.cli import main
 from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.output import Output
 from rlmrec.data.dataset import SPLITS
@@ -22,22 +21,6 @@ from rlmrec.llm.local import LocalChat
 from rlmrec.llm.store import Store
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
-
-
-@pytest.fixture
-def call(capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def last_json(out):

@@ -25,17 +25,12 @@ NAMES = ["popularity", "itemknn", "ease", "graph-filter"]
 
 
 @pytest.fixture
-def call(capsys):
-    """Run the command line in this process: exit code, JSON or None, stderr."""
+def call_json(call):
+    """Run the command line in this process with --json: exit code, JSON or None, stderr."""
 
     def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in (*arguments, "--json")])
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out.splitlines()[-1]) if captured.out else None, captured.err
+        code, out, error = call(*arguments, "--json")
+        return code, json.loads(out.splitlines()[-1]) if out else None, error
 
     return run
 
@@ -118,7 +113,7 @@ def test_folding_in_a_known_history_is_exact_and_contributions_sum_to_the_score(
             recommender.fold_in(["i0"])
 
 
-def test_what_a_run_records_and_how_it_is_named(place, call):
+def test_what_a_run_records_and_how_it_is_named(place, call_json):
     metrics = read_json(place.run("graph-filter") / "metrics.json")
     assert metrics["config"]["run"]["backbone"] == "graph-filter"
     assert metrics["config"]["data"]["texts"]
@@ -127,62 +122,66 @@ def test_what_a_run_records_and_how_it_is_named(place, call):
     assert metrics["seconds"] > 0
     assert {"chosen", "validation", "notes"} <= metrics["fit"].keys()
     w = ("-w", place.path)
-    code, again, err = call("train", *w)
+    code, again, err = call_json("train", *w)
     assert (code, again["run"]) == (0, "graph-filter")
     assert "already finished" in err
-    code, _, err = call("train", *w, "--backbone", "ease", "--alignment", "contrastive")
+    code, _, err = call_json("train", *w, "--backbone", "ease", "--alignment", "contrastive")
     assert code == 2
     assert "computed in closed form" in err
-    code, _, err = call("train", *w, "--epochs", 3)
+    code, _, err = call_json("train", *w, "--epochs", 3)
     assert code == 2
     assert "nothing is trained here" in err
-    code, listed, _ = call("options", "--backbone", "itemknn")
+    code, listed, _ = call_json("options", "--backbone", "itemknn")
     assert {row["name"] for row in listed["options"]} == {"user_exponent", "item_exponent", "neighbours"}
 
 
-def test_the_commands_treat_it_like_every_run(place, call, tmp_path):
+def test_the_commands_treat_it_like_every_run(place, call_json, tmp_path):
     w = ("-w", place.path)
-    _, found, _ = call("evaluate", *w, "--run", "my-itemknn")
+    _, found, _ = call_json("evaluate", *w, "--run", "my-itemknn")
     metrics = read_json(place.run("my-itemknn") / "metrics.json")
     assert np.isclose(found["recall@20"], metrics["test"]["recall@20"])
-    _, found, _ = call("compare", *w, "my-itemknn", "my-ease")
+    _, found, _ = call_json("compare", *w, "my-itemknn", "my-ease")
     assert list(found["runs"]) == ["my-itemknn", "my-ease"]
     assert list(found["baselines"]) == ["popularity", "graph-filter"]
     assert place.run("popularity").exists()
-    _, found, _ = call("compare", *w, "my-itemknn", "my-ease", "--no-baselines")
+    _, found, _ = call_json("compare", *w, "my-itemknn", "my-ease", "--no-baselines")
     assert found["baselines"] == {}
-    code, _, _ = call("recommend", *w, "--run", "my-itemknn", "--all", "--out", tmp_path / "all.parquet")
+    code, _, _ = call_json("recommend", *w, "--run", "my-itemknn", "--all", "--out", tmp_path / "all.parquet")
     assert code == 0
     assert pl.read_parquet(tmp_path / "all.parquet").height == 60
-    _, found, _ = call("explain", *w, "--run", "my-itemknn", "--user", "u0", "--item", "i3")
+    _, found, _ = call_json("explain", *w, "--run", "my-itemknn", "--user", "u0", "--item", "i3")
     assert found["exact"]
-    code, _, err = call("export", *w, "--run", "my-itemknn", "--out", tmp_path / "out")
+    code, _, err = call_json("export", *w, "--run", "my-itemknn", "--out", tmp_path / "out")
     assert code == 2
     assert "dot products" in err
-    assert call("export", *w, "--run", "plain", "--out", tmp_path / "out")[0] == 0
-    code, _, err = call("index", *w, "--run", "my-ease")
+    assert call_json("export", *w, "--run", "plain", "--out", tmp_path / "out")[0] == 0
+    code, _, err = call_json("index", *w, "--run", "my-ease")
     assert code == 2
     assert "dot products" in err
     (tmp_path / "s.toml").write_text(
         'backbones = ["itemknn"]\nalignments = ["none"]\nseeds = [0]\n[grid]\nneighbours = [5, 10]\n'
     )
-    code, found, _ = call("sweep", *w, tmp_path / "s.toml")
+    code, found, _ = call_json("sweep", *w, tmp_path / "s.toml")
     assert (code, found["failed"], found["trials"]) == (0, 0, 2)
 
 
-def test_new_users_and_items_by_text_need_no_fit(place, call):
+def test_new_users_and_items_by_text_need_no_fit(place, call_json):
     w = ("-w", place.path)
-    _, found, _ = call("cold", "user", *w, "--run", "graph-filter", "--text", "detective stories", "-k", 5)
+    _, found, _ = call_json(
+        "cold", "user", *w, "--run", "graph-filter", "--text", "detective stories", "-k", 5
+    )
     assert {int(item["id"][1:]) // 15 for item in found["items"]} == {1}
-    _, found, _ = call("cold", "user", *w, "--run", "my-itemknn", "--likes", "i31,i32", "-k", 5)
+    _, found, _ = call_json("cold", "user", *w, "--run", "my-itemknn", "--likes", "i31,i32", "-k", 5)
     assert {int(item["id"][1:]) // 15 for item in found["items"]} == {2}
-    _, found, _ = call("cold", "item", *w, "--run", "graph-filter", "--text", "new travel guides", "-k", 5)
+    _, found, _ = call_json(
+        "cold", "item", *w, "--run", "graph-filter", "--text", "new travel guides", "-k", 5
+    )
     assert {int(user["id"][1:]) // 20 for user in found["users"]} == {2}
     assert {int(item["id"][1:]) // 15 for item in found["similar"]} == {2}
-    code, _, err = call("cold", "user", *w, "--run", "my-itemknn", "--text", "detective stories")
+    code, _, err = call_json("cold", "user", *w, "--run", "my-itemknn", "--text", "detective stories")
     assert code == 1
     assert "reads no texts" in err
-    code, _, err = call("cold", "fit", *w, "--run", "graph-filter")
+    code, _, err = call_json("cold", "fit", *w, "--run", "graph-filter")
     assert code == 0
     assert "nothing has to be fitted" in err
 
@@ -237,13 +236,13 @@ def test_a_damaged_sparse_part_is_refused(place, tmp_path, name, value):
             Recommender.load(folder, mmap=mmap)
 
 
-def test_a_closed_form_of_ones_own(place, call, tmp_path, monkeypatch):
+def test_a_closed_form_of_ones_own(place, call_json, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from rlmrec.closed_form import Popularity\n"
         "class Mine(Popularity):\n    NAME = 'mine'\n    label = 'Mine'\n"
     )
-    code, found, _ = call("train", "-w", place.path, "--backbone", "mine.py:Mine")
+    code, found, _ = call_json("train", "-w", place.path, "--backbone", "mine.py:Mine")
     assert (code, found["run"]) == (0, "mine")
     assert (
         opened(place, "mine").recommend("u0", 3)[0].tolist()

@@ -20,7 +20,6 @@ from raw_files import (
     yelp_review,
 )
 
-from rlmrec.cli import main
 from rlmrec.data.amazon import AMAZON, read_amazon
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.published import read_published
@@ -394,20 +393,6 @@ def test_map_matches_ids_that_a_mapper_has_as_numbers(tmp_path, published):
 
 
 # -- the commands ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_map_command(tmp_path, published, call):

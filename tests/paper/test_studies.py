@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rlmrec.cli import main
 from rlmrec.experiments.results import Results
 from rlmrec.llm import client
 from rlmrec.llm.base import LLM, Completion
@@ -45,24 +44,16 @@ def place(toy, tmp_path):
 
 
 @pytest.fixture
-def call(capsys):
-    def call(*arguments):
-        code = 0
-        try:
-            main(["paper", *map(str, arguments)])
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+def paper(call):
+    return lambda *arguments: call("paper", *arguments)
 
 
 def files(place, name):
     return {path.name for path in (place.experiments_path / name).glob("[!.]*")}
 
 
-def test_the_case_study_by_command(place, call, toy):
-    code, out, err = call("case-study", "-w", place.path, "--base", "base", "--runs", "con", "--json")
+def test_the_case_study_by_command(place, paper, toy):
+    code, out, err = paper("case-study", "-w", place.path, "--base", "base", "--runs", "con", "--json")
     assert code == 0
     assert files(place, "figure6") == {"blocks.jsonl", "figure6.md", "figure6.csv", "figure6.tex"}
     dataset, text_embeddings = toy
@@ -93,7 +84,7 @@ class Endpoint(LLM):
         return Completion(json.dumps({"ranking": ", ".join(["99", *numbers[:19]])}))
 
 
-def test_reranking_by_command(place, call, monkeypatch):
+def test_reranking_by_command(place, paper, monkeypatch):
     asked = []
 
     def endpoint(name, **options):
@@ -103,7 +94,7 @@ def test_reranking_by_command(place, call, monkeypatch):
     monkeypatch.setattr(client, "OpenAIChat", endpoint)
     command = ["rerank", "-w", place.path, "--run", "base", "--users", 7, "--candidates", 24, "--json"]
     where = ["--model", "x", "--base-url", "http://localhost:1/v1", "--key-env", "MY_KEY", "--concurrency", 3]
-    code, out, err = call(*command, *where)
+    code, out, err = paper(*command, *where)
     assert code == 0, err
     assert asked == [("x", {"base_url": "http://localhost:1/v1", "key_env": "MY_KEY", "concurrency": 3})]
     before, chosen, filled = json.loads(out)["rows"]
@@ -113,29 +104,29 @@ def test_reranking_by_command(place, call, monkeypatch):
     assert "| 5.0 % |" in err
     assert files(place, "figure1") == {"blocks.jsonl", "figure1.md", "figure1.csv", "figure1.tex"}
     # In another order it is another question; both stay.
-    assert call(*command, *where, "--shuffle")[0] == 0
-    assert call(*command, *where)[0] == 0
+    assert paper(*command, *where, "--shuffle")[0] == 0
+    assert paper(*command, *where)[0] == 0
     assert len(Results(place.experiments_path / "figure1" / "blocks.jsonl").records) == 2
 
 
-def test_theorem2_by_command_needs_no_dataset(tmp_path, call, monkeypatch):
+def test_theorem2_by_command_needs_no_dataset(tmp_path, paper, monkeypatch):
     quick = Theorem2Config(steps=2, anchors=64, batch_size=16)
     monkeypatch.setattr(theorem2, "Theorem2Config", lambda **options: quick.model_copy(update=options))
     command = ["theorem2", "-w", tmp_path / "w", "--information", 1, "--information", 2, "-n", 16, "--json"]
-    code, out, err = call(*command)
+    code, out, err = paper(*command)
     assert code == 0, err
     assert [(row["critic"], row["I, nats"]) for row in json.loads(out)["rows"]] == [
         (critic, i) for critic in CRITICS for i in (1, 2)
     ]
     path = tmp_path / "w" / "experiments" / "theorem2" / "gaussians.jsonl"
     assert {line["config"]["seed"] for line in Results(path).records.values()} == {0}
-    assert call(*command, "--seeds", 2)[0] == 0
+    assert paper(*command, "--seeds", 2)[0] == 0
     assert len(Results(path).records) == 2 * 2 * 3
     assert "Seeds: 0, 1, 2." in (path.parent / "theorem2.md").read_text()
     text = path.read_text()
-    assert call(*command, "--seeds", 2)[0] == 0
+    assert paper(*command, "--seeds", 2)[0] == 0
     assert path.read_text() == text
-    assert call("theorem2", "-w", tmp_path / "w", "--render")[0] == 0
+    assert paper("theorem2", "-w", tmp_path / "w", "--render")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -148,8 +139,8 @@ def test_theorem2_by_command_needs_no_dataset(tmp_path, call, monkeypatch):
         (["case-study", "--render"], "nothing to render"),
     ],
 )
-def test_what_cannot_be_run_is_said(place, call, arguments, message):
-    code, _, err = call(*arguments, "-w", place.path)
+def test_what_cannot_be_run_is_said(place, paper, arguments, message):
+    code, _, err = paper(*arguments, "-w", place.path)
     assert code != 0
     assert message in " ".join(err.split())
     assert not place.experiments_path.exists()

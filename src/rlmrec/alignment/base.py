@@ -12,13 +12,13 @@ from rlmrec.backbones.base import Backbone
 from rlmrec.batch import Batch
 from rlmrec.config import Config, NoOptions, as_config
 from rlmrec.errors import ConfigError
-from rlmrec.registry import construct
+from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
 ConfigLike = Config | Mapping[str, Any] | None
 
 
-class Alignment(nn.Module):
+class Alignment(Labelled, nn.Module):
     """The base class of alignments; by itself no alignment, which leaves the backbone as it is.
 
     A subclass implements ``loss``; one that masks or perturbs the initial embeddings overrides ``corrupt`` too.
@@ -46,11 +46,6 @@ class Alignment(nn.Module):
     Config: type[Config] = NoOptions
     needs_text: ClassVar[bool] = False
     output_size: int
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "label" not in vars(cls):
-            cls.label = cls.__name__
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import bpr, info_nce
-from rlmrec.registry import construct
+from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
 
@@ -39,7 +39,7 @@ class BackboneConfig(Config):
     embedding_size: int = Field(default=32, ge=1, description="d, size of the initial embeddings")
 
 
-class Backbone(nn.Module):
+class Backbone(Labelled, nn.Module):
     """A recommender over U users and I items, given x: the initial embeddings of all N = U + I nodes.
 
     A subclass implements ``encode``; one with a training pass of its own (noise, several views) overrides
@@ -72,11 +72,6 @@ class Backbone(nn.Module):
     self_loops = False
     uses_negatives = True
     needs_text = False
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "label" not in vars(cls):
-            cls.label = cls.__name__
 
     def __init__(
         self,

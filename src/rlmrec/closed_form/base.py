@@ -14,10 +14,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+from pydantic import Field
 
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.registry import Labelled
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 State = dict[str, AnyArray]
@@ -298,11 +300,24 @@ class ClosedFormModel:
         return rows, amounts.astype(np.float32)
 
 
-class ClosedForm(ABC):
-    """A recommender that is computed instead of trained. One class a file; ``NAME`` is how it is asked for."""
+class ExponentsConfig(Config):
+    """The exponents of R̃ = D_u^−a R D_i^−b; None lets validation choose."""
+
+    user_exponent: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts",
+    )
+    item_exponent: float | None = Field(
+        default=None, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b: how much less popular items count"
+    )
+
+
+class ClosedForm(Labelled, ABC):
+    """A recommender that is computed instead of trained. ``NAME`` is its name in the registry."""
 
     NAME: ClassVar[str]
-    label: ClassVar[str]
     needs_text: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     enhancement: ClassVar[str] = ""  # as in Backbone: what tables add to the label

@@ -10,7 +10,15 @@ import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, FoldIn, State, TextVectors, check_config
+from rlmrec.closed_form.base import (
+    ClosedForm,
+    ClosedFormModel,
+    ExponentsConfig,
+    FoldIn,
+    State,
+    TextVectors,
+    check_config,
+)
 from rlmrec.closed_form.graph_rule import (
     GraphRule,
     ItemTexts,
@@ -66,18 +74,9 @@ WEIGHTS = {
 }
 
 
-class GraphFilterConfig(Config):
+class GraphFilterConfig(ExponentsConfig):
     """Options of the graph filter; None lets validation choose."""
 
-    user_exponent: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts",
-    )
-    item_exponent: float | None = Field(
-        None, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b: how much less popular items count"
-    )
     rank: int | None = Field(None, ge=1, description="r, singular vectors kept")
     max_rank: int = Field(512, ge=1, description="largest r that is tried where rank is left open")
     ridge: float | None = Field(None, ge=0, description="μ / σ_r of the filter h = σ² / (σ² + μ²)")

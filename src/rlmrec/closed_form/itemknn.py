@@ -9,7 +9,15 @@ import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, FoldIn, State, TextVectors, check_config
+from rlmrec.closed_form.base import (
+    ClosedForm,
+    ClosedFormModel,
+    ExponentsConfig,
+    FoldIn,
+    State,
+    TextVectors,
+    check_config,
+)
 from rlmrec.closed_form.linear import HistoryRule, climb, item_item_model, scaled_interactions
 from rlmrec.closed_form.neighbours import largest
 from rlmrec.closed_form.search import Quality, Validation
@@ -22,18 +30,9 @@ STEP = 0.1
 COUNTS = 50, 200, 1000
 
 
-class ItemKNNConfig(Config):
+class ItemKNNConfig(ExponentsConfig):
     """Options of the two-hop filter; None lets validation choose."""
 
-    user_exponent: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="a of R̃ = D_u^−a R D_i^−b: how much less each item of a long history counts",
-    )
-    item_exponent: float | None = Field(
-        None, ge=0, le=1, description="b of R̃ = D_u^−a R D_i^−b: how much less popular items count"
-    )
     neighbours: int | None = Field(None, ge=1, description="M, the items that each item has as neighbours")
 
 
