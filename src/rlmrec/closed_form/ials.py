@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from rlmrec.closed_form.base import (
     ClosedForm,
@@ -161,14 +162,16 @@ def _item_factors(dataset: Dataset, options: IALSConfig, regularization: float, 
         from implicit.cpu.als import AlternatingLeastSquares
     except ImportError as error:
         raise ConfigError(f"{error}: install it with  pip install 'rlmrec[benchmark]'") from None
-    model = AlternatingLeastSquares(
-        factors=options.dim,
-        regularization=regularization,
-        alpha=1.0,
-        iterations=options.iterations,
-        random_state=seed,
-    )
     train = sp.csr_matrix(dataset.train.csr())
     train.data = train.data * np.float32(1 + options.confidence)
-    model.fit(train, show_progress=False)
+    # implicit has threads of its own; those of BLAS beside them only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        model = AlternatingLeastSquares(
+            factors=options.dim,
+            regularization=regularization,
+            alpha=1.0,
+            iterations=options.iterations,
+            random_state=seed,
+        )
+        model.fit(train, show_progress=False)
     return np.ascontiguousarray(model.item_factors, np.float32)
