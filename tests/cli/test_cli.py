@@ -647,3 +647,13 @@ def test_a_ready_split_of_recbole_is_kept(call, tmp_path):
     code, _, err = call("data", "recbole", tmp_path, "-w", tmp_path / "w", "--k-core", "5")
     assert code == 2
     assert "--k-core: not allowed with a ready-made split" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe whose reader has ended is another error there")
+def test_an_error_into_a_closed_pipe_prints_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "rlmrec", "evaluate", "-w", "absent", "--run", "x", "--json"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")

@@ -104,12 +104,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; one line per error, a traceback only with ``--debug``."""
     arguments = [_renamed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+        _run_or_fail(arguments)
     except KeyboardInterrupt:
         _fail("interrupted: repeat the command to resume", INTERRUPTED)
-    except BrokenPipeError:  # the reader of the pipe has ended, as `head` does
+    except (
+        BrokenPipeError
+    ):  # the reader of the pipe has ended, as `head` does, perhaps before an error was written
         sys.stderr.close()
         sys.exit(1)
+
+
+def _run_or_fail(arguments: list[str]) -> NoReturn:
+    """Run a command and exit with its code, or report the error and exit with that of the error."""
+    try:
+        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
