@@ -16,6 +16,8 @@ from rlmrec.files import read_json, sha256, write_json
 from rlmrec.recommend import storage
 from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.report import write_report
+from rlmrec.report.collect import collect
 from rlmrec.server.settings import Settings, application
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
@@ -163,6 +165,16 @@ def test_the_commands_treat_it_like_every_run(place, call_json, tmp_path):
     )
     code, found, _ = call_json("sweep", *w, tmp_path / "s.toml")
     assert (code, found["failed"], found["trials"]) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_report_ranks_by_all_parts_of_the_score(place, name, tmp_path):
+    inputs = collect(place, [f"my-{name}"])
+    [group] = inputs.groups
+    metrics = read_json(place.run(f"my-{name}") / "metrics.json")
+    assert np.isclose(inputs.ranking(group).metric("ndcg@20"), metrics["test"]["ndcg@20"])
+    write_report(place, tmp_path / "report.html", [f"my-{name}"])  # a map of items needs two dimensions
+    assert f"my-{name}" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_new_users_and_items_by_text_need_no_fit(place, call_json):

@@ -37,7 +37,7 @@ def evaluate(
     """
     from rlmrec.cli.output import Output
     from rlmrec.evaluation.ranking import evaluate as rank
-    from rlmrec.experiments.run import SEMANTIC_ONLY, run_semantic_only, scores_of
+    from rlmrec.experiments.run import SEMANTIC_ONLY, run_semantic_only
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
@@ -54,7 +54,7 @@ def evaluate(
         # Vectors can change under a run that took no training to make, so the run is always made again.
         run_semantic_only(dataset, place.text_embeddings(dataset), folder, overwrite=True)
     recommender = open_recommender(place, run, dataset)
-    metrics = rank(scores_of(recommender), dataset, k=lengths, split=split).metrics()
+    metrics = rank(recommender.scorer(), dataset, k=lengths, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     output.table(
         f"{run} on {split}, all items ranked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,10 @@ OVERALL = ("coverage", "gini")
 
 
 class Scorer(Protocol):
-    """A model that scores every item for some users: higher is better, −∞ excludes an item."""
+    """A model that scores every item for some users: higher is better, −∞ excludes an item.
+
+    A scorer whose ``score`` may run in several threads at once has an attribute ``is_thread_safe`` that is True.
+    """
 
     def score(self, users: IntArray, /) -> Float32Array:
         """Return float32[B, I] for user rows int64[B]. It must be a new array: the caller writes into it."""
@@ -42,6 +45,7 @@ class DotProduct:
         DataError: these are not two float32 matrices with the same d.
     """
 
+    is_thread_safe: ClassVar[bool] = True
     users: Float32Array
     items: Float32Array
 
@@ -237,8 +241,7 @@ def evaluate(
         is_candidate = best > -np.inf
         return np.where(is_candidate, items, -1), (relevant[place] == ranked) & is_candidate
 
-    # Nothing says that a user's own scorer may be called from several threads.
-    threads = None if isinstance(scores, DotProduct) else 1
+    threads = None if getattr(scores, "is_thread_safe", False) else 1
     blocks = list(map_blocks(rank, len(users), n_items, memory_budget, threads))
     # If the catalogue has fewer than K items, the places behind its end keep -1.
     items = np.full((len(users), lengths[-1]), -1)

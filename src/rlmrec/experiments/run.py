@@ -28,7 +28,7 @@ from rlmrec.backbones.base import BackboneConfig
 from rlmrec.closed_form.base import Texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
+from rlmrec.evaluation.ranking import DotProduct, Ranking, Scorer, evaluate
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.machine import load_average
@@ -37,7 +37,6 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, train
-from rlmrec.types import Float32Array, IntArray
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
@@ -314,7 +313,7 @@ def _write_untrained(
     recommender.manifest["config"] = config
     recommender.save(folder / "recommender")
     start = time.perf_counter()
-    results = evaluate_scores(scores_of(recommender), dataset, folder)
+    results = evaluate_scores(recommender.scorer(), dataset, folder)
     metrics = {
         **results,
         "best_epoch": None,
@@ -407,31 +406,7 @@ def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> s
     return None
 
 
-class RecommenderScores(DotProduct):
-    """The scores of a recommender, the sparse parts of a closed form included.
-
-    Args:
-        recommender: the recommender.
-    """
-
-    def __init__(self, recommender: Recommender) -> None:
-        super().__init__(recommender.users, recommender.items)
-        object.__setattr__(self, "_recommender", recommender)
-
-    def score(self, users: IntArray) -> Float32Array:
-        """Return the scores float32[B, I] of user rows int64[B]."""
-        recommender: Recommender = self.__dict__["_recommender"]
-        return recommender.score_rows(users)
-
-
-def scores_of(recommender: Recommender) -> DotProduct:
-    """Return what ``evaluate`` ranks a recommender's items by."""
-    if recommender.is_inner_product:
-        return DotProduct(recommender.users, recommender.items)
-    return RecommenderScores(recommender)
-
-
-def evaluate_scores(scores: DotProduct, dataset: Dataset, folder: Path | None = None) -> dict[str, Any]:
+def evaluate_scores(scores: Scorer, dataset: Dataset, folder: Path | None = None) -> dict[str, Any]:
     """Compute test and validation metrics of final scores; with a folder, the per-user values are written there."""
     results: dict[str, Any] = {}
     for split in ("test", "valid"):

@@ -256,6 +256,12 @@ def run(
     dataset = workspace.dataset()
     text_embeddings = workspace.text_embeddings(dataset)
     models = {name: open_recommender(workspace, name, dataset).users for name in (base, *runs)}
+    for name, users in models.items():
+        if users.shape[1] < 2:
+            raise ConfigError(
+                f"run {name!r} has user embeddings of {users.shape[1]} dimensions, which say nothing of who is like "
+                "whom: choose another run"
+            )
     result = case_study(dataset, text_embeddings, models, hops=hops, examples=examples, seed=seed)
     asked = {name: result[name] for name in ("fingerprint", "hops", "base", "models")}
     path = results_path(folder or workspace.experiments_path, "figure6", dataset.name)

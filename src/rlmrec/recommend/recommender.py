@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +16,7 @@ from rlmrec.closed_form.base import ClosedFormModel, UserParts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.ranking import DotProduct, Scorer
 from rlmrec.recommend import search, storage
 from rlmrec.recommend.index import Index
 from rlmrec.recommend.search import Found, Queries
@@ -307,6 +309,10 @@ class Recommender:
         if self.parts is None:
             return scores
         return self.parts.add_to(scores, self.parts.of_users(self.users[users], users), items)
+
+    def scorer(self) -> Scorer:
+        """Return what ``rlmrec.evaluate`` ranks all items by: the scores of ``recommend`` for training's users."""
+        return DotProduct(self.users, self.items) if self.is_inner_product else _Scores(self)
 
     def rank(self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
         """Return the place int64[M], from 1, of each item among all items that the user has not seen.
@@ -624,6 +630,18 @@ class Recommender:
     @cached_property
     def _raw_items(self) -> AnyArray:
         return _with_padding(self.item_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """The scores of a recommender with sparse parts."""
+
+    is_thread_safe: ClassVar[bool] = True
+    recommender: Recommender
+
+    def score(self, users: IntArray) -> Float32Array:
+        """Return the scores float32[B, I] of user rows int64[B]."""
+        return self.recommender.score_rows(users)
 
 
 def _longest(matrix: Float32Array) -> float:

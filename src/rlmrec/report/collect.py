@@ -16,7 +16,7 @@ from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.compare import FinishedRun, RunGroup, without_seed
-from rlmrec.evaluation.ranking import DotProduct, Ranking, evaluate
+from rlmrec.evaluation.ranking import Ranking, evaluate
 from rlmrec.evaluation.significance import average
 from rlmrec.experiments.experiment import Experiment, backbone_label
 from rlmrec.experiments.results import Results, TrialRecord
@@ -209,8 +209,7 @@ class Inputs:
             recommender = self.recommender(group)
             self._rankings[group.name] = None
             if recommender is not None and len(self.dataset.test):
-                scores = DotProduct(recommender.users, recommender.items)
-                self._rankings[group.name] = evaluate(scores, self.dataset, k=(LIST_LENGTH,))
+                self._rankings[group.name] = evaluate(recommender.scorer(), self.dataset, k=(LIST_LENGTH,))
         return self._rankings[group.name]
 
     def records(self, path: Path) -> list[TrialRecord]:

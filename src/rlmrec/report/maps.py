@@ -51,7 +51,8 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     seen: set[str] = set()
     for group in groups:  # one of each variant
         recommender = None if group.first.variant in seen else inputs.recommender(group)
-        if recommender is not None:
+        # A closed form may have no item embeddings, or a single number per item.
+        if recommender is not None and recommender.items.shape[1] > 1:
             seen.add(group.first.variant)
             when = "before alignment" if group.first.is_base else "after alignment"
             spaces.append((f"{group.name}: {when}", recommender.items))
