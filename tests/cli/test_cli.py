@@ -75,7 +75,8 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(12.345, "12.35"), (0.2, "0.20"), (0.00519, "0.0052"), (0.0, "–")]
+    ("seconds", "shown"),
+    [(12.345, "12.35"), (0.2, "0.20"), (0.00519, "0.0052"), (0.00028, "<0.001"), (0.0, "–")],
 )
 def test_short_epochs_keep_their_digits(seconds, shown):
     output = Output(as_json=False)

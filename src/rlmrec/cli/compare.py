@@ -150,8 +150,8 @@ def show_seconds(value: float) -> str:
     """Return a time with two digits; "–" for 0, where nothing was trained."""
     if not value:
         return "–"
-    if value < 0.01:
-        return "<0.01"
+    if value < 0.001:
+        return "<0.001"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
