@@ -179,7 +179,7 @@ def test_an_own_encoder_in_encode_and_cold_start(call, place):
     cold = ("cold", "item", "-w", place.path, "--run", "base", "--text", "aaa", "--json")
     code, _, err = call(*cold)
     assert code == 2, "a stored file alone never runs code"
-    assert "a class of your own: pass --encoder letters.py:Letters" in err
+    assert "a stored file never imports: pass --encoder letters.py:Letters" in err
     assert len(result(call(*cold, "--encoder", "letters.py:Letters"))["users"]) == 10
     code, _, err = call(*cold, "--encoder", "wordllama")
     assert code == 2

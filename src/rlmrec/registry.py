@@ -106,6 +106,11 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def _own_class(self, name: str) -> type[T]:
         module_name, _, attribute = name.rpartition(":")
+        # Before the path is extended: these try to import packages that may lie beside the user's file.
+        for dependency in ("scipy.sparse", "scipy.linalg", "polars"):
+            import_module(dependency)
+        for base in self._bases:
+            _imported(base)
         try:
             module = _module(module_name)
         except Exception as error:  # the user's code may raise anything
@@ -161,7 +166,7 @@ def _imported(path: str) -> Any:
 
 
 def _module(name: str) -> ModuleType:
-    """Import a file or a module. Only now is ``sys.path`` extended, so that nothing of ours can be shadowed."""
+    """Import a file or a module. Only now is its folder appended to ``sys.path``, so nothing of ours is shadowed."""
     if not name.endswith(".py"):
         _extend_path(os.getcwd())
         return import_module(name)

@@ -371,15 +371,21 @@ def test_texts_are_read_by_the_encoder_that_made_the_vectors(place):
         made_by = encoder_spec("openai:words", server.url)
         refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
         with TestClient(application(Settings(place.path, "con"))) as client:
+            unnamed = client.post("/v1/cold/users", json={"text": "travel"})
+            assert (unnamed.status_code, "--encoder openai:words" in unnamed.json()["error"]) == (409, True)
+            assert server.bodies == [], "a stored file never chooses an endpoint"
+        mine = Settings(place.path, "con", encoder="openai:words", base_url=server.url)
+        with TestClient(application(mine)) as client:
             liked = client.post("/v1/cold/users", json={"text": "travel", "k": 5}).json()
             assert {int(raw[1:]) // 15 for raw in ids(liked)} == {2}
-        refit(place, "words", {"made_by": encoder_spec("openai:words", key_env="NO_SUCH_KEY")})
-        with TestClient(application(Settings(place.path, "con"))) as client:
+        refit(place, "words", {"made_by": encoder_spec("openai:words")})
+        keyless = Settings(place.path, "con", encoder="openai:words", key_env="NO_SUCH_KEY")
+        with TestClient(application(keyless)) as client:
             keyless = client.post("/v1/cold/users", json={"text": "travel"})
             assert (keyless.status_code, "NO_SUCH_KEY" in keyless.json()["error"]) == (409, True)
         refit(place, make_encoder("openai:words", server.url).name, {"made_by": made_by})
         server.script = lambda number, body: failure(500)
-        with TestClient(application(Settings(place.path, "con"))) as client:
+        with TestClient(application(mine)) as client:
             gone = client.post("/v1/cold/users", json={"text": "travel"})
             assert (gone.status_code, "no answer in 2 tries" in gone.json()["error"]) == (503, True)
             assert client.get("/v1/users/u7/recommendations").status_code == 200

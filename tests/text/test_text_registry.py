@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fault_server import FaultServer, embedded, vector_of
 
-from rlmrec.errors import AccessError, ConfigError
+from rlmrec.errors import AccessError, ConfigError, WorkspaceError
 from rlmrec.text.registry import encoder_of, encoder_spec, make_encoder
 
 
@@ -14,14 +14,51 @@ def remembered(encoder, *arguments):
     return json.loads(json.dumps({"encoder": encoder.name, "made_by": encoder_spec(*arguments)}))
 
 
-def test_an_endpoint_is_asked_again_where_it_was():
-    with FaultServer(lambda number, body: embedded(body)) as server:
+def test_an_endpoint_and_a_key_come_from_the_caller_alone(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "the-callers-key")
+    monkeypatch.setenv("AWS_SECRET", "somebody-elses-secret")
+    with FaultServer(lambda number, body: embedded(body)) as evil, \
+         FaultServer(lambda number, body: embedded(body)) as server:  # fmt: skip
         first = make_encoder("openai:fake", server.url, "MY_KEY")
-        again = encoder_of(remembered(first, "openai:fake", server.url, "MY_KEY"))
-        assert (again.name, again.key_env) == (first.name, "MY_KEY")
-        assert np.array_equal(again.encode(["travel"]), [vector_of("travel")])
-    assert [body["model"] for body in server.bodies] == ["fake"]
+        manifest = remembered(first, "openai:fake", evil.url, "AWS_SECRET")
+        with pytest.raises(ConfigError, match="a stored file never chooses: pass --encoder openai:fake"):
+            encoder_of(manifest)
+        for spec in ("openai:fake", None):
+            again = encoder_of(manifest, spec, None, server.url, "MY_KEY")
+            assert (again.name, again.key_env) == (first.name, "MY_KEY")
+            assert np.array_equal(again.encode(["travel"]), [vector_of("travel")])
+        with pytest.raises(ConfigError, match="cannot be mixed"):
+            encoder_of(manifest, "openai:fake")  # OpenAI's own
+    assert [body["model"] for body in server.bodies] == ["fake", "fake"]
+    assert evil.bodies == []
     assert again.timeout < first.timeout, "someone waits for it"
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (
+            "sentence-transformers:./runs/evil",
+            "never loads: pass --encoder sentence-transformers:./runs/evil",
+        ),
+        ("evil.py:Evil", "never imports: pass --encoder evil.py:Evil"),
+        ("os:PathLike", "never imports: pass --encoder os:PathLike"),
+        ("a b", "never imports: pass --encoder 'a b'"),
+    ],
+)
+def test_a_stored_file_chooses_neither_a_model_nor_a_class(spec, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ConfigError, match=why):
+        encoder_of({"encoder": "x", "made_by": {"encoder": spec}})
+
+
+@pytest.mark.parametrize(
+    "made_by", ["local", 7, ["local"], {}, {"encoder": 7}, {"encoder": "local", "options": 1}]
+)
+def test_a_damaged_record_is_one_of_our_errors(made_by):
+    with pytest.raises(WorkspaceError, match="record of the encoder is damaged"):
+        encoder_of({"encoder": "x", "made_by": made_by or {"no": "encoder"}})
 
 
 def test_no_password_is_remembered():
@@ -31,7 +68,7 @@ def test_no_password_is_remembered():
 
 def test_openais_own_address_needs_its_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    encoder = encoder_of({"encoder": "m", "made_by": encoder_spec("openai:m")})
+    encoder = encoder_of({"encoder": "m", "made_by": encoder_spec("openai:m")}, "openai:m")
     with pytest.raises((AccessError, ConfigError), match="OPENAI_API_KEY"):
         encoder.encode(["travel"])
 
@@ -44,12 +81,12 @@ def test_a_folder_is_found_from_elsewhere_and_its_instruction_counts(tmp_path, m
     first = make_encoder(spec)
     manifest = remembered(first, spec)
     monkeypatch.chdir("/")
-    again = encoder_of(manifest)
+    again = encoder_of(manifest, manifest["made_by"]["encoder"])
     assert again.name == first.name
     assert np.array_equal(again.encode(["travel"]), first.encode(["travel"]))
     manifest["made_by"]["encoder"] = manifest["made_by"]["encoder"].rpartition(":")[0].rpartition(":")[0]
     with pytest.raises(ConfigError, match="cannot be mixed"):
-        encoder_of(manifest)
+        encoder_of(manifest, manifest["made_by"]["encoder"])
 
 
 def test_vectors_of_before_are_known_by_the_name():

@@ -18,8 +18,15 @@ WorkspaceOption = Annotated[
 RunOption = Annotated[str, typer.Option(help="Name of a finished run.")]
 EncoderOption = Annotated[
     str | None,
-    typer.Option(help="Encoder of the text; by default the recorded one. Needed for an encoder of your own."),
+    typer.Option(
+        help="Encoder of the text, as for 'rlmrec encode'; by default the recorded one. Needed for a model, an "
+        "endpoint or a class of your own: a stored file never chooses them."
+    ),
 ]
+BaseUrlOption = Annotated[
+    str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
+]
+KeyEnvOption = Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(help=f"{MODELS.choices}. By default graph-filter; with an alignment, lightgcn."),

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, EncoderOption, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    BaseUrlOption,
+    EncoderOption,
+    JsonOption,
+    KeyEnvOption,
+    RunOption,
+    WorkspaceOption,
+)
 from rlmrec.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -97,6 +105,8 @@ def item(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of users and of items.")] = 10,
     encoder: EncoderOption = None,
+    base_url: BaseUrlOption = None,
+    key_env: KeyEnvOption = "OPENAI_API_KEY",
     as_json: JsonOption = False,
 ) -> None:
     """Find the likely users of a new item, and similar items.
@@ -110,7 +120,7 @@ def item(
     _refuse_empty("--text", text)
     place, output = Workspace(workspace), Output(as_json)
     dataset, recommender, cold = _opened(place, run)
-    vector = cold.items(_encoded(place, cold, text, encoder))[0]
+    vector = cold.items(_encoded(place, cold, text, encoder, base_url, key_env))[0]
     users, cosines = recommender.users_for(vector, min(k, len(recommender.users)))
     titles = item_labels(dataset)
     near, nearness = recommender.items_for(vector, min(k, len(titles)))
@@ -147,6 +157,8 @@ def user(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 20,
     encoder: EncoderOption = None,
+    base_url: BaseUrlOption = None,
+    key_env: KeyEnvOption = "OPENAI_API_KEY",
     as_json: JsonOption = False,
 ) -> None:
     """Recommend to a new user, from a description of their taste or from items they like.
@@ -177,7 +189,7 @@ def user(
         ids, scores = recommender.recommend_from_items(liked, k)
     else:
         dataset, recommender, cold = _opened(place, run)
-        parts = cold.new_user(_encoded(place, cold, str(text), encoder)[0])
+        parts = cold.new_user(_encoded(place, cold, str(text), encoder, base_url, key_env)[0])
         [ids], [scores] = recommender.recommend_parts(parts, k)
     titles = item_labels(dataset)
     answer = [
@@ -213,9 +225,11 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, TextModel
         raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
 
 
-def _encoded(place: Workspace, cold: TextModel, text: str, encoder_name: str | None) -> Float32Array:
+def _encoded(
+    place: Workspace, cold: TextModel, text: str, encoder_name: str | None, base_url: str | None, key_env: str
+) -> Float32Array:
     from rlmrec.text.encoder import checked
     from rlmrec.text.registry import encoder_of
 
-    encoder = encoder_of(cold.manifest, encoder_name, place.encoders_path)
+    encoder = encoder_of(cold.manifest, encoder_name, place.encoders_path, base_url, key_env)
     return checked(encoder.name, encoder.encode([text]), 1, cold.size)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    BaseUrlOption,
+    JsonOption,
+    KeyEnvOption,
+    RunOption,
+    WorkspaceOption,
+)
 
 if TYPE_CHECKING:
     from rlmrec.recommend.explain import Explanation
@@ -25,10 +32,8 @@ def explain(
             help="Language model that writes a sentence; 'local' is the embedded one. None by default."
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
-    ] = None,
-    key_env: Annotated[str, typer.Option(help="Environment variable with the key.")] = "OPENAI_API_KEY",
+    base_url: BaseUrlOption = None,
+    key_env: KeyEnvOption = "OPENAI_API_KEY",
     as_json: JsonOption = False,
 ) -> None:
     """Explain why an item is recommended to a user: the training items behind its score, profiles, shared words.

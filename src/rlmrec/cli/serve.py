@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, EncoderOption, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    BaseUrlOption,
+    EncoderOption,
+    KeyEnvOption,
+    RunOption,
+    WorkspaceOption,
+)
 from rlmrec.errors import ConfigError
 
 
@@ -31,6 +38,8 @@ def serve(
         int, typer.Option(min=1, help="Maximum number of requests in progress per worker; others get 503.")
     ] = 64,
     encoder: EncoderOption = None,
+    base_url: BaseUrlOption = None,
+    key_env: KeyEnvOption = "OPENAI_API_KEY",
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
@@ -55,4 +64,5 @@ def serve(
     def announce(url: str) -> None:
         output.say(f"run {escape(run)} at {escape(url)}  (documentation: {escape(url)}/docs)")
 
-    run_server(Settings(workspace, run, base, token_env, in_flight, encoder), host, port, workers, announce)
+    settings = Settings(workspace, run, base, token_env, in_flight, encoder, base_url, key_env)
+    run_server(settings, host, port, workers, announce)

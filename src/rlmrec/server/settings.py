@@ -34,6 +34,8 @@ class Settings:
         token_env: environment variable with the bearer token, or None.
         in_flight: maximum number of requests in progress in one worker.
         encoder: encoder of texts, as --encoder names it; None for the recorded one.
+        base_url: root of the encoder's endpoint, if it has one; never taken from the run.
+        key_env: environment variable with the endpoint's key; never taken from the run.
     """
 
     workspace: Path
@@ -42,6 +44,8 @@ class Settings:
     token_env: str | None = None
     in_flight: int = 64
     encoder: str | None = None
+    base_url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
 
     def added_items(self) -> AddedItems:
         """Return the store of added items."""
@@ -89,4 +93,5 @@ def application(settings: Settings) -> FastAPI:
 def _make_encoder(settings: Settings, cold: TextModel) -> TextEncoder:
     from rlmrec.text.registry import encoder_of  # slow to import, and many servers never get a text
 
-    return encoder_of(cold.manifest, settings.encoder, Workspace(settings.workspace).encoders_path)
+    folder = Workspace(settings.workspace).encoders_path
+    return encoder_of(cold.manifest, settings.encoder, folder, settings.base_url, settings.key_env)
