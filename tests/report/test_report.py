@@ -19,6 +19,7 @@ from rlmrec.config import parse_settings
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.compare import SHOWN_METRICS
+from rlmrec.evaluation.groups import head_mid_tail
 from rlmrec.evaluation.significance import compare_tables, holm
 from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.run import run
@@ -35,7 +36,6 @@ from rlmrec.report import write_report as write
 from rlmrec.report.blocks import Options
 from rlmrec.report.charts import Series, bars, lines, scatter
 from rlmrec.report.collect import Group, collect
-from rlmrec.report.data import head_mid_tail
 from rlmrec.report.experiments import summaries_of
 from rlmrec.report.maps import item_classes, neighbour_agreement
 from rlmrec.testing import blocks

@@ -50,8 +50,8 @@ def experiment(
     name: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, table4, figure4, figure5 of the paper, or the TOML file of an experiment of "
-            "your own."
+            help="table1, table2, table3, table4, figure4, figure5 of the paper; strong: text against tuned baselines "
+            "that are trained out; history: the same on short histories; or the TOML file of an experiment of your own."
         ),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -60,7 +60,8 @@ def experiment(
         typer.Option(
             metavar="KEY=VALUE",
             help="Run a part of the grid: the values to keep of "
-            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, seed; separate several "
+            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, history, keep, seed; separate "
+            "several "
             "values by commas; repeat.",
         ),
     ] = None,
@@ -98,7 +99,7 @@ def experiment(
 
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
-    from rlmrec.experiments.results import Results, TrialRecord, results_path
+    from rlmrec.experiments.results import Results, TrialRecord, results_path, tries_path
     from rlmrec.experiments.trial import TrialInputs
     from rlmrec.report.experiments import run_tests, summaries_of, summarize, tables_of, write_experiment
     from rlmrec.report.tables import as_markdown
@@ -114,13 +115,14 @@ def experiment(
             options["epochs"] = epochs
         inputs = TrialInputs(place)
         share = threads or (torch.get_num_threads() if plan.is_timing else None)
-        trials, lacking = plan.trials(
+        stages, lacking = plan.methods(
             inputs, preset, options,
             seeds=seeds, only=_parse_only(only or []), timing=f"{device}, {share} threads" if plan.is_timing else "",
         )  # fmt: skip
         if lacking:
+            planned = sum(len(method.runs[0]) for stage in stages for method in stage)
             output.say(
-                f"[yellow]{len(lacking)} of {len(lacking) + len(trials)} trials need text embeddings that this "
+                f"[yellow]{len(lacking)} of {len(lacking) + planned} trials need text embeddings that this "
                 "workspace does not have, and are left out: make them with rlmrec encode[/]"
             )
         if plan.is_timing and jobs > 1:
@@ -129,8 +131,16 @@ def experiment(
         records = Results[TrialRecord](path)
         if name.endswith(".toml"):
             keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
-        ran = run_with_progress(trials, place, records, output, plan.name, jobs, share, device)
-        failed = sum(record["status"] == "failed" for record in ran)
+        tried = Results[TrialRecord](tries_path(path))
+        for number, stage in enumerate(stages, 1):
+            label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
+            tries = [trial for method in stage for trial in method.tries]
+            if tries:
+                run_with_progress(tries, place, tried, output, f"{label}, tries", jobs, share, device)
+            trials = [trial for method in stage for trial in method.chosen(tried)]
+            ran = run_with_progress(trials, place, records, output, label, jobs, share, device)
+            failed += sum(not tried.is_done(trial.id) for trial in tries)
+            failed += sum(record["status"] == "failed" for record in ran)
         run_tests(plan, path, inputs)
         output.console.print(as_markdown(tables_of(summarize(plan, path))), markup=False, soft_wrap=True)
     written = write_experiment(plan, folder)

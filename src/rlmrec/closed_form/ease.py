@@ -114,7 +114,12 @@ class EASE(ClosedForm):
             dataset,
             item_weights.astype(np.float32),
             best[2],
-            {"recommender": cls.NAME, "chosen": chosen, "notes": notes},
+            {
+                "recommender": cls.NAME,
+                "chosen": chosen,
+                "notes": notes,
+                "tries": validation.tried if validation else 0,
+            },
         )
 
     @classmethod

@@ -179,6 +179,7 @@ class _Fit:
             "validation": self.figures,
             "trials": self.trials,
             "notes": self.notes,
+            "tries": 0 if self.validation is None else self.validation.tried,
         }
         return ClosedFormModel(
             parts.vectors, rule.items, rule, parts.history, rule.neighbours, direct, record

@@ -147,7 +147,8 @@ class IALS(ClosedForm):
         assert best is not None
         rule = best[1]
         chosen = {**options.model_dump(), "regularization": rule.regularization}
-        record = {"recommender": cls.NAME, "chosen": chosen, "notes": []}
+        tries = validation.tried if validation else 0
+        record = {"recommender": cls.NAME, "chosen": chosen, "notes": [], "tries": tries}
         return ClosedFormModel(rule.parts(dataset.train.csr()).vectors, rule.items, rule, record=record)
 
     @classmethod

@@ -69,7 +69,12 @@ class ItemKNN(ClosedForm):
             dataset,
             item_weights.astype(np.float32),
             sp.csr_array(largest(whole, count).T),  # R̃ᵀR̃ is symmetric: its rows are cut, and become columns
-            {"recommender": cls.NAME, "chosen": chosen, "notes": notes},
+            {
+                "recommender": cls.NAME,
+                "chosen": chosen,
+                "notes": notes,
+                "tries": validation.tried if validation else 0,
+            },
         )
 
     @classmethod

@@ -55,7 +55,7 @@ class Validation:
     """A fixed sample of the users with validation items, and what they are to be found.
 
     Args:
-        dataset: the training items are left out of the candidates, the validation items are sought.
+        dataset: its ``excluded()`` items are left out of the candidates, the validation items are sought.
         seed: of the sample.
         cells: users times items at most; a catalogue above it still gets one user.
     """
@@ -65,7 +65,7 @@ class Validation:
         size = min(len(users), max(1, cells // dataset.n_items))
         if size < len(users):
             users = np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
-        self._set(users, dataset.train.csr()[users], dataset.valid.csr()[users])
+        self._set(users, dataset.excluded()[users], dataset.valid.csr()[users])
 
     @classmethod
     def of_hidden(cls, dataset: Dataset, users: IntArray) -> Validation:
@@ -78,6 +78,7 @@ class Validation:
 
     def _set(self, users: IntArray, seen: sp.csr_array, wanted: sp.csr_array) -> None:
         self.users: IntArray = users
+        self.tried = 0  # ways to score that were ranked so far
         self.n_items = wanted.shape[1]
         self.seen_rows = np.repeat(np.arange(len(users)), np.diff(seen.indptr))
         self.seen_items = seen.indices
@@ -100,6 +101,7 @@ class Validation:
 
         blocks = list(map_blocks(rank, len(self), self.n_items))
         found = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        self.tried += len(found)
         return [
             Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant))
             for hits in found

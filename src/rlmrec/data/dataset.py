@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from rlmrec.data.interactions import Interactions, repeats
 from rlmrec.data.source import Source
@@ -49,6 +50,8 @@ class Dataset:
         user_texts: likewise for users.
         provenance: where it came from and how it was filtered; JSON.
         notes: remarks on the data for the user; not saved.
+        unranked: pairs beside those of ``train`` that no list may contain, such as history that an experiment hides
+            from training; not saved.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -65,6 +68,7 @@ class Dataset:
     user_texts: pl.DataFrame | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unranked: Interactions | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -139,6 +143,11 @@ class Dataset:
             raise DataError(f"unknown split {name!r}: expected one of {', '.join(SPLITS)}")
         part: Interactions = getattr(self, name)
         return part
+
+    def excluded(self) -> sp.csr_array:
+        """Return the U x I matrix of the pairs that no list contains: those of ``train`` and of ``unranked``."""
+        known = self.train.csr()
+        return known if self.unranked is None else sp.csr_array(known + self.unranked.csr())
 
     @cached_property
     def fingerprint(self) -> str:

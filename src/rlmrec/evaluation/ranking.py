@@ -187,13 +187,14 @@ def evaluate(
 ) -> Ranking:
     """Rank all items for every user with held-out items (the paper's all-rank protocol, Section 4.1.2).
 
-    Candidates are all items except the user's training items; on the test split, validation items are candidates.
+    Candidates are all items except the user's training items and ``dataset.unranked``; on the test split, validation
+    items are candidates.
     Among items with equal scores, the one with the lower row comes first.
 
     Args:
         scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is
             scored by one thread per core; others are called from this thread, with a block of users at a time.
-        dataset: its training items are excluded, and the items of ``split`` count as relevant.
+        dataset: its ``excluded()`` pairs are left out of the lists, and the items of ``split`` count as relevant.
         k: list lengths.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
@@ -217,7 +218,7 @@ def evaluate(
         raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
     n_items = dataset.n_items
     _check_shape(scores, dataset)
-    trained = dataset.train.csr()[users]  # (n, I)
+    excluded = dataset.excluded()[users]  # (n, I)
     wanted = held_out.csr()[users]  # (n, I)
     n_relevant = np.diff(wanted.indptr).astype(np.int64)
     # One ascending number per relevant (user, item), so that hits of a block are found by one binary search.
@@ -230,9 +231,9 @@ def evaluate(
             raise DataError(
                 f"scores of {n_rows} users have shape {found.shape}, expected {(n_rows, n_items)}"
             )
-        of_rows = trained.indptr[block.start : block.stop + 1]
+        of_rows = excluded.indptr[block.start : block.stop + 1]
         rows = np.repeat(np.arange(n_rows), np.diff(of_rows))
-        found[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
+        found[rows, excluded.indices[of_rows[0] : of_rows[-1]]] = -np.inf
         items, best = top_k(found, lengths[-1])
         # Only the keys of the block's own users: shorter to search.
         relevant = keys[wanted.indptr[block.start] : wanted.indptr[block.stop]]

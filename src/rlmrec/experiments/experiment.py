@@ -12,12 +12,14 @@ from typing import Any
 from rlmrec.alignment import ALIGNMENTS, alignment_label
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import PER_USER
+from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
 from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
-from rlmrec.models import MODELS
+from rlmrec.models import MODELS, names_closed_form
 from rlmrec.registry import short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.training.trainer import MONITORED
 
 # The axes that a grid may list, each with the value for a grid that does not list it.
 AXES: dict[str, Any] = {
@@ -29,12 +31,25 @@ AXES: dict[str, Any] = {
     "period": "",
     "cut": "global",
     "start": "random",
+    "history": 0,
+    "keep": "random",
+}
+# Keys of a grid beside its axes: type and type in words.
+GRID_KEYS: dict[str, tuple[type, str]] = {
+    "seeds": (int, "a number of seeds"),
+    "options": (dict, "a table of options"),
+    "tries": (list, "a list of tables of options"),
+    "needs_text": (bool, "true or false"),
 }
 OLD_NAMES = {"semantics": "text_embeddings"}  # of axes and coordinates in version 0.1
 CUTS = {"global": "at one moment", "per-user": "within each user's history"}
 ABSENT = "–"
 # The coordinates that may make a row of the table; ``coordinates`` computes them.
-COORDINATES = ("backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start")
+COORDINATES = (
+    "backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start", "history", "dimension",
+)  # fmt: skip
+NO_TEXT = "none"  # in the place of a name of text embeddings: a closed form then reads none
+DEFAULT_LOSS = "bpr"  # not shown in the variant
 # Means over the users of the test split, and numbers of the record itself.
 METRICS = {f"{name}@{k}" for name in PER_USER for k in K} | {"seconds_per_epoch", "seconds", "epochs"}
 # The keys of a file: type, type in words, whether the key is required.
@@ -48,6 +63,8 @@ _KEYS: dict[str, tuple[type, str, bool]] = {
     "reference": (dict, 'coordinates such as {noise = "0 %"}', False),
     "timing": (bool, "true or false", False),
     "options": (dict, "a table [options]", False),
+    "try_options": (dict, "a table [try_options]", False),
+    "details": (bool, "true or false", False),
 }
 
 Point = dict[str, Any]  # axis → value, and the seed
@@ -75,6 +92,38 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Method:
+    """The trials of one point of a grid over the seeds, once for each of the options to choose from.
+
+    Args:
+        tries: a short trial for each choice of options; none if there is nothing to choose.
+        runs: for each choice, its trials over the seeds.
+    """
+
+    tries: tuple[Trial, ...]
+    runs: tuple[tuple[Trial, ...], ...]
+
+    def best(self, results: Results[TrialRecord]) -> int | None:
+        """Return the number of the choice with the highest Recall@20 on validation; None if no try is done.
+
+        Among equal ones the first is taken. A try that failed is left out.
+        """
+        if not self.tries:
+            return 0
+        values = {
+            number: (results.records[trial.id]["valid"] or {}).get(MONITORED, 0.0)
+            for number, trial in enumerate(self.tries)
+            if results.is_done(trial.id)
+        }
+        return max(values, key=lambda number: values[number]) if values else None
+
+    def chosen(self, results: Results[TrialRecord]) -> tuple[Trial, ...]:
+        """Return the trials with the best options; none if no try is done."""
+        best = self.best(results)
+        return () if best is None else self.runs[best]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A grid of trials and the table that it makes.
 
@@ -89,8 +138,17 @@ class Experiment:
         [[grid]]                             # one or more: lists of values of ``AXES``
         backbone = ["lightgcn"]
         alignment = ["none", "contrastive"]
+        seeds = 1                            # at most, for the trials of this grid
+        options = {layers = 2}               # over [options]
+        tries = [{l2 = 1e-6}, {l2 = 1e-5}]   # options to choose from on validation, with seed 1
+        needs_text = true                    # left out of a workspace without text embeddings
+        [try_options]                        # over the options of the tries, which may be shorter than the trials
+        patience = 5
+        details = true                       # tables by groups of users and items, of the cost and of the stopping rule
 
-    ``text_embeddings = "*"`` stands for all text embeddings of the workspace.
+    Every grid of trained backbones has the same number of tries, so that no method is searched for longer than another.
+    ``text_embeddings = "*"`` stands for all text embeddings of the workspace, and "none" among them keeps them from a
+    closed form.
 
     Args:
         name: the file's name without its ending.
@@ -118,11 +176,30 @@ class Experiment:
         for key in ("against", "reference"):
             self._refuse_unknown(key, self.values.get(key, ()), self.rows)
         for grid in self.values["grid"]:
-            self._refuse_unknown("a grid", grid, AXES)
+            self._refuse_unknown("a grid", grid, (*AXES, *GRID_KEYS))
             for axis, values in grid.items():
+                if axis in GRID_KEYS:
+                    kind, expected = GRID_KEYS[axis]
+                    if not isinstance(values, kind):
+                        raise ConfigError(f"{self.name}: {axis} = {values!r} of a grid, expected {expected}")
+                    continue
                 is_list = isinstance(values, list) and values
                 if not is_list and not (axis == "text_embeddings" and values == "*"):
                     raise ConfigError(f"{self.name}: {axis} = {values!r}, expected a list of values")
+        self._refuse_unequal_budgets()
+
+    def _refuse_unequal_budgets(self) -> None:
+        """Refuse grids whose trained backbones have different numbers of tries."""
+        budgets = {
+            ", ".join(trained): len(grid.get("tries", ()))
+            for grid in self.values["grid"]
+            if (trained := [one for one in grid.get("backbone", [AXES["backbone"]]) if _is_trained(one)])
+        }
+        if len(set(budgets.values())) > 1:
+            listed = "; ".join(f"{names}: {count}" for names, count in budgets.items())
+            raise ConfigError(
+                f"{self.name}: the grids have different numbers of tries, which favours those with more ({listed})"
+            )
 
     def _refuse_unknown(self, where: str, found: Any, known: Any) -> None:
         unknown = [str(name) for name in found if name not in known]
@@ -166,22 +243,23 @@ class Experiment:
         return int(self.values["seeds"])
 
     def points(self, text_embeddings: Sequence[str], seeds: int | None = None) -> Iterator[Point]:
-        """Yield all points of the grids.
+        """Yield all points of the grids, each with its seed and the number of its grid.
 
         Args:
             text_embeddings: the names that "*" stands for.
             seeds: how many; None takes the experiment's own number.
         """
-        for grid in self.values["grid"]:
+        for number, grid in enumerate(self.values["grid"]):
             axes = {axis: grid.get(axis, [default]) for axis, default in AXES.items()}
+            most = grid.get("seeds", seeds or self.seeds)
             if axes["text_embeddings"] == "*":
                 axes["text_embeddings"] = list(text_embeddings)
             for values in itertools.product(*axes.values()):
                 point = dict(zip(axes, values, strict=True))
                 # Scoring by the text embeddings alone trains nothing: every seed gives the same numbers.
-                count = 1 if point["backbone"] == SEMANTIC_ONLY else seeds or self.seeds
+                count = 1 if point["backbone"] == SEMANTIC_ONLY else min(most, seeds or self.seeds)
                 for seed in range(1, count + 1):
-                    yield {**point, "seed": seed}
+                    yield {**point, "seed": seed, "grid": number}
 
     def trials(
         self,
@@ -194,6 +272,27 @@ class Experiment:
         timing: str = "",
     ) -> tuple[list[Trial], list[Trial]]:
         """Return the trials to run in a workspace, and those that lack text embeddings.
+
+        Of a method with tries, these are its trials; ``methods`` has those that follow. The arguments and errors are
+        those of ``methods``.
+        """
+        stages, lacking = self.methods(inputs, preset, options, seeds=seeds, only=only, timing=timing)
+        methods = [method for stage in stages for method in stage]
+        return [trial for method in methods for trial in method.tries or method.runs[0]], lacking
+
+    def methods(
+        self,
+        inputs: TrialInputs,
+        preset: str,
+        options: Mapping[str, Any],
+        *,
+        seeds: int | None = None,
+        only: Mapping[str, Sequence[str]] | None = None,
+        timing: str = "",
+    ) -> tuple[list[list[Method]], list[Trial]]:
+        """Return the methods to run in a workspace, stage by stage, and the trials that lack text embeddings.
+
+        With tries, each grid is a stage, so that what is chosen early is trained early; without, all are one stage.
 
         Args:
             inputs: of the workspace.
@@ -208,6 +307,7 @@ class Experiment:
             DataError: a trial needs timestamps and the dataset has none.
         """
         chosen = {**self.values.get("options", {}), **options}
+        try_options = self.values.get("try_options", {})
         names = inputs.place.text_embeddings_names()
         points = _select(list(self.points(names, seeds)), only or {}, self.name)
         if not points:
@@ -218,17 +318,44 @@ class Experiment:
             )
         if any(point["period"] for point in points):
             of_period(inputs.dataset, None, "later")  # reports missing timestamps once, not for every trial
-        runnable: list[Trial] = []
-        lacking: list[Trial] = []
         used: set[str] = set()
-        for point in points:
-            trial = self._trial(point, inputs, names, preset, chosen, used)
-            target = lacking if trial.needs_text and trial.texts is None else runnable
-            target.append(replace(trial, timing=timing) if self.is_timing else trial)
-        unknown = set(flat_options(chosen)) - used
+        named = set(flat_options(options))  # options of the file may belong to trials that --only leaves out
+        if not only:
+            named |= {*flat_options(chosen), *(flat_options(try_options) if self.has_tries else ())}
+
+        def trial_of(point: Point, more: Mapping[str, Any]) -> Trial:
+            trial = self._trial(point, inputs, names, preset, {**chosen, **more}, used)
+            return replace(trial, timing=timing) if self.is_timing else trial
+
+        stages: dict[int, list[Method]] = {}
+        lacking: list[Trial] = []
+        for alike in _by_method(points):
+            grid = self.values["grid"][alike[0]["grid"]]
+            choices = [{**grid.get("options", {}), **one} for one in grid.get("tries", [{}])]
+            runs = [tuple(trial_of(point, choice) for point in alike) for choice in choices]
+            needs_text = grid.get("needs_text", False) or runs[0][0].needs_text
+            if needs_text and runs[0][0].texts is None:
+                lacking += runs[0]
+                continue
+            first = {**alike[0], "seed": 1}
+            tries = [trial_of(first, {**choice, **try_options}) for choice in choices if "tries" in grid]
+            named.update(name for choice in choices for name in flat_options(choice))
+            stage = alike[0]["grid"] if self.has_tries else 0
+            stages.setdefault(stage, []).append(Method(tuple(tries), tuple(runs)))
+        unknown = named - used
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
-        return runnable, lacking
+        return list(stages.values()), lacking
+
+    @property
+    def has_details(self) -> bool:
+        """Whether tables of groups, cost and stopping are shown, and rows that were not run."""
+        return bool(self.values.get("details", False))
+
+    @property
+    def has_tries(self) -> bool:
+        """Whether options are chosen on validation."""
+        return any("tries" in grid for grid in self.values["grid"])
 
     def _trial(
         self,
@@ -260,7 +387,7 @@ class Experiment:
             start = self._trial(earlier, inputs, names, preset, options, used)
         return Trial(
             spec, inputs.dataset.fingerprint, noise=point["noise"], period=point["period"],
-            cut=point["cut"], start=start, **text,
+            cut=point["cut"], start=start, history=point["history"], keep=point["keep"], **text,
         )  # fmt: skip
 
     def row(self, trial: Mapping[str, Any]) -> Row | None:
@@ -285,11 +412,23 @@ class Experiment:
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
             run |= own_labels(point["backbone"], point["alignment"])
             start = None if point["start"] == "random" else {"alignment": point["start"]}
-            data = {**point, "semantics": point["text_embeddings"]}
+            options, reads_text = self._known_options(point)
+            data = {**point, "semantics": point["text_embeddings"] if reads_text else None}
             if point["period"] != "earlier":
-                found = _coordinates(run, data, start, point["period"], point["cut"])
+                found = _coordinates(run, data, start, point["period"], point["cut"], options)
                 rows[tuple(found[name] for name in self.rows)] = None
         return list(rows)
+
+    def _known_options(self, point: Point) -> tuple[dict[str, Any], bool]:
+        """Return the backbone's options at a point, and whether it reads text; a user's class is not imported."""
+        backbone, alignment = point["backbone"], point["alignment"]
+        if backbone not in MODELS.paths or alignment not in ALIGNMENTS.paths:
+            return {}, True
+        grid, known = self.values["grid"][point["grid"]], option_names(backbone, alignment)
+        given = {**self.values.get("options", {}), **grid.get("options", {}), **grid.get("tries", [{}])[0]}
+        own = {name: value for name, value in flat_options(given).items() if name in known}
+        spec = RunSpec.resolve(backbone, alignment, options=own)
+        return spec.as_dict()["backbone"], spec.reads_text and point["text_embeddings"] != NO_TEXT
 
     def sort_key(self, row: Row) -> tuple[tuple[int, str], ...]:
         """Return the sort key of a row: column by column, in the order in which the grids list the values."""
@@ -333,17 +472,27 @@ def backbone_label(name: str) -> str:
 def coordinates(trial: Mapping[str, Any]) -> dict[str, str]:
     """Return the value of each of ``COORDINATES`` for a trial (``Trial.as_dict``)."""
     data = trial["data"]
-    return _coordinates(trial["run"], data, trial["start"], *split_period(data["period"]))
+    period, cut = split_period(data["period"])
+    return _coordinates(trial["run"], data, trial["start"], period, cut, trial.get("backbone", {}))
 
 
 def _coordinates(
-    run: Mapping[str, Any], data: Mapping[str, Any], start: Mapping[str, Any] | None, period: str, cut: str
+    run: Mapping[str, Any],
+    data: Mapping[str, Any],
+    start: Mapping[str, Any] | None,
+    period: str,
+    cut: str,
+    options: Mapping[str, Any],
 ) -> dict[str, str]:
     backbone, alignment = run["backbone"], run["alignment"]
     kinds = MODELS.known(backbone), ALIGNMENTS.known(alignment)
     variant = run.get("alignment_label") or alignment_label(alignment)
+    if options.get("loss", DEFAULT_LOSS) != DEFAULT_LOSS:
+        variant = options["loss"] if alignment == "none" else f"{variant}, {options['loss']}"
     # A class of the user's own that is not imported may read texts.
-    reads_text = any(kind is None or kind.needs_text for kind in kinds)
+    may_read = any(kind is None or kind.needs_text or getattr(kind, "reads_text", False) for kind in kinds)
+    reads_text = may_read and data["semantics"] is not None
+    history = data.get("history", 0)
     if backbone == SEMANTIC_ONLY:
         variant = "Semantic embeddings only"
     elif kinds[0] is not None and kinds[0].enhancement:
@@ -356,7 +505,21 @@ def _coordinates(
         "noise": f"{100 * data['noise']:g} %",
         "cut": CUTS[cut] if period else ABSENT,
         "start": "None" if start is None else alignment_label(start["alignment"]),
+        "history": f"{data['keep']} {history}" if history else "all",
+        "dimension": str(options.get("embedding_size", options.get("dim", ABSENT))),
     }
+
+
+def _is_trained(backbone: str) -> bool:
+    return backbone != SEMANTIC_ONLY and not names_closed_form(backbone)
+
+
+def _by_method(points: Sequence[Point]) -> list[list[Point]]:
+    """Return the points that differ in their seed alone, together."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(tuple(value for name, value in point.items() if name != "seed"), []).append(point)
+    return list(groups.values())
 
 
 def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: str) -> list[Point]:

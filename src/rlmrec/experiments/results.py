@@ -21,7 +21,8 @@ class TrialRecord(TypedDict, total=False):
     ``status`` is "done" or "failed"; a failed trial has ``error`` and perhaps ``traceback`` instead of metrics.
     ``cell`` is what ``Trial.as_dict`` returns (the key is that of version 0.1), ``dataset`` the
     dataset's name, ``encoder`` the encoder of its text embeddings, ``seconds`` the time of training and validation,
-    ``validation_curve`` pairs of epoch and Recall@20, and ``taken_from`` the run that the trial is a copy of.
+    ``validation_curve`` pairs of epoch and Recall@20, ``groups`` what ``group_metrics`` returns, ``fit`` what a closed
+    form recorded of its options, and ``taken_from`` the run that the trial is a copy of.
     """
 
     id: Required[str]
@@ -38,6 +39,8 @@ class TrialRecord(TypedDict, total=False):
     seconds: float
     environment: dict[str, Any]
     validation_curve: list[list[float]]
+    groups: dict[str, float]
+    fit: dict[str, Any]
     taken_from: str
     error: str
     traceback: str
@@ -46,6 +49,11 @@ class TrialRecord(TypedDict, total=False):
 def results_path(folder: Path, experiment: str, dataset: str) -> Path:
     """Return the path of the records of an experiment on a dataset."""
     return folder / experiment / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}.jsonl"
+
+
+def tries_path(records: Path) -> Path:
+    """Return the path of the records of the tries that a choice of options was made from, beside the others."""
+    return records.parent / "tries" / records.name
 
 
 class Results(Generic[R]):

@@ -37,6 +37,7 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, train
+from rlmrec.types import BoolArray
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
@@ -234,11 +235,17 @@ def _fit(
 
 def node_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> Texts:
     """Return text vectors as a closed form reads them: only a text of the user's own counts, not a mean over items."""
-    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
-    own = text_embeddings.has_user & ~np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
+    own = own_user_texts(text_embeddings, dataset)
     if not own.any():
         return Texts(text_embeddings.items, None, text_embeddings.has_item, None)
     return Texts(text_embeddings.items, text_embeddings.users, text_embeddings.has_item, own)
+
+
+def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArray:
+    """Return which users have a text of their own, bool[U]; the others' vectors are means over training items."""
+    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
+    of_means = np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
+    return np.asarray(text_embeddings.has_user & ~of_means, bool)
 
 
 def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:

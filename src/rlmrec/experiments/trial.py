@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,15 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.groups import group_metrics
+from rlmrec.evaluation.ranking import evaluate
+from rlmrec.experiments.history import cut_history
 from rlmrec.experiments.results import TrialRecord
 from rlmrec.experiments.run import (
     SEMANTIC_ONLY,
     InitialEmbeddings,
+    K,
+    own_user_texts,
     reuse_finished_run,
     run,
     run_config,
@@ -27,6 +33,7 @@ from rlmrec.experiments.run import (
 )
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import locked, read_json_lines, write_json
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
@@ -52,11 +59,13 @@ class Trial:
         start: the trial whose learned embeddings it starts from; None starts from random ones.
         timing: device and threads, in words, if the trial measures the seconds per epoch, else "".
         cut: one of ``CUTS``; of a period.
+        history: training interactions that each user keeps; 0 keeps all.
+        keep: which ones, see ``cut_history``.
 
-    The seed of ``spec`` is the seed of the shuffling and of the noise too.
+    The seed of ``spec`` is the seed of the shuffling, of the noise and of the cut history too.
 
     Raises:
-        ConfigError: an unknown period or cut.
+        ConfigError: an unknown period or cut, or a cut history of a period.
     """
 
     spec: RunSpec | None
@@ -69,8 +78,12 @@ class Trial:
     start: Trial | None = None
     timing: str = ""
     cut: str = "global"
+    history: int = 0
+    keep: str = "random"
 
     def __post_init__(self) -> None:
+        if self.history and self.period:
+            raise ConfigError(f"history {self.history} with period {self.period!r}: expected one of the two")
         if self.period not in PERIODS:
             raise ConfigError(f"unknown period {self.period!r}: expected one of {', '.join(PERIODS[1:])}")
         if self.cut not in CUTS:
@@ -103,6 +116,7 @@ class Trial:
         parts += [f"noise {self.noise:g}"] * (self.noise > 0)
         if self.period:
             parts.append(f"{self.period} period" + " of each user" * (self.cut == "per-user"))
+        parts += [f"{self.history} {self.keep} interactions of each user"] * (self.history > 0)
         if self.start is not None and self.start.spec is not None:
             parts.append(f"started from {self.start.spec.alignment}")
         parts += ["timed"] * bool(self.timing)
@@ -120,6 +134,8 @@ class Trial:
                 "semantics": self.text_embeddings,
                 "texts": self.texts,
                 "shuffle": self.shuffle,
+                # Absent by default, as in the ids of older trials.
+                **({"history": self.history, "keep": self.keep} if self.history else {}),
             },
             "start": None if self.start is None else self._start_as_dict(self.start),
             "timing": self.timing,
@@ -191,9 +207,11 @@ class TrialInputs:
                 raise DataError(
                     f"the text embeddings {trial.text_embeddings!r} were replaced while trials were running"
                 )
-            if trial.shuffle != "none":
-                text_embeddings = text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
         dataset = self.dataset
+        if trial.history:
+            dataset, text_embeddings = _with_short_history(trial, dataset, text_embeddings)
+        if text_embeddings is not None and trial.shuffle != "none":
+            text_embeddings = _shuffled(trial, dataset, text_embeddings)
         if trial.period:
             dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
         if trial.noise:
@@ -204,6 +222,40 @@ class TrialInputs:
             if text_embeddings is not None:
                 text_embeddings = replace(text_embeddings, manifest=_of_any_dataset(text_embeddings))
         return dataset, text_embeddings
+
+
+def _with_short_history(
+    trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings | None
+) -> tuple[Dataset, TextEmbeddings | None]:
+    """Return a dataset with the trial's cut histories; users without a text of their own get new means."""
+    short = cut_history(dataset, trial.history, trial.keep, trial.seed)
+    if text_embeddings is None:
+        return short, None
+    own = own_user_texts(text_embeddings, dataset)
+    means = mean_over_training(text_embeddings.items, short.train, text_embeddings.has_item)
+    has_mean = short.train.csr() @ text_embeddings.has_item.astype(np.int64) > 0
+    averaged = ~own & text_embeddings.has_user & has_mean
+    return short, replace(
+        text_embeddings,
+        users=np.where(own[:, None], text_embeddings.users, np.where(averaged[:, None], means, 0)).astype(
+            np.float32
+        ),
+        has_user=own | averaged,
+        manifest=_of_any_dataset(text_embeddings),
+    )
+
+
+def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
+    """Return text embeddings that are given to the wrong nodes.
+
+    A closed form reads users' texts only where they are their own. It recognises the others as means over training
+    items, which they no longer are after shuffling, so they are taken away before.
+    """
+    if trial.spec is not None and trial.spec.is_closed_form:
+        own = own_user_texts(text_embeddings, dataset)
+        users = np.where(own[:, None], text_embeddings.users, np.float32(0))
+        text_embeddings = replace(text_embeddings, users=users, has_user=own)
+    return text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
 
 
 def _of_any_dataset(text_embeddings: TextEmbeddings) -> dict[str, Any]:
@@ -300,10 +352,20 @@ def run_trial(
             [epoch["epoch"], round(epoch["valid"][MONITORED], 5)] for epoch in epochs if "valid" in epoch
         ],
     }
+    if "fit" in record:  # without the figures of each option that was tried
+        record["fit"] = {name: value for name, value in record["fit"].items() if name != "trials"}
+    if metrics["test"] is not None:
+        record["groups"] = _group_metrics(folder, dataset)
     if text_embeddings is not None and text_embeddings.manifest.get("encoder") is not None:
         record["encoder"] = text_embeddings.manifest["encoder"]
     result: TrialRecord = record
     return result
+
+
+def _group_metrics(folder: Path, dataset: Dataset) -> dict[str, float]:
+    """Return the test accuracy of a finished trial by groups of users and items."""
+    scorer = Recommender.load(folder / "recommender").scorer()
+    return group_metrics(evaluate(scorer, dataset, K), dataset)
 
 
 def describe_trial(trial: Trial, place: Workspace) -> None:

@@ -1,4 +1,7 @@
-"""The paper's tables and figures that are grids of trials: ``tables/*.toml``, and its numbers: ``numbers/*.csv``."""
+"""The experiments that come with the package: the paper's tables and figures, with its numbers, and our own.
+
+The grids are in ``paper/tables/*.toml`` and ``experiments/tables/*.toml``, the paper's numbers in ``numbers/*.csv``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import csv
 import io
 import tomllib
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.experiment import Experiment, Published, Row
@@ -14,26 +18,33 @@ from rlmrec.experiments.experiment import Experiment, Published, Row
 SAME_DATA = {"rlmrec-amazon": "amazon-book"}
 
 
+def _files() -> dict[str, Traversable]:
+    """Return the file of each grid by its name."""
+    folders = (resources.files(package) / "tables" for package in ("rlmrec.paper", "rlmrec.experiments"))
+    paths = [path for folder in folders for path in folder.iterdir() if path.name.endswith(".toml")]
+    return {path.name.removesuffix(".toml"): path for path in sorted(paths, key=lambda path: path.name)}
+
+
 def grid_names() -> list[str]:
     """Return the names of the grids, from figure4 to table4."""
-    folder = resources.files("rlmrec.paper") / "tables"
-    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+    return list(_files())
 
 
 def grid(name: str) -> Experiment:
-    """Return the grid called ``name``, with the paper's numbers.
+    """Return the grid called ``name``, with the paper's numbers if it has any.
 
     Raises:
         ConfigError: there is none of this name.
     """
-    if name not in grid_names():
+    files = _files()
+    if name not in files:
         raise ConfigError(
-            f"unknown experiment {name!r}: expected one of {', '.join(grid_names())}, or the path of a file ending in "
+            f"unknown experiment {name!r}: expected one of {', '.join(files)}, or the path of a file ending in "
             ".toml"
         )
-    text = (resources.files("rlmrec.paper") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
-    values = tomllib.loads(text)
-    return Experiment(name, values, Published(paper_numbers(name, values["rows"]), SAME_DATA))
+    values = tomllib.loads(files[name].read_text(encoding="utf-8"))
+    numbers = paper_numbers(name, values["rows"])
+    return Experiment(name, values, Published(numbers, SAME_DATA) if numbers else None)
 
 
 def grids() -> list[Experiment]:

@@ -14,11 +14,11 @@ from scipy.stats import rankdata
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.evaluation.compare import SHOWN_METRICS, Comparisons, SeededComparison, compare_pairs
+from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail, item_group_recall
 from rlmrec.evaluation.significance import LEVEL, bootstrap
 from rlmrec.report.blocks import Block, Chart, Options, Section, p_value, signed
 from rlmrec.report.charts import SERIES, Series, bars, lines
 from rlmrec.report.collect import Group, Inputs, Run
-from rlmrec.report.data import head_mid_tail
 from rlmrec.report.tables import ResultTable, Value, short_metric
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.types import FloatArray
@@ -204,37 +204,22 @@ def _by_popularity(
     if ranking is None:
         return []
     groups = head_mid_tail(data.train.item_degrees())
-    wanted = data.test.csr()[ranking.users]
-    of_item = groups[wanted.indices]
-    rows = np.repeat(np.arange(len(ranking.users)), np.diff(wanted.indptr))
-    counts = np.stack(
-        [np.bincount(rows[of_item == number], minlength=len(ranking.users)) for number in range(3)]
-    )  # (3, n) held-out items of each user in each group
-
-    def recalls(group: Group) -> FloatArray | None:
-        lists = inputs.ranking(group)
-        if lists is None:
-            return None
-        hits = np.stack([(lists.hits & (groups[lists.items] == number)).sum(1) for number in range(3)])
-        values: FloatArray = hits / np.maximum(counts, 1)
-        return values
-
-    old = recalls(base)
-    assert old is not None  # its ranking is there
-    having = [np.flatnonzero(counts[number]) for number in range(3)]
+    old, mask = item_group_recall(ranking, data, groups)
+    having = [np.flatnonzero(of_group) for of_group in mask]
     if min(map(len, having)) < 2:
         return []
     found = []
     for number, group in enumerate(others, 1):
-        new = recalls(group)
-        if new is not None:
+        lists = inputs.ranking(group)
+        if lists is not None:
+            new, _ = item_group_recall(lists, data, groups)
             found.append(
                 (number, group.name, [Change.of(new[part, rows], old[part, rows]) for part, rows in enumerate(having)])
             )  # fmt: skip
     sizes = [int((groups == number).sum()) for number in range(3)]
     chart = _gains(
         f"{base.first.model}: change of Recall@20 by popularity of the item",
-        [f"{name} ({size:,})" for name, size in zip(("head", "middle", "tail"), sizes, strict=True)],
+        [f"{name} ({size:,})" for name, size in zip(ITEM_GROUPS, sizes, strict=True)],
         found,
         "Recall of the held-out items of each group, over the users who have any. Head: the most popular items that "
         "have a fifth of the training interactions; tail: the least popular items that have a fifth. First seeds only."
@@ -245,12 +230,11 @@ def _by_popularity(
         [base.name, *(float(old[part, rows].mean()) for part, rows in enumerate(having))]
     ]
     means += [[name, *(one.new for one in comparisons)] for _, name, comparisons in found]
-    columns = ("head", "middle", "tail")
     table = ResultTable(
-        ["Recall@20", *columns],
+        ["Recall@20", *ITEM_GROUPS],
         means,
         f"{base.first.model}: by popularity",
-        formats=dict.fromkeys(columns, ".4f"),
+        formats=dict.fromkeys(ITEM_GROUPS, ".4f"),
     )
     return [*chart, table] if chart else []
 

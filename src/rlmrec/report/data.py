@@ -9,7 +9,6 @@ from rlmrec.report.blocks import Options, Section
 from rlmrec.report.charts import Series, lines
 from rlmrec.report.collect import Inputs
 from rlmrec.report.tables import ResultTable, Value
-from rlmrec.types import IntArray
 
 
 def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
@@ -45,26 +44,3 @@ def dataset(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         note="Both axes are logarithmic: a straight line is a power law.",
     )
     return Section("data", "The dataset", [ResultTable(["", "value"], rows), tail])
-
-
-def head_mid_tail(popularity: IntArray) -> IntArray:
-    """Return the popularity group of each item, int64[I]: 0 head, 1 middle, 2 tail.
-
-    The most popular items that together have a fifth of the interactions are the head, the least popular ones that
-    have a fifth are the tail.
-
-    Args:
-        popularity: int64[I], training interactions of each item.
-
-    Source: Abdollahpouri et al., RMSE workshop at RecSys 2019 (Section 3).
-
-    Example:
-        >>> head_mid_tail(np.array([1, 5, 10, 2, 2])).tolist()
-        [2, 1, 0, 1, 2]
-    """
-    order = np.argsort(-popularity, kind="stable")
-    before = np.cumsum(popularity[order]) - popularity[order]  # interactions of more popular items
-    share = before / max(1, popularity.sum())
-    groups = np.empty(len(popularity), np.int64)
-    groups[order] = np.where(share < 0.2, 0, np.where(share < 0.8, 1, 2))
-    return groups

@@ -16,9 +16,10 @@ from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import ABSENT, Experiment, Row
-from rlmrec.experiments.results import TrialRecord, metric_value, read_trial_records
+from rlmrec.experiments.results import TrialRecord, metric_value, read_trial_records, tries_path
 from rlmrec.experiments.trial import TrialInputs
 from rlmrec.files import read_json, write_json
+from rlmrec.report.details import NOT_MEASURED, detail_tables
 from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
 Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]  # row → metric → the fields of ``SeededComparison``
@@ -34,7 +35,7 @@ class SummaryRow:
         epochs: mean number.
         mean: by metric.
         std: standard deviation by metric; None for one seed.
-        environments: of the trials.
+        records: of the trials.
         tests: by metric, against the base row.
         change: relative change by metric, to the base row.
         to_reference: relative change by metric, to the reference row.
@@ -47,12 +48,17 @@ class SummaryRow:
     epochs: float
     mean: dict[str, float]
     std: dict[str, float] | None
-    environments: list[dict[str, Any]]
+    records: list[TrialRecord]
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     change: dict[str, float] = field(default_factory=dict)
     to_reference: dict[str, float] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     published_change: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """What the trials were run with."""
+        return [record["environment"] for record in self.records]
 
     def is_significant(self, metric: str) -> bool:
         """Return whether the corrected p of the t-test over users is below the level."""
@@ -71,6 +77,7 @@ class Summary:
         encoders: name of text embeddings → their encoder.
         left_out: records of rows that were run with other options before.
         failed: trials whose last attempt failed.
+        tries: row → records of the tries that its options were chosen from.
     """
 
     experiment: Experiment
@@ -80,6 +87,7 @@ class Summary:
     encoders: Mapping[str, str] = field(default_factory=dict)
     left_out: int = 0
     failed: int = 0
+    tries: Mapping[Row, list[TrialRecord]] = field(default_factory=dict)
 
     @property
     def is_same_data(self) -> bool:
@@ -195,7 +203,18 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         {record["cell"]["data"]["semantics"]: record["encoder"] for record in kept if "encoder" in record},
         left_out,
         sum(record["status"] == "failed" for record in records),
+        _tries(experiment, path),
     )
+
+
+def _tries(experiment: Experiment, path: Path) -> dict[Row, list[TrialRecord]]:
+    """Return the tries of each row."""
+    tries: dict[Row, list[TrialRecord]] = {}
+    for record in read_trial_records(tries_path(path)) if tries_path(path).exists() else []:
+        row = experiment.row(record["cell"])
+        if record["status"] == "done" and row is not None:
+            tries.setdefault(row, []).append(record)
+    return tries
 
 
 def summaries_of(experiment: Experiment, results: Path) -> list[Summary]:
@@ -217,7 +236,7 @@ def _over_seeds(experiment: Experiment, row: Row, records: Sequence[TrialRecord]
         statistics.mean(record["epochs"] for record in records),
         {name: statistics.mean(found) for name, found in values.items()},
         std,
-        [record["environment"] for record in records],
+        list(records),
     )
 
 
@@ -231,9 +250,10 @@ def _published_row(experiment: Experiment, row: Row) -> Row:
 
 
 def tables_of(summary: Summary) -> list[ResultTable]:
-    """Return the table of our numbers, and the table of the published numbers beside them if there are any."""
+    """Return the table of our numbers, and those of published numbers and of details if there are any."""
     beside = any(row.published for row in summary.rows)
-    return [_our_table(summary), *([_beside_published(summary)] if beside else [])]
+    details = detail_tables(summary) if summary.experiment.has_details else []
+    return [_our_table(summary), *([_beside_published(summary)] if beside else []), *details]
 
 
 def write_experiment(experiment: Experiment, results: Path) -> list[Path]:
@@ -279,11 +299,22 @@ def _our_table(summary: Summary) -> ResultTable:
             values.append(text)
         seeds = ", ".join(map(str, row.seeds))
         body.append([*row.row, seeds, f"{row.epochs:.0f}", *values, *_reference_values(summary, row)])
+    if experiment.has_details:
+        body = _with_missing_rows(summary, body)
     columns = [*_columns(experiment), "seeds", "epochs", *map(short_metric, metrics)]
     return ResultTable(
         [*columns, *_reference_columns(experiment)], body, experiment.title, _note(summary),
         summary.dataset, len(experiment.rows),
     )  # fmt: skip
+
+
+def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[Value]]:
+    """Return the body of a table with a line for each row of the grids that was not run."""
+    experiment = summary.experiment
+    lines = {row.row: line for row, line in zip(summary.rows, body, strict=True)}
+    for row in experiment.known_rows:
+        lines.setdefault(row, [*row, "–", "–", *[NOT_MEASURED] * len(experiment.metrics)])
+    return [lines[row] for row in sorted(lines, key=experiment.sort_key)]
 
 
 def _beside_published(summary: Summary) -> ResultTable:

@@ -11,11 +11,11 @@ from sklearn.manifold import TSNE
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
+from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail
 from rlmrec.profiles.parse import cut_words
 from rlmrec.report.blocks import Block, Options, Section, Text
 from rlmrec.report.charts import scatter
 from rlmrec.report.collect import Inputs
-from rlmrec.report.data import head_mid_tail
 from rlmrec.topk import unit_rows
 from rlmrec.types import Float32Array, FloatArray, IntArray
 
@@ -103,7 +103,7 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
     if column is None and texts is not None:
         column = next((name for name in ATTRIBUTES if name in columns), None) or _classifying(texts)
     if column is None or texts is None:
-        return "popularity", ["head", "middle", "tail"], head_mid_tail(data.train.item_degrees())
+        return "popularity", list(ITEM_GROUPS), head_mid_tail(data.train.item_degrees())
     values = [_first_value(value) for value in texts[column].to_list()]
     names, counts = np.unique([value for value in values if value], return_counts=True)
     kept = names[np.argsort(-counts, kind="stable")][:CLASSES].tolist()

@@ -1,0 +1,183 @@
+"""Tables beside that of an experiment: groups of users and items, cost of the choice of options, stopping rule."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlmrec.evaluation.groups import ITEM_GROUPS, USER_GROUPS
+from rlmrec.experiments.results import TrialRecord
+from rlmrec.report.tables import ResultTable, Value
+
+if TYPE_CHECKING:
+    from rlmrec.report.experiments import Summary, SummaryRow
+
+NOT_MEASURED = "not measured"
+SHORT_PATIENCE = 5  # the paper's
+GROUPS = (*ITEM_GROUPS, *USER_GROUPS)
+
+
+def detail_tables(summary: Summary) -> list[ResultTable]:
+    """Return the tables of groups, of cost and of the stopping rule; each only if there is something in it."""
+    found = (_groups(summary), _cost(summary), _stopping(summary))
+    return [table for table in found if table is not None]
+
+
+def _columns(summary: Summary) -> list[str]:
+    return [name.replace("_", " ") for name in summary.experiment.rows]
+
+
+def _groups(summary: Summary) -> ResultTable | None:
+    """Return Recall@20 by popularity of the held-out item and by activity of the user."""
+    means = {row.row: _mean_groups(row) for row in summary.rows}
+    if not any(means.values()):
+        return None
+    body: list[list[Value]] = []
+    for row in summary.rows:
+        own, base = (
+            means[row.row],
+            means.get(summary.experiment.other_row(row.row, "against") or row.row, {}),
+        )
+        values: list[Value] = []
+        for name in GROUPS:
+            text = f"{own[name]:.4f}" if name in own else NOT_MEASURED
+            if name in own and base is not own and base.get(name):
+                text += f" ({100 * (own[name] / base[name] - 1):+.1f} %)"
+            values.append(text)
+        body.append([*row.row, *values])
+    return ResultTable(
+        [*_columns(summary), *GROUPS],
+        body,
+        "Recall@20 by popularity of the held-out items and by activity of the user",
+        "Head: the most popular items that have a fifth of the training interactions; tail: the least popular ones that"
+        " have a fifth; over the users with held-out items of the group. Sparse: users with at most the median number"
+        " of training interactions. In brackets the change to the base; not tested.",
+        summary.dataset,
+        len(summary.experiment.rows),
+    )
+
+
+def _mean_groups(row: SummaryRow) -> dict[str, float]:
+    found = [record["groups"] for record in row.records if "groups" in record]
+    if len(found) < len(row.records):
+        return {}
+    names = [name for name in GROUPS if all(name in one for one in found)]
+    return {name: statistics.mean(one[name] for one in found) for name in names}
+
+
+def _cost(summary: Summary) -> ResultTable:
+    """Return how many options each row was chosen from, in how many seconds, and which were chosen."""
+    varied = _varied(record for tried in summary.tries.values() for record in tried)
+    body: list[list[Value]] = []
+    for row in summary.rows:
+        first, tried = row.records[0], summary.tries.get(row.row, [])
+        fit: Mapping[str, Any] = first.get("fit", {})
+        count = len(tried) or fit.get("tries")
+        chosen = {name: _option(first, name) for name in varied} if tried else fit.get("chosen", {})
+        body.append([
+            *row.row,
+            "–" if count is None else str(count),
+            _seconds(sum(record["seconds"] for record in tried)) if tried else "in the fit" if count else "–",
+            _seconds(statistics.mean(record["seconds"] for record in row.records)),
+            ", ".join(f"{name} {_short(value)}" for name, value in chosen.items() if value is not None),
+        ])  # fmt: skip
+    return ResultTable(
+        [*_columns(summary), "tries", "seconds of the tries", "seconds of a run", "chosen"],
+        body,
+        "Cost: options tried on validation, and seconds",
+        "A closed form tries its options while it is fitted. Seconds of training or fitting and validation with the "
+        "threads named above, other programs on the machine included.",
+        summary.dataset,
+        len(summary.experiment.rows),
+    )
+
+
+def _option(record: TrialRecord, name: str) -> Any:
+    part, _, option = name.partition(".")
+    return record["cell"].get(part, {}).get(option)
+
+
+def _varied(tried: Iterable[TrialRecord]) -> list[str]:
+    """Return the options, as "part.option", in which the tries of some row differ."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for record in tried:
+        run = record["cell"]["run"]
+        for part in ("backbone", "alignment", "training"):
+            for name, value in record["cell"].get(part, {}).items():
+                key = f"{run['backbone']} {run['alignment']}", f"{part}.{name}"
+                values.setdefault(key, set()).add(repr(value))
+    return list(dict.fromkeys(name for (_, name), found in values.items() if len(found) > 1))
+
+
+def stop(curve: Sequence[Sequence[float]], patience: int) -> tuple[float, float]:
+    """Return the epoch and the value that training ends with under a patience, on a recorded validation curve.
+
+    Args:
+        curve: pairs of epoch and value; a patience above the recorded run's own gives the best of the curve.
+        patience: validations in a row without a new best.
+
+    Example:
+        >>> stop([(0, 0.1), (3, 0.2), (6, 0.15), (9, 0.15), (12, 0.3)], 2)
+        (3, 0.2)
+    """
+    best = (curve[0][0], curve[0][1])
+    stale = 0
+    for epoch, value in curve[1:]:
+        stale = 0 if value > best[1] else stale + 1
+        best = (epoch, value) if value > best[1] else best
+        if stale >= patience:
+            break
+    return best
+
+
+def _stopping(summary: Summary) -> ResultTable | None:
+    """Return what the paper's patience would have stopped at on the recorded curves, beside where training ended."""
+    stops = {
+        row.row: [_stops(record) for record in row.records]
+        for row in summary.rows
+        if all(len(record.get("validation_curve", ())) > 1 for record in row.records)
+    }
+    if not stops:
+        return None
+    body: list[list[Value]] = []
+    for row, mine in stops.items():
+        base = stops.get(summary.experiment.other_row(row, "against") or row, mine)
+        values: list[Value] = []
+        for part in range(2):
+            own = [one[part][1] for one in mine]
+            text = f"{statistics.mean(own):.4f}"
+            text += f" ± {statistics.stdev(own):.4f}" if len(own) > 1 else ""
+            if base is not mine:
+                change = statistics.mean(own) / statistics.mean(one[part][1] for one in base) - 1
+                text += f" ({100 * change:+.1f} %)"
+            epochs = ", ".join(f"{one[part][0]:g}" for one in mine)
+            values += [epochs, text]
+        body.append([*row, *values])
+    patience = summary.rows[-1].records[0]["cell"]["training"].get("patience", "")
+    return ResultTable(
+        [
+            *_columns(summary),
+            f"best epochs, patience {SHORT_PATIENCE}", f"validation R@20, patience {SHORT_PATIENCE}",
+            f"best epochs, patience {patience}", f"validation R@20, patience {patience}",
+        ],
+        body,
+        "The stopping rule: what is left of each gain when training goes on",
+        f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; an epoch for each seed."
+        " In brackets the change to the base under the same rule.",
+        summary.dataset,
+        len(summary.experiment.rows),
+    )  # fmt: skip
+
+
+def _stops(record: TrialRecord) -> tuple[tuple[float, float], tuple[float, float]]:
+    curve = record["validation_curve"]
+    return stop(curve, SHORT_PATIENCE), stop(curve, len(curve))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"

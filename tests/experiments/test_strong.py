@@ -1,0 +1,230 @@
+"""Experiments that choose options by tries: equal budgets, resuming, and the tables of details."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlmrec.cli import main
+from rlmrec.closed_form import RECOMMENDERS
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.groups import group_metrics
+from rlmrec.evaluation.ranking import evaluate
+from rlmrec.experiments.experiment import Experiment
+from rlmrec.experiments.results import Results, read_trial_records, results_path, tries_path
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.trial import Trial, TrialInputs, identity
+from rlmrec.paper.grids import grid
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.report.details import detail_tables, stop
+from rlmrec.report.experiments import summarize
+from rlmrec.testing import blocks
+from rlmrec.training.trainer import train
+from rlmrec.workspace import Workspace
+
+STORED = Path(__file__).parents[2] / "experiments" / "results"
+FILE = """
+title = "Small"
+metrics = ["recall@20"]
+rows = ["backbone", "variant", "text_embeddings", "shuffle", "dimension"]
+against = { variant = "Base", text_embeddings = "–", shuffle = "none" }
+seeds = 2
+details = true
+[options]
+epochs = 4
+batch_size = 256
+[try_options]
+epochs = 2
+[[grid]]
+backbone = ["popularity"]
+[[grid]]
+backbone = ["graph-filter"]
+text_embeddings = ["none"]
+seeds = 1
+[[grid]]
+backbone = ["graph-filter"]
+shuffle = ["none", "both"]
+needs_text = true
+seeds = 1
+[[grid]]
+tries = [{ learning_rate = 1e-5 }, { learning_rate = 0.05 }]
+[[grid]]
+alignment = ["contrastive"]
+options = { embedding_size = 8 }
+tries = [{ weight = 0.1 }, { weight = 0.01 }]
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Workspace(tmp_path / "w")
+    dataset, text_embeddings = blocks()
+    dataset.save(place.dataset_path)
+    text_embeddings.save(place.text_embeddings_path())
+    return place
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(FILE)
+    return path
+
+
+def command(file, place, *more):
+    with pytest.raises(SystemExit) as end:
+        main(["experiment", str(file), "-w", str(place.path), "--threads", "1", *more])
+    return end.value.code
+
+
+def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place, capsys):
+    assert command(file, place) == 0
+    path = results_path(place.experiments_path, "small", "blocks")
+    tried, records = Results(tries_path(path)).records, Results(path).records
+    assert len(tried) == 4, "two for each trained method, with one seed"
+    assert {record["cell"]["training"]["epochs"] for record in tried.values()} == {2}
+    valid = {
+        record["cell"]["training"]["learning_rate"]: record["valid"]["recall@20"]
+        for record in tried.values()
+        if record["cell"]["run"]["alignment"] == "none"
+    }
+    assert valid[0.05] > valid[1e-5]
+    base = [record for record in records.values() if record["cell"]["run"]["backbone"] == "lightgcn"]
+    chosen = [record["cell"]["training"] for record in base if record["cell"]["run"]["alignment"] == "none"]
+    assert {options["learning_rate"] for options in chosen} == {0.05}
+    assert {options["epochs"] for options in chosen} == {4}
+    assert len(base) == 4
+    tables = capsys.readouterr().out
+    assert "| graph filter | Base | default | both |" in tables
+    assert "best epochs, patience 5" in tables
+
+    # What a kill left unfinished is done, what was done is kept.
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    of_tries = tries_path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]))
+    tries_path(path).write_text("".join(of_tries[:-1]))
+    assert command(file, place) == 0
+    again = Results(path).records
+    assert [record["test"] for record in again.values()] == [record["test"] for record in records.values()]
+    assert Results(tries_path(path)).records.keys() == tried.keys()
+    written = path.read_text(encoding="utf-8")
+    assert command(file, place) == 0
+    assert path.read_text(encoding="utf-8") == written, "nothing was left to do"
+
+
+def test_groups_and_what_is_not_measured_are_in_the_tables(file, place, capsys):
+    assert command(file, place, "--only", "backbone=popularity,graph-filter") == 0
+    tables = capsys.readouterr().out
+    assert "| LightGCN | Con | default | none | 8 | – | – | not measured |" in tables
+    plan = Experiment.read(file)
+    path = results_path(place.experiments_path, "small", "blocks")
+    summary = summarize(plan, path)
+    inputs = TrialInputs(place)
+    for row in summary.rows:
+        folder = place.trial(row.records[0]["id"])
+        ranking = evaluate(Recommender.load(folder / "recommender").scorer(), inputs.dataset)
+        expected = group_metrics(ranking, inputs.dataset)
+        assert row.records[0]["groups"] == pytest.approx(expected)
+        users = {
+            user: set(inputs.dataset.test.items[inputs.dataset.test.users == user].tolist())
+            for user in ranking.users
+        }
+        recalls = np.array(
+            [
+                len(users[user] & set(items.tolist())) / len(users[user])
+                for user, items in zip(ranking.users, ranking.items, strict=True)
+            ]
+        )
+        degrees = inputs.dataset.train.user_degrees()[ranking.users]
+        assert expected["sparse"] == pytest.approx(recalls[degrees <= np.median(degrees)].mean())
+        assert expected["active"] == pytest.approx(recalls[degrees > np.median(degrees)].mean())
+    groups, cost = detail_tables(summary)
+    assert len(groups.rows) == len(cost.rows) == len(summary.rows) == 4
+    counts = [line[5] for line in cost.texts]
+    assert counts[0] == "–", "popularity has nothing to choose"
+    assert all(int(count) > 10 for count in counts[1:])
+
+
+def test_a_workspace_without_text_leaves_out_what_needs_it(file, place, capsys):
+    place.text_embeddings_path().unlink()
+    assert command(file, place, "--only", "backbone=graph-filter") == 0
+    assert "2 of 3 trials need text embeddings" in capsys.readouterr().out
+    records = read_trial_records(results_path(place.experiments_path, "small", "blocks"))
+    assert [record["cell"]["data"]["semantics"] for record in records] == [None]
+
+
+def test_unequal_budgets_are_refused():
+    values = {"title": "x", "metrics": ["recall@20"], "rows": ["backbone"], "seeds": 1}
+    more = {"backbone": ["mf"], "tries": [{"l2": 1e-6}, {"l2": 1e-5}]}
+    for other in ({}, {"tries": [{"l2": 1e-6}]}):
+        with pytest.raises(ConfigError, match=r"different numbers of tries.*mf: 2; sgl: "):
+            Experiment("x", {**values, "grid": [more, {"backbone": ["sgl"], **other}]})
+    Experiment("x", {**values, "grid": [more, {"backbone": ["ease", "semantic-only"]}]})
+    with pytest.raises(ConfigError, match="tries = 3 of a grid, expected a list of tables"):
+        Experiment("x", {**values, "grid": [{"tries": 3}]})
+
+
+def test_the_budget_of_strong_is_equal_and_no_option_is_mistyped(place):
+    stages, lacking = grid("strong").methods(TrialInputs(place), "general", {})
+    assert not lacking
+    methods = [method for stage in stages for method in stage]
+    for method in methods:
+        spec = method.runs[0][0].spec
+        closed = spec.backbone in RECOMMENDERS
+        assert len(method.tries) == (0 if closed else 4)
+        assert len({trial.id for trial in method.tries}) == len(method.tries), "no option is tried twice"
+        assert len(method.runs) == max(1, len(method.tries))
+        if not closed:
+            assert {trial.spec.training.patience for trial in method.tries} == {5}
+            assert {trial.spec.training.patience for run in method.runs for trial in run} == {25}
+            assert [trial.seed for trial in method.runs[0]] == [1, 2, 3]
+    rows = [grid("strong").row(method.runs[0][0].as_dict()) for method in methods]
+    assert rows == list(dict.fromkeys(rows)), "no row twice"
+    assert set(rows) == set(grid("strong").known_rows)
+
+
+def test_the_mistyped_option_of_a_grid_is_named(place):
+    values = {"title": "x", "metrics": ["recall@20"], "rows": ["backbone"], "seeds": 1}
+    plan = Experiment("x", {**values, "grid": [{"tries": [{"layer": 2}]}]})
+    with pytest.raises(ConfigError, match="no trial of x has an option layer"):
+        plan.methods(TrialInputs(place), "general", {})
+
+
+@pytest.mark.parametrize("name", ["table1", "figure4", "figure5", "table3"])
+def test_ids_of_stored_trials_are_unchanged(name):
+    records = [record for path in (STORED / name).glob("*.jsonl") for record in read_trial_records(path)]
+    assert records
+    for record in records:
+        cell = record["cell"]
+        assert identity(cell) == record["id"]
+        if cell["run"]["backbone"] == "semantic-only" or cell["start"] is not None:
+            continue
+        data, timed = cell["data"], cell["timing"]
+        period, _, by_user = data["period"].partition(", ")
+        trial = Trial(
+            RunSpec.from_dict(cell), data["dataset"], data["texts"], data["semantics"], data["shuffle"],
+            data["noise"], period, timing=timed, cut="per-user" if by_user else "global",
+        )  # fmt: skip
+        assert trial.id == record["id"], json.dumps(cell)
+
+
+def test_the_stopping_rule_on_a_curve_is_that_of_training():
+    dataset, _ = blocks()
+    options = {"epochs": 60, "evaluate_every": 1, "learning_rate": 0.05, "batch_size": 64}
+
+    def trained(patience):
+        import torch
+
+        from rlmrec.backbones import LightGCN
+
+        torch.manual_seed(0)
+        backbone = LightGCN(dataset.n_users, dataset.n_items)
+        return train(backbone, None, dataset, {**options, "patience": patience}, progress=False)
+
+    long = trained(60)
+    curve = [(epoch["epoch"], epoch["valid"]["recall@20"]) for epoch in long.epochs]
+    for patience in (1, 3):
+        short = trained(patience)
+        assert stop(curve, patience) == (short.best_epoch, pytest.approx(short.best))
+    assert stop(curve, 60) == (long.best_epoch, pytest.approx(long.best))
