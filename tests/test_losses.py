@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmrec import losses
-from rlmrec.losses import bpr, info_nce, squared_norm, weighted_log_sum_exp
+from rlmrec.losses import bpr, info_nce, listwise_cross_entropy, squared_norm, weighted_log_sum_exp
 
 
 def slow_info_nce(anchors, positives, candidates, temperature):
@@ -113,3 +113,25 @@ def test_info_nce_is_bounded_by_its_candidates(n, m, temperature, seed):
 
 def test_squared_norm():
     assert squared_norm([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]).item() == 14.0
+
+
+def test_listwise_cross_entropy_equals_the_dense_one_and_its_finite_differences(monkeypatch):
+    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 1)  # 16 anchors a block: two blocks
+    torch.manual_seed(3)
+    anchors, candidates = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (21, 8))
+    weights = torch.rand(21, dtype=torch.float64)
+    listed = torch.stack([torch.randperm(8)[:4] for _ in range(21)])
+    probabilities = torch.rand(21, 4, dtype=torch.float64).softmax(1)
+    probabilities[0] = 0  # no list
+
+    def dense(a, c):
+        logs = (a @ c.T / 0.4).log_softmax(1).gather(1, listed)
+        own = -(probabilities * logs).sum(1)
+        own[0] = (a[0] @ c.T / 0.4).logsumexp(0)
+        return (weights * own).sum()
+
+    def ours(a, c):
+        return listwise_cross_entropy(a, c, weights, 0.4, listed, probabilities)
+
+    torch.testing.assert_close(ours(anchors, candidates), dense(anchors, candidates), rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(ours, (anchors, candidates))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from rlmrec.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rlmrec.alignment import Alignment, Contrastive, Generative
+    from rlmrec.alignment import Alignment, Contrastive, Distilled, Generative
+    from rlmrec.alignment.teacher import TeacherLists
     from rlmrec.backbones import Backbone, LightGCN
     from rlmrec.backbones.wrap import wrap
     from rlmrec.closed_form import ClosedForm
@@ -35,6 +36,7 @@ _HOME = {
     "ClosedForm": "rlmrec.closed_form",
     "Contrastive": "rlmrec.alignment",
     "Dataset": "rlmrec.data.dataset",
+    "Distilled": "rlmrec.alignment",
     "DotProduct": "rlmrec.evaluation.ranking",
     "Generative": "rlmrec.alignment",
     "Graph": "rlmrec.graph",
@@ -42,6 +44,7 @@ _HOME = {
     "LightGCN": "rlmrec.backbones",
     "Recommender": "rlmrec.recommend.recommender",
     "RlmrecError": "rlmrec.errors",
+    "TeacherLists": "rlmrec.alignment.teacher",
     "TextEmbeddings": "rlmrec.text.embeddings",
     "TrainConfig": "rlmrec.training.trainer",
     "Vocabulary": "rlmrec.data.vocabulary",
@@ -58,6 +61,7 @@ __all__ = [
     "ClosedForm",
     "Contrastive",
     "Dataset",
+    "Distilled",
     "DotProduct",
     "Generative",
     "Graph",
@@ -65,6 +69,7 @@ __all__ = [
     "LightGCN",
     "Recommender",
     "RlmrecError",
+    "TeacherLists",
     "TextEmbeddings",
     "TrainConfig",
     "Vocabulary",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,9 +12,24 @@ from rlmrec.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of the configuration classes. Each is defined in the file of the class that it configures."""
+    """Base of the configuration classes. Each is defined in the file of the class that it configures.
 
+    Attributes:
+        later_options: options that were added after runs had been stored. ``stored`` leaves them out at their
+            defaults, so that the runs and trials of before are found again.
+    """
+
+    later_options: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    def stored(self) -> dict[str, Any]:
+        """Return the options as a run's ``config.toml`` and the ids of trials hold them."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name not in self.later_options or value != fields[name].default
+        }
 
 
 class NoOptions(Config):

@@ -85,7 +85,36 @@ def weighted_log_sum_exp(
         temperature: τ.
         offsets: o, (C,), log multiplicities; constants, 0 by default.
     """
-    result: Tensor = _WeightedLogSumExp.apply(anchors, candidates, weights, temperature, offsets)  # type: ignore[no-untyped-call]
+    result: Tensor = _WeightedLogSumExp.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, weights, temperature, offsets, None, None
+    )
+    return result
+
+
+def listwise_cross_entropy(
+    anchors: Tensor,
+    candidates: Tensor,
+    weights: Tensor,
+    temperature: float,
+    listed: Tensor,
+    probabilities: Tensor,
+) -> Tensor:
+    """Compute a weighted sum of cross-entropies between short lists and softmaxes over all candidates.
+
+    Σ_i w_i · [ log Σ_c exp(a_i·c/τ) − Σ_m π_im a_i·c_{l_im}/τ ], which is −Σ_m π_im log softmax(a_i·c/τ)_{l_im}
+    where the π_i of a list sum to 1.
+
+    Args:
+        anchors: a, (B, d).
+        candidates: c, (C, d).
+        weights: w, (B,); constants without a gradient.
+        temperature: τ.
+        listed: l, rows of candidates, int64[B, M].
+        probabilities: π, (B, M); constants without a gradient.
+    """
+    result: Tensor = _WeightedLogSumExp.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, weights, temperature, None, listed, probabilities
+    )
     return result
 
 
@@ -104,6 +133,8 @@ class _WeightedLogSumExp(torch.autograd.Function):
         weights: Tensor,
         temperature: float,
         offsets: Tensor | None,
+        listed: Tensor | None,
+        probabilities: Tensor | None,
     ) -> Tensor:
         anchor_grad_needed, candidate_grad_needed = ctx.needs_input_grad[:2]
         anchor_grad = torch.empty_like(anchors) if anchor_grad_needed else None
@@ -123,8 +154,16 @@ class _WeightedLogSumExp(torch.autograd.Function):
             if bias is not None:
                 logits += bias
             top = logits.amax(1, keepdim=True)  # subtracted, so that no power overflows
-            logits.sub_(top).exp2_()
-            partition = logits.sum(1)
+            logits.sub_(top)
+            columns = None if listed is None else listed[start : start + rows]
+            if columns is not None and probabilities is not None:
+                targets = probabilities[start : start + rows]
+                wanted = (targets * (logits.gather(1, columns) + top)).sum(1)
+                total -= (weight * wanted).sum() * math.log(2)
+            partition = logits.exp2_().sum(1)
+            if columns is not None:
+                # The gradient of the cross-entropy is softmax − π: subtracted here, π needs no product of its own.
+                logits.scatter_add_(1, columns, -targets * partition[:, None])
             total += (weight * (partition.log() + top[:, 0] * math.log(2))).sum()
             share = weight / (partition * temperature)
             if anchor_grad is not None:
@@ -141,7 +180,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
         return (
             None if anchor_grad is None else anchor_grad * gradient,
             None if candidate_grad is None else candidate_grad * gradient,
-            None, None, None,
+            None, None, None, None, None,
         )  # fmt: skip
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlmrec.closed_form.base import Texts, own_user_texts
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.experiments.history import cut_history
-from rlmrec.experiments.run import node_texts, own_user_texts
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs
 from rlmrec.testing import blocks
@@ -118,7 +118,7 @@ def test_a_closed_form_reads_no_means_as_texts_of_users_when_texts_are_shuffled(
         for which in ("items", "users", "both"):
             one = trial(place, "graph-filter", "none", shuffle=which, history=history)
             dataset, shuffled = inputs.of(one)
-            texts = node_texts(shuffled, dataset)
+            texts = Texts.of(shuffled, dataset)
             assert texts.has_user.sum() == dataset.n_users // 2, "as many as before, perhaps others"
             before = inputs.text_embeddings("default").users[::2]
             found = {row.tobytes() for row in texts.users[texts.has_user]}

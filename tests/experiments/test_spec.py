@@ -78,7 +78,7 @@ class Narrow(Backbone):
 
 def test_a_backbone_with_another_signature_is_refused(toy):
     spec = RunSpec.resolve(f"{__name__}:Narrow")
-    with pytest.raises(ConfigError, match=r"Narrow takes other arguments than \(int, int, BackboneConfig\)"):
+    with pytest.raises(ConfigError, match=r"Narrow takes other arguments than \(int, int, RankingConfig\)"):
         build(spec, toy[0], None)
 
 

@@ -9,6 +9,7 @@ from rlmrec.registry import Registry, short_name
 if TYPE_CHECKING:
     from rlmrec.alignment.base import Alignment
     from rlmrec.alignment.contrastive import Contrastive
+    from rlmrec.alignment.distilled import Distilled
     from rlmrec.alignment.generative import Generative
 
 # A new alignment is one line here.
@@ -19,10 +20,11 @@ ALIGNMENTS: Registry[Alignment] = Registry(
         "none": "rlmrec.alignment.base:Alignment",
         "contrastive": "rlmrec.alignment.contrastive:Contrastive",
         "generative": "rlmrec.alignment.generative:Generative",
+        "distilled": "rlmrec.alignment.distilled:Distilled",
     },
 )
 
-__all__ = ["ALIGNMENTS", "Alignment", "Contrastive", "Generative", "alignment_label"]
+__all__ = ["ALIGNMENTS", "Alignment", "Contrastive", "Distilled", "Generative", "alignment_label"]
 
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of the package

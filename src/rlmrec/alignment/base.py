@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlmrec.backbones.base import Backbone
 from rlmrec.batch import Batch
 from rlmrec.config import Config, NoOptions, as_config
+from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
@@ -33,8 +34,10 @@ class Alignment(Labelled, nn.Module):
         label: short name for tables and figures; the name of the class by default.
         Config: class of the options; a subclass that has options defines its own.
         needs_text: whether the constructor needs text vectors.
+        needs_dataset: whether ``create`` takes the dataset, after its config.
         config: the options.
-        text_digest: hash of the text vectors; None without any.
+        input_digests: hash of the text vectors, and of whatever else the loss reads, by name.
+        made_for: fingerprint of the dataset that each of these was made for, by name.
         output_size: d'; absent where no backbone was given.
 
     Raises:
@@ -45,6 +48,7 @@ class Alignment(Labelled, nn.Module):
     label: ClassVar[str] = "Base"
     Config: type[Config] = NoOptions
     needs_text: ClassVar[bool] = False
+    needs_dataset: ClassVar[bool] = False
     output_size: int
 
     def __init__(
@@ -69,12 +73,13 @@ class Alignment(Labelled, nn.Module):
         if text_embeddings is not None and backbone is None:
             raise ConfigError(f"{name} needs the backbone, or its output_size, as the second argument")
         self.config = as_config(self.Config, config, options)
-        self.text_digest = None if text_embeddings is None else text_embeddings.digest
-        # The fingerprint of the dataset that the texts were encoded for; None if they do not say.
-        self.text_dataset = None if text_embeddings is None else text_embeddings.manifest.get("dataset")
+        self.input_digests: dict[str, str] = {}
+        self.made_for: dict[str, str | None] = {}
         self.n_users: int | None = None
         self.n_items: int | None = None
         if text_embeddings is not None:
+            self.input_digests["texts"] = text_embeddings.digest
+            self.made_for["text embeddings"] = text_embeddings.manifest.get("dataset")
             self.n_users, self.n_items = len(text_embeddings.users), len(text_embeddings.items)
         if isinstance(backbone, Backbone):
             self.check_rows(backbone.n_users, backbone.n_items, "the backbone")
@@ -83,11 +88,18 @@ class Alignment(Labelled, nn.Module):
             self.output_size = backbone
 
     @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether the loss depends on text vectors, if there are any, with these options."""
+        del config
+        return cls.needs_text
+
+    @classmethod
     def create(
         cls,
         text_embeddings: TextEmbeddings | None,
         backbone: Backbone,
         config: ConfigLike = None,
+        dataset: Dataset | None = None,
     ) -> Self:
         """Make the alignment for a backbone. Override it where your constructor takes other arguments.
 
@@ -95,10 +107,12 @@ class Alignment(Labelled, nn.Module):
             text_embeddings: the text vectors; None where there are none.
             backbone: the backbone to align.
             config: options.
+            dataset: the dataset, which only a class with ``needs_dataset`` receives.
 
         Raises:
             ConfigError: as the constructor, or the constructor takes other arguments.
         """
+        del dataset
         return construct(cls, text_embeddings, backbone, config)
 
     def check_rows(self, n_users: int, n_items: int, where: str) -> None:

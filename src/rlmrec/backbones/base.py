@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from rlmrec.batch import Batch, distinct
 from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
-from rlmrec.losses import bpr, info_nce
+from rlmrec.losses import bpr, info_nce, weighted_log_sum_exp
 from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
@@ -37,6 +37,24 @@ class BackboneConfig(Config):
     """Options that every backbone has."""
 
     embedding_size: int = Field(default=32, ge=1, description="d, size of the initial embeddings")
+
+
+class RankingConfig(BackboneConfig):
+    """Options of every backbone that is trained by ``ranking_loss``."""
+
+    later_options = frozenset({"loss", "loss_temperature", "loss_candidates"})
+
+    loss: Literal["bpr", "softmax"] = Field(
+        default="bpr",
+        description="ranking loss. bpr: one sampled negative per interaction, scores are inner products; "
+        "softmax: all items are candidates, scores are cosines",
+    )
+    loss_temperature: float = Field(default=0.15, gt=0, description="τ of the softmax loss")
+    loss_candidates: int = Field(
+        default=0,
+        ge=0,
+        description="items drawn as candidates of the softmax loss in each batch; 0 takes all",
+    )
 
 
 class Backbone(Labelled, nn.Module):
@@ -66,7 +84,7 @@ class Backbone(Labelled, nn.Module):
         ConfigError: a wrong option, or numbers of users and items below 1.
     """
 
-    Config: type[BackboneConfig] = BackboneConfig
+    Config: type[BackboneConfig] = RankingConfig
     label: ClassVar[str] = "Backbone"
     enhancement: ClassVar[str] = ""
     self_loops = False
@@ -159,7 +177,7 @@ class Backbone(Labelled, nn.Module):
         return None
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute L_R on one batch; by default BPR on the embeddings of ``encode``.
+        """Compute L_R on one batch; by default ``ranking_loss`` on the embeddings of ``encode``.
 
         Args:
             x: (N, d), possibly masked.
@@ -167,9 +185,34 @@ class Backbone(Labelled, nn.Module):
             batch: B triples.
             rng: source of any randomness, on the device of x.
         """
-        del rng  # nothing random here
         users, items = self._checked(self.encode(x, graph))
-        return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
+        return Objective(users, items, self.ranking_loss(users, items, batch, rng))
+
+    @property
+    def ranks_by_cosine(self) -> bool:
+        """Whether items are ranked by cosine: their final embeddings are scaled to unit length after training."""
+        config = getattr(self, "config", None)  # a wrapped model has none
+        return isinstance(config, RankingConfig) and config.loss == "softmax"
+
+    def ranking_loss(
+        self, users: Tensor, items: Tensor, batch: Batch, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Compute the ranking loss that the option ``loss`` names, of a batch under final embeddings.
+
+        Args:
+            users: (U, d').
+            items: (I, d').
+            batch: B triples.
+            rng: draws the candidates of a sampled softmax.
+
+        Returns:
+            one term, "bpr" or "softmax".
+        """
+        if not self.ranks_by_cosine:
+            return {"bpr": batch_bpr(users, items, batch)}
+        assert isinstance(self.config, RankingConfig)
+        temperature, n_candidates = self.config.loss_temperature, self.config.loss_candidates
+        return {"softmax": batch_softmax(users, items, batch, temperature, n_candidates, rng)}
 
     def _checked(self, encoded: Any) -> tuple[Tensor, Tensor]:
         """Return the result of ``encode`` if it has the right form.
@@ -198,6 +241,71 @@ def batch_bpr(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
         F.embedding(batch.positives, items),
         F.embedding(batch.negatives, items),
     )
+
+
+def batch_softmax(
+    users: Tensor,
+    items: Tensor,
+    batch: Batch,
+    temperature: float,
+    n_candidates: int = 0,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Compute the softmax loss of a batch's interactions under the given final embeddings.
+
+    mean over B of −cos(e_u, e_pos)/τ + log Σ_c exp(cos(e_u, e_c)/τ − log q_c)
+
+    The candidates c are all items, or the batch's positives and ``n_candidates`` uniformly drawn items. q_c is the
+    probability that c is among the candidates (1 where all are), so that the sum estimates that over all items.
+
+    Args:
+        users: (U, d').
+        items: (I, d').
+        batch: B triples; the negatives are not used.
+        temperature: τ.
+        n_candidates: number of drawn items; 0, or at least I, takes all items.
+        rng: draws them.
+
+    Source: Wu et al., "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", TOIS 2024; logQ as
+    Bengio and Senécal, 2008.
+    """
+    rows, at, counts = distinct(batch.users)
+    some = F.normalize(F.embedding(rows, users), dim=1)
+    every = F.normalize(items, dim=1)
+    # Each user once: the log-sum-exp depends on the user alone.
+    attraction = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum() / len(batch.users)
+    candidates, offsets = every, None
+    if 0 < n_candidates < len(items):
+        chosen, log_q = sampled_candidates(batch.positives, len(items), n_candidates, rng)
+        candidates, offsets = F.embedding(chosen, every), -log_q
+    share = counts.to(users.dtype) / len(batch.users)
+    return weighted_log_sum_exp(some, candidates, share, temperature, offsets) - attraction / temperature
+
+
+def sampled_candidates(
+    included: Tensor, n_items: int, n_candidates: int, rng: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Draw candidate items and join them with items that the batch has; return both with the log of q.
+
+    q_c = 1 − (1 − n/I)(1 − p_c): the probability that item c is drawn or in the batch. p_c, the chance that a batch of
+    the same size has item c, is taken from the batch itself: 1 − (1 − count_c/B)^B.
+
+    Args:
+        included: rows of items in the batch, int64[B], with repeats.
+        n_items: I.
+        n_candidates: n, drawn without repeats.
+        rng: the source of randomness.
+
+    Returns:
+        rows int64[C], log q float[C].
+    """
+    drawn = torch.randperm(n_items, generator=rng, device=included.device)[:n_candidates]
+    present, _, counts = distinct(included)
+    share = counts / len(included)
+    missed = included.new_ones(n_items, dtype=torch.get_default_dtype())
+    missed[present] = (1 - share) ** len(included)
+    chosen = distinct(torch.cat([present, drawn]))[0]
+    return chosen, torch.log1p(-(1 - n_candidates / n_items) * missed[chosen])
 
 
 def batch_info_nce(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr
+from rlmrec.backbones.base import Backbone, Objective, RankingConfig
 from rlmrec.batch import Batch, distinct
 from rlmrec.graph import Graph
 from rlmrec.losses import info_nce
 
 
-class DCCFConfig(BackboneConfig):
+class DCCFConfig(RankingConfig):
     """Options of DCCF, with the paper's symbols."""
 
     layers: int = Field(default=2, ge=0, description="L, number of layers")
@@ -78,7 +78,6 @@ class DCCF(Backbone):
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute BPR and the contrast of the views of each layer."""
-        del rng  # the masks are learned, nothing is random here
         total, layers = self._propagate(x, graph)
         users, items = graph.split(total)
         user_rows, item_rows = distinct(batch.users)[0], distinct(batch.positives)[0]
@@ -91,7 +90,7 @@ class DCCF(Backbone):
                 gnn, *others = (F.embedding(rows, view) for view in views)
                 for other in others:
                     contrast = contrast + share * info_nce(gnn, other, other, self.config.cl_temperature)
-        terms = {"bpr": batch_bpr(users, items, batch), "cl": self.config.cl_weight * contrast}
+        terms = {**self.ranking_loss(users, items, batch, rng), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)
 
     def _propagate(self, x: Tensor, graph: Graph) -> tuple[Tensor, list[Views]]:

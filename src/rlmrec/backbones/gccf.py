@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig
+from rlmrec.backbones.base import Backbone, RankingConfig
 from rlmrec.graph import Graph
 
 
-class GCCFConfig(BackboneConfig):
+class GCCFConfig(RankingConfig):
     """Options of GCCF, with the paper's symbols."""
 
     layers: int = Field(default=2, ge=0, description="L, number of propagations; d' = (L + 1) d")

@@ -6,12 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
+from rlmrec.backbones.base import Backbone, Objective, RankingConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
 
-class LayerSumConfig(BackboneConfig):
+class LayerSumConfig(RankingConfig):
     """Options of every backbone that sums its layers."""
 
     layers: int = Field(default=3, ge=0, description="L, number of propagations")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlmrec.backbones.base import Backbone, BackboneConfig
+from rlmrec.backbones.base import Backbone, RankingConfig
 from rlmrec.graph import Graph
 
 
-class MFConfig(BackboneConfig):
+class MFConfig(RankingConfig):
     """Options of MF: only the embedding size."""
 
 

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.backbones.base import Backbone, BackboneConfig, Objective, batch_bpr
+from rlmrec.backbones.base import Backbone, Objective, RankingConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
 SLOPE = 0.2  # of the LeakyReLU: from the authors' code, as the paper gives none
 
 
-class NGCFConfig(BackboneConfig):
+class NGCFConfig(RankingConfig):
     """Options of NGCF, with the paper's symbols."""
 
     layers: int = Field(default=3, ge=0, description="L, number of propagations; d' = (L + 1) d")
@@ -66,7 +66,7 @@ class NGCF(Backbone):
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute BPR on a pass with message dropout."""
         users, items = self._propagate(x, graph, rng)
-        return Objective(users, items, {"bpr": batch_bpr(users, items, batch)})
+        return Objective(users, items, self.ranking_loss(users, items, batch, rng))
 
     def _propagate(self, x: Tensor, graph: Graph, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
         keep_rate = self.config.keep_rate

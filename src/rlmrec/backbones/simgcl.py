@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rlmrec.backbones.base import Objective, batch_bpr, batch_info_nce
+from rlmrec.backbones.base import Objective, batch_info_nce
 from rlmrec.backbones.lightgcn import LayerSum, LayerSumConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
@@ -47,7 +47,7 @@ class SimGCL(LayerSum):
         contrast = batch_info_nce(batch.users, users_1, users_2, self.config.cl_temperature) + batch_info_nce(
             batch.positives, items_1, items_2, self.config.cl_temperature
         )
-        terms = {"bpr": batch_bpr(users, items, batch), "cl": self.config.cl_weight * contrast}
+        terms = {**self.ranking_loss(users, items, batch, rng), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)
 
     def _view(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.registry import Labelled
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 State = dict[str, AnyArray]
@@ -68,6 +69,26 @@ class Texts:
     users: Float32Array | None = None
     has_item: BoolArray | None = None
     has_user: BoolArray | None = None
+
+    @classmethod
+    def of(cls, text_embeddings: TextEmbeddings, dataset: Dataset) -> Self:
+        """Take the vectors of a workspace. A user's mean over training items is no text of the user's own.
+
+        Args:
+            text_embeddings: of the users and items of the dataset.
+            dataset: its training split gives the means.
+        """
+        own = own_user_texts(text_embeddings, dataset)
+        if not own.any():
+            return cls(text_embeddings.items, None, text_embeddings.has_item, None)
+        return cls(text_embeddings.items, text_embeddings.users, text_embeddings.has_item, own)
+
+
+def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArray:
+    """Return which users have a text of their own, bool[U]; the others' vectors are means over training items."""
+    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
+    of_means = np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
+    return np.asarray(text_embeddings.has_user & ~of_means, bool)
 
 
 class UserParts(NamedTuple):

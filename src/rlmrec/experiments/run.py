@@ -34,10 +34,9 @@ from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.machine import load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, train
-from rlmrec.types import BoolArray
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
@@ -119,7 +118,8 @@ def build(
         backbone = backbone_kind.create(
             dataset.n_users, dataset.n_items, cast(BackboneConfig, spec.backbone_config), text_embeddings
         )
-        return backbone, alignment_kind.create(text_embeddings, backbone, spec.alignment_config)
+        more = [dataset] if alignment_kind.needs_dataset else []
+        return backbone, alignment_kind.create(text_embeddings, backbone, spec.alignment_config, *more)
 
 
 def run(
@@ -214,7 +214,7 @@ def _fit(
     """Fit a closed form, evaluate it and write the run's folder; return the content of ``metrics.json``."""
     kind = MODELS.resolve(spec.backbone)
     assert is_closed_form(kind)
-    texts = None if text_embeddings is None else node_texts(text_embeddings, dataset)
+    texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
     start = time.perf_counter()
     model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)
     seconds = time.perf_counter() - start
@@ -231,21 +231,6 @@ def _fit(
     record = json.loads(json.dumps(model.record, default=float))
     recommender = Recommender.of_model(dataset, model, manifest, user_texts)
     return _write_untrained(folder, config, dataset, recommender, seconds=seconds, fit=record)
-
-
-def node_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> Texts:
-    """Return text vectors as a closed form reads them: only a text of the user's own counts, not a mean over items."""
-    own = own_user_texts(text_embeddings, dataset)
-    if not own.any():
-        return Texts(text_embeddings.items, None, text_embeddings.has_item, None)
-    return Texts(text_embeddings.items, text_embeddings.users, text_embeddings.has_item, own)
-
-
-def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArray:
-    """Return which users have a text of their own, bool[U]; the others' vectors are means over training items."""
-    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
-    of_means = np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
-    return np.asarray(text_embeddings.has_user & ~of_means, bool)
 
 
 def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:

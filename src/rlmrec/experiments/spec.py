@@ -86,7 +86,11 @@ class RunSpec:
     def reads_text(self) -> bool:
         """Whether text vectors change the result; where they are not needed, it is also fitted without any."""
         kind = MODELS.resolve(self.backbone)
-        return self.needs_text or (is_closed_form(kind) and kind.uses_text(self.backbone_config))
+        return (
+            self.needs_text
+            or ALIGNMENTS.resolve(self.alignment).uses_text(self.alignment_config)
+            or (is_closed_form(kind) and kind.uses_text(self.backbone_config))
+        )
 
     @property
     def needs_text(self) -> bool:
@@ -106,9 +110,9 @@ class RunSpec:
                 "seed": self.seed,
                 **own_labels(self.backbone, self.alignment),
             },
-            "backbone": self.backbone_config.model_dump(),
-            "alignment": self.alignment_config.model_dump(),
-            "training": {} if self.is_closed_form else self.training.model_dump(),
+            "backbone": self.backbone_config.stored(),
+            "alignment": self.alignment_config.stored(),
+            "training": {} if self.is_closed_form else self.training.stored(),
         }
 
     @classmethod

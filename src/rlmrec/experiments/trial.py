@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlmrec.closed_form.base import own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio, split_by_time
@@ -25,7 +26,6 @@ from rlmrec.experiments.run import (
     SEMANTIC_ONLY,
     InitialEmbeddings,
     K,
-    own_user_texts,
     reuse_finished_run,
     run,
     run_config,

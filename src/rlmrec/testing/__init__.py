@@ -177,7 +177,9 @@ def check_alignment(
     if kind is not Alignment:
         _expect_class(kind, Alignment, Config, "loss(users, items, batch, masked), which returns named terms")
     if isinstance(alignment, type):
-        alignment = _made(lambda: kind.create(text_embeddings if kind.needs_text else None, backbone))
+        texts = text_embeddings if kind.needs_text else None
+        more = [dataset] if kind.needs_dataset else []
+        alignment = _made(lambda: kind.create(texts, backbone, None, *more))
     graph = Graph.from_interactions(dataset.train, backbone.self_loops)
     batch = sample_batch(dataset)
     # A leaf of its own, so that its gradient is the alignment's alone.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -191,6 +192,8 @@ def embeddings(
     x = backbone.initial()
     graph = graph or Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
     users, items = backbone.encode(x, graph)
+    if backbone.ranks_by_cosine:  # a user's own length does not change the order of the items
+        items = F.normalize(items, dim=1)
     return users.float().cpu().numpy(), items.float().cpu().numpy()
 
 
@@ -245,12 +248,13 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
         )
     if alignment is not None:
         alignment.check_rows(dataset.n_users, dataset.n_items, "the dataset")
-        made_for = getattr(alignment, "text_dataset", None)  # absent if a subclass skips the constructor
-        if made_for not in (None, dataset.fingerprint):
-            raise ConfigError(
-                f"the text embeddings of {type(alignment).__name__} were made for another dataset ({made_for}) than "
-                f"{dataset.name!r} ({dataset.fingerprint}): encode the texts of this one"
-            )
+        # Absent if a subclass skips the constructor.
+        for part, made_for in getattr(alignment, "made_for", {}).items():
+            if made_for not in (None, dataset.fingerprint):
+                raise ConfigError(
+                    f"the {part} of {type(alignment).__name__} were made for another dataset ({made_for}) than "
+                    f"{dataset.name!r} ({dataset.fingerprint}): make them for this one"
+                )
         size = getattr(alignment, "output_size", backbone.output_size)  # absent without a backbone
         if size != backbone.output_size:
             raise ConfigError(
@@ -285,7 +289,7 @@ def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.devic
 
 def _options(module: nn.Module) -> dict[str, Any]:
     config = getattr(module, "config", None)
-    return {"class": type(module).__qualname__, **(config.model_dump() if isinstance(config, Config) else {})}
+    return {"class": type(module).__qualname__, **(config.stored() if isinstance(config, Config) else {})}
 
 
 class _Run:
@@ -318,13 +322,15 @@ class _Run:
         )
         self.history = History()
         self.best_parameters: dict[str, Tensor] = {}
+        read = getattr(alignment, "input_digests", {})
         self.identity = {
-            "config": config.model_dump(),
+            "config": config.stored(),
             "seed": seed,
             "dataset": dataset.fingerprint,
             "backbone": _options(backbone),
             "alignment": _options(alignment),
-            "texts": getattr(alignment, "text_digest", None) or getattr(backbone, "text_digest", None),
+            "texts": read.get("texts") or getattr(backbone, "text_digest", None),
+            **{name: digest for name, digest in read.items() if name != "texts"},
             "model": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
         }
 

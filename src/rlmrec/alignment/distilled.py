@@ -1,0 +1,168 @@
+"""Distillation: a trained backbone learns to rank as a closed-form recommender, with or without text, does."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from rlmrec.alignment.base import Alignment, ConfigLike
+from rlmrec.alignment.contrastive import Contrastive
+from rlmrec.alignment.teacher import TeacherLists, fitted_lists
+from rlmrec.backbones.base import Backbone
+from rlmrec.batch import Batch, distinct
+from rlmrec.config import Config, as_config
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError
+from rlmrec.losses import listwise_cross_entropy
+from rlmrec.text.embeddings import TextEmbeddings
+
+
+class DistilledConfig(Config):
+    """Options of distillation."""
+
+    weight: float = Field(default=1.0, ge=0, description="w, weight of the term beside the backbone's loss")
+    temperature: float = Field(
+        default=0.15, gt=0, description="τ of the student's cosines; inner products are taken as they are"
+    )
+    teacher: str = Field(default="graph-filter", description="closed-form recommender that is the teacher")
+    teacher_text: bool = Field(default=True, description="whether the teacher reads the text vectors")
+    length: int = Field(default=100, ge=1, description="M, number of items that the teacher lists for a user")
+    spread: float = Field(
+        default=0.4, gt=0, le=1, description="perplexity of the targets, as a share of the list's length"
+    )
+    contrastive_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the contrastive alignment (Con) beside the teacher; 0 for none",
+    )
+    contrastive_temperature: float = Field(default=0.2, gt=0, description="τ of the contrastive alignment")
+
+
+class Distilled(Alignment):
+    """Distillation: pull each user's ranking towards a teacher's list.
+
+    w · mean over the distinct users u of the batch of Σ_{i in list_u} π_ui · [−s_ui + log Σ_c exp(s_uc)]
+
+    π are the teacher's probabilities (``TeacherLists``) and the candidates c are all items. s_ui is the score that
+    the backbone ranks by: cos(e_u, e_i)/τ where it ranks by cosine (``loss=softmax``), else e_u · e_i. A user
+    without a list takes no part.
+
+    With ``contrastive_weight`` the contrastive alignment is added, with the texts of the batch as candidates.
+
+    Args:
+        lists: the teacher's lists.
+        backbone: the backbone to align, or the size d' of its final embeddings, which then ranks by inner products.
+        config: options, or a mapping of them.
+        text_embeddings: the text vectors, which only the contrastive alignment beside needs.
+        options: options by keyword.
+
+    Raises:
+        ConfigError: a wrong option, or lists or text vectors for other users and items than the backbone has.
+
+    Example:
+        >>> lists = TeacherLists.of(recommender.scorer(), dataset)
+        >>> train(backbone, Distilled(lists, backbone), dataset)
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the idea; targets of a fixed
+    perplexity as in t-SNE (van der Maaten and Hinton, 2008).
+    """
+
+    label: ClassVar[str] = "Distilled"
+    Config = DistilledConfig
+    needs_dataset = True
+    config: DistilledConfig
+    list_items: Tensor
+    list_weights: Tensor
+
+    def __init__(
+        self,
+        lists: TeacherLists,
+        backbone: Backbone | int,
+        config: ConfigLike = None,
+        text_embeddings: TextEmbeddings | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(text_embeddings, backbone, config, **options)
+        if not isinstance(lists, TeacherLists):
+            raise ConfigError(
+                f"Distilled: lists is a {type(lists).__name__}, expected TeacherLists: "
+                "TeacherLists.of(recommender.scorer(), dataset)"
+            )
+        self.teacher = lists.teacher
+        self.input_digests["teacher"] = lists.digest
+        self.made_for[f"lists of the teacher {lists.teacher!r}"] = lists.dataset
+        self.by_cosine = isinstance(backbone, Backbone) and backbone.ranks_by_cosine
+        if isinstance(backbone, Backbone) and len(lists.items) != backbone.n_users:
+            raise ConfigError(
+                f"the teacher {lists.teacher!r} lists items for {len(lists.items)} users, the backbone has "
+                f"{backbone.n_users}: use a teacher of the same dataset"
+            )
+        self.register_buffer("list_items", torch.from_numpy(lists.items), persistent=False)
+        self.register_buffer("list_weights", torch.from_numpy(lists.probabilities), persistent=False)
+        self.contrastive: Contrastive | None = None
+        if self.config.contrastive_weight > 0:
+            if text_embeddings is None:
+                raise ConfigError(
+                    "contrastive_weight needs text vectors: run 'rlmrec encode' first, or leave it at 0"
+                )
+            self.contrastive = Contrastive(
+                text_embeddings, backbone,
+                weight=self.config.contrastive_weight,
+                temperature=self.config.contrastive_temperature,
+                negatives="batch",
+            )  # fmt: skip
+
+    @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether the teacher or the contrastive alignment reads text vectors with these options."""
+        return bool(config.teacher_text or config.contrastive_weight > 0)
+
+    @classmethod
+    def create(
+        cls,
+        text_embeddings: TextEmbeddings | None,
+        backbone: Backbone,
+        config: ConfigLike = None,
+        dataset: Dataset | None = None,
+    ) -> Self:
+        """Fit the teacher that the options name and make the alignment.
+
+        Args:
+            text_embeddings: the text vectors; None for a teacher without text.
+            backbone: the backbone to align.
+            config: options.
+            dataset: what the teacher is fitted on.
+
+        Raises:
+            ConfigError: no dataset, an unknown teacher, or a wrong option.
+        """
+        if dataset is None:
+            raise ConfigError("Distilled.create needs the dataset, to fit the teacher: pass dataset=")
+        chosen = as_config(DistilledConfig, config, {})
+        texts = text_embeddings if chosen.teacher_text else None
+        lists = fitted_lists(chosen.teacher, dataset, texts, chosen.length, chosen.spread)
+        return cls(lists, backbone, chosen, text_embeddings if chosen.contrastive_weight > 0 else None)
+
+    def loss(
+        self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the cross-entropy between the teacher's lists and the student's scores, weighted."""
+        rows = distinct(batch.users)[0]
+        probabilities = self.list_weights[rows].to(items.dtype)
+        anchors, every, temperature = F.embedding(rows, users), items, 1.0
+        if self.by_cosine:
+            anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
+            temperature = self.config.temperature
+        listed = probabilities.sum(1)  # 1 for a user with a list, 0 without
+        share = listed / listed.sum().clamp(min=1)
+        total = listwise_cross_entropy(
+            anchors, every, share, temperature, self.list_items[rows], probabilities
+        )
+        terms = {"distilled": self.config.weight * total}
+        if self.contrastive is not None:
+            terms |= self.contrastive.loss(users, items, batch, masked)
+        return terms
