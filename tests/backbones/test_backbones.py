@@ -1,20 +1,22 @@
-"""What every backbone owes, with every alignment; and that each learns."""
+"""Checks of every backbone with every alignment, and that each learns."""
 
 import numpy as np
 import pytest
 import torch
 
-from rlmrec.backbones import BACKBONES
+from rlmrec.backbones import BACKBONES, LightGCN
+from rlmrec.backbones.base import batch_softmax, sampled_candidates
+from rlmrec.batch import Batch
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import PRESETS, RunSpec, preset_options
 from rlmrec.graph import Graph
 from rlmrec.testing import check_alignment, check_backbone
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
-from rlmrec.training.trainer import embeddings
+from rlmrec.training.trainer import embeddings, train
 
 TOY = {"autocf": {"seeds": 3}}  # on so few nodes 100 seeds would mask everything
-ALIGNED = ("none", "contrastive", "generative")
+ALIGNED = ("none", "contrastive", "generative", "distilled")
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -94,3 +96,43 @@ def test_a_backbone_learns_the_blocks(toy, name):
     users, items = embeddings(backbone, dataset)
     best = np.argsort(-users @ items.T, axis=1)[:, :3]
     assert (best // 15 == np.arange(60)[:, None] // 20).mean() > 0.95
+
+
+def test_sampled_softmax_estimates_the_full_one():
+    """Candidates are weighted by the inverse of their chance, and with all items drawn nothing is estimated."""
+    rng = torch.Generator().manual_seed(0)
+    positives = torch.tensor([0, 0, 1, 4])
+    hits = torch.zeros(30)
+    for _ in range(4000):
+        chosen, log_q = sampled_candidates(positives, 30, 6, rng)
+        assert len(chosen.unique()) == len(chosen)
+        assert {0, 1, 4} <= set(chosen.tolist())
+        hits[chosen] += torch.exp(-log_q)
+    drawn = [item for item in range(30) if item not in (0, 1, 4)]
+    assert (hits[drawn] / 4000).sub(1).abs().max() < 0.15  # standard deviation .03
+    assert float(hits[0] / 4000) == pytest.approx(1 / (1 - 0.8 * 0.5**4), rel=1e-3)
+
+    torch.manual_seed(1)
+    users, items = torch.randn(5, 4), torch.randn(30, 4)
+    batch = Batch(torch.tensor([0, 1, 1, 3]), positives, positives)
+    full = batch_softmax(users, items, batch, 0.2)
+    assert torch.equal(batch_softmax(users, items, batch, 0.2, 30, rng), full)
+    estimates = torch.stack([batch_softmax(users, items, batch, 0.2, 20, rng) for _ in range(500)])
+    assert abs(float(estimates.mean() - full)) < 0.1 * float(full)
+    assert not torch.equal(estimates[0], estimates[1])
+
+
+def test_softmax_is_an_option_of_every_backbone_with_a_ranking_loss():
+    for name in BACKBONES:
+        options = BACKBONES[name].Config.model_fields
+        assert ("loss" in options) == (name != "autocf"), name
+    stored = LightGCN(3, 3).config.stored()
+    assert "loss" not in stored, "the configurations of before stay as they were"
+    assert LightGCN(3, 3, loss="softmax").config.stored()["loss"] == "softmax"
+
+
+def test_a_model_trained_by_softmax_ranks_by_cosine(toy):
+    dataset, _ = toy
+    backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=8, loss="softmax")
+    trained = train(backbone, None, dataset, {"epochs": 2})
+    np.testing.assert_allclose(np.linalg.norm(trained.items, axis=1), 1, rtol=1e-5)
