@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors", "types", "lazy"},
-    {"machine"},
+    {"machine", "trust"},
     {"files", "sqlite", "config", "topk", "http_client", "registry"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
@@ -35,6 +35,7 @@ NUMPY_ONLY = {
     "errors",
     "types",
     "machine",
+    "trust",
     "files",
     "sqlite",
     "topk",

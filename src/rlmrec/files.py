@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import WorkspaceError
+from rlmrec.trust import parse_json
 
 WINDOWS = sys.platform == "win32"
 
@@ -146,20 +147,20 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 def read_json_lines(path: Path) -> list[Any]:
     """Read what ``write_json_lines`` wrote; a missing or damaged file is a ``WorkspaceError`` that names it."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError:
         raise WorkspaceError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WorkspaceError(f"{path} is damaged: expected JSON lines, {error}") from None
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or damaged one is a ``WorkspaceError`` that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkspaceError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WorkspaceError(f"{path} is damaged: expected JSON, {error}") from None
 
 

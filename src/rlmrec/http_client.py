@@ -20,8 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
+from rlmrec.trust import parse_json
 
 OPENAI_URL = "https://api.openai.com/v1"
+MOST_TOKENS = 10**9  # of one answer; more is a fault of the server
 RAW_LENGTH = 20_000  # most characters of a server's reply that are recorded with an error
 Answer = TypeVar("Answer")
 
@@ -100,6 +102,8 @@ class Endpoint:
         retries: tries after the first one.
         backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
+        rpm: most requests a minute, evenly spaced; None sets no bound.
+        tpm: most tokens a minute, by an estimate of each request and its longest answer; None sets no bound.
 
     Raises:
         ConfigError: a value out of range, or an invalid address.
@@ -118,6 +122,8 @@ class Endpoint:
         retries: int,
         backoff: float,
         max_wait: float,
+        rpm: float | None = None,
+        tpm: float | None = None,
     ) -> None:
         for label, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
             if value < least:
@@ -127,6 +133,8 @@ class Endpoint:
                 "timeout, backoff and max_wait must be positive seconds, "
                 f"got {timeout}, {backoff}, {max_wait}"
             )
+        if not all(bound is None or 0 < bound < float("inf") for bound in (rpm, tpm)):
+            raise ConfigError(f"rpm and tpm must be positive numbers, got {rpm}, {tpm}")
         if not (key_env.isidentifier() and key_env.isascii()):  # not quoted: it may be the key itself
             raise ConfigError("key_env must be the name of an environment variable, such as OPENAI_API_KEY")
         self.name = model
@@ -138,27 +146,53 @@ class Endpoint:
         self.retries = retries
         self.backoff = backoff
         self.max_wait = max_wait
+        self.rpm, self.tpm = rpm, tpm
+        self.other_model: str | None = (
+            None  # the model that the server names in its answers, if it is another
+        )
         self.tries_repeated = 0
         self._model = model
         self._resume_at = 0.0  # a Retry-After holds for all requests
+        self._next_at = 0.0  # of the requests and tokens a minute
         self._connection: Connection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
 
-    async def _with_retries(self, attempt: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """Return the result of ``attempt``, retried while it raises ``Transient``; secrets are removed from errors."""
+    async def _with_retries(
+        self, attempt: Callable[[Connection], Awaitable[Answer]], tokens: int = 0
+    ) -> Answer:
+        """Return the result of ``attempt``, retried while it raises ``Transient``; secrets are removed from errors.
+
+        Args:
+            attempt: sends one request.
+            tokens: that the request may take, for ``tpm``.
+        """
         connection = self._connect()
         async with connection.slots:
             failed = 0
             while True:
+                await self._keep_pace(tokens)
                 await self._pause()
                 try:
                     return await attempt(connection)
                 except RlmrecError as error:
                     connection.secrets.clean_error(error)
                     raise
-                except Transient as fault:
+                except (
+                    Transient,
+                    ArithmeticError,
+                    LookupError,
+                    RecursionError,
+                    TypeError,
+                    ValueError,
+                ) as error:
+                    # An answer may hold anything: what cannot be read fails this request and no other.
+                    fault = (
+                        error
+                        if isinstance(error, Transient)
+                        else Transient(f"an answer that cannot be read ({type(error).__name__})")
+                    )
                     connection.secrets.clean_error(fault)
                     failed += 1
                     if failed > self.retries:
@@ -186,6 +220,8 @@ class Endpoint:
             raise self._status_error(error, connection.secrets, body) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
+            if isinstance(cause, AccessError):  # a redirect to another host
+                raise cause from None
             raise Transient(f"connection failed ({type(cause).__name__}: {cause})") from None
 
     def _status_error(self, error: Any, secrets: Secrets, asked: Mapping[str, Any]) -> Exception:
@@ -225,6 +261,47 @@ class Endpoint:
             )
         return bad
 
+    def _reply(self, content: bytes) -> dict[str, Any]:
+        """Return the JSON object in a reply's content, or raise the error that it holds."""
+        text = content.decode("utf-8", "replace")
+        try:
+            reply = parse_json(text, strict=False)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise Transient("HTTP 200 without an answer in it", text)
+        if reply.get("error") and not (reply.get("choices") or reply.get("data")):
+            raise self._error_of_200(reply["error"], text)
+        named = reply.get("model")
+        if isinstance(named, str) and not (named.startswith(self._model) or self._model.endswith(named)):
+            self.other_model = named[:100]
+        return reply
+
+    def _error_of_200(self, error: Any, raw: str) -> Exception:
+        """Return the error that some servers send with status 200, which says what kind it is by a code."""
+        body = mapping(error)
+        code = str(body.get("code") or body.get("type") or "")
+        message = f"HTTP 200 with an error: {body.get('message') or error}"[:500]
+        if code in ("401", "402", "403", "404", "insufficient_quota", "invalid_api_key", "model_not_found"):
+            return AccessError(f"the endpoint {self.address} refuses access ({message})", raw)
+        passing = ("rate_limit", "overloaded", "server_error", "timeout", "unavailable")
+        if (
+            code in ("408", "409", "425", "429")
+            or re.fullmatch(r"5\d\d", code)
+            or any(w in code for w in passing)
+        ):
+            return Transient(message, raw)
+        return BadRequest(message, raw, str(body.get("param") or ""), 400)
+
+    async def _keep_pace(self, tokens: int) -> None:
+        """Wait for the turn of a request, so that ``rpm`` and ``tpm`` are kept."""
+        seconds = max(60 / self.rpm if self.rpm else 0.0, 60 * tokens / self.tpm if self.tpm else 0.0)
+        if seconds:
+            now = time.monotonic()
+            turn = max(now, self._next_at)
+            self._next_at = turn + seconds
+            await asyncio.sleep(turn - now)
+
     async def _pause(self) -> None:
         while (rest := self._resume_at - time.monotonic()) > 0:
             await asyncio.sleep(rest * random.uniform(1.0, 1.1))  # not all at the same instant
@@ -260,6 +337,7 @@ class Endpoint:
                 base_url=self.base_url,
                 timeout=self.timeout,
                 max_retries=0,  # done here
+                http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_refuse_other_host]}),
             )
             package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
             reply_type = sys.modules[package].Response
@@ -308,8 +386,13 @@ class BadRequest(LLMError):
         """Whether the length of the request is the reason."""
         return any(
             words in self.text
-            for words in ("context_length", "maximum context", "context length", "too large to process")
-        )
+            for words in (
+                "context_length", "maximum context", "context length", "too large to process",
+                "must have less than",  # TEI
+                "token count", "maximum number of tokens",  # Gemini
+                "too many tokens", "exceeds maximum", "max_tokens_per_request", "maximum allowed length",  # Mistral
+            )
+        )  # fmt: skip
 
 
 def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
@@ -335,15 +418,33 @@ def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
     return result[0]
 
 
+async def _refuse_other_host(response: Any) -> None:
+    """Refuse a redirect to another host, to which the prompt would go along."""
+    if not response.has_redirect_location:
+        return
+    asked, named = response.request.url, response.request.url.join(response.headers["location"])
+    if (named.host, named.port) != (asked.host, asked.port) and not (
+        named.host == asked.host and (asked.scheme, named.scheme) == ("http", "https")
+    ):
+        raise AccessError(
+            f"the endpoint redirects to another host, {without_secrets(str(named))[:200]}: nothing was sent there; "
+            "pass that address as --base-url if you trust it"
+        )
+
+
 def mapping(value: Any) -> dict[str, Any]:
     """Return ``value`` if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def count(values: Mapping[str, Any], name: str) -> int:
-    """Return a number of tokens in a reply's usage; 0 if it is missing."""
+    """Return a number of tokens in a reply's usage; 0 if it is missing or no number of tokens."""
     value = values.get(name)
-    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+    return (
+        int(value)
+        if isinstance(value, int | float) and value is not True and 0 <= value <= MOST_TOKENS
+        else 0
+    )
 
 
 def _retry_after(headers: Mapping[str, str], most: float | None = None) -> float | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rlmrec.errors import WorkspaceError
 
@@ -48,8 +49,9 @@ def open_sqlite(path: Path, migrations: Sequence[str], purpose: str, remedy: str
     """
     latest = len(migrations)
     path.parent.mkdir(parents=True, exist_ok=True)
+    problem = f"{path} cannot be used as {purpose}"
     try:
-        db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        db = _connect(path, problem, remedy)
         try:
             db.execute("PRAGMA synchronous = NORMAL")
             version = _version(db)
@@ -71,7 +73,96 @@ def open_sqlite(path: Path, migrations: Sequence[str], purpose: str, remedy: str
             db.close()  # Windows deletes no file that is open
             raise
     except sqlite3.Error as error:
-        raise WorkspaceError(f"{path} cannot be used as {purpose}: {error}{remedy}") from None
+        raise WorkspaceError(f"{problem}: {error}{remedy}") from None
+    return db
+
+
+class _StoreError(WorkspaceError, sqlite3.DatabaseError):
+    """A file that SQLite cannot read or write: one of our errors, which callers may also catch as SQLite's.
+
+    Args:
+        message: names the file.
+        reason: what SQLite says.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def reason(error: sqlite3.Error) -> str:
+    """Return what SQLite says, without the name of the file."""
+    return error.reason if isinstance(error, _StoreError) else str(error)
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor that names the file in errors, which SQLite also finds while rows are read."""
+
+    def execute(self, *arguments: Any) -> Self:
+        with self._named():
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Self:
+        with self._named():
+            return super().executemany(*arguments)
+
+    def fetchone(self) -> Any:
+        with self._named():
+            return super().fetchone()
+
+    def fetchall(self) -> list[Any]:
+        with self._named():
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with self._named():
+            return super().__next__()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        connection = self.connection
+        assert isinstance(connection, _Connection)
+        try:
+            yield
+        except (sqlite3.IntegrityError, _StoreError):
+            raise
+        except sqlite3.Error as error:
+            remedy = (
+                "" if isinstance(error, sqlite3.OperationalError) else connection.remedy
+            )  # such as a full disk
+            raise _StoreError(f"{connection.problem}: {error}{remedy}", str(error)) from None
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose cursors name the file in errors."""
+
+    problem = ""
+    remedy = ""
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return self.cursor().executemany(*arguments)
+
+
+def _connect(path: Path, problem: str, remedy: str) -> sqlite3.Connection:
+    """Connect to a file; where nothing can be written, a file that no process is writing is only read.
+
+    SQLite reads a write-ahead log through a file that it makes beside it, so a read-only folder needs
+    ``immutable``, which reads the file as it stands.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    read_only = path.exists() and not writable and not (log.exists() and log.stat().st_size)
+    address = f"{path.resolve().as_uri()}?immutable=1" if read_only else str(path)
+    db = sqlite3.connect(
+        address, timeout=30, isolation_level=None, check_same_thread=False, factory=_Connection, uri=read_only
+    )
+    db.problem, db.remedy = problem, remedy
     return db
 
 

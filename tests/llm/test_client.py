@@ -418,3 +418,84 @@ def test_a_refusal_that_was_paid_for_says_what_it_took():
     with FaultServer(script(refused)) as server, pytest.raises(RefusedError) as caught:
         ask(chat(server))
     assert caught.value.usage == Usage(100, 7, 0)
+
+
+# -- answers that hold anything ------------------------------------------------------------------------
+
+
+def raw_reply(usage):
+    head = (
+        '{"choices": [{"finish_reason": "stop", "message": {"content": ' + json.dumps(GOOD) + '}}], "usage": '
+    )
+    return 200, {}, (head + usage + "}").encode()
+
+
+@pytest.mark.parametrize("tokens", ["1e999", "1" + "0" * 30, "-1", "NaN", '"7"', "true", "[7]"])
+def test_a_number_of_tokens_that_is_none_does_not_lose_the_answer(tokens):
+    usage = f'{{"prompt_tokens": {tokens}, "completion_tokens": 3}}'
+    with FaultServer(script(raw_reply(usage))) as server:
+        answer = ask(chat(server))[0]
+    assert (answer.text, answer.usage.completion) == (GOOD, 3)
+    assert answer.usage.prompt == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, '{"choices": [[[]]]}', '{"choices": ' + "[" * 50_000],
+)
+def test_an_answer_that_cannot_be_read_is_one_failed_request(body):
+    with FaultServer(lambda number, asked: (200, {}, body.encode())) as server:
+        llm = chat(server, retries=0)
+        if body == '{"choices": [[[]]]}':
+            assert ask(llm)[0].text == ""
+        else:
+            with pytest.raises(EndpointError, match="HTTP 200 without"):
+                ask(llm)
+
+
+def test_an_error_in_a_200_is_told_and_not_repeated():
+    refused = {"error": {"message": "the model is on holiday", "code": "bad_model_state"}}
+    with (
+        FaultServer(script((200, {}, json.dumps(refused).encode()))) as server,
+        pytest.raises(RequestError, match="the model is on holiday"),
+    ):
+        ask(chat(server, retries=6))
+    assert server.requests <= 3, "the response formats fall back once"
+    busy = {"error": {"message": "slow down", "code": 429}}
+    with FaultServer(script((200, {}, json.dumps(busy).encode()), reply())) as server:
+        assert ask(chat(server))[0].text == GOOD
+
+
+def test_a_redirect_to_another_host_is_refused_and_gets_nothing():
+    with FaultServer() as elsewhere:
+        moved = 307, {"location": elsewhere.url + "/chat/completions"}, b"{}"
+        with (
+            FaultServer(lambda number, body: moved) as server,
+            pytest.raises(AccessError, match="another host"),
+        ):
+            ask(chat(server))
+    assert elsewhere.requests == 0
+
+
+def test_a_redirect_on_the_same_host_is_followed():
+    with FaultServer(script((307, {"location": "/v1/other"}, b"{}"), reply())) as server:
+        assert ask(chat(server))[0].text == GOOD
+
+
+def test_requests_and_tokens_a_minute_are_kept():
+    with FaultServer() as server:
+        started = time.monotonic()
+        ask(chat(server, rpm=1200), times=5)  # one each 0.05 s
+        assert time.monotonic() - started >= 0.2
+        started = time.monotonic()
+        ask(chat(server, tpm=60 * 600 / 0.05, max_tokens=600), times=5)
+        assert time.monotonic() - started >= 0.2
+
+
+def test_another_models_name_in_the_answer_is_kept():
+    status, headers, body = reply()
+    named = json.dumps({**json.loads(body), "model": "smaller-model"}).encode()
+    with FaultServer(lambda number, asked: (status, headers, named)) as server:
+        llm = chat(server)
+        ask(llm)
+    assert llm.other_model == "smaller-model"

@@ -44,6 +44,68 @@ def test_repairs(answer, note):
     assert parsed.notes == (() if note is None else (note,))
 
 
+@pytest.mark.parametrize(
+    ("answer", "told", "reason"),
+    [
+        (
+            '{"summarization": "Fans of the "Dune" saga, "Emma" and more.", "reasoning": "It is "big"."}',
+            'Fans of the "Dune" saga, "Emma" and more.',
+            'It is "big".',
+        ),
+        (
+            '{"summarization": "People who want a 12" tablet", "reasoning": "x"}',
+            'People who want a 12" tablet',
+            "x",
+        ),
+        (
+            '{"summarization": ""Dune" readers who like sand.", "reasoning": "x"}',
+            '"Dune" readers who like sand.',
+            "x",
+        ),
+        ('{"reasoning": "a "b" c", "summarization": "Fans of "Dune""}', 'Fans of "Dune"', 'a "b" c'),
+        (
+            "{'summarization': 'Fans of 'Dune' who don't mind', 'reasoning': 'x'}",
+            "Fans of 'Dune' who don't mind",
+            "x",
+        ),
+        ('Sure: {"summarization": "Fans of "Dune".", "reasoning": "x"} There!', 'Fans of "Dune".', "x"),
+        ('{"summarization": "Fans of ""Dune"" saga", "reasoning": "x"}', 'Fans of ""Dune"" saga', "x"),
+        (
+            '{"summarization": "Fans of \\"Dune\\" and "Emma"", "reasoning": "x"}',
+            'Fans of "Dune" and "Emma"',
+            "x",
+        ),
+        ('{"summarization": "Fans of {it} and "Emma"", "reasoning": "x"}', 'Fans of {it} and "Emma"', "x"),
+    ],
+)
+def test_quotes_without_a_backslash_lose_nothing(answer, told, reason):
+    assert parse(answer, 200) == Parsed(told, reason, ("quotes inside a text without a backslash",))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ('{"summarization": "Fans of the "', "truncated"),
+        ('{"summarization": "Fans of the "Dune', "truncated"),
+        ('{"summarization": "Fans of the "Dune" saga', "truncated"),
+        ('{"summarization": "He said "a", "reasoning": "b", "reasoning": "x"}', "malformed"),
+    ],
+)
+def test_quotes_whose_end_is_not_clear_are_asked_for_again(answer, kind):
+    with pytest.raises(AnswerError) as caught:
+        parse(answer, 200)
+    assert caught.value.kind == kind
+
+
+def test_of_a_key_that_is_there_twice_the_longer_text_counts():
+    assert (
+        parse('{"summarization": "Fans of noir.", "summarization": ""}', 200).summarization == "Fans of noir."
+    )
+    assert (
+        parse('{"summarization": "Fans of noir.", "summary": "Fans"}', 200).summarization == "Fans of noir."
+    )
+
+
 def test_cut_off_after_the_summarization():
     parsed = parse('{"summarization": "Fans of \\"noir\\".", "reasoning": "It is', 200)
     assert parsed == Parsed('Fans of "noir".', None, ("JSON cut off after the summarization",))

@@ -15,6 +15,7 @@ from rlmrec.batch import Batch, distinct
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import weighted_log_sum_exp
+from rlmrec.trust import check_rows
 
 
 class AutoCFConfig(BackboneConfig):
@@ -92,6 +93,7 @@ class AutoCF(Backbone):
             "chosen", torch.zeros(min(self.config.seeds, n_users + n_items), dtype=torch.int64)
         )
         self.register_buffer("draw", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(_check_chosen)  # type: ignore[no-untyped-call]
         self._graphs: tuple[int, Graph, Graph, Graph] | None = None
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
@@ -195,3 +197,9 @@ class AutoCF(Backbone):
             graph.values.dtype,
         )
         return graph.normalised(kept.to(graph.values.dtype)), decoder
+
+
+def _check_chosen(backbone: nn.Module, _: object) -> None:
+    """Check the stored seeds, which are rows of the graph."""
+    assert isinstance(backbone, AutoCF)
+    check_rows(backbone.chosen.cpu().numpy(), backbone.n_users + backbone.n_items, "the seeds of AutoCF")

@@ -20,6 +20,7 @@ from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json
+from rlmrec.trust import damaged, expect
 from rlmrec.types import IntArray
 
 if TYPE_CHECKING:
@@ -345,30 +346,33 @@ class Dataset:
         folder = Path(folder)
         if not (folder / "dataset.json").exists():
             raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
-        manifest = read_json(folder / "dataset.json")
-        if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        with damaged(folder, "run 'rlmrec data …' again"):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Dataset:
+        manifest = expect(read_json(folder / "dataset.json"), dict, "dataset.json")
+        if manifest.get("format", FORMAT) != FORMAT:
             raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
-        needed = {"format", "name", "users", "items", "sha256", "provenance"}
-        if not isinstance(manifest, dict) or not needed <= manifest.keys():
-            raise WorkspaceError(f"{folder / 'dataset.json'} is damaged: run 'rlmrec data …' again")
         tables = {}
-        for name, checksum in manifest["sha256"].items():
+        for name in (*SPLITS, "users", "items"):
             path = folder / f"{name}.parquet"
-            if not path.exists() or sha256(path) != checksum:
+            if not path.exists() or sha256(path) != manifest["sha256"][name]:
                 raise WorkspaceError(f"{path} is missing or was changed: run 'rlmrec data …' again")
             tables[name] = pl.read_parquet(path)
-        n_users, n_items = manifest["users"], manifest["items"]
-        train, valid, test = (_interactions(tables[split], n_users, n_items) for split in SPLITS)
+        users = Vocabulary(tables["users"]["id"].to_list(), "user")
+        items = Vocabulary(tables["items"]["id"].to_list(), "item")
+        train, valid, test = (_interactions(tables[split], len(users), len(items)) for split in SPLITS)
         return cls(
-            manifest["name"],
+            expect(manifest["name"], str, "the name"),
             train,
             valid,
             test,
-            Vocabulary(tables["users"]["id"].to_list(), "user"),
-            Vocabulary(tables["items"]["id"].to_list(), "item"),
+            users,
+            items,
             _texts(tables["items"]),
             _texts(tables["users"]),
-            manifest["provenance"],
+            expect(manifest["provenance"], dict, "the provenance"),
         )
 
 

@@ -15,6 +15,7 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation import metrics
 from rlmrec.files import atomic_file
 from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k, unit_rows
+from rlmrec.trust import damaged
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # Names of the metrics that have a value per user, and of those that describe all lists together.
@@ -167,10 +168,8 @@ def read_table(path: Path) -> pl.DataFrame:
         raise WorkspaceError(
             f"{path} does not exist: this run has no values per user (there are none for a dataset with no test split)"
         )
-    try:
+    with damaged(path, "expected Parquet with values per user; train or evaluate the run again"):
         table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise WorkspaceError(f"{path} is damaged: expected Parquet, {error}") from None
     if not {"user", "n_relevant"} <= set(table.columns):
         raise WorkspaceError(
             f"{path} holds the columns {', '.join(table.columns)}: expected user, n_relevant, …"

@@ -14,6 +14,9 @@ from rlmrec.errors import ConfigError, RefusedError, RequestError
 from rlmrec.http_client import BadRequest, Connection, Endpoint, Transient, count, mapping
 from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
 
+# What servers call it when the limit on tokens ended an answer.
+CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
+
 
 class OpenAIChat(Endpoint, LLM):
     """Client of an OpenAI-compatible chat endpoint, with retries.
@@ -38,6 +41,8 @@ class OpenAIChat(Endpoint, LLM):
         extra_body: further fields of the request, for example {"chat_template_kwargs": …}.
         reasoning: the model takes ``max_completion_tokens`` and no temperature, as OpenAI's reasoning models
             do. Live requests detect that; a batch file cannot.
+        rpm: most requests a minute; None sets no bound.
+        tpm: most tokens a minute, estimated; None sets no bound.
 
     Raises:
         ConfigError: a value out of range or an invalid address; on the first request: no key for an endpoint
@@ -67,12 +72,14 @@ class OpenAIChat(Endpoint, LLM):
         max_wait: float = 120.0,
         extra_body: Mapping[str, Any] | None = None,
         reasoning: bool = False,
+        rpm: float | None = None,
+        tpm: float | None = None,
     ) -> None:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1, got {max_tokens}")
         super().__init__(
             model, base_url=base_url, key_env=key_env, timeout=timeout, concurrency=concurrency,
-            retries=retries, backoff=backoff, max_wait=max_wait,
+            retries=retries, backoff=backoff, max_wait=max_wait, rpm=rpm, tpm=tpm,
         )  # fmt: skip
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -122,7 +129,8 @@ class OpenAIChat(Endpoint, LLM):
         """
         refused = set(self._refused)
         return await self._with_retries(
-            lambda connection: self._try(connection, system, prompt, schema, refused)
+            lambda connection: self._try(connection, system, prompt, schema, refused),
+            (len(system) + len(prompt)) // 4 + self.max_tokens,
         )
 
     async def _try(
@@ -135,6 +143,7 @@ class OpenAIChat(Endpoint, LLM):
                 content = await self._send(
                     connection, "/chat/completions", self._body(system, prompt, schema, refused)
                 )
+                answer = self._read(content)
             except BadRequest as error:
                 attributed = _what_is_refused(error, refused)
                 # A server that gives no reason mostly rejects the response format.
@@ -149,18 +158,13 @@ class OpenAIChat(Endpoint, LLM):
             if form not in self._answered:
                 self._refused |= refused  # the better format has never worked here
             self._answered.add(form_now)
-            answer = self._read(content)
             return replace(answer, text=connection.secrets.clean_answer(answer.text))
 
     def _read(self, content: bytes) -> Completion:
         """Return the completion in a reply's content."""
-        text = content.decode("utf-8", "replace")
-        try:
-            reply = json.loads(text, strict=False)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-            raise Transient("HTTP 200 without a completion in it", text)
+        reply = self._reply(content)
+        if not isinstance(reply.get("choices"), list):
+            raise Transient("HTTP 200 without a completion in it", content.decode("utf-8", "replace"))
         return read_reply(reply)
 
 
@@ -176,7 +180,8 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
     text = message.get("content")
     if isinstance(text, list):  # some servers send a list of parts
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
-    finish = str(choice.get("finish_reason") or "stop")
+    finish = choice.get("finish_reason")
+    finish = finish if isinstance(finish, str) else "stop"
     usage = mapping(reply.get("usage"))
     details = mapping(usage.get("prompt_tokens_details"))
     tokens = Usage(
@@ -185,12 +190,12 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
     refusal = message.get("refusal")
     if finish == "content_filter" or refusal:
         raise RefusedError(
-            f"the model or its content filter refused the prompt: {refusal or finish}",
+            f"the model or its content filter refused the prompt: {str(refusal or finish)[:500]}",
             json.dumps(choice, ensure_ascii=False),
             tokens,
         )
     text = text if isinstance(text, str) else ""
-    return Completion(text, tokens, "length" if finish == "length" else "stop")
+    return Completion(text, tokens, "length" if finish.lower() in CUT_OFF else "stop")
 
 
 def _response_format(refused: set[str]) -> str:

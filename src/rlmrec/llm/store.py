@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO, NamedTuple
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, locked
 from rlmrec.llm.base import Completion, Usage
 from rlmrec.sqlite import SqliteFile, open_sqlite, transaction
+from rlmrec.trust import damaged, expect, parse_json
 
 # Append only: a file at version n gets the scripts from n on. Never change one that was released.
 MIGRATIONS = (
@@ -68,6 +70,7 @@ MIGRATIONS = (
 )
 RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
+REMEDY = "restore a copy of it, or delete it and write the profiles again"
 UNREADABLE = -1  # replaces a source that is not an id
 
 
@@ -199,7 +202,10 @@ class Store(SqliteFile):
             "WHERE request = ? AND NOT retired",
             (request,),
         ).fetchone()
-        return None if row is None else Completion(row[0], Usage(row[1], row[2], row[3]), row[4])
+        if row is None:
+            return None
+        with damaged(self.path, REMEDY):
+            return stored_answer(row[0], row[4], *row[1:4])
 
     def put_answer(self, request: str, name: str, options: Mapping[str, Any], answer: Completion) -> None:
         """Commit an answer. The first answer to a request stays in force; a later one is stored as retired."""
@@ -239,7 +245,11 @@ class Store(SqliteFile):
             "SELECT name, options, count(*) FROM answers JOIN models ON models.id = answers.model "
             "WHERE NOT retired GROUP BY models.id ORDER BY count(*) DESC, models.id"
         )
-        return [(name, json.loads(options), count) for name, options, count in rows]
+        with damaged(self.path, REMEDY):
+            return [
+                (expect(name, str, "a model"), expect(parse_json(options), dict, "its options"), count)
+                for name, options, count in rows
+            ]
 
     def usage(self, name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[int, Usage]:
         """Return (number, tokens) of all answers that were paid for, including retired ones.
@@ -254,7 +264,8 @@ class Store(SqliteFile):
             "WHERE ? IS NULL OR (models.name = ? AND models.options = ?)",
             (name, name, json.dumps(dict(options or {}), sort_keys=True)),
         ).fetchone()
-        return row[0], Usage(*row[1:])
+        with damaged(self.path, REMEDY):
+            return row[0], Usage(*(expect(tokens, int, "a number of tokens") for tokens in row[1:]))
 
     # -- profiles --------------------------------------------------------------------------------------
 
@@ -264,12 +275,15 @@ class Store(SqliteFile):
             f"SELECT {_COLUMNS} FROM profiles WHERE kind = ? AND key = ?", (kind, json.dumps(key))
         )
         row = rows.fetchone()
-        return None if row is None else _profile(row)
+        with damaged(self.path, REMEDY):
+            return None if row is None else _profile(row)
 
     def profiles(self, kind: str) -> Iterator[Profile]:
         """Yield all profiles of kind "item" or "user", including failed ones."""
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM profiles WHERE kind = ?", (kind,)):
-            yield _profile(row)
+            with damaged(self.path, REMEDY):
+                profile = _profile(row)
+            yield profile
 
     def state(self, kind: str, key: RawId) -> ProfileState | None:
         """Return the state of a node's profile without reading its texts; None if there is none yet."""
@@ -358,31 +372,47 @@ _COLUMNS = (
 )
 
 
+def stored_answer(text: Any, finish: Any, *tokens: Any) -> Completion:
+    """Make an answer of stored values.
+
+    Raises:
+        DataError: one has another type.
+    """
+    usage = Usage(*(expect(number, int, "a number of tokens") for number in tokens))
+    return Completion(expect(text, str, "an answer"), usage, expect(finish, str, "finish"))
+
+
 def _profile(row: tuple[Any, ...]) -> Profile:
+    kind, key, summarization, reasoning, request, sources, error, error_kind, raw, notes, requests, *rest = (
+        row
+    )
+    prompt, completion, model, dataset, quoted = rest
+    for name, value in (("summarization", summarization), ("reasoning", reasoning), ("error", error)):
+        expect(value, (str, NoneType), name)
     return Profile(
-        kind=row[0],
-        key=json.loads(row[1]),
-        summarization=row[2],
-        reasoning=row[3],
-        request=row[4],
-        sources=_sources(row[5]),
-        error=row[6],
-        error_kind=row[7],
-        raw=row[8],
-        notes=tuple(json.loads(row[9])),
-        requests=tuple(json.loads(row[10])),
-        usage=Usage(row[11], row[12]),
-        model=row[13],
-        dataset=row[14],
-        quoted=_sources(row[15]),
+        kind=expect(kind, str, "kind"),
+        key=expect(parse_json(key), (int, str), "key"),
+        summarization=summarization,
+        reasoning=reasoning,
+        request=expect(request, str, "request"),
+        sources=_sources(sources),
+        error=error,
+        error_kind=error_kind,
+        raw=raw,
+        notes=tuple(expect(note, str, "a note") for note in parse_json(notes)),
+        requests=tuple(expect(one, str, "a request") for one in parse_json(requests)),
+        usage=Usage(expect(prompt, int, "prompt_tokens"), expect(completion, int, "completion_tokens")),
+        model=expect(model, str, "model"),
+        dataset=expect(dataset, str, "dataset"),
+        quoted=_sources(quoted),
     )
 
 
 def _sources(text: str) -> tuple[int, ...]:
     """Read ids of interactions; anything else becomes an id that no dataset contains, which an audit reports."""
     try:
-        listed = json.loads(text)
-    except ValueError:
+        listed = parse_json(text)
+    except (TypeError, ValueError):
         listed = None
     if not isinstance(listed, list):
         return (UNREADABLE,)

@@ -87,6 +87,11 @@ class Dialogue:
         try:
             parsed = parse(self._raw, words, finish=outcome.finish, last_try=last)
         except AnswerError as error:
+            if outcome.finish == "length" and error.kind in ("empty", "truncated"):
+                error = AnswerError(
+                    error.kind,
+                    f"{error}: the limit on tokens ended it, perhaps while the model was reasoning; raise --max-tokens",
+                )
             if last or error.kind == "none":  # a model that has nothing to say will not say more
                 self._fail(f"{error} (after {attempt} of {self.attempts} tries)", error.kind, self._raw)
                 return

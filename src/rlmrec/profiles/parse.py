@@ -23,6 +23,7 @@ FAR_TOO_LONG = 2.0
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_DOUBLED = re.compile(r"""\w\s*(?:""|'')|(?:""|'')\s*\w""")
 _NONE = {"", "none", "null", "n/a", "na", "unknown"}
 _NONE_AND_WHY = re.compile(r"\W*(?:none|null|n/a)\s*(?:[.,;:(!]|\s[-–—]).*", re.IGNORECASE | re.DOTALL)
 # The placeholder in the form that the prompts show, see profiles/templates.
@@ -61,8 +62,8 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     """Extract {"summarization": …, "reasoning": …} from an answer.
 
     Repaired, with a note: thoughts, fences or prose around the JSON, Python quotes, keys in another case or
-    spelling, a list instead of a text, raw line breaks, bytes that are not UTF-8, JSON truncated after the
-    summarization's end, and a summarization over the limit, which is truncated at the end of a sentence. Of
+    spelling, a list instead of a text, raw line breaks, bytes that are not UTF-8, quotes inside a text without a
+    backslash where the text's end is clear, JSON truncated after the summarization's end, and a summarization over the limit, which is truncated at the end of a sentence. Of
     several objects the last one counts: those before it are drafts, or the form from the prompt.
 
     Args:
@@ -94,10 +95,12 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
         if not without:
             raise AnswerError("empty", "the answer is empty")
         found = _find_object(without, notes)
+    if found is None and (found := _with_quotes(without)) is not None:
+        notes.append("quotes inside a text without a backslash")
     if found is None:
         found = _cut_off(without)
         if found is None:
-            cut = finish == "length" or _opens_profile(without)
+            cut = finish == "length" or (_opens_profile(without) and not without.endswith("}"))
             raise AnswerError(
                 "truncated" if cut else "malformed",
                 "the answer was cut off before the summarization's end"
@@ -182,7 +185,8 @@ def _rank(value: dict[str, Any]) -> int:
 
 def _objects(text: str, whole: bool) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """Yield each object in a text, with notes about repairs."""
-    decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common and harmless
+    # Not strict: raw line breaks inside strings are common and harmless.
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_longest)
     after = 0  # the end of the last object that fits: braces inside it belong to it
     for start in _braces(text):
         if start < after:
@@ -203,6 +207,16 @@ def _objects(text: str, whole: bool) -> Iterator[tuple[dict[str, Any], list[str]
         yield value, added
 
 
+def _longest(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; of texts under one key the longest counts."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        before = found.get(key)
+        if not (isinstance(before, str) and isinstance(value, str) and len(before) > len(value)):
+            found[key] = value
+    return found
+
+
 def _candidates(text: str) -> Iterator[tuple[str, bool]]:
     """Yield (text to search, whether it is the whole answer)."""
     yield text, True
@@ -220,6 +234,8 @@ def _python_literal(text: str) -> Any:
     text = text[: text.rfind("}") + 1]
     if not text or len(text) > 20_000:
         return None
+    if _DOUBLED.search(text):  # Python would join the parts and drop the quotes between them
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -230,15 +246,63 @@ def _opens_profile(text: str) -> bool:
     return re.search(r"\{\s*\"?\w*\Z|\{\s*\"summari[sz]ation\"", text) is not None
 
 
-def _cut_off(text: str) -> dict[str, Any] | None:
-    """Return the summarization of a truncated object, if the summarization itself is complete."""
-    match = re.search(r'"summari[sz]ation"\s*:\s*("(?:[^"\\]|\\.)*")', text, re.DOTALL)
-    if match is None:
+_NAME = r"(?P<key>summari[sz]ation|summary|reason(?:ing)?)"
+
+
+def _with_quotes(text: str) -> dict[str, Any] | None:
+    """Read an object whose texts hold quotes without a backslash, where the end of each text is clear.
+
+    The ends of the texts are found from the keys: a text ends before the next key or at the object's end. None
+    unless there are one or two distinct keys, each once, and the last text ends at the end of the object.
+    """
+    found: dict[str, Any] = {}
+    opening = re.compile(rf"""(?P<lead>[{{,])\s*(?P<q>["'])(?i:{_NAME})(?P=q)\s*:\s*(?P<open>["'])""")
+    keys = list(opening.finditer(text))
+    if not keys or keys[0]["lead"] != "{" or any(key["lead"] == "{" for key in keys[1:]):
         return None
+    for key, following in zip(keys, [*keys[1:], None], strict=True):
+        rest = text[key.end() : len(text) if following is None else following.start()].rstrip()
+        if following is None:
+            rest, brace, after = rest.rpartition("}")
+            if not brace or '"' in after:
+                return None
+            rest = rest.rstrip()
+        name = _key(key["key"])
+        if not rest.endswith(key["open"]) or rest.endswith("\\" + key["open"]) or name in found:
+            return None
+        found[name] = _unquoted(rest[:-1], key["open"])
+    return found if "summarization" in found and None not in found.values() else None
+
+
+def _cut_off(text: str) -> dict[str, Any] | None:
+    """Return the summarization of a truncated object, if the summarization itself is complete.
+
+    It is if the next key follows, or if the answer ends with its closing quote, after the end of a sentence.
+    """
+    opening = re.search(rf"""\{{\s*"(?i:{_NAME})"\s*:\s*\"""", text)
+    if opening is None or _key(opening["key"]) != "summarization":
+        return None
+    rest = text[opening.end() :].rstrip()
+    ends = [match.start() for match in re.finditer(r'"\s*,\s*"(?i:reason(?:ing)?)"\s*:', rest)]
+    if len(ends) == 1:
+        told = _unquoted(rest[: ends[0]], '"')
+    elif not ends and re.search(r"""[.!?…。！？][)'”’]*"\s*,?\Z""", rest):
+        told = _unquoted(rest.rstrip(" ,\n")[:-1], '"')
+    else:
+        return None
+    return None if told is None else {"summarization": told}
+
+
+def _unquoted(text: str, quote: str) -> str | None:
+    """Return the value of a JSON text without its outer quotes; inner quotes need no backslash."""
+    if quote == "'":
+        text = text.replace("\\'", "'")
+    escaped = re.sub(r'\\.|"', lambda found: found[0] if len(found[0]) > 1 else '\\"', text, flags=re.DOTALL)
     try:
-        return {"summarization": json.loads(match.group(1), strict=False)}
+        value = json.loads(f'"{escaped}"', strict=False)
     except ValueError:
         return None
+    return value if isinstance(value, str) else None
 
 
 def _key(key: Any) -> str:
@@ -250,6 +314,7 @@ def _fields(found: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     if len(found) == 1 and isinstance(inner := next(iter(found.values())), dict):
         found = inner  # {"answer": {"summarization": …}}
     fields = {_key(key): value for key, value in found.items()}
+    fields |= {key: value for key, value in found.items() if key in SCHEMA["properties"]}  # not an alias
     if any(key not in found for key in SCHEMA["properties"] if key in fields):
         notes.append("key in another spelling")
     return fields

@@ -25,6 +25,7 @@ from rlmrec.profiles.prompts import Prompt, PromptBuilder, PromptOptions
 from rlmrec.profiles.requests import ANSWER_TOKENS, Requests
 from rlmrec.profiles.select import StoredProfiles, stored_profiles
 from rlmrec.profiles.template import load_template
+from rlmrec.sqlite import reason
 
 REFUSED = ("refused", "request")  # kinds of failures that are final: the endpoint rejected the prompt itself
 CONFIRM_AT_ONCE = 500  # profiles in one commit
@@ -334,7 +335,7 @@ class _Walk:
         self._report()
         for error in ended:
             if isinstance(error, sqlite3.Error):
-                raise WorkspaceError(f"cannot write to {self.store.path}: {error}") from None
+                raise WorkspaceError(f"cannot write to {self.store.path}: {reason(error)}") from None
             if isinstance(error, BaseException):
                 raise error
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from rlmrec.closed_form.base import UserParts
@@ -22,6 +22,7 @@ from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import unit_rows
+from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors
 from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
@@ -386,21 +387,32 @@ class ColdStart:
         if not path.exists():
             raise WorkspaceError(f"no cold-start model at {path}: create it with 'rlmrec cold fit'")
         again = "create it again with 'rlmrec cold fit'"
-        try:
-            with safe_open(path, "numpy") as file:
-                header = json.loads((file.metadata() or {}).get("manifest", "{}"))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise WorkspaceError(f"{path} is damaged: {error}; {again}") from None
-        if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") != FORMAT:
-            raise WorkspaceError(f"{path} is damaged or of another version: {again}")
-        if recommender is not None and header["embeddings"] != digest(recommender.items):
-            raise WorkspaceError(f"{path} was fitted to other embeddings: {again}")
-        name, options = header["method"]["name"], header["method"]["options"]
-        if name not in MAPS:
-            raise WorkspaceError(f"{path} holds a {name} map, which this version no longer has: {again}")
-        item_length, user_length = header.pop("item_length"), header.pop("user_length")
-        return cls(MAPS[name](arrays, options), item_length, user_length, header)
+        with damaged(path, again):
+            arrays, metadata = read_tensors(path)
+            header = expect(parse_json(metadata.get("manifest", "{}")), dict, "its manifest")
+            if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") != FORMAT:
+                raise WorkspaceError(f"{path} is damaged or of another version: {again}")
+            if recommender is not None and header["embeddings"] != digest(recommender.items):
+                raise WorkspaceError(f"{path} was fitted to other embeddings: {again}")
+            method = expect(header["method"], dict, "the method")
+            if method["name"] not in MAPS:
+                raise WorkspaceError(
+                    f"{path} holds a {method['name']} map, which this version no longer has: {again}"
+                )
+            check_finite(arrays)
+            fitted = MAPS[method["name"]](arrays, method["options"])
+            lengths = [
+                float(expect(header.pop(name), (int, float), name)) for name in ("item_length", "user_length")
+            ]
+            expect(header["encoder"], str, "the encoder")
+            model = cls(fitted, lengths[0], lengths[1], header)
+            # One text is mapped now, so that arrays that do not fit together are found at once.
+            tried = model.items(np.zeros((1, expect(model.size, int, "text_size")), np.float32))
+            if not np.isfinite(lengths).all() or (
+                recommender is not None and tried.shape != (1, recommender.items.shape[1])
+            ):
+                raise DataError(f"a text is mapped to shape {tried.shape}")
+        return model
 
 
 def has_cold_start(folder: Path) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file, read_json, sha256, write_json
 from rlmrec.topk import map_blocks, top_k, top_k_products
+from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array, IntArray
 
 # Below this number of items, exact search is fast enough.
@@ -96,10 +97,15 @@ class Index:
             WorkspaceError: the index is missing, damaged or built over other vectors.
             ConfigError: FAISS is not installed.
         """
-        faiss = _faiss()
         folder = Path(folder)
-        manifest = read_json(folder / MANIFEST)
         again = "build it again with 'rlmrec index'"
+        with damaged(folder / MANIFEST, again):
+            return cls._load(folder, items, mmap, again)
+
+    @classmethod
+    def _load(cls, folder: Path, items: Float32Array, mmap: bool, again: str) -> Index:
+        faiss = _faiss()
+        manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise WorkspaceError(f"{folder / MANIFEST} is not an index of this version: {again}")
         if not (folder / FILE).exists() or sha256(folder / FILE) != manifest.get("sha256"):
@@ -107,7 +113,40 @@ class Index:
         if manifest["vectors"] != digest(items):
             raise WorkspaceError(f"{folder / FILE} was built over other embeddings: {again}")
         flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mmap else 0
-        return cls(faiss.read_index(str(folder / FILE), flags), manifest)
+        expect(manifest["recall@20"], (int, float), "the recall")
+        found = faiss.read_index(str(folder / FILE), flags)
+        _check_index(found, items, expect(manifest["probes"], int, "probes"))
+        return cls(found, manifest)
+
+
+def _check_index(found: Any, items: Float32Array, probes: int) -> None:
+    """Check a stored index: FAISS searches whatever sizes and rows the file has.
+
+    Raises:
+        DataError: it is not an index of these items.
+    """
+    faiss = _faiss()
+    cells = getattr(found, "nlist", 0)
+    coarse = faiss.downcast_index(found.quantizer) if isinstance(found, faiss.IndexIVFFlat) else None
+    if not (
+        isinstance(coarse, faiss.IndexFlat)
+        and found.metric_type == faiss.METRIC_INNER_PRODUCT
+        and (coarse.ntotal, coarse.d, found.d) == (cells, items.shape[1], items.shape[1])
+        and found.ntotal == len(items)
+        and found.code_size == found.invlists.code_size == 4 * items.shape[1]
+        and found.invlists.nlist == cells
+        and 1 <= probes <= cells
+    ):
+        raise DataError(f"it is not an index of {len(items)} vectors of {items.shape[1]} numbers")
+    lists = found.invlists
+    rows = [
+        faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell)).copy()
+        for cell in range(cells)
+        if lists.list_size(cell)
+    ]
+    listed = np.concatenate([np.empty(0, np.int64), *rows])
+    if len(listed) != len(items) or (np.bincount(listed[(listed >= 0) & (listed < len(items))]) != 1).any():
+        raise DataError("its rows are not those of the items")
 
 
 def has_index(folder: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +18,8 @@ from rlmrec.closed_form.base import (
     sparse_from_state,
     sparse_state,
 )
-from rlmrec.errors import DataError, RlmrecError, WorkspaceError
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.trust import check_finite, check_sparse, matrix
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MATRICES = ("history", "neighbours", "direct")
@@ -174,56 +174,42 @@ class SparseParts:
         """Restore what ``state`` returned.
 
         Raises:
-            WorkspaceError: an array is missing or does not fit, or this version has no such rule.
+            DataError: an array is missing or does not fit.
+            WorkspaceError: this version has no such rule.
         """
         check_sparse(arrays)
+        check_finite(arrays)
         if rule_name is not None and rule_name not in RULES:
             raise WorkspaceError(f"this version has no fold-in rule {rule_name!r}: train the run again")
-        try:
-            matrices = {name: sparse_from_state(name, arrays) for name in MATRICES}
-            rule = None
-            if rule_name is not None:
-                shared = {name: array for name, array in arrays.items() if name.startswith("neighbours.")}
-                rule = RULES[rule_name].from_state(nested("rule", arrays) | shared)
-        except RlmrecError as error:
-            raise WorkspaceError(f"the stored fold-in rule is damaged: {error}") from None
-        except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:
-            raise WorkspaceError(
-                f"the stored fold-in rule is damaged ({type(error).__name__}: {error}): train the run again"
-            ) from None
-        return cls(n_items, rule, user_texts=arrays.get("user_texts"), **matrices)
+        matrices = {name: sparse_from_state(name, arrays) for name in MATRICES}
+        rule = None
+        if rule_name is not None:
+            shared = {name: array for name, array in arrays.items() if name.startswith("neighbours.")}
+            rule = RULES[rule_name].from_state(nested("rule", arrays) | shared)
+        user_texts = matrix(arrays, "user_texts") if "user_texts" in arrays else None
+        return cls(n_items, rule, user_texts=user_texts, **matrices)
 
+    def try_rule(self, n_items: int, size: int, text_size: int | None) -> None:
+        """Fold in one history and one text, so that arrays of a rule that do not fit together are found at once.
 
-def check_sparse(arrays: Mapping[str, Any]) -> None:
-    """Check every stored sparse matrix before SciPy sees it, whose compiled code reads outside of broken ones.
+        Args:
+            n_items: I of the recommender.
+            size: of its embeddings.
+            text_size: of the texts that the rule reads; None if it reads none.
 
-    Raises:
-        WorkspaceError: pointers or indices outside of their bounds, or arrays that do not belong together.
-    """
-    for name in arrays:
-        if not name.endswith(".indptr"):
-            continue
-        matrix = name.removesuffix(".indptr")
-        problem = _problem(
-            *(arrays.get(f"{matrix}.{part}") for part in ("data", "indices", "indptr", "shape"))
-        )
-        if problem:
-            raise WorkspaceError(f"the stored matrix {matrix} is damaged: {problem}; train the run again")
-
-
-def _problem(data: Any, indices: Any, indptr: Any, shape: Any) -> str | None:
-    if data is None or indices is None or shape is None or np.shape(shape) != (2,):
-        return "one of its arrays is missing"
-    if any(np.ndim(array) != 1 for array in (data, indices, indptr)) or indptr.dtype.kind != "i":
-        return "an array has another form"
-    rows, columns = (int(size) for size in shape)
-    if len(indptr) != rows + 1 or len(data) != len(indices) or indices.dtype.kind != "i":
-        return "its arrays have different lengths"
-    if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
-        return "the pointers to its rows are out of order"
-    if len(indices) and not 0 <= indices.min() <= indices.max() < columns:
-        return f"its columns span {indices.min()}..{indices.max()}, expected 0..{columns - 1}"
-    return None if data.dtype.kind == "f" and np.isfinite(data).all() else "an entry is not a finite number"
+        Raises:
+            DataError: they do not fit.
+        """
+        if self.n_items != n_items:
+            raise DataError(f"the rule is for {self.n_items} items, there are {n_items}")
+        if self.rule is None:
+            return
+        text = None if text_size is None or not self.reads_texts else np.zeros(text_size, np.float32)
+        rows = np.arange(min(2, n_items))
+        parts = self.fold_in(rows, None, text, n_items)
+        shares = self.rule.split(rows, np.ones(len(rows), np.float32), text)
+        if parts.vectors.shape != (1, size) or shares.shape != (len(rows) + 1, size):
+            raise DataError(f"the rule gives vectors of shape {parts.vectors.shape}, expected (1, {size})")
 
 
 def _wide(matrix: sp.csr_array | None, n_items: int) -> sp.csr_array | None:

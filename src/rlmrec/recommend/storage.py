@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from safetensors.numpy import save_file
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_folder, read_json, sha256, write_json, write_text
-from rlmrec.recommend.sparse_parts import SparseParts, check_sparse
+from rlmrec.recommend.sparse_parts import SparseParts
+from rlmrec.trust import check_sparse, damaged, expect, matrix, read_tensors
 from rlmrec.types import AnyArray
 
 FORMAT = 1
 FORMAT_WITH_PARTS = 2  # of closed-form recommenders, which programs before 0.2 cannot read
 ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
-# The types that are written, by the names that safetensors gives them.
-TYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64, "U8": np.uint8}
 
 
 def write(folder: Path | str, parts: dict[str, Any]) -> None:
@@ -64,66 +62,68 @@ def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise WorkspaceError(f"no recommender at {folder}: make one with 'rlmrec train …'")
-    description = read_json(path)
-    if not isinstance(description, dict):
-        raise WorkspaceError(f"{path} is damaged: expected an object")
+    with damaged(folder, "save the recommender again, or train the run again with --overwrite"):
+        return _read(folder, mmap)
+
+
+def _read(folder: Path, mmap: bool) -> dict[str, Any]:
+    path = folder / MANIFEST
+    description = expect(read_json(path), dict, MANIFEST)
     if description.get("format") not in (FORMAT, FORMAT_WITH_PARTS):
         raise WorkspaceError(
             f"{path} has format {description.get('format')!r}, this version reads {FORMAT} and {FORMAT_WITH_PARTS}"
         )
     if description.pop("checksum", None) != checksum(description):
         raise WorkspaceError(f"{path} was changed after it was written: save the recommender again")
-    for name, expected in description["sha256"].items():
-        if not (folder / name).exists() or sha256(folder / name) != expected:
+    for name in (ARRAYS, IDS):
+        if not (folder / name).exists() or sha256(folder / name) != description["sha256"][name]:
             raise WorkspaceError(f"{folder / name} is missing or was changed: save the recommender again")
-    arrays = _arrays(folder / ARRAYS, mmap)
+    arrays, _ = read_tensors(folder / ARRAYS, mmap)
     ids = read_json(folder / IDS)
-    shape = (description["users"], description["items"])
-    indices = arrays["seen_indices"]
-    check_sparse(
-        {
-            "seen.indptr": arrays["seen_indptr"],
-            "seen.indices": indices,
-            "seen.data": np.ones(len(indices), np.float32),
-            "seen.shape": np.array(shape),
-        }
-    )
+    user_ids, item_ids = Vocabulary(ids["users"], "user"), Vocabulary(ids["items"], "item")
+    for vocabulary in (user_ids, item_ids):
+        if not vocabulary.is_text:
+            np.array(vocabulary.ids, np.int64)  # raises where an id is beyond 64 bits
+    shape = (len(user_ids), len(item_ids))
+    users = matrix(arrays, "users", shape[0])
+    items = matrix(arrays, "items", shape[1], users.shape[1])
+    indices, indptr = arrays["seen_indices"], arrays["seen_indptr"]
+    seen = {
+        "data": np.ones(len(indices), bool),
+        "indices": indices,
+        "indptr": indptr,
+        "shape": np.array(shape),
+    }
+    check_sparse({f"seen.{name}": array for name, array in seen.items()})
+    manifest = _checked_manifest(description["manifest"])
+    parts = None
+    if description["format"] == FORMAT_WITH_PARTS:
+        rule_items = expect(description["rule_items"], int, "rule_items")
+        parts = SparseParts.from_state(arrays, rule_items, description["rule"])
+        parts.check(*shape)
+        parts.try_rule(shape[1], users.shape[1], manifest.get("texts", {}).get("text_size"))
+    messages = "neighbours" if "neighbours" in arrays else None
     return {
-        "users": arrays["users"],
-        "items": arrays["items"],
-        "user_ids": Vocabulary(ids["users"], "user"),
-        "item_ids": Vocabulary(ids["items"], "item"),
-        "seen": sp.csr_array((np.ones(len(indices), bool), indices, arrays["seen_indptr"]), shape=shape),
-        "manifest": description["manifest"],
-        "item_messages": arrays.get("neighbours"),
-        "self_loops": description.get("self_loops", False),
-        "parts": None
-        if description["format"] == FORMAT
-        else SparseParts.from_state(arrays, description["rule_items"], description["rule"]),
+        "users": users,
+        "items": items,
+        "user_ids": user_ids,
+        "item_ids": item_ids,
+        "seen": sp.csr_array((seen["data"], indices, indptr), shape=shape),
+        "manifest": manifest,
+        "item_messages": messages and matrix(arrays, messages, *items.shape),
+        "self_loops": expect(description.get("self_loops", False), bool, "self_loops"),
+        "parts": parts,
     }
 
 
-def _arrays(path: Path, mmap: bool) -> dict[str, AnyArray]:
-    """Map or read the arrays of a safetensors file whose checksum was right.
-
-    The safetensors library always copies tensors into memory, so the header is parsed here: its length in
-    eight bytes, JSON, then the data. Each array is mapped on its own, because scipy copies indices that are a
-    small part of something larger.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    arrays = {}
-    for name, part in header.items():
-        if name == "__metadata__":
-            continue
-        kind, shape = TYPES[part["dtype"]], tuple(part["shape"])
-        start = 8 + size + part["data_offsets"][0]
-        if mmap and math.prod(shape):  # an empty array cannot be mapped
-            arrays[name] = np.asarray(np.memmap(path, kind, "r", start, shape))
-        else:
-            arrays[name] = np.fromfile(path, kind, math.prod(shape), offset=start).reshape(shape)
-    return arrays
+def _checked_manifest(manifest: Any) -> dict[str, Any]:
+    """Check the types of what the program reads of a recommender's manifest."""
+    found: dict[str, Any] = expect(manifest, dict, "the manifest")
+    expect(expect(found.get("config", {}), dict, "config").get("run", {}), dict, "config.run")
+    if "texts" in found:
+        expect(expect(found["texts"], dict, "texts").get("encoder"), str, "the encoder of the texts")
+        expect(found["texts"].get("text_size"), int, "the size of the texts")
+    return found
 
 
 def checksum(description: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, UnknownIdError, WorkspaceError
 from rlmrec.sqlite import open_sqlite, transaction
+from rlmrec.trust import check_finite, damaged, expect, parse_json
 from rlmrec.types import Float32Array
 
 MAX_ITEMS = 10_000  # each worker appends them to the arrays in its memory
@@ -83,8 +84,9 @@ class AddedItems:
         """Return the counters; zeros if there is no file yet."""
         if not self.path.exists():
             return Counters(0, 0)
-        with self._open() as db:
-            return Counters(*db.execute("SELECT changes, reloads FROM counters").fetchone())
+        with self._open() as db, damaged(self.path, "delete it and add the items again"):
+            found = db.execute("SELECT changes, reloads FROM counters").fetchone()
+            return Counters(*(expect(count, int, "a counter") for count in found))
 
     def all(self) -> list[AddedItem]:
         """Return all items in the order in which they were added."""
@@ -92,10 +94,8 @@ class AddedItems:
             return []
         with self._open() as db:
             rows = db.execute("SELECT id, title, text, encoder, vector FROM items ORDER BY position")
-            return [
-                AddedItem(json.loads(raw), title, text, encoder, np.frombuffer(vector, np.float32))
-                for raw, title, text, encoder, vector in rows
-            ]
+            with damaged(self.path, "delete it and add the items again"):
+                return [_item(*row) for row in rows]
 
     def add(self, item: AddedItem) -> None:
         """Store an item.
@@ -143,3 +143,11 @@ class AddedItems:
                 yield db
         except sqlite3.Error as error:
             raise WorkspaceError(f"{self.path} cannot be used as {purpose}: {error}") from None
+
+
+def _item(raw: str, title: str, text: str, encoder: str, stored: bytes) -> AddedItem:
+    vector = np.frombuffer(stored, np.float32)
+    check_finite({"vector": vector})
+    for what, value in (("title", title), ("text", text), ("encoder", encoder)):
+        expect(value, str, what)
+    return AddedItem(expect(parse_json(raw), (int, str), "an id"), title, text, encoder, vector)

@@ -16,7 +16,8 @@ import numpy as np
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import locked
-from rlmrec.sqlite import SqliteFile, open_sqlite, transaction
+from rlmrec.sqlite import SqliteFile, open_sqlite, reason, transaction
+from rlmrec.trust import check_finite, damaged
 from rlmrec.types import Float32Array
 
 MIGRATIONS = (
@@ -28,6 +29,7 @@ MIGRATIONS = (
     )
     """,
 )
+REMEDY = "delete it and encode again, which only takes time"
 READ_AT_ONCE = 500  # below SQLite's oldest bound on variables, 999
 
 
@@ -57,9 +59,7 @@ class VectorCache(SqliteFile):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._db = open_sqlite(
-            self.path, MIGRATIONS, "a cache of vectors", "; delete it and encode again, which only takes time"
-        )
+        self._db = open_sqlite(self.path, MIGRATIONS, "a cache of vectors", f"; {REMEDY}")
 
     def writing(self) -> AbstractContextManager[None]:
         """Lock the cache for writing; other processes that try to are refused.
@@ -77,12 +77,11 @@ class VectorCache(SqliteFile):
             rows = self._db.execute(
                 f"SELECT key, cut, vector FROM vectors WHERE key IN ({','.join('?' * len(some))})", some
             )
-            for found, truncated, vector in rows:
-                yield (
-                    places[found],
-                    np.frombuffer(vector, "<f4").astype(np.float32, copy=False),
-                    bool(truncated),
-                )
+            for found, truncated, stored in rows:
+                with damaged(self.path, REMEDY):
+                    vector = np.frombuffer(stored, "<f4").astype(np.float32, copy=False)
+                    check_finite({"vector": vector})
+                yield places[found], vector, bool(truncated)
 
     def write(self, keys: Sequence[bytes], vectors: Float32Array, truncated: Sequence[bool]) -> None:
         """Commit vectors, all or none of them.
@@ -101,5 +100,5 @@ class VectorCache(SqliteFile):
                 self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise WorkspaceError(
-                f"{self.path} cannot be written: {error}; mend that and run again, what is in it is kept"
+                f"{self.path} cannot be written: {reason(error)}; mend that and run again, what is in it is kept"
             ) from None

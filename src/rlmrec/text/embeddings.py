@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors
 from rlmrec.types import BoolArray, Float32Array
 
 
@@ -175,17 +175,14 @@ class TextEmbeddings:
         path = Path(path)
         if not path.exists():
             raise WorkspaceError(f"no text vectors at {path}: make them with 'rlmrec encode'")
-        try:
-            with safe_open(path, "numpy") as file:
-                manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))
-                masks = {
-                    name: file.get_tensor(name)
-                    for name in ("has_user", "has_item")
-                    if name in file.keys()  # noqa: SIM118
-                }
-                return cls(file.get_tensor("users"), file.get_tensor("items"), manifest, **masks)
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise WorkspaceError(f"{path} is damaged: {error}; run 'rlmrec encode' again") from None
+        with damaged(path, "run 'rlmrec encode' again"):
+            arrays, metadata = read_tensors(path)
+            manifest = expect(parse_json(metadata.get("manifest", "{}")), dict, "its manifest")
+            expect(manifest.get("encoder", ""), str, "the encoder")
+            masks = {name: arrays[name] for name in ("has_user", "has_item") if name in arrays}
+            if any(mask.dtype != bool for mask in masks.values()):
+                raise DataError("has_user and has_item are not bool")
+            return cls(matrix(arrays, "users"), matrix(arrays, "items"), manifest, **masks)
 
 
 def mean_over_training(

@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.topk import unit_rows
+from rlmrec.trust import check_finite, damaged, matrix, read_tensors
 from rlmrec.types import AnyArray, Float32Array
 
 State = dict[str, AnyArray]
@@ -101,12 +101,15 @@ class TfidfEncoder:
         Raises:
             WorkspaceError: absent or damaged.
         """
-        try:
-            with safe_open(path, "numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls.from_state(arrays)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, DataError) as error:
-            raise WorkspaceError(f"{path} is absent or damaged ({error}): encode the texts again") from None
+        if not path.is_file():
+            raise WorkspaceError(f"{path} is absent: encode the texts again")
+        with damaged(path, "encode the texts again"):
+            arrays, _ = read_tensors(path)
+            check_finite(arrays)
+            matrix(arrays, "components")
+            encoder = cls.from_state(arrays)
+            encoder.encode(["a text"])
+            return encoder
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: TfidfConfig | None = None, seed: int = 0) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     state = read_json(folder / "checkpoint.json")
     if not isinstance(state, dict) or not {"tensors", "sha256", "identity"} <= state.keys():
         raise WorkspaceError(f"{folder / 'checkpoint.json'} is damaged: restart the run with --overwrite")
-    path = folder / str(state.pop("tensors"))
+    name = str(state.pop("tensors"))
+    if not re.fullmatch(r"checkpoint-\d+\.safetensors", name):  # a file in this folder
+        raise WorkspaceError(f"{folder / 'checkpoint.json'} is damaged: restart the run with --overwrite")
+    path = folder / name
     checksum = state.pop("sha256")
     try:
         if sha256(path) != checksum:

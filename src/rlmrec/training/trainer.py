@@ -23,7 +23,7 @@ from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
@@ -31,6 +31,7 @@ from rlmrec.training import checkpoint
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
+from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array
 
 MONITORED = "recall@20"
@@ -429,21 +430,41 @@ class _Run:
                     f"{self.folder} holds a run with another {' and '.join(changed)}: "
                     "choose another --name, or start again with --overwrite"
                 )
-            self.model.load_state_dict(_under("model.", tensors))
-            device = self.graph.values.device
-            self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
-            slots: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _under("adam.", tensors).items():
-                index, slot = name.split(".", 1)
-                slots.setdefault(int(index), {})[slot] = tensor
-            adam = self.optimizer.state_dict()
-            self.optimizer.load_state_dict({**adam, "state": slots})
-            self.model_rng.set_state(tensors["model_rng"])
-            self.sampler_rng.bit_generator.state = state["sampler_rng"]
-            self.history = History(state["best_epoch"], state["best"], state["epochs"])
+            with damaged(self.folder / "checkpoint.json", "restart the run with --overwrite"):
+                self._restore(tensors, state)
         # Epochs after the checkpoint are trained again: their lines are removed.
         lines = [json.dumps(record) + "\n" for record in self.history.epochs]
         write_text(self.folder / "metrics.jsonl", "".join(lines))
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint."""
+        self.model.load_state_dict(_under("model.", tensors))
+        device = self.graph.values.device
+        self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
+        own = self.model.state_dict()
+        for name, tensor in self.best_parameters.items():
+            if name not in own or tensor.shape != own[name].shape:
+                raise DataError(f"the best {name} has another shape")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("adam.", tensors).items():
+            index, slot = name.split(".", 1)
+            slots.setdefault(int(index), {})[slot] = tensor
+        parameters = list(self.model.parameters())
+        for place, moments in slots.items():  # Adam's compiled code checks no shape
+            shape = parameters[place].shape if 0 <= place < len(parameters) else None
+            if {name: tensor.shape for name, tensor in moments.items()} != {
+                "step": torch.Size([]), "exp_avg": shape, "exp_avg_sq": shape
+            }:  # fmt: skip
+                raise DataError(f"the moments of parameter {place} have another shape")
+        adam = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**adam, "state": slots})
+        self.model_rng.set_state(tensors["model_rng"])
+        self.sampler_rng.bit_generator.state = state["sampler_rng"]
+        epochs = expect(state["epochs"], list, "epochs")
+        best_epoch = expect(state["best_epoch"], int, "best_epoch")
+        if not all(isinstance(epoch, dict) for epoch in epochs) or not -1 <= best_epoch < max(len(epochs), 1):
+            raise DataError("its record of the epochs is damaged")
+        self.history = History(best_epoch, state["best"], epochs)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
