@@ -136,11 +136,13 @@ def test_mistakes_are_named(toy):
     lists = TeacherLists.of(scores, dataset, 5)
     with pytest.raises(ConfigError, match=r"lists items for 60 users, the backbone has 7"):
         Distilled(lists, LightGCN(7, dataset.n_items, embedding_size=4))
+    with pytest.raises(ConfigError, match=r"\d+ rows of items that the backbone does not have, such as"):
+        Distilled(lists, LightGCN(dataset.n_users, 3, embedding_size=4))
     with pytest.raises(ConfigError, match=r"lists is a DotProduct, expected TeacherLists"):
         Distilled(scores, backbone)
     with pytest.raises(ConfigError, match=r"contrastive_weight needs text vectors"):
         Distilled(lists, backbone, contrastive_weight=0.1)
-    with pytest.raises(ConfigError, match=r"unknown teacher 'lightgbm': expected one of .*ease"):
+    with pytest.raises(ConfigError, match=r"unknown closed form 'lightgbm': expected one of .*ease"):
         Distilled.create(None, backbone, {"teacher": "lightgbm"}, dataset)
     with pytest.raises(ConfigError, match="needs the dataset"):
         Distilled.create(text_embeddings, backbone)

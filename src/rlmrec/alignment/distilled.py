@@ -28,7 +28,9 @@ class DistilledConfig(Config):
     temperature: float = Field(
         default=0.15, gt=0, description="τ of the student's cosines; inner products are taken as they are"
     )
-    teacher: str = Field(default="graph-filter", description="closed-form recommender that is the teacher")
+    teacher: str = Field(
+        default="graph-filter", description="closed-form recommender that is the teacher, or your own class"
+    )
     teacher_text: bool = Field(default=True, description="whether the teacher reads the text vectors")
     length: int = Field(default=100, ge=1, description="M, number of items that the teacher lists for a user")
     spread: float = Field(
@@ -96,11 +98,8 @@ class Distilled(Alignment):
         self.input_digests["teacher"] = lists.digest
         self.made_for[f"lists of the teacher {lists.teacher!r}"] = lists.dataset
         self.by_cosine = isinstance(backbone, Backbone) and backbone.ranks_by_cosine
-        if isinstance(backbone, Backbone) and len(lists.items) != backbone.n_users:
-            raise ConfigError(
-                f"the teacher {lists.teacher!r} lists items for {len(lists.items)} users, the backbone has "
-                f"{backbone.n_users}: use a teacher of the same dataset"
-            )
+        if isinstance(backbone, Backbone):
+            _check_fit(lists, backbone)
         self.register_buffer("list_items", torch.from_numpy(lists.items), persistent=False)
         self.register_buffer("list_weights", torch.from_numpy(lists.probabilities), persistent=False)
         self.contrastive: Contrastive | None = None
@@ -160,9 +159,28 @@ class Distilled(Alignment):
         listed = probabilities.sum(1)  # 1 for a user with a list, 0 without
         share = listed / listed.sum().clamp(min=1)
         total = listwise_cross_entropy(
-            anchors, every, share, temperature, self.list_items[rows], probabilities
+            anchors, every, share, temperature, self.list_items[rows].long(), probabilities
         )
         terms = {"distilled": self.config.weight * total}
         if self.contrastive is not None:
             terms |= self.contrastive.loss(users, items, batch, masked)
         return terms
+
+
+def _check_fit(lists: TeacherLists, backbone: Backbone) -> None:
+    """Check that a teacher's lists are for the users and items of a backbone.
+
+    Raises:
+        ConfigError: they are for others.
+    """
+    if len(lists.items) != backbone.n_users:
+        raise ConfigError(
+            f"the teacher {lists.teacher!r} lists items for {len(lists.items)} users, the backbone has "
+            f"{backbone.n_users}: use a teacher of the same dataset"
+        )
+    wrong = (lists.items < 0) | (lists.items >= backbone.n_items)
+    if wrong.any():
+        raise ConfigError(
+            f"the teacher {lists.teacher!r} lists {int(wrong.sum())} rows of items that the backbone does not have, "
+            f"such as {int(lists.items[wrong][0])}; it has {backbone.n_items}: use a teacher of the same dataset"
+        )

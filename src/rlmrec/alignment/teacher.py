@@ -11,11 +11,11 @@ import numpy as np
 from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.closed_form.base import Texts
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import DataError
 from rlmrec.evaluation.ranking import Scorer
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
-from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
+from rlmrec.types import BoolArray, Float32Array, FloatArray, Int32Array
 
 BISECTIONS = 60  # of log T: the interval of 80 shrinks below the precision of float64
 
@@ -28,7 +28,7 @@ class TeacherLists:
     exp(−Σ π log π), is a given share of the list's length: scores of any scale and any spread serve alike.
 
     Args:
-        items: int64[U, M], item rows, the best first. Places without an item have probability 0.
+        items: int32[U, M], item rows, the best first. Places without an item have probability 0.
         probabilities: float32[U, M], π; each row sums to 1, or to 0 for a user without a list.
         teacher: name of the teacher, for messages and records.
         dataset: fingerprint of the dataset that the teacher was fitted on.
@@ -37,7 +37,7 @@ class TeacherLists:
         DataError: shapes that differ, probabilities that are negative or not finite.
     """
 
-    items: IntArray
+    items: Int32Array
     probabilities: Float32Array
     teacher: str
     dataset: str
@@ -75,7 +75,7 @@ class TeacherLists:
         trained = dataset.train.csr()
         length = min(length, dataset.n_items)
 
-        def best(block: slice) -> tuple[IntArray, Float32Array]:
+        def best(block: slice) -> tuple[Int32Array, Float32Array]:
             scores = np.ascontiguousarray(scorer.score(np.arange(block.start, block.stop)))
             if scores.shape != (block.stop - block.start, dataset.n_items):
                 raise DataError(
@@ -85,13 +85,15 @@ class TeacherLists:
             of_rows = trained.indptr[block.start : block.stop + 1]
             rows = np.repeat(np.arange(len(scores)), np.diff(of_rows))
             scores[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
-            return top_k(scores, length)
+            listed, best_scores = top_k(scores, length)
+            present = best_scores > -np.inf
+            probabilities = spread_to_perplexity(best_scores, spread)
+            return np.where(present, listed, 0).astype(np.int32), probabilities.astype(np.float32)
 
         threads = None if getattr(scorer, "is_thread_safe", False) else 1
         blocks = list(map_blocks(best, dataset.n_users, dataset.n_items, MEMORY_BUDGET, threads))
-        items, scores = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        probabilities = spread_to_perplexity(scores, spread).astype(np.float32)
-        return cls(np.where(scores > -np.inf, items, 0), probabilities, teacher, dataset.fingerprint)
+        items, probabilities = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return cls(items, probabilities, teacher, dataset.fingerprint)
 
     @cached_property
     def digest(self) -> str:
@@ -106,7 +108,7 @@ def fitted_lists(
     """Fit a closed-form recommender with its default options and return its lists.
 
     Args:
-        name: name of the recommender, such as "graph-filter".
+        name: name of the recommender, such as "graph-filter", or the path of your own class.
         dataset: the teacher learns from its training split and chooses its options on validation.
         text_embeddings: text vectors; None for a teacher without text.
         length: M, length of a list.
@@ -115,10 +117,9 @@ def fitted_lists(
     Raises:
         ConfigError: no closed-form recommender of this name.
     """
-    if name not in RECOMMENDERS:
-        raise ConfigError(f"unknown teacher {name!r}: expected one of {', '.join(RECOMMENDERS)}")
+    kind = RECOMMENDERS.resolve(name)
     texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
-    model = RECOMMENDERS[name].fit(dataset, texts)
+    model = kind.fit(dataset, texts)
     named = name if texts is None else f"{name} with text"
     return TeacherLists.of(model, dataset, length, spread, named)
 
