@@ -168,3 +168,19 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str, remedy: str) -> None:
+    """Check that a file is the one that this version was written for.
+
+    Args:
+        path: the file.
+        expected: hexadecimal SHA-256 of its content.
+        remedy: what to do if it is another.
+
+    Raises:
+        WorkspaceError: it is another file.
+    """
+    found = sha256(path)
+    if found != expected:
+        raise WorkspaceError(f"{path} has SHA-256 {found[:16]}…, expected {expected[:16]}…: {remedy}")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rlmrec.data import movielens
 from rlmrec.data.movielens import GENRES, INSIDE, PACKAGE, read_movielens_100k
-from rlmrec.errors import DataError
+from rlmrec.errors import DataError, WorkspaceError
 
 RATINGS = (
     "196\t12\t3\t881250949\n186\t267\t3\t891717742\n22\t12\t1\t878887116\n"
@@ -100,6 +101,7 @@ def test_a_rating_that_is_none_is_refused(grouplens):
 def test_an_installed_package_is_read_and_not_imported(tmp_path, monkeypatch):
     package = tmp_path / "site"
     write_recbole(package / INSIDE)
+    monkeypatch.setattr(movielens, "SHA256", {})  # the files here are made up
     (package / "recbole" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(package)
     assert len(read_movielens_100k().interactions) == 5
@@ -124,6 +126,7 @@ def pip(monkeypatch, tmp_path):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr(movielens, "SHA256", {})
     return commands
 
 
@@ -158,3 +161,15 @@ def test_without_a_network_the_user_is_told_what_to_pass(pip, monkeypatch, tmp_p
     ):
         read_movielens_100k()
     assert list((tmp_path / "cache" / "rlmrec").iterdir()) == []
+
+
+def test_files_that_were_changed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    write_recbole(tmp_path / "ml-100k")
+    with pytest.raises(
+        WorkspaceError, match=r"ml-100k\.inter has SHA-256 \w{16}…, expected 4edb74e2a81178c2…: delete"
+    ):
+        read_movielens_100k(cache=tmp_path)
+    assert len(read_movielens_100k(tmp_path / "ml-100k").interactions) == 5, (
+        "a folder of one's own is one's own"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlmrec.errors import ConfigError, RequestError
+from rlmrec.errors import ConfigError, RequestError, WorkspaceError
 from rlmrec.llm import local
 from rlmrec.llm.local import LocalChat, grammar
 from rlmrec.profiles.parse import SCHEMA, parse
@@ -134,3 +134,13 @@ def test_a_field_with_a_pattern_keeps_to_it():
     schema = {"properties": {"ranking": {"type": "string", "pattern": "[0-9]{1,2}(, [0-9]{1,2}){3}"}}}
     answer = ask(LocalChat(threads=1), "Name your four favourite movies.", schema=schema)[0]
     assert re.fullmatch("[0-9]{1,2}(, [0-9]{1,2}){3}", json.loads(answer.text)["ranking"])
+
+
+@installed
+def test_packaged_weights_that_were_changed_are_not_loaded(monkeypatch, tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"nothing")
+    monkeypatch.setattr(local, "_packaged_weights", lambda: tmp_path / "x.gguf")
+    with pytest.raises(
+        WorkspaceError, match=r"x\.gguf has SHA-256 .* expected b179c9523d0e6a0f…: install the weights"
+    ):
+        ask(LocalChat(threads=1), "p")

