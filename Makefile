@@ -1,12 +1,16 @@
 # make quickstart   installs and runs the whole pipeline on MovieLens-100K
 # make test         installs, checks (ruff, mypy) and runs the tests
+# make licenses     lists the licence of everything that is installed
+# make sbom         writes the software bill of materials, sbom.json (CycloneDX)
 PYTHON ?= python3
 BIN := .venv/bin
 # Also for what pip builds with; an environment variable is the only thing that reaches there.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 INSTALLED := .venv/.installed
+# Tools that look at the environment live outside of it.
+TOOLS := .venv-tools/bin
 
-.PHONY: install quickstart check test format clean
+.PHONY: install quickstart check test format licenses sbom clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -32,5 +36,16 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+licenses: install $(TOOLS)/pip-licenses
+	$(TOOLS)/pip-licenses --python=$(BIN)/python --order=license
+
+sbom: install $(TOOLS)/pip-licenses
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml -o sbom.json $(BIN)/python
+
+$(TOOLS)/pip-licenses: constraints.txt
+	$(PYTHON) -m venv .venv-tools
+	$(TOOLS)/python -m pip install --disable-pip-version-check --quiet pip-licenses cyclonedx-bom
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
