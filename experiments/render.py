@@ -1,4 +1,4 @@
-"""Write experiments/README.md and the tables beside the records in experiments/results.
+"""Write experiments/README.md, history.svg, and the tables beside the records in experiments/results.
 
 python experiments/render.py
 """
@@ -6,9 +6,11 @@ python experiments/render.py
 from pathlib import Path
 
 from rlmrec.files import write_text
-from rlmrec.paper.grids import grids
+from rlmrec.paper.grids import grid, grids
 from rlmrec.paper.studies import STUDIES
+from rlmrec.report.charts import standalone
 from rlmrec.report.experiments import summaries_of, tables_of, write_experiment
+from rlmrec.report.history import NAME, gain_chart
 from rlmrec.report.tables import as_markdown
 
 HERE = Path(__file__).parent
@@ -57,4 +59,7 @@ if __name__ == "__main__":
     for study in STUDIES.values():
         if study.tables(HERE / "results"):
             study.write(HERE / "results")
+    chart = gain_chart(summaries_of(grid(NAME), HERE / "results"))
+    if chart is not None:
+        write_text(HERE / "history.svg", standalone(chart))
     write_text(HERE / "README.md", readme(HERE / "results"))

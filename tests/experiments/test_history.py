@@ -8,6 +8,7 @@ import pytest
 
 from rlmrec.closed_form.base import Texts, own_user_texts
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.evaluation.groups import group_metrics
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.experiments.history import cut_history
 from rlmrec.experiments.spec import RunSpec
@@ -70,6 +71,7 @@ def test_the_evaluation_is_unchanged(dataset):
         whole, short = (evaluate(scores, one, split=split) for one in (dataset, cut))
         assert np.array_equal(whole.items, short.items), "no removed item is a candidate"
         assert np.array_equal(whole.hits, short.hits)
+    assert group_metrics(whole, dataset) == group_metrics(short, cut), "nor do the groups change"
 
 
 def test_wrong_histories_are_refused(dataset):

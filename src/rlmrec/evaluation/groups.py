@@ -55,23 +55,22 @@ def item_group_recall(ranking: Ranking, dataset: Dataset, groups: IntArray) -> t
     return hits / np.maximum(counts, 1), counts > 0
 
 
-def sparse_users(dataset: Dataset, users: IntArray) -> BoolArray:
-    """Return which of some users have at most the median number of training interactions among them, bool[n]."""
-    degrees = dataset.train.user_degrees()[users]
-    return np.asarray(degrees <= np.median(degrees), bool)
-
-
 def group_metrics(ranking: Ranking, dataset: Dataset) -> dict[str, float]:
     """Compute Recall@20 of head, middle and tail items and of sparse and active users on the test split.
+
+    Interactions that an experiment hides from training count too, so that the groups stay the same.
 
     Returns:
         "head", "middle", "tail": recall of the held-out items of this group, over the users who have any;
         "sparse", "active": recall of the users with at most, and with more than, the median number of training
-        interactions. A group without users is left out.
+        interactions among them. A group without users is left out.
     """
-    values, having = item_group_recall(ranking, dataset, head_mid_tail(dataset.train.item_degrees()))
+    known = dataset.excluded()
+    popularity = np.bincount(known.indices, minlength=dataset.n_items)
+    values, having = item_group_recall(ranking, dataset, head_mid_tail(popularity))
     recall = ranking.per_user(f"recall@{ranking.k[-1]}")
-    sparse = sparse_users(dataset, ranking.users)
+    degrees = np.diff(known.indptr)[ranking.users]
+    sparse = degrees <= np.median(degrees)
     parts = [
         *zip(ITEM_GROUPS, values, having, strict=True),
         *((name, recall, mask) for name, mask in zip(USER_GROUPS, (sparse, ~sparse), strict=True)),

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import matplotlib
@@ -36,6 +38,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")  # the same in a legend
 BAR_GLYPH = "■"
 LABEL = 20  # characters
+LINE = 14.0  # height of a line of text in a file of its own, points
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rlmrec",  # the same ids each time
@@ -94,6 +97,7 @@ def lines(
     y_scale: str = "linear",
     levels: Sequence[tuple[float, str]] = (),
     marks: bool = True,
+    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Chart:
     """Draw lines with markers; intervals are bands.
 
@@ -107,6 +111,7 @@ def lines(
         y_scale: likewise.
         levels: (value, label) of dashed lines to compare with.
         marks: whether points have markers.
+        x_ticks: (position, label) of the ticks of the horizontal axis; by default numbers.
     """
     with _axes(x_label, y_label) as (figure, axes):
         axes.set_xscale(x_scale)
@@ -116,6 +121,8 @@ def lines(
             if scale == "log":
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
                 axis.set_minor_formatter(NullFormatter())
+        if x_ticks:
+            axes.set_xticks([x for x, _ in x_ticks], [label for _, label in x_ticks])
         legend = []
         for number, one in enumerate(series):
             place = _place(one, number)
@@ -210,6 +217,47 @@ def scatter(
             )  # fmt: skip
         legend = tuple((place, GLYPHS[place], name) for place, name in enumerate(names))
         return Chart(title, _svg(figure, title), legend, note)
+
+
+def standalone(chart: Chart) -> str:
+    """Return a chart as an SVG file with its title, legend and note, light or dark as the reader prefers.
+
+    Args:
+        chart: with the placeholders of its colours replaced by the page's variables, as all functions here return it.
+    """
+    page = resources.files("rlmrec.report").joinpath("page.html").read_text(encoding="utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2]
+    head, _, body = str(chart.svg).partition(">")  # no markup: what is joined to it is escaped already
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    assert found is not None  # Matplotlib writes it
+    width, height = map(float, found.groups())
+    legend = [
+        (f'<tspan fill="var(--series-{place})">{glyph}</tspan> {escape(name)}', LINE)
+        for place, glyph, name in chart.legend
+    ]
+    notes = [(str(escape(line)), LINE) for line in textwrap.wrap(chart.note, int(width / 5))]
+    above = [(f'<tspan font-weight="bold">{escape(chart.title)}</tspan>', 1.4 * LINE), *legend]
+    top = sum(step for _, step in above) + LINE
+    total = top + height + sum(step for _, step in notes) + LINE / 2
+    texts, y = [], 0.0
+    for text, step in above:
+        y += step
+        texts.append(f'<text x="8" y="{y:.1f}" fill="var(--ink)" font-size="10">{text}</text>')
+    y = top + height
+    for text, step in notes:
+        y += step
+        texts.append(f'<text x="8" y="{y:.1f}" fill="var(--muted)" font-size="9">{text}</text>')
+    head = head.replace(found.group(0), f'viewBox="0 0 {width:g} {total:.0f}" width="{1.6 * width:.0f}"')
+    style = (
+        f":root {{{light}}} @media (prefers-color-scheme: dark) {{ :root {{{dark}}} }}"
+        " svg text { font-family: system-ui, sans-serif; }"
+    )
+    picture = body.removesuffix("</svg>\n").removesuffix("</svg>")
+    return (
+        f"{head}><style>{style}</style>"
+        f'<rect width="100%" height="100%" fill="var(--paper)"/>{"".join(texts)}'
+        f'<g transform="translate(0 {top:.1f})">{picture}</g></svg>\n'
+    )
 
 
 def _short(label: str) -> str:

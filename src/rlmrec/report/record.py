@@ -16,9 +16,10 @@ from rlmrec.experiments.trial import split_period
 from rlmrec.llm.base import Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.parse import cut_words
+from rlmrec.report import history
 from rlmrec.report.blocks import Block, Card, Code, Options, Section, Text
 from rlmrec.report.collect import Inputs, Run
-from rlmrec.report.experiments import summarize, tables_of
+from rlmrec.report.experiments import Summary, summarize, tables_of
 from rlmrec.report.tables import ResultTable, Value
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
@@ -28,6 +29,7 @@ STALE = "stale: written for another split or other texts"
 def experiments(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Return the tables of the experiments that were run."""
     blocks: list[Block] = []
+    short: list[Summary] = []
     for experiment in inputs.experiments:
         for path in sorted((inputs.workspace.experiments_path / experiment.name).glob("*.jsonl")):
             try:
@@ -36,6 +38,9 @@ def experiments(inputs: Inputs, options: Options) -> Section | None:  # noqa: AR
                 inputs.leave_out(str(error))
                 continue
             blocks += tables_of(summary) if summary.rows else []
+            short += [summary] * (experiment.name == history.NAME)
+    chart = history.gain_chart(short)
+    blocks = blocks if chart is None else [chart, *blocks]
     return Section("tables", "Experiments", blocks) if blocks else None
 
 
