@@ -489,9 +489,6 @@ def _coordinates(
     variant = run.get("alignment_label") or alignment_label(alignment)
     if options.get("loss", DEFAULT_LOSS) != DEFAULT_LOSS:
         variant = options["loss"] if alignment == "none" else f"{variant}, {options['loss']}"
-    # A class of the user's own that is not imported may read texts.
-    may_read = any(kind is None or kind.needs_text or getattr(kind, "reads_text", False) for kind in kinds)
-    reads_text = may_read and data["semantics"] is not None
     history = data.get("history", 0)
     if backbone == SEMANTIC_ONLY:
         variant = "Semantic embeddings only"
@@ -500,7 +497,7 @@ def _coordinates(
     return {
         "backbone": run.get("backbone_label") or backbone_label(backbone),
         "variant": variant,
-        "text_embeddings": str(data["semantics"]) if reads_text else ABSENT,
+        "text_embeddings": ABSENT if data["semantics"] is None else str(data["semantics"]),
         "shuffle": str(data["shuffle"]),
         "noise": f"{100 * data['noise']:g} %",
         "cut": CUTS[cut] if period else ABSENT,

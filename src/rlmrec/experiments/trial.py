@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlmrec.alignment import ALIGNMENTS
 from rlmrec.closed_form.base import own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -248,10 +249,11 @@ def _with_short_history(
 def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
     """Return text embeddings that are given to the wrong nodes.
 
-    A closed form reads users' texts only where they are their own. It recognises the others as means over training
-    items, which they no longer are after shuffling, so they are taken away before.
+    A closed form, a teacher among them, reads users' texts only where they are their own. It recognises the others as
+    means over training items, which they no longer are after shuffling, so they are taken away before.
     """
-    if trial.spec is not None and trial.spec.is_closed_form:
+    spec = trial.spec
+    if spec is not None and (spec.is_closed_form or ALIGNMENTS.resolve(spec.alignment).needs_dataset):
         own = own_user_texts(text_embeddings, dataset)
         users = np.where(own[:, None], text_embeddings.users, np.float32(0))
         text_embeddings = replace(text_embeddings, users=users, has_user=own)

@@ -61,7 +61,9 @@ def _series(summary: Summary, places: dict[str, int], metric: str) -> list[Serie
             change = 100 * (row.mean[metric] / base - 1)
             points.setdefault(row.row[1:], []).append((places[row.row[0]], change))
     return [
-        Series(f"{summary.dataset}: {_label(key)}", *map(list, zip(*sorted(found), strict=True)))
+        Series(
+            f"{summary.dataset}: {_label(key)}", [x for x, _ in sorted(found)], [y for _, y in sorted(found)]
+        )
         for key, found in points.items()
         if len(found) > 1
     ]
