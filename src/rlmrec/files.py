@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -14,9 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import WorkspaceError
+from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.trust import parse_json
 
+# Texts are packed to a third or a tenth; what unpacks to a hundred times its size was made to fill the memory.
+UNPACKED_RATIO = 100
+UNPACKED_BYTES = 256 << 20
 WINDOWS = sys.platform == "win32"
 
 
@@ -162,6 +166,26 @@ def read_json(path: Path) -> Any:
         raise WorkspaceError(f"{path} does not exist") from None
     except ValueError as error:
         raise WorkspaceError(f"{path} is damaged: expected JSON, {error}") from None
+
+
+def check_unpacked(path: Path) -> None:
+    """Check that a gzipped file does not unpack to far more than texts do, before it is read.
+
+    Raises:
+        DataError: it does; the message says how to read it all the same.
+    """
+    most = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+    if raised := os.environ.get("RLMREC_MAX_UNPACKED_MB", ""):
+        most = int(raised) << 20 if raised.isdecimal() else most
+    total = 0
+    with gzip.open(path) as packed:
+        while chunk := packed.read(1 << 20):
+            total += len(chunk)
+            if total > most:
+                raise DataError(
+                    f"{path} unpacks to more than {most >> 20:,} MB, {UNPACKED_RATIO} times its size: if you trust it, "
+                    "set RLMREC_MAX_UNPACKED_MB to what it may have"
+                )
 
 
 def sha256(path: Path) -> str:

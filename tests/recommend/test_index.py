@@ -83,6 +83,28 @@ def test_what_was_seen_is_left_out_by_fetching_more(vectors):
         np.testing.assert_allclose(scores, values, rtol=1e-4)
 
 
+def test_no_list_is_short_because_of_what_was_seen(vectors):
+    users, items = vectors
+    best = exact(users, items, 1000)
+    seen = sp.csr_array(
+        (np.ones(best.size, bool), (np.repeat(np.arange(len(users)), 1000), best.ravel())),
+        shape=(len(users), len(items)),
+    )
+    few = build_index(items, users, recall=0.5)
+    plain = recommender(vectors, seen)
+    ids = plain.with_index(few).recommend(list(range(300)), k=200)[0]
+    assert (ids >= 0).all()
+    wanted = plain.recommend(list(range(300)), k=20)[0]
+    for reached in (0.5, 0.95):
+        built = build_index(items, users, recall=reached, seen=seen)
+        found = plain.with_index(built).recommend(list(range(300)), k=20)[0]
+        shared = np.mean(
+            [len(set(a) & set(b)) / 20 for a, b in zip(found.tolist(), wanted.tolist(), strict=True)]
+        )
+        assert built.recall == pytest.approx(shared, abs=1e-3), "measured as it is used"
+        assert built.recall >= reached
+
+
 def test_items_added_later_are_found(vectors, index):
     users, items = vectors
     seen = sp.csr_array((len(users), len(items)))

@@ -97,7 +97,7 @@ def experiment(
     """
     import torch
 
-    from rlmrec.cli.output import Output
+    from rlmrec.cli.output import Output, printable
     from rlmrec.config import parse_settings
     from rlmrec.experiments.results import Results, TrialRecord, results_path, tries_path
     from rlmrec.experiments.trial import TrialInputs
@@ -142,7 +142,9 @@ def experiment(
             failed += sum(not tried.is_done(trial.id) for trial in tries)
             failed += sum(record["status"] == "failed" for record in ran)
         run_tests(plan, path, inputs)
-        output.console.print(as_markdown(tables_of(summarize(plan, path))), markup=False, soft_wrap=True)
+        output.console.print(
+            printable(as_markdown(tables_of(summarize(plan, path)))), markup=False, soft_wrap=True
+        )
     written = write_experiment(plan, folder)
     output.say(written_files(written))
     output.result(

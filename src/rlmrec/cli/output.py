@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +15,30 @@ from rich.table import Table
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
 
+# Characters by which data could control a terminal or reorder its line: all but the line break and the tab.
+_RANGES = ((0, 9), (11, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
+_CONTROLS: dict[int, str | None] = {code: None for span in _RANGES for code in range(*span)}
+_CONTROLS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # half characters, which UTF-8 cannot encode
+
 _stderr = Console(stderr=True, highlight=False, emoji=False)
+
+
+_HIDDEN = re.compile("[" + "".join(map(chr, _CONTROLS)) + "]")  # in JSON they are escaped, so nothing is lost
+
+
+def printable(text: str) -> str:
+    """Return a text without what could control a terminal: titles and ids come from data.
+
+    Example:
+        >>> printable("Du\\x1b[31mne\\x07")
+        'Du[31mne'
+    """
+    return text.translate(_CONTROLS)
 
 
 def error(message: str) -> None:
     """Print one line on stderr."""
-    _stderr.print(f"[bold red]error[/]: {escape(' '.join(message.split()))}", soft_wrap=True)
+    _stderr.print(f"[bold red]error[/]: {escape(' '.join(printable(message).split()))}", soft_wrap=True)
 
 
 class Output:
@@ -35,7 +54,7 @@ class Output:
 
     def say(self, message: str) -> None:
         """Print a line for people. It may hold Rich markup, so escape what comes from data."""
-        self.console.print(message, soft_wrap=True)
+        self.console.print(printable(message), soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
         """Print a table; the first ``text_columns`` columns are text, the others numbers.
@@ -44,6 +63,8 @@ class Output:
         Text is never cut off: two long names must not look the same. A column called "id" stays whole, since ids
         are copied from it.
         """
+        title, columns = printable(title), list(map(printable, columns))
+        rows = [list(map(printable, row)) for row in rows]
         table = Table(title=escape(title), title_justify="left", title_style="bold")
         # Rich narrows all columns to fit, and would break numbers; with their words on lines of their own the
         # columns of text are the widest, and only they are narrowed.
@@ -66,7 +87,8 @@ class Output:
     def result(self, payload: Any) -> None:
         """Print the JSON line if ``--json`` was given."""
         if self.as_json:
-            print(json.dumps(payload, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+            text = json.dumps(payload, ensure_ascii=False, allow_nan=False, default=str)
+            print(_HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
     @contextmanager
     def progress(self, label: str, total: int, remaining: bool = True) -> Iterator[Callable[..., None]]:
@@ -88,10 +110,10 @@ class Output:
             console=self.console,
         )
         with bar:
-            task = bar.add_task(escape(label), total=total, note="")
+            task = bar.add_task(escape(printable(label)), total=total, note="")
 
             def update(completed: float, note: str = "") -> None:
-                bar.update(task, completed=completed, note=escape(note))
+                bar.update(task, completed=completed, note=escape(printable(note)))
 
             yield update
 

@@ -164,12 +164,13 @@ def theorem2(
 
 def _show(name: str, folder: Path, output: Output) -> None:
     """Print the tables of a study's records and write them beside these."""
+    from rlmrec.cli.output import printable
     from rlmrec.paper.studies import STUDIES
     from rlmrec.report.tables import as_markdown
 
     study = STUDIES[name]
     tables, written = study.tables(folder), study.write(folder)
-    output.console.print(as_markdown(tables), markup=False, soft_wrap=True)
+    output.console.print(printable(as_markdown(tables)), markup=False, soft_wrap=True)
     output.say(written_files(written))
     records = [record for table in tables for record in table.records()]
     output.result({"experiment": name, "tables": [str(path) for path in written], "rows": records})

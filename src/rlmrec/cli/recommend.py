@@ -56,9 +56,11 @@ def recommend(
     recommender = open_recommender(place, run, dataset)
     if out is not None:
         with output.progress("users", len(recommender.users)) as update:
-            write_recommendations(recommender, out, k, update)
-        output.say(f"wrote {escape(str(out))}: {k} items for each of {len(recommender.users):,} users")
-        output.result({"run": run, "out": str(out), "users": len(recommender.users), "k": k})
+            listed = write_recommendations(recommender, out, k, update)
+        n_users = len(recommender.users)
+        full = "" if listed == k * n_users else f", {k * n_users - listed:,} fewer than {k} for each"
+        output.say(f"wrote {escape(str(out))}: {listed:,} items for {n_users:,} users{full}")
+        output.result({"run": run, "out": str(out), "users": n_users, "k": k, "listed": listed})
         return
     [raw] = parse_ids(recommender.user_ids, [str(user)])
     answer = show_recommendations(recommender, dataset, raw, k, output)

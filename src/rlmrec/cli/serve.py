@@ -40,6 +40,14 @@ def serve(
     encoder: EncoderOption = None,
     base_url: BaseUrlOption = None,
     key_env: KeyEnvOption = "OPENAI_API_KEY",
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name that the Host header may have, without a port; repeat for several, * allows all. "
+            "localhost, 127.0.0.1, ::1 and a --host that is one address are always allowed.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
@@ -55,6 +63,7 @@ def serve(
     from rlmrec.cli.output import Output
 
     try:
+        from rlmrec.server.middleware import LOOPBACK
         from rlmrec.server.settings import Settings
         from rlmrec.server.workers import run_server
     except ImportError as error:
@@ -64,5 +73,7 @@ def serve(
     def announce(url: str) -> None:
         output.say(f"run {escape(run)} at {escape(url)}  (documentation: {escape(url)}/docs)")
 
-    settings = Settings(workspace, run, base, token_env, in_flight, encoder, base_url, key_env)
+    names = {*LOOPBACK, host, *(name for given in allowed_hosts or () for name in given.lower().split(","))}
+    hosts = None if "*" in names else frozenset(names - {"", "0.0.0.0", "::"})
+    settings = Settings(workspace, run, base, token_env, in_flight, encoder, base_url, key_env, hosts)
     run_server(settings, host, port, workers, announce)

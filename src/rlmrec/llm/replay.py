@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
-from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
-from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash
+from rlmrec.files import check_unpacked
+from rlmrec.llm.base import LLM, Completion, JsonSchema
+from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash, stored_answer
+from rlmrec.trust import damaged, expect, parse_json
 
 SQLITE = b"SQLite format 3\0"  # the first bytes of a SQLite file
 
@@ -113,18 +115,23 @@ class Replay(LLM):
 
 def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Completion]]:
     answers = {}
-    try:
-        with path.open("rb") as handle:
-            zipped = handle.read(2) == b"\x1f\x8b"
+    with (
+        damaged(path, "expected answers as 'rlmrec profile --export' writes them"),
+        path.open("rb") as handle,
+    ):
+        zipped = handle.read(2) == b"\x1f\x8b"
+        if zipped:
+            check_unpacked(path)
         with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
-            manifest = json.loads(next(lines))
+            manifest = expect(parse_json(next(lines, "")), dict, "the first line")
             if manifest.get("format") != EXPORT_FORMAT:
                 raise WorkspaceError(
                     f"{path} has format {manifest.get('format')!r}, this version reads {EXPORT_FORMAT!r}"
                 )
+            for model in manifest["models"]:
+                expect(model["name"], str, "a model")
+                expect(model["options"], dict, "its options")
             for line in lines:
-                request, _, text, finish, *tokens = json.loads(line)
-                answers[request] = Completion(text, Usage(*tokens), finish)
-    except (OSError, EOFError, StopIteration, ValueError, AttributeError, TypeError) as error:
-        raise WorkspaceError(f"{path} is damaged: expected exported answers, {error}") from None
+                request, _, text, finish, *tokens = parse_json(line)
+                answers[expect(request, str, "a request")] = stored_answer(text, finish, *tokens)
     return manifest, answers

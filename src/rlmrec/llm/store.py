@@ -359,10 +359,12 @@ class Store(SqliteFile):
                 )
             head = {**(manifest or {}), "format": EXPORT_FORMAT, "models": models}
             out.write(json.dumps(head, ensure_ascii=False).encode() + b"\n")
-            for request, model, *answer in rows:
-                line = json.dumps([request, ids[model], *answer], ensure_ascii=False)
-                out.write(line.encode() + b"\n")
-                count += 1
+            with damaged(self.path, REMEDY):
+                for request, model, text, finish, *tokens in rows:
+                    answer = stored_answer(text, finish, *tokens)
+                    line = [expect(request, str, "a request"), ids[model], text, finish, *answer.usage]
+                    out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    count += 1
         return count
 
 

@@ -32,7 +32,7 @@ def write_recommendations(
     k: int = 20,
     progress: Callable[[int], None] | None = None,
     row_group: int = ROW_GROUP,
-) -> None:
+) -> int:
     """Write the recommendations of all users as Parquet, in the order of the users and in bounded memory.
 
     Columns: ``user``; ``items`` and ``scores``, lists of k, best first, shorter where there are fewer
@@ -45,6 +45,9 @@ def write_recommendations(
         progress: called with the number of users done so far.
         row_group: users per row group.
 
+    Returns:
+        the number of items in all lists.
+
     Raises:
         ConfigError: k below 1.
     """
@@ -55,11 +58,15 @@ def write_recommendations(
         for ids in (recommender.user_ids, recommender.item_ids)
     )
 
+    n_listed = 0
+
     def groups(*pushed_down: object) -> Iterator[pl.DataFrame]:
+        nonlocal n_listed
         del pushed_down  # the sink needs all rows and columns
         for start in range(0, len(users), row_group):
             stop = min(start + row_group, len(users))
             found, scores = recommender.recommend_rows(np.arange(start, stop), k)
+            n_listed += int((found >= 0).sum())
             flat = pl.DataFrame({"row": found.ravel(), "score": scores.ravel()}).select(
                 row=pl.when(pl.col("row") >= 0).then("row"),
                 score=pl.when(pl.col("row") >= 0).then("score"),
@@ -78,6 +85,7 @@ def write_recommendations(
     table = register_io_source(groups, schema=schema)
     with atomic_file(Path(path)) as temporary:
         table.sink_parquet(temporary, row_group_size=row_group)
+    return n_listed
 
 
 def _lists(column: pl.Series, shape: tuple[int, ...]) -> pl.Series:

@@ -6,16 +6,16 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file, read_json, sha256, write_json
-from rlmrec.topk import map_blocks, top_k, top_k_products
+from rlmrec.topk import top_k
 from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array, IntArray
 
@@ -154,8 +154,16 @@ def has_index(folder: Path) -> bool:
     return (Path(folder) / MANIFEST).exists()
 
 
-def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95, seed: int = 0) -> Index:
+def build_index(
+    items: Float32Array,
+    queries: Float32Array,
+    recall: float = 0.95,
+    seed: int = 0,
+    seen: sp.csr_array | None = None,
+) -> Index:
     """Build an index whose recall at 20, measured on a sample of ``queries``, reaches ``recall``.
+
+    It is measured as the index is used: the items that a user has seen are left out of both lists.
 
     There are about 4 √I cells, as FAISS advises. The number of probed cells is doubled until the recall is
     reached; with all cells the search is exact.
@@ -165,6 +173,7 @@ def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95
         queries: float32[n, d], the users' vectors.
         recall: share of the exact 20 best items that must be found, in (0, 1].
         seed: of the sample and of the cells.
+        seen: sparse n x I, whose non-zeros are left out; None leaves out nothing.
 
     Raises:
         ConfigError: FAISS is not installed, or the recall is out of range.
@@ -176,6 +185,8 @@ def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95
         raise DataError(
             f"an index over {len(items)} items is slower than exact search: expected at least 1,000 items"
         )
+    from rlmrec.recommend import search  # which imports this module
+
     faiss = _faiss()
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
@@ -187,20 +198,22 @@ def build_index(items: Float32Array, queries: Float32Array, recall: float = 0.95
     found.train(np.ascontiguousarray(items[np.sort(training)]))
     found.add(np.ascontiguousarray(items))
     seconds = time.perf_counter() - start
-    sample = queries[np.sort(rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False))]
-    exact = _exact(sample, items)
+    chosen = np.sort(rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False))
+    left_out = None if seen is None else sp.csr_array(seen[chosen]).__getitem__
+    sample = search.Queries(len(chosen), queries[chosen].__getitem__, left_out)
+    exact = search.exact(sample, items, K)[0]
     manifest: dict[str, Any] = {
         "kind": f"IVF{cells},Flat",
         "items": len(items),
         "vectors": digest(items),
         "seconds": round(seconds, 2),
         "seed": seed,
-        "sample": len(sample),
+        "sample": len(chosen),
     }
     probes, reached = 1, 0.0
     while True:
         index = Index(found, {**manifest, "probes": probes, "recall@20": reached})
-        reached = _recall(index.search(sample, exact.shape[1])[0], exact)
+        reached = _recall(search.approximate(sample, index, K, items)[0], exact)
         if reached >= recall or probes >= cells:
             return Index(found, {**manifest, "probes": probes, "recall@20": round(reached, 4)})
         probes = min(2 * probes, cells)
@@ -211,16 +224,13 @@ def digest(items: Float32Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(items).data).hexdigest()[:16]
 
 
-def _exact(queries: Float32Array, items: Float32Array) -> IntArray:
-    blocks = map_blocks(
-        lambda block: top_k_products(queries[block], items, K)[0], len(queries), min(len(items), 1 << 11)
-    )
-    return np.concatenate(list(blocks))
-
-
 def _recall(found: IntArray, exact: IntArray) -> float:
-    pairs: Sequence[tuple[IntArray, IntArray]] = list(zip(found, exact, strict=True))
-    return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in pairs]))
+    """Return the mean share of the exact lists that was found; a list without an item counts as found."""
+    shares = []
+    for a, b in zip(found, exact, strict=True):
+        wanted = b[b >= 0]
+        shares.append(len(np.intersect1d(a, wanted)) / len(wanted) if len(wanted) else 1.0)
+    return float(np.mean(shares))
 
 
 def _faiss() -> Any:

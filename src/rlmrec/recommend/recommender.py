@@ -527,7 +527,7 @@ class Recommender:
             return self._search_sums(queries, k, allowed)
         if allowed is None or allowed.all():
             if self.index is not None and k >= 1:
-                return search.approximate(queries, self.index, k)
+                return search.approximate(queries, self.index, k, self.items, self.memory_budget)
             return search.exact(queries, self.items, k, None, self.memory_budget)
         chosen = np.flatnonzero(allowed)  # (M,)
         if 2 * len(chosen) > len(allowed):  # excluding a few is cheaper than copying the others

@@ -116,21 +116,44 @@ def exact_scores(
     return _gathered(map_blocks(best, n_rows, 3 * n_items, memory_budget), n_rows, k)
 
 
-def approximate(queries: Queries, index: Index, k: int) -> Found:
+def approximate(
+    queries: Queries, index: Index, k: int, items: Float32Array, memory_budget: int = MEMORY_BUDGET
+) -> Found:
     """Find about the k largest dot products of each query through an index; results as in ``exact``.
 
-    An index cannot exclude items, so it is searched for as many more as the fullest history of a block has.
+    An index cannot exclude items, so it is searched for as many more as the fullest history of a block has. A query
+    that still finds fewer items than there are is searched exactly.
+
+    Args:
+        queries: B of them.
+        index: over the items.
+        k: how many.
+        items: float32[I, d].
+        memory_budget: bytes that blocks of scores may take together.
     """
 
     def blocks() -> Iterator[Found]:
         for start in range(0, queries.n_rows, INDEX_BLOCK):
             block = slice(start, min(start + INDEX_BLOCK, queries.n_rows))
             excluded = None if queries.excluded is None else queries.excluded(block)
-            most = 0 if excluded is None else int(np.diff(excluded.indptr).max(initial=0))
-            found, scores = index.search(queries.vectors(block), min(k + most, len(index)))
+            counts = np.zeros(block.stop - start, np.int64) if excluded is None else np.diff(excluded.indptr)
+            vectors = queries.vectors(block)
+            found, scores = index.search(vectors, min(k + int(counts.max(initial=0)), len(index)))
             if excluded is not None:
                 found, scores = without(found, scores, excluded)
-            yield found[:, :k], scores[:, :k]
+            found, scores = found[:, :k], scores[:, :k]
+            short = np.flatnonzero((found >= 0).sum(axis=1) < np.minimum(k, len(items) - counts))
+            if len(short):
+                rest = Queries(
+                    len(short),
+                    vectors[short].__getitem__,
+                    None if excluded is None else sp.csr_array(excluded[short]).__getitem__,
+                )
+                exact_rows, exact_scores = exact(rest, items, k, None, memory_budget)
+                found[short], scores[short] = (
+                    part[:, : found.shape[1]] for part in (exact_rows, exact_scores)
+                )
+            yield found, scores
 
     return _gathered(blocks(), queries.n_rows, k)
 

@@ -45,7 +45,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         >>> service = Service(load, AddedItems(path), lambda cold: LocalEncoder())
         >>> uvicorn.run(create_app(service, token=os.environ["TOKEN"]), host="127.0.0.1", port=8000)
     """
-    metrics = Metrics()
+    metrics, limits = Metrics(), limits or Limits()
     app = FastAPI(
         title="rlmrec",
         version=__version__,
@@ -56,8 +56,8 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         redirect_slashes=False,
         responses=COMMON,
     )
-    app.state.context = Context(service, token, metrics)
-    app.add_middleware(RequestMiddleware, limits=limits or Limits(), metrics=metrics)
+    app.state.context = Context(service, token, metrics, limits.texts)
+    app.add_middleware(RequestMiddleware, limits=limits, metrics=metrics)
     handle_errors(app)
     for routes in (users, items, cold, admin):
         app.include_router(routes.router)

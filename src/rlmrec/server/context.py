@@ -31,19 +31,33 @@ class Context:
         service: answers and changes.
         token: bearer token of the guarded routes; None refuses them.
         metrics: counts reloads and is shown at /metrics.
+        texts: texts that may wait for the encoder at once.
     """
 
-    def __init__(self, service: Service, token: str | None, metrics: Metrics) -> None:
+    def __init__(self, service: Service, token: str | None, metrics: Metrics, texts: int = 8) -> None:
         self.service = service
         self.token = token
         self.metrics = metrics
         # The first text loads the encoder, which takes seconds: texts wait for each other in a thread of their
         # own instead of taking the threads of the other requests.
         self.text_thread = ThreadPoolExecutor(1, "rlmrec-texts")
+        self._free_texts = texts
 
     async def encode(self, text: str) -> Float32Array:
-        """Return the vector float32[d_s] of a text."""
-        return await asyncio.get_running_loop().run_in_executor(self.text_thread, self.service.encode, text)
+        """Return the vector float32[d_s] of a text.
+
+        Raises:
+            HTTPException: 503, other texts are waiting.
+        """
+        if self._free_texts <= 0:
+            self.metrics.refused.inc()
+            raise HTTPException(503, "too many texts at once: try again later", {"Retry-After": "1"})
+        self._free_texts -= 1
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self.text_thread, self.service.encode, text)
+            return await work
+        finally:
+            self._free_texts += 1
 
     def reload(self) -> schemas.Health:
         """Load the run again in all workers and count the outcome."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # Answered even when the worker is saturated, since monitoring depends on them.
 MONITORED = frozenset({"/healthz", "/metrics"})
 BODY_SECONDS = 10.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Wait before a refusal: clients that retry at once would slow down the requests in progress.
 REFUSAL_SECONDS = 0.1
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -44,10 +45,17 @@ class Limits:
     Args:
         in_flight: requests in progress in one worker; further ones are refused with 503.
         body: bytes of a request's body; longer ones are refused with 413.
+        arriving: bodies that are being received; further ones are refused with 503, requests without a body are not.
+        texts: texts that wait for the encoder; further ones are refused with 503.
+        hosts: names that the Host header may have, without a port; others are refused with 421, so that a page
+            whose name was rebound to this server's address reads nothing. None allows all.
     """
 
     in_flight: int = 64
     body: int = 1 << 20
+    arriving: int = 1024
+    texts: int = 8
+    hosts: frozenset[str] | None = None
 
 
 class Metrics:
@@ -86,7 +94,8 @@ class Metrics:
 class RequestMiddleware:
     """ASGI middleware that enforces the limits, adds security headers and counts requests.
 
-    It refuses a body that is too large (413) or too slow (408) and requests above the limit (503).
+    It refuses an unknown host (421), a body that is too large (413) or too slow (408) and requests above the
+    limits (503). Bodies are received before a request counts as being in progress: half-sent ones block nobody.
 
     Args:
         app: the application behind it.
@@ -99,6 +108,7 @@ class RequestMiddleware:
         self.limits = limits
         self.metrics = metrics
         self.in_flight = 0
+        self.arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -119,30 +129,61 @@ class RequestMiddleware:
                 message["headers"] = [*message.get("headers", []), *HEADERS, *ends]
             await send(message)
 
+        try:
+            body = await self._accepted(scope, receive, answer)
+            if body is not None:
+                await self._answer(scope, _replayed(body, receive), answer)
+        finally:
+            self._count(scope, status, start)
+
+    async def _accepted(self, scope: Scope, receive: Receive, answer: Send) -> bytes | None:
+        """Return the body of a request that may be answered; refuse others and return None."""
+        headers = dict(scope["headers"])
+        host = _host(headers.get(b"host", b"").decode("latin-1"))
+        if self.limits.hosts is not None and host not in self.limits.hosts:
+            why = f"the host {host[:100]!r} is not allowed here: start the server with --allowed-hosts to serve it"
+            await _refuse(answer, 421, why)
+            return None
+        if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+            return b""
+        close = [(b"connection", b"close")]
+        if scope["path"] in MONITORED:
+            await _refuse(answer, 413, "expected a request without a body", close)
+            return None
+        if self.arriving >= self.limits.arriving:
+            await self._saturated(answer)
+            return None
+        self.arriving += 1
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._body(scope, receive)
+        except TimeoutError:
+            await _refuse(answer, 408, f"the body did not arrive within {BODY_SECONDS:g} s", close)
+            return None
+        finally:
+            self.arriving -= 1
+        if body is None:
+            await _refuse(answer, 413, f"the body is larger than {self.limits.body:,} bytes", close)
+        return body
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: Send) -> None:
+        """Pass a request on if a slot is free."""
         counted = scope["path"] not in MONITORED
         if counted and self.in_flight >= self.limits.in_flight:
-            self.metrics.refused.inc()
-            await asyncio.sleep(REFUSAL_SECONDS)
-            await _refuse(answer, 503, "too many requests at once: try again later", [(b"retry-after", b"1")])
-            self._count(scope, status, start)
+            await self._saturated(answer)
             return
         self.in_flight += counted
         self.metrics.in_flight.inc(counted)
         try:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    body = await self._body(scope, receive)
-            except TimeoutError:
-                await _refuse(answer, 408, f"the body did not arrive within {BODY_SECONDS:g} s")
-                return
-            if body is None:
-                await _refuse(answer, 413, f"the body is larger than {self.limits.body:,} bytes")
-            else:
-                await self.app(scope, _replayed(body, receive), answer)
+            await self.app(scope, receive, answer)
         finally:
             self.in_flight -= counted
             self.metrics.in_flight.dec(counted)
-            self._count(scope, status, start)
+
+    async def _saturated(self, answer: Send) -> None:
+        self.metrics.refused.inc()
+        await asyncio.sleep(REFUSAL_SECONDS)
+        await _refuse(answer, 503, "too many requests at once: try again later", [(b"retry-after", b"1")])
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Read the whole body; return None if it is too large."""
@@ -166,6 +207,14 @@ class RequestMiddleware:
         method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
         self.metrics.requests.labels(method, path, str(status)).inc()
         self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
+
+
+def _host(header: str) -> str:
+    """Return the name in a Host header, without its port, in lower case."""
+    name = header.strip().lower()
+    if name.startswith("["):  # an IPv6 address
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].rstrip(".")
 
 
 def decode_path_part(part: str) -> str:

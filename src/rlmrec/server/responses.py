@@ -30,6 +30,7 @@ COMMON = described(
         400: "not JSON",
         408: "the body arrived too slowly",
         413: "the body is too large",
+        421: "the Host header names a host that is not allowed",
         422: "a field has an invalid value",
         503: "too many requests at once (see Retry-After), or the text encoder's endpoint does not answer",
     }

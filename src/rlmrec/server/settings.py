@@ -36,6 +36,7 @@ class Settings:
         encoder: encoder of texts, as --encoder names it; None for the recorded one.
         base_url: root of the encoder's endpoint, if it has one; never taken from the run.
         key_env: environment variable with the endpoint's key; never taken from the run.
+        allowed_hosts: names that the Host header may have; None allows all.
     """
 
     workspace: Path
@@ -46,6 +47,7 @@ class Settings:
     encoder: str | None = None
     base_url: str | None = None
     key_env: str = "OPENAI_API_KEY"
+    allowed_hosts: frozenset[str] | None = None
 
     def added_items(self) -> AddedItems:
         """Return the store of added items."""
@@ -87,7 +89,9 @@ def application(settings: Settings) -> FastAPI:
         handler.setFormatter(logging.Formatter("%(levelname)s:  %(message)s"))
         log.addHandler(handler)
     service = Service(settings.load, settings.added_items(), partial(_make_encoder, settings))
-    return create_app(service, settings.token(), Limits(in_flight=settings.in_flight))
+    return create_app(
+        service, settings.token(), Limits(in_flight=settings.in_flight, hosts=settings.allowed_hosts)
+    )
 
 
 def _make_encoder(settings: Settings, cold: TextModel) -> TextEncoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from asyncio import TimerHandle, Transport
 from collections.abc import Callable
 from functools import partial
 from socket import socket
@@ -24,6 +25,7 @@ logger = logging.getLogger("uvicorn.error")
 # A client that has just received an answer may already have sent its next request.
 LAST_REQUEST_SECONDS = 1.0
 GRACE_SECONDS = 30
+HEAD_SECONDS = 10  # from the connection, or a request's first byte, to the end of its head
 # Longer than proxies keep connections open (60 s): a request may be lost if the server closes first.
 IDLE_SECONDS = 75
 
@@ -74,7 +76,46 @@ def run_server(
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that, if idle at SIGTERM, stays open for one more answer, which says that it is the last."""
+    """A connection that is closed if the head of a request does not arrive in time.
+
+    If it is idle at SIGTERM, it stays open for one more answer, which says that it is the last.
+    """
+
+    _head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; after an answer they begin the head of the next request."""
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer a request."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def shutdown(self) -> None:
         """Close the connection, at once or after a last request."""

@@ -464,7 +464,8 @@ class _Run:
         best_epoch = expect(state["best_epoch"], int, "best_epoch")
         if not all(isinstance(epoch, dict) for epoch in epochs) or not -1 <= best_epoch < max(len(epochs), 1):
             raise DataError("its record of the epochs is damaged")
-        self.history = History(best_epoch, state["best"], epochs)
+        best = float(expect(state["best"], (int, float), "the best metric"))
+        self.history = History(best_epoch, best, epochs)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
