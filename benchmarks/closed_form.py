@@ -20,7 +20,6 @@ import numpy as np
 
 from rlmrec.closed_form import RECOMMENDERS, GraphFilter, Texts
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
-from rlmrec.closed_form.whitening import unit_rows
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.movielens import read_movielens_100k
@@ -30,6 +29,7 @@ from rlmrec.evaluation import metrics
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.evaluation.significance import compare
 from rlmrec.text.tfidf import TfidfEncoder
+from rlmrec.text.whitening import unit_rows
 from rlmrec.topk import top_k
 
 NAMES = ("movielens-100k", "amazon-book", "debian-packages", "yelp-profiles")

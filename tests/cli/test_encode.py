@@ -15,6 +15,7 @@ from rlmrec.cli import main
 from rlmrec.data.dataset import Dataset
 from rlmrec.llm.store import Profile, Store
 from rlmrec.testing import blocks
+from rlmrec.text import encoder_of
 from rlmrec.workspace import Workspace
 
 MODEL = "some-model"
@@ -294,3 +295,23 @@ def test_missing_names_are_listed_and_the_old_place_is_told(call, place, capsys)
     (place.path / "semantics.safetensors").write_bytes(b"")
     assert run(["train", "-w", place.path, "--alignment", "contrastive"]) == 1
     assert "move it to" in capsys.readouterr().err
+
+
+def test_whitened_vectors_of_two_encoders_encode_new_texts_alike(call, place):
+    """--encoder A+B --whiten p, and the same encoder again from what the manifest names."""
+    words = ["red", "green", "blue", "warm", "cold", "old", "new", "tall", "small"]
+    ids = list(place.dataset().items.ids)
+    texts = [f"{words[row]} {words[row * 2 % 9]} {words[row * 4 % 9]} thing" for row in range(9)]
+    pl.DataFrame({"item_id": ids, "text": texts}).write_parquet(place.path / "items.parquet")
+    own = ("--items", place.path / "items.parquet")
+    code, result, err = call(*own, "--whiten", 0.5, "--set", "dim=3", encoder=("--encoder", "tfidf+tfidf"))
+    assert code == 0, err
+    assert result["whitening"]["power"] == 0.5
+    found = place.text_embeddings(place.dataset())
+    again = encoder_of(found.manifest, folder=place.encoders_path)
+    np.testing.assert_allclose(again.encode(texts[3:4]), found.items[[3]], atol=1e-5)
+    code, _, err = call("--set", "size=3", encoder=("--encoder", "tfidf+tfidf"))
+    assert (code, "none of tfidf, tfidf has that option" in err) == (2, True)
+    code, _, err = call("--whiten", 2)
+    assert code == 2
+    assert "'--whiten'" in err

@@ -6,9 +6,9 @@ import scipy.sparse as sp
 
 from rlmrec.closed_form.graph_rule import TextMap
 from rlmrec.closed_form.neighbours import largest, nearest, similarity_graph
-from rlmrec.closed_form.whitening import Whitening, unit_rows
 from rlmrec.errors import DataError
 from rlmrec.text.tfidf import TfidfConfig, TfidfEncoder
+from rlmrec.text.whitening import Whitening, unit_rows
 
 TEXTS = [
     "a space opera",

@@ -22,7 +22,6 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
-    from rlmrec.text.api import OpenAIEmbeddings
     from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.text.encoder import TextEncoder
     from rlmrec.text.encoding import Encoded
@@ -30,13 +29,20 @@ if TYPE_CHECKING:
 
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
-USED_WITH_VECTORS = {"workspace", "vectors", "user_vectors", "name", "item_column", "user_column", "as_json"}
+USED_WITH_VECTORS = {
+    "workspace", "vectors", "user_vectors", "whiten", "name", "item_column", "user_column", "as_json"
+}  # fmt: skip
 
 
 def encode(
     context: typer.Context,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    encoder: Annotated[str, typer.Option(help=f"{ENCODERS.choices}.")] = "local",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help=f"{ENCODERS.choices}; or several joined by +, such as tfidf+local: their vectors side by side."
+        ),
+    ] = "local",
     profiles: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +64,15 @@ def encode(
         typer.Option(
             help="Take the items' vectors from this file instead of encoding texts: .npy in the order of the "
             "dataset's items, or .parquet with --item-column and a column of lists or columns of numbers."
+        ),
+    ] = None,
+    whiten: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Centre the vectors and scale their principal directions by s^(p-1), s the spread: 1 only "
+            "centres, 0 gives each the same spread, 0.5 lies between. Default: vectors as the encoder gives them.",
         ),
     ] = None,
     on_missing: Annotated[
@@ -115,6 +130,8 @@ def encode(
 
     `rlmrec encode -w movies --encoder tfidf --set dim=512`   (seconds, no language model)
 
+    `rlmrec encode -w movies --whiten 0.5 --name white`
+
     `rlmrec encode -w movies --profiles llm+metadata --on-missing drop --name both`
 
     `rlmrec encode -w shop --encoder "sentence-transformers:hkunlp/instructor-base:Represent the product: "`
@@ -125,10 +142,8 @@ def encode(
     """
     from rlmrec.config import parse_settings
     from rlmrec.profiles.select import ON_MISSING, metadata_of, node_texts, select_texts
-    from rlmrec.text.api import OpenAIEmbeddings
     from rlmrec.text.encoding import save_if_changed
     from rlmrec.text.registry import encoder_spec, make_encoder
-    from rlmrec.text.tfidf import Tfidf
     from rlmrec.text.vectors import given_embeddings
     from rlmrec.workspace import Workspace
 
@@ -143,6 +158,8 @@ def encode(
         given = given_embeddings(
             place.dataset(), vectors, of_users, item_column=item_column, user_column=user_column
         )
+        if whiten is not None:
+            given = given.whitened(whiten, None if of_users is None else given.has_user)
         output.result(_report(path, given, save_if_changed(path, given), output))
         return
     for option, value, known in (
@@ -182,24 +199,19 @@ def encode(
 
     options = parse_settings(settings or [])
     made_by = make_encoder(encoder, base_url, key_env, device, options, concurrency=concurrency)
-    recorded = encoder_spec(encoder, base_url, key_env, options)
-    if isinstance(made_by, Tfidf):
-        every = (*item_nodes.texts, *(() if user_nodes is None else user_nodes.texts))
-        made_by = made_by.fitted_to([one for one in every if one is not None])
-        recorded["file"] = made_by.save(place.encoders_path)
     text_embeddings, kept = write_text_embeddings(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
-        name=name, fill_users=on_missing == "text", price=price,
+        name=name, fill_users=on_missing == "text", whiten=whiten, price=price,
         manifest={
-            "made_by": recorded,
+            "made_by": encoder_spec(encoder, base_url, key_env, options),
             **selection.manifest(item_nodes, user_nodes, on_missing),
         },
     )  # fmt: skip
     result = _report(path, text_embeddings, kept, output)
-    if isinstance(made_by, OpenAIEmbeddings):
-        result |= {"tokens": made_by.tokens, "cost": _cost(made_by, price)}
-        output.say(f"paid for: {_bill(made_by, price)}")
+    if made_by.tokens is not None:
+        result |= {"tokens": made_by.tokens, "cost": _cost(made_by.tokens, price)}
+        output.say(f"paid for: {_bill(made_by.tokens, price)}")
     output.result(result)
 
 
@@ -230,11 +242,11 @@ def write_text_embeddings(
     *,
     name: str = DEFAULT_TEXT_EMBEDDINGS,
     fill_users: bool = True,
+    whiten: float | None = None,
     manifest: dict[str, Any] | None = None,
     price: float | None = None,
 ) -> tuple[TextEmbeddings, bool]:
     """Encode with a progress bar and store; return the embeddings and whether the same were stored already."""
-    from rlmrec.text.api import OpenAIEmbeddings
     from rlmrec.text.cache import VectorCache
     from rlmrec.text.encoding import encode_dataset, save_if_changed
 
@@ -243,21 +255,22 @@ def write_text_embeddings(
 
         def show(so_far: Encoded) -> None:
             note = [f"{so_far.cached:,} cached"] if so_far.cached else []
-            if isinstance(encoder, OpenAIEmbeddings):
-                note.append(_bill(encoder, price))
+            if encoder.tokens is not None:
+                note.append(_bill(encoder.tokens, price))
             update(so_far.done, " · ".join(note))
 
         text_embeddings = encode_dataset(
             dataset, encoder, items, users,
-            fill_users=fill_users, cache=cache, on_progress=show, manifest=manifest,
+            fill_users=fill_users, whiten=whiten, encoders=workspace.encoders_path,
+            cache=cache, on_progress=show, manifest=manifest,
         )  # fmt: skip
     return text_embeddings, save_if_changed(workspace.text_embeddings_path(name), text_embeddings)
 
 
-def _cost(encoder: OpenAIEmbeddings, price: float | None) -> float | None:
-    return None if price is None else encoder.tokens * price / 1e6
+def _cost(tokens: int, price: float | None) -> float | None:
+    return None if price is None else tokens * price / 1e6
 
 
-def _bill(encoder: OpenAIEmbeddings, price: float | None) -> str:
-    cost = _cost(encoder, price)
-    return f"{encoder.tokens:,} tokens" + ("" if cost is None else f", cost {cost:.4g}")
+def _bill(tokens: int, price: float | None) -> str:
+    cost = _cost(tokens, price)
+    return f"{tokens:,} tokens" + ("" if cost is None else f", cost {cost:.4g}")

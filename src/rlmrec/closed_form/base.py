@@ -72,12 +72,15 @@ class Texts:
 
     @classmethod
     def of(cls, text_embeddings: TextEmbeddings, dataset: Dataset) -> Self:
-        """Take the vectors of a workspace. A user's mean over training items is no text of the user's own.
+        """Take the vectors of a workspace, before whitening, as a closed form whitens by itself.
+
+        A user's mean over training items is no text of the user's own.
 
         Args:
             text_embeddings: of the users and items of the dataset.
             dataset: its training split gives the means.
         """
+        text_embeddings = text_embeddings.unwhitened or text_embeddings
         own = own_user_texts(text_embeddings, dataset)
         if not own.any():
             return cls(text_embeddings.items, None, text_embeddings.has_item, None)
@@ -86,6 +89,7 @@ class Texts:
 
 def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArray:
     """Return which users have a text of their own, bool[U]; the others' vectors are means over training items."""
+    text_embeddings = text_embeddings.unwhitened or text_embeddings  # a whitened mean is no mean
     means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
     of_means = np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
     return np.asarray(text_embeddings.has_user & ~of_means, bool)

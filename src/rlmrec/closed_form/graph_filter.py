@@ -34,9 +34,9 @@ from rlmrec.closed_form.graph_rule import (
 from rlmrec.closed_form.neighbours import largest, similarity_graph
 from rlmrec.closed_form.search import CELLS, Quality, Validation
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
-from rlmrec.closed_form.whitening import Whitening, unit_rows
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.text.whitening import Whitening, unit_rows
 from rlmrec.topk import map_blocks
 from rlmrec.types import Float32Array, FloatArray, IntArray
 

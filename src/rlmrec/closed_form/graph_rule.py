@@ -22,7 +22,7 @@ from rlmrec.closed_form.base import (
     sparse_state,
 )
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
-from rlmrec.closed_form.whitening import Whitening, unit_rows
+from rlmrec.text.whitening import Whitening, unit_rows
 from rlmrec.topk import map_blocks
 from rlmrec.types import BoolArray, Float32Array, IntArray
 

@@ -214,6 +214,8 @@ def _fit(
     """Fit a closed form, evaluate it and write the run's folder; return the content of ``metrics.json``."""
     kind = MODELS.resolve(spec.backbone)
     assert is_closed_form(kind)
+    if text_embeddings is not None and text_embeddings.unwhitened is not None:
+        text_embeddings = text_embeddings.unwhitened  # a closed form whitens by itself, each side apart
     texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
     start = time.perf_counter()
     model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)

@@ -221,7 +221,9 @@ class TrialInputs:
             noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
             dataset = replace(dataset, train=noisy)
             if text_embeddings is not None:
-                text_embeddings = replace(text_embeddings, manifest=_of_any_dataset(text_embeddings))
+                text_embeddings = text_embeddings.mapped(
+                    lambda raw: replace(raw, manifest=_of_any_dataset(raw))
+                )
         return dataset, text_embeddings
 
 
@@ -232,18 +234,16 @@ def _with_short_history(
     short = cut_history(dataset, trial.history, trial.keep, trial.seed)
     if text_embeddings is None:
         return short, None
-    own = own_user_texts(text_embeddings, dataset)
-    means = mean_over_training(text_embeddings.items, short.train, text_embeddings.has_item)
-    has_mean = short.train.csr() @ text_embeddings.has_item.astype(np.int64) > 0
-    averaged = ~own & text_embeddings.has_user & has_mean
-    return short, replace(
-        text_embeddings,
-        users=np.where(own[:, None], text_embeddings.users, np.where(averaged[:, None], means, 0)).astype(
-            np.float32
-        ),
-        has_user=own | averaged,
-        manifest=_of_any_dataset(text_embeddings),
-    )
+
+    def shortened(raw: TextEmbeddings) -> TextEmbeddings:
+        own = own_user_texts(raw, dataset)
+        means = mean_over_training(raw.items, short.train, raw.has_item)
+        has_mean = short.train.csr() @ raw.has_item.astype(np.int64) > 0
+        averaged = ~own & raw.has_user & has_mean
+        users = np.where(own[:, None], raw.users, np.where(averaged[:, None], means, 0)).astype(np.float32)
+        return replace(raw, users=users, has_user=own | averaged, manifest=_of_any_dataset(raw))
+
+    return short, text_embeddings.mapped(shortened)
 
 
 def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
@@ -255,8 +255,9 @@ def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -
     spec = trial.spec
     if spec is not None and (spec.is_closed_form or ALIGNMENTS.resolve(spec.alignment).needs_dataset):
         own = own_user_texts(text_embeddings, dataset)
-        users = np.where(own[:, None], text_embeddings.users, np.float32(0))
-        text_embeddings = replace(text_embeddings, users=users, has_user=own)
+        text_embeddings = text_embeddings.mapped(
+            lambda raw: replace(raw, users=np.where(own[:, None], raw.users, np.float32(0)), has_user=own)
+        )
     return text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
 
 
@@ -304,10 +305,12 @@ def of_period(
     )
     if text_embeddings is None:
         return reduced, None
-    vectors = text_embeddings.items[item_rows]
-    return reduced, TextEmbeddings(
-        mean_over_training(vectors, reduced.train), vectors, _of_any_dataset(text_embeddings)
-    )
+
+    def of_half(raw: TextEmbeddings) -> TextEmbeddings:
+        vectors = raw.items[item_rows]
+        return TextEmbeddings(mean_over_training(vectors, reduced.train), vectors, _of_any_dataset(raw))
+
+    return reduced, text_embeddings.mapped(of_half)
 
 
 def run_trial(

@@ -23,7 +23,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.graph import Graph
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.text.encoder import TextEncoder, checked
+from rlmrec.text.encoder import TextEncoder, as_text_encoder, checked
 
 T = TypeVar("T")
 
@@ -238,6 +238,7 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
         if not hasattr(encoder, name)
     ]
     _expect(not missing, "\n".join(missing))
+    encoder = as_text_encoder(encoder)
     _expect(
         isinstance(encoder.name, str) and bool(encoder.name),
         f"name is {encoder.name!r}: expected a text that changes when the vectors change",
@@ -264,26 +265,22 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     )
     empty = np.asarray(encoder.encode([]))
     _expect(len(empty) == 0, f"encode([]) gives an array of shape {empty.shape}, expected one without rows")
-    is_truncated = getattr(encoder, "is_truncated", None)
-    if is_truncated is not None:
-        flags = np.asarray(is_truncated(texts))
-        _expect(
-            flags.shape == (len(texts),) and flags.dtype == bool,
-            f"is_truncated() gives {flags.dtype}{flags.shape}, expected one bool per text",
-        )
-    stream = getattr(encoder, "stream", None)
-    if stream is not None:
-        seen = np.full(vectors.shape, np.nan, np.float32)
+    flags = np.asarray(encoder.is_truncated(texts))
+    _expect(
+        flags.shape == (len(texts),) and flags.dtype == bool,
+        f"is_truncated() gives {flags.dtype}{flags.shape}, expected one bool per text",
+    )
+    seen = np.full(vectors.shape, np.nan, np.float32)
 
-        def sink(rows: Sequence[int], part: np.ndarray) -> None:
-            _expect(bool(np.isnan(seen[list(rows)]).all()), "stream() returns a text's vector twice")
-            seen[list(rows)] = part
+    def sink(rows: Sequence[int], part: np.ndarray) -> None:
+        _expect(bool(np.isnan(seen[list(rows)]).all()), "stream() returns a text's vector twice")
+        seen[list(rows)] = part
 
-        stream(texts, sink)
-        _expect(
-            bool((np.abs(vectors - seen) <= close).all()),
-            "stream() returns other vectors than encode(), or not all",
-        )
+    encoder.stream(texts, sink)
+    _expect(
+        bool((np.abs(vectors - seen) <= close).all()),
+        "stream() returns other vectors than encode(), or not all",
+    )
 
 
 def _expect_class(kind: type, base: type, config: type, method: str) -> None:

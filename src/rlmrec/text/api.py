@@ -20,13 +20,13 @@ from rlmrec.http_client import (
     mapping,
     run_in_a_loop,
 )
-from rlmrec.text.encoder import EncoderSettings, Sink, checked
+from rlmrec.text.encoder import EncoderSettings, Sink, TextEncoder, checked
 from rlmrec.types import BoolArray, Float32Array
 
 SHORTEST = 100  # characters; a text that is still refused at this length is not refused for its length
 
 
-class OpenAIEmbeddings(Endpoint):
+class OpenAIEmbeddings(Endpoint, TextEncoder):
     """An OpenAI-compatible embeddings endpoint; see ``Endpoint`` for how faults are met.
 
     A batch that the server refuses is sent again in halves, down to the text that it refuses. A text that
@@ -59,7 +59,6 @@ class OpenAIEmbeddings(Endpoint):
     """
 
     keyless = "--encoder local"
-    revision = None  # endpoints do not report it
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class OpenAIEmbeddings(Endpoint):
             self.name = f"{model} ({self.address.rstrip('/')})"
         self.batch_texts = batch_texts
         self.batch_tokens = batch_tokens
-        self.tokens = 0  # as the server counts them
+        self.tokens: int = 0  # as the server counts them
         self.dim: int | None = None
         self._truncated: set[str] = set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.text.whitening import Whitening, whitened_name
 from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors
 from rlmrec.types import BoolArray, Float32Array
 
@@ -33,6 +35,9 @@ class TextEmbeddings:
         manifest: encoder, hash of the texts, how the users' vectors were made, the dataset's fingerprint.
         has_user: bool[U], which users have a vector; all of them by default.
         has_item: bool[I], likewise.
+        whitening: what made these vectors of ``unwhitened``; None for vectors as the encoder gave them. See
+            ``whitened``.
+        unwhitened: the vectors before whitening, for what whitens by itself.
 
     Raises:
         DataError: the dimensions differ, a vector holds NaN or infinity, or a row marked to have no vector
@@ -44,6 +49,8 @@ class TextEmbeddings:
     manifest: dict[str, Any] = field(default_factory=dict)
     has_user: BoolArray = None  # type: ignore[assignment]  # set below; never None afterwards
     has_item: BoolArray = None  # type: ignore[assignment]
+    whitening: Whitening | None = None
+    unwhitened: TextEmbeddings | None = None
 
     def __post_init__(self) -> None:
         for kind in ("users", "items"):
@@ -102,6 +109,10 @@ class TextEmbeddings:
     @cached_property
     def digest(self) -> str:
         """Hash of the vectors: a run records which it was trained with."""
+        if self.whitening is not None and self.unwhitened is not None:
+            # Of what is stored: products of matrices may differ in the last bit from machine to machine.
+            both = self.unwhitened.digest + self.whitening.digest
+            return hashlib.sha256(both.encode()).hexdigest()[:16]
         digest = hashlib.sha256(self.users.tobytes() + self.items.tobytes())
         if not self.complete:
             digest.update(self.has_user.tobytes() + self.has_item.tobytes())
@@ -135,6 +146,66 @@ class TextEmbeddings:
             raise DataError("these text vectors were made for another dataset: run 'rlmrec encode' again")
         return self
 
+    def whitened(
+        self, power: float, own_users: BoolArray | None = None, folder: Path | None = None
+    ) -> TextEmbeddings:
+        """Centre all vectors, scale their principal directions by s^(p−1), s the spread, and the rows to length 1.
+
+        Mean and directions are those of the items' vectors and of the users' own; see ``Whitening``. The manifest
+        records p, and the encoder of new texts then whitens them in the same way.
+
+        Args:
+            power: p: 1 only centres, 0 gives every direction the same spread, .5 lies between.
+            own_users: bool[U], users with a text of their own instead of a mean over items; none by default.
+            folder: where the whitening is stored for new texts (``Workspace.encoders_path``); None stores it only
+                with the vectors.
+
+        Raises:
+            ConfigError: p is not between 0 and 1, or the vectors are whitened already.
+            DataError: all vectors are equal.
+        """
+        if not 0 <= power <= 1:
+            raise ConfigError(f"the power of the whitening is {power}: expected a number from 0 to 1")
+        if self.whitening is not None:
+            raise ConfigError("the text vectors are whitened already: whiten them once")
+        rows = self.items[self.has_item & self.items.any(axis=1)]
+        if own_users is not None:
+            rows = np.concatenate([rows, self.users[own_users & self.users.any(axis=1)]])
+        whitening = Whitening.fit(rows, power)
+        if not whitening.size:
+            raise DataError(f"all {len(rows):,} text vectors are equal: there is nothing to whiten")
+        encoder = self.manifest.get("encoder", "unknown")
+        manifest = {
+            **self.manifest,
+            "encoder": whitened_name(encoder, power, whitening),
+            "dimensions": whitening.size,
+            "whitening": {"power": power, "of": encoder},
+        }
+        if folder is not None and self.manifest.get("made_by") is not None:
+            stored = {"power": power, "file": whitening.save(folder)}
+            manifest["made_by"] = {**self.manifest["made_by"], "whitening": stored}
+        return self._by(whitening, manifest)
+
+    def _by(self, whitening: Whitening, manifest: dict[str, Any]) -> TextEmbeddings:
+        users, items = (
+            whitening(rows, mask=has & rows.any(axis=1))
+            for rows, has in ((self.users, self.has_user), (self.items, self.has_item))
+        )
+        return TextEmbeddings(users, items, manifest, self.has_user, self.has_item, whitening, self)
+
+    def mapped(self, change: Callable[[TextEmbeddings], TextEmbeddings]) -> TextEmbeddings:
+        """Apply a change to the vectors before whitening, and whiten what it returns in the same way.
+
+        Args:
+            change: takes and returns text embeddings that are not whitened.
+        """
+        if self.whitening is None or self.unwhitened is None:
+            return change(self)
+        found = change(self.unwhitened)
+        kept = ("encoder", "dimensions", "whitening", "made_by")
+        own = {name: self.manifest[name] for name in kept if name in self.manifest}
+        return found._by(self.whitening, {**found.manifest, **own})
+
     def shuffled(self, rng: np.random.Generator, which: str = "both") -> TextEmbeddings:
         """Assign the vectors to the wrong nodes, users among users and items among items (Figure 4).
 
@@ -147,6 +218,8 @@ class TextEmbeddings:
         """
         if which not in ("users", "items", "both"):
             raise ConfigError(f"cannot shuffle {which!r}: expected users, items or both")
+        if self.whitening is not None:
+            return self.mapped(lambda raw: raw.shuffled(rng, which))
         users, items = rng.permutation(len(self.users)), rng.permutation(len(self.items))
         if which == "items":
             users = np.arange(len(self.users))
@@ -159,9 +232,12 @@ class TextEmbeddings:
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file whose header carries the manifest; atomic."""
-        tensors: dict[str, Any] = {"users": self.users, "items": self.items}
+        kept = self if self.unwhitened is None else self.unwhitened
+        tensors: dict[str, Any] = {"users": kept.users, "items": kept.items}
         if not self.complete:
             tensors |= {"has_user": self.has_user, "has_item": self.has_item}
+        if self.whitening is not None:
+            tensors |= {f"whitening.{name}": array for name, array in self.whitening.state().items()}
         with atomic_file(Path(path)) as temporary:
             save_file(tensors, temporary, {"manifest": json.dumps(self.manifest)})
 
@@ -179,10 +255,25 @@ class TextEmbeddings:
             arrays, metadata = read_tensors(path)
             manifest = expect(parse_json(metadata.get("manifest", "{}")), dict, "its manifest")
             expect(manifest.get("encoder", ""), str, "the encoder")
-            masks = {name: arrays[name] for name in ("has_user", "has_item") if name in arrays}
-            if any(mask.dtype != bool for mask in masks.values()):
+            masks: list[Any] = [arrays.get(name) for name in ("has_user", "has_item")]
+            if any(mask is not None and mask.dtype != bool for mask in masks):
                 raise DataError("has_user and has_item are not bool")
-            return cls(matrix(arrays, "users"), matrix(arrays, "items"), manifest, **masks)
+            vectors = matrix(arrays, "users"), matrix(arrays, "items")
+            if "whitening.map" not in arrays:
+                return cls(*vectors, manifest, *masks)
+            expect(manifest.get("made_by") or {}, dict, "the record of the encoder")
+            before = cls(*vectors, _unwhitened(manifest), *masks)
+            return before._by(Whitening.of_arrays(arrays, "whitening."), manifest)
+
+
+def _unwhitened(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the vectors before whitening."""
+    found = {name: value for name, value in manifest.items() if name != "whitening"}
+    whitening = expect(manifest.get("whitening"), dict, "the record of the whitening")
+    found["encoder"] = expect(whitening.get("of"), str, "the encoder before whitening")
+    if manifest.get("made_by") is not None:
+        found["made_by"] = {name: value for name, value in manifest["made_by"].items() if name != "whitening"}
+    return found
 
 
 def mean_over_training(

@@ -1,16 +1,21 @@
-"""TextEncoder: the interface of everything that encodes texts as vectors, s = T(P) (Eq. 15)."""
+"""TextEncoder: base class of everything that encodes texts as vectors, s = T(P) (Eq. 15)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from rlmrec.errors import DataError
-from rlmrec.types import AnyArray, Float32Array
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.topk import unit_rows
+from rlmrec.types import AnyArray, BoolArray, Float32Array
 
-Sink = Callable[[Sequence[int], Float32Array], None]  # takes the vectors of some rows of the texts
+Sink = Callable[[Sequence[int], AnyArray], None]  # takes the vectors of some rows of the texts
+# Texts per call of an encoder: enough to keep it busy, few enough to lose little when the process is killed.
+CHUNK = 128
 
 
 class EncoderSettings(NamedTuple):
@@ -28,40 +33,204 @@ class EncoderSettings(NamedTuple):
     endpoint: Mapping[str, Any] | None = None
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Interface of an encoder: any object with ``name``, ``dim`` and ``encode``.
+class TextEncoder(ABC):
+    """Base class of text encoders: subclasses have ``name``, ``dim`` and ``encode``; the rest has defaults.
 
-    Optional: ``revision``, of the model, for the manifest; ``is_truncated(texts)``, one bool per text, whether it
-    is longer than the model's longest input; ``stream(texts, sink)``, which calls ``sink(rows, vectors)`` as
-    vectors arrive, in any order, so that an encoder with several requests under way loses no answer that was
-    paid for.
-
+    An object that has these three and does not derive from this class is accepted too, see ``as_text_encoder``.
     ``rlmrec encode --encoder my.py:Mine`` makes a class without arguments, or, if it has a ``Config``, with
     an instance of it that holds the options of ``--set``.
 
+    Attributes:
+        name: what makes the vectors: model, revision, instruction. Stored vectors are found by it, so change it
+            when the vectors change.
+        dim: number of dimensions d_s; None until the first vectors where it is not known before.
+        revision: of the model, for the manifest.
+        tokens: how many tokens an endpoint has counted so far; None for an encoder that is not paid by tokens.
+
     Example:
-        >>> class Letters:
-        ...     name, dim = "letters 1", 26  # change the name when the vectors change
+        >>> class Letters(TextEncoder):
+        ...     name, dim = "letters 1", 26
         ...     def encode(self, texts):
         ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
-        >>> isinstance(Letters(), TextEncoder), Letters().encode(["Abba"])[0, :3].tolist()
-        (True, [2, 2, 0])
+        >>> Letters().encode(["Abba"])[0, :3].tolist(), Letters().is_truncated(["Abba"]).tolist()
+        ([2, 2, 0], [False])
     """
 
-    @property
-    def name(self) -> str:
-        """Name of what makes the vectors: model, revision, instruction. Stored vectors are found by it."""
-        ...
+    name: str
+    dim: int | None
+    revision: str | None = None
+    tokens: int | None = None
 
-    @property
-    def dim(self) -> int | None:
-        """Number of dimensions d_s; None until the first vectors where it is not known before."""
-        ...
-
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> AnyArray:
         """Return numbers (n, d_s), in the order of ``texts``."""
-        ...
+
+    def stream(self, texts: Sequence[str], sink: Sink) -> None:
+        """Call ``sink(rows, vectors)`` as vectors arrive, in any order; by default after every 128 texts.
+
+        An encoder with several requests under way overrides it, so that no answer is lost that was paid for.
+        """
+        for start in range(0, len(texts), CHUNK):
+            part = texts[start : start + CHUNK]
+            sink(range(start, start + len(part)), self.encode(part))
+
+    def is_truncated(self, texts: Sequence[str]) -> BoolArray:
+        """Return bool[n]: whether each text is longer than the model reads; by default none is."""
+        return np.zeros(len(texts), bool)
+
+    def fitted_to(self, texts: Sequence[str]) -> TextEncoder:
+        """Return the encoder that has learned what it needs from the texts of a catalogue; by default itself."""
+        del texts
+        return self
+
+    def stored(self, folder: Path) -> dict[str, Any]:
+        """Write what was learned from texts into a folder; return entries for the manifest, by default none.
+
+        ``restored`` makes the same encoder again from them.
+        """
+        del folder
+        return {}
+
+    def restored(self, stored: Mapping[str, Any], folder: Path) -> TextEncoder:
+        """Return the encoder with what it had learned when ``stored`` returned these entries; by default itself.
+
+        Raises:
+            WorkspaceError: a file is absent or damaged.
+        """
+        del stored, folder
+        return self
+
+
+class DerivedEncoder(TextEncoder):
+    """Base class of encoders whose vectors are computed from those of other encoders, ``parts``.
+
+    Each part's vectors are cached under its own name, so another combination of the same parts encodes nothing again.
+    """
+
+    parts: tuple[TextEncoder, ...]
+
+    @abstractmethod
+    def join(self, vectors: Sequence[Float32Array]) -> Float32Array:
+        """Compute float32[n, d_s] from the vectors of each part, float32[n, d_k], for the same n texts."""
+
+    def encode(self, texts: Sequence[str]) -> Float32Array:
+        """Return float32[n, d_s]."""
+        return self.join(
+            [checked(part.name, part.encode(texts), len(texts), part.dim) for part in self.parts]
+        )
+
+    def is_truncated(self, texts: Sequence[str]) -> BoolArray:
+        """Return bool[n]: whether a part does not read each text to its end."""
+        truncated = np.zeros(len(texts), bool)
+        for part in self.parts:
+            truncated |= part.is_truncated(texts)
+        return truncated
+
+    def stored(self, folder: Path) -> dict[str, Any]:
+        """Write what the parts have learned; see ``TextEncoder.stored``."""
+        return {"parts": [part.stored(folder) for part in self.parts]}
+
+
+class CombinedEncoder(DerivedEncoder):
+    """The vectors of several encoders side by side, scaled so that a cosine is the mean of the parts' cosines.
+
+        x = [x_1 / ‖x_1‖; …; x_m / ‖x_m‖] / √m
+
+    A text for which a part has only zeros is represented by the other parts alone.
+
+    Args:
+        parts: the encoders, at least two.
+
+    Example:
+        >>> class Letters(TextEncoder):
+        ...     name, dim = "letters 1", 26
+        ...     def encode(self, texts):
+        ...         return np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts])
+        >>> both = CombinedEncoder([Letters(), Letters()])
+        >>> both.name, both.encode(["Abba"]).shape
+        ('letters 1 + letters 1', (1, 52))
+    """
+
+    def __init__(self, parts: Sequence[TextEncoder]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.name for part in self.parts)
+        revisions = [part.revision for part in self.parts if part.revision]
+        self.revision = ", ".join(revisions) or None
+
+    @property
+    def dim(self) -> int | None:  # type: ignore[override]  # follows the parts
+        """d_s, the sum of the parts' dimensions."""
+        sizes = [part.dim for part in self.parts]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def tokens(self) -> int | None:  # type: ignore[override]  # follows the parts
+        """Tokens of all parts that are paid by tokens."""
+        counts = [part.tokens for part in self.parts if part.tokens is not None]
+        return sum(counts) if counts else None
+
+    def join(self, vectors: Sequence[Float32Array]) -> Float32Array:
+        """Put the vectors side by side; see ``DerivedEncoder.join``."""
+        return unit_rows(np.concatenate([unit_rows(part) for part in vectors], axis=1))
+
+    def fitted_to(self, texts: Sequence[str]) -> Self:
+        """Return the combination of the fitted parts."""
+        return type(self)([part.fitted_to(texts) for part in self.parts])
+
+    def restored(self, stored: Mapping[str, Any], folder: Path) -> Self:
+        """Return the combination of the restored parts."""
+        of_parts = stored.get("parts") or []
+        if len(of_parts) != len(self.parts):
+            raise WorkspaceError(
+                f"the record of {self.name} has {len(of_parts)} parts, expected {len(self.parts)}: run "
+                "'rlmrec encode' again"
+            )
+        return type(self)(
+            [part.restored(one, folder) for part, one in zip(self.parts, of_parts, strict=True)]
+        )
+
+
+class _Adapted(TextEncoder):
+    """An object with ``name``, ``dim`` and ``encode``, and perhaps ``stream`` or ``is_truncated``, as a TextEncoder."""
+
+    OPTIONAL = ("revision", "tokens", "stream", "is_truncated", "fitted_to", "stored", "restored")
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self.name = encoder.name
+        for name in self.OPTIONAL:
+            if hasattr(encoder, name):
+                setattr(self, name, getattr(encoder, name))
+
+    @property
+    def dim(self) -> int | None:  # type: ignore[override]  # may be known after the first vectors
+        found: int | None = self._encoder.dim
+        return found
+
+    def encode(self, texts: Sequence[str]) -> AnyArray:
+        found: AnyArray = self._encoder.encode(texts)
+        return found
+
+
+def as_text_encoder(encoder: Any) -> TextEncoder:
+    """Return an encoder as it is, or an object of another class with ``name``, ``dim`` and ``encode`` as one.
+
+    Raises:
+        DataError: one of the three is missing.
+    """
+    if isinstance(encoder, TextEncoder):
+        return encoder
+    if missing := missing_of(encoder):
+        raise DataError(
+            f"the encoder {type(encoder).__name__} has no {', no '.join(missing)}: see "
+            "rlmrec.text.TextEncoder"
+        )
+    return _Adapted(encoder)
+
+
+def missing_of(encoder: Any) -> list[str]:
+    """Return which of ``name``, ``dim`` and ``encode`` an encoder does not have."""
+    return [name for name in ("name", "dim", "encode") if not hasattr(encoder, name)]
 
 
 def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Array:

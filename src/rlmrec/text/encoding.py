@@ -15,12 +15,9 @@ from rlmrec.data.metadata import metadata_texts
 from rlmrec.errors import DataError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.text.encoder import TextEncoder, checked
+from rlmrec.text.encoder import DerivedEncoder, TextEncoder, as_text_encoder, checked
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import BoolArray, Float32Array
-
-# Texts per call of an encoder: enough to keep it busy, few enough to lose little when the process is killed.
-CHUNK = 128
 
 
 class Encoded(NamedTuple):
@@ -69,14 +66,36 @@ def encode_texts(
         ((3, 26), [2.0, 2.0], np.False_)
     """
     distinct = list(dict.fromkeys(texts))
-    work = _Work(encoder, distinct, cache, on_progress)
     with cache.writing() if cache is not None else nullcontext():
-        work.run()
+        vectors, truncated = _encoded(as_text_encoder(encoder), distinct, cache, on_progress)
     if len(distinct) == len(texts):
-        return work.vectors, work.truncated
+        return vectors, truncated
     place = {text: row for row, text in enumerate(distinct)}
     rows = [place[text] for text in texts]
-    return work.vectors[rows], work.truncated[rows]
+    return vectors[rows], truncated[rows]
+
+
+def _encoded(
+    encoder: TextEncoder, texts: list[str], cache: VectorCache | None, on_progress: OnProgress | None
+) -> tuple[Float32Array, BoolArray]:
+    """Encode distinct texts; those of a derived encoder by its parts, whose vectors are what is cached."""
+    if not isinstance(encoder, DerivedEncoder):
+        work = _Work(encoder, texts, cache, on_progress)
+        work.run()
+        return work.vectors, work.truncated
+    found = []
+    for place, part in enumerate(encoder.parts):
+
+        def report(so_far: Encoded, before: int = place, last: int = len(encoder.parts) - 1) -> None:
+            # A text is done when the last part has encoded it.
+            if on_progress is not None:
+                on_progress(so_far if before == last else so_far._replace(done=0))
+
+        found.append(_encoded(part, texts, cache, report))
+    truncated = np.zeros(len(texts), bool)
+    for _, of_part in found:
+        truncated |= of_part
+    return encoder.join([vectors for vectors, _ in found]), truncated
 
 
 class _Work:
@@ -105,14 +124,10 @@ class _Work:
         pending = sorted(np.flatnonzero(~self.have).tolist(), key=lambda row: -len(self.texts[row]))
         if not pending:
             return
-        texts = [self.texts[row] for row in pending]
-        stream = getattr(self.encoder, "stream", None)
-        if stream is not None:
-            stream(texts, lambda rows, vectors: self._take([pending[row] for row in rows], vectors))
-        else:
-            for start in range(0, len(pending), CHUNK):
-                rows = pending[start : start + CHUNK]
-                self._take(rows, self.encoder.encode(texts[start : start + CHUNK]))
+        self.encoder.stream(
+            [self.texts[row] for row in pending],
+            lambda rows, vectors: self._take([pending[row] for row in rows], vectors),
+        )
         if not self.have.all():
             raise DataError(
                 f"{self.encoder.name} left {int((~self.have).sum())} of {len(self.texts)} texts without a vector"
@@ -122,10 +137,7 @@ class _Work:
         """Check vectors of the encoder, commit them to the cache, and keep them."""
         dim = self.vectors.shape[1] if self.have.any() else self.encoder.dim
         vectors = checked(self.encoder.name, vectors, len(rows), dim)
-        is_truncated = getattr(self.encoder, "is_truncated", None)
-        truncated: BoolArray = np.zeros(len(rows), bool)
-        if is_truncated is not None:
-            truncated = np.asarray(is_truncated([self.texts[row] for row in rows]), bool)
+        truncated = np.asarray(self.encoder.is_truncated([self.texts[row] for row in rows]), bool)
         if self.cache is not None:
             self.cache.write([self.keys[row] for row in rows], vectors, truncated.tolist())
         self._keep(rows, vectors, truncated)
@@ -151,6 +163,8 @@ def encode_dataset(
     users: Sequence[str | None] | None = None,
     *,
     fill_users: bool = True,
+    whiten: float | None = None,
+    encoders: Path | None = None,
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
     manifest: dict[str, Any] | None = None,
@@ -164,6 +178,9 @@ def encode_dataset(
             dataset's items.
         users: one text per user; without them every user is the mean over their training items that have a vector.
         fill_users: whether a user with None gets that mean as well, or no vector.
+        whiten: power of the whitening, see ``TextEmbeddings.whitened``; None leaves the vectors as they are.
+        encoders: folder where what was learned from the texts is stored, by which ``encoder_of`` encodes new ones
+            (``Workspace.encoders_path``); None stores nothing.
         cache: stored vectors; texts with a vector there are not encoded again.
         on_progress: called after every batch.
         manifest: further entries of the manifest.
@@ -185,6 +202,7 @@ def encode_dataset(
     if isinstance(encoder, str):
         manifest = {"made_by": encoder_spec(encoder), **(manifest or {})}
         encoder = make_encoder(encoder)
+    encoder = as_text_encoder(encoder)
     if items is None:
         if dataset.item_texts is None:
             raise DataError(
@@ -201,9 +219,12 @@ def encode_dataset(
     has = np.array([text is not None for text in every], bool)
     if not has.any():
         raise DataError(f"not one text of {dataset.name} to encode: give texts of items or users")
-    vectors, truncated = encode_texts(
-        encoder, [text for text in every if text is not None], cache, on_progress
-    )
+    present = [text for text in every if text is not None]
+    encoder = encoder.fitted_to(present)
+    vectors, truncated = encode_texts(encoder, present, cache, on_progress)
+    more = dict(manifest or {})
+    if encoders is not None and more.get("made_by") is not None:
+        more["made_by"] = {**more["made_by"], **encoder.stored(encoders)}
 
     def spread(mask: BoolArray, found: Float32Array) -> Float32Array:
         rows = np.zeros((len(mask), vectors.shape[1]), np.float32)
@@ -223,12 +244,12 @@ def encode_dataset(
     for text in every:
         digest.update(b"\1" if text is None else text.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
-    return TextEmbeddings(
+    text_embeddings = TextEmbeddings(
         user_vectors,
         item_vectors,
         {
             "encoder": encoder.name,
-            "revision": getattr(encoder, "revision", None),
+            "revision": encoder.revision,
             "dimensions": int(vectors.shape[1]),
             "users": "mean over training items" if users is None else "texts",
             "texts_sha256": digest.hexdigest(),
@@ -237,11 +258,12 @@ def encode_dataset(
             "items_without_vector": int((~has_item).sum()),
             "users_without_vector": int((~has_user).sum()),
             "users_by_mean": int((has_user & ~own_text).sum()),
-            **(manifest or {}),
+            **more,
         },
         has_user,
         has_item,
     )
+    return text_embeddings if whiten is None else text_embeddings.whitened(whiten, own_text, encoders)
 
 
 def save_if_changed(path: Path, text_embeddings: TextEmbeddings) -> bool:

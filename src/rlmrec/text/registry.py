@@ -10,10 +10,11 @@ from typing import Any
 from rlmrec.config import Config, make
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.http_client import without_secrets
-from rlmrec.registry import construct
+from rlmrec.registry import construct, is_path
 from rlmrec.text import ENCODERS
-from rlmrec.text.encoder import EncoderSettings, TextEncoder
+from rlmrec.text.encoder import CombinedEncoder, EncoderSettings, TextEncoder, as_text_encoder, missing_of
 from rlmrec.text.sentence import split_instruction
+from rlmrec.trust import expect
 
 MADE_ELSEWHERE = "vectors of "  # the "encoder" of vectors that were read from a file begins with it
 # Somebody waits for this one vector: the patience of a long run would look like a fault.
@@ -31,7 +32,7 @@ def make_encoder(
     """Make the encoder that ``--encoder`` names.
 
     Args:
-        spec: a name as in ``ENCODERS``, or the path of your own class.
+        spec: a name as in ``ENCODERS``, the path of your own class, or several of these joined by "+".
         base_url: root of an OpenAI-compatible endpoint; None is OpenAI's.
         key_env: environment variable with the endpoint's key.
         device: device of a model that runs here.
@@ -41,6 +42,9 @@ def make_encoder(
     Raises:
         ConfigError: no encoder of that name, or an option that it does not have.
     """
+    parts = parts_of(spec)
+    if len(parts) > 1:
+        return _combined(parts, base_url, key_env, device, options or {}, endpoint)
     kind, _, argument = spec.partition(":")
     if base_url is not None and kind != "openai":
         raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {spec!r}")
@@ -51,9 +55,43 @@ def make_encoder(
     if options:
         raise ConfigError(f"--set {', '.join(options)}: encoder {spec!r} has no options")
     if hasattr(found, "create"):
-        encoder: TextEncoder = found.create(argument, EncoderSettings(base_url, key_env, device, endpoint))
-        return encoder
+        return _complete(spec, found.create(argument, EncoderSettings(base_url, key_env, device, endpoint)))
     return _complete(spec, construct(found))
+
+
+def parts_of(spec: str) -> list[str]:
+    """Split "tfidf+wordllama" into the encoders it names; any other name is its own only part."""
+    parts = spec.split("+")
+    return parts if all(_built_in(part) or is_path(part) for part in parts) else [spec]
+
+
+def _combined(
+    parts: list[str],
+    base_url: str | None,
+    key_env: str,
+    device: str,
+    options: Mapping[str, Any],
+    endpoint: Mapping[str, Any],
+) -> CombinedEncoder:
+    """Make the encoders of a combination; each gets the options that it has and, if it is one, the endpoint."""
+    known = [_options_of(part) for part in parts]
+    if unknown := set(options).difference(*known):
+        raise ConfigError(f"--set {', '.join(sorted(unknown))}: none of {', '.join(parts)} has that option")
+    if base_url is not None and not any(part.startswith("openai:") for part in parts):
+        raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {'+'.join(parts)!r}")
+    return CombinedEncoder(
+        [
+            make_encoder(
+                part,
+                base_url if part.startswith("openai:") else None,
+                key_env,
+                device,
+                {name: value for name, value in options.items() if name in of_part},
+                **endpoint,
+            )
+            for part, of_part in zip(parts, known, strict=True)
+        ]
+    )
 
 
 def _built_in(spec: str) -> str | None:
@@ -67,12 +105,11 @@ def _built_in(spec: str) -> str | None:
 
 
 def _complete(spec: str, encoder: Any) -> TextEncoder:
-    if not isinstance(encoder, TextEncoder):
-        missing = [name for name in ("name", "dim", "encode") if not hasattr(encoder, name)]
+    if missing := missing_of(encoder):
         raise ConfigError(
             f"encoder {spec!r} has no {', no '.join(missing)}: see rlmrec.testing.check_text_encoder"
         )
-    return encoder
+    return as_text_encoder(encoder)
 
 
 def encoder_spec(
@@ -86,6 +123,13 @@ def encoder_spec(
     A folder is recorded by its full path, an address without user name and password, a key only by the name of
     its variable. ``encoder_of`` uses neither address nor variable. Arguments as in ``make_encoder``.
     """
+    parts = parts_of(spec)
+    if len(parts) > 1:
+        of_parts = [encoder_spec(part, base_url, key_env) for part in parts]
+        found: dict[str, Any] = {"encoder": "+".join(part["encoder"] for part in of_parts)}
+        for part in of_parts:  # the address and the key's name of an endpoint among them
+            found |= {name: value for name, value in part.items() if name != "encoder"}
+        return {**found, **({"options": dict(options)} if options else {})}
     kind, _, argument = spec.partition(":")
     if kind == "openai":
         address = None if base_url is None else without_secrets(base_url)
@@ -137,19 +181,20 @@ def encoder_of(
                 f"the items' texts were encoded by {name}, and the vectors do not record how to make it: pass "
                 "--encoder, or map vectors of your own from Python (docs/serving.md)"
             )
-        spec = _trusted(stored["encoder"], name, base_url)
-    options = stored["options"] if stored is not None and stored["encoder"] == spec else {}
+        for part in parts_of(stored["encoder"]):
+            _check_trusted(part, stored["encoder"], name, base_url)
+        spec = stored["encoder"]
+    learned = stored if stored is not None and stored["encoder"] == spec else {}
+    folder = folder or Path()
     try:
-        if stored is not None and stored["encoder"] == spec == "tfidf":
-            from rlmrec.text.tfidf import TfidfEncoder
-
-            encoder: TextEncoder = TfidfEncoder.load((folder or Path()) / Path(stored["file"]).name)
-        else:
-            encoder = make_encoder(spec, base_url, key_env, options=options, **PATIENCE)
+        encoder = make_encoder(spec, base_url, key_env, options=learned.get("options"), **PATIENCE)
+        encoder = encoder.restored(learned, folder)
     except ConfigError as error:
         raise ConfigError(
             f"the items' texts were encoded by {name}, which is not available here: {error}"
         ) from None
+    if stored is not None and stored["whitening"]:
+        encoder = _whitened(encoder, stored["whitening"], folder)
     if encoder.name != name:
         raise ConfigError(
             f"the items' texts were encoded by {name}, this is {encoder.name}: their vectors cannot be mixed; pass "
@@ -158,8 +203,22 @@ def encoder_of(
     return encoder
 
 
+def _whitened(encoder: TextEncoder, stored: Mapping[str, Any], folder: Path) -> TextEncoder:
+    from rlmrec.text.whitening import WhitenedEncoder, Whitening
+
+    whitening = Whitening.load(folder / Path(str(stored.get("file"))).name)
+    if encoder.dim not in (None, len(whitening.mean)):
+        raise WorkspaceError(
+            f"the whitening is of vectors of {len(whitening.mean)} dimensions, {encoder.name} makes {encoder.dim}: "
+            "run 'rlmrec encode' again"
+        )
+    return WhitenedEncoder(
+        encoder, whitening, expect(stored.get("power"), (int, float), "the power of the whitening")
+    )
+
+
 def _stored_spec(manifest: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the encoder's spec, options and file in a manifest; None if it records none.
+    """Return the encoder's spec, options and files in a manifest; None if it records none.
 
     The endpoint and the variable of the key, which files record for people, are left out.
 
@@ -169,34 +228,49 @@ def _stored_spec(manifest: Mapping[str, Any], name: str) -> dict[str, Any] | Non
     made_by = manifest.get("made_by") or _guessed(name)
     if made_by is None:
         return None
-    found = {"options": {}, "file": "", **made_by} if isinstance(made_by, Mapping) else {}
-    kinds = {"encoder": str, "options": dict, "file": str}
-    if not all(isinstance(found.get(part), kind) for part, kind in kinds.items()):
+    empty: dict[str, Any] = {"options": {}, "file": "", "parts": [], "whitening": {}}
+    found = {**empty, **made_by} if isinstance(made_by, Mapping) else {}
+    kinds = {"encoder": str, "options": dict, "file": str, "parts": list, "whitening": dict}
+    whole = all(isinstance(found.get(part), kind) for part, kind in kinds.items())
+    if not whole or not all(
+        isinstance(part, Mapping) and isinstance(part.get("file", ""), str) for part in found["parts"]
+    ):
         raise WorkspaceError("the stored record of the encoder is damaged: run 'rlmrec encode' again")
     return {part: found[part] for part in kinds}
 
 
-def _trusted(stored: str, name: str, base_url: str | None) -> str:
-    """Return the encoder that a manifest names if a file may choose it.
+def _check_trusted(part: str, spec: str, name: str, base_url: str | None) -> None:
+    """Check that a file may choose an encoder that its manifest names.
+
+    Args:
+        part: the encoder.
+        spec: the combination that it is part of, or the encoder itself.
+        name: of the encoder, for the message.
+        base_url: root of the endpoint that the caller named.
 
     Raises:
         ConfigError: the caller must name it.
     """
-    built_in = _built_in(stored)
+    built_in = _built_in(part)
     if built_in is not None and (
         ":" not in built_in or (built_in == "openai:MODEL" and base_url is not None)
     ):
-        return stored
+        return
+    remedy = f"--encoder {shlex.quote(spec)}"
     if built_in == "openai:MODEL":
         what = "an endpoint, which a stored file never chooses"
-        remedy = f"--encoder {stored}, with --base-url and --key-env unless it is OpenAI's"
+        remedy = f"--encoder {spec}, with --base-url and --key-env unless it is OpenAI's"
     elif built_in is not None:
         what = "a model, which a stored file never loads"
-        remedy = f"--encoder {shlex.quote(stored)}"
     else:
         what = "a class of your own, which a stored file never imports"
-        remedy = f"--encoder {shlex.quote(stored)}"
     raise ConfigError(f"the items' texts were encoded by {name}, {what}: pass {remedy}")
+
+
+def _options_of(spec: str) -> set[str]:
+    """Return the names of an encoder's own options."""
+    found: type[Config] = getattr(ENCODERS.resolve(_built_in(spec) or spec), "Config", Config)
+    return set(found.model_fields)
 
 
 def _guessed(name: str) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlmrec.errors import ConfigError
 from rlmrec.files import sha256
-from rlmrec.text.encoder import EncoderSettings
+from rlmrec.text.encoder import EncoderSettings, TextEncoder
 from rlmrec.types import BoolArray, Float32Array
 
 # What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
@@ -20,7 +20,7 @@ _MODEL_FILES = {".safetensors", ".bin", ".json", ".txt", ".model"}
 _OTHER_FORMATS = {"onnx", "openvino"}
 
 
-class SentenceEncoder:
+class SentenceEncoder(TextEncoder):
     """A sentence-transformers model. Code that comes with a model is never run.
 
     Args:
@@ -76,7 +76,7 @@ class SentenceEncoder:
         self.revision = _folder_hash(folder) if folder.is_dir() else self._commit() or revision
         self.instruction = instruction
         self.batch_size = batch_size
-        self.dim = int(self._model.get_embedding_dimension() or 0)
+        self.dim: int = int(self._model.get_embedding_dimension() or 0)
         named = folder.resolve().name if folder.is_dir() else str(model)
         instructed = "" if instruction is None else f", instruction {instruction!r}"
         self.name = f"{named} ({self.revision or 'revision unknown'}{instructed})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.text.encoder import TextEncoder
 from rlmrec.topk import unit_rows
 from rlmrec.trust import check_finite, damaged, matrix, read_tensors
 from rlmrec.types import AnyArray, Float32Array
@@ -37,7 +38,7 @@ class TfidfConfig(Config):
     ngrams: int = Field(1, ge=1, le=3, description="longest sequence of words that is a term")
 
 
-class TfidfEncoder:
+class TfidfEncoder(TextEncoder):
     """Maps a text to its TF-IDF weights, projected on their leading singular vectors and scaled to unit length.
 
         weight of term t in a text = (1 + ln count) · (ln((1 + n) / (1 + n_t)) + 1),  rows of length 1,  x = X V
@@ -71,12 +72,8 @@ class TfidfEncoder:
         self.idf = idf
         self.components = components
         self.config = config
+        self.dim: int = int(components.shape[1])
         self.name = f"tfidf {self.dim} ({self.digest})"
-
-    @property
-    def dim(self) -> int:
-        """d_s."""
-        return int(self.components.shape[1])
 
     @cached_property
     def digest(self) -> str:
@@ -93,6 +90,10 @@ class TfidfEncoder:
             with atomic_file(path) as temporary:
                 save_file(self.state(), temporary)
         return path.name
+
+    def stored(self, folder: Path) -> dict[str, Any]:
+        """Write the encoder; return the name of its file for the manifest."""
+        return {"file": self.save(folder)}
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -186,7 +187,7 @@ class TfidfEncoder:
         return cls(described["terms"], state["idf"], state["components"], config)
 
 
-class Tfidf:
+class Tfidf(TextEncoder):
     """``--encoder tfidf``: becomes a ``TfidfEncoder`` once the texts of a catalogue are known.
 
     Args:
@@ -203,6 +204,10 @@ class Tfidf:
     def fitted_to(self, texts: Sequence[str]) -> TfidfEncoder:
         """Return an encoder fitted to the distinct texts of a catalogue."""
         return TfidfEncoder.fit(sorted(set(texts)), self.config)
+
+    def restored(self, stored: Mapping[str, Any], folder: Path) -> TfidfEncoder:
+        """Read the fitted encoder; see ``TextEncoder.restored``."""
+        return TfidfEncoder.load(folder / Path(str(stored.get("file"))).name)
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Encode texts by an encoder that is fitted to these texts alone."""

@@ -14,11 +14,11 @@ from typing import Self
 import numpy as np
 
 from rlmrec.errors import ConfigError
-from rlmrec.text.encoder import EncoderSettings
+from rlmrec.text.encoder import EncoderSettings, TextEncoder
 from rlmrec.types import Float32Array
 
 
-class WordLlamaEncoder:
+class WordLlamaEncoder(TextEncoder):
     """Static word vectors, averaged: no word order, no context, no limit on length, no network.
 
     Raises:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from rlmrec.errors import DataError
-from rlmrec.types import BoolArray, Float32Array
+from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.files import atomic_file
+from rlmrec.text.encoder import DerivedEncoder, TextEncoder
+from rlmrec.trust import damaged, matrix, read_tensors
+from rlmrec.types import AnyArray, BoolArray, Float32Array
 
 # Directions whose singular value is below this share of the largest are rounding, not text.
 NEGLIGIBLE = 1e-4
@@ -102,6 +110,75 @@ class Whitening:
     def from_state(cls, state: dict[str, Float32Array]) -> Whitening:
         """Restore what ``state`` returned."""
         return cls(state["mean"], state["map"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of mean and map."""
+        return hashlib.sha256(self.mean.tobytes() + self.map.tobytes()).hexdigest()[:16]
+
+    def save(self, folder: Path) -> str:
+        """Write mean and map into a folder as a safetensors file named after their hash; return the file's name."""
+        path = Path(folder) / f"whitening-{self.digest}.safetensors"
+        if not path.exists():
+            with atomic_file(path) as temporary:
+                save_file(self.state(), temporary)
+        return path.name
+
+    @classmethod
+    def load(cls, path: Path) -> Whitening:
+        """Read what ``save`` wrote.
+
+        Raises:
+            WorkspaceError: absent or damaged.
+        """
+        if not path.is_file():
+            raise WorkspaceError(f"{path} is absent: encode the texts again")
+        with damaged(path, "encode the texts again"):
+            return cls.of_arrays(read_tensors(path)[0])
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, AnyArray], prefix: str = "") -> Whitening:
+        """Take mean and map from the arrays of a file, and check them.
+
+        Args:
+            arrays: by name.
+            prefix: what stands before the two names.
+
+        Raises:
+            DataError: one is missing or has another type or shape, or a number is not finite.
+        """
+        directions = matrix(arrays, f"{prefix}map")
+        mean = arrays.get(f"{prefix}mean")
+        if mean is None:
+            raise DataError("the mean of the whitening is missing")
+        return cls(matrix({"mean": mean[None]}, "mean", 1, len(directions))[0], directions)
+
+
+class WhitenedEncoder(DerivedEncoder):
+    """An encoder followed by a whitening that was fitted on the text vectors of a catalogue.
+
+    Args:
+        encoder: the encoder of these vectors.
+        whitening: mean and map.
+        power: p, for the name.
+    """
+
+    def __init__(self, encoder: TextEncoder, whitening: Whitening, power: float) -> None:
+        self.parts = (encoder,)
+        self.whitening = whitening
+        self.name = whitened_name(encoder.name, power, whitening)
+        self.revision = encoder.revision
+        self.dim: int = whitening.size
+
+    def join(self, vectors: Sequence[Float32Array]) -> Float32Array:
+        """Whiten float32[n, d]; zeros, which stand for a text without a known word, stay zeros."""
+        [found] = vectors
+        return self.whitening(found, mask=np.atleast_1d(found.any(axis=1)))
+
+
+def whitened_name(encoder: str, power: float, whitening: Whitening) -> str:
+    """Name of the encoder of whitened vectors, from that of the vectors before."""
+    return f"{encoder}, whitened {power:g} ({whitening.digest})"
 
 
 def unit_rows(rows: Float32Array) -> Float32Array:
