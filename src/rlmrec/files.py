@@ -53,7 +53,7 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
         WorkspaceError: ``path`` exists and has no ``marker``.
 
     A folder cannot be replaced in one system call, so a crash between the two renames leaves
-    ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it.
+    ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it, which ``complete_folder`` finds.
     """
     if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkspaceError(
@@ -61,7 +61,7 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
         )
     temporary = _beside(path)
     temporary.mkdir(parents=True)
-    old = path.with_name(f".{path.name}.old")
+    old = _old(path)
     try:
         yield temporary
         for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private files
@@ -78,6 +78,15 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete_folder(path: Path) -> Path:
+    """Return ``path``, or the folder with its old content if a crash kept ``atomic_folder`` from replacing it."""
+    return path if path.exists() or not _old(path).exists() else _old(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def _beside(path: Path) -> Path:

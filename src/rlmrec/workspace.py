@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.files import locked
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 
@@ -84,6 +87,17 @@ class Workspace:
             WorkspaceError: there is none yet.
         """
         return Dataset.load(self.dataset_path)
+
+    @contextmanager
+    def changing_dataset(self) -> Iterator[None]:
+        """Hold the lock of the dataset while it is read, changed and saved.
+
+        Raises:
+            WorkspaceError: another process holds it.
+        """
+        busy = f"another process is changing {self.dataset_path}: wait until it has ended"
+        with locked(self.dataset_path, busy):
+            yield
 
     def text_embeddings(self, dataset: Dataset, name: str = DEFAULT_TEXT_EMBEDDINGS) -> TextEmbeddings:
         """Load the text vectors called ``name`` and check that they belong to the dataset.

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.data.interactions import Interactions
-from rlmrec.data.split import split_by_ratio, split_by_time
-from rlmrec.errors import DataError
+from rlmrec.data.split import SplitRule, split_by_ratio, split_by_time
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ConfigError, DataError
 
 
 def make(keys, n_items=12):
@@ -115,3 +116,88 @@ def test_what_cannot_be_cut_by_time():
         split_by_time(timed([(0, 0, 1)]), 1)
     with pytest.raises(DataError, match="no user has interactions with the same items"):
         split_by_time(timed([(0, 0, 1), (1, 1, 2)]), 0.5)
+
+
+def named(interactions):
+    return (
+        Vocabulary([f"u{row}" for row in range(interactions.n_users)], "user"),
+        Vocabulary([f"i{row}" for row in range(interactions.n_items)], "item"),
+    )
+
+
+def with_times(seed=0, n=90):
+    rng = np.random.default_rng(seed)
+    keys = np.sort(rng.choice(120, n, replace=False))
+    users, items = np.divmod(keys, 12)
+    return Interactions(users, items, 10, 12, timestamp=rng.permutation(n).astype(float))
+
+
+@pytest.mark.parametrize("text", ["3:1:1", "random 8:1:1", "hash", "temporal 8:1:1", "leave-last 2", "leave-last",
+                                  "temporal 2026-11-01 2026-11-15T06:00:00"])  # fmt: skip
+def test_a_rule_is_read_from_text_and_written_again(text):
+    rule = SplitRule.parse(text)
+    assert SplitRule.parse(str(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3:1", "leave-last 0", "leave-last x", "temporal 2026-11-02 2026-11-01", "byhash 1:1:1"]
+)
+def test_what_is_no_rule_is_refused(text):
+    with pytest.raises(ConfigError, match="expected three numbers such as 3:1:1"):
+        SplitRule.parse(text)
+
+
+@pytest.mark.parametrize("text", ["hash 3:1:1", "temporal 3:1:1", "leave-last 2"])
+def test_every_rule_partitions_and_does_not_depend_on_the_order_of_rows(text):
+    interactions = with_times()
+    rule, ids = SplitRule.parse(text).settled(interactions), named(interactions)
+    parts = rule.parts(interactions, *ids, np.random.default_rng(0))
+    assert sorted(np.concatenate([part.keys() for part in parts])) == sorted(interactions.keys())
+    shuffled = interactions.take(np.random.default_rng(1).permutation(len(interactions)))
+    again = rule.parts(shuffled, *ids, np.random.default_rng(5))
+    if text != "hash 3:1:1":  # which interaction a user keeps for training may depend on it
+        assert [set(part.keys()) for part in parts] == [set(part.keys()) for part in again]
+
+
+def test_hash_is_stable_and_near_the_ratio():
+    """A pair keeps its split whatever else is there; the hash itself is fixed."""
+    rng = np.random.default_rng(0)
+    keys = rng.choice(200 * 300, 30_000, replace=False)
+    interactions = Interactions(*np.divmod(keys, 300), 200, 300)
+    rule, ids = SplitRule.parse("hash 3:1:1"), named(interactions)
+    place = rule.places(interactions, *ids)
+    np.testing.assert_allclose(np.bincount(place) / len(place), [0.6, 0.2, 0.2], atol=0.01)
+    assert (rule.places(interactions.take(np.arange(500)), *ids) == place[:500]).all()
+    pair = Interactions(np.arange(8) // 4, np.arange(8) % 4, 2, 4)
+    assert rule.places(pair, *named(pair)).tolist() == HASHED
+
+
+HASHED = [0, 2, 0, 0, 0, 0, 2, 0]
+
+
+def test_temporal_by_moments_and_by_shares():
+    interactions = with_times(n=100)
+    by_share = SplitRule.parse("temporal 8:1:1").settled(interactions)
+    assert by_share.moments == (80.0, 90.0)
+    train, valid, test = by_share.parts(interactions, *named(interactions), np.random.default_rng(0))
+    assert train.timestamp.max() < 80 <= valid.timestamp.min()
+    assert valid.timestamp.max() < 90 <= test.timestamp.min()
+    rule = SplitRule.parse("temporal 1969-01-01 1970-01-01")
+    with pytest.raises(DataError, match="leaves nothing to train on"):
+        rule.parts(interactions, *named(interactions), np.random.default_rng(0))
+    with pytest.raises(DataError, match="temporal split needs timestamps"):
+        by_share.parts(make(range(30)), *named(make(range(30))), np.random.default_rng(0))
+
+
+def test_leave_last():
+    interactions = with_times()
+    train, valid, test = SplitRule.parse("leave-last 2").parts(
+        interactions, *named(interactions), np.random.default_rng(0)
+    )
+    for user in range(10):
+        times = np.sort(interactions.timestamp[interactions.users == user])
+        n_test = min(2, len(times) - 1)
+        n_valid = min(2, len(times) - 1 - n_test)
+        cuts = [len(times) - n_test - n_valid, len(times) - n_test]
+        for part, expected in zip((train, valid, test), np.split(times, cuts), strict=True):
+            assert sorted(part.timestamp[part.users == user]) == expected.tolist()

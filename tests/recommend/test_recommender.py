@@ -199,7 +199,10 @@ def test_of_a_dataset(tmp_path):
     Recommender.of(dataset, users, items, {"run": "base"}).save(tmp_path / "r")
     loaded = Recommender.load(tmp_path / "r")
     assert loaded.manifest == {"run": "base", "dataset": "tiny", "fingerprint": dataset.fingerprint}
-    assert set(loaded.recommend(7, k=2)[0].tolist()) == {"b", "c"}  # training alone counts as seen
+    assert loaded.recommend(7, k=2)[0].tolist() == ["c", None]  # the held-out item is known, too
+    assert loaded.rank(7, ["c"]).tolist() == [1]
+    assert set(loaded.with_known(None).recommend(7, k=2)[0].tolist()) == {"b", "c"}  # as the paper evaluates
+    assert loaded.history(0).tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["embeddings.safetensors", "ids.json", "recommender.json"])

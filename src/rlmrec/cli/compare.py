@@ -64,6 +64,12 @@ def compare(
     )
     if repeated:
         raise ConfigError(f"{', '.join(repeated)} would be compared with itself: name each run once")
+    final = [run.name for group in groups for run in group.runs if run.config["data"].get("final")]
+    if final:
+        raise ConfigError(
+            f"{', '.join(final)}: trained on everything (--final), so there is no test figure: compare the runs whose "
+            "options they took"
+        )
     datasets = {run.config["data"]["dataset"] for group in groups for run in group.runs}
     if len(datasets) > 1:
         raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")

@@ -32,6 +32,10 @@ app = typer.Typer(
     "**Example:**  `rlmrec data table ratings.csv --items items.csv -w shop`",
 )
 
+ColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="By default as when the dataset was made.")
+]
+MUCH = 0.05  # share of the users or items that are left out, above which a command warns
 DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
 # The options of every command whose source is filtered and split: name → type with help, default.
 FILTERS: dict[str, tuple[Any, Any]] = {
@@ -58,7 +62,28 @@ FILTERS: dict[str, tuple[Any, Any]] = {
         Annotated[int, typer.Option(min=1, help="Each user and item keeps at least this many interactions.")],
         10,
     ),
-    "split": (Annotated[str, typer.Option(help="Ratio of training, validation and test.")], "3:1:1"),
+    "split": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Training, validation and test. 3:1:1: at random in this ratio. 'hash 3:1:1': by a hash of user "
+                "and item, so that a pair keeps its place when data is added. 'temporal 8:1:1' or 'temporal 2026-11-01 "
+                "2026-11-15': the earlier for training, by share or by the moments where validation and test begin. "
+                "'leave-last 1': each user's last for test, the one before for validation."
+            ),
+        ],
+        "3:1:1",
+    ),
+    "cold": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Held-out interactions of users and items without training, which a split by time makes. keep: "
+                "known and part of a final model, but not evaluated. drop: left out."
+            ),
+        ],
+        "keep",
+    ),
     "seed": (Annotated[int, typer.Option(min=0, help="Seed of the sampling and the split.")], 0),
 }
 
@@ -74,7 +99,7 @@ def make_command(reader: Reader) -> Callable[..., None]:
         if name != "progress"
     }
     filters = {
-        option: _keyword(option, kind, reader.min_rating if option == "min_rating" else default)
+        option: _keyword(option, kind, getattr(reader, option, default))
         for option, (kind, default) in ({} if reader.is_split else FILTERS).items()
         if reader.rated or option != "min_rating"
     }
@@ -154,8 +179,8 @@ def _filter_options(values: dict[str, Any]) -> dict[str, Any]:
     """Convert the options of a command to those of ``Dataset.from_source``."""
     if not values:
         return {}
-    start, end, split = values.pop("start"), values.pop("end"), values.pop("split")
-    return {**values, "period": _period(start, end), "split": _ratio(split)}
+    start, end = values.pop("start"), values.pop("end")
+    return {**values, "period": _period(start, end)}
 
 
 def _refuse_filters(context: typer.Context, filters: dict[str, Any]) -> None:
@@ -208,14 +233,6 @@ def _reading(output: Output) -> Iterator[Progress]:
             update(-(-done >> 20))
 
         yield progress
-
-
-def _ratio(text: str) -> tuple[float, float, float]:
-    try:
-        train, valid, test = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise ConfigError(f"--split {text!r}: expected three numbers such as 3:1:1") from None
-    return train, valid, test
 
 
 def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Output) -> None:
@@ -298,7 +315,107 @@ def describe(dataset: Dataset, output: Output) -> None:
         **dataset.provenance.get("texts", {}),
     }
     rows += [[label, f"{count:,}"] for label, count in steps.items()]
-    output.table(f"dataset {dataset.name}", ["", ""], rows)
+    output.table(f"dataset {dataset.name}", ["", ""], rows, text_columns=2)
+    _say_left_out(dataset, output)
+
+
+def _say_left_out(dataset: Dataset, output: Output) -> None:
+    """Print who was left out and why, in yellow where it is much."""
+    left_out: dict[str, int] = dataset.provenance.get("left out", {})
+    for kind, size in (("users", dataset.n_users), ("items", dataset.n_items)):
+        reasons = {
+            label.partition(": ")[2]: count for label, count in left_out.items() if label.startswith(kind)
+        }
+        total = sum(reasons.values())
+        if not total:
+            continue
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        line = f"left out: {total:,} of {total + size:,} {kind} ({why})"
+        if total > MUCH * (total + size):
+            core = any("core" in reason for reason in reasons)
+            remedy = "; --k-core 1 keeps everybody" if core else ""
+            output.say(f"[yellow]{escape(line)}{remedy}[/]")
+        else:
+            output.say(escape(line))
+
+
+@app.command("append")
+def append_command(
+    file: Annotated[
+        Path | None, typer.Argument(help="File of new interactions; leave it out to update items or users.")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="File of items: texts of new ones, and new values such as prices of known ones."),
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="File of users, likewise.")] = None,
+    user_column: ColumnOption = None,
+    item_column: ColumnOption = None,
+    rating_column: ColumnOption = None,
+    timestamp_column: ColumnOption = None,
+    review_column: ColumnOption = None,
+    title_column: ColumnOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Append new interactions, users and items to the workspace's dataset.
+
+    Ids keep their rows and held-out interactions stay held out, so that runs, vectors and profiles of before stay
+    usable; only texts that are new or have changed are encoded or asked again. New interactions are split by the
+    rule of the dataset. Repeating the command changes nothing.
+
+    **Examples:**
+
+    `rlmrec data append orders-2026-11-28.csv --items products.csv -w shop`
+
+    `rlmrec data append --items stock.csv -w shop`   (prices and stock alone)
+    """
+    from rlmrec.data.append import append
+    from rlmrec.data.tables import Columns, read_table
+    from rlmrec.workspace import Workspace
+
+    place, output = Workspace(workspace), Output(as_json)
+    if file is None and items is None and users is None:
+        raise ConfigError("nothing to append: give a file of interactions, --items FILE or --users FILE")
+    with place.changing_dataset():
+        dataset = place.dataset()
+        given = (user_column, item_column, rating_column, timestamp_column, review_column, title_column)
+        recorded = dataset.provenance.get("columns", {})
+        names = ("user", "item", "rating", "timestamp", "review", "title")
+        *chosen, title = (own or recorded.get(name) for name, own in zip(names, given, strict=True))
+        columns = Columns(chosen[0] or "user_id", chosen[1] or "item_id", *chosen[2:])
+        appended = append(
+            dataset,
+            read_table(file, columns.present, ids=columns[:2]) if file is not None else None,
+            columns,
+            items=read_table(items, ids=(columns.item,)) if items is not None else None,
+            users=read_table(users, ids=(columns.user,)) if users is not None else None,
+            title=title,
+        )
+        grown = appended.dataset
+        if grown is not dataset:
+            grown.save(place.dataset_path)
+    rows = [[label, f"{count:,}"] for label, count in appended.counts.items()]
+    rows += [
+        ["new users", f"{len(appended.new_users):,}"],
+        ["new items", f"{len(appended.new_items):,}"],
+        ["users x items", f"{grown.n_users:,} x {grown.n_items:,}"],
+    ]
+    output.table(f"appended to {grown.name}", ["", ""], rows)
+    if grown is dataset:
+        output.say("nothing new: the dataset stays as it is")
+    elif grown.fingerprint != dataset.fingerprint:
+        output.say("next: 'rlmrec encode' for vectors of what is new, then 'rlmrec train'")
+    output.result(
+        {
+            "dataset": str(place.dataset_path),
+            "fingerprint": grown.fingerprint,
+            "counts": appended.counts,
+            "new_users": len(appended.new_users),
+            "new_items": len(appended.new_items),
+            "changed": grown is not dataset,
+        }
+    )
 
 
 for _name, _reader in READERS.items():

@@ -54,6 +54,11 @@ def evaluate(
         # Vectors can change under a run that took no training to make, so the run is always made again.
         run_semantic_only(dataset, place.text_embeddings(dataset), folder, overwrite=True)
     recommender = open_recommender(place, run, dataset)
+    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
+        raise ConfigError(
+            f"run {run!r} was trained on everything (--final): no interaction is left to evaluate it on; "
+            "evaluate the run whose options it took"
+        )
     metrics = rank(recommender.scorer(), dataset, k=lengths, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     output.table(

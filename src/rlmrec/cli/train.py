@@ -24,6 +24,7 @@ from rlmrec.cli.arguments import (
     SettingsOption,
     TextEmbeddingsOption,
     WorkspaceOption,
+    is_given,
 )
 from rlmrec.errors import ConfigError
 from rlmrec.experiments import DEFAULT_PRESET
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from rlmrec.experiments.run import InitialEmbeddings
     from rlmrec.experiments.spec import RunSpec
     from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.workspace import Workspace
 
 FEW_UPDATES = 50  # of Adam: at the learning rates of the presets the embeddings have hardly left their start
 
 
 def train(
+    context: typer.Context,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     backbone: BackboneOption = None,
     alignment: AlignmentOption = "none",
@@ -54,6 +57,20 @@ def train(
     ] = None,
     start_from: Annotated[
         str | None, typer.Option(metavar="RUN", help="Start from the learned initial embeddings of this run.")
+    ] = None,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help="Train on everything, held-out interactions too, with the options of --like. Such a run is for use: "
+            "it has no test figure.",
+        ),
+    ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="With --final: take the options and the number of epochs of this run."
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     overwrite: OverwriteOption = False,
@@ -77,6 +94,8 @@ def train(
     `rlmrec train -w movies --alignment contrastive --text-embeddings by-llm`
 
     `rlmrec train -w amazon --backbone lightgcn --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
+
+    `rlmrec train -w shop --final --like con --name live`   (the model to use, on all data)
     """
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
@@ -92,8 +111,12 @@ def train(
     chosen = parse_settings(settings or [])
     if epochs is not None:
         chosen["epochs"] = epochs
-    backbone = backbone or default_backbone(alignment)
-    spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
+    if final or like is not None:
+        spec, text_embeddings_name = _final_spec(context, place, final, like, text_embeddings_name, epochs)
+        backbone, alignment, name = spec.backbone, spec.alignment, name or f"{like}-final"
+    else:
+        backbone = backbone or default_backbone(alignment)
+        spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
     if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
         place.text_embeddings(dataset, text_embeddings_name)  # those that were named must be there
@@ -118,21 +141,66 @@ def train(
     finished = train_with_progress(
         spec, dataset, text_embeddings, place.run(name), output,
         start=start, device=device, overwrite=overwrite, tensorboard=tensorboard,
-        text_embeddings_name=text_embeddings_name,
+        text_embeddings_name=text_embeddings_name, final=final,
     )  # fmt: skip
     metrics = finished.metrics
-    show_metrics([finished.group()], output)
+    if final:
+        output.say(
+            escape(
+                f"trained on all {len(dataset.everything()):,} interactions like {like}; nothing was held out, so this "
+                f"run has no test figure of its own: that of {like} stands for the choice of options"
+            )
+        )
+    else:
+        show_metrics([finished.group()], output)
     if spec.is_closed_form:
         texts = None if text_embeddings is None else text_embeddings_name
         _describe_fit(metrics, spec, texts, finished.folder, output)
         output.result({"run": name, **metrics})
         return
-    output.say(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, "
-        f"{show_seconds(metrics['seconds_per_epoch'])} s/epoch; saved in {finished.folder}"
+    what = (
+        f"{metrics['epochs']} epochs"
+        if final
+        else f"best epoch {metrics['best_epoch']} of {metrics['epochs']}"
     )
-    _warn_of_few_updates(metrics["epochs"], spec, dataset, output)
+    output.say(
+        escape(f"{what}, {show_seconds(metrics['seconds_per_epoch'])} s/epoch; saved in {finished.folder}")
+    )
+    if not final:
+        _warn_of_few_updates(metrics["epochs"], spec, dataset, output)
     output.result({"run": name, **metrics})
+
+
+def _final_spec(
+    context: typer.Context,
+    place: Workspace,
+    final: bool,
+    like: str | None,
+    text_embeddings_name: str,
+    epochs: int | None,
+) -> tuple[RunSpec, str]:
+    """Return the spec of a final run and the name of the text embeddings that the run before it read."""
+    from dataclasses import replace
+
+    from rlmrec.experiments.final import final_spec
+    from rlmrec.experiments.run import read_config
+
+    if not final or like is None:
+        raise ConfigError(
+            "--final and --like RUN go together: a final run takes the options of a run that was chosen"
+        )
+    fixed = ("backbone", "alignment", "preset", "settings", "seed")
+    given = [option for option in fixed if is_given(context, option)]
+    if given:
+        names = ", ".join("--set" if option == "settings" else f"--{option}" for option in given)
+        raise ConfigError(f"{names}: a final run takes the options of --like {like}; leave it out")
+    folder = place.finished_run(like)
+    spec = final_spec(folder)
+    if epochs is not None and not spec.is_closed_form:
+        spec = replace(spec, training=spec.training.model_copy(update={"epochs": epochs}))
+    if not is_given(context, "text_embeddings_name"):
+        text_embeddings_name = read_config(folder).get("names", {}).get("semantics", text_embeddings_name)
+    return spec, text_embeddings_name
 
 
 def _describe_fit(
@@ -189,6 +257,7 @@ def train_with_progress(
     overwrite: bool = False,
     tensorboard: bool = False,
     text_embeddings_name: str = DEFAULT_TEXT_EMBEDDINGS,
+    final: bool = False,
 ) -> FinishedRun:
     """Train a run (see ``rlmrec.experiments.run.run``) with a progress bar: loss, best validation metric, time left.
 
@@ -199,7 +268,9 @@ def train_with_progress(
 
     label = folder.name
     if (folder / "metrics.json").exists() and not overwrite:
-        kept = run(spec, dataset, text_embeddings, folder, start=start)  # refuses if it is another run
+        kept = run(
+            spec, dataset, text_embeddings, folder, start=start, final=final
+        )  # refuses if it is another run
         output.say(f"{label}: already finished and kept (--overwrite trains it again)")
         return FinishedRun(label, folder, kept)
     log = _EventLog(folder) if tensorboard else None
@@ -215,8 +286,9 @@ def train_with_progress(
                 updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
 
         def on_epoch(record: dict[str, Any]) -> None:
-            loss, best = sum(record["loss"].values()), record["best"]
-            note = f"loss {loss:.3f} · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
+            note = f"loss {sum(record['loss'].values()):.3f}"
+            if best := record.get("best"):
+                note += f" · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
             for update in updates:
                 update(record["epoch"] + 1, note)
             if log is not None:
@@ -225,7 +297,7 @@ def train_with_progress(
         metrics = run(
             spec, dataset, text_embeddings, folder,
             start=start, device=device, overwrite=overwrite, text_embeddings_name=text_embeddings_name,
-            on_start=on_start, on_epoch=on_epoch,
+            on_start=on_start, on_epoch=on_epoch, final=final,
         )  # fmt: skip
     return FinishedRun(label, folder, metrics)
 

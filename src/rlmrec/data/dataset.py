@@ -8,18 +8,18 @@ import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from rlmrec.data.interactions import Interactions, repeats
+from rlmrec.data.interactions import Interactions, joined, repeats
 from rlmrec.data.source import Source
-from rlmrec.data.split import split_by_ratio
-from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.data.split import SplitRule
+from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
-from rlmrec.files import atomic_folder, read_json, sha256, write_json
+from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json
 from rlmrec.trust import damaged, expect
 from rlmrec.types import IntArray
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
+COLD = ("keep", "drop")
+MOST_LEFT_OUT = 1_000_000  # ids of users that were left out and are stored
 _NO_FILTERS = {
     "min_rating": None, "period": None, "sample_users": None, "k_core": 1, "split": [3, 1, 1], "seed": 0,
 }  # fmt: skip
@@ -53,6 +55,9 @@ class Dataset:
         notes: remarks on the data for the user; not saved.
         unranked: pairs beside those of ``train`` that no list may contain, such as history that an experiment hides
             from training; not saved.
+        cold: interactions of users without a training interaction, as a split by time leaves them. They are known, so
+            they are not recommended, and a final model learns from them; they are not evaluated. None without any.
+        left_out: one row for each user of the source that no interaction is left of: ``id`` as text and ``reason``.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -70,10 +75,11 @@ class Dataset:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unranked: Interactions | None = None
+    cold: Interactions | None = None
+    left_out: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
-        for split in SPLITS:
-            part = self.split(split)
+        for split, part in self._parts():
             if (part.n_users, part.n_items) != (self.n_users, self.n_items):
                 raise DataError(
                     f"{split} is {part.n_users} x {part.n_items} (users x items), "
@@ -150,12 +156,65 @@ class Dataset:
         known = self.train.csr()
         return known if self.unranked is None else sp.csr_array(known + self.unranked.csr())
 
+    def _parts(self) -> list[tuple[str, Interactions]]:
+        """Return the splits by name, and the cold interactions where there are any."""
+        parts = [(split, self.split(split)) for split in SPLITS]
+        return parts if self.cold is None else [*parts, ("cold", self.cold)]
+
+    def everything(self) -> Interactions:
+        """Return all interactions that are known: training, validation, test and cold ones."""
+        return joined([part for _, part in self._parts()])
+
+    def final(self) -> Dataset:
+        """Return this dataset with everything in training and nothing held out, for a model that goes into use.
+
+        It has the same fingerprint, since ids and pairs are the same: vectors and recommenders of the one are also
+        those of the other.
+        """
+        everything = self.everything()
+        nothing = everything.take(np.empty(0, np.int64))
+        final = replace(self, train=everything, valid=nothing, test=nothing, cold=None)
+        final.__dict__["fingerprint"] = self.fingerprint  # where cached_property keeps it
+        return final
+
+    @property
+    def lineage(self) -> list[dict[str, Any]]:
+        """The datasets that this one was made of by appending, oldest first: fingerprint, content, sizes, changes."""
+        ancestors: list[dict[str, Any]] = self.provenance.get("lineage", [])
+        return ancestors
+
+    def descends_from(self, fingerprint: str | None) -> bool:
+        """Return whether a fingerprint is that of this dataset or of one that it was made of by appending.
+
+        Then every id of that dataset has the same row here, and its held-out pairs are held out here.
+        """
+        return fingerprint in (self.fingerprint, *(one["fingerprint"] for one in self.lineage))
+
+    def keeps_profile(self, kind: str, raw: RawId, content: str | None) -> bool:
+        """Return whether a profile that was written for a dataset with this ``content`` is still that of its node.
+
+        After appending it is, unless the item's text has changed; that a user has more interactions now makes no
+        profile wrong.
+
+        Args:
+            kind: "item" or "user".
+            raw: raw id of the node.
+            content: what the profile names.
+        """
+        if content == self.content:
+            return True
+        contents = [one["content"] for one in self.lineage]
+        if content not in contents or (kind == "item" and raw not in self.items):
+            return False
+        later = self.lineage[len(contents) - 1 - contents[::-1].index(content) :]
+        return kind != "item" or all(self.items.row(raw) not in one["changed"] for one in later)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the ids and the splits, by which vectors, runs and recommenders name their dataset."""
         digest = hashlib.sha256(json.dumps([self.users.ids, self.items.ids]).encode())
-        for split in SPLITS:
-            digest.update(np.sort(self.split(split).keys()).tobytes() + b"|")
+        for _, part in self._parts():
+            digest.update(np.sort(part.keys()).tobytes() + b"|")
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -190,7 +249,8 @@ class Dataset:
         period: tuple[float | None, float | None] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
-        split: tuple[float, float, float] = (3, 1, 1),
+        split: tuple[float, float, float] | str = (3, 1, 1),
+        cold: str = "keep",
         seed: int = 0,
     ) -> Dataset:
         """Filter and split the interactions of a source, in the paper's order (Section 4.1.1).
@@ -205,7 +265,9 @@ class Dataset:
             period: (start, end) in seconds since 1970, end excluded, None for no bound; None keeps all.
             sample_users: share of users to keep, in (0, 1], or their number, above 1; None keeps all.
             k_core: least number of interactions of each remaining user and item.
-            split: ratio of training, validation and test.
+            split: ratio of training, validation and test, or the text of a ``SplitRule``.
+            cold: what becomes of the held-out interactions of users and items without a training interaction, which a
+                split by time makes: "keep" keeps them (``Dataset.cold``), "drop" leaves them out. Both are counted.
             seed: seed of the sampling and the split.
 
         Raises:
@@ -216,12 +278,15 @@ class Dataset:
             raise ConfigError(
                 f"expected a seed of at least 0 and a k_core of at least 1, got {seed} and {k_core}"
             )
+        if cold not in COLD:
+            raise ConfigError(f"cold {cold!r}: expected one of {', '.join(COLD)}")
+        rule = SplitRule.parse(split) if isinstance(split, str) else SplitRule("random", split)
         filters = {
             "min_rating": min_rating,
             "period": list(period) if period is not None else None,
             "sample_users": sample_users,
             "k_core": k_core,
-            "split": list(split),
+            "split": list(rule.shares) if rule.kind == "random" else str(rule),
             "seed": seed,
         }
         notes = list(source.notes)
@@ -232,19 +297,27 @@ class Dataset:
             if given:
                 raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
             train, valid, test = (_merged(part, source, notes) for part in source.interactions)
+            left_out = None
         else:
             rng = np.random.default_rng(seed)
-            kept, counts = _filtered(source, notes, min_rating, period, sample_users, k_core, rng)
+            kept, counts, left_out = _filtered(source, notes, min_rating, period, sample_users, k_core, rng)
             kept, sides = _renumbered(kept, *sides)
-            train, valid, test = split_by_ratio(kept, split, rng)
-            provenance |= {"options": filters, "interactions": counts}
+            rule = rule.settled(kept)
+            train, valid, test = rule.parts(kept, sides[0], sides[1], rng)
+            provenance |= {"options": filters, "interactions": counts, "left out": left_out.summary}
+            if rule.kind != "random":
+                provenance["split"] = str(rule)
+        train, valid, test, later = _without_cold(train, valid, test, sides, cold, provenance, notes)
         for part, found, lack in (
             ("valid", valid, "training cannot be stopped early"),
             ("test", test, "there is no final result"),
         ):
             if not len(found):
                 notes.append(f"the {part} split is empty, so {lack}: give more interactions or another split")
-        dataset = cls(name or source.name, train, valid, test, *sides, provenance, tuple(notes))
+        dataset = cls(
+            name or source.name, train, valid, test, *sides, provenance, tuple(notes),
+            later, None if left_out is None else left_out.table,
+        )  # fmt: skip
         return dataset if source.finish is None else source.finish(dataset)
 
     @classmethod
@@ -268,7 +341,8 @@ class Dataset:
         period: tuple[float | None, float | None] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
-        split: tuple[float, float, float] = (3, 1, 1),
+        split: tuple[float, float, float] | str = (3, 1, 1),
+        cold: str = "keep",
         seed: int = 0,
     ) -> Dataset:
         """Make a dataset of data frames: pandas, Polars or Arrow.
@@ -287,7 +361,7 @@ class Dataset:
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             users: user texts, one row per user.
             train, valid, test: interactions of a ready-made split, instead of ``df``.
-            min_rating, period, sample_users, k_core, split, seed: as in ``from_source``.
+            min_rating, period, sample_users, k_core, split, cold, seed: as in ``from_source``.
 
         Raises:
             ConfigError: neither ``df`` nor a split is given, or filters are given for a split.
@@ -310,7 +384,7 @@ class Dataset:
         )  # fmt: skip
         dataset = cls.from_source(
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,
-            split=split, seed=seed,
+            split=split, cold=cold, seed=seed,
         )  # fmt: skip
         for note in dataset.notes:
             warnings.warn(note, stacklevel=2)
@@ -319,9 +393,11 @@ class Dataset:
     def save(self, folder: Path | str) -> None:
         """Write the dataset as a folder of Parquet tables and ``dataset.json``, atomically."""
         with atomic_folder(Path(folder), "dataset.json") as temporary:
-            tables = {split: _table(self.split(split)) for split in SPLITS}
+            tables = {split: _table(part) for split, part in self._parts()}
             tables["users"] = _ids_and_texts(self.users, self.user_texts)
             tables["items"] = _ids_and_texts(self.items, self.item_texts)
+            if self.left_out is not None and len(self.left_out):
+                tables["left_out"] = self.left_out
             for name, table in tables.items():
                 table.write_parquet(temporary / f"{name}.parquet")
             manifest = {
@@ -343,7 +419,7 @@ class Dataset:
         Raises:
             WorkspaceError: the folder is absent, of another format, or a file does not match its checksum.
         """
-        folder = Path(folder)
+        folder = complete_folder(Path(folder))
         if not (folder / "dataset.json").exists():
             raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
         with damaged(folder, "run 'rlmrec data …' again"):
@@ -355,7 +431,8 @@ class Dataset:
         if manifest.get("format", FORMAT) != FORMAT:
             raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
         tables = {}
-        for name in (*SPLITS, "users", "items"):
+        optional = [name for name in ("cold", "left_out") if name in manifest["sha256"]]
+        for name in (*SPLITS, "users", "items", *optional):
             path = folder / f"{name}.parquet"
             if not path.exists() or sha256(path) != manifest["sha256"][name]:
                 raise WorkspaceError(f"{path} is missing or was changed: run 'rlmrec data …' again")
@@ -373,7 +450,77 @@ class Dataset:
             _texts(tables["items"]),
             _texts(tables["users"]),
             expect(manifest["provenance"], dict, "the provenance"),
+            cold=_interactions(tables["cold"], len(users), len(items)) if "cold" in tables else None,
+            left_out=tables.get("left_out"),
         )
+
+
+class _LeftOut(NamedTuple):
+    """The users and items of a source of which the filters leave no interaction."""
+
+    table: pl.DataFrame
+    summary: dict[str, int]
+
+
+def _left_out(source: Source, steps: list[tuple[str, Interactions]]) -> _LeftOut:
+    """Find the users and items that each step leaves out.
+
+    Args:
+        source: whose users and items.
+        steps: the interactions after each filter, and why it leaves out others; the first are those read.
+    """
+    gone: dict[str, list[str]] = {"id": [], "reason": []}
+    summary = {}
+    for kind, ids in (("users", source.users), ("items", source.items)):
+        before = steps[0][1]
+        had = before.user_degrees() if kind == "users" else before.item_degrees()
+        for reason, after in steps[1:]:
+            has = after.user_degrees() if kind == "users" else after.item_degrees()
+            rows = np.flatnonzero((had > 0) & (has == 0)).tolist()
+            if rows:
+                summary[f"{kind}: {reason}"] = len(rows)
+            if kind == "users" and len(gone["id"]) + len(rows) <= MOST_LEFT_OUT:
+                gone["id"] += [str(ids.id(row)) for row in rows]
+                gone["reason"] += [reason] * len(rows)
+            had = has
+    return _LeftOut(pl.DataFrame(gone, schema={"id": pl.String, "reason": pl.String}), summary)
+
+
+def _without_cold(
+    train: Interactions,
+    valid: Interactions,
+    test: Interactions,
+    sides: tuple[Any, ...],
+    cold: str,
+    provenance: dict[str, Any],
+    notes: list[str],
+) -> tuple[Interactions, Interactions, Interactions, Interactions | None]:
+    """Separate the held-out interactions of users without a training interaction, and count them and such items."""
+    held_out = joined([valid, test])
+    is_new_user = train.user_degrees() == 0
+    is_new_item = train.item_degrees() == 0
+    new_users = np.unique(held_out.users[is_new_user[held_out.users]])
+    new_items = np.unique(held_out.items[is_new_item[held_out.items]])
+    if len(new_users) or len(new_items):
+        provenance["cold"] = {"users": len(new_users), "items": len(new_items)}
+        some = [(rows, ids) for rows, ids in ((new_users, sides[0]), (new_items, sides[1])) if len(rows)]
+        counts = " and ".join(
+            f"{len(rows):,} {ids.kind}s (for example {ids.id(int(rows[0]))!r})" for rows, ids in some
+        )
+        what = (
+            "their interactions are left out"
+            if cold == "drop"
+            else "they are kept: such users are not evaluated, such items cannot be found from interactions"
+        )
+        notes.append(f"{counts} have no training interaction: {what} (cold, --cold keep or drop)")
+    if cold == "drop":
+        valid, test = (
+            part.take(~is_new_user[part.users] & ~is_new_item[part.items]) for part in (valid, test)
+        )
+        return train, valid, test, None
+    later = held_out.take(is_new_user[held_out.users]) if len(new_users) else None
+    valid, test = (part.take(~is_new_user[part.users]) for part in (valid, test))
+    return train, valid, test, later
 
 
 def _json(value: Any) -> bytes:
@@ -388,25 +535,30 @@ def _filtered(
     sample_users: float | None,
     k_core: int,
     rng: np.random.Generator,
-) -> tuple[Interactions, dict[str, int]]:
-    """Apply the filters; return what is left and the number of interactions after each filter."""
+) -> tuple[Interactions, dict[str, int], _LeftOut]:
+    """Apply the filters; return what is left, the interactions after each filter, and who was left out."""
     assert isinstance(source.interactions, Interactions)
     kept = source.interactions
     counts = {"read": len(kept)}
+    steps = [("", kept)]
     if min_rating is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
+        steps.append((f"all rated below {min_rating:g}", kept))
     if period is not None and period != (None, None):
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
+        steps.append(("nothing in the period", kept))
     kept = _merged(kept, source, notes)
     counts["distinct pairs"] = len(kept)
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)
+        steps.append(("not in the sample of users", kept))
     kept = kept.k_core(k_core)
     counts[f"in the {k_core}-core"] = len(kept)
-    return kept, counts
+    steps.append((f"not in the {k_core}-core", kept))
+    return kept, counts, _left_out(source, steps)
 
 
 def _merged(part: Interactions, source: Source, notes: list[str]) -> Interactions:

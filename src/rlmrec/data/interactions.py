@@ -249,6 +249,17 @@ class Interactions:
         )
 
 
+def joined(parts: Sequence[Interactions]) -> Interactions:
+    """Join interactions over the same users and items, with the columns that all of them have."""
+    columns = [part.columns() for part in parts if len(part)] or [parts[0].columns()]
+    shared: dict[str, Any] = {
+        name: np.concatenate([found[name] for found in columns])
+        for name in columns[0]
+        if all(name in found for found in columns)
+    }
+    return replace(parts[0], **{**dict.fromkeys(("rating", "timestamp", "review")), **shared})
+
+
 def _date(moment: float) -> str:
     # Clipped to some thousand years: a source can hold any number.
     return str(np.datetime64(int(np.clip(moment, -6e10, 2.5e11)), "s").astype("datetime64[D]"))

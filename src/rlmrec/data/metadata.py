@@ -46,6 +46,22 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
     return texts
 
 
+def text_columns(dataset: Dataset) -> list[str]:
+    """Return the columns of items that describe them: what is encoded and what a language model reads.
+
+    A dataset of one's own tables records them; of others they are all columns.
+    """
+    if dataset.item_texts is None:
+        return []
+    recorded = dataset.provenance.get("text_columns", dataset.item_texts.columns)
+    return [name for name in recorded if name in dataset.item_texts.columns]
+
+
+def described_items(dataset: Dataset) -> pl.DataFrame | None:
+    """Return the items' columns that describe them, one row per item; None without texts."""
+    return None if dataset.item_texts is None else dataset.item_texts.select(text_columns(dataset))
+
+
 def item_labels(dataset: Dataset) -> list[str]:
     """What to call each item in a table: its title and year, else its first text, else its id."""
     if dataset.item_texts is None:

@@ -36,6 +36,7 @@ class Reader:
         rated: whether the source can have ratings.
         min_rating: default of --min-rating.
         is_split: whether the split is always ready-made, so that there is nothing to filter.
+        k_core: default of --k-core.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Reader:
     rated: bool = True
     min_rating: float | None = None
     is_split: bool = False
+    k_core: int = 10
 
     @cached_property
     def read(self) -> Callable[..., Source]:
@@ -97,8 +99,10 @@ READERS = {
         "rlmrec.data.tables:read_tables",
         (
             "table ratings.csv --rating-column rating --min-rating 3 --items items.csv -w shop",
+            "table orders.csv --timestamp-column ordered_at --split 'temporal 8:1:1' -w shop",
             "table --train train.csv --valid valid.csv --test test.csv -w shop",
         ),
+        k_core=1,
     ),
     "published": Reader(
         "rlmrec.data.published:read_published", ("published data/amazon -w amazon",), is_split=True

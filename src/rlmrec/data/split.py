@@ -2,18 +2,218 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from rlmrec.data.interactions import Interactions
-from rlmrec.errors import DataError
-from rlmrec.types import IntArray
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ConfigError, DataError
+from rlmrec.types import FloatArray, IntArray
+
+KINDS = ("random", "hash", "temporal", "leave-last")
+Parts = tuple[Interactions, Interactions, Interactions]
 
 
-def split_by_ratio(
-    interactions: Interactions, ratio: Sequence[float], rng: np.random.Generator
-) -> tuple[Interactions, Interactions, Interactions]:
+@dataclass(frozen=True)
+class SplitRule:
+    """A rule by which interactions go to training, validation or test.
+
+    random: by chance, in the ratio ``shares``; each user and item keeps a training interaction.
+    hash: by a hash of the pair of ids, about in the ratio, so that a pair always falls into the same split.
+    temporal: validation begins at the first of two moments and test at the second; ``shares`` finds the moments.
+    leave-last: each user's last ``last`` interactions are for test and the ``last`` before them for validation.
+
+    Args:
+        kind: one of these.
+        shares: ratio of training, validation and test; of all but leave-last.
+        moments: seconds since 1970 of temporal; None takes ``shares``.
+        last: K of leave-last.
+    """
+
+    kind: str = "random"
+    shares: tuple[float, float, float] = (3, 1, 1)
+    moments: tuple[float, float] | None = None
+    last: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> SplitRule:
+        """Read a rule from text.
+
+        Raises:
+            ConfigError: it is none.
+
+        Example:
+            >>> SplitRule.parse("leave-last 2").last, SplitRule.parse("temporal 8:1:1").shares
+            (2, (8.0, 1.0, 1.0))
+        """
+        words = text.split()
+        kind = words.pop(0) if words and words[0] in KINDS else "random"
+        try:
+            if kind == "leave-last" and len(words) <= 1:
+                last = int(words[0]) if words else 1
+                if last >= 1:
+                    return cls(kind, last=last)
+            elif kind == "temporal" and len(words) == 2:
+                start, end = (_moment(word) for word in words)
+                if start <= end:
+                    return cls(kind, moments=(start, end))
+            elif not words:
+                if text:
+                    return cls(kind)
+            elif len(words) == 1:
+                train, valid, test = (float(part) for part in words[0].split(":"))
+                return cls(kind, (train, valid, test))
+        except ValueError:
+            pass
+        raise ConfigError(
+            f"split {text!r}: expected three numbers such as 3:1:1, 'hash 3:1:1', 'temporal 8:1:1', "
+            "'temporal 2026-11-01 2026-11-15' (where validation and test begin) or 'leave-last 1'"
+        )
+
+    def __str__(self) -> str:
+        if self.kind == "leave-last":
+            return f"leave-last {self.last}"
+        if self.moments is not None:
+            days = (datetime.fromtimestamp(moment, UTC).isoformat() for moment in self.moments)
+            return f"{self.kind} {' '.join(day.removesuffix('+00:00') for day in days)}"
+        return f"{self.kind} {':'.join(f'{share:g}' for share in self.shares)}"
+
+    def settled(self, interactions: Interactions) -> SplitRule:
+        """Return the rule with the moments that ``shares`` means for these interactions."""
+        if self.kind != "temporal" or self.moments is not None:
+            return self
+        times, shares = _times(interactions, self.kind), _checked(self.shares)
+        ends = np.cumsum(shares / shares.sum())[:2]
+        ordered = np.sort(times)
+        places = np.minimum((ends * len(times)).round().astype(np.int64), len(times) - 1)
+        start, end = (float(ordered[place]) for place in places)
+        return replace(self, moments=(start, end))
+
+    def parts(
+        self, interactions: Interactions, users: Vocabulary, items: Vocabulary, rng: np.random.Generator
+    ) -> Parts:
+        """Split interactions; under temporal and leave-last a user may be left without training.
+
+        Args:
+            interactions: n distinct pairs.
+            users: raw ids, which the hash is of.
+            items: likewise.
+            rng: source of a random split.
+
+        Raises:
+            DataError: there are no interactions or no timestamps, or nothing is left to train on.
+        """
+        if self.kind == "random":
+            return split_by_ratio(interactions, self.shares, rng)
+        if not len(interactions):
+            raise DataError("there are no interactions to split")
+        if self.kind == "hash":
+            place = self.places(interactions, users, items)
+            place[untrained(interactions, place)] = 0
+        elif self.kind == "temporal":
+            place = self.places(interactions, users, items)
+        else:
+            place = last_places(interactions, self.last)
+        if not (place == 0).any():
+            raise DataError(f"the split {self} leaves nothing to train on: let validation begin later")
+        train, valid, test = (interactions.take(place == part) for part in range(3))
+        return train, valid, test
+
+    def places(self, interactions: Interactions, users: Vocabulary, items: Vocabulary) -> IntArray:
+        """Return int64[n], 0 training, 1 validation or 2 test, of hash or temporal: it depends on the pair alone."""
+        if self.kind == "temporal":
+            moments = self.settled(interactions).moments
+            return np.searchsorted(np.asarray(moments), _times(interactions, self.kind), side="right")
+        shares = _checked(self.shares)
+        ends = np.cumsum(shares / shares.sum())[:2]
+        return np.searchsorted(ends, _pair_hash(interactions, users, items), side="right")
+
+
+def _moment(word: str) -> float:
+    moment = datetime.fromisoformat(word)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _times(interactions: Interactions, kind: str) -> FloatArray:
+    if interactions.timestamp is None:
+        raise DataError(
+            f"a {kind} split needs timestamps and none were read: name their column (timestamp, --timestamp-column)"
+        )
+    return interactions.timestamp
+
+
+def _checked(ratio: Sequence[float]) -> FloatArray:
+    """Return a ratio as float64[3].
+
+    Raises:
+        DataError: it is not three non-negative numbers of which the first is positive.
+    """
+    try:
+        parts = np.asarray(ratio, float)
+    except (TypeError, ValueError):  # such as the text "3:1:1"
+        raise DataError(f"a split needs three numbers such as (3, 1, 1), got {ratio!r}") from None
+    if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
+        raise DataError(f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}")
+    return parts
+
+
+def _pair_hash(interactions: Interactions, users: Vocabulary, items: Vocabulary) -> FloatArray:
+    """Return float64[n] in [0, 1), a hash of the two raw ids, the same on every machine and in every version."""
+    of_users, of_items = (
+        np.array(
+            [
+                int.from_bytes(
+                    hashlib.blake2b(f"{ids.kind} {raw}".encode(), digest_size=8).digest(), "little"
+                )
+                for raw in ids.ids
+            ],
+            np.uint64,
+        )
+        for ids in (users, items)
+    )
+    mixed: npt.NDArray[np.uint64] = of_users[interactions.users] * np.uint64(3) + of_items[interactions.items]
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def untrained(interactions: Interactions, place: IntArray) -> IntArray:
+    """Return one held-out interaction of each user and each item that has none in training."""
+    chosen: list[IntArray] = []
+    for rows, size in (
+        (interactions.users, interactions.n_users),
+        (interactions.items, interactions.n_items),
+    ):
+        trained = np.bincount(rows[place == 0], minlength=size) > 0
+        waiting = np.flatnonzero(~trained[rows])
+        chosen.append(waiting[_first(rows[waiting], size)])
+    return np.unique(np.concatenate(chosen))
+
+
+def last_places(interactions: Interactions, last: int) -> IntArray:
+    """Return int64[n], the split of each interaction by its place from the end of its user's history.
+
+    A user with few interactions keeps one for training, and test comes before validation.
+    """
+    times = _times(interactions, "leave-last")
+    order = np.lexsort((np.arange(len(times)), times, interactions.users))
+    counts = interactions.user_degrees()
+    ends = np.repeat(np.cumsum(counts), counts)
+    from_end = np.empty(len(times), np.int64)
+    from_end[order] = ends - 1 - np.arange(len(times))
+    spare = counts[interactions.users] - 1
+    return np.where(
+        from_end < np.minimum(last, spare), 2, np.where(from_end < np.minimum(2 * last, spare), 1, 0)
+    )
+
+
+def split_by_ratio(interactions: Interactions, ratio: Sequence[float], rng: np.random.Generator) -> Parts:
     """Split at random in the given ratio so that each user and each item keeps a training interaction.
 
     Of the shuffled interactions, the first of every user and the first of every item go to training. The rest
@@ -31,12 +231,7 @@ def split_by_ratio(
     Raises:
         DataError: the ratio is invalid, there are no interactions, or there is only one user.
     """
-    try:
-        parts = np.asarray(ratio, float)
-    except (TypeError, ValueError):  # such as the text "3:1:1"
-        raise DataError(f"a split needs three numbers such as (3, 1, 1), got {ratio!r}") from None
-    if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
-        raise DataError(f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}")
+    parts = _checked(ratio)
     n = len(interactions)
     n_active = int((interactions.user_degrees() > 0).sum())
     if n == 0:

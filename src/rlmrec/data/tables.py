@@ -243,7 +243,10 @@ def read_tables(
         items=read_table(items, ids=(item_column,)) if items is not None else None,
         users=read_table(users, ids=(user_column,)) if users is not None else None,
         title=title_column,
-        provenance={"files": [str(path) for path in paths]},
+        provenance={
+            "files": [str(path) for path in paths],
+            "columns": {**columns._asdict(), "title": title_column},
+        },
     )
 
 
@@ -278,7 +281,7 @@ def to_source(
     notes = [note for ids in (user_ids, item_ids) for note in _float_twins(ids)]
     item_texts = align(items, item_ids, columns.item) if items is not None else None
     if item_texts is not None and title is not None:
-        item_texts = _titled(item_texts, title)
+        item_texts = titled(item_texts, title)
     elif item_texts is not None and not set(TITLE_COLUMNS) & set(item_texts.columns):
         called = (
             f"items are called by their {item_texts.columns[0]}" if item_texts.width else "items have no text"
@@ -287,6 +290,7 @@ def to_source(
             f"no column of titles ({', '.join(TITLE_COLUMNS)}): {called}, and prompts quote no title; "
             "name the column of titles (title, --title-column)"
         )
+    described = {} if item_texts is None else {"text_columns": columns_of_text(item_texts)}
     return Source(
         name,
         parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
@@ -295,8 +299,28 @@ def to_source(
         item_texts,
         align(users, user_ids, columns.user) if users is not None else None,
         notes=notes,
-        provenance=provenance or {},
+        provenance={**(provenance or {}), **described},
     )
+
+
+def columns_of_text(table: pl.DataFrame) -> list[str]:
+    """Return the columns that describe an item: not those of numbers or of true and false, except a year.
+
+    A price, a stock or a row number says nothing to an encoder or a language model.
+    """
+    switches = {"true", "false", "yes", "no"}
+
+    def is_text(column: pl.Series) -> bool:
+        values = column.drop_nulls()
+        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
+        return bool(len(values)) and not (
+            numbers.is_not_null().all() or values.str.to_lowercase().is_in(list(switches)).all()
+        )
+
+    found = [
+        name for name in table.columns if name == "year" or name in TITLE_COLUMNS or is_text(table[name])
+    ]
+    return found or table.columns
 
 
 def _float_twins(vocabulary: Vocabulary) -> list[str]:
@@ -313,7 +337,7 @@ def _float_twins(vocabulary: Vocabulary) -> list[str]:
     ]
 
 
-def _titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
+def titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
     """Rename ``column`` to ``title``, the name that later steps look for."""
     if column not in texts.columns:
         raise ColumnError(f"no column of titles {column!r}: the item texts have {', '.join(texts.columns)}")

@@ -34,7 +34,7 @@ from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.machine import load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import check_trainable, train
 
@@ -134,6 +134,7 @@ def run(
     text_embeddings_name: str | None = None,
     on_start: Callable[[], object] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Train, restore the best epoch, evaluate on validation and test, and write the run's folder.
 
@@ -151,6 +152,8 @@ def run(
         text_embeddings_name: name of the vectors in their workspace, for the record; their hash identifies them.
         on_start: called when all is checked and training begins; not for a run that has finished before.
         on_epoch: called with each epoch's record.
+        final: train on everything, held-out interactions too, for exactly the epochs of ``spec``; then nothing is
+            evaluated, and both metrics are None.
 
     Returns:
         the content of ``metrics.json``.
@@ -158,11 +161,16 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
-    config = run_config(spec, dataset, text_embeddings, start)
+    config = run_config(spec, dataset, text_embeddings, start, final)
     if kept := _kept(folder, config, overwrite):
         return kept
     if text_embeddings is not None and spec.reads_text and text_embeddings_name is not None:
         config["names"] = {"semantics": text_embeddings_name}  # a part of its own: it identifies nothing
+    if final:
+        whole = dataset.final()
+        if text_embeddings is not None:
+            text_embeddings = with_means_over(text_embeddings, dataset, whole)
+        dataset = whole
     if spec.is_closed_form:
         if start is not None:
             raise ConfigError(f"{spec.backbone} is computed, not trained: it starts from no other run")
@@ -172,7 +180,7 @@ def run(
     backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
         start.put_into(backbone)
-    check_trainable(dataset, device)
+    check_trainable(dataset, device, early_stopping=not final)
     if overwrite:  # only now, when the new run is known to start
         shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "config.toml", tomli_w.dumps(config))
@@ -181,6 +189,7 @@ def run(
     trained = train(
         backbone, alignment, dataset, spec.training,
         seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch, progress=False,
+        early_stopping=not final,
     )  # fmt: skip
     with atomic_file(folder / "model.safetensors") as temporary:
         state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
@@ -235,6 +244,19 @@ def _fit(
     return _write_untrained(folder, config, dataset, recommender, seconds=seconds, fit=record)
 
 
+def with_means_over(text_embeddings: TextEmbeddings, before: Dataset, after: Dataset) -> TextEmbeddings:
+    """Return text vectors whose means over the training items of ``before`` are those over the items of ``after``."""
+    has_own = Texts.of(text_embeddings, before).has_user
+    means = mean_over_training(text_embeddings.items, after.train, text_embeddings.has_item)
+    if has_own is None:
+        has_own = np.zeros(len(means), bool)
+    users = np.where(has_own[:, None], text_embeddings.users, means)
+    has_user = has_own | ((after.train.csr() @ text_embeddings.has_item.astype(np.int64)) > 0)
+    return TextEmbeddings(
+        users, text_embeddings.items, text_embeddings.manifest, has_user, text_embeddings.has_item
+    )
+
+
 def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration without the options left open, for which TOML has no value."""
     return {
@@ -248,13 +270,16 @@ def run_config(
     dataset: Dataset,
     text_embeddings: TextEmbeddings | None,
     start: InitialEmbeddings | None = None,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Return all that a run's numbers depend on: the content of ``config.toml`` without names for people."""
-    data = {"dataset": dataset.fingerprint}
+    data: dict[str, Any] = {"dataset": dataset.fingerprint}
     if text_embeddings is not None and spec.reads_text:
         data["texts"] = text_embeddings.digest
     if start is not None:
         data["start"] = start.digest
+    if final:
+        data["final"] = True
     return {**spec.as_dict(), "data": data}
 
 

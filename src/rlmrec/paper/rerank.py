@@ -464,7 +464,7 @@ def run(
     place = workspace.experiments_path
     with Store(place / STORE) as store:
         result = rerank(
-            dataset, open_recommender(workspace, name, dataset), llm, store, config,
+            dataset, open_recommender(workspace, name, dataset).with_known(None), llm, store, config,
             seconds_path=place / SECONDS, on_user=on_user,
         )  # fmt: skip
     asked = {part: result[part] for part in ("fingerprint", "recommender", "llm", "config")} | {"run": name}

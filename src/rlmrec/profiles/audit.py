@@ -76,7 +76,7 @@ def audit(store: Store, dataset: Dataset) -> Audit:
                 found.other_datasets += 1
                 continue
             found.profiles[kind] += 1
-            if profile.dataset != dataset.content:
+            if not dataset.keeps_profile(profile.kind, profile.key, profile.dataset):
                 found._violation(
                     f"the profile of {kind} {json.dumps(profile.key)} is stale: it was written for another dataset, "
                     f"split or other texts; run 'rlmrec profile --{kind}s' with the same options again"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import described_items
 from rlmrec.errors import ConfigError, LLMError, WorkspaceError
 from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.base import LLM, Usage
@@ -242,7 +243,7 @@ class Profiler:
                 _refuse_too_few(stored, left, dataset, self.store.path, self.allow_partial)
             profiles, sources = stored.texts, stored.sources
         return PromptBuilder(
-            dataset.train, dataset.users, dataset.items, dataset.item_texts,
+            dataset.train, dataset.users, dataset.items, described_items(dataset),
             {kind: template}, self.options, profiles, sources,
         )  # fmt: skip
 

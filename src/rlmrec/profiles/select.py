@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts
+from rlmrec.data.metadata import metadata_texts, text_columns
 from rlmrec.data.tables import read_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
@@ -242,7 +242,7 @@ def stored_profiles(store: Store, dataset: Dataset, kind: str) -> StoredProfiles
     for profile in store.profiles(kind):
         if profile.key not in vocabulary:
             continue
-        if profile.dataset != dataset.content:
+        if not dataset.keeps_profile(kind, profile.key, profile.dataset):
             stale.append(profile.key)
             continue
         if profile.summarization is None:
@@ -297,7 +297,7 @@ def metadata_of(
     texts = dataset.item_texts if kind == "item" else dataset.user_texts
     if texts is None:
         raise ConfigError(f"this dataset has no {kind} texts: give a file of them with --{kind}s FILE")
-    return metadata_texts(texts, columns)
+    return metadata_texts(texts, columns or (text_columns(dataset) if kind == "item" else None))
 
 
 def node_texts(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import item_labels, metadata_texts
+from rlmrec.data.metadata import item_labels, metadata_texts, text_columns
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError
 from rlmrec.llm.base import LLM
@@ -82,7 +82,7 @@ class Explanation:
         item_profile: the item's profile, or its text; None without either.
         user_profile: the user's profile; None without one.
         terms: words that the item's text shares with the texts of the reasons or the user's profile.
-        seen: the user has the item in training, so it is never recommended to them.
+        seen: the user's interaction with the item is known, so it is not recommended to them.
     """
 
     user: RawId
@@ -183,7 +183,7 @@ class Explainer:
             float(self.recommender.score(user, item)),
             own is not None, own, len(rows), because, text, user_profile,
             shared_terms(text, [*around, user_profile], self._usual_words),
-            bool((rows == row).any()),
+            self.recommender.is_known(user_row, row),
         )  # fmt: skip
 
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
@@ -280,7 +280,7 @@ class Explainer:
     @cached_property
     def _texts(self) -> list[str | None]:
         table, known = self.dataset.item_texts, self.dataset.n_items
-        texts = metadata_texts(table) if table is not None else [None] * known
+        texts = [None] * known if table is None else metadata_texts(table, text_columns(self.dataset))
         return [*texts, *(text for _, text in self.added)]
 
     @cached_property
@@ -298,7 +298,7 @@ class Explainer:
             return None
         with Store(self.profiles, create=False) as store:
             profile = store.profile(kind, raw)
-        if profile is None or profile.dataset != self.dataset.content:
+        if profile is None or not self.dataset.keeps_profile(kind, raw, profile.dataset):
             return None
         return profile.summarization
 

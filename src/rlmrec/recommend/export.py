@@ -129,8 +129,8 @@ def load_qdrant(
     """Load all vectors into two Qdrant collections, PREFIX-users and PREFIX-items, which are replaced.
 
     Distance is the dot product, so a search for items with a user's vector gives the results of ``recommend``.
-    The payload has the raw id as ``id``, and for users the training items as ``seen``, to be filtered out. The
-    id of a point is ``point_id``.
+    The payload has the raw id as ``id``, and for users the items they are known to have as ``seen``, to be filtered
+    out. The id of a point is ``point_id``.
 
     Args:
         recommender: holds the vectors.
@@ -163,7 +163,7 @@ def load_qdrant(
             if side == "users":
                 for row, payload in zip(rows, payloads, strict=True):
                     payload["seen"] = [
-                        recommender.item_ids.id(item) for item in recommender.history(row).tolist()
+                        recommender.item_ids.id(item) for item in recommender.known[[row]].indices.tolist()
                     ]
             client.upsert(
                 name,

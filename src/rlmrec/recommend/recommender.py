@@ -52,6 +52,8 @@ class Recommender:
         self_loops: d_u counts the user itself, as in GCCF.
         index: an approximate index over ``items``; None searches exactly.
         parts: what a closed-form recommender adds to e_u · e_i, and its rule for new users; None for trained ones.
+        known: U x I sparse matrix; its non-zeros are all interactions that are known, held-out ones too, and are
+            not recommended. ``seen`` by default.
 
     Raises:
         DataError: the shapes do not match, or an embedding is not finite.
@@ -85,6 +87,7 @@ class Recommender:
         self_loops: bool = False,
         index: Index | None = None,
         parts: SparseParts | None = None,
+        known: sp.csr_array | None = None,
     ) -> None:
         matrices = [("user", users, user_ids), ("item", items, item_ids)]
         if item_messages is not None:
@@ -103,13 +106,15 @@ class Recommender:
                 raise DataError(f"users have {users.shape[1]} dimensions, {name}s {matrix.shape[1]}")
         if _longest(users) * _longest(items) > float(np.finfo(np.float32).max):
             raise DataError("the scores overflow float32: the embeddings are far too large")
-        if seen.shape != (len(user_ids), len(item_ids)):
-            raise DataError(f"seen has shape {seen.shape}, expected {(len(user_ids), len(item_ids))}")
+        for name, pairs in (("seen", seen), ("known", seen if known is None else known)):
+            if pairs.shape != (len(user_ids), len(item_ids)):
+                raise DataError(f"{name} has shape {pairs.shape}, expected {(len(user_ids), len(item_ids))}")
         self.users = np.ascontiguousarray(users)
         self.items = np.ascontiguousarray(items)
         self.user_ids = user_ids
         self.item_ids = item_ids
         self.seen = sp.csr_array(seen)
+        self.known = self.seen if known is None else sp.csr_array(known)
         self.manifest = dict(manifest or {})
         self.memory_budget = memory_budget
         self.item_messages = None if item_messages is None else np.ascontiguousarray(item_messages)
@@ -146,14 +151,14 @@ class Recommender:
         item_messages: Float32Array | None = None,
         self_loops: bool = False,
     ) -> Recommender:
-        """Make a recommender for a dataset: ``seen`` are its training interactions.
+        """Make a recommender for a dataset: ``seen`` are its training interactions, ``known`` all of them.
 
         Arguments as in the class. The dataset's name and fingerprint are added to the manifest.
         """
         belongs = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
         return cls(
             users, items, dataset.users, dataset.items, dataset.train.csr(), {**(manifest or {}), **belongs},
-            item_messages=item_messages, self_loops=self_loops,
+            item_messages=item_messages, self_loops=self_loops, known=dataset.everything().csr(),
         )  # fmt: skip
 
     @classmethod
@@ -208,7 +213,7 @@ class Recommender:
         Args:
             user_ids: one raw id or B of them.
             k: how many.
-            exclude_seen: leave out each user's training items.
+            exclude_seen: leave out the items of each user's known interactions, held-out ones too.
             candidates: recommend only these items; None means all.
             exclude: never recommend these items.
 
@@ -231,7 +236,7 @@ class Recommender:
         Args:
             users: int64[B], user rows.
             k: how many.
-            exclude_seen: leave out each user's training items.
+            exclude_seen: leave out the items of each user's known interactions, held-out ones too.
             allowed: bool[I], the items that may be recommended; None means all.
 
         Returns:
@@ -315,23 +320,25 @@ class Recommender:
         return DotProduct(self.users, self.items) if self.is_inner_product else _Scores(self)
 
     def rank(self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
-        """Return the place int64[M], from 1, of each item among all items that the user has not seen.
+        """Return the place int64[M], from 1, of each item among all items that are not known of the user.
 
         Raises:
             UnknownIdError: an unknown user or item.
         """
         user = self.user_ids.row(user_id)
         scores = self.score_rows(np.array([user]))[0]
-        scores[self.history(user)] = -np.inf
+        scores[_columns_of(self.known, user)] = -np.inf
         places = np.empty(len(scores), np.int64)
         places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
         return places[self.item_ids.rows(item_ids)]
 
     def history(self, user: int) -> IntArray:
         """Return the rows int64[n] of the items that a user (a row) had in training."""
-        start, stop = self.seen.indptr[user : user + 2]
-        rows: IntArray = self.seen.indices[start:stop].astype(np.int64)
-        return rows
+        return _columns_of(self.seen, user)
+
+    def is_known(self, user: int, item: int) -> bool:
+        """Return whether the interaction of a user with an item (rows) is known, so that it is not recommended."""
+        return item in _columns_of(self.known, user)
 
     def contributions(self, user: int, item: int) -> tuple[IntArray, Float32Array, float | None]:
         """Split the score of a user for an item into what each training item and the user itself add.
@@ -445,17 +452,22 @@ class Recommender:
             DataError: an id exists or has the other type; the vectors do not match.
         """
         vectors = np.asarray(vectors, np.float32).reshape(len(ids), -1)
-        messages, seen = self.item_messages, self.seen
+        messages = self.item_messages
         n_items = len(self.items) + len(ids)
         return self._replace(
             items=np.concatenate([self.items, vectors]),
             item_ids=Vocabulary([*self.item_ids.ids, *ids], self.item_ids.kind),
-            seen=sp.csr_array((seen.data, seen.indices, seen.indptr), shape=(len(self.users), n_items)),
+            seen=_widened(self.seen, n_items),
+            known=_widened(self.known, n_items),
             # Nobody had them in training, so they send no messages.
             item_messages=None if messages is None else np.concatenate([messages, np.zeros_like(vectors)]),
             index=self.index and self.index.with_items(vectors),
             parts=self.parts and self.parts.widened(n_items),
         )
+
+    def with_known(self, known: sp.csr_array | None) -> Recommender:
+        """Return a recommender that leaves out other known interactions, U x I; None: those of training alone."""
+        return self._replace(known=self.seen if known is None else known)
 
     def with_index(self, index: Index | None) -> Recommender:
         """Return a recommender that searches through an index; None searches exactly.
@@ -510,7 +522,7 @@ class Recommender:
         if exclude_seen:
 
             def seen(block: slice) -> sp.csr_array:
-                return sp.csr_array(self.seen[users[block]])
+                return sp.csr_array(self.known[users[block]])
 
         sparse: Callable[[slice], UserParts] | None = None
         parts = self.parts
@@ -605,7 +617,7 @@ class Recommender:
     def _parts(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         names = ("users", "items", "user_ids", "item_ids", "seen", "manifest", "memory_budget", "item_messages",
-                 "self_loops", "index", "parts")  # fmt: skip
+                 "self_loops", "index", "parts", "known")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def _replace(self, **changes: Any) -> Recommender:
@@ -642,6 +654,18 @@ class _Scores:
     def score(self, users: IntArray) -> Float32Array:
         """Return the scores float32[B, I] of user rows int64[B]."""
         return self.recommender.score_rows(users)
+
+
+def _columns_of(matrix: sp.csr_array, row: int) -> IntArray:
+    """Return int64[n], the columns of the non-zeros of a row."""
+    start, stop = matrix.indptr[row : row + 2]
+    columns: IntArray = matrix.indices[start:stop].astype(np.int64)
+    return columns
+
+
+def _widened(matrix: sp.csr_array, n_items: int) -> sp.csr_array:
+    """Return a matrix with empty columns appended."""
+    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], n_items))
 
 
 def _longest(matrix: Float32Array) -> float:

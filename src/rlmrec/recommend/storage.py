@@ -25,16 +25,11 @@ ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
 
 def write(folder: Path | str, parts: dict[str, Any]) -> None:
     """Write the constructor arguments of a ``Recommender`` into a folder, atomically as a whole."""
-    users, items, seen = parts["users"], parts["items"], parts["seen"]
+    users, items, seen, known = parts["users"], parts["items"], parts["seen"], parts["known"]
     with atomic_folder(Path(folder), MANIFEST) as temporary:
-        # scipy copies the indices of a sparse matrix unless both arrays have one type.
-        narrow = np.int32 if seen.nnz < np.iinfo(np.int32).max else np.int64
-        arrays: dict[str, AnyArray] = {
-            "users": users,
-            "items": items,
-            "seen_indptr": seen.indptr.astype(narrow),
-            "seen_indices": seen.indices.astype(narrow),
-        }
+        arrays: dict[str, AnyArray] = {"users": users, "items": items, **_pairs("seen", seen)}
+        if known is not seen:
+            arrays |= _pairs("known", known)
         if parts["item_messages"] is not None:
             arrays["neighbours"] = parts["item_messages"]  # the name that version 0.1 reads
         sparse: SparseParts | None = parts["parts"]
@@ -87,14 +82,6 @@ def _read(folder: Path, mmap: bool) -> dict[str, Any]:
     shape = (len(user_ids), len(item_ids))
     users = matrix(arrays, "users", shape[0])
     items = matrix(arrays, "items", shape[1], users.shape[1])
-    indices, indptr = arrays["seen_indices"], arrays["seen_indptr"]
-    seen = {
-        "data": np.ones(len(indices), bool),
-        "indices": indices,
-        "indptr": indptr,
-        "shape": np.array(shape),
-    }
-    check_sparse({f"seen.{name}": array for name, array in seen.items()})
     manifest = _checked_manifest(description["manifest"])
     parts = None
     if description["format"] == FORMAT_WITH_PARTS:
@@ -108,7 +95,8 @@ def _read(folder: Path, mmap: bool) -> dict[str, Any]:
         "items": items,
         "user_ids": user_ids,
         "item_ids": item_ids,
-        "seen": sp.csr_array((seen["data"], indices, indptr), shape=shape),
+        "seen": _matrix("seen", arrays, shape),
+        "known": _matrix("known", arrays, shape) if "known_indices" in arrays else None,
         "manifest": manifest,
         "item_messages": messages and matrix(arrays, messages, *items.shape),
         "self_loops": expect(description.get("self_loops", False), bool, "self_loops"),
@@ -124,6 +112,27 @@ def _checked_manifest(manifest: Any) -> dict[str, Any]:
         expect(expect(found["texts"], dict, "texts").get("encoder"), str, "the encoder of the texts")
         expect(found["texts"].get("text_size"), int, "the size of the texts")
     return found
+
+
+def _pairs(name: str, matrix: sp.csr_array) -> dict[str, AnyArray]:
+    """Return the places of a matrix's non-zeros as named arrays."""
+    # scipy copies the indices of a sparse matrix unless both arrays have one type.
+    narrow = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
+    return {f"{name}_indptr": matrix.indptr.astype(narrow), f"{name}_indices": matrix.indices.astype(narrow)}
+
+
+def _matrix(name: str, arrays: dict[str, AnyArray], shape: tuple[int, int]) -> sp.csr_array:
+    """Return the matrix that ``_pairs`` took apart."""
+    indptr, indices = arrays[f"{name}_indptr"], arrays[f"{name}_indices"]
+    check_sparse(
+        {
+            f"{name}.indptr": indptr,
+            f"{name}.indices": indices,
+            f"{name}.data": np.ones(len(indices), np.float32),
+            f"{name}.shape": np.array(shape),
+        }
+    )
+    return sp.csr_array((np.ones(len(indices), bool), indices, indptr), shape=shape)
 
 
 def checksum(description: dict[str, Any]) -> str:

@@ -122,7 +122,7 @@ def _spent(count: int, usage: Usage, options: Options) -> str:
 
 def _is_stale(profile: Profile, data: Dataset) -> bool:
     """Return whether a profile was written for another dataset, split or other texts, as ``rlmrec audit`` does."""
-    return profile.dataset != data.content
+    return not data.keeps_profile(profile.kind, profile.key, profile.dataset)
 
 
 def _examples(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts
+from rlmrec.data.metadata import metadata_texts, text_columns
 from rlmrec.errors import DataError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
@@ -208,7 +208,7 @@ def encode_dataset(
             raise DataError(
                 f"{dataset.name} has no item texts: give them as items, one text or None per item"
             )
-        items = metadata_texts(dataset.item_texts)
+        items = metadata_texts(dataset.item_texts, text_columns(dataset))
     own: Sequence[str | None] = [None] * dataset.n_users if users is None else users
     for kind, texts, size in (("items", items, dataset.n_items), ("users", own, dataset.n_users)):
         if len(texts) != size:

@@ -76,7 +76,7 @@ class History:
     def seconds_evaluation(self) -> float:
         """Median time of one validation."""
         times = [record["seconds_evaluation"] for record in self.epochs if "valid" in record]
-        return float(np.median(times))
+        return float(np.median(times)) if times else 0.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,6 +106,7 @@ def train(
     folder: Path | str | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     progress: bool | None = None,
+    early_stopping: bool = True,
 ) -> TrainingResult:
     """Train a backbone with an alignment in place; both end with the parameters of the best validation.
 
@@ -124,6 +125,7 @@ def train(
             continues from there when called again with the same arguments, on the CPU bit for bit.
         on_epoch: called with each epoch's record.
         progress: show epoch, loss and best validation in one line; None shows it in a terminal or notebook.
+        early_stopping: False trains for exactly ``config.epochs`` without validation and keeps the last parameters.
 
     Returns:
         final embeddings, best epoch and the record of each epoch.
@@ -139,8 +141,10 @@ def train(
     if alignment is None:
         alignment = Alignment()
     check_fit(backbone, alignment, dataset)
-    device = check_trainable(dataset, device)
-    run = _Run(backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder))
+    device = check_trainable(dataset, device, early_stopping)
+    run = _Run(
+        backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder), early_stopping
+    )  # fmt: skip
     run.resume()
     with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
         while not run.finished:
@@ -168,8 +172,9 @@ def _progress(wanted: bool | None, epochs: int) -> Iterator[Callable[[dict[str, 
         task = bar.add_task("training", total=epochs)
 
         def show(record: dict[str, Any]) -> None:
-            loss, best = sum(record["loss"].values()), record["best"]
-            text = f"epoch {record['epoch']}, loss {loss:.4f}, best recall@20 {best[MONITORED]:.4f}"
+            text = f"epoch {record['epoch']}, loss {sum(record['loss'].values()):.4f}"
+            if "best" in record:
+                text += f", best recall@20 {record['best'][MONITORED]:.4f}"
             bar.update(task, completed=record["epoch"] + 1, description=text)
 
         yield show
@@ -264,13 +269,15 @@ def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset)
             )
 
 
-def check_trainable(dataset: Dataset, device: torch.device | str) -> torch.device:
+def check_trainable(
+    dataset: Dataset, device: torch.device | str, early_stopping: bool = True
+) -> torch.device:
     """Check what must hold before anything is trained or replaced; return the device.
 
     Raises:
         ConfigError: there is nothing to validate on, or this machine does not have the device.
     """
-    if not len(dataset.valid):
+    if early_stopping and not len(dataset.valid):
         raise ConfigError(
             "the validation split is empty, so training cannot be stopped: split with e.g. 3:1:1"
         )
@@ -305,8 +312,10 @@ class _Run:
         seed: int,
         device: torch.device,
         folder: Path | None,
+        early_stopping: bool = True,
     ) -> None:
         self.backbone, self.alignment = backbone, alignment
+        self.early_stopping = early_stopping
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
         self.dataset, self.config, self.folder = dataset, config, folder
         dtype = next(backbone.parameters()).dtype
@@ -339,6 +348,8 @@ class _Run:
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
         done = len(self.history.epochs)
+        if not self.early_stopping:
+            return done >= self.config.epochs
         stale = sum("valid" in record for record in self.history.epochs[self.history.best_epoch + 1 :])
         return done >= self.config.epochs or (self.history.best_epoch >= 0 and stale >= self.config.patience)
 
@@ -349,9 +360,12 @@ class _Run:
         terms = self._pass()
         record: dict[str, Any] = {"epoch": number, "seconds": time.perf_counter() - start, "loss": terms}
         due = number % self.config.evaluate_every == 0 or number == self.config.epochs - 1
-        if due:
+        if due and self.early_stopping:
             self._validate(record)
-        record["best"] = {"epoch": self.history.best_epoch, MONITORED: self.history.best}
+        if self.early_stopping:
+            record["best"] = {"epoch": self.history.best_epoch, MONITORED: self.history.best}
+        else:
+            self.history.best_epoch = number
         self.history.epochs.append(record)
         if self.folder:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -395,8 +409,9 @@ class _Run:
             self.best_parameters = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def restore_best(self) -> None:
-        """Load the parameters of the best validation into the modules."""
-        self.model.load_state_dict(self.best_parameters)
+        """Load the parameters of the best validation into the modules, where there was one."""
+        if self.early_stopping:
+            self.model.load_state_dict(self.best_parameters)
         self.model.eval()
 
     def _save(self, epoch: int) -> None:
@@ -409,7 +424,7 @@ class _Run:
         state = {
             "identity": self.identity,
             "sampler_rng": self.sampler_rng.bit_generator.state,
-            "best": self.history.best,
+            "best": self.history.best if self.early_stopping else 0.0,
             "best_epoch": self.history.best_epoch,
             "epochs": self.history.epochs,
         }

@@ -1,0 +1,253 @@
+"""Appending: new interactions, users and items join a dataset whose rows and held-out pairs stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions, joined
+from rlmrec.data.metadata import text_columns
+from rlmrec.data.split import SplitRule, last_places, untrained
+from rlmrec.data.tables import Columns, Table, align, assemble, titled
+from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.errors import DataError
+from rlmrec.types import BoolArray, IntArray
+
+LONGEST_LINEAGE = 1000  # appends; of a dataset that is older, vectors and runs are made again
+
+
+@dataclass(frozen=True)
+class Appended:
+    """A dataset after appending, and what joined it.
+
+    Args:
+        dataset: with the new interactions; the same object if there was nothing new.
+        counts: what was read, what was new, and what was left out and why.
+        new_users: raw ids of new users.
+        new_items: raw ids of new items.
+    """
+
+    dataset: Dataset
+    counts: dict[str, int]
+    new_users: list[RawId]
+    new_items: list[RawId]
+
+
+def append(
+    dataset: Dataset,
+    orders: Table | None = None,
+    columns: Columns | None = None,
+    items: Table | None = None,
+    users: Table | None = None,
+    title: str | None = None,
+) -> Appended:
+    """Append interactions to a dataset, and add or update the columns of items and users.
+
+    Ids keep their rows, new ones come behind them, and every interaction keeps its split. New interactions go
+    to the splits by the rule that the dataset was made with; one by chance uses the hash of the pair instead, and after
+    leave-last those of a user with held-out interactions are for test. The dataset's lowest rating applies,
+    its k-core does not. Appending the same table twice changes nothing.
+
+    Args:
+        dataset: the dataset.
+        orders: new interactions; None without any.
+        columns: their columns.
+        items: table of items, of which those that have interactions are taken; None without one.
+        users: table of users, likewise.
+        title: column of ``items`` with the titles.
+
+    Raises:
+        DataError: ids of another type, a column that the dataset has is missing, or a value cannot be used.
+    """
+    columns = columns or Columns()
+    counts: dict[str, int] = {}
+    new, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
+    parts = {
+        name: replace(part, n_users=len(all_users), n_items=len(all_items))
+        for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))
+    }
+    cold = dataset.cold and replace(dataset.cold, n_users=len(all_users), n_items=len(all_items))
+    place = _places(dataset, parts, new, all_users, all_items)
+    for number, name in enumerate(parts):
+        parts[name] = joined([parts[name], new.take(place == number)])
+    if (place == 3).any():
+        cold = new.take(place == 3) if cold is None else joined([cold, new.take(place == 3)])
+    counts |= {f"to {name}": int((place == number).sum()) for number, name in enumerate((*parts, "cold"))}
+    item_texts, changed = _updated(dataset.item_texts, all_items, items, columns.item, title, counts)
+    user_texts, changed_users = _updated(dataset.user_texts, all_users, users, columns.user, None, counts)
+    if not len(new) and not changed.any() and not changed_users.any():
+        return Appended(dataset, counts, [], [])
+    described = [] if item_texts is None else _changed_texts(dataset, item_texts)
+    ancestor = {
+        "fingerprint": dataset.fingerprint,
+        "content": dataset.content,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": len(dataset.everything()),
+        "changed": described,
+    }
+    provenance = {**dataset.provenance, "lineage": [*dataset.lineage, ancestor][-LONGEST_LINEAGE:]}
+    grown = Dataset(
+        dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
+        item_texts, user_texts, provenance, (), cold, dataset.left_out,
+    )  # fmt: skip
+    return Appended(grown, counts, all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :])
+
+
+def _new_interactions(
+    dataset: Dataset, orders: Table | None, columns: Columns, counts: dict[str, int]
+) -> tuple[Interactions, Vocabulary, Vocabulary]:
+    """Return the pairs that the dataset does not have, over the vocabularies with new ids behind the old ones."""
+    everything = dataset.everything()
+    if orders is None:
+        return everything.take(np.empty(0, np.int64)), dataset.users, dataset.items
+    [read], users, items = assemble([orders], *columns)
+    counts["read"] = len(read)
+    optional = everything.columns().keys() - {"users", "items", "id"}
+    missing = optional - read.columns().keys()
+    if missing:
+        raise DataError(
+            f"{orders.path}: the dataset has a {', '.join(sorted(missing))} of each interaction: name the column "
+            f"({', '.join(f'--{name}-column' for name in sorted(missing))})"
+        )
+    unused: dict[str, Any] = dict.fromkeys({"rating", "timestamp", "review"} - optional)
+    read = replace(read, **unused)
+    least = (dataset.provenance.get("options") or {}).get("min_rating")
+    if least is not None and read.rating is not None:
+        high = read.rating >= least
+        counts[f"rated below {least:g} and left out"] = int((~high).sum())
+        read = read.take(high)
+    merged = read.merged()
+    counts["repeated in the table"] = len(read) - len(merged)
+    user_rows, all_users = _extended(dataset.users, users, np.unique(merged.users), str(orders.path))
+    item_rows, all_items = _extended(dataset.items, items, np.unique(merged.items), str(orders.path))
+    everything = replace(everything, n_users=len(all_users), n_items=len(all_items))
+    new = replace(
+        merged,
+        users=user_rows[merged.users],
+        items=item_rows[merged.items],
+        n_users=len(all_users),
+        n_items=len(all_items),
+    )
+    known = np.isin(new.keys(), everything.keys())
+    counts["known already"] = int(known.sum())
+    new = new.take(~known)
+    first = int(np.max(np.asarray(everything.id), initial=-1)) + 1
+    counts["new"] = len(new)
+    return replace(new, id=np.arange(first, first + len(new))), all_users, all_items
+
+
+def _extended(old: Vocabulary, read: Vocabulary, used: IntArray, path: str) -> tuple[IntArray, Vocabulary]:
+    """Return the row of each id of a table, and the vocabulary with the new ones that are used behind the old ones."""
+    ids: Sequence[RawId] = read.ids
+    if old.is_text and not read.is_text:
+        ids = [str(raw) for raw in ids]  # a table without types whose ids all look like numbers
+    elif read.is_text and not old.is_text:
+        odd = next(raw for raw in ids if old.parse(str(raw)) is None)
+        raise DataError(f"{path}: got the {old.kind} id {odd!r}, {old.kind} ids of the dataset are integers")
+    rows = np.full(len(ids), -1)
+    new: list[RawId] = []
+    for row in used.tolist():
+        raw = ids[row]
+        if raw in old:
+            rows[row] = old.row(raw)
+        else:
+            rows[row] = len(old) + len(new)
+            new.append(raw)
+    return rows, old if not new else Vocabulary([*old.ids, *new], old.kind)
+
+
+def _places(
+    dataset: Dataset,
+    parts: dict[str, Interactions],
+    new: Interactions,
+    users: Vocabulary,
+    items: Vocabulary,
+) -> IntArray:
+    """Return int64[n], the split of each new interaction: 0 training, 1 validation, 2 test, 3 cold."""
+    if not len(new):
+        return np.empty(0, np.int64)
+    train = parts["train"]
+    held_out = parts["valid"].user_degrees() + parts["test"].user_degrees() > 0
+    rule = _rule(dataset)
+    if rule is None:
+        return np.zeros(len(new), np.int64)
+    if rule.kind == "leave-last":
+        both = joined([train, new])
+        place = last_places(both, rule.last)[len(train) :]
+        place[held_out[new.users]] = 2
+    else:
+        place = rule.places(new, users, items)
+    if rule.kind == "hash":
+        both = joined([train, new])
+        of_both = np.concatenate([np.zeros(len(train), np.int64), place])
+        of_both[untrained(both, of_both)] = 0
+        place = of_both[len(train) :]
+    trained = train.user_degrees() + new.take(place == 0).user_degrees() > 0
+    place[(place > 0) & ~trained[new.users]] = 3
+    return place
+
+
+def _rule(dataset: Dataset) -> SplitRule | None:
+    """Return the rule for new pairs of a dataset; None for a ready-made split."""
+    if "split" in dataset.provenance:
+        return SplitRule.parse(dataset.provenance["split"])
+    shares = (dataset.provenance.get("options") or {}).get("split")
+    return None if shares is None else SplitRule("hash", tuple(shares))
+
+
+def _updated(
+    old: pl.DataFrame | None,
+    ids: Vocabulary,
+    table: Table | None,
+    id_column: str,
+    title: str | None,
+    counts: dict[str, int],
+) -> tuple[pl.DataFrame | None, BoolArray]:
+    """Return the columns of all users or items, with the values of a table over the old ones, and the changed rows."""
+    size = len(ids)
+    if table is None:
+        if old is None or len(old) == size:
+            return old, np.zeros(size, bool)
+        grown = pl.concat([old, pl.DataFrame(schema=old.schema).clear(size - len(old))])
+        return grown, np.arange(size) >= len(old)
+    given = align(table, ids, id_column)
+    if title is not None:
+        given = titled(given, title)
+    named = set(table.ids(id_column, ids.kind).cast(pl.String))
+    listed = pl.Series([str(raw) in named for raw in ids.ids])
+    counts[f"{ids.kind}s of the table without an interaction"] = len(named) - int(listed.sum())
+    before = old if old is not None else pl.DataFrame({"": [None] * size}).select([])
+    columns: dict[str, pl.Series] = {}
+    for name in dict.fromkeys([*before.columns, *given.columns]):
+        stored = (
+            before[name].extend(pl.Series([None] * (size - len(before)), dtype=before[name].dtype))
+            if name in before.columns
+            else pl.Series([None] * size, dtype=pl.String)
+        )
+        fresh = given[name].cast(stored.dtype) if name in given.columns else stored
+        columns[name] = fresh.zip_with(listed, stored).alias(name)
+    grown = pl.DataFrame(columns)
+    changed = np.arange(size) >= (0 if old is None else len(old))
+    if old is not None:
+        same = grown[: len(old)].select(
+            pl.col(name).eq_missing(old[name]) if name in old.columns else pl.col(name).is_null()
+            for name in grown.columns
+        )
+        changed[: len(old)] = ~same.select(pl.all_horizontal(pl.all())).to_series().to_numpy()
+    return grown, changed
+
+
+def _changed_texts(dataset: Dataset, texts: pl.DataFrame) -> list[int]:
+    """Return the rows of the items whose text is another one now; a price or a stock is no text."""
+    if dataset.item_texts is None:
+        return list(range(dataset.n_items))
+    names = text_columns(dataset)
+    old, new = dataset.item_texts.select(names), texts[: dataset.n_items].select(names)
+    same: Any = old.select(pl.col(name).eq_missing(new[name]) for name in names)
+    return np.flatnonzero(~same.select(pl.all_horizontal(pl.all())).to_series().to_numpy()).tolist()

@@ -1,0 +1,44 @@
+"""The spec of a final run: the options that another run chose, to be trained on everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlmrec.closed_form.graph_filter import CARRIED
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.compare import FinishedRun
+from rlmrec.experiments.run import SEMANTIC_ONLY
+from rlmrec.experiments.spec import RunSpec
+
+
+def final_spec(folder: Path) -> RunSpec:
+    """Return what a final run like the one in a folder is trained with: nothing is left open to validation.
+
+    A trained run gives its number of epochs up to the best one; a closed form gives the options that it chose.
+
+    Args:
+        folder: of a finished run.
+
+    Raises:
+        WorkspaceError: there is no finished run.
+        ConfigError: nothing was trained or fitted there.
+    """
+    found = FinishedRun.read(folder)
+    config: dict[str, Any] = {"backbone": {}, "alignment": {}, "training": {}, **found.config}
+    if config["run"]["backbone"] == SEMANTIC_ONLY:
+        raise ConfigError(f"{folder.name} ranks by text vectors alone: there is nothing to train")
+    spec = RunSpec.from_dict(config)
+    if not spec.is_closed_form:
+        epochs = int(found.metrics["best_epoch"]) + 1
+        return replace(spec, training=spec.training.model_copy(update={"epochs": epochs}))
+    options = spec.backbone_config
+    chosen = {
+        name: value
+        for name, value in found.metrics.get("fit", {}).get("chosen", {}).items()
+        if name in type(options).model_fields and getattr(options, name) is None
+    }
+    if chosen.get("text_weight") == 0:  # the text stays with the model, as it finds the users of new items
+        chosen["text_weight"] = CARRIED
+    return replace(spec, backbone_config=type(options)(**{**options.model_dump(), **chosen}))

@@ -1,0 +1,123 @@
+"""A shop's way on the command line: choose on held-out orders, train on everything, go on the next day."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.evaluation.compare import FinishedRun
+from rlmrec.recommend.open import open_recommender
+from rlmrec.testing.shop import shop
+from rlmrec.workspace import Workspace
+
+TABLE = ("--user-column", "customer_id", "--item-column", "product_id", "--timestamp-column", "ordered_at")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    shop(customers=120, products=60, orders=2500).write(folder)
+    return folder
+
+
+@pytest.fixture
+def place(files, tmp_path, call):
+    """A workspace with the shop's orders, split by time, and text vectors."""
+    place = Workspace(tmp_path / "w")
+    code, _, err = call(
+        "data", "table", files / "orders.csv", *TABLE, "--items", files / "products.csv",
+        "--split", "temporal 8:1:1", "-w", place.path,
+    )  # fmt: skip
+    assert code == 0, err
+    assert call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")[0] == 0
+    return place
+
+
+def bought(dataset, user):
+    every = dataset.everything()
+    return {dataset.items.id(row) for row in every.items[every.users == dataset.users.row(user)].tolist()}
+
+
+def test_everybody_is_kept_and_what_was_bought_is_not_offered(place, call):
+    dataset = place.dataset()
+    assert dataset.provenance["options"]["k_core"] == 1
+    assert dataset.provenance["text_columns"] == ["title", "category", "brand", "description"]
+    assert call("train", "-w", place.path)[0] == 0
+    out = place.path / "all.parquet"
+    assert (
+        call("recommend", "-w", place.path, "--run", "graph-filter", "--all", "--out", out, "-k", 10)[0] == 0
+    )
+    recommender = open_recommender(place, "graph-filter", dataset)
+    ids, _ = recommender.recommend(dataset.users.ids, k=10)
+    for user, row in zip(dataset.users.ids, ids.tolist(), strict=True):
+        assert not set(row) & bought(dataset, user)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("graph-filter", ()), ("base", ("--backbone", "lightgcn", "--epochs", 4))]
+)
+def test_a_final_run(place, call, name, options):
+    assert call("train", "-w", place.path, *options, "--name", name)[0] == 0
+    code, out, err = call("train", "-w", place.path, "--final", "--like", name, "--name", "live")
+    assert code == 0, err
+    dataset = place.dataset()
+    assert f"trained on all {len(dataset.everything()):,} interactions like {name}" in out
+    assert "no test figure of its own" in out
+    final, chosen = (FinishedRun.read(place.finished_run(run)).metrics for run in ("live", name))
+    assert final["test"] is None
+    assert final["valid"] is None
+    assert final["epochs"] == chosen["best_epoch"] + 1 if options else final["epochs"] == 0
+    recommender = open_recommender(place, "live", dataset)
+    assert recommender.seen.nnz == len(dataset.everything())
+    if not options:  # nothing was left open
+        options_of = final["config"]["backbone"]
+        assert {key: options_of[key] for key in ("rank", "ridge", "neighbours")} == {
+            key: chosen["fit"]["chosen"][key] for key in ("rank", "ridge", "neighbours")
+        }
+        cold = dataset.cold.users[0]
+        assert np.abs(recommender.users[cold]).any()  # a cold customer is known to the final model
+    assert "trained on everything" in call("evaluate", "-w", place.path, "--run", "live")[2]
+    assert "trained on everything" in call("compare", "-w", place.path, "live", name)[2]
+    again = call("train", "-w", place.path, "--final", "--like", name, "--name", "live")
+    assert "already finished" in again[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--final",), "--final and --like RUN go together"),
+        (("--like", "x"), "--final and --like RUN go together"),
+        (("--final", "--like", "x", "--seed", 3), "--seed: a final run takes the options of --like x"),
+        (("--final", "--like", "x"), "no run 'x'"),
+    ],
+)
+def test_wrong_options_of_a_final_run(place, call, options, message):
+    code, _, err = call("train", "-w", place.path, *options)
+    assert code != 0
+    assert message in " ".join(err.split())
+
+
+def test_the_next_day(place, files, call):
+    before = place.dataset()
+    command = (
+        "data",
+        "append",
+        files / "next_day.csv",
+        "--items",
+        files / "next_products.csv",
+        "-w",
+        place.path,
+    )
+    code, out, err = call(*command, "--json")
+    assert code == 0, err
+    counts = json.loads(out)
+    after = Dataset.load(place.dataset_path)
+    assert counts["new_users"] == after.n_users - before.n_users > 0
+    assert after.descends_from(before.fingerprint)
+    code, out, _ = call(*command)
+    assert "nothing new" in out
+    assert Dataset.load(place.dataset_path).fingerprint == after.fingerprint
+    assert "nothing to append" in call("data", "append", "-w", place.path)[2]
+    code, out, _ = call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")
+    assert code == 0

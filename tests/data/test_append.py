@@ -1,0 +1,166 @@
+"""A shop's next day: rows, held-out pairs and profiles stay; what is new joins by the rule of the split."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rlmrec.data.append import append
+from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.frames import read_frame
+from rlmrec.data.tables import Columns
+from rlmrec.errors import DataError
+from rlmrec.testing.shop import shop
+
+COLUMNS = Columns("customer_id", "product_id", timestamp="ordered_at")
+
+
+@pytest.fixture(scope="module")
+def market():
+    return shop(customers=120, products=60, orders=2000)
+
+
+def made(market, **options):
+    with pytest.warns(UserWarning, match="occur more than once"):
+        return Dataset.from_frame(
+            market.orders,
+            user="customer_id",
+            item="product_id",
+            timestamp="ordered_at",
+            items=market.products,
+            **options,
+        )
+
+
+def next_day(market, dataset, items=True):
+    orders = read_frame(market.next_day, "orders", COLUMNS.present, COLUMNS[:2])
+    products = read_frame(market.next_products, "products", ids=("product_id",)) if items else None
+    return append(dataset, orders, COLUMNS, products)
+
+
+def pairs(dataset, split):
+    part = dataset.split(split) if split != "cold" else dataset.cold
+    if part is None:
+        return set()
+    return {
+        (dataset.users.id(u), dataset.items.id(i))
+        for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)
+    }
+
+
+def test_the_shop_is_the_same_for_the_same_seed(market):
+    again = shop(customers=120, products=60, orders=2000)
+    assert market.orders.equals(again.orders)
+    assert market.next_products.equals(again.next_products)
+    assert not market.orders.equals(shop(customers=120, products=60, orders=2000, seed=1).orders)
+    new = set(market.next_day["product_id"]) - set(market.products["product_id"])
+    assert new  # sold before anybody has them in training
+    assert set(market.next_day["customer_id"]) - set(market.orders["customer_id"])
+
+
+@pytest.mark.parametrize("split", [(3, 1, 1), "hash 3:1:1", "temporal 8:1:1", "leave-last 1"])
+def test_rows_and_splits_stay(market, split, tmp_path):
+    dataset = made(market, split=split)
+    appended = next_day(market, dataset)
+    grown = appended.dataset
+    assert grown.users.ids[: dataset.n_users] == dataset.users.ids
+    assert grown.items.ids[: dataset.n_items] == dataset.items.ids
+    assert appended.new_users
+    assert appended.new_items
+    for name in (*SPLITS, "cold"):
+        assert pairs(dataset, name) <= pairs(grown, name)
+    everything = {*zip(market.orders["customer_id"], market.orders["product_id"], strict=True)}
+    everything |= {*zip(market.next_day["customer_id"], market.next_day["product_id"], strict=True)}
+    assert set().union(*(pairs(grown, name) for name in (*SPLITS, "cold"))) == everything
+    ids = np.concatenate([grown.split(name).id for name in SPLITS])
+    assert len(np.unique(ids)) == len(ids)  # every interaction can be traced back
+    grown.save(tmp_path / "d")
+    stored = Dataset.load(tmp_path / "d")
+    assert stored.fingerprint == grown.fingerprint
+    assert stored.descends_from(dataset.fingerprint)
+    assert not dataset.descends_from(grown.fingerprint)
+    assert len(stored.everything()) == len(everything)
+
+
+def test_where_new_pairs_go(market):
+    def gained(split):
+        dataset = made(market, split=split)
+        grown = next_day(market, dataset).dataset
+        return dataset, grown, {name: pairs(grown, name) - pairs(dataset, name) for name in (*SPLITS, "cold")}
+
+    dataset, _, new = gained("temporal 8:1:1")
+    assert not new["train"]
+    assert not new["valid"]
+    trained = {user for user, _ in pairs(dataset, "train")}
+    assert {user for user, _ in new["test"]} <= trained
+    assert not {user for user, _ in new["cold"]} & trained
+    dataset, grown, new = gained("leave-last 1")
+    assert not new["cold"]  # a new user's first order is for training
+    held_out = {user for user, _ in pairs(dataset, "test")}
+    assert {pair for pair in set().union(*new.values()) if pair[0] in held_out} <= new["test"]
+    dataset, grown, new = gained("hash 3:1:1")
+    again = made(market, split="hash 3:1:1")
+    assert all(pairs(dataset, name) == pairs(again, name) for name in SPLITS)
+    assert (grown.train.user_degrees() > 0).all()
+
+
+def test_appending_twice_changes_nothing(market):
+    grown = next_day(market, made(market)).dataset
+    again = next_day(market, grown)
+    assert again.dataset is grown
+    assert again.counts["new"] == 0
+
+
+def test_prices_change_without_a_new_dataset(market):
+    """Vectors, runs and profiles depend on ids and texts alone; a changed title makes one profile stale."""
+    dataset = made(market)
+    stock = market.products.select("product_id", pl.col("price") * 2, in_stock=~pl.col("in_stock"))
+    dearer = append(dataset, None, COLUMNS, read_frame(stock, "stock", ids=("product_id",))).dataset
+    assert dearer.fingerprint == dataset.fingerprint
+    assert dearer.item_texts["title"].to_list() == dataset.item_texts["title"].to_list()
+    row = dataset.items.row("p00007")
+    assert float(dearer.item_texts["price"][row]) == pytest.approx(
+        2 * float(dataset.item_texts["price"][row])
+    )
+    assert all(dearer.keeps_profile("item", raw, dataset.content) for raw in dataset.items.ids)
+    titles = pl.DataFrame({"product_id": ["p00007"], "title": ["Another pan"]})
+    renamed = append(dearer, None, COLUMNS, read_frame(titles, "titles", ids=("product_id",))).dataset
+    assert renamed.item_texts["title"][row] == "Another pan"
+    assert renamed.item_texts["price"].to_list() == dearer.item_texts["price"].to_list()
+    kept = [renamed.keeps_profile("item", raw, dataset.content) for raw in dataset.items.ids]
+    assert [index for index, keeps in enumerate(kept) if not keeps] == [row]
+    assert renamed.keeps_profile("user", dataset.users.id(0), dataset.content)
+    assert not renamed.keeps_profile("item", dataset.items.id(0), "another dataset")
+
+
+def test_what_does_not_fit_is_refused(market):
+    dataset = made(market)
+    orders = pl.DataFrame({"customer_id": ["c1"], "product_id": ["p1"]})
+    with pytest.raises(DataError, match="--timestamp-column"):
+        append(dataset, read_frame(orders, "orders", ids=COLUMNS[:2]), Columns("customer_id", "product_id"))
+    numbers = Dataset.from_frame(
+        pl.DataFrame({"user_id": [1, 1, 2, 2] * 2, "item_id": [1, 2, 3, 4, 5, 6, 7, 8]})
+    )
+    with pytest.raises(DataError, match="user ids of the dataset are integers"):
+        append(
+            numbers, read_frame(orders.rename({"customer_id": "user_id", "product_id": "item_id"}), "orders")
+        )
+
+
+def test_cold_users_are_kept_or_dropped(market):
+    kept, dropped = (made(market, split="temporal 8:1:1", cold=cold) for cold in ("keep", "drop"))
+    assert kept.provenance["cold"] == dropped.provenance["cold"]
+    assert dropped.cold is None
+    assert len(kept.cold)
+    untrained = np.flatnonzero(kept.train.user_degrees() == 0)
+    assert set(kept.cold.users) == set(untrained)
+    assert len(dropped.everything()) < len(kept.everything())
+
+
+def test_everything_is_in_a_final_dataset(market):
+    dataset = made(market, split="temporal 8:1:1")
+    final = dataset.final()
+    assert len(final.train) == len(dataset.everything()) == len(set(final.train.keys()))
+    assert not len(final.valid)
+    assert not len(final.test)
+    assert final.fingerprint == dataset.fingerprint
+    assert len(dataset.valid)
