@@ -19,7 +19,7 @@ _OLD_NAMES = {"text_embeddings": "semantics", "trials": "cells"}
 
 class Workspace:
     """dataset/ · profiles.sqlite · text_embeddings/<name>.safetensors · runs/<name>/ · trials/<id>/ · experiments/ ·
-    cold_items.sqlite
+    cold_items.sqlite · releases/<number>/ · published.json
 
     Args:
         path: the folder; created by the first write.
@@ -79,6 +79,16 @@ class Workspace:
     def experiments_path(self) -> Path:
         """Return the folder of the results of experiments."""
         return self.path / "experiments"
+
+    @property
+    def releases_path(self) -> Path:
+        """Return the folder of the releases that ``rlmrec publish`` makes."""
+        return self.path / "releases"
+
+    @property
+    def published_path(self) -> Path:
+        """Return the file that names the release to serve."""
+        return self.path / "published.json"
 
     def dataset(self) -> Dataset:
         """Load the dataset.

@@ -121,3 +121,34 @@ def test_the_next_day(place, files, call):
     assert "nothing to append" in call("data", "append", "-w", place.path)[2]
     code, out, _ = call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")
     assert code == 0
+
+
+def test_training_goes_on_from_the_run_of_before(place, files, call):
+    options = ("--backbone", "lightgcn", "--set", "layers=1", "-w", place.path)
+    assert call("train", *options, "--epochs", 12, "--name", "old")[0] == 0
+    assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
+    code, _, err = call("train", *options, "--epochs", 1, "--name", "new", "--start-from", "old")
+    assert code == 0, err
+    code, _, err = call("train", *options, "--epochs", 1, "--name", "fresh")
+    assert code == 0, err
+    runs = {name: FinishedRun.read(place.finished_run(name)).metrics for name in ("old", "new", "fresh")}
+    assert runs["new"]["valid"]["recall@20"] > runs["fresh"]["valid"]["recall@20"]
+    code, _, err = call("train", *options, "--epochs", 1, "--set", "embedding_size=16", "--start-from", "old")
+    assert code == 2
+    assert "cannot start from" in err
+
+
+def test_publishing(place, files, call):
+    assert "nothing is published" in call("serve", "-w", place.path, "--port", 0)[2]
+    assert call("train", "-w", place.path, "--name", "live")[0] == 0
+    assert call("publish", "-w", place.path, "--run", "live")[0] == 0
+    assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
+    code, out, err = call("publish", "-w", place.path, "--run", "live", "--json")
+    assert code == 0, err
+    shown = json.loads(out)["releases"]
+    assert [one["name"] for one in shown] == ["000002", "000001"]
+    assert shown[0]["users"] > shown[1]["users"]
+    assert "published run live as release 000001" in call("publish", "-w", place.path, "--rollback")[1]
+    assert "000001 (published)" in call("publish", "-w", place.path)[1]
+    assert call("publish", "-w", place.path, "--rollback")[0] == 1
+    assert call("publish", "-w", place.path, "--rollback", "--run", "live")[0] == 2

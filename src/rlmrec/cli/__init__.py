@@ -50,6 +50,7 @@ COMMANDS = (
     "recommend",
     "explain",
     "cold",
+    "publish",
     "serve",
     "index",
     "export",

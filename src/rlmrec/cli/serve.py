@@ -12,14 +12,16 @@ from rlmrec.cli.arguments import (
     BaseUrlOption,
     EncoderOption,
     KeyEnvOption,
-    RunOption,
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
 
 
 def serve(
-    run: RunOption,
+    run: Annotated[
+        str | None,
+        typer.Option(help="Name of a finished run; by default what 'rlmrec publish' has published."),
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     base: Annotated[
         str | None, typer.Option(help="A run to compare with, such as the one without text.")
@@ -51,10 +53,14 @@ def serve(
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
+    Without `--run` it serves what `rlmrec publish` has published, and changes to each new release by itself.
+
     `/docs` lists the routes, `/openapi.json` describes them. SIGHUP or `POST /v1/reload` loads the run again without
     dropping a request; SIGTERM finishes the requests in progress first.
 
     **Examples:**
+
+    `rlmrec serve -w shop`
 
     `rlmrec serve -w movies --run con --base base`
 
@@ -71,7 +77,8 @@ def serve(
     output = Output(as_json=False)
 
     def announce(url: str) -> None:
-        output.say(f"run {escape(run)} at {escape(url)}  (documentation: {escape(url)}/docs)")
+        what = "the published run" if run is None else f"run {escape(run)}"
+        output.say(f"{what} at {escape(url)}  (documentation: {escape(url)}/docs)")
 
     names = {*LOOPBACK, host, *(name for given in allowed_hosts or () for name in given.lower().split(","))}
     hosts = None if "*" in names else frozenset(names - {"", "0.0.0.0", "::"})

@@ -49,10 +49,12 @@ class InitialEmbeddings:
     Args:
         users: (U, d).
         items: (I, d).
+        dataset: fingerprint of the dataset that they were learned on, if it is known.
     """
 
     users: Tensor
     items: Tensor
+    dataset: str | None = None
 
     @classmethod
     def of(cls, folder: Path) -> InitialEmbeddings:
@@ -67,7 +69,8 @@ class InitialEmbeddings:
             raise WorkspaceError(f"{folder} holds no finished training run to start from")
         state = load_file(path)
         try:
-            return cls(state["backbone.user_embedding"], state["backbone.item_embedding"])
+            learned = read_config(folder).get("data", {}).get("dataset")
+            return cls(state["backbone.user_embedding"], state["backbone.item_embedding"], learned)
         except KeyError:
             raise ConfigError(
                 f"the backbone of {folder} has no parameters user_embedding and item_embedding"
@@ -78,23 +81,25 @@ class InitialEmbeddings:
         """Hash of the embeddings: a run records what it started from."""
         return hashlib.sha256(self.users.numpy().tobytes() + self.items.numpy().tobytes()).hexdigest()[:16]
 
-    def put_into(self, backbone: Backbone) -> None:
-        """Replace the backbone's initial embeddings.
+    def put_into(self, backbone: Backbone, dataset: Dataset) -> None:
+        """Replace the backbone's initial embeddings; users and items that were appended since keep their own.
 
         Raises:
-            ConfigError: it has none, or they have another shape.
+            ConfigError: it has none, or they have another shape, or fewer rows although nothing was appended.
         """
+        grown = dataset.descends_from(self.dataset) and self.dataset != dataset.fingerprint
         parameters = dict(backbone.named_parameters())
         for name, table in (("user_embedding", self.users), ("item_embedding", self.items)):
             shape = tuple(parameters[name].shape) if name in parameters else None
-            if shape != tuple(table.shape):
+            fits = shape is not None and shape[1:] == tuple(table.shape[1:]) and shape[0] >= len(table)
+            if shape != tuple(table.shape) and not (grown and fits):
                 raise ConfigError(
                     f"cannot start from {name} of {tuple(table.shape)}: the backbone's is {shape or 'absent'}; "
                     "take a run with the same users, items and embedding_size"
                 )
         with torch.no_grad():
-            parameters["user_embedding"].copy_(self.users)
-            parameters["item_embedding"].copy_(self.items)
+            parameters["user_embedding"][: len(self.users)] = self.users
+            parameters["item_embedding"][: len(self.items)] = self.items
 
 
 def build(
@@ -179,7 +184,7 @@ def run(
         return _fit(spec, dataset, text_embeddings if spec.reads_text else None, folder, config)
     backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
-        start.put_into(backbone)
+        start.put_into(backbone, dataset)
     check_trainable(dataset, device, early_stopping=not final)
     if overwrite:  # only now, when the new run is known to start
         shutil.rmtree(folder, ignore_errors=True)

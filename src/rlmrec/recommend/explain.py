@@ -258,7 +258,12 @@ class Explainer:
 
     @cached_property
     def _titles(self) -> list[str]:
-        return [*item_labels(self.dataset), *(title for title, _ in self.added)]
+        return [*item_labels(self.dataset)[: self._n_trained], *(title for title, _ in self.added)]
+
+    @property
+    def _n_trained(self) -> int:
+        """The number of items that were trained: the dataset may have grown since."""
+        return len(self.recommender.items) - len(self.added)
 
     @cached_property
     def _names(self) -> dict[str, _Owners]:
@@ -281,7 +286,7 @@ class Explainer:
     def _texts(self) -> list[str | None]:
         table, known = self.dataset.item_texts, self.dataset.n_items
         texts = [None] * known if table is None else metadata_texts(table, text_columns(self.dataset))
-        return [*texts, *(text for _, text in self.added)]
+        return [*texts[: self._n_trained], *(text for _, text in self.added)]
 
     @cached_property
     def _usual_words(self) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import scipy.sparse as sp
+
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import WorkspaceError
 from rlmrec.recommend.cold_start import (
@@ -26,16 +28,33 @@ def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: boo
         dataset: the dataset that it must have been trained on.
         mmap: map the arrays, so that processes share their memory.
 
+    A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, and new users
+    are folded in from what they have. New items wait for the next training.
+
     Raises:
         WorkspaceError: there is no such run, its folder is damaged, or it was trained on another dataset.
     """
     folder = workspace.recommender_path(run)
     recommender = Recommender.load(folder, mmap=mmap)
-    if recommender.manifest.get("fingerprint") != dataset.fingerprint:
-        raise WorkspaceError(f"run {run!r} was trained on another dataset: train it again with --overwrite")
+    if not dataset.descends_from(recommender.manifest.get("fingerprint")):
+        raise WorkspaceError(
+            f"run {run!r} was trained on another dataset: train it again with --overwrite, or go on with 'rlmrec "
+            "publish', whose server keeps the dataset that its run was trained on"
+        )
+    if recommender.manifest["fingerprint"] != dataset.fingerprint or recommender.known is recommender.seen:
+        recommender = _up_to_date(recommender, dataset)
     if has_index(folder):
         return recommender.with_index(Index.load(folder, recommender.items, mmap))
     return recommender
+
+
+def _up_to_date(recommender: Recommender, dataset: Dataset) -> Recommender:
+    """Return a recommender with the dataset's users, all of whose interactions are known."""
+    n_items, n_users = len(recommender.items), len(recommender.users)
+    known = sp.csr_array(dataset.everything().csr()[:, :n_items])
+    recommender = recommender.with_known(sp.csr_array(known[:n_users]))
+    new = dataset.users.ids[n_users:]
+    return recommender.with_users(new, sp.csr_array(known[n_users:])) if new else recommender
 
 
 def find_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> TextModel | None:

@@ -465,6 +465,37 @@ class Recommender:
             parts=self.parts and self.parts.widened(n_items),
         )
 
+    def with_users(self, ids: Sequence[RawId], histories: sp.csr_array) -> Recommender:
+        """Return a recommender with users appended, who are folded in from what they have.
+
+        A user without any of the items gets what the rule gives everybody; of a trained run that is a vector of zeros.
+
+        Args:
+            ids: n new raw ids.
+            histories: sparse n x I, the items that each of them has.
+
+        Raises:
+            DataError: an id exists or has the other type, or nobody can be folded into this run.
+        """
+        histories = sp.csr_array(histories.astype(np.float32))
+        vectors: Float32Array
+        if self.parts is None:
+            table = self.items if self.item_messages is None else self.item_messages
+            counts = np.diff(histories.indptr).astype(np.float32)
+            amounts = counts if self.item_messages is None else np.sqrt(counts + self.self_loops)
+            vectors = np.asarray((histories @ table) / np.maximum(amounts, 1)[:, None], np.float32)
+            parts = None
+        else:
+            parts, vectors = self.parts.with_users(histories, len(self.items))
+        known = sp.csr_array(histories.astype(bool))
+        return self._replace(
+            users=np.concatenate([self.users, vectors]),
+            user_ids=Vocabulary([*self.user_ids.ids, *ids], self.user_ids.kind),
+            seen=sp.csr_array(sp.vstack([self.seen, known], format="csr")),
+            known=sp.csr_array(sp.vstack([self.known, known], format="csr")),
+            parts=parts,
+        )
+
     def with_known(self, known: sp.csr_array | None) -> Recommender:
         """Return a recommender that leaves out other known interactions, U x I; None: those of training alone."""
         return self._replace(known=self.seen if known is None else known)

@@ -90,6 +90,39 @@ class SparseParts:
             direct=_wide(self.direct, n_items),
         )
 
+    def with_users(self, histories: sp.csr_array, n_items: int) -> tuple[SparseParts, Float32Array]:
+        """Fold in users and return the parts with them appended, and their vectors float32[n, d].
+
+        Args:
+            histories: sparse n x n_items, the items that each of them has.
+            n_items: I, with items that were added later.
+
+        Raises:
+            DataError: the rule is a class that is not imported.
+        """
+        if self.rule is None:
+            raise DataError("nobody can be folded into this run: its rule is a class of your own")
+        trained = sp.csr_array(histories[:, : self.n_items])
+        parts = self.rule.parts(trained, None, np.full(trained.shape[0], -1))
+
+        def below(old: sp.csr_array | None, new: sp.csr_array | None) -> sp.csr_array | None:
+            if old is None:
+                return None
+            more = sp.csr_array((trained.shape[0], n_items)) if new is None else _wide(new, n_items)
+            assert more is not None
+            return sp.csr_array(sp.vstack([old, more.astype(old.dtype)], format="csr"))
+
+        texts = self.user_texts
+        if texts is not None:
+            texts = np.concatenate([texts, np.zeros((trained.shape[0], texts.shape[1]), np.float32)])
+        grown = replace(
+            self,
+            history=below(self.history, parts.history),
+            direct=below(self.direct, parts.direct),
+            user_texts=texts,
+        )
+        return grown, parts.vectors
+
     def of_users(self, vectors: Float32Array, users: IntArray) -> UserParts:
         """Return the parts of known users, given their vectors float32[B, d] and rows int64[B]."""
         history = None if self.history is None else sp.csr_array(self.history[users])

@@ -38,6 +38,7 @@ class Catalogue:
         base: its recommender.
         profiles: path of the store of profiles; None or a missing file means that there are none.
         added: items that were added by text.
+        release: name of the published release; None of a run that was named.
     """
 
     run: str
@@ -48,6 +49,7 @@ class Catalogue:
     base: Recommender | None = None
     profiles: Path | None = None
     added: tuple[AddedItem, ...] = ()
+    release: str | None = None
 
     def with_items(self, items: Sequence[AddedItem]) -> Catalogue:
         """Return a catalogue with added items; this one must have none yet.
@@ -92,6 +94,7 @@ class Catalogue:
         """Return the names and sizes of what is served."""
         return schemas.Health(
             run=self.run,
+            release=self.release,
             base=self.base_run,
             dataset=self.dataset.name,
             users=len(self.recommender.users),
@@ -189,7 +192,7 @@ class Catalogue:
         """Return an item's title, text and profile."""
         row = self.recommender.item_ids.row(item)
         profile = self._profile("item", item)
-        cold = row >= self.dataset.n_items
+        cold = row >= len(self.recommender.items) - len(self.added)
         return schemas.Item(
             id=item,
             title=self.explainer.title(row),

@@ -229,6 +229,9 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     run: str
+    release: str | None = Field(
+        description="The published release; null for a run that was named at the start."
+    )
     base: str | None
     dataset: str
     users: int

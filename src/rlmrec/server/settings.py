@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.open import find_cold_start, open_recommender
+from rlmrec.recommend.publish import Release, first_usable
 from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.catalogue import Catalogue
@@ -22,6 +23,8 @@ from rlmrec.server.service import Service
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.workspace import Workspace
 
+logger = logging.getLogger("rlmrec.server")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,7 +32,7 @@ class Settings:
 
     Args:
         workspace: its folder.
-        run: name of the run to serve.
+        run: name of the run to serve; None serves the published one.
         base: name of the run to compare with, or None.
         token_env: environment variable with the bearer token, or None.
         in_flight: maximum number of requests in progress in one worker.
@@ -40,7 +43,7 @@ class Settings:
     """
 
     workspace: Path
-    run: str
+    run: str | None
     base: str | None = None
     token_env: str | None = None
     in_flight: int = 64
@@ -54,15 +57,39 @@ class Settings:
         return AddedItems(Workspace(self.workspace).added_items_path)
 
     def load(self) -> Catalogue:
-        """Load the run from the workspace, without added items."""
+        """Load the run from the workspace, without added items.
+
+        A published release that is damaged, or a base run that does not fit to a release, is reported and left out: a
+        server that starts again must answer.
+        """
         workspace = Workspace(self.workspace)
-        dataset = workspace.dataset()
-        recommender = open_recommender(workspace, self.run, dataset, mmap=True)
+        if self.run is not None:
+            return self._catalogue(workspace, self.run)
+
+        def load(release: Release) -> Catalogue:
+            return replace(self._catalogue(release.workspace, release.run, True), release=release.name)
+
+        def failed(release: Release, error: RlmrecError) -> None:
+            logger.error("release %s cannot be served, the one before it is: %s", release.name, error)
+
+        return first_usable(workspace, load, failed)
+
+    def _catalogue(self, place: Workspace, run: str, lenient: bool = False) -> Catalogue:
+        """Load a run of a workspace or of a release; ``lenient`` leaves out a base run that cannot be used."""
+        workspace = Workspace(self.workspace)
+        dataset = place.dataset()
+        recommender = open_recommender(place, run, dataset, mmap=True)
+        cold = find_cold_start(place, run, recommender)
         base = None
-        cold = find_cold_start(workspace, self.run, recommender)
         if self.base is not None:
-            base = open_recommender(workspace, self.base, dataset, mmap=True)
-        return Catalogue(self.run, dataset, recommender, cold, self.base, base, workspace.profiles_path)
+            try:
+                base = open_recommender(workspace, self.base, dataset, mmap=True)
+            except RlmrecError as error:
+                if not lenient:
+                    raise
+                logger.error("no base run to compare with: %s", error)
+        base_run = self.base if base is not None else None
+        return Catalogue(run, dataset, recommender, cold, base_run, base, workspace.profiles_path)
 
     def token(self) -> str | None:
         """Return the bearer token; None without ``token_env``.
