@@ -24,7 +24,8 @@ from implicit.cpu.topk import topk
 from threadpoolctl import threadpool_limits
 
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.recommend.export import write_recommendations
+from rlmrec.recommend.export import write_lists
+from rlmrec.recommend.lists import Lists
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import without
 
@@ -87,7 +88,7 @@ def main():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     if options.parquet:
         start, cpu = time.perf_counter(), time.process_time()
-        write_recommendations(recommender, options.parquet, options.k)
+        write_lists(Lists(recommender), options.parquet, options.k)
         took = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         size = options.parquet.stat().st_size / 2**20

@@ -88,13 +88,13 @@ def test_recommend_for_all(call, place, tmp_path):
     ("arguments", "code", "message"),
     [
         (["recommend", "--run", "con"], 2, "either --user ID"),
-        (["recommend", "--run", "con", "--all"], 2, "--out FILE.parquet"),
+        (["recommend", "--run", "con", "--all"], 2, "--out FILE"),
         (["recommend", "--run", "con", "--user", "u1", "--out", "x"], 2, "either --user ID"),
         (["explain", "--run", "con", "--user", "u1", "--item", "nothing"], 1, "unknown item 'nothing'"),
         (["export", "--run", "con"], 2, "--out FOLDER"),
         (["cold", "user", "--run", "con"], 2, "either --text or --likes"),
         (["cold", "user", "--run", "con", "--likes", "i1,zzz"], 1, "unknown item 'zzz'"),
-        (["recommend", "--run", "con", "--all", "--out", "recs.csv"], 2, "must end in .parquet"),
+        (["recommend", "--run", "con", "--all", "--out", "recs.xml"], 2, "must end in one of .parquet"),
         (["export", "--run", "con", "--out", __file__], 2, f"--out is a folder, {__file__} is a file"),
         (
             ["cold", "fit", "--run", "base", "--projector"],

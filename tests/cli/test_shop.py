@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
+from safetensors.numpy import load_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation.compare import FinishedRun
@@ -124,15 +126,19 @@ def test_the_next_day(place, files, call):
 
 
 def test_training_goes_on_from_the_run_of_before(place, files, call):
+    """With no learning to speak of, the tables are those of before, with rows for what was appended."""
     options = ("--backbone", "lightgcn", "--set", "layers=1", "-w", place.path)
-    assert call("train", *options, "--epochs", 12, "--name", "old")[0] == 0
+    assert call("train", *options, "--epochs", 2, "--name", "old")[0] == 0
     assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
-    code, _, err = call("train", *options, "--epochs", 1, "--name", "new", "--start-from", "old")
+    still = ("--epochs", 1, "--set", "learning_rate=1e-12")
+    code, _, err = call("train", *options, *still, "--name", "new", "--start-from", "old")
     assert code == 0, err
-    code, _, err = call("train", *options, "--epochs", 1, "--name", "fresh")
-    assert code == 0, err
-    runs = {name: FinishedRun.read(place.finished_run(name)).metrics for name in ("old", "new", "fresh")}
-    assert runs["new"]["valid"]["recall@20"] > runs["fresh"]["valid"]["recall@20"]
+    old, new = (load_file(place.run(name) / "model.safetensors") for name in ("old", "new"))
+    for table, size in (("user", place.dataset().n_users), ("item", place.dataset().n_items)):
+        before, after = (one[f"backbone.{table}_embedding"] for one in (old, new))
+        assert len(before) < len(after) == size
+        np.testing.assert_allclose(after[: len(before)], before, atol=1e-6)
+        assert after[len(before) :].any(axis=1).all()
     code, _, err = call("train", *options, "--epochs", 1, "--set", "embedding_size=16", "--start-from", "old")
     assert code == 2
     assert "cannot start from" in err
@@ -152,3 +158,48 @@ def test_publishing(place, files, call):
     assert "000001 (published)" in call("publish", "-w", place.path)[1]
     assert call("publish", "-w", place.path, "--rollback")[0] == 1
     assert call("publish", "-w", place.path, "--rollback", "--run", "live")[0] == 2
+
+
+def test_lists_by_rules(place, files, call, tmp_path):
+    assert call("train", "-w", place.path, "--name", "live")[0] == 0
+    (tmp_path / "stock.txt").write_text("p00001\np00002\np00007\ngone\n")
+    recommend = ("recommend", "-w", place.path, "--run", "live")
+    code, out, err = call(*recommend, "--user", "c000001", "--candidates", tmp_path / "stock.txt", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["skipped"] == 1
+    assert {item["id"] for item in answer["items"]} <= {"p00001", "p00002", "p00007"}
+    out_file = tmp_path / "lists.csv"
+    rules = ("--where", "in_stock = true and price < 40", "--at-most", "category=2", "--diversity", 0.2)
+    code, _, err = call(*recommend, "--all", "--out", out_file, "-k", 6, *rules)
+    assert code == 0, err
+    products = pl.read_csv(files / "products.csv").rename({"product_id": "item"})
+    found = pl.read_csv(out_file).join(products, on="item")
+    assert found["in_stock"].all()
+    assert found["price"].max() < 40
+    assert found.group_by("user", "category").len()["len"].max() == 2
+    code, out, _ = call(*recommend, "--user", "stranger", "-k", 3)
+    assert "user 'stranger' is not in the dataset" in " ".join(out.split())
+    assert call(*recommend, "--user", "c000001", "--at-most", "brand")[0] == 2
+    assert "expected an SQL condition" in call(*recommend, "--user", "c000001", "--where", "colour = 1")[2]
+
+
+def test_who_was_left_out_is_told(files, tmp_path, call):
+    code, out, err = call(
+        "data", "table", files / "orders.csv", *TABLE, "--k-core", 5, "--min-rating", 2, "--rating-column", "quantity",
+        "-w", tmp_path / "w",
+    )  # fmt: skip
+    assert code == 0, err
+    dataset = Dataset.load(tmp_path / "w" / "dataset")
+    gone = dataset.left_out.filter(pl.col("reason").str.contains("core"))["id"].to_list()
+    counts = dataset.provenance["left out"]
+    assert counts["users: not in the 5-core"] == len(gone)
+    assert (
+        len(dataset.left_out) + dataset.n_users == pl.read_csv(files / "orders.csv")["customer_id"].n_unique()
+    )
+    assert f"left out: {len(dataset.left_out)} of" in " ".join(out.split())
+    assert "--k-core 1 keeps everybody" in " ".join(out.split())
+    assert call("train", "-w", tmp_path / "w", "--backbone", "popularity", "--name", "p")[0] == 0
+    code, out, _ = call("recommend", "-w", tmp_path / "w", "--run", "p", "--user", gone[0])
+    assert code == 0
+    assert "was left out of the dataset (not in the 5-core)" in " ".join(out.split())

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError
 from rlmrec.recommend import export as module
-from rlmrec.recommend.export import load_qdrant, point_id, write_parquet, write_recommendations
+from rlmrec.recommend.export import load_qdrant, point_id, write_lists, write_parquet
+from rlmrec.recommend.lists import Lists
 from rlmrec.recommend.recommender import Recommender
 
 
@@ -29,7 +30,7 @@ def make(text, n_users=30, n_items=12):
 def test_recommendations_of_everybody(tmp_path, text, row_group):
     recommender = make(text)
     done = []
-    write_recommendations(recommender, tmp_path / "all.parquet", 5, done.append, row_group)
+    written = write_lists(Lists(recommender), tmp_path / "all.parquet", 5, None, done.append, row_group)
     table = pl.read_parquet(tmp_path / "all.parquet")
     assert table["user"].to_list() == recommender.user_ids.ids
     ids, scores = recommender.recommend(recommender.user_ids.ids, k=5)
@@ -45,7 +46,28 @@ def test_recommendations_of_everybody(tmp_path, text, row_group):
         "user": recommender_type(text),
         "items": pl.List(recommender_type(text)),
         "scores": pl.List(pl.Float32),
+        "source": pl.String,
     }
+    assert written.listed == table["items"].list.len().sum()
+    assert written.sources["history"] == (table["source"] == "history").sum()
+
+
+def test_csv_and_json_lines_say_the_same(tmp_path):
+    lists = Lists(make(True))
+    for ending in ("parquet", "csv", "jsonl"):
+        write_lists(lists, tmp_path / f"all.{ending}", 4)
+    table = pl.read_parquet(tmp_path / "all.parquet")
+    assert (
+        pl.read_ndjson(tmp_path / "all.jsonl")
+        .select("user", "items", "source")
+        .equals(table.select("user", "items", "source"))
+    )
+    rows = pl.read_csv(tmp_path / "all.csv")
+    assert rows.columns == ["user", "rank", "item", "score", "source"]
+    assert (
+        rows.group_by("user", maintain_order=True).agg("item")["item"].to_list() == table["items"].to_list()
+    )
+    assert rows["rank"].max() == 4
 
 
 def recommender_type(text):
@@ -54,7 +76,9 @@ def recommender_type(text):
 
 def test_recommendations_need_a_k(tmp_path):
     with pytest.raises(ConfigError, match="k must be at least 1"):
-        write_recommendations(make(True), tmp_path / "all.parquet", 0)
+        write_lists(Lists(make(True)), tmp_path / "all.parquet", 0)
+    with pytest.raises(ConfigError, match="ends in one of"):
+        write_lists(Lists(make(True)), tmp_path / "all.xml", 3)
     assert not list(tmp_path.iterdir())
 
 

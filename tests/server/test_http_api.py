@@ -29,6 +29,7 @@ from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
 from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.lists import Rules
 from rlmrec.recommend.open import open_explainer, open_recommender
 from rlmrec.server import workers as connections
 from rlmrec.server.added_items import AddedItems
@@ -91,6 +92,38 @@ def test_lists_are_the_recommenders(client, service):
     assert [result["user"] for result in results] == ["u7", "u30"]
     for result, row in zip(results, found.tolist(), strict=True):
         assert ids(result) == [raw for raw in row if raw is not None]
+
+
+def test_lists_by_rules(client, service):
+    """The rules themselves are tested in tests/recommend/test_lists.py."""
+    lists, path = service.catalogue.lists, "/v1/users/u7/recommendations"
+    where = "title like 'travel%'"
+    [expected] = lists.of(["u7"], 4, Rules(where=where))
+    answer = client.get(path, params={"k": 4, "filter": where}).json()
+    assert ids(answer) == expected.items
+    assert answer["source"] == "history"
+    body = {"users": ["u7", "nobody"], "k": 4, "candidates": ["i1", "i2", "i999"], "diversity": 0.5}
+    answer = client.post("/v1/recommendations", json=body).json()
+    assert answer["skipped"] == 1
+    mine, popular = answer["results"]
+    rules = Rules(candidates=["i1", "i2"], diversity=0.5)
+    assert ids(mine) == lists.of(["u7"], 4, rules)[0].items
+    assert (popular["source"], set(ids(popular))) == ("popularity", {"i1", "i2"})
+    unknown = client.get("/v1/users/nobody/recommendations?k=5").json()
+    assert ids(unknown) == lists.of(["nobody"], 5)[0].items
+    refused = client.get(path, params={"filter": "colour = 'red'"})
+    assert refused.status_code == 422
+    assert "over the columns id, title" in refused.json()["error"]
+
+
+def test_a_query_parameter_that_a_route_does_not_have_is_refused(client):
+    answer = client.get("/v1/users/u7/recommendations?k=5&exclude_sen=false")
+    assert answer.status_code == 422
+    [field] = answer.json()["fields"]
+    assert field["field"] == "query.exclude_sen"
+    assert "exclude_seen" in field["message"]
+    assert client.get("/healthz?now=1").status_code == 422
+    assert client.get("/v1/users/u7/recommendations?at_most=title").status_code == 422
 
 
 def test_what_is_known_of_items_and_users(client, service, workspace):
@@ -186,14 +219,13 @@ def test_invalid_values_name_their_field(client, method, path, body, field):
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "/v1/users/nobody/recommendations", None),
+        ("GET", "/v1/users/nobody/recommendations?fallback=false", None),
         ("GET", "/v1/users//profile", None),
         ("GET", "/v1/users/nobody/comparison", None),
         ("GET", "/v1/items/a%2Fb%00", None),
         ("GET", "/v1/items/i999/similar", None),
         ("GET", "/v1/explanations?user=u7&item=i999", None),
-        ("POST", "/v1/recommendations", {"users": ["u1", 7]}),
-        ("POST", "/v1/recommendations", {"users": ["u1"], "candidates": ["i999"]}),
+        ("POST", "/v1/recommendations", {"users": ["u1", 7], "fallback": False}),
         ("POST", "/v1/cold/users", {"items": ["i999"]}),
         ("DELETE", "/v1/cold/items/i4", None),
         ("DELETE", "/v1/cold/items/new", None),

@@ -56,6 +56,7 @@ def quickstart(
     from rlmrec.data.movielens import read_movielens_100k
     from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
     from rlmrec.experiments.spec import RunSpec
+    from rlmrec.recommend.lists import Lists
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
@@ -102,7 +103,7 @@ def quickstart(
     output.say("[bold]6. recommend[/]")
     user = dataset.users.id(0)
     recommender = open_recommender(place, "con", dataset)
-    answer = show_recommendations(recommender, dataset, user, 10, output)
+    answer, _ = show_recommendations(Lists(recommender, dataset), user, 10, output)
     output.say(
         f"done in {time.perf_counter() - start:.0f} s. Next: "
         f"[bold]rlmrec recommend -w {workspace} --run con --user {user} -k 10[/]"

@@ -94,7 +94,7 @@ def append(
     provenance = {**dataset.provenance, "lineage": [*dataset.lineage, ancestor][-LONGEST_LINEAGE:]}
     grown = Dataset(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
-        item_texts, user_texts, provenance, (), cold, dataset.left_out,
+        item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out,
     )  # fmt: skip
     return Appended(grown, counts, all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :])
 

@@ -165,6 +165,11 @@ class Dataset:
         """Return all interactions that are known: training, validation, test and cold ones."""
         return joined([part for _, part in self._parts()])
 
+    def known(self) -> sp.csr_array:
+        """Return the U x I matrix of the pairs that are not recommended: everything that is known, and ``unranked``."""
+        known = self.everything().csr()
+        return known if self.unranked is None else sp.csr_array(known + self.unranked.csr())
+
     def final(self) -> Dataset:
         """Return this dataset with everything in training and nothing held out, for a model that goes into use.
 
@@ -316,7 +321,7 @@ class Dataset:
                 notes.append(f"the {part} split is empty, so {lack}: give more interactions or another split")
         dataset = cls(
             name or source.name, train, valid, test, *sides, provenance, tuple(notes),
-            later, None if left_out is None else left_out.table,
+            cold=later, left_out=None if left_out is None else left_out.table,
         )  # fmt: skip
         return dataset if source.finish is None else source.finish(dataset)
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,48 +15,65 @@ from polars.io.plugins import register_io_source
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError
 from rlmrec.files import atomic_file
+from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import Float32Array
 
 # Users per row group: with k = 20, some tens of MiB are in memory at a time.
 ROW_GROUP = 50_000
+LISTS = (".parquet", ".csv", ".jsonl")
 SIDES = ("users", "items")
 BATCH = 1000
 # Namespace of the ids of points whose raw id is text. Any constant works, as long as it never changes.
 NAMESPACE = uuid.UUID("5f0c7d2e-6b0a-5d53-9d2c-6a1b5c0f4e11")
 
 
-def write_recommendations(
-    recommender: Recommender,
+class Written(NamedTuple):
+    """What ``write_lists`` has written: the number of items in all lists, and of users by the source of theirs."""
+
+    listed: int
+    sources: dict[str, int]
+
+
+def write_lists(
+    lists: Lists,
     path: Path,
     k: int = 20,
+    rules: Rules | None = None,
     progress: Callable[[int], None] | None = None,
     row_group: int = ROW_GROUP,
-) -> int:
-    """Write the recommendations of all users as Parquet, in the order of the users and in bounded memory.
+) -> Written:
+    """Write the lists of all users as Parquet, CSV or JSON lines, in the order of the users and in bounded memory.
 
     Columns: ``user``; ``items`` and ``scores``, lists of k, best first, shorter where there are fewer
-    candidates.
+    candidates; ``source``, as of ``UserList``. CSV has one row per item instead: user, rank, item, score, source.
 
     Args:
-        recommender: computes the recommendations.
-        path: the file; replaced as a whole.
+        lists: makes them.
+        path: the file; its ending decides, and it is replaced as a whole.
         k: items per user.
+        rules: for all users.
         progress: called with the number of users done so far.
-        row_group: users per row group.
+        row_group: users at a time.
 
     Returns:
-        the number of items in all lists.
+        how much was written.
 
     Raises:
-        ConfigError: k below 1.
+        ConfigError: k below 1, an ending that is none of ``LISTS``, or a rule that does not fit to the items.
     """
+    path, rules, recommender = Path(path), rules or Rules(), lists.recommender
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
+    if path.suffix not in LISTS:
+        raise ConfigError(f"{path}: expected a name that ends in one of {', '.join(LISTS)}")
+    allowed, _ = lists.allowed(rules)
     users, items = (
         pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64)
         for ids in (recommender.user_ids, recommender.item_ids)
     )
+    counts = {"history": 0, "text": 0, "popularity": 0}
+    is_csv = path.suffix == ".csv"
 
     n_listed = 0
 
@@ -65,27 +82,52 @@ def write_recommendations(
         del pushed_down  # the sink needs all rows and columns
         for start in range(0, len(users), row_group):
             stop = min(start + row_group, len(users))
-            found, scores = recommender.recommend_rows(np.arange(start, stop), k)
+            found, scores, by_text, by_popularity = lists.rows(np.arange(start, stop), k, rules, allowed)
+            source = np.where(by_popularity, "popularity", np.where(by_text, "text", "history"))
+            for name in counts:
+                counts[name] += int((source == name).sum())
             n_listed += int((found >= 0).sum())
             flat = pl.DataFrame({"row": found.ravel(), "score": scores.ravel()}).select(
                 row=pl.when(pl.col("row") >= 0).then("row"),
                 score=pl.when(pl.col("row") >= 0).then("score"),
             )
-            yield pl.DataFrame(
+            table = pl.DataFrame(
                 {
                     "user": users[start:stop],
                     "items": _lists(items.gather(flat["row"]), found.shape),
                     "scores": _lists(flat["score"], found.shape),
+                    "source": source,
                 }
             )
+            yield _one_row_per_item(table) if is_csv else table
             if progress:
                 progress(stop)
 
-    schema = {"user": users.dtype, "items": pl.List(items.dtype), "scores": pl.List(pl.Float32)}
+    schema: dict[str, Any] = {
+        "user": users.dtype, "items": pl.List(items.dtype), "scores": pl.List(pl.Float32), "source": pl.String,
+    }  # fmt: skip
+    if is_csv:
+        schema = {
+            "user": users.dtype, "rank": pl.Int64, "item": items.dtype, "score": pl.Float32, "source": pl.String,
+        }  # fmt: skip
     table = register_io_source(groups, schema=schema)
-    with atomic_file(Path(path)) as temporary:
-        table.sink_parquet(temporary, row_group_size=row_group)
-    return n_listed
+    with atomic_file(path) as temporary:
+        if is_csv:
+            table.sink_csv(temporary)
+        elif path.suffix == ".jsonl":
+            table.sink_ndjson(temporary)
+        else:
+            table.sink_parquet(temporary, row_group_size=row_group)
+    return Written(n_listed, counts)
+
+
+def _one_row_per_item(table: pl.DataFrame) -> pl.DataFrame:
+    """Return user, rank from 1, item, score and source."""
+    some = table.filter(pl.col("items").list.len() > 0)
+    ranked = some.with_columns(rank=pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int64))
+    return ranked.explode("items", "scores", "rank").select(
+        "user", "rank", pl.col("items").alias("item"), pl.col("scores").alias("score"), "source"
+    )
 
 
 def _lists(column: pl.Series, shape: tuple[int, ...]) -> pl.Series:

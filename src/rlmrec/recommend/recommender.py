@@ -158,7 +158,7 @@ class Recommender:
         belongs = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
         return cls(
             users, items, dataset.users, dataset.items, dataset.train.csr(), {**(manifest or {}), **belongs},
-            item_messages=item_messages, self_loops=self_loops, known=dataset.everything().csr(),
+            item_messages=item_messages, self_loops=self_loops, known=dataset.known(),
         )  # fmt: skip
 
     @classmethod

@@ -12,13 +12,13 @@ import threading
 from collections.abc import AsyncIterator
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from rlmrec import __version__
 from rlmrec.errors import RlmrecError
-from rlmrec.server.context import Context
+from rlmrec.server.context import Context, known_parameters
 from rlmrec.server.middleware import Limits, Metrics, RequestMiddleware
 from rlmrec.server.responses import COMMON, handle_errors
 from rlmrec.server.routes import admin, cold, items, users
@@ -55,6 +55,7 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
         redoc_url=None,
         redirect_slashes=False,
         responses=COMMON,
+        dependencies=[Depends(known_parameters)],
     )
     app.state.context = Context(service, token, metrics, limits.texts)
     app.add_middleware(RequestMiddleware, limits=limits, metrics=metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from rlmrec.errors import WorkspaceError
 from rlmrec.llm.store import Profile, Store
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.explain import Explainer
+from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
@@ -72,6 +73,7 @@ class Catalogue:
         """Compute now what the first requests would otherwise compute, and return the catalogue."""
         self.recommendations(self.recommender.user_ids.id(0), 1)
         self.explainer.title(0)
+        _ = self.lists.columns
         _ = self._folded_titles
         return self
 
@@ -104,29 +106,50 @@ class Catalogue:
             writable=writable,
         )
 
+    @cached_property
+    def lists(self) -> Lists:
+        """What makes lists by rules."""
+        return Lists(self.recommender, self.dataset)
+
     def recommendations(
-        self,
-        user: RawId,
-        k: int,
-        exclude_seen: bool = True,
-        candidates: Iterable[RawId] | None = None,
-        exclude: Iterable[RawId] | None = None,
+        self, user: RawId, k: int, rules: Rules | None = None, fallback: bool = True
     ) -> schemas.Recommendations:
-        """Return a user's recommendations; arguments as in ``Recommender.recommend``."""
-        ids, scores = self.recommender.recommend(user, k, exclude_seen, candidates, exclude)
-        return schemas.Recommendations(user=user, items=self._items(ids, scores))
+        """Return a user's recommendations.
+
+        Args:
+            user: raw id.
+            k: how many items.
+            rules: what may be among them.
+            fallback: an unknown user gets the most popular items.
+
+        Raises:
+            UnknownIdError: an unknown user, without ``fallback``.
+            ConfigError: a rule that does not fit to the items.
+        """
+        return self._lists([user], k, rules or Rules(), fallback)[0]
 
     def batch(self, request: schemas.BatchRequest) -> schemas.Batch:
         """Return the recommendations of several users."""
-        ids, scores = self.recommender.recommend(
-            request.users, request.k, request.exclude_seen, request.candidates, request.exclude
-        )
+        rules = Rules(
+            request.filter, request.candidates, request.exclude, request.exclude_seen, request.bought_filter,
+            request.at_most, request.diversity,
+        )  # fmt: skip
         return schemas.Batch(
-            results=[
-                schemas.Recommendations(user=user, items=self._items(*row))
-                for user, row in zip(request.users, zip(ids, scores, strict=True), strict=True)
-            ]
+            results=self._lists(request.users, request.k, rules, request.fallback),
+            skipped=self.lists.allowed(rules)[1],
         )
+
+    def _lists(
+        self, users: Sequence[RawId], k: int, rules: Rules, fallback: bool
+    ) -> list[schemas.Recommendations]:
+        if not fallback:
+            self.recommender.user_ids.rows(users)
+        return [
+            schemas.Recommendations(
+                user=one.user, source=one.source, items=self._items(np.array(one.items, object), one.scores)
+            )
+            for one in self.lists.of(users, k, rules)
+        ]
 
     def comparison(self, user: RawId, k: int) -> schemas.Comparison:
         """Return the recommendations of this run and of the base run.
@@ -136,7 +159,7 @@ class Catalogue:
         """
         if self.base is None:
             raise WorkspaceError("there is no base run to compare with: start the server with --base RUN")
-        mine = self.recommendations(user, k).items
+        mine = self.recommendations(user, k, fallback=False).items
         known = [item.id for item in mine if item.id in self.base.item_ids]
         ranks = dict(zip(known, self.base.rank(user, known).tolist(), strict=True)) if known else {}
         aligned = [

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, cast
 from urllib.parse import unquote
 
 from fastapi import Depends, Query, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
@@ -20,6 +23,7 @@ from rlmrec.errors import RlmrecError, UnknownIdError
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.middleware import Metrics, decode_path_part
+from rlmrec.server.responses import FieldError
 from rlmrec.server.service import Service
 from rlmrec.types import Float32Array
 
@@ -117,6 +121,59 @@ async def require_token(
         raise HTTPException(401, "a bearer token is required", challenge)
     if not hmac.compare_digest(given.credentials.strip().encode("latin-1"), context.token.encode()):
         raise HTTPException(401, "the bearer token is wrong", challenge)
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse a query parameter that the route does not have, as an unknown field of a body is refused.
+
+    Raises:
+        FieldError: such a parameter.
+    """
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or not request.query_params:
+        return
+    known = list(_query_parameters(route.dependant))
+    for name in request.query_params:
+        if name not in known:
+            raise FieldError(
+                f"query.{name}",
+                f"unknown parameter: expected one of {', '.join(known)}" if known else "no parameter",
+            )
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters of a route and of what it depends on."""
+    for parameter in dependant.query_params:
+        yield parameter.alias
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
+
+
+def parse_caps(texts: Sequence[str], place: str) -> dict[str, int]:
+    """Convert caps such as "brand:2".
+
+    Args:
+        texts: the caps.
+        place: of the field, for messages.
+
+    Raises:
+        FieldError: one is not a column, a colon and a number of at least 1.
+    """
+    caps = {}
+    for text in texts:
+        column, colon, number = text.rpartition(":")
+        if (
+            not colon
+            or not column
+            or not number.isascii()
+            or not number.isdigit()
+            or not 1 <= int(number) <= schemas.MAX_K
+        ):
+            raise FieldError(
+                place, f"expected a column and a number from 1 to {schemas.MAX_K} such as brand:2"
+            )
+        caps[column] = int(number)
+    return caps
 
 
 def parse_id(vocabulary: Vocabulary, text: str) -> RawId:

@@ -16,6 +16,13 @@ TextId = Annotated[StrictStr, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Id = WholeId | TextId
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 K = Annotated[int, Field(ge=1, le=MAX_K)]
+Condition = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+FILTER = "Only items for which this SQL condition over their columns is true: in_stock and price < 20."
+BOUGHT_FILTER = (
+    "Items that are recommended although the user has them, such as consumables: an SQL condition."
+)
+DIVERSITY = "Weight of marginal relevance: from 0, scores alone, to 1."
+FALLBACK = "Unknown users get the most popular items; false answers 404."
 
 
 class _Request(BaseModel):
@@ -27,13 +34,20 @@ class BatchRequest(_Request):
 
     users: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)]
     k: K = 20
-    exclude_seen: bool = True
+    exclude_seen: bool = Field(True, description="Leave out what the users are known to have.")
     candidates: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = Field(
-        None, description="Recommend only these items."
+        None, description="Recommend only these items; unknown ids are skipped and counted."
     )
     exclude: Annotated[list[Id], Field(max_length=MAX_IDS)] | None = Field(
-        None, description="Never recommend these items."
+        None, description="Never recommend these items; unknown ids are skipped and counted."
     )
+    filter: Condition | None = Field(None, description=FILTER)
+    bought_filter: Condition | None = Field(None, description=BOUGHT_FILTER)
+    at_most: Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(max_length=5)] = Field(
+        {}, description='Largest number of items with the same value of a column, such as {"brand": 2}.'
+    )
+    diversity: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description=DIVERSITY)
+    fallback: bool = Field(True, description=FALLBACK)
 
 
 class NewItem(_Request):
@@ -101,6 +115,9 @@ class Recommendations(BaseModel):
     """The recommendations of a user, best first."""
 
     user: int | str
+    source: Literal["history", "text", "popularity"] = Field(
+        description="What the list follows from; popularity: nothing is known of the user."
+    )
     items: list[ScoredItem]
 
 
@@ -108,6 +125,7 @@ class Batch(BaseModel):
     """The recommendations of several users, in the order of the request."""
 
     results: list[Recommendations]
+    skipped: int = Field(description="Ids of candidates and exclude that are unknown.")
 
 
 class RankedItem(ScoredItem):

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
-from rlmrec.server.context import CatalogueDependency, KQuery, UserId, parse_id
+from rlmrec.server.context import CatalogueDependency, KQuery, UserId, parse_caps, parse_id
 from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
 
 router = APIRouter(prefix="/v1", tags=["users"])
@@ -28,10 +29,26 @@ def search_users(
     "/users/{user_id:path}/recommendations", response_model=schemas.Recommendations, responses=UNKNOWN
 )
 def recommendations(
-    user: UserId, catalogue: CatalogueDependency, k: KQuery = 20, exclude_seen: bool = True
+    user: UserId,
+    catalogue: CatalogueDependency,
+    k: KQuery = 20,
+    exclude_seen: Annotated[bool, Query(description="Leave out what the user is known to have.")] = True,
+    filter: Annotated[schemas.Condition | None, Query(description=schemas.FILTER)] = None,
+    bought_filter: Annotated[schemas.Condition | None, Query(description=schemas.BOUGHT_FILTER)] = None,
+    at_most: Annotated[
+        list[Annotated[str, Query(max_length=200)]] | None,
+        Query(
+            description="Largest number of items with the same value of a column: brand:2; repeat for several."
+        ),
+    ] = None,
+    diversity: Annotated[float, Query(ge=0, le=1, description=schemas.DIVERSITY)] = 0.0,
+    fallback: Annotated[bool, Query(description=schemas.FALLBACK)] = True,
 ) -> Response:
-    """Return the items with the highest score for a user, by default without the user's training items."""
-    return answer(catalogue.recommendations(user, k, exclude_seen))
+    """Return the items with the highest score for a user, by default without those the user is known to have."""
+    rules = Rules(
+        filter, None, None, exclude_seen, bought_filter, parse_caps(at_most or [], "query.at_most"), diversity
+    )
+    return answer(catalogue.recommendations(user, k, rules, fallback))
 
 
 @router.get(

@@ -1,0 +1,347 @@
+"""Lists as a shop shows them: filters, candidates, caps, diversity, and something for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.vocabulary import RawId
+from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.recommend.recommender import Recommender
+from rlmrec.recommend.search import Found
+from rlmrec.topk import unit_rows
+from rlmrec.types import BoolArray, Float32Array, IntArray
+
+POOL = 100  # items of a user among which caps and diversity choose; at least POOL_OF_K · k
+POOL_OF_K = 5
+BLOCK = 1024  # users at a time
+FILTERS_KEPT = 64
+Source = Literal["history", "text", "popularity"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be in a list, and how it is chosen.
+
+    Args:
+        where: only items for which this SQL expression over their columns is true: ``in_stock and price < 20``.
+        candidates: only these items; None means all. Unknown ids are skipped.
+        exclude: never these items. Unknown ids are skipped.
+        exclude_seen: leave out what the user is known to have.
+        bought_where: items that are recommended although the user has them, such as consumables: an SQL expression.
+        at_most: the largest number of items with the same value of a column, by column: ``{"brand": 2}``.
+        diversity: λ of maximal marginal relevance, from 0, scores alone, to 1: each next item has the highest
+            (1 − λ) · relevance − λ · (largest cosine to an item before it), relevance from 0 to 1 in the user's pool.
+
+    Raises:
+        ConfigError: a cap below 1 or a diversity outside [0, 1].
+
+    Source: Carbonell and Goldstein, SIGIR 1998 (maximal marginal relevance).
+    """
+
+    where: str | None = None
+    candidates: Collection[RawId] | None = None
+    exclude: Collection[RawId] | None = None
+    exclude_seen: bool = True
+    bought_where: str | None = None
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    diversity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if any(cap < 1 for cap in self.at_most.values()):
+            raise ConfigError(f"at_most {dict(self.at_most)}: expected numbers of at least 1")
+        if not 0 <= self.diversity <= 1:
+            raise ConfigError(f"diversity {self.diversity:g}: expected a number from 0 to 1")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a list is more than the highest scores."""
+        return bool(self.at_most) or self.diversity > 0
+
+
+@dataclass(frozen=True)
+class UserList:
+    """A user's list, best first.
+
+    Args:
+        user: raw id.
+        items: raw ids; fewer than asked for where the rules leave no more.
+        scores: float32[n]; of a list by popularity the numbers of users who have the items.
+        source: "history": the user's interactions; "text": the user's own text, without any; "popularity": nothing is
+            known of the user.
+    """
+
+    user: RawId
+    items: list[RawId]
+    scores: Float32Array
+    source: Source
+
+
+class Lists:
+    """Makes lists with a recommender. Any thread may use it.
+
+    Args:
+        recommender: gives the scores.
+        dataset: has the items' columns; its first rows are the recommender's. Without one there are no columns.
+    """
+
+    def __init__(self, recommender: Recommender, dataset: Dataset | None = None) -> None:
+        self.recommender = recommender
+        self.dataset = dataset
+        self._filters: dict[str, BoolArray] = {}
+
+    @cached_property
+    def columns(self) -> pl.DataFrame:
+        """The items' columns with numbers and true or false as such, one row per item; ``id`` is the raw id as text."""
+        n_items = len(self.recommender.items)
+        ids = pl.DataFrame({"id": [str(raw) for raw in self.recommender.item_ids.ids]})
+        if self.dataset is None or self.dataset.item_texts is None:
+            return ids
+        table = self.dataset.item_texts
+        known = [raw for raw in self.dataset.items.ids[:n_items] if raw in self.recommender.item_ids]
+        table = pl.concat(
+            [table[: len(known)], pl.DataFrame(schema=table.schema).clear(n_items - len(known))]
+        )
+        return ids.hstack([_typed(table[name]) for name in table.columns if name != "id"])
+
+    @cached_property
+    def popularity(self) -> IntArray:
+        """The number of users, int64[I], who are known to have each item."""
+        counts: IntArray = np.bincount(self.recommender.known.indices, minlength=len(self.recommender.items))
+        return counts
+
+    def matching(self, where: str) -> BoolArray:
+        """Return bool[I], the items for which an SQL expression is true; a missing value is never true.
+
+        Raises:
+            ConfigError: it is not an expression over the columns.
+        """
+        if where not in self._filters:
+            try:
+                found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"].cast(pl.Boolean)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                raise ConfigError(
+                    f"filter {where!r}: {why}; expected an SQL condition such as  in_stock and price < 20  over the "
+                    f"columns {', '.join(self.columns.columns)}"
+                ) from None
+            if len(self._filters) >= FILTERS_KEPT:
+                self._filters.clear()
+            self._filters[where] = found.fill_null(False).to_numpy().astype(bool)
+        return self._filters[where]
+
+    def allowed(self, rules: Rules) -> tuple[BoolArray | None, int]:
+        """Return bool[I], the items that may be recommended (None: all), and how many ids of the rules are unknown."""
+        if rules.where is None and rules.candidates is None and rules.exclude is None:
+            return None, 0
+        ids, skipped = self.recommender.item_ids, 0
+        mask = np.full(len(ids), rules.candidates is None)
+        for raws, value in ((rules.candidates, True), (rules.exclude, False)):
+            known = [raw for raw in raws or () if raw in ids]
+            skipped += len(raws or ()) - len(known)
+            mask[ids.rows(known)] = value
+        if rules.where is not None:
+            mask &= self.matching(rules.where)
+        return mask, skipped
+
+    def of(self, users: Sequence[RawId], k: int = 20, rules: Rules | None = None) -> list[UserList]:
+        """Return the list of each user; of an unknown user, or one with nothing, that of the most popular items.
+
+        Args:
+            users: raw ids.
+            k: how many items.
+            rules: for all of them.
+
+        Raises:
+            ConfigError: a rule names no column or is not an expression, or k is below 1.
+        """
+        rules = rules or Rules()
+        allowed, _ = self.allowed(rules)
+        known = [place for place, user in enumerate(users) if user in self.recommender.user_ids]
+        rows = self.recommender.user_ids.rows([users[place] for place in known])
+        found, scores, by_text, by_popularity = self.rows(rows, k, rules, allowed)
+        ids = self.recommender.item_ids
+        made: dict[int, UserList] = {}
+        for number, place in enumerate(known):
+            source: Source = (
+                "popularity" if by_popularity[number] else "text" if by_text[number] else "history"
+            )
+            items = [ids.id(row) for row in found[number].tolist() if row >= 0]
+            made[place] = UserList(users[place], items, scores[number, : len(items)], source)
+        if len(made) < len(users):
+            popular, counts = self._popular(np.array([-1]), k, rules, allowed)
+            items = [ids.id(row) for row in popular[0].tolist() if row >= 0]
+            for place, user in enumerate(users):
+                if place not in made:
+                    made[place] = UserList(user, items, counts[0, : len(items)], "popularity")
+        return [made[place] for place in range(len(users))]
+
+    def rows(
+        self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None
+    ) -> tuple[IntArray, Float32Array, BoolArray, BoolArray]:
+        """Return lists of user rows.
+
+        Args:
+            users: int64[B].
+            k: how many items.
+            rules: what they obey.
+            allowed: of ``allowed(rules)``.
+
+        Returns:
+            item rows int64[B, k] (−1: none), scores float32[B, k], and bool[B]: who has a text alone, and who has
+            nothing and gets the most popular items.
+        """
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        empty = np.diff(self.recommender.seen.indptr)[users] == 0
+        texts = None if self.recommender.parts is None else self.recommender.parts.user_texts
+        has_text = np.zeros(len(users), bool) if texts is None else np.asarray(texts[users]).any(axis=1)
+        by_text, by_popularity = empty & has_text, empty & ~has_text
+        found = np.full((len(users), k), -1)
+        scores = np.full((len(users), k), -np.inf, np.float32)
+        for mask, search in ((~by_popularity, self._best), (by_popularity, self._popular)):
+            places = np.flatnonzero(mask)
+            for start in range(0, len(places), BLOCK):
+                block = places[start : start + BLOCK]
+                found[block], scores[block] = search(users[block], k, rules, allowed)
+        return found, scores, by_text, by_popularity
+
+    def _best(self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None) -> Found:
+        """Return the lists of users who are known, in one block."""
+        n_items = len(self.recommender.items)
+        if not rules.chooses:
+            return self._candidates(users, k, rules, allowed)
+        depth = min(n_items, max(POOL, POOL_OF_K * k))
+        found, scores = self._choose(*self._candidates(users, depth, rules, allowed), k, rules)
+        short = np.flatnonzero((found < 0).any(axis=1))
+        if len(short) and depth < n_items:  # the caps need a look further down
+            whole = self._candidates(users[short], n_items, rules, allowed)
+            found[short], scores[short] = self._choose(*whole, k, rules)
+        return found, scores
+
+    def _candidates(self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None) -> Found:
+        """Return the k highest scores of each user, with what may be bought again."""
+        recommender = self.recommender
+        if not rules.exclude_seen or rules.bought_where is None:
+            return recommender.recommend_rows(users, k, rules.exclude_seen, allowed)
+        again = self.matching(rules.bought_where)
+        new = recommender.recommend_rows(users, k, True, allowed)
+        old = recommender.recommend_rows(users, k, False, again if allowed is None else again & allowed)
+        rows, scores = np.concatenate([new[0], old[0]], axis=1), np.concatenate([new[1], old[1]], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        return _first_distinct(rows, scores, k)
+
+    def _choose(self, rows: IntArray, scores: Float32Array, k: int, rules: Rules) -> Found:
+        """Choose k of the pool int64[B, D] one after the other, by caps and marginal relevance."""
+        n_users = len(rows)
+        chosen = np.full((n_users, k), -1)
+        values = np.full((n_users, k), -np.inf, np.float32)
+        free = rows >= 0
+        relevance = _scaled(scores, free)
+        groups = [(codes[rows], cap, np.full((n_users, k), -2)) for codes, cap in self._groups(rules)]
+        vectors = self._unit_items()[rows] if rules.diversity else None
+        nearest = np.full(rows.shape, -np.inf if vectors is None else -1.0, np.float32)
+        everyone = np.arange(n_users)
+        for place in range(min(k, rows.shape[1])):
+            utility = relevance
+            if vectors is not None:
+                penalty = np.maximum(nearest, 0) if place else np.float32(0)
+                utility = (1 - rules.diversity) * relevance - rules.diversity * penalty
+            best = np.where(free, utility, -np.inf).argmax(axis=1)
+            has = free[everyone, best]
+            chosen[has, place] = rows[everyone, best][has]
+            values[has, place] = scores[everyone, best][has]
+            free[everyone, best] = False
+            for codes, cap, taken in groups:
+                picked = codes[everyone, best]
+                taken[has, place] = picked[has]
+                full = has & (picked >= 0) & ((taken == picked[:, None]).sum(axis=1) >= cap)
+                free &= ~((codes == picked[:, None]) & full[:, None])
+            if vectors is not None:
+                nearest = np.maximum(nearest, np.einsum("bnd,bd->bn", vectors, vectors[everyone, best]))
+        return chosen, values
+
+    def _groups(self, rules: Rules) -> Iterator[tuple[IntArray, int]]:
+        """Yield for each capped column int64[I], equal for equal values and −1 without one, and the cap."""
+        for name, cap in rules.at_most.items():
+            if name not in self.columns.columns:
+                raise ColumnError(
+                    f"at_most: the items have no column {name!r} but {', '.join(self.columns.columns)}"
+                )
+            column = self.columns[name]
+            codes = column.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(-1)
+            yield codes.to_numpy(), cap
+
+    def _unit_items(self) -> Float32Array:
+        if not self.recommender.items.shape[1]:
+            raise ConfigError("diversity needs embeddings of items, and this run has only item neighbours")
+        return unit_rows(self.recommender.items)
+
+    def _popular(self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None) -> Found:
+        """Return the most popular of the allowed items, without what each user has; row −1 is an unknown user."""
+        counts = self.popularity
+        order = np.argsort(-counts, kind="stable")
+        order = order if allowed is None else order[allowed[order]]
+        again = None if rules.bought_where is None else self.matching(rules.bought_where)
+        depth = len(order) if rules.at_most else k
+        rows = np.full((len(users), depth), -1)
+        for number, user in enumerate(users.tolist()):
+            mine = order
+            if rules.exclude_seen and user >= 0:
+                had = self.recommender.known[[user]].indices
+                had = had if again is None else had[~again[had]]
+                mine = order[: depth + len(had)]
+                mine = mine[~np.isin(mine, had)]
+            rows[number, : len(mine[:depth])] = mine[:depth]
+        scores = np.where(rows >= 0, counts[rows], -np.inf).astype(np.float32)
+        return (
+            self._choose(rows, scores, k, Rules(at_most=rules.at_most)) if rules.at_most else (rows, scores)
+        )
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    """Return a column of text as numbers or as true and false, if it holds nothing else."""
+    if column.dtype != pl.String or not column.count():
+        return column
+    values = column.str.strip_chars()
+    lower = values.str.to_lowercase()
+    if lower.drop_nulls().is_in(["true", "false"]).all():
+        return lower == "true"
+    for kind in (pl.Int64, pl.Float64):
+        numbers = values.cast(kind, strict=False)
+        if numbers.null_count() == values.null_count():
+            return numbers
+    return column
+
+
+def _scaled(scores: Float32Array, free: BoolArray) -> Float32Array:
+    """Scale each row's scores of free places to [0, 1]."""
+    low = np.where(free, scores, np.inf).min(axis=1, keepdims=True)
+    high = np.where(free, scores, -np.inf).max(axis=1, keepdims=True)
+    width = np.where(high > low, high - low, 1)
+    scaled: Float32Array = np.where(free, (scores - low) / width, 0).astype(np.float32)
+    return scaled
+
+
+def _first_distinct(rows: IntArray, scores: Float32Array, k: int) -> Found:
+    """Return the first k entries of each row without repeats and padding."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, 1)
+    twice = np.zeros(rows.shape, bool)
+    np.put_along_axis(
+        twice,
+        order,
+        np.concatenate([np.zeros((len(rows), 1), bool), ordered[:, 1:] == ordered[:, :-1]], 1),
+        1,
+    )
+    drop = np.argsort(twice | (rows < 0), axis=1, kind="stable")[:, :k]
+    gone = np.take_along_axis(twice | (rows < 0), drop, 1)
+    found = np.where(gone, -1, np.take_along_axis(rows, drop, 1))
+    return found, np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, drop, 1))

@@ -1,0 +1,150 @@
+"""Lists by rules, compared with a slow choice one user and one item at a time."""
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.recommend.lists import Lists, Rules
+from rlmrec.recommend.recommender import Recommender
+
+U, I, D = 12, 150, 6
+
+
+@pytest.fixture(scope="module")
+def lists():
+    rng = np.random.default_rng(0)
+    users, items = np.nonzero(rng.random((U, I)) < 0.1)
+    keep = users != 5  # user 5 has nothing
+    half = np.flatnonzero(keep)[::2], np.flatnonzero(keep)[1::2]
+    train, valid = (Interactions(users[rows], items[rows], U, I) for rows in half)
+    empty = Interactions(np.empty(0, int), np.empty(0, int), U, I)
+    columns = pl.DataFrame(
+        {
+            "title": [f"thing {row}" for row in range(I)],
+            "brand": [None if row % 11 == 0 else f"brand {row % 7}" for row in range(I)],
+            "price": [f"{row / 10:g}" for row in range(I)],
+            "in_stock": ["true" if row % 3 else "false" for row in range(I)],
+        }
+    )
+    dataset = Dataset(
+        "things", train, valid, empty, Vocabulary([f"u{row}" for row in range(U)], "user"),
+        Vocabulary([f"i{row}" for row in range(I)], "item"), columns,
+    )  # fmt: skip
+    vectors = (rng.standard_normal((n, D), dtype=np.float32) for n in (U, I))
+    return Lists(Recommender.of(dataset, *vectors), dataset)
+
+
+def slow(lists, user, k, rules):
+    """The definition of Rules, one item at a time over all items."""
+    recommender, columns = lists.recommender, lists.columns
+    row = recommender.user_ids.row(user)
+    scores = recommender.items @ recommender.users[row]
+    had = set(recommender.known[[row]].indices.tolist()) if rules.exclude_seen else set()
+    left = [item for item in np.argsort(-scores, kind="stable").tolist() if item not in had]
+    if rules.diversity:
+        left = left[: max(100, 5 * k)]
+    unit = recommender.items / np.linalg.norm(recommender.items, axis=1, keepdims=True)
+    low, high = scores[left].min(), scores[left].max()
+    chosen = []
+    while left and len(chosen) < k:
+
+        def utility(item, chosen=chosen):
+            relevance = (scores[item] - low) / (high - low)
+            nearest = max([0.0, *(unit[item] @ unit[other] for other in chosen)])
+            return (1 - rules.diversity) * relevance - rules.diversity * nearest
+
+        best = max(left, key=utility) if rules.diversity else left[0]
+        left.remove(best)
+        values = [(name, columns[name][best], cap) for name, cap in rules.at_most.items()]
+        same = [sum(columns[name][other] == value for other in chosen) for name, value, _ in values]
+        if all(value is None or n < cap for n, (_, value, cap) in zip(same, values, strict=True)):
+            chosen.append(best)
+    return [recommender.item_ids.id(item) for item in chosen]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(),
+        Rules(exclude_seen=False),
+        Rules(at_most={"brand": 2}),
+        Rules(at_most={"brand": 1, "in_stock": 4}),
+        Rules(diversity=0.3),
+        Rules(diversity=0.7, at_most={"brand": 3}),
+    ],
+)
+def test_against_a_slow_choice(lists, rules):
+    users = [f"u{row}" for row in range(U) if row != 5]
+    found = lists.of(users, 12, rules)
+    for one in found:
+        assert one.source == "history"
+        assert one.items == slow(lists, one.user, 12, rules)
+
+
+def test_filters_read_numbers_and_switches(lists):
+    table = lists.columns
+    assert (table.schema["price"], table.schema["in_stock"]) == (pl.Float64, pl.Boolean)
+    wanted = lists.matching("in_stock and price < 5 and brand in ('brand 1', 'brand 2')")
+    expected = [row for row in range(50) if row % 3 and row % 7 in (1, 2) and row % 11]
+    assert np.flatnonzero(wanted).tolist() == expected
+    [one] = lists.of(["u1"], 100, Rules(where="in_stock = true and price < 5"))
+    assert one.items
+    assert all(int(raw[1:]) % 3 and int(raw[1:]) < 50 for raw in one.items)
+    assert not lists.matching("brand = 'brand 0' and brand is null").any()
+    assert lists.matching("id = 'i7'").sum() == 1
+    for broken in ("price <", "colour = 'red'", "title", "sum(", "select 1"):
+        with pytest.raises(ConfigError, match="expected an SQL condition"):
+            lists.matching(broken)
+
+
+def test_unknown_ids_are_skipped_and_counted(lists):
+    rules = Rules(candidates=["i1", "i2", "i3", "gone"], exclude=["i2", "never"])
+    mask, skipped = lists.allowed(rules)
+    assert skipped == 2
+    assert np.flatnonzero(mask).tolist() == [1, 3]
+    assert set(lists.of(["u5"], 5, rules)[0].items) == {"i1", "i3"}
+
+
+def test_somebody_who_is_unknown_or_empty_gets_what_is_popular(lists):
+    known, empty, unknown = lists.of(["u0", "u5", "somebody"], 7)
+    counts = lists.recommender.known.sum(axis=0)
+    expected = [f"i{row}" for row in np.argsort(-np.asarray(counts), kind="stable")[:7]]
+    assert (known.source, empty.source, unknown.source) == ("history", "popularity", "popularity")
+    assert empty.items == unknown.items == expected
+    assert unknown.scores.tolist() == sorted(np.asarray(counts).tolist())[::-1][:7]
+    brands = [
+        lists.columns["brand"][int(raw[1:])]
+        for raw in lists.of(["x"], 7, Rules(at_most={"brand": 1}))[0].items
+    ]
+    named = [brand for brand in brands if brand]
+    assert len(named) == len(set(named))
+
+
+def test_consumables_are_offered_again(lists):
+    recommender = lists.recommender
+    [one] = lists.of(["u2"], I, Rules(bought_where="price >= 10"))
+    known = set(recommender.known[[2]].indices.tolist())
+    rows = [int(raw[1:]) for raw in one.items]
+    assert len(rows) == len(set(rows))
+    assert {row for row in known if row >= 100} <= set(rows)
+    assert not {row for row in known if row < 100} & set(rows)
+    assert (np.diff(one.scores) <= 0).all()
+
+
+def test_wrong_rules(lists):
+    for wrong in ({"at_most": {"brand": 0}}, {"diversity": 1.5}):
+        with pytest.raises(ConfigError):
+            Rules(**wrong)
+    with pytest.raises(ColumnError, match="no column 'colour'"):
+        lists.of(["u1"], 3, Rules(at_most={"colour": 1}))
+    bare = Recommender(
+        np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32), Vocabulary("ab", "user"), Vocabulary("xy", "item"),
+        sp.csr_array(np.eye(2)),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="diversity needs embeddings"):
+        Lists(bare, lists.dataset).of(["a"], 1, Rules(diversity=0.5))
