@@ -51,6 +51,7 @@ COMMANDS = (
     "explain",
     "cold",
     "publish",
+    "monitor",
     "serve",
     "index",
     "export",

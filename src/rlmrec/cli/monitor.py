@@ -1,0 +1,78 @@
+"""rlmrec monitor: compare the lists of a day with what was bought."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.errors import DataError
+
+
+def monitor(
+    lists: Annotated[Path, typer.Argument(help="File of 'rlmrec recommend --all', .parquet or .jsonl.")],
+    orders: Annotated[Path, typer.Argument(help="File of what was bought after the lists were made.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the lists of a day with what was bought, and append a line to the workspace's monitor.jsonl.
+
+    hit rate: share of the buyers with a list who bought something from it. found: share of the bought pairs that are
+    in a list. coverage: share of the catalogue in all lists. popular: share of the lists that are only what is
+    popular. score: mean score of the first places, whose drift tells of a model that has changed.
+
+    **Example:**  `rlmrec monitor lists-2026-11-27.parquet orders-2026-11-27.csv -w shop`
+    """
+    import json
+    from datetime import UTC, datetime
+
+    import polars as pl
+
+    from rlmrec.cli.output import Output
+    from rlmrec.data.tables import Columns, read_table
+    from rlmrec.workspace import Workspace
+
+    place, output = Workspace(workspace), Output(as_json)
+    dataset = place.dataset()
+    recorded = dataset.provenance.get("columns", {})
+    columns = Columns(recorded.get("user", "user_id"), recorded.get("item", "item_id"))
+    table = pl.read_ndjson(lists) if lists.suffix == ".jsonl" else pl.read_parquet(lists)
+    if not {"user", "items", "scores", "source"} <= set(table.columns):
+        raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
+    frame = read_table(orders, columns[:2], ids=columns[:2]).frame
+    bought = frame.select(
+        user=pl.col(columns.user).cast(pl.String), item=pl.col(columns.item).cast(pl.String)
+    ).unique()
+    listed = table.select(pl.col("user").cast(pl.String), "items").explode("items")
+    pairs = listed.select("user", item=pl.col("items").cast(pl.String)).drop_nulls()
+    hits = bought.join(pairs, on=["user", "item"], how="semi")
+    buyers = bought.join(pairs.select("user").unique(), on="user", how="semi")["user"].n_unique()
+    line = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lists": str(lists),
+        "orders": str(orders),
+        "buyers": buyers,
+        "hit_rate": hits["user"].n_unique() / buyers if buyers else None,
+        "found": len(hits) / len(bought) if len(bought) else None,
+        "coverage": pairs["item"].n_unique() / dataset.n_items,
+        "popular": float((table["source"] == "popularity").mean() or 0),  # type: ignore[arg-type]
+        "score": table["scores"].list.first().mean(),
+    }
+    path = place.path / "monitor.jsonl"
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    names = ("buyers", "hit_rate", "found", "coverage", "popular", "score")
+    last = json.loads(before[-1]) if before else {}
+    output.table(
+        f"{lists.name} against {orders.name}",
+        ["", "now", "before"],
+        [[name.replace("_", " "), _shown(line[name]), _shown(last.get(name))] for name in names],
+    )
+    output.result(line)
+
+
+def _shown(value: object) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
