@@ -179,7 +179,13 @@ def _filter_options(values: dict[str, Any]) -> dict[str, Any]:
     """Convert the options of a command to those of ``Dataset.from_source``."""
     if not values:
         return {}
+    from rlmrec.data.split import SplitRule
+
     start, end = values.pop("start"), values.pop("end")
+    try:
+        SplitRule.parse(values["split"])  # before the file is read
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
     return {**values, "period": _period(start, end)}
 
 
