@@ -101,7 +101,9 @@ def recommend(
         with output.progress("users", len(recommender.users)) as update:
             written = write_lists(lists, out, k, rules, update)
         n_users, listed_items, sources = len(recommender.users), written.listed, written.sources
-        full = "" if listed_items == k * n_users else f", {k * n_users - listed_items:,} fewer than {k} for each"
+        full = (
+            "" if listed_items == k * n_users else f", {k * n_users - listed_items:,} fewer than {k} for each"
+        )
         output.say(f"wrote {escape(str(out))}: {listed_items:,} items for {n_users:,} users{full}")
         if sources["popularity"]:
             output.say(f"{sources['popularity']:,} users without a training interaction got what is popular")
