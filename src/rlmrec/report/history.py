@@ -39,7 +39,7 @@ def gain_chart(summaries: Sequence[Summary], metric: str = "recall@20") -> Chart
         f"change of {short_metric(metric)}, %",
         note="Test split, which is the same at every length. The base is the same recommender without text or "
         "popularity, whichever is better on validation at this length.",
-        levels=[(0.0, "without text")],
+        levels=[(0.0, "")],
         x_ticks=[(place, length.removeprefix("random ")) for length, place in places.items()],
     )
 
