@@ -92,6 +92,6 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {setting!r}: expected name=value, for example --set layers=2")
         try:
             options[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             options[name.strip()] = text.strip()
     return options

@@ -21,6 +21,7 @@ from rlmrec.trust import parse_json
 # Texts are packed to a third or a tenth; what unpacks to a hundred times its size was made to fill the memory.
 UNPACKED_RATIO = 100
 UNPACKED_BYTES = 256 << 20
+LINE_BYTES = 64 << 20  # of one line or quoted field
 WINDOWS = sys.platform == "win32"
 
 
@@ -183,18 +184,54 @@ def check_unpacked(path: Path) -> None:
     Raises:
         DataError: it does; the message says how to read it all the same.
     """
-    most = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
-    if raised := os.environ.get("RLMREC_MAX_UNPACKED_MB", ""):
-        most = int(raised) << 20 if raised.isdecimal() else most
-    total = 0
-    with gzip.open(path) as packed:
-        while chunk := packed.read(1 << 20):
-            total += len(chunk)
-            if total > most:
+    check_text(path, packed=True)
+
+
+def check_text(path: Path, packed: bool, quote: bytes | None = None) -> None:
+    """Check the bounds of a file of texts, in one pass over its bytes, before it is read into memory.
+
+    Args:
+        path: the file.
+        packed: whether it is gzipped.
+        quote: the character around fields that may hold line breaks; None where there is none.
+
+    Raises:
+        DataError: it unpacks to far too much, a line is far too long, or a quote is never closed; the message says
+            how to read it all the same.
+    """
+    most = _bound("RLMREC_MAX_UNPACKED_MB", max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size))
+    longest = _bound("RLMREC_MAX_LINE_MB", LINE_BYTES)
+    total = line_start = last_quote = n_quotes = n_lines = 0
+    before, previous = b"\n", b"\n"  # the bytes before the last quote and before the chunk
+    with gzip.open(path) if packed else path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            n_lines += chunk.count(b"\n")
+            if (end := max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))) >= 0:
+                line_start = total + end + 1
+            if quote is not None and (place := chunk.rfind(quote)) >= 0:
+                n_quotes += chunk.count(quote)
+                last_quote, before = total + place, chunk[place - 1 : place] if place else previous
+            total, previous = total + len(chunk), chunk[-1:]
+            if packed and total > most:
                 raise DataError(
-                    f"{path} unpacks to more than {most >> 20:,} MB, {UNPACKED_RATIO} times its size: if you trust it, "
-                    "set RLMREC_MAX_UNPACKED_MB to what it may have"
+                    f"{path} unpacks to more than {most >> 20:,} MB from {path.stat().st_size / 1e6:.1f} MB: if you "
+                    "trust it, set RLMREC_MAX_UNPACKED_MB to what it may have"
                 )
+            if total - line_start > longest:
+                raise DataError(
+                    f"{path}: line {n_lines + 1:,} is longer than {longest >> 20:,} MB: is this the right file? If so, "
+                    "set RLMREC_MAX_LINE_MB to what a line may have"
+                )
+            if n_quotes % 2 and total - last_quote > longest and before in b",;\t\n\r":
+                raise DataError(
+                    f"{path}: the last quote, {total - last_quote:,} bytes before line {n_lines + 1:,}, is never "
+                    "closed: close it, or set RLMREC_MAX_LINE_MB to what a field may have"
+                )
+
+
+def _bound(variable: str, default: int) -> int:
+    raised = os.environ.get(variable, "")
+    return int(raised) << 20 if raised.isascii() and raised.isdecimal() else default
 
 
 def sha256(path: Path) -> str:

@@ -126,7 +126,7 @@ class _Cursor(sqlite3.Cursor):
             yield
         except (sqlite3.IntegrityError, _StoreError):
             raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's message may quote bytes of the file
             remedy = (
                 "" if isinstance(error, sqlite3.OperationalError) else connection.remedy
             )  # such as a full disk

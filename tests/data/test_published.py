@@ -455,3 +455,15 @@ def test_a_flipped_byte_is_a_data_error_or_a_dataset(tmp_path_factory, position,
     content[position] ^= mask
     with suppress(DataError):
         published(write(folder, trn=bytes(content)))
+
+
+@pytest.mark.parametrize("step", [b"Ns.", b"Nu."])
+def test_a_key_whose_hash_would_take_hours_is_refused(tmp_path, step):
+    shared = ()
+    for _ in range(60):
+        shared = (shared, shared)
+    body = pickle.dumps(shared, 2)[2:-1]
+    bomb = b"}" + body + b"Ns." if step == b"Ns." else b"}(" + body + b"Nu."
+    (tmp_path / "bomb.pkl").write_bytes(b"\x80\x02" + bomb)
+    with pytest.raises(DataError, match="a key that is neither a text nor a number"):
+        load(tmp_path / "bomb.pkl")

@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.tables import read_tables, read_texts
+from rlmrec.data.tables import read_table, read_tables, read_texts
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
@@ -503,3 +504,37 @@ def test_ids_in_two_forms_are_noted(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id\n1,7\n2,7.0\n3,8\n")
     (note,) = read_tables(tmp_path / "r.csv").notes
     assert note.startswith("1 item ids occur in two forms, for example '7' and '7.0', and count as different")
+
+
+# -- bounds --------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_unpacks_to_far_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "r.csv.gz"
+    path.write_bytes(gzip.compress(b"user_id,item_id\n" + b"u1,i1\n" * 400_000))
+    monkeypatch.setattr("rlmrec.files.UNPACKED_BYTES", 1 << 20)
+    with pytest.raises(DataError, match=r"unpacks to more than 1 MB .* set RLMREC_MAX_UNPACKED_MB"):
+        read_table(path)
+    monkeypatch.setenv("RLMREC_MAX_UNPACKED_MB", "3")
+    assert len(read_table(path).frame) == 400_000
+
+
+def test_a_quote_that_is_never_closed_and_endless_lines_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlmrec.files.LINE_BYTES", 1 << 20)
+    (tmp_path / "q.csv").write_bytes(b'user_id,item_id\nu1,"i1\n' + b"u1,i1\n" * 600_000)
+    with pytest.raises(DataError, match=r"is never closed: .* set RLMREC_MAX_LINE_MB"):
+        read_table(tmp_path / "q.csv")
+    for name in ("l.csv", "l.jsonl"):
+        (tmp_path / name).write_bytes(b"user_id,item_id\n" + b"x" * (4 << 20))
+        with pytest.raises(DataError, match=r"line 2 is longer than 1 MB: .* set RLMREC_MAX_LINE_MB"):
+            read_table(tmp_path / name)
+    (tmp_path / "f.csv").write_bytes(b"user_id,item_id\n" + b'"u,1",i1\n' * 300_000)
+    assert len(read_table(tmp_path / "f.csv").frame) == 300_000
+
+
+def test_json_that_is_nested_deeply_is_one_of_our_errors(tmp_path):
+    for depth in (100, 100_000):
+        text = f'{{"user_id": 1, "item_id": 2, "t": {"[" * depth + "]" * depth}}}\n'
+        (tmp_path / "d.jsonl").write_text(text)
+        with pytest.raises(DataError, match=r"nested too deeply|recursion") if depth > 100 else nullcontext():
+            read_table(tmp_path / "d.jsonl")

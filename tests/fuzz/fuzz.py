@@ -223,7 +223,6 @@ def read_cold(folder: Path) -> None:
 
     cold = ColdStart.load(folder, Recommender.load(folder))
     cold.items(np.ones((1, cold.size), np.float32))
-    assert cold.encoder
 
 
 def change_index(folder: Path, rng: random.Random) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -345,7 +345,41 @@ class _Refused(Exception):
     """Raised with the name that a pickle refers to and that is not allowed."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The reader that Python has in Python: its steps can be checked, which those of the compiled one cannot.
+
+    A tuple that holds another one twice, thirty times over, has a billion entries: its hash takes minutes. So only
+    plain values may be keys.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        if not all(key is None or type(key) in (str, int, float, bool, bytes) for key in keys):
+            raise _Refused("a key that is neither a text nor a number")
+
+    def _setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        self.load_setitem()  # type: ignore[attr-defined]
+
+    def _setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        self.load_setitems()  # type: ignore[attr-defined]
+
+    def _dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        self.load_dict()  # type: ignore[attr-defined]
+
+    def _set(self) -> None:
+        raise _Refused("a set")
+
+    dispatch[pickle.SETITEM[0]] = _setitem
+    dispatch[pickle.SETITEMS[0]] = _setitems
+    dispatch[pickle.DICT[0]] = _dict
+    for _code in (pickle.ADDITEMS, pickle.FROZENSET):
+        dispatch[_code[0]] = _set
+
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))
         if allowed is None:

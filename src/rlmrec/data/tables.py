@@ -27,6 +27,7 @@ from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, ConfigError, DataError
+from rlmrec.files import check_text
 from rlmrec.types import FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -447,6 +448,11 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None, ids: Sequ
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
     ending = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
+    if ending in (".csv", ".tsv", *_JSON_LINES) and path.is_file():
+        try:
+            check_text(path, compressed, b'"' if ending in (".csv", ".tsv") else None)
+        except _UNREADABLE as error:
+            raise DataError(f"{path} cannot be read: {_line(error)}") from None
     if ending in (".csv", ".tsv"):
         separator = _separator(path) if ending == ".csv" else "\t"
         table = read_delimited(path, separator, columns=columns, required=ids)
@@ -526,7 +532,12 @@ def _read_json_lines(path: Path, columns: Sequence[str] | None, ids: Sequence[st
             seen.update(dict.fromkeys(record))
         for name, column in values.items():
             value = record.get(name)
-            column.append(value if name in ids else as_text(value))
+            try:
+                column.append(value if name in ids else as_text(value))
+            except RecursionError:
+                raise DataError(
+                    f"{path}, record {n + 1}, {name!r}: nested too deeply: make it a text"
+                ) from None
         n += 1
     if not n:
         raise DataError(f"{path} is empty: expected one JSON object per line")

@@ -385,7 +385,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WorkspaceError(f"{folder / 'config.toml'} is damaged: {error}; --overwrite the run") from None
 
 

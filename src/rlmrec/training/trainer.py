@@ -457,9 +457,12 @@ class _Run:
         device = self.graph.values.device
         self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
         own = self.model.state_dict()
-        for name, tensor in self.best_parameters.items():
-            if name not in own or tensor.shape != own[name].shape:
-                raise DataError(f"the best {name} has another shape")
+        shapes = {name: tensor.shape for name, tensor in self.best_parameters.items()}
+        if state["best_epoch"] != -1 and shapes != {name: tensor.shape for name, tensor in own.items()}:
+            raise DataError("the best parameters are not those of the model")
+        json.dumps(
+            state, allow_nan=False
+        )  # raises where a number is not finite, which could not be saved again
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("adam.", tensors).items():
             index, slot = name.split(".", 1)
