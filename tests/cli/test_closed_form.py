@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from rlmrec.cli import main
 from rlmrec.closed_form import RECOMMENDERS, Texts
 from rlmrec.errors import ConfigError, WorkspaceError
-from rlmrec.files import read_json, sha256, write_json
+from rlmrec.files import locked, read_json, sha256, write_json
 from rlmrec.recommend import storage
 from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
@@ -80,7 +80,7 @@ def test_a_stored_run_scores_and_ranks_as_the_model_does(place, name):
         np.testing.assert_allclose(recommender.score_rows(users), expected, atol=1e-5)
         items = np.array([3, 40])
         np.testing.assert_allclose(recommender.score_rows(users, items), expected[:, items], atol=1e-5)
-    masked = np.where(dataset.train.csr().toarray() > 0, -np.inf, expected)
+    masked = np.where(dataset.everything().csr().toarray() > 0, -np.inf, expected)
     recommender.memory_budget = 1 << 14  # many blocks
     rows, scores = recommender.recommend_rows(users, 5)
     np.testing.assert_allclose(scores, -np.sort(-masked, axis=1)[:, :5], atol=1e-5)
@@ -260,3 +260,13 @@ def test_a_closed_form_of_ones_own(place, call_json, tmp_path, monkeypatch):
         opened(place, "mine").recommend("u0", 3)[0].tolist()
         == opened(place, "my-popularity").recommend("u0", 3)[0].tolist()
     )
+
+
+def test_a_run_that_another_process_trains_is_left_alone(place, call_json):
+    arguments = ["train", "-w", str(place.path), "--backbone", "popularity", "--name", "busy"]
+    with locked(place.run("busy")):
+        code, _, error = call_json(*arguments)
+    assert code == 1
+    assert "another process is training the run 'busy': wait until it has ended" in error
+    assert not place.run("busy").exists()
+    assert call_json(*arguments)[0] == 0

@@ -36,6 +36,11 @@ class DistilledConfig(Config):
     spread: float = Field(
         default=0.4, gt=0, le=1, description="perplexity of the targets, as a share of the list's length"
     )
+    every: int = Field(
+        default=1,
+        ge=1,
+        description="n: every n-th user of a batch is taught; a user is in many batches of an epoch",
+    )
     contrastive_weight: float = Field(
         default=0.0,
         ge=0,
@@ -150,7 +155,8 @@ class Distilled(Alignment):
         self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Compute the cross-entropy between the teacher's lists and the student's scores, weighted."""
-        rows = distinct(batch.users)[0]
+        # Which users these are changes from batch to batch, as a user's place among the distinct ones does.
+        rows = distinct(batch.users)[0][:: self.config.every]
         probabilities = self.list_weights[rows].to(items.dtype)
         anchors, every, temperature = F.embedding(rows, users), items, 1.0
         if self.by_cosine:

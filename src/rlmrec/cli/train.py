@@ -262,9 +262,14 @@ def train_with_progress(
     """Train a run (see ``rlmrec.experiments.run.run``) with a progress bar: loss, best validation metric, time left.
 
     A run that has ended before is not repeated.
+
+    Raises:
+        WorkspaceError: another process is training this run.
+        RlmrecError: as ``run``.
     """
     from rlmrec.evaluation.compare import FinishedRun
     from rlmrec.experiments.run import run
+    from rlmrec.files import locked
 
     label = folder.name
     if (folder / "metrics.json").exists() and not overwrite:
@@ -275,6 +280,8 @@ def train_with_progress(
         return FinishedRun(label, folder, kept)
     log = _EventLog(folder) if tensorboard else None
     with ExitStack() as open_:
+        busy = f"another process is training the run {label!r}: wait until it has ended, or choose another --name"
+        open_.enter_context(locked(folder, busy))
         updates: list[Callable[..., None]] = []  # of the bar: none before the options are known to be right
         if log is not None:
             open_.callback(log.close)
