@@ -19,12 +19,6 @@ def test_every_preset_resolves(preset, backbone, alignment):
     assert spec.as_dict()["run"]["preset"] == preset
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_general_has_the_same_learning_rate_for_all_variants_of_a_backbone(backbone):
-    rates = {RunSpec.resolve(backbone, alignment).training.learning_rate for alignment in ALIGNMENTS}
-    assert len(rates) == 1
-
-
 def test_published_values_of_amazon():
     con = RunSpec.resolve("lightgcn", "contrastive", "amazon").as_dict()
     assert con["training"]["l2"] == 1e-7
