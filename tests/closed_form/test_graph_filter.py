@@ -154,6 +154,10 @@ def test_new_user_by_text_and_new_item_by_text(noisy):
     ]
     base = [np.corrcoef(popular, wanted)[0, 1] for wanted in train if wanted.any()]
     assert np.mean(gain) > np.mean(base)
+    # New users have a rank of their own, and users with a history nothing beyond theirs.
+    chosen, factors = model.record["chosen"], model.rule.factors
+    assert factors.shape[1] == max(chosen["rank"], chosen["new_user_rank"])
+    assert not factors[:, chosen["rank"] :].any()
     # A new item with the text of a known one is liked by those who like the known one.
     embeddings = model.add_items(texts.items)
     assert embeddings.shape == model.items.shape

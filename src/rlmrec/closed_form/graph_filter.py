@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -166,10 +166,10 @@ class _Fit:
         exponents = self._exponents()
         self.smoothing = self._smoothing()
         scaled = self._scaled(*exponents)
-        spectrum, ridge, graph = self._interactions(scaled)
+        spectrum, rank, ridge, graph = self._interactions(scaled)
         item_texts, user_texts = self._item_texts(), self._user_texts()
         self._choose_weights(item_texts, user_texts)
-        rule = self._rule(scaled, spectrum, ridge, exponents, graph, item_texts, user_texts)
+        rule = self._rule(scaled, spectrum, rank, ridge, exponents, graph, item_texts, user_texts)
         vectors = None if self.texts is None else self._known_texts()
         parts = rule.parts(self.train, vectors, np.arange(self.dataset.n_users))
         direct = parts.direct if parts.direct is not None and parts.direct.nnz else None
@@ -314,8 +314,8 @@ class _Fit:
         assert self.validation is not None
         return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
 
-    def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, float, sp.csr_array | None]:
-        """The singular vectors, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
+    def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, int, float, sp.csr_array | None]:
+        """All singular vectors found, r, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
         config = self.config
         rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
         if config.rank is not None and config.rank > rank:
@@ -332,14 +332,15 @@ class _Fit:
         if self.validation is not None:
             if graph is not None and given is None:
                 self._pick("neighbours")
-            found, ridge = self._search_rank(scaled, found)
-            self._keep_filter(scaled, found, ridge)
-        self.chosen |= {"rank": len(found.values), "ridge": ridge, "svd_error": round(found.error, 4)}
-        return found, ridge, graph
+            found, rank, ridge = self._search_rank(scaled, found)
+            self._keep_filter(scaled, _cut(found, rank), ridge)
+        self.chosen |= {"rank": rank, "ridge": ridge, "svd_error": round(found.error, 4)}
+        return found, rank, ridge, graph
 
-    def _search_rank(self, scaled: sp.csr_array, found: SingularVectors) -> tuple[SingularVectors, float]:
-        rank = len(found.values)
-        rank, ridge, best = self._choose_rank(scaled, found, [rank // 4, rank // 2, 3 * rank // 4, rank])
+    def _search_rank(
+        self, scaled: sp.csr_array, found: SingularVectors
+    ) -> tuple[SingularVectors, int, float]:
+        rank, ridge, best = self._choose_rank(scaled, found, _parts_of(len(found.values)))
         most = min(*scaled.shape, self.config.max_rank)
         while self.config.rank is None and rank == len(found.values) and 2 * rank <= most:
             found = self._svd(scaled, 2 * rank, found.vectors)
@@ -347,7 +348,7 @@ class _Fit:
             if quality.mean <= best.mean:
                 break
             rank, ridge, best = wider, wider_ridge, quality
-        return _cut(found, rank), ridge
+        return found, rank, ridge
 
     def _svd(self, scaled: sp.csr_array, rank: int, start: Float32Array | None) -> SingularVectors:
         return right_singular_vectors(
@@ -529,6 +530,7 @@ class _Fit:
         self,
         scaled: sp.csr_array,
         spectrum: SingularVectors,
+        rank: int,
         ridge: float,
         exponents: tuple[float, float],
         graph: sp.csr_array | None,
@@ -536,24 +538,25 @@ class _Fit:
         user_texts: UserTexts | None,
     ) -> GraphRule:
         of_items = self._item_weights(exponents[1])
-        gains = _gains(spectrum.values, ridge)
+        gains = _gains(spectrum.values, ridge, rank)
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
-        filtered = unit_rows((scaled @ spread) * gains)  # c_u, of one length for all users
-        new_users = self._new_users(filtered, spectrum.vectors, item_texts, user_texts)
+        projected = scaled @ spread
+        new_users, width = self._new_users(projected, spectrum, (rank, ridge), item_texts, user_texts)
+        filtered = unit_rows(projected * gains)  # c_u, of one length for all users
         if item_texts is not None and not weights[1]:
             weights = weights[0], CARRIED, weights[2]
         return GraphRule(
-            factors=of_items[:, None] * spread * gains,
-            vectors=spectrum.vectors,
+            factors=of_items[:, None] * (spread * gains)[:, :width],
+            vectors=np.ascontiguousarray(spectrum.vectors[:, :width]),
             item_weights=of_items,
             neighbours=graph if weights[0] else None,
             item_texts=item_texts,
             user_texts=user_texts if weights[2] or new_users is not None else None,
             new_users=new_users,
-            average=filtered.mean(axis=0),
+            average=filtered[:, :width].mean(axis=0),
             weights=weights,
-            of_new_items=self._of_new_items(filtered, spectrum.vectors, item_texts),
+            of_new_items=self._of_new_items(filtered[:, :rank], spectrum.vectors[:, :rank], item_texts),
         )
 
     def _of_new_items(
@@ -580,86 +583,173 @@ class _Fit:
 
     def _new_users(
         self,
-        filtered: Float32Array,
-        vectors: Float32Array,
+        projected: Float32Array,
+        spectrum: SingularVectors,
+        filter_of_known: tuple[int, float],
         item_texts: ItemTexts | None,
         user_texts: UserTexts | None,
-    ) -> NewUsers | None:
-        """What users get who have a text alone: weights chosen on users whose history is hidden for the purpose."""
+    ) -> tuple[NewUsers | None, int]:
+        """What users get who have a text alone, and the rank that they and the others need.
+
+        Their filter and weights are chosen on users whose history is hidden for the purpose: the ranks and ridges
+        that suit a history are too small and too large for a text.
+        """
+        rank = filter_of_known[0]
         if user_texts is None:
-            return None if item_texts is None else NewUsers(None, (0.0, 1.0, 0.0))
+            return None if item_texts is None else NewUsers(None, (0.0, 1.0, 0.0)), rank
         known = np.flatnonzero(user_texts.vectors.any(axis=1) & (self.degrees[0] > 0))
         if not len(known):
-            return None
-        weights = self._weights_of_new(known, filtered, vectors, item_texts, user_texts)
-        text_map = TextMap.fit(
-            user_texts.vectors[known], filtered[known], gamma=MAP_WIDTH, ridge=USER_RIDGE, seed=self.seed
+            return None, rank
+        projected, values = projected[known], spectrum.values
+        hidden = self._hidden_users(known, projected, spectrum, item_texts, user_texts)
+        chosen, weights = (
+            filter_of_known,
+            (1.0, NEW_ITEM_TEXTS[0 if item_texts is None else 1], NEW_USER_TEXTS[1]),
         )
-        self.chosen["new_user_weights"] = list(weights)
-        return NewUsers(text_map, weights)
+        if hidden is not None:
+            chosen, weights = self._choose_new_users(hidden, values)
+        width = max(rank, chosen[0])
+        targets = unit_rows(projected * _gains(values, chosen[1], chosen[0]))[:, :width]
+        text_map = _map_users(user_texts.vectors[known], targets, self.seed)
+        self.chosen |= {
+            "new_user_rank": chosen[0],
+            "new_user_ridge": chosen[1],
+            "new_user_weights": list(weights),
+        }
+        return NewUsers(text_map, weights), width
 
-    def _weights_of_new(
+    def _hidden_users(
         self,
         known: IntArray,
-        filtered: Float32Array,
-        vectors: Float32Array,
+        projected: Float32Array,
+        spectrum: SingularVectors,
         item_texts: ItemTexts | None,
         user_texts: UserTexts,
-    ) -> tuple[float, float, float]:
-        """Weights of the mapped filter, the item texts and the similar users for users without a history."""
-        rng = np.random.default_rng(self.seed)
+    ) -> _HiddenUsers | None:
+        """Some of the known users, taken for new; None where they are too few to choose by."""
         size = min(len(known) // 10, HIDDEN, max(1, CELLS // self.dataset.n_items))
         if size < 10:
-            return 1.0, NEW_ITEM_TEXTS[0] if item_texts is None else NEW_ITEM_TEXTS[1], NEW_USER_TEXTS[1]
-        hidden = np.sort(rng.choice(known, size, replace=False))
-        others = np.setdiff1d(known, hidden)
-        inputs = user_texts.vectors
-        mapped = TextMap.fit(
-            inputs[others],
-            filtered[others],
-            gamma=MAP_WIDTH,
-            ridge=USER_RIDGE,
-            seed=self.seed,
-        )
-        users = mapped(inputs[hidden])
-        users *= reciprocal(deviations(users, covariance(vectors)))[:, None]
-        rest = replace(user_texts, vectors=inputs[others], histories=self.train[others])
-        similar = rest.rows(inputs[hidden], np.full(size, -1))
-        text = np.zeros((size, 0), np.float32)
+            return None
+        rows = np.sort(np.random.default_rng(self.seed).choice(len(known), size, replace=False))
+        rest = np.setdiff1d(np.arange(len(known)), rows)
+        hidden, others, inputs = known[rows], known[rest], user_texts.vectors
+        remaining = replace(user_texts, vectors=inputs[others], histories=self.train[others])
+        of_items = np.zeros((size, 0), np.float32)
         if item_texts is not None:
             own = self._known_texts()
             text = item_texts.own(None if own is None else own[hidden], size)
-            text = text * reciprocal(deviations(text, covariance(item_texts.vectors)))[:, None]
-        pairs = [
-            (w, n) for w in (NEW_ITEM_TEXTS if item_texts is not None else (0.0,)) for n in NEW_USER_TEXTS
+            text *= reciprocal(deviations(text, covariance(item_texts.vectors)))[:, None]
+            of_items = text @ item_texts.vectors.T
+        return _HiddenUsers(
+            queries=inputs[hidden],
+            inputs=inputs[others],
+            projected=projected[rest],
+            vectors=spectrum.vectors,
+            by_items=of_items,
+            by_users=remaining.rows(inputs[hidden], np.full(size, -1)),
+            validation=Validation.of_hidden(self.dataset, hidden),
+        )
+
+    def _choose_new_users(
+        self, hidden: _HiddenUsers, values: FloatArray
+    ) -> tuple[tuple[int, float], tuple[float, float, float]]:
+        """The rank and ridge of the filter of new users, then the weights of the item texts and similar users."""
+        config = self.config
+        middle = NEW_ITEM_TEXTS[1] if hidden.by_items.size else 0.0, NEW_USER_TEXTS[2]
+        ranks = _parts_of(len(values)) if config.rank is None else [len(values)]
+        ridges = RIDGES if config.ridge is None else (config.ridge,)
+        chosen = ranks[-1], 3.0 if config.ridge is None else config.ridge
+
+        def best_of(filters: list[tuple[int, float]], pairs: list[tuple[float, float]]) -> int:
+            targets = [unit_rows(hidden.projected * _gains(values, ridge, rank)) for rank, ridge in filters]
+            results = hidden.qualities(targets, pairs, self.seed)
+            for (rank, ridge), (text, users), quality in zip(
+                [one for one in filters for _ in pairs], pairs * len(filters), results, strict=True
+            ):
+                names = {"new_rank": rank, "new_ridge": ridge, "new_text": text, "new_users": users}
+                self.trials.append({**names, **quality.figures()})
+            return int(np.argmax([quality.mean for quality in results]))
+
+        filters = [(max(1, rank), chosen[1]) for rank in ranks]
+        chosen = filters[best_of(filters, [middle])]
+        filters = [(chosen[0], ridge) for ridge in ridges]
+        chosen = filters[best_of(filters, [middle])]
+        texts = NEW_ITEM_TEXTS if hidden.by_items.size else (0.0,)
+        pairs = [(text, users) for text in texts for users in NEW_USER_TEXTS]
+        return chosen, (1.0, *pairs[best_of([chosen], pairs)])
+
+
+@dataclass(frozen=True, eq=False)
+class _HiddenUsers:
+    """Users who are taken for new, to choose what users get who have a text alone.
+
+    Args:
+        queries: float32[n, d_t], their texts.
+        inputs: float32[m, d_t], the texts of the other users.
+        projected: float32[m, r], R' Q of the other users.
+        vectors: Q.
+        by_items: float32[n, I], scores of the item texts; float32[n, 0] where there are none.
+        by_users: sparse n x I, scores of the similar users.
+        validation: their histories, which are to be found.
+    """
+
+    queries: Float32Array
+    inputs: Float32Array
+    projected: Float32Array
+    vectors: Float32Array
+    by_items: Float32Array
+    by_users: sp.csr_array
+    validation: Validation
+
+    def qualities(
+        self, targets: list[Float32Array], pairs: list[tuple[float, float]], seed: int
+    ) -> list[Quality]:
+        """Rank by each filter with each pair of weights, of the item texts and of the similar users.
+
+        Args:
+            targets: float32[m, r] each, the other users' places by each filter.
+            pairs: the weights.
+            seed: of the map from text to place.
+        """
+        mapped = _map_users(self.inputs, np.concatenate(targets, axis=1), seed)(self.queries)
+        spread = covariance(self.vectors)
+        users = [
+            part * reciprocal(deviations(part, spread))[:, None] for part in np.split(mapped, len(targets), 1)
         ]
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            of_filter = users[block] @ vectors.T
-            of_users = similar[block].toarray()
-            of_items = np.float32(0) if item_texts is None else text[block] @ item_texts.vectors.T
-            for item_text, user_text in pairs:
-                yield of_filter + np.float32(item_text) * of_items + np.float32(user_text) * of_users
+            of_items = self.by_items[block] if self.by_items.size else np.float32(0)
+            of_users = self.by_users[block].toarray()
+            for part in users:
+                of_filter = part[block] @ self.vectors.T
+                for item_text, user_text in pairs:
+                    yield of_filter + np.float32(item_text) * of_items + np.float32(user_text) * of_users
 
-        results = Validation.of_hidden(self.dataset, hidden).qualities(scores)
-        best = int(np.argmax([quality.mean for quality in results]))
-        for (item_text, user_text), quality in zip(pairs, results, strict=True):
-            self.trials.append({"new_text": item_text, "new_users": user_text, **quality.figures()})
-        return 1.0, *pairs[best]
+        return self.validation.qualities(scores)
 
 
-def _gains(values: FloatArray, ridge: float) -> Float32Array:
-    """h = σ² / (σ² + μ²) with μ = ridge · σ_r."""
+def _map_users(inputs: Float32Array, targets: Float32Array, seed: int) -> TextMap:
+    """The map from users' texts to their places."""
+    return TextMap.fit(inputs, targets, gamma=MAP_WIDTH, ridge=USER_RIDGE, seed=seed)
+
+
+def _parts_of(rank: int) -> list[int]:
+    """A quarter, a half, three quarters and all of a rank."""
+    return [rank // 4, rank // 2, 3 * rank // 4, rank]
+
+
+def _gains(values: FloatArray, ridge: float, rank: int) -> Float32Array:
+    """h = σ² / (σ² + μ²) with μ = ridge · σ_r, and 0 beyond the rank r."""
     squares = values**2
-    smallest = squares[-1] if len(squares) else 0.0
-    return np.divide(
-        squares, squares + ridge**2 * smallest, out=np.zeros(len(squares)), where=squares > 0
-    ).astype(np.float32)
+    smallest = squares[rank - 1] if rank else 0.0
+    gains = np.divide(squares, squares + ridge**2 * smallest, out=np.zeros(len(squares)), where=squares > 0)
+    gains[rank:] = 0
+    return gains.astype(np.float32)
 
 
 def _filter_users(rows: sp.csr_array, found: SingularVectors, ridge: float) -> Float32Array:
     """float32[n, r]: c_u of some users' rows of R', scaled so that c_u Qᵀ has a standard deviation of 1."""
-    users = (rows @ found.vectors) * _gains(found.values, ridge)
+    users = (rows @ found.vectors) * _gains(found.values, ridge, len(found.values))
     users *= reciprocal(deviations(users, covariance(found.vectors)))[:, None]
     return users
 

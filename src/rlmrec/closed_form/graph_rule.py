@@ -431,8 +431,11 @@ class GraphRule(FoldIn):
         if self.item_texts is None or self.of_new_items is None:
             return super().new_items(texts)
         of_new, whitened = self.of_new_items, self.item_texts.whitening(texts)
-        directions = of_new.directions(whitened, self.item_texts.vectors, self.vectors)
-        parts = np.float32(of_new.length) * directions, np.float32(of_new.text_weight) * whitened
+        rank = of_new.text_map.coefficients.shape[1]
+        # Further columns of Q serve new users alone: a history gives them no weight.
+        directions = of_new.directions(whitened, self.item_texts.vectors, self.vectors[:, :rank])
+        more = np.zeros((len(whitened), self.vectors.shape[1] - rank), np.float32)
+        parts = np.float32(of_new.length) * directions, more, np.float32(of_new.text_weight) * whitened
         return np.concatenate(parts, axis=1)
 
     def state(self) -> State:
