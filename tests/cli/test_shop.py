@@ -186,14 +186,14 @@ def test_lists_by_rules(place, files, call, tmp_path):
 
 def test_who_was_left_out_is_told(files, tmp_path, call):
     code, out, err = call(
-        "data", "table", files / "orders.csv", *TABLE, "--k-core", 5, "--min-rating", 2, "--rating-column", "quantity",
+        "data", "table", files / "orders.csv", *TABLE, "--k-core", 3, "--min-rating", 2, "--rating-column", "quantity",
         "-w", tmp_path / "w",
     )  # fmt: skip
     assert code == 0, err
     dataset = Dataset.load(tmp_path / "w" / "dataset")
     gone = dataset.left_out.filter(pl.col("reason").str.contains("core"))["id"].to_list()
     counts = dataset.provenance["left out"]
-    assert counts["users: not in the 5-core"] == len(gone)
+    assert counts["users: not in the 3-core"] == len(gone)
     assert (
         len(dataset.left_out) + dataset.n_users == pl.read_csv(files / "orders.csv")["customer_id"].n_unique()
     )
@@ -202,4 +202,4 @@ def test_who_was_left_out_is_told(files, tmp_path, call):
     assert call("train", "-w", tmp_path / "w", "--backbone", "popularity", "--name", "p")[0] == 0
     code, out, _ = call("recommend", "-w", tmp_path / "w", "--run", "p", "--user", gone[0])
     assert code == 0
-    assert "was left out of the dataset (not in the 5-core)" in " ".join(out.split())
+    assert "was left out of the dataset (not in the 3-core)" in " ".join(out.split())

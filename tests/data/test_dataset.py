@@ -54,14 +54,14 @@ def test_filters_in_order_and_the_trace():
         assert [dataset.items.id(i) for i in part.items] == [100 + n for n in source.items[part.id]]
     titles = dataset.item_texts["title"].to_list()
     assert titles == [f"title {i - 100}" for i in dataset.items.ids]
-    expected = source.min_rating(2).merged().k_core(3)
+    expected = source.merged().min_rating(2).k_core(3)
     assert sorted(ids) == expected.id.tolist()
     assert dataset.provenance["source"] == "test"
     assert dataset.provenance["options"]["k_core"] == 3
     assert dataset.provenance["interactions"] == {
         "read": 600,
-        "rated high enough": len(source.min_rating(2)),
-        "distinct pairs": len(source.min_rating(2).merged()),
+        "distinct pairs": len(source.merged()),
+        "rated high enough": len(source.merged().min_rating(2)),
         "in the 3-core": len(expected),
     }
 
@@ -78,9 +78,11 @@ def test_a_ready_made_split_is_kept_and_takes_no_filter():
 def test_repeated_pairs_are_noted_with_a_count_and_an_example():
     made = build(k_core=1, min_rating=None)
     repeated = np.unique(raw().keys(), return_counts=True)[1]
-    (note,) = made.notes
-    assert note.startswith(f"{(repeated > 1).sum()} pairs of user and item occur more than once, for example")
-    assert "the latest interaction of each is kept" in note
+    [repeated_pairs] = [str(found) for found in made.findings if found.kind == "repeated pair"]
+    assert repeated_pairs.startswith(
+        f"{(repeated > 1).sum()} pairs of user and item occur more than once, for example"
+    )
+    assert "the latest interaction of each is kept" in repeated_pairs
 
 
 def test_users_without_interactions_are_renumbered_away():

@@ -69,8 +69,9 @@ def plain_recipe(reviews, k, rated=True, first=0, last=10**9):
     """The recipe of Section 4.1.1, the slow way: {(user, item): (line, text)}."""
     latest = {}
     for line, (user, item, stars, time, text) in enumerate(reviews, 1):
-        if (stars >= 3 or not rated) and first <= time <= last and time >= latest.get((user, item), (0,))[0]:
-            latest[user, item] = (time, line, text)
+        if first <= time <= last and time >= latest.get((user, item), (0,))[0]:
+            latest[user, item] = (time, line, text, stars)
+    latest = {pair: entry[:3] for pair, entry in latest.items() if entry[3] >= 3 or not rated}
     while True:
         degrees = {}
         for pair in latest:

@@ -497,13 +497,8 @@ def test_the_index_of_a_data_frame_is_not_a_text(tmp_path, index):
     (tmp_path / "i.csv").write_text(f"{index},item_id,genre\n0,7,a\n1,8,b\n")
     source = read_tables(tmp_path / "r.csv", items=tmp_path / "i.csv")
     assert source.item_texts.to_dict(as_series=False) == {"genre": ["a", "b"]}
-    assert "items are called by their genre" in source.notes[0]
-
-
-def test_ids_in_two_forms_are_noted(tmp_path):
-    (tmp_path / "r.csv").write_text("user_id,item_id\n1,7\n2,7.0\n3,8\n")
-    (note,) = read_tables(tmp_path / "r.csv").notes
-    assert note.startswith("1 item ids occur in two forms, for example '7' and '7.0', and count as different")
+    assert [found.kind for found in source.findings] == ["index column", "no title"]
+    assert "items are called by their genre" in str(source.findings[1])
 
 
 # -- bounds --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -17,11 +17,12 @@ from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.cli.output import Output
 from rlmrec.data.lines import Progress
 from rlmrec.data.readers import READERS, Reader
-from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.profiles import DOMAINS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
+    from rlmrec.data.findings import Finding
     from rlmrec.data.source import Source
     from rlmrec.workspace import Workspace
 
@@ -34,6 +35,10 @@ app = typer.Typer(
 
 ColumnOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="By default as when the dataset was made.")
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(help="End with an error and write nothing if something in the data looks like a mistake."),
 ]
 MUCH = 0.05  # share of the users or items that are left out, above which a command warns
 DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
@@ -121,6 +126,8 @@ def make_command(reader: Reader) -> Callable[..., None]:
                 _refuse_filters(context, filters)
                 options = {}
             dataset = Dataset.from_source(source, **options)
+        if values["strict"]:
+            _refuse_findings(dataset.findings, output)
         _store(dataset, source, place, output)
 
     required = [parameter for parameter in own.values() if parameter.default is parameter.empty]
@@ -128,6 +135,7 @@ def make_command(reader: Reader) -> Callable[..., None]:
     first = [*required, *arguments]
     shared = {
         "workspace": _keyword("workspace", WorkspaceOption, DEFAULT_WORKSPACE),
+        "strict": _keyword("strict", StrictOption, False),
         "as_json": _keyword("as_json", JsonOption, False),
     }
     parameters = [
@@ -136,6 +144,7 @@ def make_command(reader: Reader) -> Callable[..., None]:
         shared["workspace"],
         *(parameter for parameter in own.values() if parameter not in first),
         *filters.values(),
+        shared["strict"],
         shared["as_json"],
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -258,8 +267,6 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
         output.say(
             f"text vectors of the source, {source.vectors[0].shape[1]} dimensions: {workspace.text_embeddings_path()}"
         )
-    for note in dataset.notes:
-        output.say(f"[yellow]note[/]: {escape(note)}")
     has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("*/*.safetensors", "runs/*"))
     if changed and (has_vectors or has_runs):
         output.say(
@@ -277,6 +284,7 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
             "prompts that changed, and then encode"
         )
     describe(dataset, output)
+    _say_findings(dataset.findings, output)
     output.result(
         {
             "dataset": str(workspace.dataset_path),
@@ -284,6 +292,7 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
             "items": dataset.n_items,
             **{part: len(dataset.split(part)) for part in SPLITS},
             "fingerprint": dataset.fingerprint,
+            "findings": [finding.plain() for finding in dataset.findings],
             **{
                 key: dataset.provenance[key]
                 for key in ("lines", "texts", "matched")
@@ -291,6 +300,25 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
             },
         }
     )
+
+
+def _say_findings(findings: Sequence[Finding], output: Output) -> None:
+    """Print what was found in the data: in yellow what looks like a mistake."""
+    for finding in findings:
+        text = escape(str(finding))
+        output.say(f"note: {text}" if finding.ordinary else f"[yellow]found: {text}[/]")
+
+
+def _refuse_findings(findings: Sequence[Finding], output: Output) -> None:
+    """Print the findings and raise an error if one of them looks like a mistake."""
+    mistakes = [finding for finding in findings if not finding.ordinary]
+    if mistakes:
+        _say_findings(mistakes, output)
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in mistakes))
+        raise DataError(
+            f"--strict: {len(mistakes)} findings in the data ({kinds}): nothing is written; correct the data or leave "
+            "out --strict"
+        )
 
 
 def describe(dataset: Dataset, output: Output) -> None:

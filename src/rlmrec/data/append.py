@@ -118,12 +118,17 @@ def _new_interactions(
     unused: dict[str, Any] = dict.fromkeys({"rating", "timestamp", "review"} - optional)
     read = replace(read, **unused)
     least = (dataset.provenance.get("options") or {}).get("min_rating")
+    unrated = 0
     if least is not None and read.rating is not None:
-        high = read.rating >= least
-        counts[f"rated below {least:g} and left out"] = int((~high).sum())
-        read = read.take(high)
+        has_rating = ~np.isnan(read.rating)
+        unrated = int((~has_rating).sum())
+        read = read.take(has_rating)
     merged = read.merged()
     counts["repeated in the table"] = len(read) - len(merged)
+    if least is not None and merged.rating is not None:
+        high = merged.rating >= least  # the latest rating of each item counts, as in Dataset.from_source
+        counts[f"rated below {least:g} and left out"] = int((~high).sum()) + unrated
+        merged = merged.take(high)
     user_rows, all_users = _extended(dataset.users, users, np.unique(merged.users), str(orders.path))
     item_rows, all_items = _extended(dataset.items, items, np.unique(merged.items), str(orders.path))
     everything = replace(everything, n_users=len(all_users), n_items=len(all_items))

@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
+from rlmrec.data.checks import check_ids, check_texts, check_values
+from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions, joined, repeats
 from rlmrec.data.source import Source
 from rlmrec.data.split import SplitRule
@@ -52,7 +54,7 @@ class Dataset:
             source; None when the source has no texts.
         user_texts: likewise for users.
         provenance: where it came from and how it was filtered; JSON.
-        notes: remarks on the data for the user; not saved.
+        findings: what is unusual about the data, such as ids in two spellings; not saved.
         unranked: pairs beside those of ``train`` that no list may contain, such as history that an experiment hides
             from training; not saved.
         cold: interactions of users without a training interaction, as a split by time leaves them. They are known, so
@@ -73,7 +75,7 @@ class Dataset:
     item_texts: pl.DataFrame | None = None
     user_texts: pl.DataFrame | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     unranked: Interactions | None = None
     cold: Interactions | None = None
     left_out: pl.DataFrame | None = None
@@ -260,8 +262,9 @@ class Dataset:
     ) -> Dataset:
         """Filter and split the interactions of a source, in the paper's order (Section 4.1.1).
 
-        Drop low ratings → keep a period → merge repeated pairs → sample users → k-core → renumber what is
-        left → split. A ready-made split is kept; only repeated pairs are merged.
+        Keep a period → merge repeated pairs → drop low ratings → sample users → k-core → renumber what is
+        left → split. So a user's latest rating of an item counts. What is unusual is in ``findings``.
+        A ready-made split is kept; only repeated pairs are merged.
 
         Args:
             source: what a reader returned.
@@ -294,36 +297,46 @@ class Dataset:
             "split": list(rule.shares) if rule.kind == "random" else str(rule),
             "seed": seed,
         }
-        notes = list(source.notes)
+        parts = list(source.interactions) if isinstance(source.interactions, tuple) else [source.interactions]
+        findings = [*source.findings, *check_ids(source.users, parts), *check_ids(source.items, parts)]
+        findings += check_values(parts, source.users, source.items, min_rating is not None)
         sides = (source.users, source.items, source.item_texts, source.user_texts)
         provenance = dict(source.provenance)
         if isinstance(source.interactions, tuple):
             given = [option for option, default in _NO_FILTERS.items() if filters[option] != default]
             if given:
                 raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
-            train, valid, test = (_merged(part, source, notes) for part in source.interactions)
+            train, valid, test = (_merged(part, source, findings) for part in source.interactions)
             left_out = None
         else:
             rng = np.random.default_rng(seed)
-            kept, counts, left_out = _filtered(source, notes, min_rating, period, sample_users, k_core, rng)
+            kept, counts, left_out = _filtered(
+                source, findings, min_rating, period, sample_users, k_core, rng
+            )
             kept, sides = _renumbered(kept, *sides)
             rule = rule.settled(kept)
             train, valid, test = rule.parts(kept, sides[0], sides[1], rng)
             provenance |= {"options": filters, "interactions": counts, "left out": left_out.summary}
             if rule.kind != "random":
                 provenance["split"] = str(rule)
-        train, valid, test, later = _without_cold(train, valid, test, sides, cold, provenance, notes)
+        train, valid, test, later = _without_cold(train, valid, test, sides, cold, provenance, findings)
         for part, found, lack in (
             ("valid", valid, "training cannot be stopped early"),
             ("test", test, "there is no final result"),
         ):
             if not len(found):
-                notes.append(f"the {part} split is empty, so {lack}: give more interactions or another split")
+                remedy = "give more interactions or another split"
+                findings.append(
+                    Finding("empty split", f"the {part} split is empty, so {lack}", remedy=remedy)
+                )
         dataset = cls(
-            name or source.name, train, valid, test, *sides, provenance, tuple(notes),
+            name or source.name, train, valid, test, *sides, provenance, tuple(findings),
             cold=later, left_out=None if left_out is None else left_out.table,
         )  # fmt: skip
-        return dataset if source.finish is None else source.finish(dataset)
+        if source.finish is not None:
+            dataset = source.finish(dataset)
+        missing = check_texts(dataset.item_texts, dataset.items)
+        return replace(dataset, findings=(*dataset.findings, *missing)) if missing else dataset
 
     @classmethod
     def from_frame(
@@ -352,7 +365,7 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of data frames: pandas, Polars or Arrow.
 
-        Remarks on the data (``notes``) are issued as warnings.
+        What is unusual about the data (``findings``) is issued as warnings.
 
         Args:
             df: interactions, one row each, to be filtered and split.
@@ -391,8 +404,8 @@ class Dataset:
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,
             split=split, cold=cold, seed=seed,
         )  # fmt: skip
-        for note in dataset.notes:
-            warnings.warn(note, stacklevel=2)
+        for finding in dataset.findings:
+            warnings.warn(str(finding), stacklevel=2)
         return dataset
 
     def save(self, folder: Path | str) -> None:
@@ -498,7 +511,7 @@ def _without_cold(
     sides: tuple[Any, ...],
     cold: str,
     provenance: dict[str, Any],
-    notes: list[str],
+    findings: list[Finding],
 ) -> tuple[Interactions, Interactions, Interactions, Interactions | None]:
     """Separate the held-out interactions of users without a training interaction, and count them and such items."""
     held_out = joined([valid, test])
@@ -508,16 +521,23 @@ def _without_cold(
     new_items = np.unique(held_out.items[is_new_item[held_out.items]])
     if len(new_users) or len(new_items):
         provenance["cold"] = {"users": len(new_users), "items": len(new_items)}
-        some = [(rows, ids) for rows, ids in ((new_users, sides[0]), (new_items, sides[1])) if len(rows)]
-        counts = " and ".join(
-            f"{len(rows):,} {ids.kind}s (for example {ids.id(int(rows[0]))!r})" for rows, ids in some
-        )
-        what = (
+        remedy = (
             "their interactions are left out"
             if cold == "drop"
             else "they are kept: such users are not evaluated, such items cannot be found from interactions"
         )
-        notes.append(f"{counts} have no training interaction: {what} (cold, --cold keep or drop)")
+        findings += [
+            Finding(
+                "cold",
+                f"{ids.kind}s have no training interaction",
+                len(rows),
+                repr(ids.id(int(rows[0]))),
+                f"{remedy} (cold, --cold keep or drop)",
+                ordinary=True,
+            )
+            for rows, ids in ((new_users, sides[0]), (new_items, sides[1]))
+            if len(rows)
+        ]
     if cold == "drop":
         valid, test = (
             part.take(~is_new_user[part.users] & ~is_new_item[part.items]) for part in (valid, test)
@@ -534,7 +554,7 @@ def _json(value: Any) -> bytes:
 
 def _filtered(
     source: Source,
-    notes: list[str],
+    findings: list[Finding],
     min_rating: float | None,
     period: tuple[float | None, float | None] | None,
     sample_users: float | None,
@@ -546,16 +566,18 @@ def _filtered(
     kept = source.interactions
     counts = {"read": len(kept)}
     steps = [("", kept)]
-    if min_rating is not None:
-        kept = kept.min_rating(min_rating)
-        counts["rated high enough"] = len(kept)
-        steps.append((f"all rated below {min_rating:g}", kept))
     if period is not None and period != (None, None):
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
         steps.append(("nothing in the period", kept))
-    kept = _merged(kept, source, notes)
+    if min_rating is not None:
+        kept = kept.rated()  # otherwise a later interaction without a rating would hide one with a rating
+    kept = _merged(kept, source, findings)
     counts["distinct pairs"] = len(kept)
+    if min_rating is not None:
+        kept = kept.min_rating(min_rating)
+        counts["rated high enough"] = len(kept)
+        steps.append((f"all rated below {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)
@@ -566,16 +588,21 @@ def _filtered(
     return kept, counts, _left_out(source, steps)
 
 
-def _merged(part: Interactions, source: Source, notes: list[str]) -> Interactions:
+def _merged(part: Interactions, source: Source, findings: list[Finding]) -> Interactions:
     """Merge repeated pairs and note how many there were."""
     merged = part.merged()
     if len(merged) < len(part):
         twice = repeats(part.keys())
         user, item = divmod(int(twice[0]), part.n_items)
-        notes.append(
-            f"{len(twice):,} pairs of user and item occur more than once, for example user "
-            f"{source.users.id(user)!r} with item {source.items.id(item)!r}: the "
-            f"{'last' if part.timestamp is None else 'latest'} interaction of each is kept"
+        findings.append(
+            Finding(
+                "repeated pair",
+                "pairs of user and item occur more than once",
+                len(twice),
+                f"user {source.users.id(user)!r} with item {source.items.id(item)!r}",
+                f"the {'last' if part.timestamp is None else 'latest'} interaction of each is kept",
+                ordinary=True,
+            )
         )
     return merged
 

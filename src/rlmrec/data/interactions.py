@@ -101,21 +101,34 @@ class Interactions:
         """Return int64[I], the number of interactions of each item."""
         return np.bincount(self.items, minlength=self.n_items)
 
+    def rated(self) -> Interactions:
+        """Keep the interactions that have a rating.
+
+        Raises:
+            DataError: there are no ratings.
+        """
+        if self.rating is None:
+            raise DataError(
+                "min_rating needs ratings and none were read: name their column (rating, --rating-column)"
+            )
+        kept = self.take(~np.isnan(self.rating))
+        if len(self) and not len(kept):
+            raise DataError("no interaction has a rating: check the column of ratings")
+        return kept
+
     def min_rating(self, threshold: float) -> Interactions:
         """Keep the interactions rated at least ``threshold`` (the paper: 3; Section 4.1.1) and drop unrated ones.
 
         Raises:
             DataError: there are no ratings, or nothing is left.
         """
-        if self.rating is None:
-            raise DataError(
-                "min_rating needs ratings and none were read: name their column (rating, --rating-column)"
-            )
-        kept = self.take(self.rating >= threshold)
+        rated = self.rated()
+        ratings = np.asarray(rated.rating)
+        kept = rated.take(ratings >= threshold)
         if len(self) and not len(kept):
             raise DataError(
                 f"no interaction has a rating of at least {threshold:g}: "
-                f"ratings span {np.nanmin(self.rating):g}..{np.nanmax(self.rating):g}"
+                f"ratings span {ratings.min():g}..{ratings.max():g}"
             )
         return kept
 

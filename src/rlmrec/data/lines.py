@@ -22,6 +22,7 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from rlmrec.data.findings import Finding
 from rlmrec.errors import DataError
 
 MAX_LINE = 1 << 20  # bytes; the longest lines of the known sources have some ten thousand
@@ -64,16 +65,18 @@ class LineReport:
         shown = [f"line {number}: {why}" for number, why in self.first]
         return {"lines": self.lines, "bad": self.bad, "first_bad": shown, "not_utf8": self.not_utf8}
 
-    def notes(self, file: str) -> list[str]:
-        """Describe the unusable lines for the user."""
-        notes = []
+    def findings(self, file: str) -> list[Finding]:
+        """Return the unusable lines as findings."""
+        findings = []
         if self.bad:
             shown = "; ".join(f"line {number}: {why}" for number, why in self.first)
             more = f"; and {self.bad - len(self.first):,} more" if self.bad > len(self.first) else ""
-            notes.append(f"{self.bad:,} of {self.lines:,} lines of {file} skipped: {shown}{more}")
+            what = f"of {self.lines:,} lines of {file} skipped"
+            findings.append(Finding("bad line", what, self.bad, remedy=f"{shown}{more}"))
         if self.not_utf8:
-            notes.append(f"{self.not_utf8:,} lines of {file} have bytes that are not UTF-8, shown as U+FFFD")
-        return notes
+            what = f"lines of {file} have bytes that are not UTF-8, shown as U+FFFD"
+            findings.append(Finding("not UTF-8", what, self.not_utf8))
+        return findings
 
 
 class RecordFile:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlmrec.data.amazon import AMAZON
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.findings import Finding
 from rlmrec.data.lines import MAX_BAD_LINES, Progress
 from rlmrec.data.published import read_published
 from rlmrec.data.raw import Format, add_texts
@@ -59,12 +60,13 @@ def read_mapped(
             form, dataset, *files, min_rating=min_rating, domain=domain, max_bad_lines=max_bad_lines,
             progress=progress,
         )  # fmt: skip
-        note = (
+        text = (
             f"matched {matched.items_found:,} of {matched.items:,} items and {matched.interactions_found:,} of "
             f"{matched.interactions:,} interactions, {matched.reviews:,} of them with the text of a review"
         )
         provenance = {**dataset.provenance, "matched": asdict(matched)}
-        return replace(dataset, provenance=provenance, notes=(*dataset.notes, note))
+        finding = Finding("matched", text, ordinary=True)
+        return replace(dataset, provenance=provenance, findings=(*dataset.findings, finding))
 
     return replace(read_published(folder, user_mapper=user_mapper, item_mapper=item_mapper), finish=finish)
 

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import MAX_BAD_LINES, Progress, Record, RecordFile
 from rlmrec.data.source import Source
@@ -115,12 +116,16 @@ def read_raw(
         "files": {"reviews": Path(reviews).name, "items": Path(items).name},
         "lines": {"reviews": file.report.plain()},
     }
-    notes = (
-        [] if form.rated else [f"{form.name} reviews have no ratings: every review counts as an interaction"]
+    unrated = Finding(
+        "no rating",
+        f"{form.name} reviews have no ratings",
+        remedy="every review counts as an interaction",
+        ordinary=True,
     )
+    findings = [] if form.rated else [unrated]
     return Source(
         form.name, interactions, users, articles,
-        notes=[*notes, *file.report.notes("reviews")], provenance=provenance, finish=finish,
+        findings=[*findings, *file.report.findings("reviews")], provenance=provenance, finish=finish,
     )  # fmt: skip
 
 
@@ -202,8 +207,10 @@ def add_texts(
         "domain": domain or form.domain,
         "lines": {"reviews": file.report.plain()},
     }
-    notes = (*dataset.notes, *file.report.notes("reviews"))
-    dataset = _with_reviews(replace(dataset, item_texts=None, provenance=provenance, notes=notes), texts)
+    findings = (*dataset.findings, *file.report.findings("reviews"))
+    dataset = _with_reviews(
+        replace(dataset, item_texts=None, provenance=provenance, findings=findings), texts
+    )
     dataset = _with_items(dataset, form, catalogue)
     found = dataset.provenance["texts"]["items found"]
     return dataset, Matched(dataset.n_items, found, len(ids), len(latest), len(texts))
@@ -304,5 +311,5 @@ def _with_items(dataset: Dataset, form: Format, file: RecordFile) -> Dataset:
             "interactions with a review": with_review,
         },
     }
-    notes = (*dataset.notes, *file.report.notes("items"))
-    return replace(dataset, item_texts=table, provenance=provenance, notes=notes)
+    findings = (*dataset.findings, *file.report.findings("items"))
+    return replace(dataset, item_texts=table, provenance=provenance, findings=findings)

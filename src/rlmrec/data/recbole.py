@@ -13,8 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
+from rlmrec.data.findings import Finding
 from rlmrec.data.source import Source
-from rlmrec.data.tables import Table, align, assemble, read_delimited
+from rlmrec.data.tables import Table, align, assemble, check_table, read_delimited
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 
@@ -56,8 +57,14 @@ def read_recbole(
     parts, users, items = assemble(tables, user_field, item_field, *optional)
     is_split = len(parts) > 1
     stem = paths[0].name.removesuffix(".inter").removesuffix(".train")
-    (item_texts, user_texts), left_out = _texts(folder / stem, user_field, item_field, users, items)
-    notes = [f"left out of the texts, since they summarise held-out behaviour: {', '.join(left_out)}"]
+    (item_texts, user_texts), left_out, findings = _texts(folder / stem, user_field, item_field, users, items)
+    summaries = Finding(
+        "summary column",
+        "columns are left out of the texts, since they summarise held-out behaviour",
+        len(left_out),
+        ", ".join(left_out),
+        ordinary=True,
+    )
     return Source(
         stem if is_split else folder.resolve().name,
         (parts[0], parts[1], parts[2]) if is_split else parts[0],
@@ -65,7 +72,7 @@ def read_recbole(
         items,
         item_texts,
         user_texts,
-        notes=notes if left_out else (),
+        findings=[summaries, *findings] if left_out else findings,
         provenance={
             "source": "recbole",
             "files": [path.name for path in paths],
@@ -97,8 +104,9 @@ def _splits(folder: Path) -> list[Path] | None:
 
 def _texts(
     path: Path, user: str, item: str, users: Vocabulary, items: Vocabulary
-) -> tuple[list[pl.DataFrame | None], tuple[str, ...]]:
+) -> tuple[list[pl.DataFrame | None], tuple[str, ...], list[Finding]]:
     """Read the texts of PATH.item and PATH.user, where present; also return the columns left out."""
+    findings: list[Finding] = []
     texts: list[pl.DataFrame | None] = []
     left_out: list[str] = []
     for ending, field, vocabulary in (("item", item, items), ("user", user, users)):
@@ -111,7 +119,8 @@ def _texts(
         left_out += names
         kept = replace(table, frame=table.frame.drop(names))
         texts.append(align(kept, vocabulary, field) if kept.frame.width > 1 else None)
-    return texts, tuple(dict.fromkeys(left_out))
+        findings += check_table(kept, vocabulary, field)
+    return texts, tuple(dict.fromkeys(left_out)), findings
 
 
 def read_atomic(path: Path, *required: str) -> Table:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.types import Float32Array
@@ -29,7 +30,7 @@ class Source:
         user_texts: U rows of text columns, or None.
         vectors: text vectors that the source brings along, float32[U, d_s] and float32[I, d_s], or None. Only
             for a ready-made split, since filters would renumber the rows.
-        notes: remarks for the user.
+        findings: what the reader found in the data.
         provenance: where the data came from; JSON.
         finish: called with the filtered and split dataset; returns it with what is read only then. A source
             whose texts do not fit into memory reads those of the remaining interactions here.
@@ -42,7 +43,7 @@ class Source:
     item_texts: pl.DataFrame | None = None
     user_texts: pl.DataFrame | None = None
     vectors: tuple[Float32Array, Float32Array] | None = None
-    notes: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     finish: Callable[[Dataset], Dataset] | None = None
 

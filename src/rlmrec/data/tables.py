@@ -21,6 +21,8 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
+from rlmrec.data.checks import check_join, index_columns
+from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import iso_seconds
 from rlmrec.data.metadata import TITLE_COLUMNS
@@ -28,14 +30,12 @@ from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, ConfigError, DataError
 from rlmrec.files import check_text
-from rlmrec.types import FloatArray, IntArray
+from rlmrec.types import BoolArray, FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _EXACT = 2**53  # from here on, different integers can be the same float
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
 
-# Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
-INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
 
 Records = Callable[[], Iterator[tuple[int, Any]]]
 
@@ -142,15 +142,18 @@ class Table:
     def times(self, column: str) -> FloatArray:
         """Return the column as float64[n], seconds since 1970; text may be numbers or ISO 8601 dates (UTC).
 
+        Numbers that are all written like 20170714 or 20170714220911 are dates.
+
         Raises:
             DataError: a value is neither, or the column mixes both.
         """
         raw = self.frame[column]
-        if raw.dtype != pl.String:
+        if raw.dtype in (pl.Date, pl.Datetime):
             return self.numbers(column)
-        texts = raw.fill_null("").str.strip_chars()
-        if texts.cast(pl.Float64, strict=False).is_not_null().any():
-            return self.numbers(column)
+        texts = raw.fill_null("").str.strip_chars() if raw.dtype == pl.String else raw
+        if raw.dtype != pl.String or texts.cast(pl.Float64, strict=False).is_not_null().any():
+            numbers = self.numbers(column)
+            return self._dates(column, numbers) if is_compact_date(numbers).all() else numbers
         values = np.empty(len(texts))
         for row, text in enumerate(texts):
             try:
@@ -162,6 +165,18 @@ class Table:
                 ) from None
         return values
 
+    def _dates(self, column: str, numbers: FloatArray) -> FloatArray:
+        """Return seconds since 1970 of dates such as 20170714 or 20170714220911."""
+        texts = pl.Series(numbers).cast(pl.Int64).cast(pl.String).str.pad_end(14, "0")
+        moments = texts.str.to_datetime("%Y%m%d%H%M%S", time_unit="us", strict=False)
+        if moments.is_null().any():
+            row = _first(moments.is_null())
+            raise DataError(
+                f"{self.path}, {self.place(row)}, column {column!r}: {numbers[row]:.0f} is not a date, and the "
+                "column looks like dates such as 20170714: expected those, or seconds since 1970"
+            )
+        return cast(FloatArray, (moments.dt.epoch("us") / 1e6).to_numpy())
+
     def texts(self, column: str) -> pl.Series:
         """Return the column as String: "" becomes null, lists are joined by ", ", other values printed."""
         raw = self.frame[column]
@@ -172,6 +187,12 @@ class Table:
         except pl.exceptions.PolarsError:
             raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected text") from None
         return raw.set(raw == "", None)
+
+
+def is_compact_date(numbers: FloatArray) -> BoolArray:
+    """Return whether each number is written like a date of 1900 to 2099: 20170714 or 20170714220911."""
+    days = np.where(numbers >= 1e13, numbers // 1e6, numbers)
+    return cast(BoolArray, (days >= 19000101) & (days < 21000000) & (numbers == np.floor(numbers)))
 
 
 class Columns(NamedTuple):
@@ -279,17 +300,27 @@ def to_source(
     if title is not None and items is None:
         raise ConfigError("a column of titles is in the table of items: give that, too (items, --items)")
     parts, user_ids, item_ids = assemble(tables, *columns)
-    notes = [note for ids in (user_ids, item_ids) for note in _float_twins(ids)]
     item_texts = align(items, item_ids, columns.item) if items is not None else None
+    user_texts = align(users, user_ids, columns.user) if users is not None else None
+    findings = [
+        finding
+        for table, ids, column in ((items, item_ids, columns.item), (users, user_ids, columns.user))
+        if table is not None
+        for finding in check_table(table, ids, column)
+    ]
     if item_texts is not None and title is not None:
         item_texts = titled(item_texts, title)
     elif item_texts is not None and not set(TITLE_COLUMNS) & set(item_texts.columns):
         called = (
             f"items are called by their {item_texts.columns[0]}" if item_texts.width else "items have no text"
         )
-        notes.append(
-            f"no column of titles ({', '.join(TITLE_COLUMNS)}): {called}, and prompts quote no title; "
-            "name the column of titles (title, --title-column)"
+        findings.append(
+            Finding(
+                "no title",
+                f"no column of titles ({', '.join(TITLE_COLUMNS)})",
+                remedy=f"{called}, and prompts quote no title; name the column of titles (title, --title-column)",
+                ordinary=True,
+            )
         )
     described = {} if item_texts is None else {"text_columns": columns_of_text(item_texts)}
     return Source(
@@ -298,8 +329,8 @@ def to_source(
         user_ids,
         item_ids,
         item_texts,
-        align(users, user_ids, columns.user) if users is not None else None,
-        notes=notes,
+        user_texts,
+        findings=findings,
         provenance={**(provenance or {}), **described},
     )
 
@@ -324,18 +355,21 @@ def columns_of_text(table: pl.DataFrame) -> list[str]:
     return found or table.columns
 
 
-def _float_twins(vocabulary: Vocabulary) -> list[str]:
-    """Return a note if an id occurs both as an integer and as a float, as tables with gaps write them."""
-    if not vocabulary.is_text:
-        return []
-    known = set(vocabulary.ids)
-    twins = [raw for raw in vocabulary.ids if f"{raw}.0" in known]
-    if not twins:
-        return []
-    return [
-        f"{len(twins)} {vocabulary.kind} ids occur in two forms, for example {twins[0]!r} and '{twins[0]}.0', and "
-        "count as different: write each id in one form"
-    ]
+def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Finding]:
+    """Find columns of a table of texts that only count its rows, and ids that it spells in another way."""
+    findings = check_join(vocabulary.kind, table.ids(id_column, vocabulary.kind), vocabulary)
+    index = index_columns(table.frame.drop(id_column))
+    if index:
+        findings.append(
+            Finding(
+                "index column",
+                f"columns of {table.path} only count its rows",
+                len(index),
+                repr(index[0]),
+                "they are left out of the texts; write the table without its index (pandas: index=False)",
+            )
+        )
+    return findings
 
 
 def titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -424,7 +458,8 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
             f"{table.path}, column {id_column!r}: none of its {len(ids)} ids is a known {kind}: "
             f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}"
         )
-    names = [name for name in table.frame.columns if name != id_column and name not in INDEX_COLUMNS]
+    texts_only = table.frame.drop(id_column)
+    names = [name for name in texts_only.columns if name not in index_columns(texts_only)]
     # Positional names, because a text column may be called "id" as well.
     texts = [table.texts(name).alias(str(position)) for position, name in enumerate(names)]
     joined = known.to_frame().join(

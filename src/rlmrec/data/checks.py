@@ -1,0 +1,232 @@
+"""Checks of ids, texts, ratings and times, which return findings: mistakes that change data and raise no error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rlmrec.data.findings import Finding
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.types import IntArray
+
+WITH_TEXT = 0.9  # share of the items that should have a text
+# What programs write for a missing value.
+MISSING = ("", "nan", "null", "none", "<na>", "nat", "n/a", "#n/a", "undefined")
+_YEAR_2100 = 4_102_444_800.0  # seconds since 1970
+# Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
+INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
+_RESET_INDEX = r"^(index|level_0|Unnamed: [\d.]+)$"  # an index only if it counts the rows
+
+
+def spelling(ids: pl.Series) -> pl.Series:
+    """Return one spelling of ids that look alike: without blanks, case, Unicode forms, ``.0`` and leading zeros.
+
+    Example:
+        >>> spelling(pl.Series(["7", "007", " 7.0", "Ab"])).to_list()
+        ['7', '7', '7', 'ab']
+    """
+    bare = ids.cast(pl.String).str.normalize("NFKC").str.replace_all(r"[\s\u{200B}\u{FEFF}]+", "")
+    return bare.str.to_lowercase().str.replace(r"^0*(\d+?)(\.0+)?$", "$1")
+
+
+def check_ids(ids: Vocabulary, parts: list[Interactions]) -> list[Finding]:
+    """Find ids that stand for a missing value, and ids that occur in several spellings.
+
+    Args:
+        ids: of the users or items.
+        parts: all interactions, or training, validation and test.
+    """
+    if not ids.is_text:
+        return []
+    degrees = [part.user_degrees() if ids.kind == "user" else part.item_degrees() for part in parts]
+    raw = pl.Series(ids.ids, dtype=pl.String)
+    return [*_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)), *_twins(ids, raw, degrees)]
+
+
+def _missing_ids(ids: Vocabulary, raw: pl.Series, degrees: IntArray) -> list[Finding]:
+    rows = np.flatnonzero(is_missing(raw).to_numpy() & (degrees > 0))
+    if not len(rows):
+        return []
+    worst = int(rows[np.argmax(degrees[rows])])
+    return [
+        Finding(
+            "missing id",
+            f"interactions have {_a(ids.kind)} id that stands for a missing value",
+            int(degrees[rows].sum()),
+            f"{degrees[worst]:,} times {ids.id(worst)!r}",
+            "leave these rows out or fill in the id",
+        )
+    ]
+
+
+def _twins(ids: Vocabulary, raw: pl.Series, degrees: list[IntArray]) -> list[Finding]:
+    """Find ids of several spellings; held-out ones that miss their training id apart."""
+    plain = spelling(raw)
+    rows = np.flatnonzero(plain.is_duplicated().to_numpy())
+    if not len(rows):
+        return []
+    groups: dict[str, list[int]] = {}
+    for row, text in zip(rows.tolist(), plain[rows].to_list(), strict=True):
+        groups.setdefault(text, []).append(row)
+    train = degrees[0]
+    lost = {
+        row: next(other for other in group if train[other])
+        for group in groups.values()
+        for row in group
+        if len(degrees) > 1 and not train[row] and train[group].any() and any(part[row] for part in degrees)
+    }
+    findings = []
+    if lost:
+        row, trained = next(iter(lost.items()))
+        findings.append(
+            Finding(
+                "held-out spelling",
+                f"held-out {ids.kind} ids never occur in training and look like one that does",
+                len(lost),
+                f"{ids.id(row)!r} for {ids.id(trained)!r}",
+                "write each id in one form, otherwise its held-out interactions cannot be found",
+            )
+        )
+    others = [found for group in groups.values() if len(found := [r for r in group if r not in lost]) > 1]
+    if others:
+        findings.append(
+            Finding(
+                "spelling",
+                f"{ids.kind} ids occur in two forms",
+                len(others),
+                " and ".join(repr(ids.id(row)) for row in others[0][:2]),
+                "they count as different; write each id in one form",
+            )
+        )
+    return findings
+
+
+def is_missing(texts: pl.Series) -> pl.Series:
+    """Return whether each text is blank or a word for a missing value."""
+    return texts.str.strip_chars().str.to_lowercase().is_in(list(MISSING)).fill_null(False)
+
+
+def check_join(kind: str, table_ids: pl.Series, known: Vocabulary) -> list[Finding]:
+    """Find ids that get no text because the table of texts spells them otherwise.
+
+    Args:
+        kind: "item" or "user".
+        table_ids: ids of the table of texts.
+        known: ids of the interactions.
+    """
+    ours = pl.DataFrame({"id": pl.Series(known.ids).cast(pl.String)})
+    theirs = pl.DataFrame({"other": table_ids.cast(pl.String)})
+    ours, theirs = (
+        ours.join(theirs, left_on="id", right_on="other", how="anti", maintain_order="left"),
+        theirs.join(ours, left_on="other", right_on="id", how="anti", maintain_order="left"),
+    )
+    if ours.is_empty() or theirs.is_empty():
+        return []
+    ours = ours.with_columns(spelling(ours["id"]).alias("plain")).unique("plain", maintain_order=True)
+    theirs = theirs.with_columns(spelling(theirs["other"]).alias("plain")).unique("plain", keep="first")
+    both = ours.join(theirs, on="plain", maintain_order="left")
+    if both.is_empty():
+        return []
+    return [
+        Finding(
+            "text spelling",
+            f"{kind} ids have another form in the table of texts, so these {kind}s get no text",
+            len(both),
+            f"{both['id'][0]!r} for {both['other'][0]!r}",
+            "write each id in one form (a column read as numbers loses leading zeros)",
+        )
+    ]
+
+
+def index_columns(frame: pl.DataFrame) -> list[str]:
+    """Return the columns of a table that only count its rows, as the index of a data frame does."""
+
+    def counts(name: str) -> bool:
+        numbers = frame[name].cast(pl.String, strict=False).str.strip_chars().cast(pl.Int64, strict=False)
+        return bool((numbers == pl.int_range(len(numbers), eager=True)).fill_null(False).all())
+
+    names = pl.Series(frame.columns, dtype=pl.String)
+    possible = names.filter(names.str.contains(_RESET_INDEX)).to_list()
+    return [name for name in frame.columns if name in INDEX_COLUMNS or (name in possible and counts(name))]
+
+
+def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
+    """Find texts that stand for a missing value, and items without any text.
+
+    Args:
+        texts: one row per item.
+        ids: of the items.
+    """
+    if texts is None or not texts.width or not len(texts):
+        return []
+    findings = []
+    words = {name: is_missing(texts[name]) for name in texts.columns if texts[name].dtype == pl.String}
+    total = sum(int(mask.sum()) for mask in words.values())
+    if total:
+        name = next(name for name, mask in words.items() if mask.any())
+        row = int(np.argmax(words[name].to_numpy()))
+        findings.append(
+            Finding(
+                "missing text",
+                f"texts of {ids.kind}s stand for a missing value",
+                total,
+                f"{texts[name][row]!r} as {name} of {ids.kind} {ids.id(row)!r}",
+                "leave such cells empty, otherwise they are encoded as texts",
+            )
+        )
+    has = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    if has.mean() < WITH_TEXT:
+        findings.append(
+            Finding(
+                "without text",
+                f"of {len(has):,} {ids.kind}s have no text",
+                int((~has).sum()),
+                repr(ids.id(int(np.argmin(has)))),
+                "check that both tables write the ids alike",
+            )
+        )
+    return findings
+
+
+def check_values(
+    parts: list[Interactions], users: Vocabulary, items: Vocabulary, rated: bool
+) -> list[Finding]:
+    """Find ratings of at most 0 that count as interactions, and times that are not seconds since 1970.
+
+    Args:
+        parts: all interactions, or training, validation and test.
+        users, items: their ids.
+        rated: whether low ratings are left out (``min_rating``).
+    """
+
+    def found(kind: str, what: str, masks: list[Any], remedy: str, value: str) -> list[Finding]:
+        total = sum(int(mask.sum()) for mask in masks)
+        if not total:
+            return []
+        part, mask = next((part, mask) for part, mask in zip(parts, masks, strict=True) if mask.any())
+        row = int(np.argmax(mask))
+        pair = f"user {users.id(int(part.users[row]))!r} with item {items.id(int(part.items[row]))!r}"
+        return [Finding(kind, what, total, f"{getattr(part, value)[row]:.15g} of {pair}", remedy)]
+
+    nothing = np.zeros(0, bool)
+    low = [nothing if rated or part.rating is None else part.rating <= 0 for part in parts]
+    late = [nothing if part.timestamp is None else part.timestamp >= _YEAR_2100 for part in parts]
+    early = [nothing if part.timestamp is None else part.timestamp < -_YEAR_2100 for part in parts]
+    return [
+        *found(
+            "low rating", "interactions are rated 0 or lower and count like all others", low,
+            "leave them out (min_rating, --min-rating)", "rating",
+        ),
+        *found(
+            "time", "times lie after the year 2100", late,
+            "they must be seconds since 1970: divide milliseconds by 1000", "timestamp",
+        ),
+        *found("time", "times lie before the year 1840", early, "they must be seconds since 1970", "timestamp"),
+    ]  # fmt: skip
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeio' else 'a'} {word}"

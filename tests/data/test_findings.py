@@ -1,0 +1,214 @@
+"""Mistakes that change the data without an error: each is found, counted, and shown with an example."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from rlmrec.data.append import append
+from rlmrec.data.checks import spelling
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.frames import read_frame
+from rlmrec.data.tables import Columns, read_tables
+from rlmrec.errors import DataError
+
+HEAD = "user_id,item_id\n"
+GOOD = "".join(f"u{u},{i}\n" for u in range(6) for i in range(10, 16))
+
+
+def dataset(tmp_path, rows=GOOD, header="user_id,item_id", items=None, build=None, **options):
+    (tmp_path / "r.csv").write_text(f"{header}\n{rows}")
+    if items is not None:
+        (tmp_path / "i.csv").write_text(items)
+        options["items"] = tmp_path / "i.csv"
+    return Dataset.from_source(read_tables(tmp_path / "r.csv", **options), **(build or {}))
+
+
+def found(made):
+    return {finding.kind: str(finding) for finding in made.findings if not finding.ordinary}
+
+
+def test_good_data_has_no_findings(tmp_path):
+    assert dataset(tmp_path).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "one"),
+    [
+        (["7", "7.0", "007", "7.00", " 7", "\ufeff7", "７"], "7"),
+        (["Ab c", "abc", "AB\u00a0C"], "abc"),
+        (["é", "e\u0301", "É"], "é"),
+        (["0", "00", "0.0"], "0"),
+        (["1.5"], "1.5"),
+        (["b007"], "b007"),
+    ],
+)
+def test_spellings(ids, one):
+    assert spelling(pl.Series(ids)).unique().to_list() == [one]
+
+
+@pytest.mark.parametrize("lost", ["7.0", " 7", "007", "７"])
+def test_a_held_out_id_in_another_spelling_is_found(tmp_path, lost):
+    train, held_out = f"{HEAD}a,7\nb,8\nc,8\nc,9\n", f"{HEAD}a,8\nb,{lost}\n"
+    for name, text in (("t", train), ("v", f"{HEAD}b,9\n"), ("h", held_out)):
+        (tmp_path / f"{name}.csv").write_text(text)
+    source = read_tables(train=tmp_path / "t.csv", valid=tmp_path / "v.csv", test=tmp_path / "h.csv")
+    text = found(Dataset.from_source(source))["held-out spelling"]
+    assert text.startswith("1 held-out item ids never occur in training and look like one that does")
+    assert f"for example {lost!r} for '7'" in text
+
+
+def test_ids_in_two_spellings_are_found(tmp_path):
+    text = found(dataset(tmp_path, GOOD + "u1,Ab\nu2,ab\nu3,x \nu4,x\n"))["spelling"]
+    assert text.startswith("2 item ids occur in two forms, for example 'Ab' and 'ab'")
+
+
+@pytest.mark.parametrize("word", ["nan", "NULL", "None", "<NA>"])
+def test_ids_that_say_that_a_value_is_missing_are_found(tmp_path, word):
+    text = found(dataset(tmp_path, GOOD + f"{word},10\n{word},11\n"))["missing id"]
+    assert text.startswith(
+        f"2 interactions have a user id that stands for a missing value, for example 2 times {word!r}"
+    )
+
+
+def items(texts):
+    return "item_id,title\n" + "".join(f"{i},{text}\n" for i, text in zip(range(10, 16), texts, strict=True))
+
+
+def test_texts_that_say_that_a_value_is_missing_are_found(tmp_path):
+    text = found(dataset(tmp_path, items=items(["a", "nan", "b", "NULL", "c", "d"])))["missing text"]
+    assert text.startswith(
+        "2 texts of items stand for a missing value, for example 'nan' as title of item 11"
+    )
+
+
+def test_few_items_with_a_text_are_found(tmp_path):
+    text = found(dataset(tmp_path, items=items(["a", "", "b", "", "c", "d"])))["without text"]
+    assert text.startswith("2 of 6 items have no text, for example 11")
+    assert not found(dataset(tmp_path, items=items("abcdef")))
+
+
+def test_zeros_lost_in_the_table_of_items_are_found(tmp_path):
+    rows = GOOD.replace(",1", ",01").replace("u0,010", "u0,x")
+    text = found(dataset(tmp_path, rows, items=items("abcdef") + "x,e\n"))["text spelling"]
+    assert text.startswith("6 item ids have another form in the table of texts, so these items get no text")
+    assert "for example '010' for '10'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "kept"), [("Unnamed: 0", 0, False), ("index", 0, False), ("index", 5, True)]
+)
+def test_the_index_of_a_data_frame_is_found_and_left_out(tmp_path, name, first, kept):
+    table = f"{name},item_id,title\n" + "".join(f"{first + n},{10 + n},t{n}\n" for n in range(6))
+    made = dataset(tmp_path, items=table)
+    assert (name in made.item_texts.columns) is kept
+    assert ("index column" in found(made)) is not kept
+
+
+def test_ratings_of_zero_are_found_unless_low_ratings_are_left_out(tmp_path):
+    rows = "".join(f"{line},{0 if n == 3 else 4}\n" for n, line in enumerate(GOOD.split()))
+    options = {"header": "user_id,item_id,stars", "rating_column": "stars"}
+    text = found(dataset(tmp_path, rows, **options))["low rating"]
+    assert text.startswith(
+        "1 interactions are rated 0 or lower and count like all others, for example 0 of user 'u0' with"
+    )
+    assert not found(dataset(tmp_path, rows, **options, build={"min_rating": 1}))
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("20170714", 1_499_990_400), ("20170714220911", 1_500_070_151), ("1499990400", 1_499_990_400)],
+)
+def test_compact_dates_are_dates(tmp_path, written, seconds):
+    rows = "".join(f"{line},{written}\n" for line in GOOD.split())
+    made = dataset(tmp_path, rows, "user_id,item_id,day", timestamp_column="day")
+    assert set(made.train.timestamp.tolist()) == {seconds}
+    assert not found(made)
+    frame = pl.DataFrame({"u": [1, 1, 2, 2], "i": [1, 2, 1, 3], "day": [int(written)] * 4})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty splits
+        made = Dataset.from_frame(frame, user="u", item="i", timestamp="day", split=(2, 1, 1))
+    assert set(made.everything().timestamp.tolist()) == {seconds}
+
+
+def test_a_compact_date_that_is_none_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"line 3, column 'day': 20171399 is not a date"):
+        dataset(tmp_path, "a,1,20170714\nb,2,20171399\n", "user_id,item_id,day", timestamp_column="day")
+
+
+def test_milliseconds_are_found(tmp_path):
+    rows = "".join(f"{line},1499990400000\n" for line in GOOD.split())
+    made = dataset(tmp_path, rows, "user_id,item_id,day", timestamp_column="day")
+    assert found(made)["time"].startswith(
+        "36 times lie after the year 2100, for example 1499990400000 of user 'u0'"
+    )
+
+
+# -- the latest opinion counts --------------------------------------------------------------------------
+
+OPINIONS = pl.DataFrame(
+    {
+        "user_id": [1, 1, 1, 1, 2, 2, 2, 1],
+        "item_id": [1, 1, 2, 3, 1, 2, 3, 3],
+        "stars": [5.0, 1.0, 4.0, 5.0, 5.0, 4.0, 3.0, None],
+        "time": [1, 2, 1, 1, 1, 1, 1, 9],
+    }
+)
+
+
+def pairs(part, made):
+    return sorted(
+        zip((made.users.id(u) for u in part.users), (made.items.id(i) for i in part.items), strict=True)
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_later_dislike_takes_back_an_earlier_rating():
+    made = Dataset.from_frame(OPINIONS, rating="stars", timestamp="time", min_rating=3, split=(1, 0, 0))
+    assert pairs(made.everything(), made) == [(1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    before = Dataset.from_frame(
+        OPINIONS, rating="stars", timestamp="time", min_rating=3, period=(0, 2), split=(1, 0, 0)
+    )
+    assert (1, 1) in pairs(before.everything(), before)  # what is outside the period is not known
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_later_dislike_counts_in_what_is_appended():
+    made = Dataset.from_frame(
+        OPINIONS[2:], rating="stars", timestamp="time", min_rating=3, split="hash 3:1:1"
+    )
+    columns = Columns(rating="stars", timestamp="time")
+    later = append(made, read_frame(OPINIONS[:2], "df", columns.present, columns[:2]), columns)
+    assert later.dataset is made
+    assert later.counts["rated below 3 and left out"] == 1
+
+
+# -- the command ----------------------------------------------------------------------------------------
+
+
+def test_strict_refuses_what_is_found_and_writes_nothing(tmp_path, call):
+    (tmp_path / "r.csv").write_text(f"{HEAD}{GOOD}nan,10\nnan,11\n")
+    status, _, errors = call("data", "table", tmp_path / "r.csv", "--strict", "-w", tmp_path / "w")
+    assert status == 1
+    assert "--strict: 1 findings in the data (missing id): nothing is written" in errors
+    assert not (tmp_path / "w").exists()
+    status, output, errors = call("data", "table", tmp_path / "r.csv", "-w", tmp_path / "w", "--json")
+    [finding] = json.loads(output)["findings"]
+    assert (finding["kind"], finding["count"], finding["ordinary"]) == ("missing id", 2, False)
+    assert "found: 2 interactions have a user id" in errors
+
+
+def test_strict_takes_good_data(tmp_path, call):
+    (tmp_path / "r.csv").write_text(f"{HEAD}{GOOD}u0,10\n")  # a repeated pair is ordinary
+    status, output, _ = call("data", "table", tmp_path / "r.csv", "--strict", "-w", tmp_path / "w")
+    assert status == 0
+    assert "note: 1 pairs of user and item occur more than once" in output
+
+
+def test_python_users_are_warned():
+    frame = pd.DataFrame({"user_id": ["a", "b"] * 6, "item_id": np.repeat(list("uvwxyz"), 2)})
+    with pytest.warns(UserWarning, match="3 interactions have a user id that stands for a missing value"):
+        Dataset.from_frame(pd.concat([frame, pd.DataFrame({"user_id": ["nan"] * 3, "item_id": list("uvw")})]))
