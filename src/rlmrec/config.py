@@ -52,6 +52,9 @@ def as_config(kind: type[C], config: Config | Mapping[str, Any] | None, options:
     """
     if isinstance(config, kind):
         return make(type(config), {**config.model_dump(), **options}) if options else config
+    if isinstance(config, Config) and issubclass(kind, type(config)):
+        # The options of a base class, such as ``BackboneConfig(embedding_size=64)``: the others have their defaults.
+        return make(kind, {**config.model_dump(), **options})
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(
             f"config has type {type(config).__name__}: expected {kind.__name__} or a mapping of options"

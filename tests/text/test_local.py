@@ -53,7 +53,7 @@ def test_it_owes_what_an_encoder_owes(encoder, instructed):
 
 def test_any_order_gives_what_the_library_gives(encoder, monkeypatch, tmp_path):
     """Chunks by length, equal texts once, from the cache or not: the vectors of the library's own encode."""
-    monkeypatch.setattr("rlmrec.text.encoding.CHUNK", 3)
+    monkeypatch.setattr("rlmrec.text.encoder.CHUNK", 3)
     expected = encoder._model.encode(TEXTS)
     rng = np.random.default_rng(0)
     with VectorCache(tmp_path / "v.sqlite") as cache:
