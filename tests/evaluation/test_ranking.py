@@ -178,6 +178,19 @@ def test_wrong_input():
         evaluate(scores, make([(0, 0), (1, 1)], [], [], 70, 45))
 
 
+def test_scores_of_integers_and_far_too_long_lists_are_refused():
+    dataset, _ = blocks()
+
+    class Counts:
+        def score(self, users):
+            return np.ones((len(users), dataset.n_items), np.int64)
+
+    with pytest.raises(DataError, match="scores must be float32, got int64"):
+        evaluate(Counts(), dataset)
+    with pytest.raises(ConfigError, match=r"k is 2,000,000,000: expected at most 1,000"):
+        evaluate(Counts(), dataset, k=[2_000_000_000])
+
+
 def test_wrong_embeddings():
     with pytest.raises(DataError, match="float32"):
         DotProduct(np.zeros((2, 2)), np.zeros((2, 2), np.float32))  # type: ignore[arg-type]

@@ -306,6 +306,8 @@ def test_items_added_are_recommended_and_nothing_else_changes(recommender):
     assert again.similar_items("third", k=1)[0].tolist() == ["new"]
     with pytest.raises(DataError, match="occurs twice"):
         recommender.with_items(["i3"], best[None])
+    with pytest.raises(DataError, match=r"have shape \(5, 2\), expected \(2, 5\)"):
+        recommender.with_items(["x", "y"], np.stack([best, -best]).T)
     with pytest.raises(DataError, match="not finite"):
         recommender.with_items(["x"], np.full((1, 5), np.nan))
 

@@ -50,9 +50,15 @@ def test_epochs_differ_and_seeds_repeat(toy):
     assert torch.equal(first, draw(np.random.default_rng(5)))
 
 
-def test_a_user_with_every_item_is_refused():
+def test_a_user_with_every_item_is_in_no_triple():
     train = Interactions(np.array([0, 0, 1]), np.array([0, 1, 0]), 2, 2)
-    with pytest.raises(DataError, match=r"user row 0 has a training interaction with every item.*\(1 of 2\)"):
-        Sampler(train, 2)
-    with pytest.raises(DataError, match="user 'u-17/a' has a training interaction"):
+    with pytest.warns(
+        UserWarning, match="1 of 2 users have a training interaction with every item.* user row 0"
+    ):
+        sampler = Sampler(train, 2)
+    [batch] = sampler.epoch(np.random.default_rng(0))
+    assert [column.tolist() for column in batch][:3] == [[1], [0], [1]]
+    with pytest.warns(UserWarning, match="user 'u-17/a': no negative can be drawn"):
         Sampler(train, 2, users=Vocabulary(["u-17/a", "u-18"], "user"))
+    with pytest.raises(DataError, match="so nothing can be trained"):
+        Sampler(Interactions(np.array([0, 0]), np.array([0, 1]), 1, 2), 2)

@@ -20,6 +20,7 @@ from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # Names of the metrics that have a value per user, and of those that describe all lists together.
 PER_USER = (*metrics.ACCURACY, "novelty", "popularity")
+MOST_K = 1000  # longest list of a smaller catalogue; the places behind its end are empty
 OVERALL = ("coverage", "gini")
 
 
@@ -199,7 +200,8 @@ def evaluate(
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
 
     Raises:
-        ConfigError: ``k`` is empty or contains a number below 1, or ``split`` is "train".
+        ConfigError: ``k`` is empty, contains a number below 1 or one far above the number of items, or
+            ``split`` is "train".
         DataError: the split is empty, or the scores have the wrong shape or contain NaN.
     """
     if not callable(getattr(scores, "score", None)):
@@ -216,6 +218,10 @@ def evaluate(
     if not len(users):
         raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
     n_items = dataset.n_items
+    if lengths[-1] > max(n_items, MOST_K):
+        raise ConfigError(
+            f"k is {lengths[-1]:,}: expected at most {max(n_items, MOST_K):,} ({n_items:,} items)"
+        )
     _check_shape(scores, dataset)
     excluded = dataset.excluded()[users]  # (n, I)
     wanted = held_out.csr()[users]  # (n, I)
@@ -229,6 +235,10 @@ def evaluate(
         if found.shape != (n_rows, n_items):
             raise DataError(
                 f"scores of {n_rows} users have shape {found.shape}, expected {(n_rows, n_items)}"
+            )
+        if found.dtype != np.float32:  # integers cannot hold the −∞ of what is left out
+            raise DataError(
+                f"scores must be float32, got {found.dtype}: convert them with astype(numpy.float32)"
             )
         of_rows = excluded.indptr[block.start : block.stop + 1]
         rows = np.repeat(np.arange(n_rows), np.diff(of_rows))

@@ -451,7 +451,13 @@ class Recommender:
         Raises:
             DataError: an id exists or has the other type; the vectors do not match.
         """
-        vectors = np.asarray(vectors, np.float32).reshape(len(ids), -1)
+        vectors = np.atleast_2d(np.asarray(vectors, np.float32))
+        expected = (len(ids), self.items.shape[1])
+        if len(ids) and vectors.shape != expected:
+            raise DataError(
+                f"the vectors of new items have shape {vectors.shape}, expected {expected}: one row each"
+            )
+        vectors = vectors.reshape(expected)
         messages = self.item_messages
         n_items = len(self.items) + len(ids)
         return self._replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,7 @@ class Sampler:
 
     A negative is never a training item of that user. Candidates are drawn for the whole epoch; those that
     are training pairs (found by binary search in the sorted pairs) are drawn again. So each negative is
-    uniform over the items that the user has not.
+    uniform over the items that the user has not. A user with every item is in no triple, and a warning says so.
 
     Args:
         train: the training split.
@@ -28,7 +29,7 @@ class Sampler:
         users: raw ids for error messages; without them a message names the row.
 
     Raises:
-        DataError: a user has every item, so there is no negative.
+        DataError: every user has every item, so there is no negative.
     """
 
     def __init__(
@@ -38,13 +39,18 @@ class Sampler:
         device: torch.device | str = "cpu",
         users: Vocabulary | None = None,
     ) -> None:
-        full = np.flatnonzero(train.user_degrees() >= train.n_items)
-        if len(full):
-            first = f"row {full[0]}" if users is None else repr(users.id(full[0]))
-            raise DataError(
-                f"user {first} has a training interaction with every item, so no negative can be drawn: drop such "
-                f"users ({len(full)} of {train.n_users})"
+        is_full = train.user_degrees() >= train.n_items
+        if is_full.any():
+            row = int(np.argmax(is_full))
+            first = f"row {row}" if users is None else repr(users.id(row))
+            found = (
+                f"{is_full.sum()} of {train.n_users} users have a training interaction with every item, for example "
+                f"user {first}: no negative can be drawn for them"
             )
+            if is_full.all():
+                raise DataError(f"{found}, so nothing can be trained")
+            warnings.warn(f"{found}, so they are in no triple", stacklevel=2)
+            train = train.take(~is_full[train.users])
         self.train = train
         self.batch_size = batch_size
         self.device = device
