@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rlmrec.recommend.recommender import Recommender
     from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.text.encoding import encode_dataset
-    from rlmrec.training.trainer import TrainConfig, embeddings, train
+    from rlmrec.training.config import TrainConfig
+    from rlmrec.training.trainer import embeddings, train
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,7 @@ _HOME = {
     "RlmrecError": "rlmrec.errors",
     "TeacherLists": "rlmrec.alignment.teacher",
     "TextEmbeddings": "rlmrec.text.embeddings",
-    "TrainConfig": "rlmrec.training.trainer",
+    "TrainConfig": "rlmrec.training.config",
     "Vocabulary": "rlmrec.data.vocabulary",
     "embeddings": "rlmrec.training.trainer",
     "encode_dataset": "rlmrec.text.encoding",

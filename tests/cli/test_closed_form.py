@@ -1,6 +1,8 @@
 """Closed-form recommenders from outside: fitted, served, explained, exported and compared like every other run."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -270,3 +272,14 @@ def test_a_run_that_another_process_trains_is_left_alone(place, call_json):
     assert "another process is training the run 'busy': wait until it has ended" in error
     assert not place.run("busy").exists()
     assert call_json(*arguments)[0] == 0
+
+
+def test_fit_leaves_pytorch_alone(place):
+    code = (
+        "import sys; from rlmrec.cli import main\n"
+        f"try: main(['train', '-w', {str(place.path)!r}, '--name', 'without-torch'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert "torch" not in read_json(place.run("without-torch") / "metrics.json")["environment"]

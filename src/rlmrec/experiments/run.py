@@ -13,30 +13,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tomli_w
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from rlmrec import __version__
-from rlmrec.alignment import ALIGNMENTS, Alignment
-from rlmrec.backbones import BACKBONES, Backbone
-from rlmrec.backbones.base import BackboneConfig
+from rlmrec.alignment import ALIGNMENTS
+from rlmrec.backbones import BACKBONES
 from rlmrec.closed_form.base import Texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, Scorer, evaluate
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import atomic_file, read_json, write_json, write_text
-from rlmrec.machine import load_average
+from rlmrec.machine import available_cores, load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.training import checkpoint
-from rlmrec.training.trainer import check_trainable, train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlmrec.alignment import Alignment
+    from rlmrec.backbones import Backbone
+    from rlmrec.backbones.base import BackboneConfig
 
 K = (5, 10, 20)
 SEMANTIC_ONLY = "semantic-only"  # in the place of a backbone's name
@@ -64,6 +65,8 @@ class InitialEmbeddings:
             WorkspaceError: the folder has no finished run with a model.
             ConfigError: its backbone keeps them elsewhere, as a wrapped model does.
         """
+        from safetensors.torch import load_file
+
         path = folder / "model.safetensors"
         if not (folder / "metrics.json").exists() or not path.exists():
             raise WorkspaceError(f"{folder} holds no finished training run to start from")
@@ -87,6 +90,8 @@ class InitialEmbeddings:
         Raises:
             ConfigError: it has none, or they have another shape, or fewer rows although nothing was appended.
         """
+        import torch
+
         grown = dataset.descends_from(self.dataset) and self.dataset != dataset.fingerprint
         parameters = dict(backbone.named_parameters())
         for name, table in (("user_embedding", self.users), ("item_embedding", self.items)):
@@ -111,6 +116,8 @@ def build(
         ConfigError: the alignment or the backbone needs text vectors and there are none, or a class of the
             user's own takes other arguments.
     """
+    import torch
+
     backbone_kind, alignment_kind = BACKBONES.resolve(spec.backbone), ALIGNMENTS.resolve(spec.alignment)
     for part, name, kind in (
         ("alignment", spec.alignment, alignment_kind),
@@ -121,7 +128,7 @@ def build(
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(spec.seed)
         backbone = backbone_kind.create(
-            dataset.n_users, dataset.n_items, cast(BackboneConfig, spec.backbone_config), text_embeddings
+            dataset.n_users, dataset.n_items, cast("BackboneConfig", spec.backbone_config), text_embeddings
         )
         more = [dataset] if alignment_kind.needs_dataset else []
         return backbone, alignment_kind.create(text_embeddings, backbone, spec.alignment_config, *more)
@@ -182,6 +189,12 @@ def run(
         if on_start is not None:
             on_start()
         return _fit(spec, dataset, text_embeddings if spec.reads_text else None, folder, config)
+    # PyTorch is imported here, so that a closed form is fitted without it.
+    from safetensors.torch import save_file
+
+    from rlmrec.training import checkpoint
+    from rlmrec.training.trainer import check_trainable, train
+
     backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
         start.put_into(backbone, dataset)
@@ -345,21 +358,28 @@ def _write_untrained(
         "seconds_per_epoch": 0.0,
         "seconds_evaluation": time.perf_counter() - start,
         **more,
-        "environment": environment("cpu"),
+        "environment": environment(None),
         "config": config,
     }
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Describe what a run's numbers were computed with: device, threads, versions."""
+def environment(device: str | None) -> dict[str, Any]:
+    """Describe what a run's numbers were computed with: device, threads, versions.
+
+    Args:
+        device: of PyTorch; None for a run without PyTorch.
+    """
+    used: dict[str, Any] = {"device": "cpu", "threads": available_cores()}
+    if device is not None:
+        import torch
+
+        used = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     load = load_average()  # this run included: what else was going on
     return {
-        "device": device,
-        "threads": torch.get_num_threads(),
+        **used,
         "rlmrec": __version__,
-        "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

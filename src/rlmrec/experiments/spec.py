@@ -17,7 +17,7 @@ from rlmrec.errors import ConfigError
 from rlmrec.experiments import DEFAULT_PRESET
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.registry import is_path, short_name
-from rlmrec.training.trainer import TrainConfig
+from rlmrec.training.config import TrainConfig
 
 PRESETS = ("general", "movielens", "amazon", "yelp", "steam")
 # The parts of a run that have options. "alignment.weight" names an option of one of them.
@@ -86,16 +86,15 @@ class RunSpec:
     def reads_text(self) -> bool:
         """Whether text vectors change the result; where they are not needed, it is also fitted without any."""
         kind = MODELS.resolve(self.backbone)
-        return (
-            self.needs_text
-            or ALIGNMENTS.resolve(self.alignment).uses_text(self.alignment_config)
-            or (is_closed_form(kind) and kind.uses_text(self.backbone_config))
-        )
+        if is_closed_form(kind):  # has no alignment, whose class would import PyTorch
+            return kind.needs_text or kind.uses_text(self.backbone_config)
+        return self.needs_text or ALIGNMENTS.resolve(self.alignment).uses_text(self.alignment_config)
 
     @property
     def needs_text(self) -> bool:
         """Whether the alignment or the backbone cannot do without text vectors."""
-        return ALIGNMENTS.resolve(self.alignment).needs_text or MODELS.resolve(self.backbone).needs_text
+        kind = MODELS.resolve(self.backbone)
+        return kind.needs_text or (not is_closed_form(kind) and ALIGNMENTS.resolve(self.alignment).needs_text)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values: what ``config.toml`` holds.
@@ -154,12 +153,15 @@ def config_classes(backbone: str, alignment: str) -> dict[str, type[Config]]:
 
 def own_labels(backbone: str, alignment: str) -> dict[str, str]:
     """Return the labels of the user's own classes that differ from the classes' names."""
-    parts = {"backbone_label": MODELS.known(backbone), "alignment_label": ALIGNMENTS.known(alignment)}
-    names = {"backbone_label": backbone, "alignment_label": alignment}
+    backbone_kind = MODELS.known(backbone) if is_path(backbone) else None
+    alignment_kind = ALIGNMENTS.known(alignment) if is_path(alignment) else None
     return {
         key: found.label
-        for key, found in parts.items()
-        if found is not None and is_path(names[key]) and found.label != short_name(names[key])
+        for key, name, found in (
+            ("backbone_label", backbone, backbone_kind),
+            ("alignment_label", alignment, alignment_kind),
+        )
+        if found is not None and found.label != short_name(name)
     }
 
 

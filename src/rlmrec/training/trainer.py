@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
 from rlmrec.training import checkpoint
+from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
@@ -35,19 +35,6 @@ from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array
 
 MONITORED = "recall@20"
-
-
-class TrainConfig(Config):
-    """Options of training; the defaults are the paper's (Section 4.1.4)."""
-
-    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
-    batch_size: int = Field(default=4096, ge=1, description="B, triples per batch")
-    l2: float = Field(default=1e-6, ge=0, description="λ, weight of ||Θ||²")
-    epochs: int = Field(default=1000, ge=1, description="maximum number; early stopping usually ends before")
-    evaluate_every: int = Field(default=3, ge=1, description="epochs between validations")
-    patience: int = Field(
-        default=5, ge=1, description="validations in a row without a new best before stopping"
-    )
 
 
 class TrainingError(RlmrecError):
