@@ -1,10 +1,12 @@
-"""Are new items recommended from their text alone? A fifth of yelp-profiles' items is hidden from training.
+"""Are new items and new users served well from their text alone?
 
-    python benchmarks/cold_start.py WORKSPACE -o FOLDER       WORKSPACE: dataset and text vectors of yelp-profiles
+    python benchmarks/cold_start.py WORKSPACE -o FOLDER                 a fifth of the items, such as yelp-profiles'
+    python benchmarks/cold_start.py WORKSPACE -o FOLDER --hide users    a tenth of the users, such as debian-packages'
 
-Cold items leave training, validation and test, the users' text vectors and the fit of every map. LightGCN
-alone and with Con are trained on the rest (into FOLDER; a finished run is kept), the graph filter is fitted to it.
-Users hidden from training: python benchmarks/closed_form.py --only debian-packages
+WORKSPACE holds the dataset and its text vectors; for users, texts of their own. Cold items leave training, validation
+and test, the users' text vectors and the fit of every map; cold users leave training and validation, and all their
+items are to be found. LightGCN alone and with Con are trained on the rest (into FOLDER; a finished run is kept), the
+graph filter is fitted to it. --epochs limits the training.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from rlmrec.closed_form import GraphFilter, Texts
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.evaluation import metrics
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.recommend.cold_start import KernelMap, ProjectorMap
+from rlmrec.recommend.cold_start import ColdStart, KernelMap, ProjectorMap
 from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.topk import top_k, unit_rows
@@ -133,11 +136,50 @@ def new_items(runs, dataset, text_embeddings, warm_set, texts, cold, rng):
         print(f"{name:<58}{on:>9.4f}{reported:>10.4f}{reported / text:>8.2f}")
 
 
+def hold_out_users(dataset, text_embeddings, share, rng):
+    """The dataset and vectors without the histories of a random share of the users, and the rows of those."""
+    cold = np.sort(rng.choice(dataset.n_users, int(share * dataset.n_users), replace=False))
+    stays = np.ones(dataset.n_users, bool)
+    stays[cold] = False
+    parts = [split.take(stays[split.users]) for split in map(dataset.split, SPLITS)]
+    rest = Dataset(
+        f"{dataset.name} without cold users", *parts, dataset.users, dataset.items, dataset.item_texts
+    )
+    users = np.where(stays[:, None], text_embeddings.users, np.float32(0))
+    has_user = stays & text_embeddings.has_user
+    manifest = {**text_embeddings.manifest, "dataset": rest.fingerprint}
+    texts = TextEmbeddings(users, text_embeddings.items, manifest, has_user, text_embeddings.has_item)
+    return rest, texts, cold
+
+
+def new_users(runs, dataset, text_embeddings, rest, texts, cold):
+    """Compare what users who are known by their text alone get; nothing is chosen on them."""
+    wanted = sum(dataset.split(name).csr() for name in SPLITS)[cold].toarray() > 0
+    queries = text_embeddings.users[cold]
+    closed = GraphFilter.fit(rest, Texts(texts.items, text_embeddings.users, None, texts.has_user), seed=0)
+    results = {
+        "popularity": np.tile(rest.train.item_degrees().astype(np.float32), (len(cold), 1)),
+        "graph filter, by text": np.concatenate(
+            [closed.score_parts(closed.fold_in([], text=query)) for query in queries]
+        ),
+    }
+    for name, (_, recommender) in runs.items():
+        by_text = ColdStart.fit(recommender, texts, rest)
+        results[f"{name}: cold-start map"] = by_text.users(queries) @ recommender.items.T
+    print(f"\n{len(cold)} cold users, {wanted.sum()} interactions; Recall@20 / NDCG@20")
+    for name, scores in results.items():
+        hits = np.take_along_axis(wanted, top_k(scores, K)[0], 1)
+        recalls, ndcgs = (metric(hits, wanted.sum(axis=1)) for metric in (metrics.recall, metrics.ndcg))
+        print(f"{name:<40}{recalls.mean():.4f} / {ndcgs.mean():.4f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workspace", type=Path)
     parser.add_argument("-o", "--out", type=Path, default=Path("workspaces/cold-start"))
-    parser.add_argument("--share", type=float, default=0.2, help="of the items that are hidden")
+    parser.add_argument("--hide", choices=["items", "users"], default="items")
+    parser.add_argument("--share", type=float, help="of the items (.2) or users (.1) that are hidden")
+    parser.add_argument("--epochs", type=int, help="at most, for each trained run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="of base, con")
     options = parser.parse_args()
@@ -146,14 +188,23 @@ def main():
     dataset = source.dataset()
     text_embeddings = source.text_embeddings(dataset)
     rng = np.random.default_rng(options.seed)
-    warm_set, texts, cold = hold_out(dataset, text_embeddings, options.share, rng)
+    hide, share = (hold_out, 0.2) if options.hide == "items" else (hold_out_users, 0.1)
+    rest, texts, cold = hide(dataset, text_embeddings, options.share or share, rng)
     runs = {}
     for name, (alignment, cell) in RUNS.items():
-        spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell})
-        if not options.only or name in options.only:
-            train_with_progress(spec, warm_set, texts, place.run(name), output)
-            runs[name] = place.run(name), open_recommender(place, name, warm_set)
-    new_items(runs, dataset, text_embeddings, warm_set, texts, cold, np.random.default_rng(1))
+        limit = (
+            {}
+            if options.epochs is None
+            else {"epochs": min(options.epochs, cell.get("epochs", options.epochs))}
+        )
+        spec = RunSpec.resolve("lightgcn", alignment, seed=options.seed, options={**COMMON, **cell, **limit})
+        if options.only is None or name in options.only:
+            train_with_progress(spec, rest, texts, place.run(name), output)
+            runs[name] = place.run(name), open_recommender(place, name, rest)
+    if options.hide == "users":
+        new_users(runs, dataset, text_embeddings, rest, texts, cold)
+    else:
+        new_items(runs, dataset, text_embeddings, rest, texts, cold, np.random.default_rng(1))
 
 
 if __name__ == "__main__":
