@@ -511,7 +511,7 @@ def test_what_nobody_foresaw_is_one_line_too(call, workspace, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("of a user's backbone")
 
-    monkeypatch.setattr("rlmrec.experiments.run.train", broken)
+    monkeypatch.setattr("rlmrec.training.trainer.train", broken)
     code, _, err = train(call, workspace, "x")
     assert code == 1
     assert (

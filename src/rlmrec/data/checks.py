@@ -32,16 +32,15 @@ def spelling(ids: pl.Series) -> pl.Series:
     return bare.str.to_lowercase().str.replace(r"^0*(\d+?)(\.0+)?$", "$1")
 
 
-def check_ids(ids: Vocabulary, parts: list[Interactions]) -> list[Finding]:
+def check_ids(ids: Vocabulary, degrees: list[IntArray]) -> list[Finding]:
     """Find ids that stand for a missing value, and ids that occur in several spellings.
 
     Args:
         ids: of the users or items.
-        parts: all interactions, or training, validation and test.
+        degrees: int64[n] each, how often each id occurs among all interactions, or in training, validation and test.
     """
     if not ids.is_text:
         return []
-    degrees = [part.user_degrees() if ids.kind == "user" else part.item_degrees() for part in parts]
     raw = pl.Series(ids.ids, dtype=pl.String)
     return [*_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)), *_twins(ids, raw, degrees)]
 

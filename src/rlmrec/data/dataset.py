@@ -298,7 +298,11 @@ class Dataset:
             "seed": seed,
         }
         parts = list(source.interactions) if isinstance(source.interactions, tuple) else [source.interactions]
-        findings = [*source.findings, *check_ids(source.users, parts), *check_ids(source.items, parts)]
+        findings = [
+            *source.findings,
+            *check_ids(source.users, [part.user_degrees() for part in parts]),
+            *check_ids(source.items, [part.item_degrees() for part in parts]),
+        ]
         findings += check_values(parts, source.users, source.items, min_rating is not None)
         sides = (source.users, source.items, source.item_texts, source.user_texts)
         provenance = dict(source.provenance)
