@@ -127,9 +127,8 @@ class _Cursor(sqlite3.Cursor):
         except (sqlite3.IntegrityError, _StoreError):
             raise
         except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's message may quote bytes of the file
-            remedy = (
-                "" if isinstance(error, sqlite3.OperationalError) else connection.remedy
-            )  # such as a full disk
+            # An operational error, such as a full disk, is no damage: nothing is to be deleted.
+            remedy = "" if isinstance(error, sqlite3.OperationalError) else connection.remedy
             raise _StoreError(f"{connection.problem}: {error}{remedy}", str(error)) from None
 
 

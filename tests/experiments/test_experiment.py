@@ -33,9 +33,7 @@ from rlmrec.report.experiments import (
     write_experiment,
 )
 from rlmrec.report.tables import as_csv, as_latex, as_markdown
-from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.workspace import Workspace
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 README = runpy.run_path(str(EXPERIMENTS / "render.py"))["readme"]
@@ -43,12 +41,9 @@ NAMES = ["figure4", "figure5", "table1", "table2", "table3", "table4"]  # of the
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(place):
     """Dataset and two encoders' vectors."""
-    place = Workspace(tmp_path / "w")
-    dataset, text_embeddings = blocks()
-    dataset.save(place.dataset_path)
-    text_embeddings.save(place.text_embeddings_path())
+    text_embeddings = place.text_embeddings(place.dataset())
     other = TextEmbeddings(
         text_embeddings.users[:, ::-1], text_embeddings.items[:, ::-1], text_embeddings.manifest
     )

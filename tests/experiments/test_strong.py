@@ -21,7 +21,6 @@ from rlmrec.report.details import detail_tables, stop
 from rlmrec.report.experiments import summarize
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
-from rlmrec.workspace import Workspace
 
 STORED = Path(__file__).parents[2] / "experiments" / "results"
 FILE = """
@@ -54,15 +53,6 @@ alignment = ["contrastive"]
 options = { embedding_size = 8 }
 tries = [{ weight = 0.1 }, { weight = 0.01 }]
 """
-
-
-@pytest.fixture
-def place(tmp_path):
-    place = Workspace(tmp_path / "w")
-    dataset, text_embeddings = blocks()
-    dataset.save(place.dataset_path)
-    text_embeddings.save(place.text_embeddings_path())
-    return place
 
 
 @pytest.fixture

@@ -19,15 +19,6 @@ from rlmrec.workspace import Workspace
 QUICK = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256}
 
 
-@pytest.fixture
-def place(tmp_path):
-    place = Workspace(tmp_path / "w")
-    dataset, text_embeddings = blocks()
-    dataset.save(place.dataset_path)
-    text_embeddings.save(place.text_embeddings_path())
-    return place
-
-
 def con(place, seed=1, **more):
     dataset = place.dataset()
     spec = RunSpec.resolve("lightgcn", "contrastive", seed=seed, options=QUICK)

@@ -121,6 +121,16 @@ def test_a_damaged_release_gives_way_to_the_one_before(place, caplog):
         served(place)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"releases": ["../../elsewhere"]}', '{"releases": 3}', "[]", "nothing", '{"releases": [7]}']
+)
+def test_a_file_of_releases_names_no_other_folder(place, content):
+    publish(place, "live")
+    place.published_path.write_text(content)
+    with pytest.raises(WorkspaceError, match=r"published\.json.*is damaged"):
+        releases(place)
+
+
 def test_what_cannot_be_published(place):
     with pytest.raises(WorkspaceError, match="nothing is published"):
         served(place)

@@ -692,7 +692,7 @@ def test_it_reloads_on_hangup_and_ends_gracefully(place, workers):
     finally:
         process.kill()
         process.wait()
-    assert not [line for line in log if "Traceback" in line or "ERROR" in line], log
+    assert not [line for line in log if "Traceback" in line or "ERROR" in line], "".join(log)
 
 
 def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):

@@ -109,9 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
         _run_or_fail(arguments)
     except KeyboardInterrupt:
         _fail("interrupted: repeat the command to resume", INTERRUPTED)
-    except (
-        BrokenPipeError
-    ):  # the reader of the pipe has ended, as `head` does, perhaps before an error was written
+    except BrokenPipeError:
+        # The reader of the pipe has ended, as `head` does, perhaps before an error was written.
         sys.stderr.close()
         sys.exit(1)
 

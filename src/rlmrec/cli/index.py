@@ -40,7 +40,7 @@ def index(
         )
         output.result({"run": run, "built": False, "items": n_items})
         return
-    built = build_index(recommender.items, recommender.users, recall, seed, recommender.seen)
+    built = build_index(recommender.items, recommender.users, recall, seed, recommender.known)
     built.save(place.recommender_path(run))
     output.say(
         f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "

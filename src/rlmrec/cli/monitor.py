@@ -32,13 +32,18 @@ def monitor(
 
     from rlmrec.cli.output import Output
     from rlmrec.data.tables import Columns, read_table
+    from rlmrec.files import read_json_lines
+    from rlmrec.trust import damaged
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     recorded = dataset.provenance.get("columns", {})
     columns = Columns(recorded.get("user", "user_id"), recorded.get("item", "item_id"))
-    table = pl.read_ndjson(lists) if lists.suffix == ".jsonl" else pl.read_parquet(lists)
+    if not lists.is_file():
+        raise DataError(f"{lists} does not exist: expected a file of 'rlmrec recommend --all'")
+    with damaged(lists, "write it again with 'rlmrec recommend --all'"):
+        table = pl.read_ndjson(lists) if lists.suffix == ".jsonl" else pl.read_parquet(lists)
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     frame = read_table(orders, columns[:2], ids=columns[:2]).frame
@@ -61,11 +66,11 @@ def monitor(
         "score": table["scores"].list.first().mean(),
     }
     path = place.path / "monitor.jsonl"
-    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    before = read_json_lines(path) if path.exists() else []
     with path.open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     names = ("buyers", "hit_rate", "found", "coverage", "popular", "score")
-    last = json.loads(before[-1]) if before else {}
+    last = before[-1] if before else {}
     output.table(
         f"{lists.name} against {orders.name}",
         ["", "now", "before"],

@@ -116,6 +116,18 @@ class Lists:
         counts: IntArray = np.bincount(self.recommender.known.indices, minlength=len(self.recommender.items))
         return counts
 
+    @cached_property
+    def _most_popular(self) -> IntArray:
+        """All items, int64[I], the most popular first."""
+        order: IntArray = np.argsort(-self.popularity, kind="stable")
+        return order
+
+    @cached_property
+    def _unit_items(self) -> Float32Array:
+        if not self.recommender.items.shape[1]:
+            raise ConfigError("diversity needs embeddings of items, and this run has only item neighbours")
+        return unit_rows(self.recommender.items)
+
     def matching(self, where: str) -> BoolArray:
         """Return bool[I], the items for which an SQL expression is true; a missing value is never true.
 
@@ -246,7 +258,7 @@ class Lists:
         free = rows >= 0
         relevance = _scaled(scores, free)
         groups = [(codes[rows], cap, np.full((n_users, k), -2)) for codes, cap in self._groups(rules)]
-        vectors = self._unit_items()[rows] if rules.diversity else None
+        vectors = self._unit_items[rows] if rules.diversity else None
         nearest = np.full(rows.shape, -np.inf if vectors is None else -1.0, np.float32)
         everyone = np.arange(n_users)
         for place in range(min(k, rows.shape[1])):
@@ -279,15 +291,9 @@ class Lists:
             codes = column.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(-1)
             yield codes.to_numpy(), cap
 
-    def _unit_items(self) -> Float32Array:
-        if not self.recommender.items.shape[1]:
-            raise ConfigError("diversity needs embeddings of items, and this run has only item neighbours")
-        return unit_rows(self.recommender.items)
-
     def _popular(self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None) -> Found:
         """Return the most popular of the allowed items, without what each user has; row −1 is an unknown user."""
-        counts = self.popularity
-        order = np.argsort(-counts, kind="stable")
+        counts, order = self.popularity, self._most_popular
         order = order if allowed is None else order[allowed[order]]
         again = None if rules.bought_where is None else self.matching(rules.bought_where)
         depth = len(order) if rules.at_most else k

@@ -22,14 +22,14 @@ from rlmrec.workspace import Workspace
 def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
     """Load the recommender of a finished run, with its index if it has one.
 
+    A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, and new users
+    are folded in from what they have. New items wait for the next training.
+
     Args:
         workspace: that holds the run.
         run: its name.
         dataset: the dataset that it must have been trained on.
         mmap: map the arrays, so that processes share their memory.
-
-    A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, and new users
-    are folded in from what they have. New items wait for the next training.
 
     Raises:
         WorkspaceError: there is no such run, its folder is damaged, or it was trained on another dataset.

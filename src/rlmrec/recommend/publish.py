@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlmrec.errors import RlmrecError, WorkspaceError
+from rlmrec.errors import DataError, RlmrecError, WorkspaceError
 from rlmrec.files import atomic_folder, complete_folder, locked, read_json, write_json
 from rlmrec.recommend.open import find_cold_start, open_recommender
+from rlmrec.trust import damaged, expect
 from rlmrec.workspace import Workspace
 
 MARKER = "release.json"
@@ -64,7 +65,7 @@ def publish(workspace: Workspace, run: str, keep: int = KEPT) -> Release:
             dataset = workspace.dataset()
             recommender = open_recommender(workspace, run, dataset, mmap=True)
             find_cold_start(workspace, run, recommender)  # raises if it does not belong to the run
-            numbers = [int(path.name) for path in workspace.releases_path.glob("[0-9]*")]
+            numbers = [int(path.name) for path in workspace.releases_path.glob("*") if path.name.isdecimal()]
             folder = workspace.releases_path / f"{max(numbers, default=0) + 1:06d}"
             record = {
                 "run": run,
@@ -108,14 +109,19 @@ def releases(workspace: Workspace) -> list[Release]:
     Raises:
         WorkspaceError: the file that names them is damaged.
     """
-    if not workspace.published_path.exists():
+    path = workspace.published_path
+    if not path.exists():
         return []
     found = []
-    for name in read_json(workspace.published_path)["releases"]:
-        folder = workspace.releases_path / name
-        if (folder / MARKER).exists():
-            record = read_json(folder / MARKER)
-            found.append(Release(folder, record["run"], record))
+    with damaged(path, "run 'rlmrec publish --run RUN' again"):
+        for name in expect(expect(read_json(path), dict, path.name)["releases"], list, "releases"):
+            if not expect(name, str, "a release").isdecimal():  # a folder beside the others
+                raise DataError(f"{name!r} is not the name of a release")
+            folder = workspace.releases_path / name
+            if (folder / MARKER).exists():
+                record = expect(read_json(folder / MARKER), dict, MARKER)
+                Workspace(folder).run(expect(record["run"], str, "the run"))  # raises if it is not a name
+                found.append(Release(folder, record["run"], record))
     return found
 
 

@@ -415,12 +415,18 @@ class Recommender:
             self.check_inner_product("a vector of a new user")
             folded: Float32Array = self.parts.fold_in(rows, weights, None, len(self.items)).vectors[0]
             return folded
-        table = self.items if self.item_messages is None else self.item_messages
         weights = np.ones(len(rows), np.float32) if weights is None else weights
-        total = float(weights.sum())
-        degree = total if self.item_messages is None else math.sqrt(total + self.self_loops)
-        vector: Float32Array = weights @ table[rows] / np.float32(max(degree, 1e-12))
-        return vector
+        of_one = np.array([0, len(rows)])
+        one: Float32Array = self._folded(sp.csr_array((weights, rows, of_one), shape=(1, len(self.items))))[0]
+        return one
+
+    def _folded(self, histories: sp.csr_array) -> Float32Array:
+        """Return the vectors float32[n, d'] of n users of a trained run, from the weights n x I of what they have."""
+        messages = self.item_messages
+        totals = np.asarray(histories.sum(axis=1), np.float32)
+        degrees = totals if messages is None else np.sqrt(totals + np.float32(self.self_loops))
+        sums = histories @ (self.items if messages is None else messages)
+        return np.asarray(sums / np.maximum(degrees, 1e-12)[:, None], np.float32)
 
     def users_for(self, vectors: Float32Array, k: int = 20) -> Answer:
         """Return the k users with the highest cosine to each item vector: the likely users of a new item.
@@ -484,13 +490,8 @@ class Recommender:
             DataError: an id exists or has the other type, or nobody can be folded into this run.
         """
         histories = sp.csr_array(histories.astype(np.float32))
-        vectors: Float32Array
         if self.parts is None:
-            table = self.items if self.item_messages is None else self.item_messages
-            counts = np.diff(histories.indptr).astype(np.float32)
-            amounts = counts if self.item_messages is None else np.sqrt(counts + self.self_loops)
-            vectors = np.asarray((histories @ table) / np.maximum(amounts, 1)[:, None], np.float32)
-            parts = None
+            parts, vectors = None, self._folded(histories)
         else:
             parts, vectors = self.parts.with_users(histories, len(self.items))
         known = sp.csr_array(histories.astype(bool))
