@@ -15,16 +15,19 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
+from rlmrec.findings import Finding
 from rlmrec.trust import parse_json
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_TOKENS = 10**9  # of one answer; more is a fault of the server
 RAW_LENGTH = 20_000  # most characters of a server's reply that are recorded with an error
+MOST_CUTS = 24  # times that a refused text is cut before it is given up
 Answer = TypeVar("Answer")
 
 
@@ -86,6 +89,44 @@ class Secrets:
             ]  # truncated afterwards: half a key would not be found
 
 
+class Pace:
+    """Spaces requests evenly, so that no more requests and tokens are sent in a minute than a server allows.
+
+    A token bucket without a reserve: each request waits until its turn and moves the next turn on by the time
+    that it takes up of the minute.
+
+    Args:
+        rpm: most requests a minute; None sets no bound.
+        tpm: most tokens a minute; None sets no bound.
+
+    Raises:
+        ConfigError: a number that is not positive.
+
+    Example:
+        >>> pace = Pace(rpm=60)
+        >>> [pace.wait(0, now=100.0) for _ in range(3)]
+        [0.0, 1.0, 2.0]
+    """
+
+    def __init__(self, rpm: float | None = None, tpm: float | None = None) -> None:
+        if not all(bound is None or 0 < bound < float("inf") for bound in (rpm, tpm)):
+            raise ConfigError(f"rpm and tpm must be positive numbers, got {rpm}, {tpm}")
+        self.rpm, self.tpm = rpm, tpm
+        self._next = 0.0
+
+    def wait(self, tokens: int, now: float) -> float:
+        """Return the seconds until a request's turn, and take that turn.
+
+        Args:
+            tokens: of the request and its longest answer.
+            now: seconds of any clock that only goes forward.
+        """
+        takes = max(60 / self.rpm if self.rpm else 0.0, 60 * tokens / self.tpm if self.tpm else 0.0)
+        turn = max(now, self._next)
+        self._next = turn + takes
+        return turn - now
+
+
 class Endpoint:
     """Base class of clients of OpenAI-compatible endpoints, with retries.
 
@@ -133,8 +174,6 @@ class Endpoint:
                 "timeout, backoff and max_wait must be positive seconds, "
                 f"got {timeout}, {backoff}, {max_wait}"
             )
-        if not all(bound is None or 0 < bound < float("inf") for bound in (rpm, tpm)):
-            raise ConfigError(f"rpm and tpm must be positive numbers, got {rpm}, {tpm}")
         if not (key_env.isidentifier() and key_env.isascii()):  # not quoted: it may be the key itself
             raise ConfigError("key_env must be the name of an environment variable, such as OPENAI_API_KEY")
         self.name = model
@@ -146,14 +185,12 @@ class Endpoint:
         self.retries = retries
         self.backoff = backoff
         self.max_wait = max_wait
-        self.rpm, self.tpm = rpm, tpm
-        self.other_model: str | None = (
-            None  # the model that the server names in its answers, if it is another
-        )
+        self.other_models: Counter[str] = Counter()  # answers by the other model that they name
+        self.shortened = 0  # texts that were accepted only after they were cut
         self.tries_repeated = 0
         self._model = model
         self._resume_at = 0.0  # a Retry-After holds for all requests
-        self._next_at = 0.0  # of the requests and tokens a minute
+        self._pace = Pace(rpm, tpm)
         self._connection: Connection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -172,7 +209,7 @@ class Endpoint:
         async with connection.slots:
             failed = 0
             while True:
-                await self._keep_pace(tokens)
+                await asyncio.sleep(self._pace.wait(tokens, time.monotonic()))
                 await self._pause()
                 try:
                     return await attempt(connection)
@@ -273,8 +310,8 @@ class Endpoint:
         if reply.get("error") and not (reply.get("choices") or reply.get("data")):
             raise self._error_of_200(reply["error"], text)
         named = reply.get("model")
-        if isinstance(named, str) and not (named.startswith(self._model) or self._model.endswith(named)):
-            self.other_model = named[:100]
+        if isinstance(named, str) and named and not _is_same_model(self._model, named):
+            self.other_models[named[:100]] += 1
         return reply
 
     def _error_of_200(self, error: Any, raw: str) -> Exception:
@@ -293,14 +330,43 @@ class Endpoint:
             return Transient(message, raw)
         return BadRequest(message, raw, str(body.get("param") or ""), 400)
 
-    async def _keep_pace(self, tokens: int) -> None:
-        """Wait for the turn of a request, so that ``rpm`` and ``tpm`` are kept."""
-        seconds = max(60 / self.rpm if self.rpm else 0.0, 60 * tokens / self.tpm if self.tpm else 0.0)
-        if seconds:
-            now = time.monotonic()
-            turn = max(now, self._next_at)
-            self._next_at = turn + seconds
-            await asyncio.sleep(turn - now)
+    async def _shortened(
+        self, text: str, error: BadRequest, shortest: int, send: Callable[[str], Awaitable[Answer]]
+    ) -> Answer:
+        """Send a refused text again, cut, until the server takes it; a refusal costs nothing.
+
+        Servers word the refusal of a long text in many ways, so every refusal is met like this.
+
+        Args:
+            text: the text.
+            error: its refusal.
+            shortest: characters; a text that is refused at this length is not refused for its length.
+            send: sends one text.
+
+        Raises:
+            BadRequest: the last refusal.
+        """
+        for _ in range(MOST_CUTS):
+            if len(text) <= shortest:
+                break
+            text = text[: len(text) * 3 // 4 if error.is_too_long else len(text) // 2]
+            try:
+                answer = await send(text)
+            except BadRequest as again:
+                error = again
+                continue
+            self.shortened += 1
+            return answer
+        raise error
+
+    def findings(self) -> list[Finding]:
+        """Return what the answers so far say that the user should know; here, that another model wrote them."""
+        if not self.other_models:
+            return []
+        named = self.other_models.most_common(1)[0][0]
+        remedy = "check the model's name and what the endpoint serves"
+        what = f"answers name another model than {self._model!r}"
+        return [Finding("other model", what, self.other_models.total(), repr(named), remedy)]
 
     async def _pause(self) -> None:
         while (rest := self._resume_at - time.monotonic()) > 0:
@@ -383,8 +449,8 @@ class BadRequest(LLMError):
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the length of the request is the reason."""
-        return any(
+        """Whether the server says that the length of the request is the reason."""
+        return self.status == 413 or any(
             words in self.text
             for words in (
                 "context_length", "maximum context", "context length", "too large to process",
@@ -430,6 +496,19 @@ async def _refuse_other_host(response: Any) -> None:
             f"the endpoint redirects to another host, {without_secrets(str(named))[:200]}: nothing was sent there; "
             "pass that address as --base-url if you trust it"
         )
+
+
+def _is_same_model(asked: str, named: str) -> bool:
+    """Return whether an answer names the model that was asked for, perhaps with a folder, a date or a version.
+
+    Example:
+        >>> _is_same_model("gpt-4o", "gpt-4o-2024-08-06"), _is_same_model("gpt-4o", "gpt-4o-mini")
+        (True, False)
+    """
+    names = (name[:200].lower().replace("\\", "/").rpartition("/")[2] for name in (asked, named))
+    short, long = sorted(names, key=len)
+    rest = long.removeprefix(short)
+    return long.startswith(short) and (not rest or re.match(r"[-@:_](v?\d|latest)|\.gguf", rest) is not None)
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -286,6 +286,31 @@ def test_an_endpoint_that_refuses_leaves_nothing_half_done(call, place):
     assert not place.text_embeddings_path().exists()
 
 
+def test_refused_texts_zeros_and_another_model_are_told_and_everything_else_is_encoded(call, place):
+    def odd(number, body):
+        if any(text == "Title 2." for text in body["input"]):
+            return failure(400, "policy 7 forbids this text")
+        data = [
+            {"index": row, "embedding": [0.0, 0.0] if text == "Title 1." else [1.0, float(row)]}
+            for row, text in enumerate(body["input"])
+        ]
+        return embedded(body, data=data, model="another")
+
+    call.server.script = odd
+    code, result, said = call("--rpm", "60000", "--tpm", "1e9")
+    items = place.dataset().items
+    assert code == 0
+    assert result["texts_refused"]["count"] == 1
+    assert f"1 texts were refused by the endpoint, also when cut:\n  item {items.id(2)!r}: HTTP 400" in said
+    assert "policy 7 forbids this text" in said
+    assert f"1 items have a text vector of zeros, for example {items.id(1)!r}" in said
+    kinds = {finding["kind"]: finding["count"] for finding in result["findings"]}
+    assert kinds["zero vector"] == 1
+    assert kinds["other model"] >= 1
+    assert not place.text_embeddings(place.dataset()).has_item[2]
+    assert call("--rpm", "5", encoder=("--encoder", "tfidf"))[0] == 2, "it sends no requests"
+
+
 def test_missing_names_are_listed_and_the_old_place_is_told(call, place, capsys):
     call("--name", "plain")
     assert run(["train", "-w", place.path, "--alignment", "contrastive", "--semantics", "other"]) == 1

@@ -3,12 +3,14 @@ import email.utils
 import json
 import logging
 import pickle
+import random
 import time
 
 import pytest
 from fault_server import GOOD, HANG, RESET, FaultServer, failure, reply
 
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RequestError
+from rlmrec.http_client import Pace, _is_same_model
 from rlmrec.llm.base import Completion, Usage
 from rlmrec.llm.client import OpenAIChat
 from rlmrec.profiles.parse import SCHEMA
@@ -483,13 +485,71 @@ def test_a_redirect_on_the_same_host_is_followed():
 
 
 def test_requests_and_tokens_a_minute_are_kept():
+    """By a clock of the test: no minute holds more requests or tokens than allowed, and none is wasted."""
+    rng = random.Random(0)
+    for rpm, tpm in ((30, None), (None, 9000), (40, 5000)):
+        pace, now, sent = Pace(rpm, tpm), 1000.0, []
+        for _ in range(400):
+            now += rng.choice((0.0, 0.0, 0.5, 3.0))
+            tokens = rng.randrange(1, 300)
+            sent.append((now + pace.wait(tokens, now), tokens))
+        for start, _ in sent:
+            within = [tokens for at, tokens in sent if start < at < start + 60 - 1e-6]
+            assert rpm is None or len(within) <= rpm
+            assert tpm is None or sum(within) <= tpm + 300
+        assert len([at for at, _ in sent if at < 1060]) > (25 if rpm else 40), "as many as allowed"
+    assert Pace().wait(10**9, 5.0) == 0
+
+
+@pytest.mark.parametrize("options", [{"rpm": 0}, {"tpm": -1}, {"rpm": float("nan")}])
+def test_a_pace_out_of_range(options):
+    with pytest.raises(ConfigError, match="rpm and tpm must be positive"):
+        OpenAIChat("m", base_url="http://127.0.0.1:9/v1", **options)
+
+
+def test_requests_wait_for_their_turn(monkeypatch):
+    waited = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    monkeypatch.setattr("rlmrec.http_client.asyncio.sleep", sleep)
     with FaultServer() as server:
-        started = time.monotonic()
-        ask(chat(server, rpm=1200), times=5)  # one each 0.05 s
-        assert time.monotonic() - started >= 0.2
-        started = time.monotonic()
-        ask(chat(server, tpm=60 * 600 / 0.05, max_tokens=600), times=5)
-        assert time.monotonic() - started >= 0.2
+        ask(chat(server, rpm=0.5, concurrency=1), times=3)
+    assert [round(seconds, -1) for seconds in waited[:3]] == [0, 120, 240]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        failure(400, "maximum context length is 512 tokens", code="context_length_exceeded"),
+        failure(413, "too big"),
+        failure(400, "Bad Request"),
+    ],
+)
+def test_a_prompt_that_is_refused_for_its_length_is_cut(fault):
+    def bounded(number, body):
+        return fault if len(body["messages"][1]["content"]) > 2000 else reply()
+
+    with FaultServer(bounded) as server:
+        llm = chat(server)
+        assert ask(llm, "short")[0].prompt_cut is False
+        cut = ask(llm, "word " * 1000)[0]
+        assert (cut.text, cut.prompt_cut, llm.shortened) == (GOOD, True, 1)
+        ask(llm, "fine")
+    assert server.bodies[-1]["response_format"]["type"] == "json_schema", "a long prompt costs no format"
+
+
+def test_a_prompt_that_is_refused_however_short_is_given_up():
+    with FaultServer(lambda number, body: failure(400, "never")) as server:
+        llm = chat(server)
+        for _ in range(5):
+            with pytest.raises(RequestError, match="never"):
+                ask(llm, "word " * 2000)
+        before = server.requests
+        with pytest.raises(RequestError, match="never"):
+            ask(llm, "word " * 2000)
+        assert server.requests == before + 3, "when all are refused, none is cut any more"
 
 
 def test_another_models_name_in_the_answer_is_kept():
@@ -498,4 +558,18 @@ def test_another_models_name_in_the_answer_is_kept():
     with FaultServer(lambda number, asked: (status, headers, named)) as server:
         llm = chat(server)
         ask(llm)
-    assert llm.other_model == "smaller-model"
+        ask(llm, "again")
+    assert llm.other_models == {"smaller-model": 2}
+    assert "2 answers name another model than 'fake'" in str(llm.findings()[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "same"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", True), ("gpt-4o", "gpt-4o-mini", False), ("qwen3", "qwen3:8b", True),
+        ("qwen3:70b", "qwen3:8b", False), ("Org/Name", "name", True), ("name", "/models/name.gguf", True),
+        ("llama3", "llama3:latest", True), ("a", "b" * 10**6, False),
+    ],
+)  # fmt: skip
+def test_which_names_are_the_same_model(asked, named, same):
+    assert _is_same_model(asked, named) is same

@@ -453,6 +453,22 @@ def test_without_a_count_of_tokens_the_cost_is_estimated_and_bounded(store):
     assert progress.cost / progress.asked == pytest.approx(expected / 40, rel=0.8)
 
 
+def test_a_server_that_ignores_max_tokens_passes_the_bound_by_one_answer_a_slot_at_most(store):
+    dataset = make_dataset(n_items=60)
+    long = reply(completion_tokens=5000)  # 50 were asked for
+    price, slots = Price(0, 1000), 4
+    with FaultServer(lambda number, body: long, latency=0.01) as server:
+        llm = OpenAIChat("fake", base_url=server.url, max_tokens=50, concurrency=slots)
+        progress = Profiler(llm, store, price=price, max_cost=12).run(dataset, "item")
+    assert "over the bound" in progress.stopped
+    assert progress.cost == 5 * progress.asked
+    assert progress.cost <= 12 + slots * 5
+    with Store(store.path.with_name("one.sqlite")) as other, FaultServer(lambda number, body: long) as server:
+        llm = OpenAIChat("fake", base_url=server.url, max_tokens=50, concurrency=1)
+        progress = Profiler(llm, other, price=price, max_cost=12).run(dataset, "item")
+    assert progress.cost == 10, "what an answer costs is learned from the first one"
+
+
 def test_a_refusal_that_was_paid_for_is_counted(store, dataset):
     refused = reply(message={"role": "assistant", "content": None, "refusal": "No."})
     with FaultServer(lambda number, body: refused) as server:

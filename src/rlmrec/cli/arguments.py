@@ -27,6 +27,16 @@ BaseUrlOption = Annotated[
     str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
 ]
 KeyEnvOption = Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")]
+RequestsAMinute = Annotated[
+    float | None,
+    typer.Option("--rpm", min=0.01, help="Most requests to the endpoint in a minute, evenly spaced."),
+]
+TokensAMinute = Annotated[
+    float | None,
+    typer.Option(
+        "--tpm", min=1, help="Most tokens in a minute, by an estimate of each request and its longest answer."
+    ),
+]
 BackboneOption = Annotated[
     str | None,
     typer.Option(help=f"{MODELS.choices}. By default graph-filter; with an alignment, lightgcn."),

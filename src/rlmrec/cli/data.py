@@ -22,8 +22,8 @@ from rlmrec.profiles import DOMAINS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
-    from rlmrec.data.findings import Finding
     from rlmrec.data.source import Source
+    from rlmrec.findings import Finding
     from rlmrec.workspace import Workspace
 
 app = typer.Typer(
@@ -284,7 +284,7 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
             "prompts that changed, and then encode"
         )
     describe(dataset, output)
-    _say_findings(dataset.findings, output)
+    output.findings(dataset.findings)
     output.result(
         {
             "dataset": str(workspace.dataset_path),
@@ -302,18 +302,11 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
     )
 
 
-def _say_findings(findings: Sequence[Finding], output: Output) -> None:
-    """Print what was found in the data: in yellow what looks like a mistake."""
-    for finding in findings:
-        text = escape(str(finding))
-        output.say(f"note: {text}" if finding.ordinary else f"[yellow]found: {text}[/]")
-
-
 def _refuse_findings(findings: Sequence[Finding], output: Output) -> None:
     """Print the findings and raise an error if one of them looks like a mistake."""
     mistakes = [finding for finding in findings if not finding.ordinary]
     if mistakes:
-        _say_findings(mistakes, output)
+        output.findings(mistakes)
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in mistakes))
         raise DataError(
             f"--strict: {len(mistakes)} findings in the data ({kinds}): nothing is written; correct the data or leave "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,8 @@ from rich.markup import escape
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
     JsonOption,
+    RequestsAMinute,
+    TokensAMinute,
     WorkspaceOption,
     is_given,
 )
@@ -22,6 +24,7 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
+    from rlmrec.findings import Finding
     from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.text.encoder import TextEncoder
     from rlmrec.text.encoding import Encoded
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
+SHOWN = 20  # refused texts in the output
 USED_WITH_VECTORS = {
     "workspace", "vectors", "user_vectors", "whiten", "name", "item_column", "user_column", "as_json"
 }  # fmt: skip
@@ -109,6 +113,8 @@ def encode(
         str, typer.Option(help="Environment variable with the API key, which is never written anywhere.")
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the endpoint at once.")] = 8,
+    rpm: RequestsAMinute = None,
+    tpm: TokensAMinute = None,
     price: Annotated[
         float | None, typer.Option(min=0, help="Price of a million tokens, to show the cost.")
     ] = None,
@@ -143,7 +149,7 @@ def encode(
     from rlmrec.config import parse_settings
     from rlmrec.profiles.select import ON_MISSING, metadata_of, node_texts, select_texts
     from rlmrec.text.encoding import save_if_changed
-    from rlmrec.text.registry import encoder_spec, make_encoder
+    from rlmrec.text.registry import encoder_spec, make_encoder, parts_of
     from rlmrec.text.vectors import given_embeddings
     from rlmrec.workspace import Workspace
 
@@ -160,7 +166,8 @@ def encode(
         )
         if whiten is not None:
             given = given.whitened(whiten, None if of_users is None else given.has_user)
-        output.result(_report(path, given, save_if_changed(path, given), output))
+        findings = given.findings(place.dataset())
+        output.result(_report(path, given, save_if_changed(path, given), findings, output))
         return
     for option, value, known in (
         ("profiles", profiles, (None, *PROFILES)),
@@ -198,7 +205,13 @@ def encode(
         output.say(escape(line))
 
     options = parse_settings(settings or [])
-    made_by = make_encoder(encoder, base_url, key_env, device, options, concurrency=concurrency)
+    if (rpm or tpm) and not any(part.startswith("openai:") for part in parts_of(encoder)):
+        raise ConfigError(
+            f"--rpm and --tpm are for --encoder openai:MODEL, {encoder} sends no requests: leave them out"
+        )
+    made_by = make_encoder(
+        encoder, base_url, key_env, device, options, concurrency=concurrency, rpm=rpm, tpm=tpm
+    )
     text_embeddings, kept = write_text_embeddings(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
@@ -208,15 +221,18 @@ def encode(
             **selection.manifest(item_nodes, user_nodes, on_missing),
         },
     )  # fmt: skip
-    result = _report(path, text_embeddings, kept, output)
+    findings = [*made_by.findings(), *text_embeddings.findings(dataset)]
+    result = _report(path, text_embeddings, kept, findings, output)
     if made_by.tokens is not None:
         result |= {"tokens": made_by.tokens, "cost": _cost(made_by.tokens, price)}
         output.say(f"paid for: {_bill(made_by.tokens, price)}")
     output.result(result)
 
 
-def _report(path: Path, text_embeddings: TextEmbeddings, kept: bool, output: Output) -> dict[str, Any]:
-    """Show what was stored, and return it for --json."""
+def _report(
+    path: Path, text_embeddings: TextEmbeddings, kept: bool, findings: Sequence[Finding], output: Output
+) -> dict[str, Any]:
+    """Show what was stored and what is odd about it, and return both for --json."""
     output.say(
         f"{'kept' if kept else 'wrote'} {escape(str(path))}: {len(text_embeddings.items):,} items and "
         f"{len(text_embeddings.users):,} users in {text_embeddings.size} dimensions"
@@ -229,7 +245,25 @@ def _report(path: Path, text_embeddings: TextEmbeddings, kept: bool, output: Out
         )
     if truncated := text_embeddings.manifest.get("texts_cut"):
         output.say(f"[yellow]{truncated:,} texts are longer than the model reads and were truncated[/]")
-    return {"text_embeddings": str(path), "skipped": kept, **text_embeddings.manifest}
+    _show_refused(text_embeddings.manifest.get("texts_refused"), output)
+    output.findings(findings)
+    return {
+        "text_embeddings": str(path),
+        "skipped": kept,
+        **text_embeddings.manifest,
+        "findings": [finding.plain() for finding in findings],
+    }
+
+
+def _show_refused(refused: Mapping[str, Any] | None, output: Output) -> None:
+    """List the texts that the endpoint refused, with its own words."""
+    if not refused:
+        return
+    output.say(f"[yellow]{refused['count']:,} texts were refused by the endpoint, also when cut[/]:")
+    for node in refused["nodes"][:SHOWN]:
+        output.say(f"  {node['kind']} {escape(repr(node['id']))}: {escape(node['reason'])}")
+    if refused["count"] > SHOWN:
+        output.say(f"  and {refused['count'] - SHOWN:,} more (--json lists them)")
 
 
 def write_text_embeddings(

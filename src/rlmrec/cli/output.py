@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from rlmrec.findings import Finding
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
 
@@ -55,6 +57,12 @@ class Output:
     def say(self, message: str) -> None:
         """Print a line for people. It may hold Rich markup, so escape what comes from data."""
         self.console.print(printable(message), soft_wrap=True)
+
+    def findings(self, findings: Iterable[Finding]) -> None:
+        """Print findings: in yellow what looks like a mistake."""
+        for finding in findings:
+            text = escape(str(finding))
+            self.say(f"note: {text}" if finding.ordinary else f"[yellow]found: {text}[/]")
 
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
         """Print a table; the first ``text_columns`` columns are text, the others numbers.

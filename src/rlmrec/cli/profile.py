@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, is_given
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    JsonOption,
+    RequestsAMinute,
+    TokensAMinute,
+    WorkspaceOption,
+    is_given,
+)
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.profiles import DOMAINS
@@ -34,6 +41,8 @@ USED_BY = {
     "base_url": "endpoint",
     "key_env": "endpoint",
     "concurrency": "endpoint",
+    "rpm": "endpoint",
+    "tpm": "endpoint",
     "timeout": "endpoint",
     "max_tokens": "endpoint, replay, batch-out, batch-in",
     "temperature": "endpoint, local, replay, batch-out, batch-in",
@@ -74,6 +83,8 @@ def profile(
         str, typer.Option(help="Environment variable with the API key, which is never written anywhere.")
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the endpoint at once.")] = 16,
+    rpm: RequestsAMinute = None,
+    tpm: TokensAMinute = None,
     domain: Annotated[str | None, typer.Option(help=f"Wording of the prompts: {', '.join(DOMAINS)}.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Folder with your own prompts: item.md, user.md.")
@@ -189,7 +200,7 @@ def profile(
     else:
         llm = OpenAIChat(
             model, base_url=base_url, key_env=key_env, temperature=temperature, max_tokens=max_tokens,
-            timeout=timeout, concurrency=concurrency, reasoning=reasoning_model,
+            timeout=timeout, concurrency=concurrency, reasoning=reasoning_model, rpm=rpm, tpm=tpm,
         )  # fmt: skip
     kinds = [kind for kind, wanted in zip(KINDS, (items, users), strict=True) if wanted]
     results: dict[str, Any] = {}
@@ -328,6 +339,7 @@ def _show(progress: ProfilingProgress, output: Output, replayed: bool = False) -
             output.say(f"  {label}: {listed}")
     if progress.stopped:
         output.say(f"  [bold red]stopped[/]: {escape(progress.stopped)}")
+    output.findings(progress.findings)
     if progress.n_unanswered and not replayed:
         output.say(f"  {progress.n_unanswered:,} requests without an answer are sent again by the next run")
     if progress.n_failed > progress.n_unanswered and not replayed:
@@ -383,6 +395,7 @@ def _plain(progress: ProfilingProgress) -> dict[str, Any]:
         "repaired": dict(progress.repaired),
         "cuts": dict(progress.truncations),
         "stopped": progress.stopped,
+        "findings": [finding.plain() for finding in progress.findings],
         "seconds": round(progress.seconds, 3),
     }
 

@@ -121,6 +121,8 @@ def train(
     if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
         place.text_embeddings(dataset, text_embeddings_name)  # those that were named must be there
     text_embeddings, _ = default_texts(place, dataset, spec, text_embeddings_name)
+    if text_embeddings is not None:
+        output.findings(text_embeddings.findings(dataset))
     if name is None:
         parts = [short_name(backbone).lower(), *([f"seed{seed}"] if seed else [])]
         parts = (

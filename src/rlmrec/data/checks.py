@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.findings import Finding
 from rlmrec.types import IntArray
 
 WITH_TEXT = 0.9  # share of the items that should have a text

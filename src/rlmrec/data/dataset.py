@@ -15,13 +15,13 @@ import polars as pl
 import scipy.sparse as sp
 
 from rlmrec.data.checks import check_ids, check_texts, check_values
-from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions, joined, repeats
 from rlmrec.data.source import Source
 from rlmrec.data.split import SplitRule
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json
+from rlmrec.findings import Finding
 from rlmrec.trust import damaged, expect
 from rlmrec.types import IntArray
 

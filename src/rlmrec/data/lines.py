@@ -22,8 +22,8 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from rlmrec.data.findings import Finding
 from rlmrec.errors import DataError
+from rlmrec.findings import Finding
 
 MAX_LINE = 1 << 20  # bytes; the longest lines of the known sources have some ten thousand
 MAX_BAD_LINES = 1000

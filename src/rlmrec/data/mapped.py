@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rlmrec.data.amazon import AMAZON
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.findings import Finding
 from rlmrec.data.lines import MAX_BAD_LINES, Progress
 from rlmrec.data.published import read_published
 from rlmrec.data.raw import Format, add_texts
@@ -15,6 +14,7 @@ from rlmrec.data.source import Source
 from rlmrec.data.steam import STEAM
 from rlmrec.data.yelp import YELP, yelp_files
 from rlmrec.errors import ConfigError
+from rlmrec.findings import Finding
 
 
 def read_mapped(

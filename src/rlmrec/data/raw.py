@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.dataset import SPLITS, Dataset
-from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import MAX_BAD_LINES, Progress, Record, RecordFile
 from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
+from rlmrec.findings import Finding
 
 
 class Review(NamedTuple):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from rlmrec.data.findings import Finding
 from rlmrec.data.source import Source
 from rlmrec.data.tables import Table, align, assemble, check_table, read_delimited
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
+from rlmrec.findings import Finding
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 # Columns of .item and .user that summarise behaviour, held-out interactions included.

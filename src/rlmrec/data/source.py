@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.findings import Finding
 from rlmrec.types import Float32Array
 
 if TYPE_CHECKING:

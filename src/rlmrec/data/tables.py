@@ -22,7 +22,6 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.checks import check_join, index_columns
-from rlmrec.data.findings import Finding
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.lines import iso_seconds
 from rlmrec.data.metadata import TITLE_COLUMNS
@@ -30,6 +29,7 @@ from rlmrec.data.source import Source
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, ConfigError, DataError
 from rlmrec.files import check_text
+from rlmrec.findings import Finding
 from rlmrec.types import BoolArray, FloatArray, IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")

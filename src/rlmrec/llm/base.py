@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from rlmrec.findings import Finding
+
 JsonSchema = Mapping[str, Any]
 
 
@@ -35,11 +37,13 @@ class Completion:
         text: the text as the model wrote it; "" when the server sent an answer without text.
         usage: the tokens it took.
         finish: "stop", or "length" when the limit on tokens ended it.
+        prompt_cut: whether the endpoint refused the whole prompt and answered its beginning. Not stored.
     """
 
     text: str
     usage: Usage = field(default_factory=Usage)
     finish: str = "stop"
+    prompt_cut: bool = False
 
 
 class LLM(ABC):
@@ -83,6 +87,10 @@ class LLM(ABC):
         Raises:
             LLMError: there is no answer; its class says whether only this request or every request fails.
         """
+
+    def findings(self) -> list[Finding]:
+        """Return what the user should know about the answers so far; by default nothing."""
+        return []
 
     async def aclose(self) -> None:  # noqa: B027 (most models have nothing to close)
         """Release connections or memory; the next request acquires them again."""

@@ -14,6 +14,8 @@ from rlmrec.errors import ConfigError, RefusedError, RequestError
 from rlmrec.http_client import BadRequest, Connection, Endpoint, Transient, count, mapping
 from rlmrec.llm.base import LLM, Completion, JsonSchema, Usage
 
+SHORTEST = 400  # characters; a prompt that is refused at this length is not refused for its length
+MOST_HOPELESS = 3  # prompts refused even when cut; after so many and no answer at all, no more are cut
 # What servers call it when the limit on tokens ended an answer.
 CUT_OFF = ("length", "max_tokens", "model_length", "max_output_tokens")
 
@@ -23,7 +25,8 @@ class OpenAIChat(Endpoint, LLM):
 
     429, 5xx, broken connections and time-outs are retried with exponential back-off and jitter; a
     Retry-After holds back every request of this client, not only the one that received it. The JSON-schema
-    response format falls back to JSON mode and then to text where the server rejects it.
+    response format falls back to JSON mode and then to text where the server rejects it. A prompt that is refused
+    for its length, or with a 400 or 413 that nothing else explains, is cut until the server takes it.
 
     Args:
         model: the model's name at the endpoint.
@@ -93,6 +96,7 @@ class OpenAIChat(Endpoint, LLM):
         # Fields and response formats that this server rejects, as far as is known.
         self._refused: set[str] = {"max_tokens", "temperature"} if reasoning else set()
         self._answered: set[str] = set()  # response formats that worked
+        self._hopeless = 0  # prompts that were refused even when cut
 
     def body(self, system: str, prompt: str, schema: JsonSchema | None = None) -> dict[str, Any]:
         """Return the request as JSON, for sending it and for a provider's batch file."""
@@ -127,11 +131,31 @@ class OpenAIChat(Endpoint, LLM):
             RequestError: the server rejects this request.
             RefusedError: a content filter or the model refused to answer.
         """
-        refused = set(self._refused)
-        return await self._with_retries(
-            lambda connection: self._try(connection, system, prompt, schema, refused),
-            (len(system) + len(prompt)) // 4 + self.max_tokens,
-        )
+
+        async def send(text: str) -> Completion:
+            refused = set(self._refused)
+            return await self._with_retries(
+                lambda connection: self._try(connection, system, text, schema, refused),
+                (len(system) + len(text)) // 4 + self.max_tokens,
+            )
+
+        try:
+            return await send(prompt)
+        except BadRequest as error:
+            first = error
+        try:
+            if not self._may_be_too_long(first):
+                raise first
+            answer = await self._shortened(prompt, first, SHORTEST, send)
+            return replace(answer, prompt_cut=True)
+        except BadRequest as error:
+            self._hopeless += 1
+            raise RequestError(f"the endpoint refused the request: {error}", error.raw) from None
+
+    def _may_be_too_long(self, error: BadRequest) -> bool:
+        """Return whether a shorter prompt may be accepted; not if this server has refused every prompt so far."""
+        given_up = self._hopeless >= MOST_HOPELESS and not self._answered
+        return error.is_too_long or (error.status in (400, 413, 422) and not given_up)
 
     async def _try(
         self, connection: Connection, system: str, prompt: str, schema: JsonSchema | None, refused: set[str]
@@ -147,9 +171,10 @@ class OpenAIChat(Endpoint, LLM):
             except BadRequest as error:
                 attributed = _what_is_refused(error, refused)
                 # A server that gives no reason mostly rejects the response format.
-                suspect = attributed or (_next_format(refused) if schema is not None else None)
+                unexplained = schema is not None and not error.is_too_long
+                suspect = attributed or (_next_format(refused) if unexplained else None)
                 if suspect is None:
-                    raise RequestError(f"the endpoint refused the request: {error}", error.raw) from None
+                    raise
                 if attributed and error.status < 500:  # a 5xx may pass, even if it names a format
                     self._refused.add(suspect)
                 refused.add(suspect)

@@ -101,7 +101,8 @@ class Dialogue:
             self.request = ModelRequest.of(self.llm, self.prompt, text)
             self._hashes.append(self.request.hash)
             return
-        notes = (*self.prompt.truncations, *parsed.notes)
+        cut = ("prompt cut as the endpoint refused it whole",) if outcome.prompt_cut else ()
+        notes = (*self.prompt.truncations, *cut, *parsed.notes)
         self._end(summarization=parsed.summarization, reasoning=parsed.reasoning, notes=notes)
 
     def fail_unasked(self) -> Profile:

@@ -333,6 +333,7 @@ class _Walk:
             self._confirm()
         except sqlite3.Error as failure:
             ended.append(failure)
+        self.progress.findings = self.llm.findings()
         self._report()
         for error in ended:
             if isinstance(error, sqlite3.Error):

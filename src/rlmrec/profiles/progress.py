@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rlmrec.findings import Finding
 from rlmrec.llm.base import Usage
 from rlmrec.profiles.prompts import Prompt
 
@@ -45,6 +46,7 @@ class ProfilingProgress:
         repaired: answers that were repaired, by repair.
         truncations: prompts that were shortened to the budget of tokens, by what was left out.
         stopped: why the run ended early; None if it was completed.
+        findings: what the answers of this run say that the user should know, such as another model's name.
         seconds: since the start.
     """
 
@@ -63,6 +65,7 @@ class ProfilingProgress:
     repaired: Counter[str] = field(default_factory=Counter)
     truncations: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
+    findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, error_kind: str | None, error: str | None = None) -> None:

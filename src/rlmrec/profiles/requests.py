@@ -18,6 +18,9 @@ ANSWER_TOKENS = 150  # of a typical answer, for an estimate before the first one
 class Requests:
     """Requests of one run. Answers are committed to the store the moment they arrive.
 
+    With a bound on the cost, each request reserves what its longest answer may cost. So only a server that ignores
+    ``max_tokens`` can pass the bound, by at most the answers that are in flight when the first of them arrives.
+
     Args:
         llm: the model.
         store: where answers are stored.
@@ -42,6 +45,8 @@ class Requests:
         self._reserved = 0.0  # the most that the requests in flight may cost
         self._freed = asyncio.Event()
         self._unanswered_in_a_row = 0
+        # Most tokens of an answer; a server that ignores the limit shows it by its first long one.
+        self._longest = int(llm.options.get("max_tokens", 4 * ANSWER_TOKENS))
 
     async def ask(self, request: ModelRequest) -> tuple[Outcome | None, bool]:
         """Return the outcome and whether this call paid for it; the outcome is None if the run stops."""
@@ -91,9 +96,10 @@ class Requests:
         """Reserve and return the most that the request may cost; None if that exceeds the bound."""
         if self.price is None or self.max_cost is None or self.llm.replays:
             return 0.0
-        longest = int(self.llm.options.get("max_tokens", 4 * ANSWER_TOKENS))
-        most = self.price.of(Usage(request.tokens, longest))
-        while (self.progress.cost or 0.0) + self._reserved + most > self.max_cost:
+        while True:
+            most = self.price.of(Usage(request.tokens, self._longest))
+            if (self.progress.cost or 0.0) + self._reserved + most <= self.max_cost:
+                break
             if self._reserved <= 1e-12:
                 self.progress.stopped = (
                     f"the next request could take the cost over the bound of {self.max_cost:g}"
@@ -116,6 +122,7 @@ class Requests:
             usage = usage._replace(
                 prompt=usage.prompt or request.tokens, completion=usage.completion or estimate_tokens(text)
             )
+        self._longest = max(self._longest, usage.completion)
         progress.usage = progress.usage.plus(usage)
         if self.price is not None:
             progress.cost = self.price.of(progress.usage)

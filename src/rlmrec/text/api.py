@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from rlmrec.errors import ConfigError, DataError, RequestError
+from rlmrec.errors import ConfigError, DataError, RefusedError, RequestError
 from rlmrec.http_client import (
     OPENAI_URL,
     BadRequest,
@@ -23,15 +22,17 @@ from rlmrec.http_client import (
 from rlmrec.text.encoder import EncoderSettings, Sink, TextEncoder, checked
 from rlmrec.types import BoolArray, Float32Array
 
-SHORTEST = 100  # characters; a text that is still refused at this length is not refused for its length
+SHORTEST = 30  # characters; a text that is still refused at this length is not refused for its length
+ALL_REFUSED = 10  # after so many refused texts and none accepted, a plain one shows whether it is the texts
+PLAIN_TEXT = "a plain text"
 
 
 class OpenAIEmbeddings(Endpoint, TextEncoder):
     """An OpenAI-compatible embeddings endpoint; see ``Endpoint`` for how faults are met.
 
-    A batch that the server refuses is sent again in halves, down to the text that it refuses. A text that
-    is longer than the model reads is shortened by quarters until it is accepted, see ``is_truncated``; a refusal
-    costs nothing.
+    A batch that the server refuses is sent again in halves, down to the text that it refuses. That text is cut
+    until it is accepted, see ``is_truncated``, whatever the server says is wrong with it; a refusal costs nothing.
+    If cutting does not help, ``refused`` holds the text with the server's sentence, and all other texts are encoded.
     The vectors keep the dimension that the model gives.
 
     Args:
@@ -46,6 +47,8 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         retries: tries after the first one.
         backoff: seconds before the first retry; doubles each time, up to ``max_wait``.
         max_wait: longest pause in seconds; a server that asks for a longer one ends the run.
+        rpm: most requests a minute; None sets no bound.
+        tpm: most tokens a minute, by the same estimate; None sets no bound.
 
     Raises:
         ConfigError: a value out of range; on the first request: no key for an endpoint that needs one.
@@ -73,6 +76,8 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         retries: int = 6,
         backoff: float = 1.0,
         max_wait: float = 120.0,
+        rpm: float | None = None,
+        tpm: float | None = None,
     ) -> None:
         if batch_texts < 1 or batch_tokens < 1:
             raise ConfigError(
@@ -80,7 +85,7 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
             )
         super().__init__(
             model, base_url=base_url, key_env=key_env, timeout=timeout, concurrency=concurrency,
-            retries=retries, backoff=backoff, max_wait=max_wait,
+            retries=retries, backoff=backoff, max_wait=max_wait, rpm=rpm, tpm=tpm,
         )  # fmt: skip
         if self.base_url != OPENAI_URL:  # the same model's name means another model elsewhere
             self.name = f"{model} ({self.address.rstrip('/')})"
@@ -88,6 +93,7 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         self.batch_tokens = batch_tokens
         self.tokens: int = 0  # as the server counts them
         self.dim: int | None = None
+        self.refused: dict[str, str] = {}
         self._truncated: set[str] = set()
 
     @classmethod
@@ -98,9 +104,16 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         )
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """Return float32[n, d_s]; see ``stream`` for the errors."""
+        """Return float32[n, d_s]; see ``stream`` for the errors.
+
+        Raises:
+            RequestError: the server refuses a text; the others were encoded.
+        """
         parts: list[tuple[Sequence[int], Float32Array]] = []
         self.stream(texts, lambda rows, vectors: parts.append((rows, vectors)))
+        for text in texts:
+            if text in self.refused:
+                raise RequestError(f"{self.name} refuses the text {text[:60]!r}: {self.refused[text]}")
         encoded = np.empty((len(texts), self.dim or 0), np.float32)
         for rows, vectors in parts:
             encoded[list(rows)] = vectors
@@ -114,7 +127,7 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         Raises:
             AccessError: every request will fail (key, model, quota, a pause longer than ``max_wait``).
             EndpointError: no answer in ``retries`` + 1 tries.
-            RequestError: the server refuses a text.
+            RequestError: the server refuses every text.
             DataError: an answer that is not one finite vector of one length for each text.
         """
         run_in_a_loop(self._run(texts, sink))
@@ -147,7 +160,7 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         """Consecutive rows, within both bounds."""
         start, tokens = 0, 0
         for row, text in enumerate(texts):
-            size = len(text.encode("utf-8", "replace")) // 3 + 1  # no tokenizer makes more of most languages
+            size = _size(text)
             full = row - start >= self.batch_texts or tokens + size > self.batch_tokens
             if full and row > start:
                 yield range(start, row)
@@ -156,35 +169,58 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         if start < len(texts):
             yield range(start, len(texts))
 
-    async def _batch(self, texts: Sequence[str], rows: range, sink: Sink) -> None:
+    async def _batch(self, texts: Sequence[str], rows: range, sink: Sink) -> bool:
+        """Encode some rows; return whether the server took all of them in one request."""
         try:
             answer = await self._ask([texts[row] for row in rows])
-        except BadRequest as error:
+        except (BadRequest, RefusedError) as error:
             if len(rows) == 1:
-                answer = await self._ask_shortened(texts[rows[0]], error)
-            else:
-                middle = len(rows) // 2
-                if not error.is_too_long:  # too many at once for this server, more likely than one bad text
+                await self._refused_text(texts, rows, error, sink)
+                return False
+            middle = len(rows) // 2
+            halves = rows[:middle], rows[middle:]
+            taken = [await self._batch(texts, half, sink) for half in halves]
+            if all(taken):  # too much at once for this server, no single text
+                if isinstance(error, BadRequest) and error.is_too_long:
+                    self.batch_tokens = max(sum(_size(texts[row]) for row in half) for half in halves)
+                else:
                     self.batch_texts = min(self.batch_texts, len(rows) - middle)
-                for half in (rows[:middle], rows[middle:]):
-                    await self._batch(texts, half, sink)
-                return
+            return False
+        self._keep(answer, rows, sink)
+        return True
+
+    async def _refused_text(
+        self, texts: Sequence[str], rows: range, error: BadRequest | RefusedError, sink: Sink
+    ) -> None:
+        """Encode the beginning of a text that the server refuses as it is, or give it up."""
+        text = texts[rows[0]]
+        try:
+            if isinstance(error, RefusedError):  # for what it says, not for its length
+                raise error
+            answer = await self._shortened(text, error, SHORTEST, lambda shorter: self._ask([shorter]))
+        except (BadRequest, RefusedError) as last:
+            self.refused[text] = str(last)
+            if self.dim is None and len(self.refused) >= ALL_REFUSED:
+                await self._check_plain_text()
+            return
+        self._truncated.add(text)
+        self._keep(answer, rows, sink)
+
+    async def _check_plain_text(self) -> None:
+        """Raise an error if the server refuses a plain text, too: then it refuses all of them."""
+        try:
+            answer = await self._ask([PLAIN_TEXT])
+        except (BadRequest, RefusedError) as error:
+            raise RequestError(
+                f"{self.name} refuses every text, plain ones too: {error}", error.raw
+            ) from None
+        self.tokens += answer.tokens
+        self.dim = answer.vectors.shape[1]
+
+    def _keep(self, answer: _Answer, rows: range, sink: Sink) -> None:
         self.tokens += answer.tokens
         self.dim = answer.vectors.shape[1]
         sink(rows, answer.vectors)
-
-    async def _ask_shortened(self, text: str, error: BadRequest) -> _Answer:
-        shorter = text
-        while error.is_too_long and len(shorter) > SHORTEST:
-            shorter = shorter[: len(shorter) * 3 // 4]
-            try:
-                answer = await self._ask([shorter])
-            except BadRequest as again:
-                error = again
-                continue
-            self._truncated.add(text)
-            return answer
-        raise RequestError(f"{self.name} refuses the text {text[:60]!r}: {error}", error.raw) from None
 
     async def _ask(self, texts: list[str]) -> _Answer:
         # Never the parameter that shortens vectors: a smaller dimension is never chosen silently. Plain
@@ -198,15 +234,12 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         async def attempt(connection: Connection) -> _Answer:
             return self._read(await self._send(connection, "/embeddings", body), len(texts))
 
-        return await self._with_retries(attempt)
+        return await self._with_retries(attempt, sum(map(_size, texts)))
 
     def _read(self, content: bytes, n_texts: int) -> _Answer:
         """The vectors in a reply's content, in the order of the texts, whatever order they came in."""
-        try:
-            reply = json.loads(content)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict) or not isinstance(reply.get("data"), list):
+        reply = self._reply(content)
+        if not isinstance(reply.get("data"), list):
             raise Transient("HTTP 200 without vectors in it", content.decode("utf-8", "replace"))
         entries = [mapping(entry) for entry in reply["data"]]
         order = [entry.get("index", place) for place, entry in enumerate(entries)]
@@ -228,3 +261,8 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
 class _Answer(NamedTuple):
     vectors: Float32Array
     tokens: int
+
+
+def _size(text: str) -> int:
+    """Return a text's tokens, estimated: no tokenizer makes more of most languages."""
+    return len(text.encode("utf-8", "replace")) // 3 + 1

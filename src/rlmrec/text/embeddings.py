@@ -17,9 +17,12 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.findings import Finding
 from rlmrec.text.whitening import Whitening, whitened_name
 from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors
 from rlmrec.types import BoolArray, Float32Array
+
+LARGE = 1e15  # numbers whose squares or products may leave the range of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,30 @@ class TextEmbeddings:
     def stacked_mask(self) -> BoolArray:
         """Return bool[N], which nodes have a vector, users first."""
         return np.concatenate([self.has_user, self.has_item])
+
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        """Find vectors of zeros, and numbers so large that lengths and products of vectors overflow.
+
+        Args:
+            dataset: whose users and items these are.
+        """
+        sides = ((dataset.items, self.items, self.has_item), (dataset.users, self.users, self.has_user))
+        found = []
+        for ids, vectors, has in sides:
+            most = np.abs(vectors).max(axis=1, initial=0)
+            kinds = (
+                ("zero vector", "have a text vector of zeros", most == 0, "they count as if they had no text"),
+                (
+                    "large vector", f"have numbers beyond {LARGE:g} in their text vector", most > LARGE,
+                    "lengths and products overflow: scale the vectors to length 1",
+                ),
+            )  # fmt: skip
+            for kind, what, mask, remedy in kinds:
+                rows = np.flatnonzero(mask & has)
+                if len(rows):
+                    example = repr(ids.id(int(rows[0])))
+                    found.append(Finding(kind, f"{ids.kind}s {what}", len(rows), example, remedy))
+        return found
 
     def check(self, dataset: Dataset) -> TextEmbeddings:
         """Check that there is one row per user and item of ``dataset``; return self.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.findings import Finding
 from rlmrec.topk import unit_rows
 from rlmrec.types import AnyArray, BoolArray, Float32Array
 
@@ -46,6 +48,7 @@ class TextEncoder(ABC):
         dim: number of dimensions d_s; None until the first vectors where it is not known before.
         revision: of the model, for the manifest.
         tokens: how many tokens an endpoint has counted so far; None for an encoder that is not paid by tokens.
+        refused: texts that ``stream`` left without a vector because an endpoint refuses them, with its reason.
 
     Example:
         >>> class Letters(TextEncoder):
@@ -60,6 +63,7 @@ class TextEncoder(ABC):
     dim: int | None
     revision: str | None = None
     tokens: int | None = None
+    refused: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> AnyArray:
@@ -69,6 +73,7 @@ class TextEncoder(ABC):
         """Call ``sink(rows, vectors)`` as vectors arrive, in any order; by default after every 128 texts.
 
         An encoder with several requests under way overrides it, so that no answer is lost that was paid for.
+        Rows that it leaves out must be in ``refused``.
         """
         for start in range(0, len(texts), CHUNK):
             part = texts[start : start + CHUNK]
@@ -77,6 +82,10 @@ class TextEncoder(ABC):
     def is_truncated(self, texts: Sequence[str]) -> BoolArray:
         """Return bool[n]: whether each text is longer than the model reads; by default none is."""
         return np.zeros(len(texts), bool)
+
+    def findings(self) -> list[Finding]:
+        """Return what the user should know about the answers so far; by default nothing."""
+        return []
 
     def fitted_to(self, texts: Sequence[str]) -> TextEncoder:
         """Return the encoder that has learned what it needs from the texts of a catalogue; by default itself."""
@@ -125,6 +134,15 @@ class DerivedEncoder(TextEncoder):
         for part in self.parts:
             truncated |= part.is_truncated(texts)
         return truncated
+
+    @property
+    def refused(self) -> dict[str, str]:  # type: ignore[override]  # follows the parts
+        """Texts that a part's endpoint refuses, with its reason."""
+        return {text: reason for part in self.parts for text, reason in part.refused.items()}
+
+    def findings(self) -> list[Finding]:
+        """Return the findings of all parts."""
+        return [finding for part in self.parts for finding in part.findings()]
 
     def stored(self, folder: Path) -> dict[str, Any]:
         """Write what the parts have learned; see ``TextEncoder.stored``."""
@@ -193,7 +211,17 @@ class CombinedEncoder(DerivedEncoder):
 class _Adapted(TextEncoder):
     """An object with ``name``, ``dim`` and ``encode``, and perhaps ``stream`` or ``is_truncated``, as a TextEncoder."""
 
-    OPTIONAL = ("revision", "tokens", "stream", "is_truncated", "fitted_to", "stored", "restored")
+    OPTIONAL = (
+        "revision",
+        "tokens",
+        "stream",
+        "is_truncated",
+        "refused",
+        "findings",
+        "fitted_to",
+        "stored",
+        "restored",
+    )
 
     def __init__(self, encoder: Any) -> None:
         self._encoder = encoder

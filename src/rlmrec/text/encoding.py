@@ -12,12 +12,14 @@ import numpy as np
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import metadata_texts, text_columns
-from rlmrec.errors import DataError, RlmrecError
+from rlmrec.errors import DataError, RequestError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import DerivedEncoder, TextEncoder, as_text_encoder, checked
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import BoolArray, Float32Array
+
+REFUSALS_LISTED = 1000  # most refused texts that a manifest names
 
 
 class Encoded(NamedTuple):
@@ -49,11 +51,12 @@ def encode_texts(
         on_progress: called after every batch.
 
     Returns:
-        float32[n, d_s] in the order of ``texts``, and bool[n], which were longer than the model reads
-        (all False of an encoder that cannot tell).
+        float32[n, d_s] in the order of ``texts``, zeros for a text in ``encoder.refused``; and bool[n], which were
+        longer than the model reads (all False of an encoder that cannot tell).
 
     Raises:
         DataError: the encoder returned something else than one finite vector for each text.
+        RequestError: the encoder's endpoint refuses every text.
         WorkspaceError: another process writes to the cache.
 
     Example:
@@ -128,10 +131,14 @@ class _Work:
             [self.texts[row] for row in pending],
             lambda rows, vectors: self._take([pending[row] for row in rows], vectors),
         )
-        if not self.have.all():
+        refused = self.encoder.refused
+        left = [self.texts[row] for row in np.flatnonzero(~self.have) if self.texts[row] not in refused]
+        if left:
             raise DataError(
-                f"{self.encoder.name} left {int((~self.have).sum())} of {len(self.texts)} texts without a vector"
+                f"{self.encoder.name} left {len(left)} of {len(self.texts)} texts without a vector"
             )
+        if not self.have.any():
+            raise RequestError(f"{self.encoder.name} refuses every text: {refused[self.texts[0]]}")
 
     def _take(self, rows: list[int], vectors: Any) -> None:
         """Check vectors of the encoder, commit them to the cache, and keep them."""
@@ -145,7 +152,7 @@ class _Work:
 
     def _keep(self, rows: list[int], vectors: Float32Array, truncated: BoolArray) -> None:
         if not len(self.vectors):
-            self.vectors = np.empty((len(self.texts), vectors.shape[1]), np.float32)
+            self.vectors = np.zeros((len(self.texts), vectors.shape[1]), np.float32)
         self.vectors[rows] = vectors
         self.truncated[rows] = truncated
         self.have[rows] = True
@@ -231,10 +238,13 @@ def encode_dataset(
         rows[mask] = found
         return rows
 
+    refused = [row for row in np.flatnonzero(has).tolist() if every[row] in encoder.refused]
+    kept = ~np.isin(np.flatnonzero(has), refused) | vectors.any(axis=1)
+    has[has] = kept
     has_item, own_text = has[: dataset.n_items], has[dataset.n_items :]
     n_texts = int(has_item.sum())
-    item_vectors = spread(has_item, vectors[:n_texts])
-    user_vectors = spread(own_text, vectors[n_texts:])
+    item_vectors = spread(has_item, vectors[kept][:n_texts])
+    user_vectors = spread(own_text, vectors[kept][n_texts:])
     has_user = own_text.copy()
     if users is None or fill_users:
         averaged = ~own_text & (dataset.train.csr() @ has_item.astype(np.int64) > 0)
@@ -259,11 +269,27 @@ def encode_dataset(
             "users_without_vector": int((~has_user).sum()),
             "users_by_mean": int((has_user & ~own_text).sum()),
             **more,
+            **({"texts_refused": _refusals(dataset, refused, every, encoder)} if refused else {}),
         },
         has_user,
         has_item,
     )
     return text_embeddings if whiten is None else text_embeddings.whitened(whiten, own_text, encoders)
+
+
+def _refusals(
+    dataset: Dataset, rows: list[int], texts: Sequence[str | None], encoder: TextEncoder
+) -> dict[str, Any]:
+    """Return how many texts were refused, and of which nodes, with the server's reason, for the manifest."""
+    nodes = []
+    for row in rows[:REFUSALS_LISTED]:
+        kind, ids, place = (
+            ("item", dataset.items, row)
+            if row < dataset.n_items
+            else ("user", dataset.users, row - dataset.n_items)
+        )
+        nodes.append({"kind": kind, "id": ids.id(place), "reason": encoder.refused[texts[row] or ""]})
+    return {"count": len(rows), "nodes": nodes}
 
 
 def save_if_changed(path: Path, text_embeddings: TextEmbeddings) -> bool:
