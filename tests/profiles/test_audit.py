@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from made_dataset import make_dataset
@@ -8,6 +11,7 @@ from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit
 from rlmrec.profiles.profiler import Profiler
+from rlmrec.profiles.suspicious import suspicious
 
 
 class Model(LLM):
@@ -130,3 +134,53 @@ def test_many_violations_are_counted_and_some_are_shown(store, dataset):
     plant(store, "item", 100, *range(1000, 1100))
     found = audit(store, dataset)
     assert (found.n_violations, len(found.violations)) == (100, 20)
+
+
+def answered(store, key, text, answer=None, finish="stop", kind="item"):
+    """Store a profile, and the answer that it was made of."""
+    request = f"r{kind}{key}"
+    store.put_answer(
+        request, "m", {}, Completion(answer or json.dumps({"summarization": text}), finish=finish)
+    )
+    store.put_profile(Profile(kind, key, text, None, request, requests=(request,)))
+
+
+USUAL = "People who enjoy quiet evenings with a long book and a cup of tea."
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "finish", "expected"),
+    [
+        ("Fans of the", None, "stop", {"open end", "short"}),
+        ("Fans of the", '{"summarization": "Fans of the', "length", {"differs", "short"}),
+        ("Fans of the", '{"summarization": "Fans of the "Dune" saga."}', "stop", {"open end", "differs", "short"}),
+        ("Everybody.", None, "stop", {"short"}),
+        ("None of the information says who would enjoy it, sadly and regrettably.", None, "stop", {"says nothing"}),
+        ("It cannot be determined who would enjoy this item from its title alone.", None, "stop", {"says nothing"}),
+        ("There is not enough information about this item to say who likes it.", None, "stop", {"says nothing"}),
+        ("I'm sorry, but as a language model there is nothing that I can write.", None, "stop", {"says nothing"}),
+        ("喜欢安静夜晚、长篇小说和热茶的读者。", None, "stop", set()),
+        ('People who say: "I want a long book on a quiet evening, with tea!"', None, "stop", set()),
+        ("Fans of nonesuch bands, unknown directors and nothing but blues, at night.", None, "stop", set()),
+        (USUAL, f'<think>Hm.</think>```json\n{{"summarization": "{USUAL}"}}\n```', "stop", set()),
+    ],
+)  # fmt: skip
+def test_suspicious_profiles_are_found_by_their_signs(tmp_path, text, answer, finish, expected):
+    with Store(tmp_path / "s.sqlite") as store:
+        for key in range(20):
+            answered(store, key, USUAL)
+        assert suspicious(store, store.profiles("item")) == []
+        answered(store, 99, text, answer, finish)
+        found = suspicious(store, store.profiles("item"))
+    assert {finding.kind.removeprefix("profile ") for finding in found} == expected
+    assert all(finding.count == 1 and "of item 99" in finding.example for finding in found)
+
+
+def test_an_audit_lists_suspicious_profiles_and_passes(store, dataset):
+    key = dataset.items.id(0)
+    first = store.profile("item", key)
+    store.put_profile(dataclasses.replace(first, summarization="Some"))
+    found = audit(store, dataset)
+    assert found.passed
+    assert {finding.kind for finding in found.findings} == {"profile open end", "profile differs"}
+    assert found.findings[0].count == 1

@@ -12,7 +12,9 @@ from rlmrec.cli.output import Output
 def audit(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check that no held-out interaction is in a prompt, from the sources recorded with each profile.
 
-    The exit code is 1 if one is, or if there are no profiles to check.
+    The exit code is 1 if one is, or if there are no profiles to check. Suspicious profiles are listed with a count
+    and an example: texts that end without a mark, that are far shorter than the others, that say nothing, or that
+    are not what the stored answer says.
 
     **Example:**  `rlmrec audit -w movies`
     """
@@ -36,6 +38,7 @@ def audit(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = 
             output.say("  " + escape(line))
     else:
         output.say("[bold red]failed[/]: there are no profiles to check")
+    output.findings(found.findings)
     output.result(
         {
             "passed": found.passed,
@@ -44,6 +47,7 @@ def audit(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = 
             "violations": found.n_violations,
             "first": found.violations,
             "other_datasets": found.other_datasets,
+            "findings": [finding.plain() for finding in found.findings],
         }
     )
     if not found.passed:

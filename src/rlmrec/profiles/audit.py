@@ -11,7 +11,9 @@ import numpy as np
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import DataError
+from rlmrec.findings import Finding
 from rlmrec.llm.store import UNREADABLE, Profile, Store
+from rlmrec.profiles.suspicious import suspicious
 from rlmrec.profiles.template import KINDS
 from rlmrec.types import IntArray
 
@@ -27,6 +29,7 @@ class Audit:
         n_violations: number of all violations.
         other_datasets: number of profiles of users or items that this dataset lacks; they are not checked and
             not used.
+        findings: profiles that should be looked at; see ``suspicious``. They do not change whether it passed.
     """
 
     profiles: Counter[str] = field(default_factory=Counter)
@@ -34,6 +37,7 @@ class Audit:
     violations: list[str] = field(default_factory=list)
     n_violations: int = 0
     other_datasets: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -57,6 +61,8 @@ def audit(store: Store, dataset: Dataset) -> Audit:
     The sources belong to the dataset that the profile was written for. A profile that was written for another
     dataset, split or other texts is stale, and a violation, until ``rlmrec profile`` confirms or replaces it.
 
+    Profiles that may be less than what the model wrote become findings.
+
     Args:
         store: the store of profiles.
         dataset: the dataset with its split.
@@ -71,10 +77,12 @@ def audit(store: Store, dataset: Dataset) -> Audit:
     seen: list[IntArray] = []
     for kind in KINDS:
         vocabulary = dataset.items if kind == "item" else dataset.users
+        of_dataset = []
         for profile in store.profiles(kind):
             if profile.key not in vocabulary:
                 found.other_datasets += 1
                 continue
+            of_dataset.append(profile)
             found.profiles[kind] += 1
             if not dataset.keeps_profile(profile.kind, profile.key, profile.dataset):
                 found._violation(
@@ -82,6 +90,7 @@ def audit(store: Store, dataset: Dataset) -> Audit:
                     f"split or other texts; run 'rlmrec profile --{kind}s' with the same options again"
                 )
             seen.append(_check(profile, vocabulary.row(profile.key), index, found))
+        found.findings += suspicious(store, of_dataset)
     found.interactions = len(np.unique(np.concatenate(seen))) if seen else 0
     return found
 

@@ -121,7 +121,7 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
         raise AnswerError("form", "the answer repeats the form that was to be filled in")
     if summarization.strip(" .\"'").lower() in _NONE or _NONE_AND_WHY.fullmatch(summarization):
         raise AnswerError("none", "the model could not tell (it answered None)")
-    count = len(_WORD.findall(summarization))
+    count = count_words(summarization)
     if count > words:
         if count > FAR_TOO_LONG * words and not last_try:
             raise AnswerError(
@@ -132,6 +132,11 @@ def parse(text: str, words: int, *, finish: str = "stop", last_try: bool = False
     if reasoning is not None and reasoning.strip(" .\"'").lower() in _NONE:
         reasoning = None
     return Parsed(summarization, reasoning, tuple(notes))
+
+
+def count_words(text: str) -> int:
+    """Return the number of words of a text; a Chinese or Japanese character is one."""
+    return len(_WORD.findall(text))
 
 
 def cut_words(text: str, words: int) -> str:
