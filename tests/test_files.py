@@ -1,12 +1,15 @@
 """Atomic writing: the old content or the new, never half, and never somebody else's folder."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rlmrec import files
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, atomic_folder, locked, read_json, write_json
 
@@ -38,6 +41,84 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
         raise_after_writing(temporary / "mark")
     assert (folder / "mark").read_text() == "2"
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rlmrec import files
+
+moves = []
+
+def move(source, target):
+    source.replace(target)
+    moves.append(target)
+    if len(moves) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+path = Path(sys.argv[1])
+files._move = move
+if sys.argv[2] == "0":
+    with files.atomic_file(path / "big") as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+with files.atomic_folder(path, "mark") as temporary:
+    (temporary / "mark").write_text("new")
+"""
+
+
+@pytest.mark.skipif(files.WINDOWS, reason="there is no SIGKILL")
+@pytest.mark.parametrize(("moves", "content"), [("1", "old"), ("2", "new")])
+@pytest.mark.parametrize("then", ["read", "write"])
+def test_a_kill_between_two_renames_is_mended_and_told(tmp_path, caplog, moves, content, then):
+    folder = tmp_path / "d"
+    with atomic_folder(folder, "mark") as temporary:
+        (temporary / "mark").write_text("old")
+    run = subprocess.run([sys.executable, "-c", KILLED, str(folder), moves], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2, "the kill has left something hidden"
+    if then == "read":
+        assert (files.complete_folder(folder) / "mark").read_text() == content
+    if then == "write" or content == "new":
+        with atomic_folder(folder, "mark") as temporary:
+            (temporary / "mark").write_text("newest")
+        assert (folder / "mark").read_text() == "newest"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert content == "new" or "content before that is back" in caplog.text
+
+
+@pytest.mark.skipif(files.WINDOWS, reason="there is no SIGKILL")
+def test_a_killed_writer_leaves_nothing_for_good(tmp_path, caplog):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "0"], check=False)
+    assert run.returncode == -signal.SIGKILL
+    [left] = tmp_path.iterdir()
+    others = tmp_path / ".big.000000-1-00000000", tmp_path / f".big.{files._machine()}-{os.getpid()}-00000000"
+    for other in others:  # of a process on another machine, and of one that runs
+        other.touch()
+    (tmp_path / ".big.mine").touch()
+    write_json(tmp_path / "big", 1)
+    assert f"{left}: removed what a killed process has left" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {"big", ".big.mine", *(path.name for path in others)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: IoError(Os { code: 28, kind: StorageFull })"),
+        ValueError("write failed: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_full_disk_is_one_error_and_what_was_there_stays(tmp_path, error):
+    write_json(tmp_path / "a.json", 1)
+    for opened in (atomic_file(tmp_path / "a.json"), atomic_folder(tmp_path / "d", "mark")):
+        with pytest.raises(WorkspaceError, match="cannot be written, the disk is full"), opened:
+            raise error
+    assert read_json(tmp_path / "a.json") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(KeyError), atomic_file(tmp_path / "a.json"):
+        raise KeyError("something else")
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):

@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
+import logging
 import os
+import platform
+import re
 import secrets
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import DataError, RlmrecError, WorkspaceError
 from rlmrec.trust import parse_json
 
 # Texts are packed to a third or a tenth; what unpacks to a hundred times its size was made to fill the memory.
 UNPACKED_RATIO = 100
 UNPACKED_BYTES = 256 << 20
 LINE_BYTES = 64 << 20  # of one line or quoted field
+ABANDONED = 24 * 3600  # seconds after which an unfinished file of another machine is removed
 WINDOWS = sys.platform == "win32"
+logger = logging.getLogger("rlmrec.files")
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode
-    try:
-        yield temporary
-        with temporary.open("r+b") as written:  # Windows cannot flush a file that is open for reading only
-            os.fsync(written.fileno())
-        temporary.chmod(mode)  # safetensors makes private files
-        _move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+
+    What a killed process has left beside ``path`` is removed.
+
+    Raises:
+        WorkspaceError: the disk is full; what was at ``path`` stays.
+    """
+    with _space_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(path)
+        temporary = _beside(path)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        try:
+            yield temporary
+            with temporary.open(
+                "r+b"
+            ) as written:  # Windows cannot flush a file that is open for reading only
+                os.fsync(written.fileno())
+            temporary.chmod(mode)  # safetensors makes private files
+            _move(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -51,39 +68,63 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
         marker: a file that folders of this kind contain; a folder without it, unless empty, is never replaced.
 
     Raises:
-        WorkspaceError: ``path`` exists and has no ``marker``.
+        WorkspaceError: ``path`` exists and has no ``marker``, or the disk is full; what was at ``path`` stays.
 
-    A folder cannot be replaced in one system call, so a crash between the two renames leaves
-    ``path`` absent (never mixed) and the old content in a ``.old`` folder beside it, which ``complete_folder`` finds.
+    A folder cannot be replaced in one system call, so a kill between the two renames leaves ``path`` absent (never
+    mixed) and the old content in a ``.old`` folder beside it. ``complete_folder`` puts that back, and what else the
+    killed process has left is removed.
     """
+    path = complete_folder(path)
     if path.exists() and not (path / marker).exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkspaceError(
             f"{path} exists and contains no {marker}: choose another place, nothing was replaced"
         )
-    temporary = _beside(path)
-    temporary.mkdir(parents=True)
-    old = _old(path)
+    with _space_for(path):
+        _remove_unfinished(path)
+        temporary = _beside(path)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private files
+                written.chmod(temporary.stat().st_mode & 0o666)
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete_folder(path: Path) -> Path:
+    """Return ``path``, after putting back its old content if a kill kept ``atomic_folder`` from replacing it.
+
+    Where nothing can be written, the folder with the old content is returned.
+    """
+    if path.exists() or not _old(path).exists():
+        return path
+    logger.warning("%s: a process was killed while replacing it; its content before that is back", path)
     try:
-        yield temporary
-        for written in filter(Path.is_file, temporary.iterdir()):  # safetensors makes private files
-            written.chmod(temporary.stat().st_mode & 0o666)
+        _move(_old(path), path)
+    except OSError:  # read-only, or another process has just put a folder there
+        return path if path.exists() else _old(path)
+    _remove_unfinished(path)
+    return path
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Move a folder to ``path``; what is there goes to a ``.old`` folder for the moment."""
+    old = _old(path)
+    for last in (False, False, True):  # a reader that finds ``path`` absent may put the old content back
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             _move(path, old)
         try:
             _move(temporary, path)
-        except BaseException:
-            if old.exists():
+            break
+        except BaseException as error:
+            if isinstance(error, OSError) and path.exists() and not last:
+                continue
+            if old.exists() and not path.exists():
                 _move(old, path)
             raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def complete_folder(path: Path) -> Path:
-    """Return ``path``, or the folder with its old content if a crash kept ``atomic_folder`` from replacing it."""
-    return path if path.exists() or not _old(path).exists() else _old(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _old(path: Path) -> Path:
@@ -91,7 +132,76 @@ def _old(path: Path) -> Path:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Return a new hidden name that says which process of which machine uses it."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@cache
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes that no longer run have left beside ``path``."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(?:([0-9a-f]{6})-(\d{1,9})-)?[0-9a-f]{8}")
+    try:
+        names = [(entry.name, entry.stat().st_mtime) for entry in os.scandir(path.parent)]
+    except OSError:  # a file vanishes while another process works; the next write looks again
+        return
+    for name, changed in names:
+        found = pattern.fullmatch(name)
+        if found is None or (_may_be_in_use(found[1], found[2]) and time.time() - changed < ABANDONED):
+            continue
+        left = path.with_name(name)
+        logger.warning("%s: removed what a killed process has left unfinished", left)
+        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
+
+
+def _may_be_in_use(machine: str | None, process: str | None) -> bool:
+    """Return whether the process of a temporary name may still run; that is known of this machine alone."""
+    if WINDOWS or machine != _machine() or process is None:
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def _space_for(path: Path) -> Iterator[None]:
+    """Report a full disk, which each package reports in its own way, as one error.
+
+    Raises:
+        WorkspaceError: the disk is full.
+    """
+    try:
+        yield
+    except BaseException as error:  # Polars panics, which is no Exception
+        if isinstance(error, RlmrecError) or not is_full(error):
+            raise
+        raise WorkspaceError(
+            f"{path} cannot be written, the disk is full: free some space and run the same command again; "
+            "what was there before is kept"
+        ) from None
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error, or what caused it, says that a disk or a quota is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if re.search(
+            r"no space left|os error (28|122)\b|storagefull|disk is full|quota exceeded", str(seen), re.I
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _move(source: Path, target: Path) -> None:

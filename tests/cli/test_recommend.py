@@ -85,6 +85,23 @@ def test_recommend_for_all(call, place, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("recommend", "--user", "u7"),
+        ("recommend", "--all", "--out", "OUT"),
+        ("cold", "user", "--likes", "i1"),
+    ],
+)
+def test_a_list_of_two_thousand_million_ends_with_the_items_and_says_so(call, place, tmp_path, command):
+    n = place.dataset().n_items
+    arguments = [str(tmp_path / "a.csv") if part == "OUT" else part for part in command]
+    code, out, said = call(*arguments, "--run", "con", "-k", 2_000_000_000, "--json")
+    assert code == 0
+    assert f"-k 2,000,000,000: there are {n} items, so lists have at most {n}" in said
+    assert len(last_json(out).get("items", [])) <= n
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["recommend", "--run", "con"], 2, "either --user ID"),

@@ -136,6 +136,16 @@ def test_consumables_are_offered_again(lists):
     assert (np.diff(one.scores) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    "rules", [Rules(), Rules(at_most={"brand": 2}), Rules(diversity=0.5), Rules(where="price < 3")]
+)
+def test_a_list_ends_with_the_items_however_long_it_should_be(lists, rules):
+    endless = lists.of(["u0", "u5", "nobody"], 2_000_000_000, rules)
+    for found, whole in zip(endless, lists.of(["u0", "u5", "nobody"], I, rules), strict=True):
+        assert found.items == whole.items
+        assert len(found.items) <= I
+
+
 def test_wrong_rules(lists):
     for wrong in ({"at_most": {"brand": 0}}, {"diversity": 1.5}):
         with pytest.raises(ConfigError):

@@ -95,6 +95,13 @@ def test_fewer_candidates_than_k(text, nothing):
     ids, scores = recommender.recommend([user], k=2, candidates=[])
     assert ids.tolist() == [[nothing] * 2]
     assert recommender.recommend(user, k=100)[0].shape == (100,)
+    for far_too_long in (
+        lambda: recommender.recommend(user, k=2_000_000_000),
+        lambda: recommender.similar_items(three[0], k=2_000_000_000),
+        lambda: recommender.users_for(recommender.items[0], k=2_000_000_000),
+    ):
+        with pytest.raises(ConfigError, match=r"k is 2,000,000,000 and there are (60|40) to choose from"):
+            far_too_long()
 
 
 def test_similar(recommender):

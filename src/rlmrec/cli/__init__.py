@@ -208,6 +208,12 @@ def _renamed(argument: str) -> str:
 def _in_a_line(error: Exception) -> str:
     if isinstance(error, RlmrecError):
         return str(error)
-    if isinstance(error, OSError):  # a full disk, a folder without write permission: the user can fix it
+    from rlmrec.files import is_full  # here, as it imports NumPy
+
+    if is_full(error):
+        name = getattr(error, "filename", None)
+        where = f"{name} cannot be written, " if name else ""
+        return f"{where}the disk is full: free some space and run the same command again"
+    if isinstance(error, OSError):  # a folder without write permission: the user can fix it
         return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return f"{type(error).__name__}: {error} (unexpected error; rerun with --debug for the traceback)"

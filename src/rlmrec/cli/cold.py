@@ -185,10 +185,12 @@ def user(
     if likes is not None:
         dataset = place.dataset()
         recommender = open_recommender(place, run, dataset)
+        k = output.length(k, len(recommender.items))
         liked = parse_id_lists(recommender.item_ids, likes)
         ids, scores = recommender.recommend_from_items(liked, k)
     else:
         dataset, recommender, cold = _opened(place, run)
+        k = output.length(k, len(recommender.items))
         parts = cold.new_user(_encoded(place, cold, str(text), encoder, base_url, key_env)[0])
         [ids], [scores] = recommender.recommend_parts(parts, k)
     titles = item_labels(dataset)

@@ -64,6 +64,12 @@ class Output:
             text = escape(str(finding))
             self.say(f"note: {text}" if finding.ordinary else f"[yellow]found: {text}[/]")
 
+    def length(self, k: int, n_items: int) -> int:
+        """Return the length of lists, at most the number of items; say so where -k is more."""
+        if k > n_items:
+            self.say(f"[yellow]-k {k:,}: there are {n_items:,} items, so lists have at most {n_items:,}[/]")
+        return min(k, n_items)
+
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
         """Print a table; the first ``text_columns`` columns are text, the others numbers.
 

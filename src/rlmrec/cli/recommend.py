@@ -88,6 +88,7 @@ def recommend(
     dataset = place.dataset()
     lists = Lists(open_recommender(place, run, dataset), dataset)
     recommender = lists.recommender
+    k = output.length(k, len(recommender.items))
     listed = {
         name: None if path is None else _ids_of(path, recommender.item_ids)
         for name, path in (("candidates", candidates), ("exclude", exclude))
@@ -130,7 +131,7 @@ def _caps(texts: list[str]) -> dict[str, int]:
     caps = {}
     for text in texts:
         column, equals, number = text.rpartition("=")
-        if not equals or not number.isdigit():
+        if not equals or not number.isdecimal():
             raise ConfigError(f"--at-most {text!r}: expected a column and a number such as brand=2")
         caps[column] = int(number)
     return caps

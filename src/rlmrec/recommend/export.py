@@ -21,6 +21,7 @@ from rlmrec.types import Float32Array
 
 # Users per row group: with k = 20, some tens of MiB are in memory at a time.
 ROW_GROUP = 50_000
+ENTRIES = 10_000_000  # of lists in memory at a time
 LISTS = (".parquet", ".csv", ".jsonl")
 SIDES = ("users", "items")
 BATCH = 1000
@@ -51,10 +52,10 @@ def write_lists(
     Args:
         lists: makes them.
         path: the file; its ending decides, and it is replaced as a whole.
-        k: items per user.
+        k: items per user; more than there are items means all of them.
         rules: for all users.
         progress: called with the number of users done so far.
-        row_group: users at a time.
+        row_group: users at a time; fewer where lists are long.
 
     Returns:
         how much was written.
@@ -68,6 +69,8 @@ def write_lists(
     if path.suffix not in LISTS:
         raise ConfigError(f"{path}: expected a name that ends in one of {', '.join(LISTS)}")
     allowed, _ = lists.allowed(rules)
+    k = lists.length(k)
+    at_once = max(1, min(row_group, ENTRIES // k))
     users, items = (
         pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64)
         for ids in (recommender.user_ids, recommender.item_ids)
@@ -80,8 +83,8 @@ def write_lists(
     def groups(*pushed_down: object) -> Iterator[pl.DataFrame]:
         nonlocal n_listed
         del pushed_down  # the sink needs all rows and columns
-        for start in range(0, len(users), row_group):
-            stop = min(start + row_group, len(users))
+        for start in range(0, len(users), at_once):
+            stop = min(start + at_once, len(users))
             found, scores, by_text, by_popularity = lists.rows(np.arange(start, stop), k, rules, allowed)
             source = np.where(by_popularity, "popularity", np.where(by_text, "text", "history"))
             for name in counts:

@@ -162,6 +162,10 @@ class Lists:
             mask &= self.matching(rules.where)
         return mask, skipped
 
+    def length(self, k: int) -> int:
+        """Return k, or the number of items where that is less."""
+        return min(k, max(1, len(self.recommender.items)))
+
     def of(self, users: Sequence[RawId], k: int = 20, rules: Rules | None = None) -> list[UserList]:
         """Return the list of each user; of an unknown user, or one with nothing, that of the most popular items.
 
@@ -173,7 +177,7 @@ class Lists:
         Raises:
             ConfigError: a rule names no column or is not an expression, or k is below 1.
         """
-        rules = rules or Rules()
+        rules, k = rules or Rules(), self.length(k)
         allowed, _ = self.allowed(rules)
         known = [place for place, user in enumerate(users) if user in self.recommender.user_ids]
         rows = self.recommender.user_ids.rows([users[place] for place in known])
@@ -206,11 +210,12 @@ class Lists:
             allowed: of ``allowed(rules)``.
 
         Returns:
-            item rows int64[B, k] (−1: none), scores float32[B, k], and bool[B]: who has a text alone, and who has
-            nothing and gets the most popular items.
+            item rows int64[B, k] (−1: none), scores float32[B, k], k being ``length(k)`` at most, and bool[B]: who
+            has a text alone, and who has nothing and gets the most popular items.
         """
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        k = self.length(k)
         empty = np.diff(self.recommender.seen.indptr)[users] == 0
         texts = None if self.recommender.parts is None else self.recommender.parts.user_texts
         has_text = np.zeros(len(users), bool) if texts is None else np.asarray(texts[users]).any(axis=1)

@@ -27,6 +27,8 @@ from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 RawIds = RawId | Sequence[RawId] | AnyArray
 Answer = tuple[AnyArray, Float32Array]  # raw ids and scores
 
+BYTES_PER_ENTRY = 12  # of a list: a row and a score
+
 
 class Recommender:
     """Recommends items to users from embeddings: score(u, i) = e_u · e_i. Similarity is the cosine.
@@ -573,6 +575,7 @@ class Recommender:
 
     def _search(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
         """Return the k best of the allowed items, through the index if all items are allowed."""
+        self._check_length(k, queries.n_rows, len(self.items))
         if not self.is_inner_product:
             return self._search_sums(queries, k, allowed)
         if allowed is None or allowed.all():
@@ -600,7 +603,19 @@ class Recommender:
             score, queries.n_rows, len(self.items), k, queries.excluded, banned, self.memory_budget
         )
 
+    @staticmethod
+    def _check_length(k: int, n_rows: int, n: int) -> None:
+        """Refuse lists whose padding alone would fill the memory.
+
+        Raises:
+            ConfigError: k is more than the n candidates, and lists of k take more than 256 MiB.
+        """
+        if k > n and n_rows * k * BYTES_PER_ENTRY > MEMORY_BUDGET:
+            raise ConfigError(f"k is {k:,} and there are {n:,} to choose from: expected at most {n:,}")
+
     def _similar(self, unit: Float32Array | sp.csr_array, rows: IntArray, k: int) -> Found:
+        self._check_length(k, len(rows), unit.shape[0])
+
         def itself(block: slice) -> sp.csr_array:
             own = rows[block]
             return sp.csr_array(
@@ -625,6 +640,7 @@ class Recommender:
         return _answer(raw, self._cosines(queries, unit, k), scalar)
 
     def _cosines(self, queries: Queries, unit: Float32Array, k: int) -> Found:
+        self._check_length(k, queries.n_rows, len(unit))
         found, cosines = search.exact(queries, unit, k, None, self.memory_budget)
         # Rounding may leave [−1, 1]; the −∞ of padding stays.
         return found, np.where(np.isneginf(cosines), cosines, np.clip(cosines, -1, 1))

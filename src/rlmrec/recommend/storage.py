@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import WorkspaceError
-from rlmrec.files import atomic_folder, read_json, sha256, write_json, write_text
+from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json, write_text
 from rlmrec.recommend.sparse_parts import SparseParts
 from rlmrec.trust import check_sparse, damaged, expect, matrix, read_tensors
 from rlmrec.types import AnyArray
@@ -53,7 +53,7 @@ def write(folder: Path | str, parts: dict[str, Any]) -> None:
 
 def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     """Read the constructor arguments that ``write`` wrote; see ``Recommender.load``."""
-    folder = Path(folder)
+    folder = complete_folder(Path(folder))
     path = folder / MANIFEST
     if not path.exists():
         raise WorkspaceError(f"no recommender at {folder}: make one with 'rlmrec train …'")
