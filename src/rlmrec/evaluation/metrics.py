@@ -79,7 +79,7 @@ def average_precision(hits: BoolArray, n_relevant: IntArray) -> FloatArray:
         AP@k = Σ_{r ≤ k} hit_r · Precision@r  /  min(k, |held-out|)
 
     There are two definitions in use. With this one the best value is always 1; trec_eval's ``map_cut`` divides by
-    |held-out| instead and cannot reach 1 when that exceeds k.
+    the number of held-out items instead and cannot reach 1 when that exceeds k.
     """
     k = hits.shape[1]
     precisions = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
@@ -131,7 +131,7 @@ def _mean_of_items(ranked: IntArray, values: FloatArray) -> FloatArray:
 
 
 def coverage(ranked: IntArray, n_items: int) -> float:
-    """Return the share of the catalogue that is in at least one list: |∪_u list_u| / I."""
+    """Return the share of the catalogue that is in at least one list: the number of such items over I."""
     return float((_exposure(ranked, n_items) > 0).mean())
 
 

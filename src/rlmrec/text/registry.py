@@ -172,14 +172,14 @@ def encoder_of(
     if name.startswith(MADE_ELSEWHERE):
         raise ConfigError(
             f"the items' vectors were made elsewhere ({name}), so there is no encoder for a new text: map your own "
-            "vectors from Python (docs/serving.md)"
+            "vectors from Python (docs/recommending.md)"
         )
     stored = _stored_spec(manifest, name)
     if spec is None:
         if stored is None:
             raise ConfigError(
                 f"the items' texts were encoded by {name}, and the vectors do not record how to make it: pass "
-                "--encoder, or map vectors of your own from Python (docs/serving.md)"
+                "--encoder, or map vectors of your own from Python (docs/recommending.md)"
             )
         for part in parts_of(stored["encoder"]):
             _check_trusted(part, stored["encoder"], name, base_url)
