@@ -1,6 +1,7 @@
 # make quickstart   installs and runs the whole pipeline on MovieLens-100K
 # make test         installs, checks (ruff, mypy) and runs the tests
 # make docs         builds the documentation site: build/docs/index.html
+# make notebooks    runs the notebooks of the site and stores what they show
 # make licenses     lists the licence of everything that is installed
 # make sbom         writes the software bill of materials, sbom.json (CycloneDX)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := .venv/.installed
 # Tools that look at the environment live outside of it.
 TOOLS := .venv-tools/bin
 
-.PHONY: install quickstart check test format docs licenses sbom clean
+.PHONY: install quickstart check test format docs notebooks licenses sbom clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -39,6 +40,9 @@ format: install
 
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+
+notebooks: install
+	$(BIN)/python docs/notebooks/execute.py
 
 licenses: install $(TOOLS)/pip-licenses
 	$(TOOLS)/pip-licenses --python=$(BIN)/python --order=license

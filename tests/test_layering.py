@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
-    {"errors", "types", "lazy", "findings"},
+    {"errors", "types", "lazy", "findings", "html"},
     {"machine", "trust"},
     {"files", "sqlite", "config", "topk", "http_client", "registry"},
     {"data", "llm", "losses"},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlmrec.data.interactions import Interactions
     from rlmrec.data.vocabulary import Vocabulary
     from rlmrec.errors import RlmrecError
+    from rlmrec.evaluation.compare import compare_rankings
     from rlmrec.evaluation.ranking import DotProduct, evaluate
     from rlmrec.graph import Graph
     from rlmrec.recommend.recommender import Recommender
@@ -49,6 +50,7 @@ _HOME = {
     "TextEmbeddings": "rlmrec.text.embeddings",
     "TrainConfig": "rlmrec.training.config",
     "Vocabulary": "rlmrec.data.vocabulary",
+    "compare_rankings": "rlmrec.evaluation.compare",
     "embeddings": "rlmrec.training.trainer",
     "encode_dataset": "rlmrec.text.encoding",
     "evaluate": "rlmrec.evaluation.ranking",
@@ -74,6 +76,7 @@ __all__ = [
     "TextEmbeddings",
     "TrainConfig",
     "Vocabulary",
+    "compare_rankings",
     "embeddings",
     "encode_dataset",
     "evaluate",

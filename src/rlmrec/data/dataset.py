@@ -22,6 +22,7 @@ from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json
 from rlmrec.findings import Finding
+from rlmrec.html import html_table
 from rlmrec.trust import damaged, expect
 from rlmrec.types import IntArray
 
@@ -135,6 +136,22 @@ class Dataset:
             f"Dataset({self.name!r}: {self.n_users:,} users x {self.n_items:,} items, interactions {sizes}, "
             f"training density {density:.2e}, item texts: {texts})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return a table of sizes for notebooks."""
+        train, valid, test = (f"{len(self.split(split)):,}" for split in SPLITS)
+        rows: list[tuple[str, object]] = [
+            ("users", f"{self.n_users:,}"),
+            ("items", f"{self.n_items:,}"),
+            ("training / validation / test interactions", f"{train} / {valid} / {test}"),
+            ("training interactions of a user", f"median {np.median(self.train.user_degrees()):g}"),
+            ("density of training", f"{len(self.train) / (self.n_users * self.n_items):.2e}"),
+        ]
+        if self.item_texts is not None:
+            rows.append(("texts of items", ", ".join(self.item_texts.columns)))
+        if self.user_texts is not None:
+            rows.append(("texts of users", ", ".join(self.user_texts.columns)))
+        return html_table(f"Dataset {self.name}", (), rows, text_columns=2)
 
     @property
     def n_users(self) -> int:

@@ -6,6 +6,7 @@ import polars as pl
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ColumnError
+from rlmrec.types import IntArray
 
 TITLE_COLUMNS = ("title", "name", "movie_title", "app_name", "item_name")
 
@@ -62,16 +63,23 @@ def described_items(dataset: Dataset) -> pl.DataFrame | None:
     return None if dataset.item_texts is None else dataset.item_texts.select(text_columns(dataset))
 
 
-def item_labels(dataset: Dataset) -> list[str]:
-    """What to call each item in a table: its title and year, else its first text, else its id."""
+def item_labels(dataset: Dataset, rows: IntArray | None = None) -> list[str]:
+    """What to call each item in a table: its title and year, else its first text, else its id.
+
+    Args:
+        dataset: has the items' texts.
+        rows: int64[n], the items to name; None names all.
+    """
+    ids = dataset.items.ids if rows is None else [dataset.items.id(row) for row in rows.tolist()]
     if dataset.item_texts is None:
-        return [str(raw) for raw in dataset.items.ids]
+        return [str(raw) for raw in ids]
     columns = dataset.item_texts.columns
     title = next((name for name in TITLE_COLUMNS if name in columns), columns[0])
     shown = [title, "year"] if "year" in columns else [title]
+    texts = dataset.item_texts if rows is None else dataset.item_texts[rows]
     return [
         text.removesuffix(".") if text else str(raw)
-        for raw, text in zip(dataset.items.ids, metadata_texts(dataset.item_texts, shown), strict=True)
+        for raw, text in zip(ids, metadata_texts(texts, shown), strict=True)
     ]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from rlmrec.errors import ConfigError
-from rlmrec.evaluation.ranking import read_table
+from rlmrec.evaluation.ranking import Ranking, read_table
 from rlmrec.evaluation.significance import LEVEL, Comparison, Seeds, compare_seeds, holm
 from rlmrec.files import read_json
+from rlmrec.html import html_table
 
 # What a table of runs shows: the metrics of the paper's tables, at the list lengths that a run is evaluated with.
 SHOWN_METRICS = tuple(f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20))
@@ -316,6 +317,87 @@ def differing_options(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
         for option, values in found.items()
         if len(set(values.values())) > 1
     }
+
+
+@dataclass(frozen=True, eq=False)
+class RankingComparison:
+    """Rankings of several recommenders over the same held-out items, the first being the base of the others.
+
+    Args:
+        rankings: name → its ranking.
+        comparisons: of each later ranking with the first, for each metric.
+    """
+
+    rankings: Mapping[str, Ranking]
+    comparisons: Comparisons
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics compared, such as "recall@20"."""
+        of_first: Mapping[str, SeededComparison] = next(iter(self.comparisons.values()), {})
+        return tuple(of_first)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: the change of each recommender against the first in the first metric, and its significance."""
+        return verdict(self.comparisons, next(iter(self.rankings)), self.metrics[0])
+
+    def rows(self) -> list[list[str]]:
+        """Return a row for each ranking: its name, and its metrics with the change and a star if significant."""
+        found = []
+        for name, ranking in self.rankings.items():
+            row = [name]
+            for metric in self.metrics:
+                compared = self.comparisons.get(name, {}).get(metric)
+                change = ""
+                if compared is not None:
+                    users = compared.users
+                    change = f" ({100 * users.relative:+.1f} %{'*' * users.significant})"
+                row.append(f"{ranking.metric(metric):.4f}{change}")
+            found.append(row)
+        return found
+
+    def __repr__(self) -> str:
+        table = [["", *self.metrics], *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        users = len(next(iter(self.rankings.values())))
+        note = (
+            f"{users:,} users. In brackets the change to the first row; "
+            f"* p < {LEVEL:g}, paired t-test, Holm's correction."
+        )
+        return html_table("Comparison", ("", *self.metrics), self.rows(), note=note)
+
+
+def compare_rankings(
+    rankings: Mapping[str, Ranking], metrics: Sequence[str] = ("recall@20", "ndcg@20")
+) -> RankingComparison:
+    """Compare several rankings of the same held-out items with the first of them, user by user.
+
+    Args:
+        rankings: name → what ``evaluate`` returned; at least two.
+        metrics: what to compare.
+
+    Raises:
+        ConfigError: fewer than two rankings, or an unknown metric.
+        DataError: the rankings have different users or held-out items.
+
+    Example:
+        >>> compare_rankings({"popularity": evaluate(popular, dataset), "mine": evaluate(mine, dataset)})
+    """
+    if len(rankings) < 2 or not metrics:
+        raise ConfigError(
+            f"expected at least two rankings and one metric, got {len(rankings)} and {len(metrics)}"
+        )
+    base, *others = [(name, {0: ranking.table()}) for name, ranking in rankings.items()]
+    pairs = {name: (table, base[1]) for name, table in others}
+    return RankingComparison(dict(rankings), compare_pairs(pairs, metrics))
 
 
 def verdict(comparisons: Comparisons, base: str, metric: str = "recall@20") -> str:

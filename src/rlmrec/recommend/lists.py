@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.html import html_table
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
 from rlmrec.topk import unit_rows
@@ -23,6 +25,7 @@ POOL_OF_K = 5
 BLOCK = 1024  # users at a time
 FILTERS_KEPT = 64
 Source = Literal["history", "text", "popularity"]
+_BY: dict[Source, str] = {"history": "history", "text": "the user's text", "popularity": "popularity"}
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,34 @@ class UserList:
         scores: float32[n]; of a list by popularity the numbers of users who have the items.
         source: "history": the user's interactions; "text": the user's own text, without any; "popularity": nothing is
             known of the user.
+        dataset: has the items' titles; None without.
     """
 
     user: RawId
     items: list[RawId]
     scores: Float32Array
     source: Source
+    dataset: Dataset | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def titles(self) -> list[str]:
+        """What the items are called; the id as text for an item without a title."""
+        if self.dataset is None:
+            return [str(raw) for raw in self.items]
+        known = [raw for raw in self.items if raw in self.dataset.items]
+        labels = dict(zip(known, item_labels(self.dataset, self.dataset.items.rows(known)), strict=True))
+        return [labels.get(raw, str(raw)) for raw in self.items]
+
+    def _repr_html_(self) -> str:
+        """Return a table of the list for notebooks."""
+        rows = [
+            (place, title, raw, f"{score:.3g}")
+            for place, (title, raw, score) in enumerate(
+                zip(self.titles, self.items, self.scores, strict=True), 1
+            )
+        ]
+        caption = f"Recommended to {self.user}, by {_BY[self.source]}"
+        return html_table(caption, ("", "item", "id", "score"), rows, text_columns=3)
 
 
 class Lists:
@@ -189,13 +214,13 @@ class Lists:
                 "popularity" if by_popularity[number] else "text" if by_text[number] else "history"
             )
             items = [ids.id(row) for row in found[number].tolist() if row >= 0]
-            made[place] = UserList(users[place], items, scores[number, : len(items)], source)
+            made[place] = UserList(users[place], items, scores[number, : len(items)], source, self.dataset)
         if len(made) < len(users):
             popular, counts = self._popular(np.array([-1]), k, rules, allowed)
             items = [ids.id(row) for row in popular[0].tolist() if row >= 0]
             for place, user in enumerate(users):
                 if place not in made:
-                    made[place] = UserList(user, items, counts[0, : len(items)], "popularity")
+                    made[place] = UserList(user, items, counts[0, : len(items)], "popularity", self.dataset)
         return [made[place] for place in range(len(users))]
 
     def rows(
