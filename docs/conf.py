@@ -17,8 +17,8 @@ extensions = [
     "myst_nb",  # Markdown and notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
-    "equations",  # these two are in extensions/
+    "docstrings",  # these three are in extensions/
+    "mathml",
     "options",
 ]
 exclude_patterns = ["extensions"]
@@ -41,6 +41,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "notes_style")]
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "rlmrec"
 html_show_sphinx = False

@@ -48,7 +48,7 @@ def test_the_tutorial_prints_what_it_says(tutorial, capfd):
         if not command.startswith(("pip install", "rlmrec serve")):
             run_command(command)
     printed = without_decimals(capfd.readouterr().out)
-    quoted = [block.code for block in blocks_of(TUTORIAL) if block.language == "text"]
+    quoted = [block.code for block in blocks_of(TUTORIAL) if block.language == "output"]
     assert len(quoted) >= 3
     for line in without_decimals("".join(quoted)).splitlines():
         assert line in printed

@@ -19,7 +19,16 @@ def mark_equations(app: Sphinx, what: str, name: str, thing: Any, options: Any, 
     lines[:] = marked
 
 
+def shorten_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write `...` for the default of a field that has a factory, since `<factory>` is no Python."""
+    del app, what, name, thing, options
+    return signature and signature.replace("<factory>", "..."), returned
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Run before Napoleon, which reads the sections."""
     app.connect("autodoc-process-docstring", mark_equations, priority=100)
+    app.connect("autodoc-process-signature", shorten_defaults)
     return {"parallel_read_safe": True}
