@@ -35,7 +35,7 @@ from rlmrec.report import accuracy, record
 from rlmrec.report import write_report as write
 from rlmrec.report.blocks import Options
 from rlmrec.report.charts import Series, bars, lines, scatter
-from rlmrec.report.collect import Group, collect
+from rlmrec.report.collect import Group, Run, collect
 from rlmrec.report.experiments import summaries_of
 from rlmrec.report.maps import item_classes, neighbour_agreement
 from rlmrec.testing import blocks
@@ -322,6 +322,19 @@ def test_what_was_run_twice_counts_once(full, tmp_path):
     inputs = collect(place)
     assert [len(group.runs) for group in inputs.groups] == [len(group.runs) for group in collect(full).groups]
     assert "run con-again: run con has the same options and seed, and counts once" in inputs.left_out
+
+
+def test_an_option_of_zero_is_another_option_than_one_left_open(tmp_path):
+    def of(weight, noise):
+        config = {
+            "run": {"backbone": "graph-filter"},
+            "backbone": {"text_weight": weight},
+            "data": {"noise": noise},
+        }
+        return Run("one", tmp_path, {"config": config}).kind
+
+    assert of(0.0, None) != of(None, None)
+    assert of(0.0, None) == of(0.0, 0.0)
 
 
 def test_the_commands_repeat_what_was_run(full):

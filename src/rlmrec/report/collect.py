@@ -108,6 +108,7 @@ class Run(FinishedRun):
             name: self.option("data", name) for name in ("dataset", "texts", "shuffle", "noise", "period")
         }
         data["shuffle"] = None if data["shuffle"] == "none" else data["shuffle"]
+        data["noise"] = data["noise"] or None
         start = self.option("start", "alignment") or self.option("data", "start")
         every = {**parts, "data": data, "start": start, "timing": self.config.get("timing")}
         return json.dumps(_without_unset(every), sort_keys=True, default=str)
@@ -356,7 +357,7 @@ def _without_unset(values: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _without_unset(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if value not in (None, "", 0.0) or isinstance(value, bool)
+        if value is not None and value != ""
     }
 
 
