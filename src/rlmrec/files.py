@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rlmrec.errors import DataError, RlmrecError, WorkspaceError
 from rlmrec.trust import parse_json
@@ -28,6 +29,7 @@ UNPACKED_RATIO = 100
 UNPACKED_BYTES = 256 << 20
 LINE_BYTES = 64 << 20  # of one line or quoted field
 ABANDONED = 24 * 3600  # seconds after which an unfinished file of another machine is removed
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of packed files
 WINDOWS = sys.platform == "win32"
 logger = logging.getLogger("rlmrec.files")
 
@@ -288,55 +290,105 @@ def read_json(path: Path) -> Any:
         raise WorkspaceError(f"{path} is damaged: expected JSON, {error}") from None
 
 
-def check_unpacked(path: Path) -> None:
-    """Check that a gzipped file does not unpack to far more than texts do, before it is read.
+def open_unpacked(path: Path) -> BinaryIO:
+    """Open a file for reading, unpacked if it is gzip or zstd; its first bytes decide, not its name.
+
+    Reading raises ``DataError`` if the file unpacks to far more than texts do, if the packed data is damaged, or if
+    the package for zstd is missing.
+    """
+    return unpacked(path.open("rb"), path)
+
+
+def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    """Return a stream of the unpacked bytes of an open file, as ``open_unpacked`` does; closing it closes the file."""
+    start = file.read(4)
+    file.seek(0)
+    if start.startswith(GZIP):
+        stream: Any = gzip.GzipFile(fileobj=file)
+    elif start == ZSTD:
+        stream = _zstd(file, path)
+    else:
+        return file
+    return io.BufferedReader(_Unpacked(stream, file, path), 1 << 20)
+
+
+class _Unpacked(io.RawIOBase):
+    """Unpacked bytes, of which no more are read than texts of that size unpack to."""
+
+    def __init__(self, stream: Any, file: BinaryIO, path: Path) -> None:
+        self._stream, self._file, self._path = stream, file, path
+        self._size = path.stat().st_size
+        self._most = _bound("RLMREC_MAX_UNPACKED_MB", max(UNPACKED_BYTES, UNPACKED_RATIO * self._size))
+        self._total = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count: int = self._stream.readinto(buffer)
+        except EOFError:
+            raise DataError(
+                f"{self._path} cannot be read: it is truncated, the packed data ends too early; copy or download it "
+                "again"
+            ) from None
+        except Exception as error:  # zlib.error, OSError and the error of the zstd package
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{self._path} cannot be read: the packed data is damaged ({error}); copy or download it again"
+            ) from None
+        self._total += count
+        if self._total > self._most:
+            raise DataError(
+                f"{self._path} unpacks to more than {self._most >> 20:,} MB from {self._size / 1e6:.1f} MB: if you "
+                "trust it, set RLMREC_MAX_UNPACKED_MB to what it may have"
+            )
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        self._file.close()
+        super().close()
+
+
+def _zstd(file: BinaryIO, path: Path) -> Any:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise DataError(f"{path} is packed with zstd: pip install 'rlmrec[files]' to read it") from None
+    return zstd.ZstdFile(file)
+
+
+def bounded_lines(stream: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Yield the lines of a stream.
 
     Raises:
-        DataError: it does; the message says how to read it all the same.
+        DataError: a line is far too long; the message says how to read it all the same.
     """
-    check_text(path, packed=True)
+    longest = longest_line()
+    number = 0
+    while line := stream.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise too_long(path, number, longest)
+        yield line
 
 
-def check_text(path: Path, packed: bool, quote: bytes | None = None) -> None:
-    """Check the bounds of a file of texts, in one pass over its bytes, before it is read into memory.
+def too_long(path: Path, line: int, longest: int) -> DataError:
+    """Return the error about a line of more than ``longest`` bytes."""
+    return DataError(
+        f"{path}: line {line:,} is longer than {longest >> 20:,} MB: is this the right file? If so, set "
+        "RLMREC_MAX_LINE_MB to what a line may have"
+    )
 
-    Args:
-        path: the file.
-        packed: whether it is gzipped.
-        quote: the character around fields that may hold line breaks; None where there is none.
 
-    Raises:
-        DataError: it unpacks to far too much, a line is far too long, or a quote is never closed; the message says
-            how to read it all the same.
-    """
-    most = _bound("RLMREC_MAX_UNPACKED_MB", max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size))
-    longest = _bound("RLMREC_MAX_LINE_MB", LINE_BYTES)
-    total = line_start = last_quote = n_quotes = n_lines = 0
-    before, previous = b"\n", b"\n"  # the bytes before the last quote and before the chunk
-    with gzip.open(path) if packed else path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            n_lines += chunk.count(b"\n")
-            if (end := max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))) >= 0:
-                line_start = total + end + 1
-            if quote is not None and (place := chunk.rfind(quote)) >= 0:
-                n_quotes += chunk.count(quote)
-                last_quote, before = total + place, chunk[place - 1 : place] if place else previous
-            total, previous = total + len(chunk), chunk[-1:]
-            if packed and total > most:
-                raise DataError(
-                    f"{path} unpacks to more than {most >> 20:,} MB from {path.stat().st_size / 1e6:.1f} MB: if you "
-                    "trust it, set RLMREC_MAX_UNPACKED_MB to what it may have"
-                )
-            if total - line_start > longest:
-                raise DataError(
-                    f"{path}: line {n_lines + 1:,} is longer than {longest >> 20:,} MB: is this the right file? If so, "
-                    "set RLMREC_MAX_LINE_MB to what a line may have"
-                )
-            if n_quotes % 2 and total - last_quote > longest and before in b",;\t\n\r":
-                raise DataError(
-                    f"{path}: the last quote, {total - last_quote:,} bytes before line {n_lines + 1:,}, is never "
-                    "closed: close it, or set RLMREC_MAX_LINE_MB to what a field may have"
-                )
+def longest_line() -> int:
+    """Return how many bytes a line or a quoted field may have."""
+    return _bound("RLMREC_MAX_LINE_MB", LINE_BYTES)
 
 
 def _bound(variable: str, default: int) -> int:

@@ -183,13 +183,11 @@ def test_a_gzip_file_that_is_cut_off_or_damaged(tmp_path):
     whole_file = write(tmp_path / "t.json.gz", lines).read_bytes()
     cut, damaged = tmp_path / "cut.json.gz", tmp_path / "damaged.json.gz"
     cut.write_bytes(whole_file[: len(whole_file) // 2])
-    with pytest.raises(
-        DataError, match=r"cut\.json\.gz is truncated: the gzip data ends after line \d+; copy or"
-    ):
+    with pytest.raises(DataError, match=r"cut\.json\.gz cannot be read: it is truncated, .*; copy or"):
         records(cut)
     middle = len(whole_file) // 2
     damaged.write_bytes(whole_file[:middle] + b"\xff" * 40 + whole_file[middle + 40 :])
-    with pytest.raises(DataError, match=r"damaged\.json\.gz cannot be read after line \d+"):
+    with pytest.raises(DataError, match=r"damaged\.json\.gz cannot be read: the packed data is damaged"):
         records(damaged)
 
 

@@ -260,8 +260,13 @@ def test_a_repeated_column_is_refused(tmp_path):
         ("t.csv", b"\n\n", "is empty: expected a header and rows"),
         ("t.csv", b"user_id,item_id\n", "has a header but no rows"),
         ("t.csv", b"user_id,item_id\n\n\n", "has a header but no rows"),
-        ("t.csv", b"user_id,item_id\n1,2\n1,\xff\n", "cannot be read: line 3 is not UTF-8"),
-        ("t.csv", b"user_id,\xff\n1,2\n", "cannot be read: line 1 is not UTF-8"),
+        ("t.csv", b"user_id,item_id\n\xc3\xa4,2\n1,\xff\n", "cannot be read: line 3 is not UTF-8"),
+        ("t.csv", b"user_id,item_id\xc3\xa4\xff\n1,2\n", "cannot be read: line 1 is not UTF-8"),
+        (
+            "t.csv",
+            b"user_id,item_id\n1,\x81\n",
+            "neither UTF-8 nor UTF-16 nor Windows-1252: name its encoding",
+        ),
         ("t.csv", b"user_id,item_id\n1,2\n1,2,3\n", "line 3 has 3 fields, the first line has 2"),
         ("t.csv", b'user_id,item_id\n1,"2\n1,2\n', "cannot be read"),
         ("t.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 999, mtime=0)[:-9], "cannot be read"),
@@ -269,7 +274,7 @@ def test_a_repeated_column_is_refused(tmp_path):
         ("t.jsonl", b"", "is empty: expected one JSON object per line"),
         ("t.jsonl", b'{"user_id": 1}\n{"user', "line 2: expected one JSON object per line"),
         ("t.jsonl", b"[1]\n", "line 1: expected one JSON object per line, got"),
-        ("t.jsonl", b'{"user_id": "\xff"}\n', "line 1: not UTF-8"),
+        ("t.jsonl", b'{"user_id": "\xc3\xa4\xff"}\n', "line 1 is not UTF-8"),
         ("t.jsonl", b"[" * 100_000, "line 1: expected one JSON object per line"),
         ("t.jsonl.gz", b"\x1f\x8bgarbage", "cannot be read"),
         ("t.parquet", b"PAR1garbage", "is not a readable Parquet file"),
@@ -475,7 +480,7 @@ def test_dates_become_seconds(tmp_path, ending):
     rows[2]["time"] = "07/07/2018"
     with pytest.raises(
         DataError,
-        match=r"line \d, column 'time': expected seconds since 1970 or a date such as .*'07/07/2018'",
+        match=r"line \d, column 'time': got '07/07/2018', expected seconds since 1970 or a date .* like the others",
     ):
         read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")
     rows[2]["time"] = 5
@@ -517,10 +522,11 @@ def test_a_file_that_unpacks_to_far_too_much_is_refused_before_it_is_read(tmp_pa
 def test_a_quote_that_is_never_closed_and_endless_lines_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("rlmrec.files.LINE_BYTES", 1 << 20)
     (tmp_path / "q.csv").write_bytes(b'user_id,item_id\nu1,"i1\n' + b"u1,i1\n" * 600_000)
-    with pytest.raises(DataError, match=r"is never closed: .* set RLMREC_MAX_LINE_MB"):
+    with pytest.raises(DataError, match=r"the quote in line 2 is never closed: close it"):
         read_table(tmp_path / "q.csv")
     for name in ("l.csv", "l.jsonl"):
-        (tmp_path / name).write_bytes(b"user_id,item_id\n" + b"x" * (4 << 20))
+        first = b"user_id,item_id\n" if name == "l.csv" else b'{"user_id": 1}\n'
+        (tmp_path / name).write_bytes(first + b"x" * (4 << 20))
         with pytest.raises(DataError, match=r"line 2 is longer than 1 MB: .* set RLMREC_MAX_LINE_MB"):
             read_table(tmp_path / name)
     (tmp_path / "f.csv").write_bytes(b"user_id,item_id\n" + b'"u,1",i1\n' * 300_000)

@@ -36,6 +36,10 @@ app = typer.Typer(
 ColumnOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="By default as when the dataset was made.")
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="As for 'rlmrec data table'; by default as when the dataset was made."),
+]
 StrictOption = Annotated[
     bool,
     typer.Option(help="End with an error and write nothing if something in the data looks like a mistake."),
@@ -383,6 +387,10 @@ def append_command(
     timestamp_column: ColumnOption = None,
     review_column: ColumnOption = None,
     title_column: ColumnOption = None,
+    delimiter: FormatOption = None,
+    decimal: FormatOption = None,
+    encoding: FormatOption = None,
+    timestamp_format: FormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Append new interactions, users and items to the workspace's dataset.
@@ -398,6 +406,7 @@ def append_command(
     `rlmrec data append --items stock.csv -w shop`   (prices and stock alone)
     """
     from rlmrec.data.append import append
+    from rlmrec.data.file_format import FileFormat
     from rlmrec.data.tables import Columns, read_table
     from rlmrec.workspace import Workspace
 
@@ -411,12 +420,22 @@ def append_command(
         names = ("user", "item", "rating", "timestamp", "review", "title")
         *chosen, title = (own or recorded.get(name) for name, own in zip(names, given, strict=True))
         columns = Columns(chosen[0] or "user_id", chosen[1] or "item_id", *chosen[2:])
+        written = {
+            "delimiter": delimiter,
+            "decimal": decimal,
+            "encoding": encoding,
+            "timestamp_format": timestamp_format,
+        }
+        form = FileFormat(
+            **dataset.provenance.get("format", {})
+            | {name: own for name, own in written.items() if own is not None}
+        )
         appended = append(
             dataset,
-            read_table(file, columns.present, ids=columns[:2]) if file is not None else None,
+            read_table(file, columns.present, ids=columns[:2], form=form) if file is not None else None,
             columns,
-            items=read_table(items, ids=(columns.item,)) if items is not None else None,
-            users=read_table(users, ids=(columns.user,)) if users is not None else None,
+            items=read_table(items, ids=(columns.item,), form=form) if items is not None else None,
+            users=read_table(users, ids=(columns.user,), form=form) if users is not None else None,
             title=title,
         )
         grown = appended.dataset

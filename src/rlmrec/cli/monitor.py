@@ -31,6 +31,7 @@ def monitor(
     import polars as pl
 
     from rlmrec.cli.output import Output
+    from rlmrec.data.file_format import FileFormat
     from rlmrec.data.tables import Columns, read_table
     from rlmrec.files import read_json_lines
     from rlmrec.trust import damaged
@@ -46,7 +47,8 @@ def monitor(
         table = pl.read_ndjson(lists) if lists.suffix == ".jsonl" else pl.read_parquet(lists)
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
-    frame = read_table(orders, columns[:2], ids=columns[:2]).frame
+    form = FileFormat(**dataset.provenance.get("format", {}))
+    frame = read_table(orders, columns[:2], ids=columns[:2], form=form).frame
     bought = frame.select(
         user=pl.col(columns.user).cast(pl.String), item=pl.col(columns.item).cast(pl.String)
     ).unique()

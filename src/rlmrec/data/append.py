@@ -13,7 +13,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.metadata import text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
-from rlmrec.data.tables import Columns, Table, align, assemble, titled
+from rlmrec.data.table import Table
+from rlmrec.data.tables import Columns, align, assemble, titled
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.types import BoolArray, IntArray

@@ -370,6 +370,8 @@ class Dataset:
         rating: str | None = None,
         timestamp: str | None = None,
         review: str | None = None,
+        decimal: str = ".",
+        timestamp_format: str | None = None,
         items: IntoDataFrame | None = None,
         title: str | None = None,
         users: IntoDataFrame | None = None,
@@ -394,8 +396,9 @@ class Dataset:
             user: column of user ids, in ``users`` too.
             item: column of item ids, in ``items`` too.
             rating: column of ratings; None: there are none.
-            timestamp: column of times: seconds since 1970, dates, or their text in ISO 8601.
+            timestamp: column of times: seconds since 1970, dates, or their text in one of the usual forms.
             review: column of review texts.
+            decimal, timestamp_format: how texts write numbers and times; see ``rlmrec.data.file_format``.
             items: item texts, one row per item; all columns but the ids are texts.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             users: user texts, one row per user.
@@ -412,6 +415,7 @@ class Dataset:
             >>> Dataset.from_frame(ratings, split=(2, 1, 1), name="tiny").n_items
             3
         """
+        from rlmrec.data.file_format import FileFormat
         from rlmrec.data.frames import read_frames  # Narwhals is imported only here
         from rlmrec.data.tables import Columns
 
@@ -420,6 +424,7 @@ class Dataset:
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,
+            FileFormat(decimal=decimal, timestamp_format=timestamp_format),
         )  # fmt: skip
         dataset = cls.from_source(
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,

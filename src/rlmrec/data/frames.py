@@ -7,13 +7,16 @@ Each frame becomes the same ``Table`` as a file, so that checks and messages are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import polars as pl
 
+from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.source import Source
-from rlmrec.data.tables import Columns, Table, as_ids, as_text, check_columns, to_source
+from rlmrec.data.table import Table, as_ids, as_text, check_columns
+from rlmrec.data.tables import Columns, to_source
 from rlmrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ def read_frames(
     items: IntoDataFrame | None = None,
     users: IntoDataFrame | None = None,
     title: str | None = None,
+    form: FileFormat = PLAIN,
 ) -> Source:
     """Read interactions and texts from data frames.
 
@@ -38,6 +42,7 @@ def read_frames(
         items: item texts, one row per item.
         users: user texts, one row per user.
         title: column of ``items`` with the titles.
+        form: how texts in them write numbers and times.
 
     Raises:
         ConfigError: neither one frame nor three are given.
@@ -46,7 +51,9 @@ def read_frames(
     given = [(label, frame) for label, frame in frames if frame is not None]
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
-    tables = [read_frame(frame, label, columns.present, columns[:2]) for label, frame in given]
+    tables = [
+        replace(read_frame(frame, label, columns.present, columns[:2]), form=form) for label, frame in given
+    ]
     return to_source(
         name,
         tables,
@@ -54,7 +61,7 @@ def read_frames(
         items=read_frame(items, "items", ids=(columns.item,)) if items is not None else None,
         users=read_frame(users, "users", ids=(columns.user,)) if users is not None else None,
         title=title,
-        provenance={"source": "data frame"},
+        provenance={"source": "data frame", **({"format": form.given()} if form != PLAIN else {})},
     )
 
 

@@ -1,4 +1,4 @@
-"""Reader for the files of the raw sources: one record per line, JSON or Python literals, plain or gzipped.
+"""Reader for the files of the raw sources: one record per line, JSON or Python literals, plain, gzip or zstd.
 
 Such files are gigabytes of untrusted text. They are streamed, a damaged line is skipped instead of ending the
 run, and nothing in them is ever evaluated: a line of Python literals is rewritten as JSON, string by string, and
@@ -8,21 +8,19 @@ read by the JSON decoder. A line that the decoder cannot read is malformed.
 from __future__ import annotations
 
 import ast
-import gzip
-import io
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from rlmrec.errors import DataError
+from rlmrec.files import unpacked
 from rlmrec.findings import Finding
 
 MAX_LINE = 1 << 20  # bytes; the longest lines of the known sources have some ten thousand
@@ -83,15 +81,15 @@ class RecordFile:
     """A file of records, read line by line.
 
     Args:
-        path: the file, plain or gzipped; its first bytes decide, not its name.
+        path: the file, plain, gzip or zstd; its first bytes decide, not its name.
         kind: expected content, for messages and the progress bar, for example "Amazon reviews".
         required: keys that every record must have, including those of ids.
         max_bad_lines: maximum number of unusable lines.
         progress: called every few thousand lines with ``kind``, the bytes read and the size in bytes.
 
     Raises:
-        DataError: the file does not exist; while reading: the gzip data is damaged, too many lines are unusable,
-            or none is usable.
+        DataError: the file does not exist; while reading: the packed data is damaged or unpacks to far too much, too
+            many lines are unusable, or none is usable.
 
     Example:
         >>> import tempfile
@@ -179,9 +177,7 @@ class RecordFile:
         number = 0
         try:
             with self.path.open("rb") as file:
-                packed = file.read(2) == b"\x1f\x8b"  # the first bytes of every gzip file
-                file.seek(0)
-                stream = _unpacked(file) if packed else file
+                stream = unpacked(file, self.path)
                 while raw := stream.readline(MAX_LINE + 1):
                     number += 1
                     if number == 1:
@@ -194,11 +190,7 @@ class RecordFile:
                         yield number, raw
                     if self.progress is not None and number % _TICK == 0:
                         self.progress(doing + self.kind, file.tell(), size)
-        except EOFError:
-            raise DataError(
-                f"{self.path} is truncated: the gzip data ends after line {number}; copy or download it again"
-            ) from None
-        except (OSError, zlib.error) as error:
+        except OSError as error:
             raise DataError(f"{self.path} cannot be read after line {number}: {error}") from None
         if self.progress is not None:
             self.progress(doing + self.kind, size, size)
@@ -428,11 +420,6 @@ def whole(text: str) -> str:
     except UnicodeEncodeError:  # the repr of Python 2 writes an emoji as a surrogate pair
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    # GzipFile's own readline runs Python code for each line; a buffer around it is several times as fast.
-    return cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), 1 << 20))
 
 
 def _shown(value: Any) -> str:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import polars as pl
 
+from rlmrec.data.delimited import read_delimited
 from rlmrec.data.recbole import read_recbole
 from rlmrec.data.source import Source
-from rlmrec.data.tables import align, assemble, read_delimited
+from rlmrec.data.tables import align, assemble
 from rlmrec.errors import DataError
 from rlmrec.files import atomic_folder, check_sha256
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import polars as pl
 
+from rlmrec.data.delimited import read_delimited
 from rlmrec.data.source import Source
-from rlmrec.data.tables import Table, align, assemble, check_table, read_delimited
+from rlmrec.data.table import Table
+from rlmrec.data.tables import align, assemble, check_table
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.findings import Finding

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlmrec.errors import ConfigError, MissingAnswerError, WorkspaceError
-from rlmrec.files import check_unpacked
+from rlmrec.files import open_unpacked
 from rlmrec.llm.base import LLM, Completion, JsonSchema
 from rlmrec.llm.store import EXPORT_FORMAT, Store, request_hash, stored_answer
 from rlmrec.trust import damaged, expect, parse_json
@@ -117,21 +117,17 @@ def _read_export(path: Path) -> tuple[dict[str, Any], dict[str, Completion]]:
     answers = {}
     with (
         damaged(path, "expected answers as 'rlmrec profile --export' writes them"),
-        path.open("rb") as handle,
+        io.TextIOWrapper(open_unpacked(path), encoding="utf-8") as lines,
     ):
-        zipped = handle.read(2) == b"\x1f\x8b"
-        if zipped:
-            check_unpacked(path)
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
-            manifest = expect(parse_json(next(lines, "")), dict, "the first line")
-            if manifest.get("format") != EXPORT_FORMAT:
-                raise WorkspaceError(
-                    f"{path} has format {manifest.get('format')!r}, this version reads {EXPORT_FORMAT!r}"
-                )
-            for model in manifest["models"]:
-                expect(model["name"], str, "a model")
-                expect(model["options"], dict, "its options")
-            for line in lines:
-                request, _, text, finish, *tokens = parse_json(line)
-                answers[expect(request, str, "a request")] = stored_answer(text, finish, *tokens)
+        manifest = expect(parse_json(next(lines, "")), dict, "the first line")
+        if manifest.get("format") != EXPORT_FORMAT:
+            raise WorkspaceError(
+                f"{path} has format {manifest.get('format')!r}, this version reads {EXPORT_FORMAT!r}"
+            )
+        for model in manifest["models"]:
+            expect(model["name"], str, "a model")
+            expect(model["options"], dict, "its options")
+        for line in lines:
+            request, _, text, finish, *tokens = parse_json(line)
+            answers[expect(request, str, "a request")] = stored_answer(text, finish, *tokens)
     return manifest, answers

@@ -1,0 +1,58 @@
+"""FileFormat: how tables write numbers, times and characters, where that differs from the usual."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlmrec.data.encodings import codec_name
+from rlmrec.errors import ConfigError
+
+_NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How tables write their values.
+
+    Args:
+        delimiter: the ASCII character between the fields of CSV and TSV files, or "tab"; None finds it.
+        decimal: the decimal separator of numbers in text files, "." or ",".
+        encoding: encoding of text files; None guesses it.
+        timestamp_format: how times are written, as for ``strptime``, or seconds, milliseconds, microseconds or
+            nanoseconds since 1970; None recognises the usual forms.
+
+    Raises:
+        ConfigError: a value is none of these.
+
+    Example:
+        >>> FileFormat(delimiter="tab", decimal=",").given()
+        {'delimiter': '\\t', 'decimal': ','}
+    """
+
+    delimiter: str | None = None
+    decimal: str = "."
+    encoding: str | None = None
+    timestamp_format: str | None = None
+
+    def __post_init__(self) -> None:
+        delimiter = _NAMED_SEPARATORS.get(self.delimiter or "", self.delimiter)
+        object.__setattr__(self, "delimiter", delimiter)
+        if delimiter is not None and (
+            len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'
+        ):
+            raise ConfigError(
+                f"delimiter {delimiter!r}: expected one ASCII character, for example ';' or '|', or 'tab'"
+            )
+        if self.decimal not in (".", ","):
+            raise ConfigError(f"decimal {self.decimal!r}: expected '.' or ','")
+        if self.encoding is not None:
+            codec_name(self.encoding)
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that differ from the usual, as JSON."""
+        usual = asdict(PLAIN)
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+
+PLAIN = FileFormat()
