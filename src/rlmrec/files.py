@@ -317,8 +317,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, stream: Any, file: BinaryIO, path: Path) -> None:
         self._stream, self._file, self._path = stream, file, path
-        self._size = path.stat().st_size
-        self._most = _bound("RLMREC_MAX_UNPACKED_MB", max(UNPACKED_BYTES, UNPACKED_RATIO * self._size))
+        self._most = _most_unpacked(path)
         self._total = 0
 
     def readable(self) -> bool:
@@ -340,16 +339,27 @@ class _Unpacked(io.RawIOBase):
             ) from None
         self._total += count
         if self._total > self._most:
-            raise DataError(
-                f"{self._path} unpacks to more than {self._most >> 20:,} MB from {self._size / 1e6:.1f} MB: if you "
-                "trust it, set RLMREC_MAX_UNPACKED_MB to what it may have"
-            )
+            check_unpacked_size(self._path, self._total)
         return count
 
     def close(self) -> None:
         self._stream.close()
         self._file.close()
         super().close()
+
+
+def check_unpacked_size(path: Path, size: int) -> None:
+    """Check that a packed file does not unpack to far more bytes than texts do; ``DataError`` if it does."""
+    most, packed = _most_unpacked(path), path.stat().st_size
+    if size > most:
+        raise DataError(
+            f"{path} unpacks to more than {most >> 20:,} MB from {packed / 1e6:.1f} MB: if you trust it, set "
+            "RLMREC_MAX_UNPACKED_MB to what it may have"
+        )
+
+
+def _most_unpacked(path: Path) -> int:
+    return _bound("RLMREC_MAX_UNPACKED_MB", max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size))
 
 
 def _zstd(file: BinaryIO, path: Path) -> Any:

@@ -279,7 +279,7 @@ def test_a_repeated_column_is_refused(tmp_path):
         ("t.jsonl.gz", b"\x1f\x8bgarbage", "cannot be read"),
         ("t.parquet", b"PAR1garbage", "is not a readable Parquet file"),
         ("t.parquet", b"", "is not a readable Parquet file"),
-        ("t.xlsx", b"x", r"unknown ending, expected \.csv, \.tsv, \.jsonl"),
+        ("t.docx", b"x", r"unknown ending, expected \.csv, \.tsv, \.jsonl"),
         ("t.parquet.gz", b"x", "unknown ending"),
         ("t", b"x", "unknown ending"),
     ],

@@ -40,6 +40,7 @@ FormatOption = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="As for 'rlmrec data table'; by default as when the dataset was made."),
 ]
+QueryOption = Annotated[str | None, typer.Option(metavar="SQL", help="As for 'rlmrec data table'.")]
 StrictOption = Annotated[
     bool,
     typer.Option(help="End with an error and write nothing if something in the data looks like a mistake."),
@@ -169,14 +170,18 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _typer_parameter(parameter: inspect.Parameter, help_text: str) -> inspect.Parameter:
     """Make an argument of a positional parameter of a reader, an option of a keyword-only one."""
-    kind = {Path | str: Path, Path | str | None: Path | None}.get(parameter.annotation, parameter.annotation)
+    # A location is a path or a connection string, whose slashes a path would merge.
+    kind = {Path | str: str, Path | str | None: str | None}.get(parameter.annotation, parameter.annotation)
+    metavar = None if kind == parameter.annotation else "PATH"
     if parameter.name == "domain":
         help_text = f"{help_text} One of {', '.join(DOMAINS)}."
     if parameter.kind is not parameter.KEYWORD_ONLY:
         return _keyword(parameter.name, Annotated[kind, typer.Argument(help=help_text)], parameter.default)
     least = 0 if kind is int else None
     return _keyword(
-        parameter.name, Annotated[kind, typer.Option(help=help_text, min=least)], parameter.default
+        parameter.name,
+        Annotated[kind, typer.Option(help=help_text, min=least, metavar=metavar)],
+        parameter.default,
     )
 
 
@@ -373,14 +378,24 @@ def _say_left_out(dataset: Dataset, output: Output) -> None:
 @app.command("append")
 def append_command(
     file: Annotated[
-        Path | None, typer.Argument(help="File of new interactions; leave it out to update items or users.")
+        str | None,
+        typer.Argument(
+            help="File or database of new interactions; leave it out to update items or users.",
+            metavar="[PATH]",
+        ),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    query: QueryOption = None,
     items: Annotated[
-        Path | None,
-        typer.Option(help="File of items: texts of new ones, and new values such as prices of known ones."),
+        str | None,
+        typer.Option(
+            help="File of items: texts of new ones, and new values such as prices of known ones.",
+            metavar="PATH",
+        ),
     ] = None,
-    users: Annotated[Path | None, typer.Option(help="File of users, likewise.")] = None,
+    items_query: QueryOption = None,
+    users: Annotated[str | None, typer.Option(help="File of users, likewise.", metavar="PATH")] = None,
+    users_query: QueryOption = None,
     user_column: ColumnOption = None,
     item_column: ColumnOption = None,
     rating_column: ColumnOption = None,
@@ -411,6 +426,9 @@ def append_command(
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
+    items, users = (
+        own if of is None else own or file for own, of in ((items, items_query), (users, users_query))
+    )
     if file is None and items is None and users is None:
         raise ConfigError("nothing to append: give a file of interactions, --items FILE or --users FILE")
     with place.changing_dataset():
@@ -432,10 +450,16 @@ def append_command(
         )
         appended = append(
             dataset,
-            read_table(file, columns.present, ids=columns[:2], form=form) if file is not None else None,
+            read_table(file, columns.present, ids=columns[:2], form=form, query=query)
+            if file is not None
+            else None,
             columns,
-            items=read_table(items, ids=(columns.item,), form=form) if items is not None else None,
-            users=read_table(users, ids=(columns.user,), form=form) if users is not None else None,
+            items=read_table(items, ids=(columns.item,), form=form, query=items_query)
+            if items is not None
+            else None,
+            users=read_table(users, ids=(columns.user,), form=form, query=users_query)
+            if users is not None
+            else None,
             title=title,
         )
         grown = appended.dataset

@@ -13,8 +13,14 @@ from rlmrec.errors import DataError
 
 def monitor(
     lists: Annotated[Path, typer.Argument(help="File of 'rlmrec recommend --all', .parquet or .jsonl.")],
-    orders: Annotated[Path, typer.Argument(help="File of what was bought after the lists were made.")],
+    orders: Annotated[
+        str,
+        typer.Argument(help="File or database of what was bought after the lists were made.", metavar="PATH"),
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    query: Annotated[
+        str | None, typer.Option(metavar="SQL", help="What to read of the database of orders.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the lists of a day with what was bought, and append a line to the workspace's monitor.jsonl.
@@ -31,6 +37,7 @@ def monitor(
     import polars as pl
 
     from rlmrec.cli.output import Output
+    from rlmrec.data.databases import shown
     from rlmrec.data.file_format import FileFormat
     from rlmrec.data.tables import Columns, read_table
     from rlmrec.files import read_json_lines
@@ -48,7 +55,7 @@ def monitor(
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     form = FileFormat(**dataset.provenance.get("format", {}))
-    frame = read_table(orders, columns[:2], ids=columns[:2], form=form).frame
+    frame = read_table(orders, columns[:2], ids=columns[:2], form=form, query=query).frame
     bought = frame.select(
         user=pl.col(columns.user).cast(pl.String), item=pl.col(columns.item).cast(pl.String)
     ).unique()
@@ -59,7 +66,7 @@ def monitor(
     line = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "lists": str(lists),
-        "orders": str(orders),
+        "orders": shown(orders),
         "buyers": buyers,
         "hit_rate": hits["user"].n_unique() / buyers if buyers else None,
         "found": len(hits) / len(bought) if len(bought) else None,
@@ -74,7 +81,7 @@ def monitor(
     names = ("buyers", "hit_rate", "found", "coverage", "popular", "score")
     last = before[-1] if before else {}
     output.table(
-        f"{lists.name} against {orders.name}",
+        f"{lists.name} against {Path(shown(orders)).name}",
         ["", "now", "before"],
         [[name.replace("_", " "), _shown(line[name]), _shown(last.get(name))] for name in names],
     )

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.checks import check_join, index_columns
+from rlmrec.data.databases import is_connection, read_query, read_sheet, shown
 from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
@@ -61,6 +62,7 @@ class Columns(NamedTuple):
 def read_tables(
     file: Path | str | None = None,
     *,
+    query: str | None = None,
     train: Path | str | None = None,
     valid: Path | str | None = None,
     test: Path | str | None = None,
@@ -70,17 +72,21 @@ def read_tables(
     timestamp_column: str | None = None,
     review_column: str | None = None,
     items: Path | str | None = None,
+    items_query: str | None = None,
     title_column: str | None = None,
     users: Path | str | None = None,
+    users_query: str | None = None,
     delimiter: str | None = None,
     decimal: str = ".",
     encoding: str | None = None,
     timestamp_format: str | None = None,
 ) -> Source:
-    """Read your own CSV, TSV, Parquet or JSON-lines files with named columns.
+    """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
     Args:
-        file: File of interactions, to be filtered and split.
+        file: File of interactions, to be filtered and split; or postgresql://user@host/database or
+            duckdb:///file.db. A sheet of an Excel file is orders.xlsx#NAME, by default the first.
+        query: What to read of a database, in SQL.
         train: Ready-made split: file of training interactions.
         valid: Ready-made split: file of validation interactions.
         test: Ready-made split: file of test interactions.
@@ -90,10 +96,12 @@ def read_tables(
         timestamp_column: Column of times: seconds since 1970, or dates. Of a repeated pair the latest is kept.
             Dates are recognised where all rows agree: 2026-12-31 23:59, 31.12.2026 23:59, 12/31/2026, 20261231.
         review_column: Column of review texts.
-        items: File of item texts, one row per item.
+        items: File of item texts, one row per item; or a database.
+        items_query: What to read of the items' database, by default that of the interactions.
         title_column: Column of the items' titles in the file of --items; by default title, name or similar,
             else the first.
-        users: File of user texts, one row per user.
+        users: File of user texts, one row per user; or a database.
+        users_query: What to read of the users' database, by default that of the interactions.
         delimiter: Character between the fields of CSV and TSV files, or tab. By default the first lines decide.
         decimal: Decimal separator of numbers in text files: . or a comma.
         encoding: Encoding of text files. By default UTF-8, UTF-16 or Windows-1252, whichever it looks like.
@@ -114,17 +122,26 @@ def read_tables(
         raise ConfigError("give either one file of interactions, or a split: --train, --valid and --test")
     paths = ready if file is None else [file]
     form = FileFormat(delimiter, decimal, encoding, timestamp_format)
-    tables = [read_table(path, columns.present, ids=columns[:2], form=form) for path in paths]
-    first = Path(paths[0])
+    if query is not None and file is None:
+        raise ConfigError("--query reads the one table of interactions, not a ready-made split")
+    tables = [read_table(path, columns.present, ids=columns[:2], form=form, query=query) for path in paths]
+    items, users = (
+        own if of is None else own or file for own, of in ((items, items_query), (users, users_query))
+    )
+    first = Path(shown(paths[0]).partition("?")[0])
     return to_source(
         first.stem if file is not None else first.resolve().parent.name,
         tables,
         columns,
-        items=read_table(items, ids=(item_column,), form=form) if items is not None else None,
-        users=read_table(users, ids=(user_column,), form=form) if users is not None else None,
+        items=read_table(items, ids=(item_column,), form=form, query=items_query)
+        if items is not None
+        else None,
+        users=read_table(users, ids=(user_column,), form=form, query=users_query)
+        if users is not None
+        else None,
         title=title_column,
         provenance={
-            "files": [str(path) for path in paths],
+            "files": [shown(path) for path in paths],
             "columns": {**columns._asdict(), "title": title_column},
             **({"format": form.given()} if form != PLAIN else {}),
         },
@@ -331,20 +348,37 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
 
 
 def read_table(
-    path: Path | str, columns: Sequence[str] | None = None, ids: Sequence[str] = (), form: FileFormat = PLAIN
+    path: Path | str,
+    columns: Sequence[str] | None = None,
+    ids: Sequence[str] = (),
+    form: FileFormat = PLAIN,
+    query: str | None = None,
 ) -> Table:
-    """Read columns of a file; the ending of its name decides how.
+    """Read columns of a file, whose ending decides how, or of a database.
 
     Args:
-        path: a .csv, .tsv, .jsonl (each also .gz or .zst) or .parquet file.
+        path: a .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx file, where ``#NAME`` may name a sheet;
+            or a connection string, see ``rlmrec.data.databases``.
         columns: their names; None reads all, and ``ids`` must be among them.
         ids: the columns of ids, whose types must not be mixed.
         form: how it writes its values.
+        query: what to read of a database.
 
     Raises:
+        ConfigError: a query without a database or the other way round.
         DataError: the file is absent, empty, damaged, of an unknown kind, or lacks a column.
     """
+    if is_connection(path):
+        frame = read_query(str(path), query)
+        return replace(_selected(Table(shown(path), frame, typed=True), columns, ids), form=form)
+    if query is not None:
+        raise ConfigError(f"{path} is a file: a query needs a database, postgresql://… or duckdb:///…")
     path = Path(path)
+    file, _, sheet = str(path).partition(".xlsx#")
+    if path.suffix.lower() == ".xlsx" or (sheet and not path.exists()):
+        book = Path(f"{file}.xlsx") if sheet and not path.exists() else path
+        table = _selected(Table(path, read_sheet(book, sheet or None), typed=False), columns, ids)
+        return replace(table, form=replace(form, decimal="."))  # cells hold numbers, not their spelling
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] != [] and suffixes[-1] in _PACKED
     ending = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
@@ -357,9 +391,19 @@ def read_table(
         table = _read_parquet(path, columns, ids)
     else:
         raise DataError(
-            f"{path}: unknown ending, expected .csv, .tsv, .jsonl (each also .gz or .zst) or .parquet"
+            f"{path}: unknown ending, expected .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx"
         )
     return replace(table, form=form)
+
+
+def _selected(table: Table, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
+    """Return the columns of a table that was read as a whole."""
+    check_columns(table.path, table.frame.columns, [*(columns or ()), *ids])
+    if not len(table.frame):
+        raise DataError(f"{table.path} has columns but no rows")
+    return (
+        table if columns is None else replace(table, frame=table.frame.select(list(dict.fromkeys(columns))))
+    )
 
 
 def _read_json_lines(
