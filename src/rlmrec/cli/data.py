@@ -329,6 +329,7 @@ def describe(dataset: Dataset, output: Output) -> None:
     import polars as pl
 
     from rlmrec.data.dataset import SPLITS
+    from rlmrec.data.metadata import text_columns
 
     degrees = dataset.train.user_degrees()
     rows = [
@@ -336,9 +337,12 @@ def describe(dataset: Dataset, output: Output) -> None:
         ["train / valid / test", " / ".join(f"{len(dataset.split(part)):,}" for part in SPLITS)],
         ["density of training", f"{len(dataset.train) / (dataset.n_users * dataset.n_items):.2e}"],
         ["training items per user", f"median {np.median(degrees):.0f}, least {degrees.min()}"],
-        ["item texts", ", ".join(dataset.item_texts.columns) if dataset.item_texts is not None else "none"],
+        ["item texts", ", ".join(text_columns(dataset)) or "none"],
     ]
     if dataset.item_texts is not None:
+        others = [name for name in dataset.item_texts.columns if name not in text_columns(dataset)]
+        if others:
+            rows.append(["not in prompts and vectors", ", ".join(others)])
         with_text = int(dataset.item_texts.select(pl.any_horizontal(pl.all().is_not_null())).sum().item())
         rows.append(["items with a text", f"{with_text:,} of {dataset.n_items:,}"])
     if "domain" in dataset.provenance:

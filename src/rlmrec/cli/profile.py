@@ -161,6 +161,7 @@ def profile(
 
     `rlmrec profile -w shop --items --users --base-url http://localhost:11434/v1 --model qwen3:8b`
     """
+    from rlmrec.data.metadata import text_columns
     from rlmrec.llm.client import OpenAIChat
     from rlmrec.llm.local import LocalChat
     from rlmrec.llm.replay import Replay
@@ -215,6 +216,10 @@ def profile(
         for kind in kinds:
             if dry_run:
                 estimate = profiler.estimate(dataset, kind, limit=limit, retry_failed=retry_failed)
+                if kind == "item":
+                    output.say(
+                        f"columns of items in the prompts: {escape(', '.join(text_columns(dataset)) or 'none')}"
+                    )
                 _show_estimate(estimate, output)
                 results[kind] = _plain_estimate(estimate)
             elif batch_out is not None:

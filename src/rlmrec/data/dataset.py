@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -374,6 +375,7 @@ class Dataset:
         timestamp_format: str | None = None,
         items: IntoDataFrame | None = None,
         title: str | None = None,
+        text_columns: Sequence[str] | None = None,
         users: IntoDataFrame | None = None,
         train: IntoDataFrame | None = None,
         valid: IntoDataFrame | None = None,
@@ -399,8 +401,10 @@ class Dataset:
             timestamp: column of times: seconds since 1970, dates, or their text in one of the usual forms.
             review: column of review texts.
             decimal, timestamp_format: how texts write numbers and times; see ``rlmrec.data.file_format``.
-            items: item texts, one row per item; all columns but the ids are texts.
+            items: columns of items, one row per item.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
+            text_columns: columns of ``items`` that go into prompts and text vectors, the title always among them; by
+                default those of texts, not prices, stock and other numbers.
             users: user texts, one row per user.
             train, valid, test: interactions of a ready-made split, instead of ``df``.
             min_rating, period, sample_users, k_core, split, cold, seed: as in ``from_source``.
@@ -424,7 +428,7 @@ class Dataset:
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,
-            FileFormat(decimal=decimal, timestamp_format=timestamp_format),
+            FileFormat(decimal=decimal, timestamp_format=timestamp_format), text_columns,
         )  # fmt: skip
         dataset = cls.from_source(
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,

@@ -31,6 +31,7 @@ def read_frames(
     users: IntoDataFrame | None = None,
     title: str | None = None,
     form: FileFormat = PLAIN,
+    text_columns: Sequence[str] | None = None,
 ) -> Source:
     """Read interactions and texts from data frames.
 
@@ -43,6 +44,7 @@ def read_frames(
         users: user texts, one row per user.
         title: column of ``items`` with the titles.
         form: how texts in them write numbers and times.
+        text_columns: columns of ``items`` that go into prompts and vectors; None chooses those of texts.
 
     Raises:
         ConfigError: neither one frame nor three are given.
@@ -61,6 +63,7 @@ def read_frames(
         items=read_frame(items, "items", ids=(columns.item,)) if items is not None else None,
         users=read_frame(users, "users", ids=(columns.user,)) if users is not None else None,
         title=title,
+        text_columns=text_columns,
         provenance={"source": "data frame", **({"format": form.given()} if form != PLAIN else {})},
     )
 

@@ -24,7 +24,7 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
     Raises:
         ColumnError: a named column is not in the table, or there is none at all.
     """
-    names = columns or table.columns
+    names = table.columns if columns is None else columns
     unknown = [name for name in names if name not in table.columns]
     if unknown or not names:
         raise ColumnError(
@@ -50,7 +50,7 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
 def text_columns(dataset: Dataset) -> list[str]:
     """Return the columns of items that describe them: what is encoded and what a language model reads.
 
-    A dataset of one's own tables records them; of others they are all columns.
+    A dataset of one's own tables records the choice (``--text-columns``); of others they are all columns.
     """
     if dataset.item_texts is None:
         return []
@@ -59,8 +59,9 @@ def text_columns(dataset: Dataset) -> list[str]:
 
 
 def described_items(dataset: Dataset) -> pl.DataFrame | None:
-    """Return the items' columns that describe them, one row per item; None without texts."""
-    return None if dataset.item_texts is None else dataset.item_texts.select(text_columns(dataset))
+    """Return the items' columns that describe them, one row per item; None without any."""
+    names = text_columns(dataset)
+    return None if dataset.item_texts is None or not names else dataset.item_texts.select(names)
 
 
 def item_labels(dataset: Dataset, rows: IntArray | None = None) -> list[str]:

@@ -269,8 +269,10 @@ def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]
     """
     for name in wanted:
         if name not in header:
-            close = difflib.get_close_matches(_bare(name), map(_bare, header), 1)
-            hint = next((f"; did you mean {other!r}?" for other in header if [_bare(other)] == close), "")
+            close = difflib.get_close_matches(plain_name(name), map(plain_name, header), 1)
+            hint = next(
+                (f"; did you mean {other!r}?" for other in header if [plain_name(other)] == close), ""
+            )
             raise ColumnError(
                 f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}{hint}"
             )
@@ -278,7 +280,8 @@ def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]
             raise DataError(f"{path} has {list(header).count(name)} columns {name!r}: rename all but one")
 
 
-def _bare(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a column without case, underscores and blanks."""
     return name.casefold().replace("_", "").replace(" ", "")
 
 

@@ -32,6 +32,7 @@ from rlmrec.data.table import (
     check_columns,
     first_line,
     first_true,
+    plain_name,
     refuse_absent,
 )
 from rlmrec.data.vocabulary import Vocabulary
@@ -74,6 +75,7 @@ def read_tables(
     items: Path | str | None = None,
     items_query: str | None = None,
     title_column: str | None = None,
+    text_columns: str | None = None,
     users: Path | str | None = None,
     users_query: str | None = None,
     delimiter: str | None = None,
@@ -100,6 +102,8 @@ def read_tables(
         items_query: What to read of the items' database, by default that of the interactions.
         title_column: Column of the items' titles in the file of --items; by default title, name or similar,
             else the first.
+        text_columns: Columns of --items, separated by commas, that go into the prompts of language models and
+            into the text vectors; the title always does. By default all of texts, none of prices, stock and numbers.
         users: File of user texts, one row per user; or a database.
         users_query: What to read of the users' database, by default that of the interactions.
         delimiter: Character between the fields of CSV and TSV files, or tab. By default the first lines decide.
@@ -140,6 +144,7 @@ def read_tables(
         if users is not None
         else None,
         title=title_column,
+        text_columns=None if text_columns is None else [name.strip() for name in text_columns.split(",")],
         provenance={
             "files": [shown(path) for path in paths],
             "columns": {**columns._asdict(), "title": title_column},
@@ -156,6 +161,7 @@ def to_source(
     items: Table | None = None,
     users: Table | None = None,
     title: str | None = None,
+    text_columns: Sequence[str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Source:
     """Make a source of one table of interactions or of the three of a ready-made split, and of texts.
@@ -167,14 +173,17 @@ def to_source(
         items: item texts with the column of item ids, one row per item.
         users: user texts, likewise.
         title: column of ``items`` with the titles.
+        text_columns: columns of ``items`` that go into prompts and vectors; None chooses those of texts.
         provenance: where the tables came from; JSON.
 
     Raises:
         ColumnError: there is no column ``title``, or another column has that name already.
         DataError: a value cannot be used.
     """
-    if title is not None and items is None:
-        raise ConfigError("a column of titles is in the table of items: give that, too (items, --items)")
+    if items is None and (title is not None or text_columns is not None):
+        raise ConfigError(
+            "columns of titles and texts are in the table of items: give that, too (items, --items)"
+        )
     parts, user_ids, item_ids = assemble(tables, *columns)
     item_texts = align(items, item_ids, columns.item) if items is not None else None
     user_texts = align(users, user_ids, columns.user) if users is not None else None
@@ -201,7 +210,13 @@ def to_source(
                 ordinary=True,
             )
         )
-    described = {} if item_texts is None else {"text_columns": columns_of_text(item_texts)}
+    described: dict[str, Any] = {}
+    if item_texts is not None:
+        names = columns_of_text(item_texts)
+        if text_columns is not None:
+            names, odd = chosen_columns(item_texts, text_columns, title)
+            findings += odd
+        described = {"text_columns": names, "prompt_attributes": True}
     return Source(
         name,
         parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
@@ -214,24 +229,65 @@ def to_source(
     )
 
 
+# Names of columns that tell nothing about taste, whatever they hold; as ``plain_name`` writes them.
+NO_TEXT = {
+    *("price", "prices", "listprice", "saleprice", "cost", "currency", "preis", "preise", "währung"),
+    *("stock", "instock", "stocklevel", "inventory", "available", "availability", "quantity", "qty"),
+    *("bestand", "lager", "lagerbestand", "auflager", "verfügbar", "verfügbarkeit", "menge", "anzahl"),
+    *("row", "rowid", "rownumber", "zeile", "zeilennummer", "sku", "ean", "gtin", "barcode"),
+}
+_AMOUNT = r"^(?:[€$£¥]|[A-Z]{3})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£¥%]|[A-Z]{3})?$"
+
+
 def columns_of_text(table: pl.DataFrame) -> list[str]:
     """Return the columns that describe an item: not those of numbers or of true and false, except a year.
 
-    A price, a stock or a row number says nothing to an encoder or a language model.
+    A price, a stock, a row number or an address of a picture says nothing to an encoder or a language model.
     """
-    switches = {"true", "false", "yes", "no"}
+    switches = {"true", "false", "yes", "no", "ja", "nein"}
 
-    def is_text(column: pl.Series) -> bool:
-        values = column.drop_nulls()
-        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
+    def is_text(name: str) -> bool:
+        values = table[name].drop_nulls().str.strip_chars()
         return bool(len(values)) and not (
-            numbers.is_not_null().all() or values.str.to_lowercase().is_in(list(switches)).all()
+            plain_name(name) in NO_TEXT
+            or values.cast(pl.Float64, strict=False).is_not_null().all()
+            or values.str.contains(_AMOUNT).all()
+            or values.str.to_lowercase().is_in(list(switches)).all()
+            or values.str.contains(r"^https?://\S+$").all()
         )
 
-    found = [
-        name for name in table.columns if name == "year" or name in TITLE_COLUMNS or is_text(table[name])
+    return [name for name in table.columns if name == "year" or name in TITLE_COLUMNS or is_text(name)]
+
+
+def chosen_columns(
+    table: pl.DataFrame, chosen: Sequence[str], title: str | None
+) -> tuple[list[str], list[Finding]]:
+    """Return the columns that describe an item by the user's choice, the title always among them.
+
+    Args:
+        table: the item texts; the column of titles is called "title" already.
+        chosen: names as they are in the user's table.
+        title: what the column of titles was called there; None if it was not renamed.
+
+    Raises:
+        ColumnError: one of them is not in the table.
+    """
+    renamed = [{title: "title"}.get(name, name) if title is not None else name for name in chosen]
+    check_columns("the table of items", table.columns, renamed)
+    titles = [name for name in TITLE_COLUMNS if name in table.columns][:1]
+    kept = list(dict.fromkeys([*titles, *renamed]))
+    odd = [name for name in renamed if name not in columns_of_text(table)]
+    if not odd:
+        return kept, []
+    return kept, [
+        Finding(
+            "text column",
+            "chosen columns of texts hold numbers, prices, stock or the like",
+            len(odd),
+            repr(odd[0]),
+            "they go into prompts and vectors as you chose; leave them out of text_columns (--text-columns)",
+        )
     ]
-    return found or table.columns
 
 
 def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Finding]:

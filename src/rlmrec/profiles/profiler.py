@@ -245,6 +245,7 @@ class Profiler:
         return PromptBuilder(
             dataset.train, dataset.users, dataset.items, described_items(dataset),
             {kind: template}, self.options, profiles, sources,
+            attributes_too="prompt_attributes" in dataset.provenance,
         )  # fmt: skip
 
     def request(self, prompt: Prompt) -> ModelRequest:

@@ -100,9 +100,10 @@ class PromptOptions:
 class PromptBuilder:
     """Makes the prompts of all items or all users.
 
-    An item's prompt (Eq. 13) contains title and description if there is a description; otherwise title,
-    attributes and a random subset of its training reviews. A user's prompt (Eq. 14) contains a uniform random
-    subset of the user's training items, each as {title, the item's profile, this user's review}.
+    An item's prompt (Eq. 13) contains title and description if there is a description, and with ``attributes_too``
+    its attributes; otherwise title, attributes and a random subset of its training reviews. A user's prompt (Eq. 14)
+    contains a uniform random subset of the user's training items, each as {title, the item's profile, this user's
+    review}.
 
     Held-out interactions cannot get in: they are not among the arguments.
 
@@ -115,6 +116,7 @@ class PromptBuilder:
         options: how much goes into a prompt.
         item_profiles: summarization of each item, I entries, None without one; for users' prompts.
         item_sources: ids of the interactions that each of these was written from, I entries.
+        attributes_too: whether the prompt of an item with a description contains its attributes as well.
 
     Raises:
         DataError: the sizes do not fit together, or the dataset has no texts at all.
@@ -146,6 +148,8 @@ class PromptBuilder:
         options: PromptOptions | None = None,
         item_profiles: list[str | None] | None = None,
         item_sources: list[tuple[int, ...]] | None = None,
+        *,
+        attributes_too: bool = False,
     ) -> None:
         if (train.n_users, train.n_items) != (len(users), len(items)):
             raise DataError(
@@ -168,6 +172,7 @@ class PromptBuilder:
         self.users = users
         self.items = items
         self.item_texts = item_texts
+        self.attributes_too = attributes_too
         self.templates = dict(templates)
         self.options = options or PromptOptions()
         self.item_profiles = item_profiles
@@ -192,7 +197,11 @@ class PromptBuilder:
         truncations: list[str] = []
         if description is not None:
             data: dict[str, Any] = {"title": title, "description": description}
-            text = self._fit(template, data, [shorten("description", "description")], truncations)
+            steps = [shorten("description", "description")]
+            if self.attributes_too and attributes:
+                data["attributes"] = attributes
+                steps = [shorten_values("attributes", 50), *steps]
+            text = self._fit(template, data, steps, truncations)
             return Prompt("item", row, self.items.id(row), template.system, text, (), tuple(truncations))
         drawn = self._drawn_reviews(row)
         reviews = [self._truncate_review(review, truncations) for review, _ in drawn]

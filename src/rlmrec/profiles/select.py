@@ -297,7 +297,14 @@ def metadata_of(
     texts = dataset.item_texts if kind == "item" else dataset.user_texts
     if texts is None:
         raise ConfigError(f"this dataset has no {kind} texts: give a file of them with --{kind}s FILE")
-    return metadata_texts(texts, columns or (text_columns(dataset) if kind == "item" else None))
+    if columns or kind == "user":
+        return metadata_texts(texts, columns or None)
+    if not text_columns(dataset):
+        raise ConfigError(
+            f"the items have no column of texts, only {', '.join(texts.columns)}: name some when the dataset is made "
+            "(text_columns, --text-columns), or give a file of texts with --items FILE"
+        )
+    return metadata_texts(texts, text_columns(dataset))
 
 
 def node_texts(

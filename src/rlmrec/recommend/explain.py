@@ -285,7 +285,8 @@ class Explainer:
     @cached_property
     def _texts(self) -> list[str | None]:
         table, known = self.dataset.item_texts, self.dataset.n_items
-        texts = [None] * known if table is None else metadata_texts(table, text_columns(self.dataset))
+        names = text_columns(self.dataset)
+        texts = [None] * known if table is None or not names else metadata_texts(table, names)
         return [*texts[: self._n_trained], *(text for _, text in self.added)]
 
     @cached_property

@@ -211,7 +211,7 @@ def encode_dataset(
         encoder = make_encoder(encoder)
     encoder = as_text_encoder(encoder)
     if items is None:
-        if dataset.item_texts is None:
+        if dataset.item_texts is None or not text_columns(dataset):
             raise DataError(
                 f"{dataset.name} has no item texts: give them as items, one text or None per item"
             )

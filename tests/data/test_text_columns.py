@@ -1,0 +1,127 @@
+"""One choice of the columns that go into prompts and vectors."""
+
+import json
+
+import polars as pl
+import pytest
+
+from rlmrec.data.append import append
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import described_items, text_columns
+from rlmrec.data.table import Table
+from rlmrec.data.tables import Columns, read_tables
+from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.profiles.prompts import PromptBuilder
+from rlmrec.profiles.select import metadata_of
+from rlmrec.profiles.template import Template
+
+ORDERS = "user_id,item_id\n" + "".join(
+    f"u{user},{item}\n" for user in range(8) for item in range(4) if user != item
+)
+ITEMS = [
+    {
+        "item_id": item, "Unnamed: 0": item, "title": f"Pan {item}", "category": "Kitchen", "brand": "Arbor",
+        "description": "A pan of steel." if item else None, "price": f"{item + 1},50 €", "cost": f"EUR {item}.00",
+        "Lagerbestand": "wenig", "in_stock": "yes", "photo": f"https://shop/{item}.jpg", "weight_g": item * 100,
+        "year": 1999,
+    }
+    for item in range(4)
+]  # fmt: skip
+TEXTS = ["title", "category", "brand", "description", "year"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "orders.csv").write_text(ORDERS)
+    pl.DataFrame(ITEMS).write_csv(tmp_path / "items.csv")
+    return tmp_path
+
+
+def made(files, **options):
+    return Dataset.from_source(read_tables(files / "orders.csv", items=files / "items.csv", **options))
+
+
+def prompt(dataset, item):
+    template = Template("item", "# System\nx\n# Prompt\n{{ data }}")
+    builder = PromptBuilder(
+        dataset.train, dataset.users, dataset.items, described_items(dataset), {"item": template},
+        attributes_too="prompt_attributes" in dataset.provenance,
+    )  # fmt: skip
+    return json.loads(builder.item(dataset.items.row(item)).text)
+
+
+def test_by_default_what_is_text_and_never_price_stock_and_row_numbers(files):
+    dataset = made(files)
+    assert text_columns(dataset) == TEXTS
+    assert "price" in dataset.item_texts.columns  # for conditions on lists
+    assert metadata_of(dataset, "item")[1] == (
+        "Pan 1 (1999). Category: Kitchen. Brand: Arbor. Description: A pan of steel."
+    )
+    attributes = {"category": "Kitchen", "brand": "Arbor", "year": "1999"}
+    assert prompt(dataset, 1) == {
+        "title": "Pan 1",
+        "description": "A pan of steel.",
+        "attributes": attributes,
+    }
+    assert prompt(dataset, 0) == {"title": "Pan 0", "attributes": attributes, "reviews": "None"}
+
+
+def test_the_paper_s_data_keeps_the_paper_s_prompts(files):
+    """Of other sources, and of datasets made before, an item with a description is title and description."""
+    dataset = made(files)
+    del dataset.provenance["prompt_attributes"]
+    assert prompt(dataset, 1) == {"title": "Pan 1", "description": "A pan of steel."}
+
+
+def test_a_choice_holds_for_prompts_and_vectors_and_is_kept(files):
+    dataset = made(files, text_columns="brand, category")
+    assert text_columns(dataset) == ["title", "brand", "category"]
+    assert metadata_of(dataset, "item")[1] == "Pan 1. Brand: Arbor. Category: Kitchen."
+    assert prompt(dataset, 1) == {
+        "title": "Pan 1", "attributes": {"brand": "Arbor", "category": "Kitchen"}, "reviews": "None",
+    }  # fmt: skip
+    dataset.save(files / "d")
+    orders = Table("new", pl.DataFrame({"user_id": ["u1"], "item_id": [9]}), typed=True)
+    items = Table("items", pl.DataFrame([{**ITEMS[1], "item_id": 9, "season": "summer"}]), typed=True)
+    grown = append(Dataset.load(files / "d"), orders, Columns(), items=items).dataset
+    assert text_columns(grown) == ["title", "brand", "category"]
+    assert prompt(grown, 9)["attributes"] == {"brand": "Arbor", "category": "Kitchen"}
+
+
+def test_a_choice_in_python_and_of_a_renamed_title(files):
+    orders, items = (
+        pl.read_csv(files / "orders.csv"),
+        pl.read_csv(files / "items.csv").rename({"title": "produkt"}),
+    )
+    with pytest.warns(
+        UserWarning, match="1 chosen columns of texts hold numbers, prices, .* for example 'price'"
+    ):
+        dataset = Dataset.from_frame(
+            orders, items=items, title="produkt", text_columns=["produkt", "price"], split=(2, 1, 1)
+        )
+    assert text_columns(dataset) == ["title", "price"]
+    with pytest.raises(ColumnError, match=r"no column 'categori': .* did you mean 'category'\?"):
+        made(files, text_columns="categori")
+    with pytest.raises(ConfigError, match="are in the table of items"):
+        read_tables(files / "orders.csv", text_columns="brand")
+
+
+def test_items_without_a_column_of_texts(files):
+    pl.DataFrame(ITEMS).select("item_id", "price", "in_stock").write_csv(files / "items.csv")
+    dataset = made(files)
+    assert text_columns(dataset) == []
+    assert described_items(dataset) is None
+    with pytest.raises(ConfigError, match=r"no column of texts, only price, in_stock: name some"):
+        metadata_of(dataset, "item")
+
+
+def test_the_choice_is_shown(files, call):
+    command = ("data", "table", files / "orders.csv", "--items", files / "items.csv", "-w", files / "w")
+    code, out, err = call(*command, "--text-columns", "category")
+    assert code == 0, err
+    shown = " ".join(out.split())
+    assert "title, category" in shown
+    assert "not in prompts and vectors" in shown
+    code, out, err = call("profile", "-w", files / "w", "--items", "--dry-run")
+    assert code == 0, err
+    assert "columns of items in the prompts: title, category\n" in out
