@@ -99,7 +99,10 @@ def complete_folder(path: Path) -> Path:
 
     Where nothing can be written, the folder with the old content is returned.
     """
-    if path.exists() or not _old(path).exists():
+    if not _old(path).exists():
+        return path
+    if path.exists():
+        _remove_old(path)
         return path
     logger.warning("%s: a process was killed while replacing it; its content before that is back", path)
     try:
@@ -108,6 +111,22 @@ def complete_folder(path: Path) -> Path:
         return path if path.exists() else _old(path)
     _remove_unfinished(path)
     return path
+
+
+def _remove_old(path: Path) -> None:
+    """Remove the old content of a folder that a process has replaced before it was killed."""
+    aside = _beside(path)
+    try:
+        _move(_old(path), aside)
+        if path.exists():
+            logger.warning(
+                "%s: removed its content before the last change, which a killed process has left", path
+            )
+            shutil.rmtree(aside, ignore_errors=True)
+        else:  # another process is just replacing it
+            _move(aside, _old(path))
+    except OSError:  # read-only, or another process has removed it
+        return
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from rlmrec.errors import WorkspaceError
+
+ROOM = 1 << 20  # bytes; SQLite's index of its log alone takes 32 KiB at a time
 
 
 class SqliteFile:
@@ -72,8 +75,10 @@ def open_sqlite(path: Path, migrations: Sequence[str], purpose: str, remedy: str
         except BaseException:
             db.close()  # Windows deletes no file that is open
             raise
+    except _StoreError:
+        raise
     except sqlite3.Error as error:
-        raise WorkspaceError(f"{problem}: {error}{remedy}") from None
+        raise _store_error(error, path, problem, remedy) from None
     return db
 
 
@@ -88,6 +93,28 @@ class _StoreError(WorkspaceError, sqlite3.DatabaseError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _store_error(error: Exception, path: Path, problem: str, remedy: str) -> _StoreError:
+    """Return what SQLite says about a file as one of our errors; a full disk is no reason to delete the file."""
+    said = str(error)
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path)):
+        said, remedy = (
+            "the disk is full: free some space and run the same command again, what is in it is kept",
+            "",
+        )
+    elif isinstance(error, sqlite3.OperationalError):  # such as a lock: no damage, nothing is to be deleted
+        remedy = ""
+    return _StoreError(f"{problem}: {said}{remedy}", said)
+
+
+def _is_full(path: Path) -> bool:
+    """Return whether the disk has no room for the files that SQLite keeps beside its own."""
+    try:
+        return shutil.disk_usage(path.parent).free < ROOM
+    except OSError:
+        return False
 
 
 def reason(error: sqlite3.Error) -> str:
@@ -127,14 +154,13 @@ class _Cursor(sqlite3.Cursor):
         except (sqlite3.IntegrityError, _StoreError):
             raise
         except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's message may quote bytes of the file
-            # An operational error, such as a full disk, is no damage: nothing is to be deleted.
-            remedy = "" if isinstance(error, sqlite3.OperationalError) else connection.remedy
-            raise _StoreError(f"{connection.problem}: {error}{remedy}", str(error)) from None
+            raise _store_error(error, connection.path, connection.problem, connection.remedy) from None
 
 
 class _Connection(sqlite3.Connection):
     """A connection whose cursors name the file in errors."""
 
+    path = Path()
     problem = ""
     remedy = ""
 
@@ -161,7 +187,7 @@ def _connect(path: Path, problem: str, remedy: str) -> sqlite3.Connection:
     db = sqlite3.connect(
         address, timeout=30, isolation_level=None, check_same_thread=False, factory=_Connection, uri=read_only
     )
-    db.problem, db.remedy = problem, remedy
+    db.path, db.problem, db.remedy = path, problem, remedy
     return db
 
 

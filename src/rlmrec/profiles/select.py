@@ -15,6 +15,7 @@ from rlmrec.data.metadata import metadata_texts, text_columns
 from rlmrec.data.tables import read_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.files import is_full
 from rlmrec.llm.store import Store
 from rlmrec.profiles import SOURCES
 
@@ -212,7 +213,7 @@ def _read_profiles(
             with Store(path, create=False) as store:
                 return stored_profiles(store, dataset, kind)
         except WorkspaceError as error:
-            if required:
+            if required or is_full(error):  # a full disk must not change which texts are used
                 raise
             unused.append(f"not used: {error}")
     return StoredProfiles.none(dataset.n_items if kind == "item" else dataset.n_users)
