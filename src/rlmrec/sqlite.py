@@ -100,10 +100,8 @@ def _store_error(error: Exception, path: Path, problem: str, remedy: str) -> _St
     said = str(error)
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _is_full(path)):
-        said, remedy = (
-            "the disk is full: free some space and run the same command again, what is in it is kept",
-            "",
-        )
+        said = "database or disk is full"
+        remedy = ": free some space and run the same command again, what is in it is kept"
     elif isinstance(error, sqlite3.OperationalError):  # such as a lock: no damage, nothing is to be deleted
         remedy = ""
     return _StoreError(f"{problem}: {said}{remedy}", said)

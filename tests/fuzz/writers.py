@@ -38,7 +38,7 @@ COMMANDS = {
     "data table": TABLE.replace("hash 3:1:1", "hash 2:1:1"),
     "data append": "data append next_day.csv --items next_products.csv -w w",
     "profile": PROFILE,
-    "profile --export": f"{PROFILE} --limit 1 --export answers.jsonl.gz",
+    "profile --export": f"{PROFILE} --export answers.jsonl.gz",
     "profile --batch-out": "profile -w w --items --model m --batch-out requests.jsonl",
     "encode tfidf": "encode -w w --encoder tfidf --set dim=24 --whiten 0.5",
     "encode metadata": "encode -w w --encoder tfidf --profiles llm+metadata --name both",
