@@ -21,7 +21,7 @@ extensions = [
     "mathml",
     "options",
 ]
-exclude_patterns = ["extensions"]
+exclude_patterns = ["data", "extensions"]
 default_role = "code"
 
 myst_enable_extensions = ["attrs_inline", "deflist", "dollarmath", "colon_fence"]
