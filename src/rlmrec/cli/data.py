@@ -410,6 +410,7 @@ def append_command(
     decimal: FormatOption = None,
     encoding: FormatOption = None,
     timestamp_format: FormatOption = None,
+    item_separator: FormatOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Append new interactions, users and items to the workspace's dataset.
@@ -426,7 +427,7 @@ def append_command(
     """
     from rlmrec.data.append import append
     from rlmrec.data.file_format import FileFormat
-    from rlmrec.data.tables import Columns, read_table
+    from rlmrec.data.tables import Columns, read_interactions, read_table
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -447,6 +448,7 @@ def append_command(
             "decimal": decimal,
             "encoding": encoding,
             "timestamp_format": timestamp_format,
+            "item_separator": item_separator,
         }
         form = FileFormat(
             **dataset.provenance.get("format", {})
@@ -454,9 +456,7 @@ def append_command(
         )
         appended = append(
             dataset,
-            read_table(file, columns.present, ids=columns[:2], form=form, query=query)
-            if file is not None
-            else None,
+            None if file is None else read_interactions(file, columns, form, query),
             columns,
             items=read_table(items, ids=(columns.item,), form=form, query=items_query)
             if items is not None

@@ -39,7 +39,7 @@ def monitor(
     from rlmrec.cli.output import Output
     from rlmrec.data.databases import shown
     from rlmrec.data.file_format import FileFormat
-    from rlmrec.data.tables import Columns, read_table
+    from rlmrec.data.tables import Columns, read_interactions
     from rlmrec.files import read_json_lines
     from rlmrec.trust import damaged
     from rlmrec.workspace import Workspace
@@ -55,7 +55,7 @@ def monitor(
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     form = FileFormat(**dataset.provenance.get("format", {}))
-    frame = read_table(orders, columns[:2], ids=columns[:2], form=form, query=query).frame
+    frame = read_interactions(orders, columns, form, query).frame
     bought = frame.select(
         user=pl.col(columns.user).cast(pl.String), item=pl.col(columns.item).cast(pl.String)
     ).unique()

@@ -373,6 +373,7 @@ class Dataset:
         review: str | None = None,
         decimal: str = ".",
         timestamp_format: str | None = None,
+        item_separator: str | None = None,
         items: IntoDataFrame | None = None,
         title: str | None = None,
         text_columns: Sequence[str] | None = None,
@@ -400,7 +401,8 @@ class Dataset:
             rating: column of ratings; None: there are none.
             timestamp: column of times: seconds since 1970, dates, or their text in one of the usual forms.
             review: column of review texts.
-            decimal, timestamp_format: how texts write numbers and times; see ``rlmrec.data.file_format``.
+            decimal, timestamp_format, item_separator: how texts write numbers, times and baskets; see
+                ``rlmrec.data.file_format``.
             items: columns of items, one row per item.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             text_columns: columns of ``items`` that go into prompts and text vectors, the title always among them; by
@@ -428,7 +430,8 @@ class Dataset:
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,
-            FileFormat(decimal=decimal, timestamp_format=timestamp_format), text_columns,
+            FileFormat(decimal=decimal, timestamp_format=timestamp_format, item_separator=item_separator),
+            text_columns,
         )  # fmt: skip
         dataset = cls.from_source(
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,

@@ -21,6 +21,8 @@ class FileFormat:
         encoding: encoding of text files; None guesses it.
         timestamp_format: how times are written, as for ``strptime``, or seconds, milliseconds, microseconds or
             nanoseconds since 1970; None recognises the usual forms.
+        item_separator: what stands between the ids of a basket that is one text; None: no text is a basket, unless all
+            are JSON lists.
 
     Raises:
         ConfigError: a value is none of these.
@@ -34,6 +36,7 @@ class FileFormat:
     decimal: str = "."
     encoding: str | None = None
     timestamp_format: str | None = None
+    item_separator: str | None = None
 
     def __post_init__(self) -> None:
         delimiter = _NAMED_SEPARATORS.get(self.delimiter or "", self.delimiter)

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
+import numpy as np
 import polars as pl
 
 from rlmrec.data.file_format import PLAIN, FileFormat
+from rlmrec.data.nested import list_of_ids, with_paths, without_baskets
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
 from rlmrec.data.tables import Columns, to_source
@@ -54,8 +56,12 @@ def read_frames(
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
     tables = [
-        replace(read_frame(frame, label, columns.present, columns[:2]), form=form) for label, frame in given
-    ]
+        without_baskets(
+            replace(read_frame(frame, label, columns.present, columns[:2]), form=form),
+            columns.item, columns.present, form.item_separator,
+        )
+        for label, frame in given
+    ]  # fmt: skip
     return to_source(
         name,
         tables,
@@ -95,19 +101,20 @@ def read_frame(
             f"{label}: expected a pandas or Polars data frame or an Arrow table, got {type(frame).__name__} "
             f"({' '.join(str(error).split())[:200]})"
         ) from None
-    check_columns(label, header, wanted)
+    if data.implementation.is_pandas_like():
+        check_columns(label, header, wanted)
+        names = data.columns if columns is None else list(dict.fromkeys(columns))
+        converted = pl.DataFrame([_series(data[name], label, name in ids, name in ids[1:]) for name in names])
+    else:
+        converted = with_paths(data.to_polars(), wanted)
+        check_columns(label, converted.columns, wanted)
+        converted = converted if columns is None else converted.select(list(dict.fromkeys(columns)))
     if not len(data):
         raise DataError(f"{label} has columns but no rows")
-    if columns is not None:
-        data = data.select(list(dict.fromkeys(columns)))
-    if data.implementation.is_pandas_like():
-        converted = pl.DataFrame([_series(data[name], label, name in ids) for name in data.columns])
-    else:
-        converted = data.to_polars()
     return Table(label, converted, typed=True, first_row=0)
 
 
-def _series(series: nw.Series[Any], label: str, is_id: bool) -> pl.Series:
+def _series(series: nw.Series[Any], label: str, is_id: bool, may_be_list: bool = False) -> pl.Series:
     """Convert a column of pandas without pyarrow, which ``to_polars`` would need. NaN means missing."""
     if series.dtype == nw.Datetime:
         micros = pl.Series(series.name, series.dt.timestamp("us").to_numpy(), nan_to_null=True)
@@ -117,6 +124,8 @@ def _series(series: nw.Series[Any], label: str, is_id: bool) -> pl.Series:
     if series.dtype.is_numeric() and not (series.dtype.is_integer() and any(missing)):
         return pl.Series(series.name, series.to_numpy(), nan_to_null=True)
     values = [None if gone else value for gone, value in zip(missing, series.to_list(), strict=True)]
+    if may_be_list and any(isinstance(value, list | np.ndarray) for value in values):
+        return list_of_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
     if is_id:
         return as_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
     return pl.Series(series.name, list(map(as_text, values)), dtype=pl.String)

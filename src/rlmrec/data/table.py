@@ -18,7 +18,7 @@ from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.times import UNITS, compact_dates, is_compact_date, parse_times, read_times
 from rlmrec.errors import ColumnError, DataError
 from rlmrec.findings import Finding
-from rlmrec.types import FloatArray
+from rlmrec.types import FloatArray, IntArray
 
 _EXACT = 2**53  # from here on, different integers can be the same float
 _COMMA = re.compile(r"^\s*[+-]?[\d.]*\d,\d+\s*$")
@@ -41,6 +41,7 @@ class Table:
         first_row: number of the first row in messages.
         form: how it writes numbers and times.
         findings: what was found while it was read.
+        rows: int64[n], the row of the source that each row was made of; None where they are the same.
     """
 
     path: Path | str
@@ -50,9 +51,11 @@ class Table:
     first_row: int = 1
     form: FileFormat = PLAIN
     findings: tuple[Finding, ...] = ()
+    rows: IntArray | None = None
 
     def place(self, row: int) -> str:
         """Return the line of a row as an editor shows it, or its number in a file without lines."""
+        row = row if self.rows is None else int(self.rows[row])
         if self.records is not None:
             filled = (line for line, record in self.records() if record)
             for number, line in enumerate(filled):

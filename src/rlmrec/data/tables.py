@@ -23,6 +23,7 @@ from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.metadata import TITLE_COLUMNS
+from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_baskets
 from rlmrec.data.source import Source
 from rlmrec.data.table import (
     UNREADABLE,
@@ -82,6 +83,7 @@ def read_tables(
     decimal: str = ".",
     encoding: str | None = None,
     timestamp_format: str | None = None,
+    item_separator: str | None = None,
 ) -> Source:
     """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
@@ -110,6 +112,7 @@ def read_tables(
         decimal: Decimal separator of numbers in text files: . or a comma.
         encoding: Encoding of text files. By default UTF-8, UTF-16 or Windows-1252, whichever it looks like.
         timestamp_format: How times are written, as for strptime ('%d.%m.%y %H.%M'), or seconds or milliseconds.
+        item_separator: What stands between the ids where one row holds a whole basket, as in 'a|b|c'. Lists need none.
 
     Returns:
         the interactions in the order of the file (their ids are counted through a ready-made split), the users
@@ -125,10 +128,10 @@ def read_tables(
     if (file is None) != (len(ready) == 3) or (file is not None and ready):
         raise ConfigError("give either one file of interactions, or a split: --train, --valid and --test")
     paths = ready if file is None else [file]
-    form = FileFormat(delimiter, decimal, encoding, timestamp_format)
+    form = FileFormat(delimiter, decimal, encoding, timestamp_format, item_separator)
     if query is not None and file is None:
         raise ConfigError("--query reads the one table of interactions, not a ready-made split")
-    tables = [read_table(path, columns.present, ids=columns[:2], form=form, query=query) for path in paths]
+    tables = [read_interactions(path, columns, form, query) for path in paths]
     items, users = (
         own if of is None else own or file for own, of in ((items, items_query), (users, users_query))
     )
@@ -403,6 +406,14 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
     return joined.drop("id").rename({str(position): name for position, name in enumerate(names)})
 
 
+def read_interactions(
+    path: Path | str, columns: Columns, form: FileFormat = PLAIN, query: str | None = None
+) -> Table:
+    """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
+    table = read_table(path, columns.present, ids=columns[:2], form=form, query=query)
+    return without_baskets(table, columns.item, columns.present, form.item_separator)
+
+
 def read_table(
     path: Path | str,
     columns: Sequence[str] | None = None,
@@ -415,7 +426,8 @@ def read_table(
     Args:
         path: a .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx file, where ``#NAME`` may name a sheet;
             or a connection string, see ``rlmrec.data.databases``.
-        columns: their names; None reads all, and ``ids`` must be among them.
+        columns: their names; None reads all, and ``ids`` must be among them. ``customer.id`` is the field ``id`` of
+            the nested column ``customer`` if there is no column of that name.
         ids: the columns of ids, whose types must not be mixed.
         form: how it writes its values.
         query: what to read of a database.
@@ -454,6 +466,7 @@ def read_table(
 
 def _selected(table: Table, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
     """Return the columns of a table that was read as a whole."""
+    table = replace(table, frame=with_paths(table.frame, [*(columns or ()), *ids]))
     check_columns(table.path, table.frame.columns, [*(columns or ()), *ids])
     if not len(table.frame):
         raise DataError(f"{table.path} has columns but no rows")
@@ -481,10 +494,14 @@ def _read_json_lines(
             values[name] = [None] * n
         if not record.keys() <= seen.keys():
             seen.update(dict.fromkeys(record))
+        for name in dict.fromkeys(ids) if columns is None else ():
+            values.setdefault(name, [None] * n)
         for name, column in values.items():
-            value = record.get(name)
+            value = value_at(record, name)
+            if value is not None:
+                seen.setdefault(name)
             try:
-                column.append(value if name in ids else as_text(value))
+                column.append(value if name in ids or _is_flat_list(value) else as_text(value))
             except RecursionError:
                 raise DataError(
                     f"{path}, record {n + 1}, {name!r}: nested too deeply: make it a text"
@@ -495,25 +512,51 @@ def _read_json_lines(
     check_columns(path, list(seen), [*(columns or ()), *ids])
     table = Table(path, pl.DataFrame(), typed=True, records=records)
     series = [
-        as_ids(table, name, values[name]) if name in ids else pl.Series(name, values[name], dtype=pl.String)
-        for name in (columns if columns is not None else seen)
+        _json_column(table, name, values[name], ids) for name in (columns if columns is not None else seen)
     ]
     return Table(path, pl.DataFrame(series), typed=True, records=records, findings=tuple(text.findings()))
+
+
+def _is_flat_list(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(entry, list | dict) for entry in value)
+
+
+def _json_column(table: Table, name: str, values: list[Any], ids: Sequence[str]) -> pl.Series:
+    """Return a column of JSON values: ids or texts, or lists of them where there are lists."""
+    has_lists = any(isinstance(value, list) for value in values)
+    if name in ids:  # of users and items, those of items may be baskets
+        return (
+            list_of_ids(table, name, values) if has_lists and name in ids[1:] else as_ids(table, name, values)
+        )
+    if not has_lists:
+        return pl.Series(name, values, dtype=pl.String)
+    texts = [
+        None if value is None else [as_text(entry) for entry in value] for value in map(_as_list, values)
+    ]
+    return pl.Series(name, texts, dtype=pl.List(pl.String))
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    return value if value is None or isinstance(value, list) else [value]
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
     refuse_absent(path)
     try:
         header = list(pl.read_parquet_schema(path))
-        check_columns(path, header, [*(columns or ()), *ids])
+        wanted = list(dict.fromkeys([*(columns or ()), *ids]))
+        roots = [name if name in header else name.split(".")[0] for name in wanted]
+        check_columns(
+            path, header, [root if root in header else name for root, name in zip(roots, wanted, strict=True)]
+        )
         frame = pl.read_parquet(
-            path, columns=list(dict.fromkeys(columns)) if columns is not None else None, glob=False
+            path, columns=list(dict.fromkeys(roots)) if columns is not None else None, glob=False
         )
     except UNREADABLE as error:
         raise DataError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
     if not len(frame):
         raise DataError(f"{path} has columns but no rows")
-    return Table(path, frame, typed=True)
+    return _selected(Table(path, frame, typed=True), columns, ids)
 
 
 _NAMES: dict[Any, str] = {pl.Int64: "integers", pl.String: "text"}

@@ -1,0 +1,108 @@
+"""Columns by path, and rows that hold a basket."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.tables import read_tables
+from rlmrec.errors import DataError
+
+ORDERS = [
+    {
+        "customer": {"id": 7}, "at": "2026-12-31", "a.b": "x",
+        "lines": [{"sku": "a", "stars": 5}, {"sku": "b", "stars": 1}],
+    },
+    {"customer": {"id": 8}, "lines": [{"sku": "b", "stars": 2}], "at": "2027-01-01", "a.b": "y"},
+    {"customer": {"id": 9}, "lines": [], "at": "2027-01-02", "a.b": "z"},
+]  # fmt: skip
+PATHS = {"user_column": "customer.id", "item_column": "lines.sku", "rating_column": "lines.stars"}
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def pairs(source):
+    part = source.interactions
+    return [
+        (source.users.id(u), source.items.id(i))
+        for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_nested_orders_are_read_by_path(tmp_path, ending):
+    path = write(tmp_path / f"t.{ending}", ORDERS)
+    source = read_tables(path, timestamp_column="at", **PATHS)
+    assert pairs(source) == [(7, "a"), (7, "b"), (8, "b")]
+    assert source.interactions.rating.tolist() == [5, 1, 2]
+    assert np.diff(source.interactions.timestamp).tolist() == [0, 86400]
+    (found,) = [found for found in source.findings if found.kind == "basket"]
+    assert str(found).startswith(f"3 rows of {path} hold baskets, 3 items in all, 1 none")
+    assert pairs(read_tables(path, user_column="a.b", item_column="lines.sku")) == [
+        ("x", "a"),
+        ("x", "b"),
+        ("y", "b"),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_path_that_leads_nowhere(tmp_path, ending):
+    path = write(tmp_path / f"t.{ending}", ORDERS)
+    with pytest.raises(DataError, match=r"has no column 'customer.name'"):
+        read_tables(path, user_column="customer.name", item_column="lines.sku")
+
+
+def test_places_in_a_basket_are_those_of_its_row(tmp_path):
+    rows = [ORDERS[1], {**ORDERS[0], "lines": [{"sku": "a", "stars": 1}, {"sku": "b", "stars": "many"}]}]
+    with pytest.raises(
+        DataError, match=r"line 2, column 'lines.stars': expected a finite number, got 'many'"
+    ):
+        read_tables(write(tmp_path / "t.jsonl", rows), **PATHS)
+    rows[1]["lines"][1]["sku"] = None
+    with pytest.raises(DataError, match=r"line 2, column 'lines.sku': the item id is missing"):
+        read_tables(write(tmp_path / "t.jsonl", rows), **PATHS)
+    rows = [{"u": 1, "i": ["a", "b"], "r": [1]}]
+    with pytest.raises(
+        DataError, match="line 1: column 'i' has 2 entries and column 'r' 1: expected as many"
+    ):
+        read_tables(write(tmp_path / "t.jsonl", rows), user_column="u", item_column="i", rating_column="r")
+
+
+@pytest.mark.parametrize(
+    ("written", "separator"), [(("a|b", "b"), "|"), (("a, b", "b,"), ","), (('["a", "b"]', '["b"]'), None)]
+)
+def test_baskets_as_text(tmp_path, written, separator):
+    table = pl.DataFrame({"user_id": [1, 2], "item_id": written, "at": ["1.2.2026", "2.2.2026"]})
+    table.write_csv(tmp_path / "t.csv")
+    source = read_tables(tmp_path / "t.csv", item_separator=separator, timestamp_column="at")
+    assert pairs(source) == [(1, "a"), (1, "b"), (2, "b")]
+    assert np.diff(source.interactions.timestamp).tolist() == [0, 86400]
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+def test_baskets_in_a_data_frame(make):
+    frame = make({"u": [1, 2, 3], "i": [[1, 2, 3], [2, 1, 4], [3, 4]]})
+    with pytest.warns(UserWarning, match="rows of df hold baskets, 8 items"):
+        dataset = Dataset.from_frame(frame, user="u", item="i", split=(2, 1, 1))
+    assert len(dataset.everything()) == 8
+    assert dataset.items.ids == [1, 2, 3, 4]
+
+
+def test_an_append_reads_baskets_as_the_dataset_was_read(tmp_path, call):
+    text = "user_id,item_id\n" + "".join(f"u{user},{user}|{user + 1}|9\n" for user in range(6))
+    (tmp_path / "t.csv").write_text(text)
+    command = ("data", "table", tmp_path / "t.csv", "--item-separator", "|", "-w", tmp_path / "w")
+    assert call(*command)[0] == 0
+    (tmp_path / "n.csv").write_text("user_id,item_id\nu1,4|5\nnew,1|2\n")
+    code, out, err = call("data", "append", tmp_path / "n.csv", "-w", tmp_path / "w", "--json")
+    assert code == 0, err
+    assert json.loads(out)["counts"]["new"] == 4
