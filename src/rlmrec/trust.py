@@ -26,6 +26,7 @@ TYPES = {
     "F64": np.float64,
     "I32": np.int32,
     "I64": np.int64,
+    "I8": np.int8,
     "U8": np.uint8,
     "BOOL": np.bool_,
 }

@@ -25,7 +25,7 @@ class Workspace:
         path: the folder; created by the first write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     def _folder(self, name: str) -> Path:

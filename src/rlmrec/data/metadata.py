@@ -84,6 +84,14 @@ def item_labels(dataset: Dataset, rows: IntArray | None = None) -> list[str]:
     ]
 
 
+def user_labels(dataset: Dataset) -> list[str]:
+    """What to call each user in a table: their name if there is a column of names, else their id."""
+    table = dataset.user_texts
+    title = next((name for name in TITLE_COLUMNS if table is not None and name in table.columns), None)
+    names = [None] * dataset.n_users if table is None or title is None else table[title].to_list()
+    return [str(name or raw) for name, raw in zip(names, dataset.users.ids, strict=True)]
+
+
 def _plain(value: object) -> str:
     if value is None:
         return ""

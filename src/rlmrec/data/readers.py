@@ -76,6 +76,9 @@ class Reader:
 
 
 READERS = {
+    "debian-packages": Reader(
+        "rlmrec.data.debian:read_debian_packages", ("debian-packages -w packages",), rated=False, k_core=5
+    ),
     "movielens-100k": Reader(
         "rlmrec.data.movielens:read_movielens_100k", ("movielens-100k -w movies",), min_rating=3
     ),

@@ -1,79 +1,54 @@
-"""rlmrec quickstart: the whole pipeline on MovieLens-100K in one readable run."""
+"""The quickstart on MovieLens-100K: profiles of films by a language model, and alignment with them."""
 
 from __future__ import annotations
 
-import time
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import JsonOption, WorkspaceOption
 from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.encode import write_text_embeddings
-from rlmrec.cli.output import Output
+from rlmrec.cli.quickstart.steps import keep, profile_live
 from rlmrec.cli.recommend import show_recommendations
 from rlmrec.cli.train import train_with_progress
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import DataError
 
 if TYPE_CHECKING:
+    from rlmrec.cli.output import Output
     from rlmrec.data.dataset import Dataset
     from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.workspace import Workspace
-
 
 RUNS = {"base": "none", "con": "contrastive", "gen": "generative"}
 FITTED = ("graph-filter", "popularity")
 
 
-def quickstart(
-    workspace: WorkspaceOption = Path("workspaces/movielens-100k"),
-    folder: Annotated[
-        Path | None,
-        typer.Option("--movielens", help="Folder of the original files; by default they come from PyPI."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, initialisation and training.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of epochs per run, for a quick look.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset and runs of an earlier quickstart.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run the whole pipeline on MovieLens-100K: profile, encode, train, fit, compare, recommend.
-
-    All results stay in the workspace; finished steps are not repeated.
-
-    **Example:**  `rlmrec quickstart`  and then
-    `rlmrec recommend -w workspaces/movielens-100k --run con --user 196 -k 10`
-    """
-    from rlmrec.cli.data import describe
+def run(
+    place: Workspace,
+    folder: Path | None,
+    seed: int,
+    options: dict[str, Any],
+    overwrite: bool,
+    output: Output,
+) -> dict[str, Any]:
+    """Run the pipeline; return what ``--json`` prints and the ``next`` commands."""
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.movielens import read_movielens_100k
     from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, verdict
     from rlmrec.experiments.spec import RunSpec
     from rlmrec.recommend.lists import Lists
     from rlmrec.recommend.open import open_recommender
-    from rlmrec.workspace import Workspace
-
-    start = time.perf_counter()
-    place, output = Workspace(workspace), Output(as_json)
 
     output.say("[bold]1. ratings → dataset[/] (ratings of at least 3, 10-core, split 3:1:1)")
     source = read_movielens_100k(folder)
     dataset = Dataset.from_source(source, min_rating=3, k_core=10, seed=seed)
-    if place.dataset_path.exists() and not overwrite and place.dataset().fingerprint != dataset.fingerprint:
-        raise ConfigError(f"{workspace} holds another dataset: choose another --workspace, or --overwrite it")
-    dataset.save(place.dataset_path)
-    describe(dataset, output)
+    keep(dataset, place, overwrite, output)
 
     output.say("[bold]2. titles and genres → profiles by a language model[/]")
     replay_profiles(place, dataset, output)
-    profile_live(dataset, output)
+    profile_live(dataset, "movies", output)
 
     output.say("[bold]3. profiles → text vectors[/]")
     text_embeddings = encode_profiles(place, dataset, output)
@@ -81,7 +56,6 @@ def quickstart(
     output.say(
         "[bold]4. train LightGCN alone (base), with RLMRec-Con and RLMRec-Gen; fit the graph filter[/]"
     )
-    options = {} if epochs is None else {"epochs": epochs}
     specs = {
         name: RunSpec.resolve("lightgcn", alignment, "movielens", seed, options)
         for name, alignment in RUNS.items()
@@ -102,22 +76,16 @@ def quickstart(
 
     output.say("[bold]6. recommend[/]")
     user = dataset.users.id(0)
-    recommender = open_recommender(place, "con", dataset)
-    answer, _ = show_recommendations(Lists(recommender, dataset), user, 10, output)
-    output.say(
-        f"done in {time.perf_counter() - start:.0f} s. Next: "
-        f"[bold]rlmrec recommend -w {workspace} --run con --user {user} -k 10[/]"
+    answer, _ = show_recommendations(
+        Lists(open_recommender(place, "con", dataset), dataset), user, 10, output
     )
-    output.result(
-        {
-            "workspace": str(workspace),
-            "seconds": time.perf_counter() - start,
-            "runs": {run.name: run.metrics for run in (*runs, popularity)},
-            "comparisons": comparisons_as_dict(comparisons),
-            "user": user,
-            "items": answer,
-        }
-    )
+    return {
+        "runs": {run.name: run.metrics for run in (*runs, popularity)},
+        "comparisons": comparisons_as_dict(comparisons),
+        "user": user,
+        "items": answer,
+        "next": [f"rlmrec recommend -w {place.path} --run con --user {user} -k 10"],
+    }
 
 
 def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
@@ -150,26 +118,6 @@ def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
     if checked.n_violations:
         raise DataError(f"a held-out interaction reached a prompt: rlmrec audit -w {place.path} lists them")
     output.say(f"   audit: {checked.interactions:,} training interactions are in the prompts, none held out")
-
-
-def profile_live(dataset: Dataset, output: Output, count: int = 3) -> None:
-    """Profile a few movies with the embedded model now, to show it at work."""
-    from rlmrec.data.metadata import item_labels
-    from rlmrec.llm.local import LocalChat
-    from rlmrec.llm.store import Store
-    from rlmrec.profiles.profiler import Profiler
-
-    if missing := LocalChat.missing():
-        output.say(f"   [yellow]nothing asked live[/]: {escape(missing)}")
-        return
-    with TemporaryDirectory(prefix="rlmrec-") as folder, Store(Path(folder) / "live.sqlite") as store:
-        llm = LocalChat(threads=1)  # several wait for each other ten times as long when a core is busy
-        progress = Profiler(llm, store, domain="movies").run(dataset, "item", limit=count)
-        output.say(f"   asked {llm.name} live, {progress.seconds:.1f} s with loading it:")
-        titles = item_labels(dataset)
-        for profile in store.profiles("item"):
-            title = titles[dataset.items.row(profile.key)]
-            output.say(f'   {escape(title)}: "{escape(profile.summarization or str(profile.error))}"')
 
 
 def encode_profiles(place: Workspace, dataset: Dataset, output: Output) -> TextEmbeddings:

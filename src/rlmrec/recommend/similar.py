@@ -1,0 +1,53 @@
+"""Why a new user gets an item: the users with the most similar texts who have it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from rlmrec.topk import unit_rows
+from rlmrec.types import Float32Array, IntArray
+
+SIMILAR = 50  # users that count as similar
+
+
+class Holders(NamedTuple):
+    """Of the similar users, those who have an item.
+
+    Args:
+        n: how many.
+        nearest: rows of the nearest of them, nearest first.
+    """
+
+    n: int
+    nearest: list[int]
+
+
+def similar_holders(
+    text: Float32Array,
+    users: Float32Array,
+    history: sp.csr_array,
+    items: IntArray,
+    *,
+    similar: int = SIMILAR,
+    nearest: int = 2,
+) -> list[Holders]:
+    """Find, for each item, who of the users with the most similar texts has it.
+
+    Args:
+        text: float32[d_s], the text vector of the new user.
+        users: float32[U, d_s], the text vectors of the users.
+        history: [U, I], the training interactions.
+        items: int[n], rows of items.
+        similar: how many users count as similar, by the cosine of the text vectors.
+        nearest: how many of them to return for an item.
+
+    Returns:
+        for each item, how many of the similar users have it, and the nearest of those.
+    """
+    cosines = unit_rows(users) @ (text / max(float(np.linalg.norm(text)), 1e-12))
+    rows = np.argsort(-cosines, kind="stable")[:similar]
+    have = history[rows][:, items].toarray() != 0
+    return [Holders(int(of_item.sum()), rows[of_item][:nearest].tolist()) for of_item in have.T]
