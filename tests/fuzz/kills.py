@@ -37,7 +37,7 @@ def kills(
     for number in range(count):
         rng = writers.seeded(name, seed, number)
         at_time = rng.uniform(0, max(seconds, again)) if number % 2 else None
-        at_event = None if number % 2 else rng.randint(1, changes)
+        at_event = None if number % 2 else rng.randint(1, max(1, changes))
         with copies.copy() as folder:
             code, _, _ = writers.forked(writers.run(command, folder, url), at_time, at_event)
             outcomes["killed" if code == -9 else "had ended"] += 1

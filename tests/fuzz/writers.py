@@ -46,7 +46,6 @@ COMMANDS = {
     "train mf": f"{TRAIN} --name mf --overwrite",
     "train --final": "train -w w --final --like chosen --name live",
     "cold fit": "cold fit -w w --run mf",
-    "index": "index -w w --run mf",
     "recommend parquet": "recommend -w w --run chosen --all --out lists.parquet -k 6",
     "recommend csv": "recommend -w w --run chosen --all --out lists.csv -k 6",
     "recommend jsonl": "recommend -w w --run chosen --all --out lists.jsonl -k 6",
