@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmrec import losses
-from rlmrec.losses import bpr, info_nce, listwise_cross_entropy, squared_norm, weighted_log_sum_exp
+from rlmrec.losses import (
+    bpr,
+    info_nce,
+    listwise_cross_entropy,
+    log_sum_exp_and_cross_entropy,
+    squared_norm,
+    weighted_log_sum_exp,
+)
 
 
 def slow_info_nce(anchors, positives, candidates, temperature):
@@ -59,9 +66,12 @@ def test_counting_repeats_is_exact():
     assert short.item() == pytest.approx(long, rel=1e-12)
 
 
+@pytest.mark.parametrize("safe_power", [0.0, 64.0])
 @pytest.mark.parametrize("block", [1, 40, 1 << 20])
-def test_gradient_whatever_the_block(monkeypatch, block):
+def test_gradient_whatever_the_block(monkeypatch, block, safe_power):
+    monkeypatch.setattr(losses, "SAFE_POWER", safe_power)
     monkeypatch.setattr(losses, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(losses, "MIN_BLOCK_ANCHORS", 16)
     torch.manual_seed(2)
     anchors = torch.randn(37, 4, dtype=torch.float64, requires_grad=True)
     candidates = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
@@ -116,7 +126,8 @@ def test_squared_norm():
 
 
 def test_listwise_cross_entropy_equals_the_dense_one_and_its_finite_differences(monkeypatch):
-    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 1)  # 16 anchors a block: two blocks
+    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(losses, "MIN_BLOCK_ANCHORS", 16)  # two blocks
     torch.manual_seed(3)
     anchors, candidates = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (21, 8))
     weights = torch.rand(21, dtype=torch.float64)
@@ -135,3 +146,29 @@ def test_listwise_cross_entropy_equals_the_dense_one_and_its_finite_differences(
 
     torch.testing.assert_close(ours(anchors, candidates), dense(anchors, candidates), rtol=1e-12, atol=0)
     assert torch.autograd.gradcheck(ours, (anchors, candidates))
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, 0.3), (0.0, 2.0)])
+def test_both_sums_in_one_pass_equal_those_computed_apart(monkeypatch, factors):
+    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(losses, "MIN_BLOCK_ANCHORS", 16)
+    torch.manual_seed(5)
+    tensors = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (21, 8)]
+    weights, list_weights = torch.rand(2, 21, dtype=torch.float64)
+    weights[:2], list_weights[1:3] = 0, 0  # no user of the one, of the other, of both
+    listed = torch.stack([torch.randperm(8)[:4] for _ in range(21)])
+    probabilities = torch.rand(21, 4, dtype=torch.float64).softmax(1)
+    apart = (
+        weighted_log_sum_exp(*tensors, weights, 0.4),
+        listwise_cross_entropy(*tensors, list_weights, 0.4, listed, probabilities),
+    )
+    together = log_sum_exp_and_cross_entropy(*tensors, 0.4, weights, listed, probabilities, list_weights)
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=0)
+    for got, expected in zip(
+        *(
+            torch.autograd.grad(factors[0] * one + factors[1] * other, tensors)
+            for one, other in (together, apart)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-14)

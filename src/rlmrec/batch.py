@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class ListTargets:
+    """Lists of items that an alignment wants a softmax over all items to rank high, for a batch's distinct users.
+
+    A backbone whose loss has the same softmax computes the alignment's term in the same pass and leaves it here.
+
+    Args:
+        items: rows of items, int64[n, M]; n users in the order of ``distinct``.
+        probabilities: π, (n, M).
+        shares: weight of each user in the mean, (n,); 0 for a user who takes no part.
+        temperature: τ of the cosines.
+        term: the mean cross-entropy, once it is computed.
+    """
+
+    items: Tensor
+    probabilities: Tensor
+    shares: Tensor
+    temperature: float
+    term: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -17,6 +39,23 @@ class Batch(NamedTuple):
     users: Tensor
     positives: Tensor
     negatives: Tensor
+
+
+class TaughtBatch(Batch):
+    """A batch with the targets of an alignment. They are no field: a batch unpacks into its three columns.
+
+    Args:
+        batch: the triples.
+        targets: for its distinct users.
+    """
+
+    targets: ListTargets | None = None  # as after _replace
+
+    def __new__(cls, batch: Batch, targets: ListTargets) -> Self:
+        """Make the tuple and attach the targets."""
+        taught = super().__new__(cls, *batch)
+        taught.targets = targets
+        return taught
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,10 @@ from torch import Tensor
 BLOCK_ELEMENTS = 1 << 20
 # An accelerator is faster with few large kernels: 256 MiB.
 ACCELERATOR_BLOCK_ELEMENTS = 1 << 26
+# Products with fewer anchors than this are slow.
+MIN_BLOCK_ANCHORS = 64
+# Powers of two up to this are summed as they are: float32 ends at 2^128, which leaves room for 2^64 candidates.
+SAFE_POWER = 64.0
 
 
 def bpr(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -85,9 +89,10 @@ def weighted_log_sum_exp(
         temperature: τ.
         offsets: o, (C,), log multiplicities; constants, 0 by default.
     """
-    result: Tensor = _WeightedLogSumExp.apply(  # type: ignore[no-untyped-call]
-        anchors, candidates, weights, temperature, offsets, None, None
+    first, _ = _Softmax.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, temperature, offsets, weights, None, None, None
     )
+    result: Tensor = first
     return result
 
 
@@ -102,7 +107,7 @@ def listwise_cross_entropy(
     """Compute a weighted sum of cross-entropies between short lists and softmaxes over all candidates.
 
     Σ_i w_i · [ log Σ_c exp(a_i·c/τ) − Σ_m π_im a_i·c_{l_im}/τ ], which is −Σ_m π_im log softmax(a_i·c/τ)_{l_im}
-    where the π_i of a list sum to 1.
+    where the π_i of a list sum to 1. They need not.
 
     Args:
         anchors: a, (B, d).
@@ -112,17 +117,48 @@ def listwise_cross_entropy(
         listed: l, rows of candidates, int64[B, M].
         probabilities: π, (B, M); constants without a gradient.
     """
-    result: Tensor = _WeightedLogSumExp.apply(  # type: ignore[no-untyped-call]
-        anchors, candidates, weights, temperature, None, listed, probabilities
+    _, second = _Softmax.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, temperature, None, None, listed, probabilities, weights
     )
+    result: Tensor = second
     return result
 
 
-class _WeightedLogSumExp(torch.autograd.Function):
-    """Computes value and gradient together, one block of anchors after another.
+def log_sum_exp_and_cross_entropy(
+    anchors: Tensor,
+    candidates: Tensor,
+    temperature: float,
+    weights: Tensor,
+    listed: Tensor,
+    probabilities: Tensor,
+    list_weights: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compute ``weighted_log_sum_exp`` and ``listwise_cross_entropy`` over the same logits, for the price of one.
 
-    The gradient of a scalar is known up to one factor. So it is computed while a block of softmax weights is still
-    in the cache: backward recomputes nothing, and only (B + C) x d numbers are stored.
+    Args:
+        anchors: a, (B, d).
+        candidates: c, (C, d).
+        temperature: τ.
+        weights: of the log-sum-exps, (B,).
+        listed: l, rows of candidates, int64[B, M].
+        probabilities: π, (B, M).
+        list_weights: of the cross-entropies, (B,).
+
+    Returns:
+        the two sums. Their gradients are computed together where both enter the loss with the same factor, and again
+        where they do not.
+    """
+    first, second = _Softmax.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, temperature, None, weights, listed, probabilities, list_weights
+    )
+    return first, second
+
+
+class _Softmax(torch.autograd.Function):
+    """Σ_i w_i log Σ_c exp(a_i·c/τ + o_c) and Σ_i v_i [log Σ_c exp(a_i·c/τ) − Σ_m π_im a_i·c_{l_im}/τ].
+
+    The gradient of a scalar is known up to one factor. So it is computed in the forward pass: backward recomputes
+    nothing, and only (B + C) x d numbers are stored.
     """
 
     @staticmethod
@@ -130,58 +166,111 @@ class _WeightedLogSumExp(torch.autograd.Function):
         ctx: Any,
         anchors: Tensor,
         candidates: Tensor,
-        weights: Tensor,
         temperature: float,
         offsets: Tensor | None,
+        weights: Tensor | None,
         listed: Tensor | None,
         probabilities: Tensor | None,
-    ) -> Tensor:
-        anchor_grad_needed, candidate_grad_needed = ctx.needs_input_grad[:2]
-        anchor_grad = torch.empty_like(anchors) if anchor_grad_needed else None
-        candidate_grad = torch.zeros_like(candidates) if candidate_grad_needed else None
-        total = anchors.new_zeros(())
-        # In powers of two: exp2 costs a third of exp, and the change of base is one scaling of the anchors.
-        scale = 1 / (temperature * math.log(2))
-        bias = None if offsets is None else offsets / math.log(2)
-        elements = BLOCK_ELEMENTS if anchors.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
-        rows = min(len(anchors), max(16, elements // max(1, len(candidates))))
-        # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
-        buffer = anchors.new_empty(rows, len(candidates))
-        for start in range(0, len(anchors), rows):
-            block = anchors[start : start + rows]
-            weight = weights[start : start + rows]
-            logits = torch.mm(block * scale, candidates.T, out=buffer[: len(block)])  # (rows, C)
-            if bias is not None:
-                logits += bias
-            top = logits.amax(1, keepdim=True)  # subtracted, so that no power overflows
-            logits.sub_(top)
-            columns = None if listed is None else listed[start : start + rows]
-            if columns is not None and probabilities is not None:
-                targets = probabilities[start : start + rows]
-                wanted = (targets * (logits.gather(1, columns) + top)).sum(1)
-                total -= (weight * wanted).sum() * math.log(2)
-            partition = logits.exp2_().sum(1)
-            if columns is not None:
-                # The gradient of the cross-entropy is softmax − π: subtracted here, π needs no product of its own.
-                logits.scatter_add_(1, columns, -targets * partition[:, None])
-            total += (weight * (partition.log() + top[:, 0] * math.log(2))).sum()
-            share = weight / (partition * temperature)
-            if anchor_grad is not None:
-                torch.mm(logits, candidates, out=anchor_grad[start : start + rows]).mul_(share[:, None])
-            if candidate_grad is not None:
-                candidate_grad.addmm_(logits.T, block * share[:, None])
-        ctx.save_for_backward(anchor_grad, candidate_grad)
-        return total
+        list_weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.needed = ctx.needs_input_grad[:2]
+        ctx.temperature = temperature
+        rest = (offsets, weights, listed, probabilities, list_weights)
+        *sums, anchor_grad, candidate_grad = _sums_and_gradients(
+            anchors, candidates, temperature, *rest, needed=ctx.needed
+        )
+        ctx.save_for_backward(anchor_grad, candidate_grad, anchors, candidates, *rest)
+        return sums[0], sums[1]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        anchor_grad, candidate_grad = ctx.saved_tensors
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor | None, ...]:
+        anchor_grad, candidate_grad, anchors, candidates, *rest = ctx.saved_tensors
+        offsets, weights, listed, probabilities, list_weights = rest
+        factor = second if weights is None else first
+        if weights is not None and list_weights is not None and not torch.equal(first, second):
+            *_, anchor_grad, candidate_grad = _sums_and_gradients(
+                anchors, candidates, ctx.temperature, offsets, weights * first, listed, probabilities,
+                list_weights * second, needed=ctx.needed,
+            )  # fmt: skip
+            factor = torch.ones_like(first)
         return (
-            None if anchor_grad is None else anchor_grad * gradient,
-            None if candidate_grad is None else candidate_grad * gradient,
-            None, None, None, None, None,
+            None if anchor_grad is None else anchor_grad * factor,
+            None if candidate_grad is None else candidate_grad * factor,
+            None, None, None, None, None, None,
         )  # fmt: skip
+
+
+def _sums_and_gradients(
+    anchors: Tensor,
+    candidates: Tensor,
+    temperature: float,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    listed: Tensor | None,
+    probabilities: Tensor | None,
+    list_weights: Tensor | None,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the two sums of ``_Softmax`` and the gradients of their total, one block of anchors after another.
+
+    The products of the gradients are computed while a block of softmax weights is still in the cache.
+    """
+    anchor_grad = torch.empty_like(anchors) if needed[0] else None
+    candidate_grad = torch.zeros_like(candidates) if needed[1] else None
+    first, second = anchors.new_zeros(2).unbind()
+    # In powers of two: exp2 costs a third of exp, and the change of base is one scaling of the anchors.
+    scale = 1 / (temperature * math.log(2))
+    bias = None if offsets is None else offsets / math.log(2)
+    zero = anchors.new_zeros(len(anchors))
+    own, lists = (zero if one is None else one.to(anchors.dtype) for one in (weights, list_weights))
+    elements = BLOCK_ELEMENTS if anchors.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
+    rows = min(len(anchors), max(MIN_BLOCK_ANCHORS, elements // max(1, len(candidates))))
+    is_safe = scale * _largest_product(anchors, candidates) + _largest(bias) < SAFE_POWER
+    # One buffer for all blocks: fresh memory of this size costs more than the product that fills it.
+    buffer = anchors.new_empty(rows * len(candidates))
+    for start in range(0, len(anchors), rows):
+        part = slice(start, start + rows)
+        block = anchors[part]
+        # Candidates by anchors: the products of this shape take a third less time than those of the other.
+        logits = buffer[: len(candidates) * len(block)].view(len(candidates), len(block))
+        torch.mm(candidates, (block * scale).T, out=logits)
+        if bias is not None:
+            logits += bias[:, None]
+        top = block.new_zeros(len(block))
+        if not is_safe:  # the largest is subtracted, so that no power overflows
+            top = logits.amax(0)
+            logits -= top
+        weight = own[part] + lists[part]
+        if listed is not None and probabilities is not None:
+            columns, targets = listed[part].T, probabilities[part].T.to(logits.dtype)
+            wanted = (targets * (logits.gather(0, columns) + top)).sum(0) * math.log(2)
+            second -= (lists[part] * wanted).sum()
+        partition = logits.exp2_().sum(0)
+        logs = partition.log() + top * math.log(2)
+        first += (own[part] * logs).sum()
+        second += (lists[part] * logs).sum()
+        if listed is not None and probabilities is not None:
+            # The gradient of a cross-entropy is softmax − π: subtracted here, π needs no product of its own.
+            listed_share = lists[part] / torch.where(weight == 0, 1, weight)
+            logits.scatter_add_(0, columns, -targets * (partition * listed_share))
+        share = (weight / (partition * temperature))[:, None]
+        if anchor_grad is not None:
+            torch.mm(logits.T, candidates, out=anchor_grad[part]).mul_(share)
+        if candidate_grad is not None:
+            candidate_grad.addmm_(logits, block * share)
+    return first, second, anchor_grad, candidate_grad
+
+
+def _largest_product(anchors: Tensor, candidates: Tensor) -> float:
+    """Return a bound of the inner products, max |a| · max |c|; ∞ on an accelerator, which would wait for the answer."""
+    if anchors.device.type != "cpu" or not len(anchors) or not len(candidates):
+        return math.inf
+    return float(anchors.norm(dim=1).max() * candidates.norm(dim=1).max())
+
+
+def _largest(bias: Tensor | None) -> float:
+    return 0.0 if bias is None or not len(bias) else float(bias.abs().max())
 
 
 def squared_norm(parameters: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,9 @@ from rlmrec.closed_form.graph_filter import GraphFilter
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.testing import blocks, check_alignment
+from rlmrec.graph import Graph
+from rlmrec.testing import blocks, check_alignment, sample_batch
+from rlmrec.training.step import step
 
 
 def perplexity(probabilities):
@@ -72,6 +74,25 @@ def test_distilled_does_what_every_alignment_does(toy, kind):
         check_alignment(
             Distilled, kind(dataset.n_users, dataset.n_items, embedding_size=8, **options), dataset
         )
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 3}])
+def test_one_pass_with_the_softmax_changes_nothing(toy, options):
+    dataset, _ = toy
+    torch.manual_seed(0)
+    backbone = MF(dataset.n_users, dataset.n_items, embedding_size=8, loss="softmax").double()
+    scores = DotProduct(torch.randn(dataset.n_users, 2).numpy(), torch.randn(dataset.n_items, 2).numpy())
+    alignment = Distilled(TeacherLists.of(scores, dataset, 5), backbone, weight=0.6, **options).double()
+    graph = Graph.from_interactions(dataset.train, dtype=torch.float64)
+    batch = sample_batch(dataset)
+    results = []
+    for is_joint in (True, False):
+        if not is_joint:
+            alignment.targets = lambda batch: None
+        terms = step(backbone, alignment, graph, batch, 0.0, torch.Generator())
+        gradients = torch.autograd.grad(sum(terms.values()), list(backbone.parameters()))
+        results.append((terms, gradients))
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-14)
 
 
 def test_a_teacher_that_is_right_makes_a_student_that_is_right():

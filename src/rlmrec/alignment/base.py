@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, ListTargets
 from rlmrec.config import Config, NoOptions, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
@@ -139,6 +139,15 @@ class Alignment(Labelled, nn.Module):
         """
         del rng
         return x, None
+
+    def targets(self, batch: Batch) -> ListTargets | None:
+        """Return lists for the batch's users that the backbone's softmax may learn in the same pass; by default none.
+
+        Args:
+            batch: B triples.
+        """
+        del batch
+        return None
 
     def loss(self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None) -> dict[str, Tensor]:
         """Compute L_info on one batch; by default there is none.

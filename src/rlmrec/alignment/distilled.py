@@ -13,7 +13,7 @@ from rlmrec.alignment.base import Alignment, ConfigLike
 from rlmrec.alignment.contrastive import Contrastive
 from rlmrec.alignment.teacher import TeacherLists, fitted_lists
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch, distinct
+from rlmrec.batch import Batch, ListTargets, TaughtBatch, distinct
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
@@ -151,22 +151,37 @@ class Distilled(Alignment):
         lists = fitted_lists(chosen.teacher, dataset, texts, chosen.length, chosen.spread)
         return cls(lists, backbone, chosen, text_embeddings if chosen.contrastive_weight > 0 else None)
 
+    def targets(self, batch: Batch) -> ListTargets | None:
+        """Return the teacher's lists for a backbone that ranks by cosine; its softmax may have the same temperature."""
+        if not self.by_cosine:
+            return None
+        rows = distinct(batch.users)[0]
+        taught = torch.arange(len(rows), device=rows.device) % self.config.every == 0
+        return ListTargets(*self._lists(rows, taught), self.config.temperature)
+
+    def _lists(self, rows: Tensor, taught: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the lists of these users, their probabilities, and the users' shares of the mean."""
+        probabilities = self.list_weights[rows]
+        present = probabilities.sum(1)  # 1 for a user with a list, 0 without
+        if taught is not None:
+            present = present * taught
+        return self.list_items[rows].long(), probabilities, present / present.sum().clamp(min=1)
+
     def loss(
         self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Compute the cross-entropy between the teacher's lists and the student's scores, weighted."""
-        # Which users these are changes from batch to batch, as a user's place among the distinct ones does.
-        rows = distinct(batch.users)[0][:: self.config.every]
-        probabilities = self.list_weights[rows].to(items.dtype)
-        anchors, every, temperature = F.embedding(rows, users), items, 1.0
-        if self.by_cosine:
-            anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
-            temperature = self.config.temperature
-        listed = probabilities.sum(1)  # 1 for a user with a list, 0 without
-        share = listed / listed.sum().clamp(min=1)
-        total = listwise_cross_entropy(
-            anchors, every, share, temperature, self.list_items[rows].long(), probabilities
-        )
+        targets = batch.targets if isinstance(batch, TaughtBatch) else None
+        total = targets.term if targets is not None else None
+        if total is None:
+            # Which users these are changes from batch to batch, as a user's place among the distinct ones does.
+            rows = distinct(batch.users)[0][:: self.config.every]
+            anchors, every, temperature = F.embedding(rows, users), items, 1.0
+            if self.by_cosine:
+                anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
+                temperature = self.config.temperature
+            listed, probabilities, shares = self._lists(rows)
+            total = listwise_cross_entropy(anchors, every, shares, temperature, listed, probabilities)
         terms = {"distilled": self.config.weight * total}
         if self.contrastive is not None:
             terms |= self.contrastive.loss(users, items, batch, masked)

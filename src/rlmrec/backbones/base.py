@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.batch import Batch, distinct
+from rlmrec.batch import Batch, TaughtBatch, distinct
 from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
-from rlmrec.losses import bpr, info_nce, weighted_log_sum_exp
+from rlmrec.losses import bpr, info_nce, log_sum_exp_and_cross_entropy, weighted_log_sum_exp
 from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
@@ -261,7 +261,8 @@ def batch_softmax(
     Args:
         users: (U, d').
         items: (I, d').
-        batch: B triples; the negatives are not used.
+        batch: B triples; the negatives are not used. Its targets, if they have the same temperature and all items are
+            candidates, get their term.
         temperature: τ.
         n_candidates: number of drawn items; 0, or at least I, takes all items.
         rng: draws them.
@@ -274,11 +275,18 @@ def batch_softmax(
     every = F.normalize(items, dim=1)
     # Each user once: the log-sum-exp depends on the user alone.
     attraction = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum() / len(batch.users)
+    share = counts.to(users.dtype) / len(batch.users)
+    targets = batch.targets if isinstance(batch, TaughtBatch) else None
+    is_sampled = 0 < n_candidates < len(items)
+    if targets is not None and targets.temperature == temperature and not is_sampled:
+        log_sums, targets.term = log_sum_exp_and_cross_entropy(
+            some, every, temperature, share, targets.items, targets.probabilities, targets.shares
+        )
+        return log_sums - attraction / temperature
     candidates, offsets = every, None
-    if 0 < n_candidates < len(items):
+    if is_sampled:
         chosen, log_q = sampled_candidates(batch.positives, len(items), n_candidates, rng)
         candidates, offsets = F.embedding(chosen, every), -log_q
-    share = counts.to(users.dtype) / len(batch.users)
     return weighted_log_sum_exp(some, candidates, share, temperature, offsets) - attraction / temperature
 
 

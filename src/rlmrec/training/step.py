@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, TaughtBatch
 from rlmrec.graph import Graph
 from rlmrec.losses import squared_norm
 
@@ -31,6 +31,9 @@ def step(
     # Emptied here, so that backbone and alignment cannot disagree about whether negatives count.
     if not backbone.uses_negatives:
         batch = batch._replace(negatives=batch.negatives[:0])
+    targets = alignment.targets(batch)
+    if targets is not None:
+        batch = TaughtBatch(batch, targets)
     x, masked = alignment.corrupt(backbone.initial(), rng)
     out = backbone.objective(x, graph, batch, rng)
     return {
