@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlmrec.backbones import BACKBONES, LightGCN
-from rlmrec.backbones.base import batch_softmax, sampled_candidates
+from rlmrec.backbones.base import batch_softmax, refresh_thresholds, sampled_candidates
 from rlmrec.batch import Batch
 from rlmrec.experiments.run import build
 from rlmrec.experiments.spec import PRESETS, RunSpec, preset_options
@@ -132,8 +132,24 @@ def test_softmax_is_an_option_of_every_backbone_with_a_ranking_loss():
     assert LightGCN(3, 3, loss="softmax").config.stored()["loss"] == "softmax"
 
 
-def test_a_model_trained_by_softmax_ranks_by_cosine(toy):
+def test_thresholds_of_sl_at_k_are_the_kth_best_and_some_are_refreshed():
+    torch.manual_seed(0)
+    users, items = torch.randn(400, 4, dtype=torch.float64), torch.randn(30, 4, dtype=torch.float64)
+    cosines = torch.nn.functional.cosine_similarity(users[:, None], items[None], dim=2)
+    kth = cosines.sort(1, descending=True).values[:, 2]
+    thresholds = torch.full((400,), torch.nan, dtype=torch.float64)
+    rows = torch.arange(300).repeat(2)
+    refresh_thresholds(thresholds, users, items, rows, 3, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(thresholds[:300], kth[:300])
+    assert thresholds[300:].isnan().all()
+    refresh_thresholds(thresholds, -users, items, rows, 3, torch.Generator().manual_seed(0))
+    changed = thresholds[:300] != kth[:300]
+    assert 0 < changed.sum() < 60, "a twentieth of the known ones"
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sl@k"])
+def test_a_model_trained_by_softmax_ranks_by_cosine(toy, loss):
     dataset, _ = toy
-    backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=8, loss="softmax")
+    backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=8, loss=loss)
     trained = train(backbone, None, dataset, {"epochs": 2})
     np.testing.assert_allclose(np.linalg.norm(trained.items, axis=1), 1, rtol=1e-5)

@@ -19,6 +19,9 @@ from rlmrec.losses import bpr, info_nce, log_sum_exp_and_cross_entropy, weighted
 from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
+# Of a batch's users: those whose top-K thresholds are computed anew. A user is in several batches of an epoch.
+REFRESHED_SHARE = 0.05
+
 
 class Objective(NamedTuple):
     """Result of a backbone's training pass on one batch.
@@ -42,18 +45,25 @@ class BackboneConfig(Config):
 class RankingConfig(BackboneConfig):
     """Options of every backbone that is trained by ``ranking_loss``."""
 
-    later_options = frozenset({"loss", "loss_temperature", "loss_candidates"})
+    later_options = frozenset(
+        {"loss", "loss_temperature", "loss_candidates", "loss_k", "loss_weight_temperature"}
+    )
 
-    loss: Literal["bpr", "softmax"] = Field(
+    loss: Literal["bpr", "softmax", "sl@k"] = Field(
         default="bpr",
         description="ranking loss. bpr: one sampled negative per interaction, scores are inner products; "
-        "softmax: all items are candidates, scores are cosines",
+        "softmax: all items are candidates, scores are cosines; "
+        "sl@k: softmax in which interactions near the top K or above count more",
     )
-    loss_temperature: float = Field(default=0.15, gt=0, description="τ of the softmax loss")
+    loss_temperature: float = Field(default=0.15, gt=0, description="τ of softmax and sl@k")
     loss_candidates: int = Field(
         default=0,
         ge=0,
-        description="items drawn as candidates of the softmax loss in each batch; 0 takes all",
+        description="items drawn as candidates of softmax and sl@k in each batch; 0 takes all",
+    )
+    loss_k: int = Field(default=20, ge=1, description="K of sl@k, length of the lists that count")
+    loss_weight_temperature: float = Field(
+        default=0.2, gt=0, description="τ_w of sl@k: the lower, the more the top K count"
     )
 
 
@@ -85,6 +95,7 @@ class Backbone(Labelled, nn.Module):
     """
 
     Config: type[BackboneConfig] = RankingConfig
+    thresholds: Tensor  # with the loss sl@k
     label: ClassVar[str] = "Backbone"
     enhancement: ClassVar[str] = ""
     self_loops = False
@@ -113,6 +124,9 @@ class Backbone(Labelled, nn.Module):
         self.item_embedding = nn.Parameter(torch.empty(n_items, embedding_size))
         nn.init.xavier_uniform_(self.user_embedding)
         nn.init.xavier_uniform_(self.item_embedding)
+        if isinstance(self.config, RankingConfig) and self.config.loss == "sl@k":
+            # β_u, refreshed in training. Part of the state, so that a resumed run repeats.
+            self.register_buffer("thresholds", torch.full((n_users,), torch.nan))
 
     @classmethod
     def create(
@@ -192,7 +206,7 @@ class Backbone(Labelled, nn.Module):
     def ranks_by_cosine(self) -> bool:
         """Whether items are ranked by cosine: their final embeddings are scaled to unit length after training."""
         config = getattr(self, "config", None)  # a wrapped model has none
-        return isinstance(config, RankingConfig) and config.loss == "softmax"
+        return isinstance(config, RankingConfig) and config.loss != "bpr"
 
     def ranking_loss(
         self, users: Tensor, items: Tensor, batch: Batch, rng: torch.Generator
@@ -206,13 +220,18 @@ class Backbone(Labelled, nn.Module):
             rng: draws the candidates of a sampled softmax.
 
         Returns:
-            one term, "bpr" or "softmax".
+            one term, of the loss's name.
         """
         if not self.ranks_by_cosine:
             return {"bpr": batch_bpr(users, items, batch)}
-        assert isinstance(self.config, RankingConfig)
-        temperature, n_candidates = self.config.loss_temperature, self.config.loss_candidates
-        return {"softmax": batch_softmax(users, items, batch, temperature, n_candidates, rng)}
+        config = self.config
+        assert isinstance(config, RankingConfig)
+        weights = None
+        if config.loss == "sl@k":
+            refresh_thresholds(self.thresholds, users, items, batch.users, config.loss_k, rng)
+            weights = top_weights(self.thresholds, users, items, batch, config.loss_weight_temperature)
+        temperature, n_candidates = config.loss_temperature, config.loss_candidates
+        return {config.loss: batch_softmax(users, items, batch, temperature, n_candidates, rng, weights)}
 
     def _checked(self, encoded: Any) -> tuple[Tensor, Tensor]:
         """Return the result of ``encode`` if it has the right form.
@@ -250,10 +269,11 @@ def batch_softmax(
     temperature: float,
     n_candidates: int = 0,
     rng: torch.Generator | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Compute the softmax loss of a batch's interactions under the given final embeddings.
 
-    mean over B of −cos(e_u, e_pos)/τ + log Σ_c exp(cos(e_u, e_c)/τ − log q_c)
+    mean over B of −cos(e_u, e_pos)/τ + log Σ_c exp(cos(e_u, e_c)/τ − log q_c), weighted by w_u,pos if there are weights
 
     The candidates c are all items, or the batch's positives and ``n_candidates`` uniformly drawn items. q_c is the
     probability that c is among the candidates (1 where all are), so that the sum estimates that over all items.
@@ -266,6 +286,7 @@ def batch_softmax(
         temperature: τ.
         n_candidates: number of drawn items; 0, or at least I, takes all items.
         rng: draws them.
+        weights: w, (B,), of the interactions in the mean; constants without a gradient. None for equal ones.
 
     Source: Wu et al., "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", TOIS 2024; logQ as
     Bengio and Senécal, 2008.
@@ -273,9 +294,14 @@ def batch_softmax(
     rows, at, counts = distinct(batch.users)
     some = F.normalize(F.embedding(rows, users), dim=1)
     every = F.normalize(items, dim=1)
+    cosines = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum(1)
     # Each user once: the log-sum-exp depends on the user alone.
-    attraction = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum() / len(batch.users)
-    share = counts.to(users.dtype) / len(batch.users)
+    if weights is None:
+        attraction, share = cosines.mean(), counts.to(users.dtype) / len(batch.users)
+    else:
+        weights = weights / weights.sum()
+        attraction = (cosines * weights).sum()
+        share = weights.new_zeros(len(rows)).index_add_(0, at, weights)
     targets = batch.targets if isinstance(batch, TaughtBatch) else None
     is_sampled = 0 < n_candidates < len(items)
     if targets is not None and targets.temperature == temperature and not is_sampled:
@@ -288,6 +314,50 @@ def batch_softmax(
         chosen, log_q = sampled_candidates(batch.positives, len(items), n_candidates, rng)
         candidates, offsets = F.embedding(chosen, every), -log_q
     return weighted_log_sum_exp(some, candidates, share, temperature, offsets) - attraction / temperature
+
+
+@torch.no_grad()
+def refresh_thresholds(
+    thresholds: Tensor, users: Tensor, items: Tensor, rows: Tensor, k: int, rng: torch.Generator
+) -> None:
+    """Set the K-th highest cosine β_u of users that have none, and of a random share of the others.
+
+    Args:
+        thresholds: β, (U,), changed in place; NaN where there is none yet.
+        users: (U, d').
+        items: (I, d').
+        rows: of users, int64[B], with repeats.
+        k: K.
+        rng: chooses who is refreshed.
+    """
+    present = distinct(rows)[0]
+    drawn = torch.rand(len(present), generator=rng, device=present.device) < REFRESHED_SHARE
+    stale = present[drawn | thresholds[present].isnan()]
+    every = F.normalize(items, dim=1)
+    for some in torch.split(stale, 256):  # a block of scores is a few megabytes
+        cosines = F.normalize(users[some], dim=1) @ every.T
+        thresholds[some] = cosines.topk(min(k, len(items)), dim=1).values[:, -1]
+
+
+@torch.no_grad()
+def top_weights(thresholds: Tensor, users: Tensor, items: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """Compute the weights of SL@K, (B,): σ((cos(e_u, e_pos) − β_u)/τ_w), constants without a gradient.
+
+    The original weights sum to less than their number; ``batch_softmax`` takes their weighted mean, so that the loss
+    keeps its scale beside other terms.
+
+    Args:
+        thresholds: β, (U,), the K-th highest cosine of each user.
+        users: (U, d').
+        items: (I, d').
+        batch: B triples.
+        temperature: τ_w.
+
+    Source: Yang et al., "Breaking the Top-K Barrier: Advancing Top-K Ranking Metrics Optimization in Recommender
+    Systems", KDD 2025.
+    """
+    cosines = F.cosine_similarity(F.embedding(batch.users, users), F.embedding(batch.positives, items))
+    return ((cosines - thresholds[batch.users]) / temperature).sigmoid()
 
 
 def sampled_candidates(
