@@ -17,7 +17,7 @@ from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, identity
 from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.report.details import detail_tables, stop
+from rlmrec.report.details import _gain_left, detail_tables, stop
 from rlmrec.report.experiments import summarize
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
@@ -88,6 +88,9 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     tables = capsys.readouterr().out
     assert "| graph filter | Base | default | both |" in tables
     assert "best epochs, patience 5" in tables
+    stopping = detail_tables(summarize(Experiment.read(file), path))[-1]
+    after = {line[0] + line[1]: line[-1] for line in stopping.texts}
+    assert after["LightGCNBase"] == ", ".join(str(3 - record["best_epoch"]) for record in base[:2])
 
     # What a kill left unfinished is done, what was done is kept.
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -142,6 +145,40 @@ def test_a_workspace_without_text_leaves_out_what_needs_it(file, place, capsys):
     assert "2 of 3 trials need text embeddings" in capsys.readouterr().out
     records = read_trial_records(results_path(place.experiments_path, "small", "blocks"))
     assert [record["cell"]["data"]["semantics"] for record in records] == [None]
+
+
+def test_the_plan_says_what_is_left_and_how_long_it_may_take(file, place, capsys):
+    def planned():
+        capsys.readouterr()
+        assert command(file, place, "--dry-run", "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    fresh = planned()
+    assert not place.experiments_path.exists(), "nothing is written"
+    assert [(row["backbone"], row["trainings"]) for row in fresh["rows"]] == [
+        ("popularity", 2), ("graph filter", 1), ("graph filter", 1), ("graph filter", 1), ("LightGCN", 4),
+        ("LightGCN", 4),
+    ]  # fmt: skip
+    assert fresh["left"] == 13
+    assert all(row["seconds"] is None for row in fresh["rows"])
+    assert command(file, place, "--only", "alignment=none") == 0
+    later = planned()
+    assert [row["left"] for row in later["rows"]] == [0, 0, 0, 0, 0, 4]
+    of_base = Results(results_path(place.experiments_path, "small", "blocks")).records.values()
+    of_tries = Results(tries_path(results_path(place.experiments_path, "small", "blocks"))).records.values()
+    expected = sum(
+        2 * np.mean([one["seconds"] for one in records if one["cell"]["run"]["backbone"] == "lightgcn"])
+        for records in (of_base, of_tries)
+    )
+    assert later["seconds"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "left"), [((0.1, 0.12), (0.2, 0.21), "50 %"), ((0.1, 0.09), (0.2, 0.21), "–")]
+)
+def test_what_is_left_of_a_gain(early, late, left):
+    base, mine = ([((0, early[who]), (9, late[who]))] for who in range(2))
+    assert _gain_left(mine, base) == left
 
 
 def test_unequal_budgets_are_refused():

@@ -25,7 +25,11 @@ from rlmrec.errors import ConfigError
 from rlmrec.experiments import DEFAULT_PRESET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlmrec.cli.output import Output
     from rlmrec.experiments.experiment import Experiment
+    from rlmrec.experiments.plan import PlannedRow
 
 
 class _Command(TyperCommand):
@@ -76,6 +80,13 @@ def experiment(
     epochs: EpochsOption = None,
     results: ResultsOption = None,
     render: RenderOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show what is left to train, in order, and how long it may take; train nothing.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid of training runs on the workspace's dataset and show its table, beside the paper's if it has one.
@@ -93,12 +104,15 @@ def experiment(
 
     `rlmrec experiment figure5 -w movies --preset movielens --jobs 2`
 
+    `rlmrec experiment strong -w movies --dry-run`   how much there is to train
+
     `rlmrec experiment my.toml -w movies`   with my.toml as in docs/experiments.md
     """
     import torch
 
     from rlmrec.cli.output import Output, printable
     from rlmrec.config import parse_settings
+    from rlmrec.experiments.plan import planned_rows
     from rlmrec.experiments.results import Results, TrialRecord, results_path, tries_path
     from rlmrec.experiments.trial import TrialInputs
     from rlmrec.report.experiments import run_tests, summaries_of, summarize, tables_of, write_experiment
@@ -129,9 +143,12 @@ def experiment(
             output.say("[yellow]--jobs is ignored: seconds are measured one trial at a time[/]")
         path = results_path(folder, plan.name, inputs.dataset.name)
         records = Results[TrialRecord](path)
-        if name.endswith(".toml"):
+        if name.endswith(".toml") and not dry_run:
             keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
         tried = Results[TrialRecord](tries_path(path))
+        if dry_run:
+            show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
+            return
         for number, stage in enumerate(stages, 1):
             label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
             tries = [trial for method in stage for trial in method.tries]
@@ -164,6 +181,44 @@ def experiment(
     )  # fmt: skip
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Output) -> None:
+    """Print the rows that an experiment trains, in order, with the time that those left may take."""
+    from rlmrec.experiments.runner import format_duration
+
+    rows = [
+        [
+            str(one.part), *one.row, str(one.trainings), str(one.left),
+            "–" if not one.left else "not known" if one.seconds is None else format_duration(one.seconds),
+        ]
+        for one in planned
+    ]  # fmt: skip
+    names = [name.replace("_", " ") for name in columns]
+    output.table(
+        "to train, in this order", ["part", *names, "trainings", "left", "time"], rows, len(names) + 1
+    )
+    left = sum(one.left for one in planned)
+    known = [one for one in planned if one.left and one.seconds is not None]
+    counted, seconds = sum(one.left for one in known), sum(one.seconds or 0.0 for one in known)
+    estimate = (
+        f"about {format_duration(seconds)} for {counted} of them"
+        if known
+        else "nothing alike was trained yet"
+    )
+    output.say(
+        f"{left} of {sum(one.trainings for one in planned)} trainings are left"
+        + (f": {estimate}" if left else "")
+    )
+    output.result({
+        "left": left,
+        "seconds": seconds,
+        "rows": [
+            {"part": one.part, **dict(zip(columns, one.row, strict=True)), "trainings": one.trainings,
+             "left": one.left, "seconds": one.seconds}
+            for one in planned
+        ],
+    })  # fmt: skip
 
 
 def _load(name: str) -> Experiment:

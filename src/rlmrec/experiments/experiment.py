@@ -412,23 +412,27 @@ class Experiment:
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
             run |= own_labels(point["backbone"], point["alignment"])
             start = None if point["start"] == "random" else {"alignment": point["start"]}
-            options, reads_text = self._known_options(point)
+            *options, reads_text = self._known_options(point)
             data = {**point, "semantics": point["text_embeddings"] if reads_text else None}
             if point["period"] != "earlier":
-                found = _coordinates(run, data, start, point["period"], point["cut"], options)
+                found = _coordinates(run, data, start, point["period"], point["cut"], *options)
                 rows[tuple(found[name] for name in self.rows)] = None
         return list(rows)
 
-    def _known_options(self, point: Point) -> tuple[dict[str, Any], bool]:
-        """Return the backbone's options at a point, and whether it reads text; a user's class is not imported."""
+    def _known_options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any], bool]:
+        """Return the options of backbone and alignment at a point, and whether text is read.
+
+        A user's class is not imported.
+        """
         backbone, alignment = point["backbone"], point["alignment"]
         if backbone not in MODELS.paths or alignment not in ALIGNMENTS.paths:
-            return {}, True
+            return {}, {}, True
         grid, known = self.values["grid"][point["grid"]], option_names(backbone, alignment)
         given = {**self.values.get("options", {}), **grid.get("options", {}), **grid.get("tries", [{}])[0]}
         own = {name: value for name, value in flat_options(given).items() if name in known}
         spec = RunSpec.resolve(backbone, alignment, options=own)
-        return spec.as_dict()["backbone"], spec.reads_text and point["text_embeddings"] != NO_TEXT
+        found = spec.as_dict()
+        return found["backbone"], found["alignment"], spec.reads_text and point["text_embeddings"] != NO_TEXT
 
     def sort_key(self, row: Row) -> tuple[tuple[int, str], ...]:
         """Return the sort key of a row: column by column, in the order in which the grids list the values."""
@@ -473,7 +477,8 @@ def coordinates(trial: Mapping[str, Any]) -> dict[str, str]:
     """Return the value of each of ``COORDINATES`` for a trial (``Trial.as_dict``)."""
     data = trial["data"]
     period, cut = split_period(data["period"])
-    return _coordinates(trial["run"], data, trial["start"], period, cut, trial.get("backbone", {}))
+    options = trial.get("backbone", {}), trial.get("alignment", {})
+    return _coordinates(trial["run"], data, trial["start"], period, cut, *options)
 
 
 def _coordinates(
@@ -483,10 +488,13 @@ def _coordinates(
     period: str,
     cut: str,
     options: Mapping[str, Any],
+    alignment_options: Mapping[str, Any],
 ) -> dict[str, str]:
     backbone, alignment = run["backbone"], run["alignment"]
     kinds = MODELS.known(backbone), ALIGNMENTS.known(alignment)
     variant = run.get("alignment_label") or alignment_label(alignment)
+    if alignment_options.get("contrastive_weight"):  # of distillation
+        variant += f" + {alignment_label('contrastive')}"
     if options.get("loss", DEFAULT_LOSS) != DEFAULT_LOSS:
         variant = options["loss"] if alignment == "none" else f"{variant}, {options['loss']}"
     history = data.get("history", 0)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rlmrec.report.experiments import Summary, SummaryRow
 
 NOT_MEASURED = "not measured"
+_Stops = tuple[
+    tuple[float, float], tuple[float, float]
+]  # epoch and value with the short patience and with the own
 SHORT_PATIENCE = 5  # the paper's
 GROUPS = (*ITEM_GROUPS, *USER_GROUPS)
 
@@ -140,6 +143,7 @@ def _stopping(summary: Summary) -> ResultTable | None:
     }
     if not stops:
         return None
+    records = {row.row: row.records for row in summary.rows}
     body: list[list[Value]] = []
     for row, mine in stops.items():
         base = stops.get(summary.experiment.other_row(row, "against") or row, mine)
@@ -153,24 +157,44 @@ def _stopping(summary: Summary) -> ResultTable | None:
                 text += f" ({100 * change:+.1f} %)"
             epochs = ", ".join(f"{one[part][0]:g}" for one in mine)
             values += [epochs, text]
-        body.append([*row, *values])
+        body.append([*row, *values, _gain_left(mine, base), _after_best(records[row])])
     patience = summary.rows[-1].records[0]["cell"]["training"].get("patience", "")
     return ResultTable(
         [
             *_columns(summary),
             f"best epochs, patience {SHORT_PATIENCE}", f"validation R@20, patience {SHORT_PATIENCE}",
             f"best epochs, patience {patience}", f"validation R@20, patience {patience}",
+            "gain left", "epochs after the best",
         ],
         body,
         "The stopping rule: what is left of each gain when training goes on",
         f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; an epoch for each seed."
-        " In brackets the change to the base under the same rule.",
+        " In brackets the change to the base under the same rule. Gain left: the gain over the base with patience"
+        f" {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive. Epochs after the"
+        " best: how long training went on without a new best, by seed.",
         summary.dataset,
         len(summary.experiment.rows),
     )  # fmt: skip
 
 
-def _stops(record: TrialRecord) -> tuple[tuple[float, float], tuple[float, float]]:
+def _gain_left(mine: Sequence[_Stops], base: Sequence[_Stops]) -> str:
+    """Return the gain over the base when both are trained out, as a share of the gain under the short patience."""
+    early, late = (
+        statistics.mean(one[part][1] for one in mine) - statistics.mean(one[part][1] for one in base)
+        for part in range(2)
+    )
+    return f"{100 * late / early:.0f} %" if early > 0 else "–"
+
+
+def _after_best(records: Sequence[TrialRecord]) -> str:
+    """Return how many epochs each run went on after its best one."""
+    return ", ".join(
+        "–" if record.get("best_epoch") is None else str(record["epochs"] - 1 - (record["best_epoch"] or 0))
+        for record in records
+    )
+
+
+def _stops(record: TrialRecord) -> _Stops:
     curve = record["validation_curve"]
     return stop(curve, SHORT_PATIENCE), stop(curve, len(curve))
 
