@@ -85,6 +85,21 @@ def test_a_final_run(place, call, name, options):
     assert "already finished" in again[1]
 
 
+def test_a_final_run_keeps_the_options_of_its_teacher(place, call):
+    """Nothing is left to choose them by."""
+    assert (
+        call("train", "-w", place.path, "--alignment", "distilled", "--epochs", 2, "--name", "taught")[0] == 0
+    )
+    code, _, err = call("train", "-w", place.path, "--final", "--like", "taught", "--name", "live")
+    assert code == 0, err
+    taught, live = (FinishedRun.read(place.finished_run(run)).metrics for run in ("taught", "live"))
+    options = taught["chosen"]["teacher_options"]
+    assert {"rank", "ridge", "neighbours", "text_weight"} <= options.keys()
+    assert live["config"]["alignment"]["teacher_options"] == options
+    assert live["chosen"]["teacher_options"] == options
+    assert "teacher_options" not in taught["config"]["alignment"]  # as in runs of before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -121,6 +136,13 @@ def test_the_next_day(place, files, call):
     assert "nothing new" in out
     assert Dataset.load(place.dataset_path).fingerprint == after.fingerprint
     assert "nothing to append" in call("data", "append", "-w", place.path)[2]
+    odd = place.path / "odd.csv"
+    odd.write_text("customer_id,product_id,ordered_at\nnan,p00001,2026-11-28 09:00:00\n")
+    code, out, err = call("data", "append", odd, "-w", place.path, "--strict")
+    assert code == 1
+    assert "stands for a missing value" in " ".join(out.split())
+    assert "nothing is written" in " ".join(err.split())
+    assert Dataset.load(place.dataset_path).fingerprint == after.fingerprint
     code, out, _ = call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")
     assert code == 0
 
@@ -142,6 +164,31 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     code, _, err = call("train", *options, "--epochs", 1, "--set", "embedding_size=16", "--start-from", "old")
     assert code == 2
     assert "cannot start from" in err
+
+
+def test_runs_of_before_the_next_day_are_evaluated_and_compared(place, files, call):
+    """On the held-out orders of the present dataset; products that joined since are found by nobody."""
+    assert call("train", "-w", place.path, "--backbone", "popularity", "--name", "old")[0] == 0
+    before = place.dataset()
+    assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
+    after = place.dataset()
+    code, out, err = call("evaluate", "-w", place.path, "--run", "old", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["unknown_items"] == after.n_items - before.n_items > 0
+    # By hand: the most popular products of before, without what the customer had in training.
+    order = np.argsort(-before.train.item_degrees(), kind="stable")
+    recalls = []
+    for user in np.flatnonzero(after.test.user_degrees()):
+        wanted = after.test.items[after.test.users == user]
+        had = after.train.items[after.train.users == user]
+        recalls.append(np.isin(order[~np.isin(order, had)][:10], wanted).sum() / len(wanted))
+    assert told["recall@10"] == pytest.approx(np.mean(recalls))
+    assert call("train", "-w", place.path, "--backbone", "popularity", "--name", "new")[0] == 0
+    code, out, err = call("compare", "-w", place.path, "old", "new", "--no-baselines", "--json")
+    assert code == 0, err
+    assert "old: trained before interactions were appended" in " ".join(err.split())
+    assert json.loads(out)["runs"]["old"]["test"]["recall@10"] == pytest.approx(np.mean(recalls))
 
 
 def test_publishing(place, files, call):

@@ -5,7 +5,13 @@ import pytest
 import scipy.sparse as sp
 
 from rlmrec.closed_form.graph_rule import TextMap
-from rlmrec.closed_form.neighbours import largest, nearest, similarity_graph
+from rlmrec.closed_form.neighbours import (
+    largest,
+    largest_products,
+    nearest,
+    similarity_graph,
+    times_products,
+)
 from rlmrec.errors import DataError
 from rlmrec.text.tfidf import TfidfConfig, TfidfEncoder
 from rlmrec.text.whitening import Whitening, unit_rows
@@ -70,6 +76,17 @@ def test_similarity_graph_is_symmetric_and_bounded():
     assert not graph.diagonal().any()
     assert not graph[3].any()
     assert np.linalg.eigvalsh(graph).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("m", [1, 3, 5, 40])
+def test_products_are_never_made_whole(m):
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_array(rng.integers(0, 3, (50, 30)) * (rng.random((50, 30)) < 0.3), dtype=np.float32)
+    whole = (matrix.T @ matrix).tocsr()
+    np.testing.assert_array_equal(largest_products(matrix, m).toarray(), largest(whole, m).toarray())
+    rows = matrix[:7]
+    found = times_products(rows, matrix, sp.csr_array(matrix.T))
+    np.testing.assert_allclose(found, (rows @ whole).toarray(), rtol=1e-5)
 
 
 def test_largest_keeps_the_largest():

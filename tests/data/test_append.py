@@ -164,3 +164,25 @@ def test_everything_is_in_a_final_dataset(market):
     assert not len(final.test)
     assert final.fingerprint == dataset.fingerprint
     assert len(dataset.valid)
+
+
+def test_what_is_unusual_about_a_new_day_is_found(market):
+    dataset = made(market)
+    assert next_day(market, dataset).findings == ()
+    known = dataset.users.id(0)
+    odd = market.next_day.head(3).with_columns(
+        customer_id=pl.Series([f" {known.upper()}", "nan", known]), ordered_at=pl.lit(4_200_000_000_000.0)
+    )
+    orders = read_frame(odd, "orders", COLUMNS.present, COLUMNS[:2])
+    found = {finding.kind: finding for finding in append(dataset, orders, COLUMNS).findings}
+    assert found.keys() == {"spelling", "missing id", "time"}
+    assert found["spelling"].count == found["missing id"].count == 1
+    assert known in found["spelling"].example
+    undescribed = market.next_products.with_columns(title=None, category=None, brand=None, description=None)
+    bare = append(
+        dataset,
+        read_frame(market.next_day, "orders", COLUMNS.present, COLUMNS[:2]),
+        COLUMNS,
+        read_frame(undescribed.select("product_id", "title"), "products", ids=("product_id",)),
+    )
+    assert [finding.kind for finding in bare.findings] == ["without text"]

@@ -319,8 +319,13 @@ def test_what_was_run_twice_counts_once(full, tmp_path):
     metrics = json.loads((place.run("con-again") / "metrics.json").read_text())
     metrics["config"]["run"]["preset"] = "another.toml"  # of which the options are the same
     (place.run("con-again") / "metrics.json").write_text(json.dumps(metrics))
+    shutil.copytree(place.run("con"), place.run("live"))
+    final = {**metrics, "test": None, "valid": None}
+    final["config"] = {**metrics["config"], "data": {**metrics["config"]["data"], "final": True}}
+    (place.run("live") / "metrics.json").write_text(json.dumps(final))
     inputs = collect(place)
     assert [len(group.runs) for group in inputs.groups] == [len(group.runs) for group in collect(full).groups]
+    assert "run live: trained on everything (--final), so it has no test figure" in inputs.left_out
     assert "run con-again: run con has the same options and seed, and counts once" in inputs.left_out
 
 

@@ -38,6 +38,7 @@ class Alignment(Labelled, nn.Module):
         config: the options.
         input_digests: hash of the text vectors, and of whatever else the loss reads, by name.
         made_for: fingerprint of the dataset that each of these was made for, by name.
+        chosen: options that it left open and chose by validation; the record of a run keeps them for ``--final``.
         output_size: d'; absent where no backbone was given.
 
     Raises:
@@ -74,6 +75,7 @@ class Alignment(Labelled, nn.Module):
             raise ConfigError(f"{name} needs the backbone, or its output_size, as the second argument")
         self.config = as_config(self.Config, config, options)
         self.input_digests: dict[str, str] = {}
+        self.chosen: dict[str, Any] = {}
         self.made_for: dict[str, str | None] = {}
         self.n_users: int | None = None
         self.n_items: int | None = None

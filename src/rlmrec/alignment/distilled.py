@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,12 +25,16 @@ from rlmrec.text.embeddings import TextEmbeddings
 class DistilledConfig(Config):
     """Options of distillation."""
 
+    later_options = frozenset({"teacher_options"})
     weight: float = Field(default=1.0, ge=0, description="w, weight of the term beside the backbone's loss")
     temperature: float = Field(
         default=0.15, gt=0, description="τ of the student's cosines; inner products are taken as they are"
     )
     teacher: str = Field(
         default="graph-filter", description="closed-form recommender that is the teacher, or your own class"
+    )
+    teacher_options: dict[str, Any] = Field(
+        default={}, description="options of the teacher; those left open are chosen by validation"
     )
     teacher_text: bool = Field(default=True, description="whether the teacher reads the text vectors")
     length: int = Field(default=100, ge=1, description="M, number of items that the teacher lists for a user")
@@ -101,6 +106,8 @@ class Distilled(Alignment):
             )
         self.teacher = lists.teacher
         self.input_digests["teacher"] = lists.digest
+        if lists.options:
+            self.chosen["teacher_options"] = dict(lists.options)
         self.made_for[f"lists of the teacher {lists.teacher!r}"] = lists.dataset
         self.by_cosine = isinstance(backbone, Backbone) and backbone.ranks_by_cosine
         if isinstance(backbone, Backbone):
@@ -148,7 +155,8 @@ class Distilled(Alignment):
             raise ConfigError("Distilled.create needs the dataset, to fit the teacher: pass dataset=")
         chosen = as_config(DistilledConfig, config, {})
         texts = text_embeddings if chosen.teacher_text else None
-        lists = fitted_lists(chosen.teacher, dataset, texts, chosen.length, chosen.spread)
+        options = json.dumps(chosen.teacher_options, sort_keys=True)
+        lists = fitted_lists(chosen.teacher, dataset, texts, chosen.length, chosen.spread, options)
         return cls(lists, backbone, chosen, text_embeddings if chosen.contrastive_weight > 0 else None)
 
     def targets(self, batch: Batch) -> ListTargets | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
 from rlmrec.closed_form import RECOMMENDERS
-from rlmrec.closed_form.base import Texts
+from rlmrec.closed_form.base import Texts, chosen_options
+from rlmrec.config import make
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import DataError
 from rlmrec.evaluation.ranking import Scorer
@@ -32,6 +36,7 @@ class TeacherLists:
         probabilities: float32[U, M], π; each row sums to 1, or to 0 for a user without a list.
         teacher: name of the teacher, for messages and records.
         dataset: fingerprint of the dataset that the teacher was fitted on.
+        options: what the teacher was fitted with, those among them that it chose by validation.
 
     Raises:
         DataError: shapes that differ, probabilities that are negative or not finite.
@@ -41,6 +46,7 @@ class TeacherLists:
     probabilities: Float32Array
     teacher: str
     dataset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.items.shape != self.probabilities.shape or self.items.ndim != 2:
@@ -103,9 +109,14 @@ class TeacherLists:
 
 @lru_cache(maxsize=2)  # the seeds of an experiment share their teacher, which takes longer than an epoch
 def fitted_lists(
-    name: str, dataset: Dataset, text_embeddings: TextEmbeddings | None, length: int, spread: float
+    name: str,
+    dataset: Dataset,
+    text_embeddings: TextEmbeddings | None,
+    length: int,
+    spread: float,
+    options: str = "{}",
 ) -> TeacherLists:
-    """Fit a closed-form recommender with its default options and return its lists.
+    """Fit a closed-form recommender and return its lists.
 
     Args:
         name: name of the recommender, such as "graph-filter", or the path of your own class.
@@ -113,15 +124,20 @@ def fitted_lists(
         text_embeddings: text vectors; None for a teacher without text.
         length: M, length of a list.
         spread: perplexity of π as a share of the list's length.
+        options: of the recommender, as JSON; those left open have their defaults or are chosen by validation.
 
     Raises:
-        ConfigError: no closed-form recommender of this name.
+        ConfigError: no closed-form recommender of this name, or an option that it does not have.
     """
     kind = RECOMMENDERS.resolve(name)
     texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
-    model = kind.fit(dataset, texts)
+    config = make(kind.Config, json.loads(options))
+    model = kind.fit(dataset, texts, config)
     named = name if texts is None else f"{name} with text"
-    return TeacherLists.of(model, dataset, length, spread, named)
+    lists = TeacherLists.of(model, dataset, length, spread, named)
+    return replace(
+        lists, options={**config.model_dump(exclude_none=True), **chosen_options(model.record, config)}
+    )
 
 
 def spread_to_perplexity(scores: Float32Array, spread: float) -> FloatArray:

@@ -72,7 +72,8 @@ def compare(
         )
     datasets = {run.config["data"]["dataset"] for group in groups for run in group.runs}
     if len(datasets) > 1:
-        raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
+        groups, trained_on = _evaluated_again(place, groups, output)
+        datasets = {trained_on}
     comparisons = compare_groups(groups)
     [trained_on] = datasets
     beside = _baselines(place, trained_on, members, output) if baselines else []
@@ -92,6 +93,44 @@ def compare(
             "options_that_differ": options,
         }
     )
+
+
+def _evaluated_again(
+    place: Workspace, groups: Sequence[RunGroup], output: Output
+) -> tuple[list[RunGroup], str]:
+    """Return the groups with runs of before ``rlmrec data append`` evaluated on the present dataset, which is named.
+
+    Raises:
+        ConfigError: a run is of a dataset that the present one was not made of by appending.
+    """
+    from dataclasses import replace
+
+    from rich.markup import escape
+
+    from rlmrec.evaluation.compare import FinishedRun
+    from rlmrec.evaluation.ranking import evaluate
+    from rlmrec.experiments.run import K
+    from rlmrec.recommend.open import open_scorer
+
+    dataset = place.dataset()
+
+    def present(run: FinishedRun) -> FinishedRun:
+        trained_on = run.config["data"]["dataset"]
+        if trained_on == dataset.fingerprint:
+            return run
+        if not dataset.descends_from(trained_on):
+            raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
+        scores, unknown = open_scorer(place, run.name, dataset)
+        ranking = evaluate(scores, dataset, k=K)
+        more = f"; {unknown:,} items that it does not know are in no list" if unknown else ""
+        output.say(
+            escape(f"{run.name}: trained before interactions were appended, evaluated again with them{more}")
+        )
+        metrics = {**run.metrics, "test": ranking.metrics(), "valid": None}
+        return replace(run, metrics=metrics, evaluated=ranking.table())
+
+    found = [replace(group, runs=tuple(present(run) for run in group.runs)) for group in groups]
+    return found, dataset.fingerprint
 
 
 def _baselines(place: Workspace, trained_on: str, shown: Sequence[str], output: Output) -> list[RunGroup]:

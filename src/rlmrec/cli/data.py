@@ -411,6 +411,7 @@ def append_command(
     encoding: FormatOption = None,
     timestamp_format: FormatOption = None,
     item_separator: FormatOption = None,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Append new interactions, users and items to the workspace's dataset.
@@ -467,6 +468,8 @@ def append_command(
             title=title,
         )
         grown = appended.dataset
+        if strict:
+            _refuse_findings(appended.findings, output)
         if grown is not dataset:
             grown.save(place.dataset_path)
     rows = [[label, f"{count:,}"] for label, count in appended.counts.items()]
@@ -476,6 +479,7 @@ def append_command(
         ["users x items", f"{grown.n_users:,} x {grown.n_items:,}"],
     ]
     output.table(f"appended to {grown.name}", ["", ""], rows)
+    output.findings(appended.findings)
     if grown is dataset:
         output.say("nothing new: the dataset stays as it is")
     elif grown.fingerprint != dataset.fingerprint:
@@ -485,6 +489,7 @@ def append_command(
             "dataset": str(place.dataset_path),
             "fingerprint": grown.fingerprint,
             "counts": appended.counts,
+            "findings": [finding.plain() for finding in appended.findings],
             "new_users": len(appended.new_users),
             "new_items": len(appended.new_items),
             "changed": grown is not dataset,

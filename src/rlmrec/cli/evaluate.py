@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from rlmrec.errors import ConfigError
@@ -38,7 +39,7 @@ def evaluate(
     from rlmrec.cli.output import Output
     from rlmrec.evaluation.ranking import evaluate as rank
     from rlmrec.experiments.run import SEMANTIC_ONLY, run_semantic_only
-    from rlmrec.recommend.open import open_recommender
+    from rlmrec.recommend.open import open_scorer
     from rlmrec.workspace import Workspace
 
     if split not in ("test", "valid"):
@@ -53,17 +54,16 @@ def evaluate(
         folder = place.run(run)
         # Vectors can change under a run that took no training to make, so the run is always made again.
         run_semantic_only(dataset, place.text_embeddings(dataset), folder, overwrite=True)
-    recommender = open_recommender(place, run, dataset)
-    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
-        raise ConfigError(
-            f"run {run!r} was trained on everything (--final): no interaction is left to evaluate it on; "
-            "evaluate the run whose options it took"
+    scores, unknown = open_scorer(place, run, dataset)
+    if unknown:
+        output.say(
+            f"[yellow]{unknown:,} items joined after {escape(run)} was trained: they are in no list[/]"
         )
-    metrics = rank(recommender.scorer(), dataset, k=lengths, split=split).metrics()
+    metrics = rank(scores, dataset, k=lengths, split=split).metrics()
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     output.table(
         f"{run} on {split}, all items ranked",
         ["metric", *(f"@{length}" for length in lengths)],
         [[name, *(f"{metrics[f'{name}@{length}']:.4f}" for length in lengths)] for name in names],
     )
-    output.result({"run": run, "split": split, **metrics})
+    output.result({"run": run, "split": split, "unknown_items": unknown, **metrics})

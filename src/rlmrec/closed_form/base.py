@@ -177,6 +177,15 @@ class FoldIn(ABC):
         """Restore what ``state`` returned."""
 
 
+def chosen_options(record: Mapping[str, Any], options: Config) -> dict[str, Any]:
+    """Return the options that were left open and what a fit chose for them, from the record of the fit."""
+    return {
+        name: value
+        for name, value in record.get("chosen", {}).items()
+        if name in type(options).model_fields and getattr(options, name) is None
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class ClosedFormModel:
     """A fitted closed-form recommender: score(u, ·) = e_u · e_i + history_u · neighbours + direct_u.

@@ -31,7 +31,7 @@ from rlmrec.closed_form.graph_rule import (
     reciprocal,
     scale_rows,
 )
-from rlmrec.closed_form.neighbours import largest, similarity_graph
+from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
 from rlmrec.closed_form.search import CELLS, Quality, Validation
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
 from rlmrec.config import Config
@@ -156,7 +156,7 @@ class _Fit:
         else:
             self.notes.append("no validation split: options left open have their defaults")
         self.parts: dict[str, Float32Array] = {}
-        self.pairs: dict[float, sp.csr_array] = {}
+        self.pairs: dict[float, tuple[sp.csr_array, sp.csr_array]] = {}
         self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}
         self.figures: dict[str, float] = {}
         self.trials: list[dict[str, float]] = []
@@ -256,7 +256,7 @@ class _Fit:
             if self.config.neighbours == 0:
                 yield of_block
                 return
-            alike = _unit((weighted[block] @ self._together(a)).toarray() * of_items)
+            alike = _unit(self._through_users(weighted[block], a) * of_items)
             for weight in TRIAL_WEIGHTS:
                 yield of_block + np.float32(weight) * alike
 
@@ -268,19 +268,23 @@ class _Fit:
         """float32[I]: D_i^−b."""
         return (np.maximum(self.degrees[1], 1.0) ** -b).astype(np.float32)
 
-    def _together(self, a: float) -> sp.csr_array:
-        """Rᵀ D_u^−2a R, kept: R̃ᵀR̃ is this with both sides scaled by D_i^−b."""
+    def _through_users(self, rows: sp.csr_array, a: float) -> Float32Array:
+        """float32[B, I]: ``rows`` times Rᵀ D_u^−2a R, which is never made: it has up to I² entries.
+
+        R̃ᵀR̃ is this matrix with both sides scaled by D_i^−b.
+        """
         if a not in self.pairs:
             scaled = self._scaled(a, 0)
-            self.pairs[a] = sp.csr_array(scaled.T @ scaled)
-        return self.pairs[a]
+            self.pairs[a] = scaled, sp.csr_array(scaled.T)
+        scaled, transposed = self.pairs[a]
+        return times_products(rows, scaled, transposed)
 
     def _graph(self, scaled: sp.csr_array) -> sp.csr_array | None:
         """G: the largest entries of each column of R̃ᵀR̃; how many, validation chooses by G alone."""
         counts = NEIGHBOURS if self.config.neighbours is None else (self.config.neighbours,)
         if counts == (0,) or self.config.neighbour_weight == 0:
             return None
-        whole = sp.csr_array(scaled.T @ scaled)
+        whole = largest_products(scaled, max(counts))
         if self.validation is None:
             self.chosen["neighbours"] = counts[0]
             return _columns(whole, counts[0])

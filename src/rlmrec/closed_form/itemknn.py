@@ -19,7 +19,7 @@ from rlmrec.closed_form.base import (
     check_config,
 )
 from rlmrec.closed_form.linear import HistoryRule, climb, item_item_model, scaled_interactions
-from rlmrec.closed_form.neighbours import largest
+from rlmrec.closed_form.neighbours import largest, largest_products, times_products
 from rlmrec.closed_form.search import Quality, Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
@@ -59,8 +59,8 @@ class ItemKNN(ClosedForm):
         notes = [] if validation else ["no validation split: options left open have their defaults"]
         a, b = _exponents(dataset, options, validation)
         scaled = scaled_interactions(dataset, a, b)
-        whole = sp.csr_array(scaled.T @ scaled)
         count = options.neighbours
+        whole = largest_products(scaled, max(COUNTS) if count is None else count)
         if count is None:
             count = COUNTS[-1] if validation is None else _best_count(scaled, whole, validation)
         item_weights = np.maximum(dataset.train.item_degrees(), 1.0) ** -b
@@ -94,9 +94,8 @@ def _exponents(
 
     def quality(point: tuple[float, ...]) -> Quality:
         scaled = scaled_interactions(dataset, point[0], point[1])
-        whole = sp.csr_array(scaled.T @ scaled)
-        rows = scaled[validation.users]
-        return validation.quality(lambda block: (rows[block] @ whole).toarray())
+        transposed, rows = sp.csr_array(scaled.T), scaled[validation.users]
+        return validation.quality(lambda block: times_products(rows[block], scaled, transposed))
 
     a, b = climb(start, free, STEP, quality)
     return a, b

@@ -69,6 +69,55 @@ def weighted_rows(ids: IntArray, weights: Float32Array, n: int) -> sp.csr_array:
     return found
 
 
+def largest_products(matrix: sp.csr_array, m: int) -> sp.csr_array:
+    """Keep the m largest entries in each row of AᵀA, some rows at a time: all of it may have I² entries.
+
+    Args:
+        matrix: A, sparse U x I, no negative value.
+        m: how many; of equal ones the first are kept.
+
+    Returns:
+        sparse float32, I x I.
+    """
+    n = matrix.shape[1]
+    rows = sp.csr_array(matrix.T)
+
+    def work(block: slice) -> sp.csr_array:
+        return _largest_of(sp.csr_array(rows[block] @ matrix).toarray(), m)
+
+    # A sparse product takes its values and their columns before it is dense.
+    found: sp.csr_array = sp.csr_array(sp.vstack(list(map_blocks(work, n, 3 * n)), format="csr"))
+    return found
+
+
+def times_products(rows: sp.csr_array, matrix: sp.csr_array, transposed: sp.csr_array) -> Float32Array:
+    """Return float32[B, I], ``rows`` times AᵀA, without making AᵀA.
+
+    Args:
+        rows: sparse B x I.
+        matrix: A, sparse U x I.
+        transposed: Aᵀ as a CSR matrix.
+    """
+    columns = np.ascontiguousarray(rows.toarray().T)
+    return np.ascontiguousarray((transposed @ (matrix @ columns)).T)
+
+
+def _largest_of(block: Float32Array, m: int) -> sp.csr_array:
+    """Keep the m largest positive entries of each row of a dense block; of equal ones the first."""
+    n = block.shape[1]
+    keep = block > 0
+    if m < n:
+        bar = np.partition(block, n - m, axis=1)[:, n - m, None]
+        above, at = block > bar, block == bar
+        room = m - above.sum(axis=1)
+        tied = np.flatnonzero(at.sum(axis=1) > room)
+        at[tied] &= np.cumsum(at[tied], axis=1) <= room[tied, None]
+        keep &= above | at
+    places = np.flatnonzero(keep)
+    ends = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    return sp.csr_array((block.ravel()[places], places % n, ends), shape=block.shape)
+
+
 def largest(matrix: sp.csr_array, m: int) -> sp.csr_array:
     """Keep the m entries of largest magnitude in each row of a sparse matrix; of equal ones the first."""
     matrix = sp.csr_array(matrix)

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.metadata import text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
-from rlmrec.data.tables import Columns, align, assemble, titled
+from rlmrec.data.tables import Columns, align, assemble, check_table, titled
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
+from rlmrec.findings import Finding
 from rlmrec.types import BoolArray, IntArray
 
 LONGEST_LINEAGE = 1000  # appends; of a dataset that is older, vectors and runs are made again
@@ -31,12 +33,15 @@ class Appended:
         counts: what was read, what was new, and what was left out and why.
         new_users: raw ids of new users.
         new_items: raw ids of new items.
+        findings: what is unusual about what was read, as ``Dataset.findings``; what the dataset had before is not
+            told again.
     """
 
     dataset: Dataset
     counts: dict[str, int]
     new_users: list[RawId]
     new_items: list[RawId]
+    findings: tuple[Finding, ...] = ()
 
 
 def append(
@@ -81,8 +86,14 @@ def append(
     counts |= {f"to {name}": int((place == number).sum()) for number, name in enumerate((*parts, "cold"))}
     item_texts, changed = _updated(dataset.item_texts, all_items, items, columns.item, title, counts)
     user_texts, changed_users = _updated(dataset.user_texts, all_users, users, columns.user, None, counts)
+    findings = _findings(dataset, new, all_users, all_items)
+    for table, ids, column in ((items, all_items, columns.item), (users, all_users, columns.user)):
+        findings += [] if table is None else check_table(table, ids, column)
+    if item_texts is not None and len(all_items) > dataset.n_items:
+        fresh = Vocabulary(all_items.ids[dataset.n_items :], "item")
+        findings += check_texts(item_texts[dataset.n_items :], fresh)
     if not len(new) and not changed.any() and not changed_users.any():
-        return Appended(dataset, counts, [], [])
+        return Appended(dataset, counts, [], [], tuple(findings))
     described = [] if item_texts is None else _changed_texts(dataset, item_texts)
     ancestor = {
         "fingerprint": dataset.fingerprint,
@@ -97,7 +108,25 @@ def append(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
         item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out,
     )  # fmt: skip
-    return Appended(grown, counts, all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :])
+    new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
+    return Appended(grown, counts, new_users, new_items, tuple(findings))
+
+
+def _findings(dataset: Dataset, new: Interactions, users: Vocabulary, items: Vocabulary) -> list[Finding]:
+    """Find what is unusual about new interactions and about new ids, beside the known ids that they resemble."""
+    rated = (dataset.provenance.get("options") or {}).get("min_rating") is not None
+    findings = check_values([new], users, items, rated)
+    for ids, size, degrees in (
+        (users, dataset.n_users, new.user_degrees()),
+        (items, dataset.n_items, new.item_degrees()),
+    ):
+        if len(ids) > size and ids.is_text:
+            plain = spelling(pl.Series(ids.ids, dtype=pl.String))
+            alike = np.flatnonzero(plain.is_in(plain[size:].implode()).to_numpy())
+            findings += check_ids(
+                Vocabulary([ids.id(row) for row in alike.tolist()], ids.kind), [degrees[alike]]
+            )
+    return findings
 
 
 def _new_interactions(

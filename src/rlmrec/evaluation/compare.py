@@ -30,11 +30,13 @@ class FinishedRun:
         name: the run's name.
         folder: the run's folder.
         metrics: the content of its ``metrics.json``.
+        evaluated: its test metrics of each user; None reads those that are stored.
     """
 
     name: str
     folder: Path
     metrics: Mapping[str, Any]
+    evaluated: pl.DataFrame | None = None
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
@@ -66,7 +68,7 @@ class FinishedRun:
         Raises:
             WorkspaceError: the run has none, as when its dataset has no test split.
         """
-        return read_table(self.folder / "test.parquet")
+        return read_table(self.folder / "test.parquet") if self.evaluated is None else self.evaluated
 
 
 @dataclass(frozen=True, eq=False)

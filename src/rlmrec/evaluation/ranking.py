@@ -81,6 +81,31 @@ class DotProduct:
 
 
 @dataclass(frozen=True, eq=False)
+class WithUnknownItems:
+    """The scores of a model that does not know the last items of a dataset: nobody's list contains these.
+
+    Args:
+        scores: of the model, for the first items of the dataset.
+        n_items: I, number of items of the dataset.
+    """
+
+    scores: Scorer
+    n_items: int
+
+    @property
+    def is_thread_safe(self) -> bool:
+        """Whether the model may be called from several threads at once."""
+        return bool(getattr(self.scores, "is_thread_safe", False))
+
+    def score(self, users: IntArray) -> Float32Array:
+        """Return the scores float32[B, I] of user rows int64[B], −∞ for the items that the model does not know."""
+        known = self.scores.score(users)
+        found = np.full((len(users), self.n_items), -np.inf, np.float32)
+        found[:, : known.shape[1]] = known
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Ranking:
     """Ranked lists of n users up to rank K, and the counts that the metrics need.
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlmrec.closed_form.base import chosen_options
 from rlmrec.closed_form.graph_filter import CARRIED
+from rlmrec.config import make
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.run import SEMANTIC_ONLY
@@ -16,7 +18,8 @@ from rlmrec.experiments.spec import RunSpec
 def final_spec(folder: Path) -> RunSpec:
     """Return what a final run like the one in a folder is trained with: nothing is left open to validation.
 
-    A trained run gives its number of epochs up to the best one; a closed form gives the options that it chose.
+    A trained run gives its number of epochs up to the best one, and what its alignment chose, such as the options of
+    its teacher; a closed form gives the options that it chose.
 
     Args:
         folder: of a finished run.
@@ -32,13 +35,14 @@ def final_spec(folder: Path) -> RunSpec:
     spec = RunSpec.from_dict(config)
     if not spec.is_closed_form:
         epochs = int(found.metrics["best_epoch"]) + 1
-        return replace(spec, training=spec.training.model_copy(update={"epochs": epochs}))
+        aligned = spec.alignment_config
+        return replace(
+            spec,
+            training=spec.training.model_copy(update={"epochs": epochs}),
+            alignment_config=make(type(aligned), {**aligned.model_dump(), **found.metrics.get("chosen", {})}),
+        )
     options = spec.backbone_config
-    chosen = {
-        name: value
-        for name, value in found.metrics.get("fit", {}).get("chosen", {}).items()
-        if name in type(options).model_fields and getattr(options, name) is None
-    }
+    chosen = chosen_options(found.metrics.get("fit", {}), options)
     if chosen.get("text_weight") == 0:  # the text stays with the model, as it finds the users of new items
         chosen["text_weight"] = CARRIED
     return replace(spec, backbone_config=type(options)(**{**options.model_dump(), **chosen}))

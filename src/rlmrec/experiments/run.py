@@ -223,6 +223,7 @@ def run(
         "epochs": len(trained.epochs),
         "seconds_per_epoch": trained.seconds_per_epoch,
         "seconds_evaluation": trained.seconds_evaluation,
+        **({"chosen": alignment.chosen} if alignment.chosen else {}),
         "environment": environment(device),
         "config": config,
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import WorkspaceError
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.evaluation.ranking import Scorer, WithUnknownItems
 from rlmrec.recommend.cold_start import (
     ColdStart,
     RuleColdStart,
@@ -17,6 +19,36 @@ from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.index import Index, has_index
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
+
+
+def open_scorer(workspace: Workspace, run: str, dataset: Dataset) -> tuple[Scorer, int]:
+    """Open a finished run to be evaluated on the dataset; of one of before ``rlmrec data append`` see below.
+
+    New users are folded in from their training interactions alone, and new items are in nobody's list.
+
+    Args:
+        workspace: that holds the run.
+        run: its name.
+        dataset: the dataset that it was trained on, or one that was made of that by appending.
+
+    Returns:
+        the scores of the dataset's items, and the number of items that the run does not know.
+
+    Raises:
+        ConfigError: the run was trained on the held-out interactions too.
+        WorkspaceError: as ``open_recommender``.
+    """
+    recommender = _load(workspace, run, dataset)
+    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
+        raise ConfigError(
+            f"run {run!r} was trained on everything (--final): no interaction is left to evaluate it on; "
+            "evaluate the run whose options it took"
+        )
+    if recommender.manifest["fingerprint"] != dataset.fingerprint:
+        recommender = _up_to_date(recommender, dataset, dataset.train)
+    unknown = dataset.n_items - len(recommender.items)
+    scores = recommender.scorer()
+    return (WithUnknownItems(scores, dataset.n_items) if unknown else scores), unknown
 
 
 def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
@@ -34,24 +66,30 @@ def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: boo
     Raises:
         WorkspaceError: there is no such run, its folder is damaged, or it was trained on another dataset.
     """
-    folder = workspace.recommender_path(run)
-    recommender = Recommender.load(folder, mmap=mmap)
-    if not dataset.descends_from(recommender.manifest.get("fingerprint")):
-        raise WorkspaceError(
-            f"run {run!r} was trained on another dataset: train it again with --overwrite, or go on with 'rlmrec "
-            "publish', whose server keeps the dataset that its run was trained on"
-        )
+    recommender = _load(workspace, run, dataset, mmap)
     if recommender.manifest["fingerprint"] != dataset.fingerprint or recommender.known is recommender.seen:
-        recommender = _up_to_date(recommender, dataset)
+        recommender = _up_to_date(recommender, dataset, dataset.everything())
+    folder = workspace.recommender_path(run)
     if has_index(folder):
         return recommender.with_index(Index.load(folder, recommender.items, mmap))
     return recommender
 
 
-def _up_to_date(recommender: Recommender, dataset: Dataset) -> Recommender:
-    """Return a recommender with the dataset's users, all of whose interactions are known."""
+def _load(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
+    """Load the recommender of a run of this dataset or of one that it was made of by appending."""
+    recommender = Recommender.load(workspace.recommender_path(run), mmap=mmap)
+    if not dataset.descends_from(recommender.manifest.get("fingerprint")):
+        raise WorkspaceError(
+            f"run {run!r} was trained on another dataset: train it again with --overwrite, or go on with 'rlmrec "
+            "publish', whose server keeps the dataset that its run was trained on"
+        )
+    return recommender
+
+
+def _up_to_date(recommender: Recommender, dataset: Dataset, interactions: Interactions) -> Recommender:
+    """Return a recommender with the dataset's users, of whom these interactions are known."""
     n_items, n_users = len(recommender.items), len(recommender.users)
-    known = sp.csr_array(dataset.everything().csr()[:, :n_items])
+    known = sp.csr_array(interactions.csr()[:, :n_items])
     recommender = recommender.with_known(sp.csr_array(known[:n_users]))
     new = dataset.users.ids[n_users:]
     return recommender.with_users(new, sp.csr_array(known[n_users:])) if new else recommender

@@ -314,6 +314,9 @@ def _unique_runs(inputs: Inputs, folders: Sequence[Path]) -> list[Run]:
         for run in _tried(
             inputs, f"{'trial' if is_trial else 'run'} {folder.name}", lambda: _read(folder, is_trial)  # noqa: B023
         ):  # fmt: skip
+            if run.option("data", "final"):
+                inputs.leave_out(f"run {run.name}: trained on everything (--final), so it has no test figure")
+                continue
             twin = found.setdefault((run.kind, run.option("run", "seed")), run)
             if twin is not run and not is_trial:  # trials are often copies of runs; two runs are a surprise
                 inputs.leave_out(
