@@ -11,7 +11,7 @@ import pytest
 
 from rlmrec import files
 from rlmrec.errors import WorkspaceError
-from rlmrec.files import atomic_file, atomic_folder, locked, read_json, write_json
+from rlmrec.files import atomic_file, atomic_folder, locked, read_json, read_unchanged, write_json
 
 
 class Killed(Exception):
@@ -132,6 +132,33 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     with atomic_folder(tmp_path / "empty", "mark") as temporary:
         (temporary / "mark").touch()
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(tmp_path):
+    """As by a server that starts while its run is trained again."""
+    folder, marker = tmp_path / "f", tmp_path / "f" / "m.json"
+
+    def write(content):
+        with atomic_folder(folder, "m.json") as temporary:
+            (temporary / "m.json").write_text(content)
+            (temporary / "data").write_text(content)
+
+    def read():
+        seen = marker.read_text()
+        if tries.append(seen) is None and len(tries) == 1 and replaced:
+            write("new")
+        if (folder / "data").read_text() != seen:
+            raise WorkspaceError("mixed")
+        return seen
+
+    write("old")
+    for replaced, expected in ((False, ["old"]), (True, ["old", "new"])):  # noqa: B007 (``read`` looks at it)
+        tries = []
+        assert read_unchanged(marker, read) == expected[-1]
+        assert tries == expected
+    (folder / "data").write_text("damaged")
+    with pytest.raises(WorkspaceError, match="mixed"):
+        read_unchanged(marker, read)
 
 
 def test_the_umask_is_kept(tmp_path):

@@ -15,11 +15,11 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from rlmrec.errors import DataError, RlmrecError, WorkspaceError
 from rlmrec.trust import parse_json
@@ -28,10 +28,12 @@ from rlmrec.trust import parse_json
 UNPACKED_RATIO = 100
 UNPACKED_BYTES = 256 << 20
 LINE_BYTES = 64 << 20  # of one line or quoted field
+READS = 5  # of a folder that is replaced each time
 ABANDONED = 24 * 3600  # seconds after which an unfinished file of another machine is removed
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of packed files
 WINDOWS = sys.platform == "win32"
 logger = logging.getLogger("rlmrec.files")
+Read = TypeVar("Read")
 
 
 @contextmanager
@@ -92,6 +94,34 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_unchanged(path: Path, read: Callable[[], Read]) -> Read:
+    """Read what another process may replace meanwhile: a read that fails because of that is repeated.
+
+    Args:
+        path: the file that is written last, such as the marker of a folder.
+        read: reads everything and checks that it belongs together.
+
+    Raises:
+        RlmrecError: whatever ``read`` raises although nothing was replaced.
+    """
+    for _ in range(READS):
+        before = _version(path)
+        try:
+            return read()
+        except (RlmrecError, OSError):
+            if _version(path) == before:
+                raise
+    return read()
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def complete_folder(path: Path) -> Path:

@@ -24,6 +24,7 @@ from hypothesis.errors import Unsatisfiable
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from fault_server import FaultServer, embedded, failure
+from prometheus_client import CollectorRegistry
 from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
 from uvicorn.supervisors import Multiprocess
 
@@ -35,6 +36,7 @@ from rlmrec.server import workers as connections
 from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.middleware import Limits, Metrics
+from rlmrec.server.quality import Quality
 from rlmrec.server.service import Service
 from rlmrec.server.settings import Settings, application
 from rlmrec.server.workers import Workers
@@ -475,6 +477,36 @@ def test_a_reload_takes_over_a_new_training_and_keeps_the_items(place):
         assert 'rlmrec_reloads_total{outcome="failed"} 1.0' in figures
 
 
+def test_metrics_of_quality(service):
+    """Who gets what is popular, how old everything is, and what is listed."""
+    with TestClient(create_app(service, TOKEN)) as client:
+
+        def value(name):
+            return float(
+                re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)[1]
+            )
+
+        assert value("rlmrec_catalogue_coverage_hour") == 0
+        known = client.get("/v1/users/u7/recommendations?k=3").json()
+        client.get("/v1/users/nobody/recommendations?k=2")
+        other = client.post("/v1/recommendations", json={"users": ["u7", "nobody"], "k": 4}).json()
+        listed = {*ids(known), *(item["id"] for one in other["results"] for item in one["items"])}
+        assert value('rlmrec_lists_total{source="history"}') == 2
+        assert value('rlmrec_lists_total{source="popularity"}') == 2
+        share = len(listed) / len(service.catalogue.recommender.items)
+        assert value("rlmrec_catalogue_coverage_hour") == pytest.approx(share)
+        for name in ("model", "data"):
+            assert 0 <= time.time() - value(f"rlmrec_{name}_timestamp_seconds") < 24 * 3600
+
+
+def test_workers_share_what_was_listed(service, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    one, other = Quality(CollectorRegistry()), Quality(CollectorRegistry())
+    one.observe([service.catalogue.recommendations("u7", 3)], service.catalogue)
+    share = 3 / len(service.catalogue.recommender.items)
+    assert f"coverage_hour {share:.15g}" in other.text(service.catalogue).decode()
+
+
 def test_no_request_is_dropped_while_it_reloads(place):
     with serving(made_service(place)) as url, httpx.Client(base_url=url) as client:
         stop = threading.Event()
@@ -712,7 +744,7 @@ def test_a_request_that_crosses_the_end_is_answered(service, monkeypatch):
         assert (last.status_code, last.headers["connection"]) == (200, "close")
 
 
-def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
+def test_what_a_dead_worker_was_at_is_in_flight_no_more(service, tmp_path, monkeypatch):
     """What it counted stays counted; the one in its place begins with nothing."""
     work = (
         "import os, sys; from rlmrec.server.middleware import Metrics; metrics = Metrics();"
@@ -735,8 +767,8 @@ def test_what_a_dead_worker_was_at_is_in_flight_no_more(tmp_path, monkeypatch):
         self.processes[0] = SimpleNamespace(pid=-1)
 
     monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", replaced)
-    assert b"rlmrec_requests_in_flight 2.0" in Metrics().text()
+    assert b"rlmrec_requests_in_flight 2.0" in Metrics().text(service.catalogue)
     parent.keep_subprocess_alive()
-    figures = Metrics().text()
+    figures = Metrics().text(service.catalogue)
     assert b"rlmrec_requests_in_flight 1.0" in figures
     assert b"rlmrec_requests_refused_total 2.0" in figures

@@ -15,6 +15,7 @@ import typer
 from rlmrec import __version__
 from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
 
+LEFT_OUT = ("torch", "openai", "jinja2")  # of what rlmrec needs, by rlmrec-serve
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 # Commands with commands of their own, and their summaries: a group builds all of its commands when it is imported.
 GROUPS = {
@@ -208,6 +209,8 @@ def _renamed(argument: str) -> str:
 def _in_a_line(error: Exception) -> str:
     if isinstance(error, RlmrecError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in LEFT_OUT:
+        return f"this needs {error.name}, which rlmrec-serve leaves out: pip install rlmrec"
     from rlmrec.files import is_full  # here, as it imports NumPy
 
     if is_full(error):

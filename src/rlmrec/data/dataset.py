@@ -21,7 +21,7 @@ from rlmrec.data.source import Source
 from rlmrec.data.split import SplitRule
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
-from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json
+from rlmrec.files import atomic_folder, complete_folder, read_json, read_unchanged, sha256, write_json
 from rlmrec.findings import Finding
 from rlmrec.html import html_table
 from rlmrec.trust import damaged, expect
@@ -471,23 +471,21 @@ class Dataset:
             WorkspaceError: the folder is absent, of another format, or a file does not match its checksum.
         """
         folder = complete_folder(Path(folder))
-        if not (folder / "dataset.json").exists():
-            raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
-        with damaged(folder, "run 'rlmrec data …' again"):
-            return cls._load(folder)
+        marker = folder / "dataset.json"
+
+        def load_all() -> Dataset:
+            if not marker.exists():
+                raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
+            with damaged(folder, "run 'rlmrec data …' again"):
+                return cls._load(folder)
+
+        return read_unchanged(marker, load_all)
 
     @classmethod
     def _load(cls, folder: Path) -> Dataset:
-        manifest = expect(read_json(folder / "dataset.json"), dict, "dataset.json")
-        if manifest.get("format", FORMAT) != FORMAT:
-            raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
-        tables = {}
+        manifest = _manifest(folder)
         optional = [name for name in ("cold", "left_out") if name in manifest["sha256"]]
-        for name in (*SPLITS, "users", "items", *optional):
-            path = folder / f"{name}.parquet"
-            if not path.exists() or sha256(path) != manifest["sha256"][name]:
-                raise WorkspaceError(f"{path} is missing or was changed: run 'rlmrec data …' again")
-            tables[name] = pl.read_parquet(path)
+        tables = _tables(folder, manifest, [*SPLITS, "users", "items", *optional])
         users = Vocabulary(tables["users"]["id"].to_list(), "user")
         items = Vocabulary(tables["items"]["id"].to_list(), "item")
         train, valid, test = (_interactions(tables[split], len(users), len(items)) for split in SPLITS)
@@ -504,6 +502,82 @@ class Dataset:
             cold=_interactions(tables["cold"], len(users), len(items)) if "cold" in tables else None,
             left_out=tables.get("left_out"),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetWithoutPairs(Dataset):
+    """A stored dataset for a server, whose recommender knows the interactions: its ids, texts and provenance.
+
+    The splits are empty. What needs interactions (``everything``, ``content``) reads the whole dataset for it.
+
+    Args:
+        folder: that the dataset is stored in.
+    """
+
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        """Check nothing: there are no interactions."""
+
+    @classmethod
+    def open(cls, folder: Path) -> DatasetWithoutPairs:
+        """Read the ids and texts of a folder that ``Dataset.save`` wrote.
+
+        Raises:
+            WorkspaceError: as ``Dataset.load``.
+        """
+        found = cls.load(folder)
+        assert isinstance(found, DatasetWithoutPairs)
+        return found
+
+    @classmethod
+    def _load(cls, folder: Path) -> DatasetWithoutPairs:
+        manifest = _manifest(folder)
+        tables = _tables(folder, manifest, ["users", "items"])
+        users = Vocabulary(tables["users"]["id"].to_list(), "user")
+        items = Vocabulary(tables["items"]["id"].to_list(), "item")
+        none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64), len(users), len(items))
+        found = cls(
+            expect(manifest["name"], str, "the name"),
+            none,
+            none,
+            none,
+            users,
+            items,
+            _texts(tables["items"]),
+            _texts(tables["users"]),
+            expect(manifest["provenance"], dict, "the provenance"),
+            folder=folder,
+        )
+        found.__dict__["fingerprint"] = expect(manifest["fingerprint"], str, "the fingerprint")
+        return found
+
+    def everything(self) -> Interactions:
+        """Read all interactions that are known."""
+        return Dataset.load(self.folder).everything()
+
+    @cached_property
+    def content(self) -> str:
+        """Read everything that the prompts depend on, and return its hash."""
+        return Dataset.load(self.folder).content
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = expect(read_json(folder / "dataset.json"), dict, "dataset.json")
+    if manifest.get("format", FORMAT) != FORMAT:
+        raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
+    return manifest
+
+
+def _tables(folder: Path, manifest: dict[str, Any], names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Read the tables of a dataset, after comparing their checksums."""
+    tables = {}
+    for name in names:
+        path = folder / f"{name}.parquet"
+        if not path.exists() or sha256(path) != manifest["sha256"][name]:
+            raise WorkspaceError(f"{path} is missing or was changed: run 'rlmrec data …' again")
+        tables[name] = pl.read_parquet(path)
+    return tables
 
 
 class _LeftOut(NamedTuple):

@@ -13,7 +13,15 @@ from safetensors.numpy import save_file
 
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import WorkspaceError
-from rlmrec.files import atomic_folder, complete_folder, read_json, sha256, write_json, write_text
+from rlmrec.files import (
+    atomic_folder,
+    complete_folder,
+    read_json,
+    read_unchanged,
+    sha256,
+    write_json,
+    write_text,
+)
 from rlmrec.recommend.sparse_parts import SparseParts
 from rlmrec.trust import check_sparse, damaged, expect, matrix, read_tensors
 from rlmrec.types import AnyArray
@@ -55,10 +63,14 @@ def read(folder: Path | str, mmap: bool) -> dict[str, Any]:
     """Read the constructor arguments that ``write`` wrote; see ``Recommender.load``."""
     folder = complete_folder(Path(folder))
     path = folder / MANIFEST
-    if not path.exists():
-        raise WorkspaceError(f"no recommender at {folder}: make one with 'rlmrec train …'")
-    with damaged(folder, "save the recommender again, or train the run again with --overwrite"):
-        return _read(folder, mmap)
+
+    def read_all() -> dict[str, Any]:
+        if not path.exists():
+            raise WorkspaceError(f"no recommender at {folder}: make one with 'rlmrec train …'")
+        with damaged(folder, "save the recommender again, or train the run again with --overwrite"):
+            return _read(folder, mmap)
+
+    return read_unchanged(path, read_all)
 
 
 def _read(folder: Path, mmap: bool) -> dict[str, Any]:

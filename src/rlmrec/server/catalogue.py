@@ -40,6 +40,8 @@ class Catalogue:
         profiles: path of the store of profiles; None or a missing file means that there are none.
         added: items that were added by text.
         release: name of the published release; None of a run that was named.
+        model_made: when the run was made, in seconds since 1970; None if that is unknown.
+        data_made: when the dataset was made or last appended to, likewise.
     """
 
     run: str
@@ -51,6 +53,8 @@ class Catalogue:
     profiles: Path | None = None
     added: tuple[AddedItem, ...] = ()
     release: str | None = None
+    model_made: float | None = None
+    data_made: float | None = None
 
     def with_items(self, items: Sequence[AddedItem]) -> Catalogue:
         """Return a catalogue with added items; this one must have none yet.
@@ -289,7 +293,7 @@ class Catalogue:
 
     @cached_property
     def _item_degrees(self) -> IntArray:
-        degrees: IntArray = self.dataset.train.item_degrees()
+        degrees: IntArray = np.bincount(self.recommender.seen.indices, minlength=len(self.recommender.items))
         return degrees
 
     def _profile(self, kind: str, raw: RawId) -> Profile | None:

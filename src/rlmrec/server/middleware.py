@@ -15,6 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rlmrec.server.catalogue import Catalogue
+from rlmrec.server.quality import Quality
+
 # Answered even when the worker is saturated, since monitoring depends on them.
 MONITORED = frozenset({"/healthz", "/metrics"})
 BODY_SECONDS = 10.0
@@ -81,14 +84,15 @@ class Metrics:
         self.reloads = Counter(
             "rlmrec_reloads", "Reloads of the run, by outcome.", ["outcome"], registry=self.registry
         )
+        self.quality = Quality(self.registry)
 
-    def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
+    def text(self, catalogue: Catalogue) -> bytes:
+        """Return all metrics in the text format of Prometheus, with those of the catalogue that is served."""
         registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return generate_latest(registry) + self.quality.text(catalogue)
 
 
 class RequestMiddleware:

@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
+from rlmrec.data.dataset import DatasetWithoutPairs
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.open import find_cold_start, open_recommender
@@ -77,7 +78,7 @@ class Settings:
     def _catalogue(self, place: Workspace, run: str, lenient: bool = False) -> Catalogue:
         """Load a run of a workspace or of a release; ``lenient`` leaves out a base run that cannot be used."""
         workspace = Workspace(self.workspace)
-        dataset = place.dataset()
+        dataset = DatasetWithoutPairs.open(place.dataset_path)
         recommender = open_recommender(place, run, dataset, mmap=True)
         cold = find_cold_start(place, run, recommender)
         base = None
@@ -89,7 +90,11 @@ class Settings:
                     raise
                 logger.error("no base run to compare with: %s", error)
         base_run = self.base if base is not None else None
-        return Catalogue(run, dataset, recommender, cold, base_run, base, workspace.profiles_path)
+        return Catalogue(
+            run, dataset, recommender, cold, base_run, base, workspace.profiles_path,
+            model_made=(place.recommender_path(run) / "recommender.json").stat().st_mtime,
+            data_made=(place.dataset_path / "dataset.json").stat().st_mtime,
+        )  # fmt: skip
 
     def token(self) -> str | None:
         """Return the bearer token; None without ``token_env``.

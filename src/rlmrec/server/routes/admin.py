@@ -35,9 +35,9 @@ async def health(context: ContextDependency, catalogue: CatalogueDependency) -> 
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(context: ContextDependency) -> Response:
+def metrics(context: ContextDependency, catalogue: CatalogueDependency) -> Response:
     """Return metrics in the text format of Prometheus."""
-    return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(context.metrics.text(catalogue), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/", include_in_schema=False)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
-from rlmrec.server.context import CatalogueDependency, KQuery, UserId, parse_caps, parse_id
+from rlmrec.server.context import CatalogueDependency, ContextDependency, KQuery, UserId, parse_caps, parse_id
 from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
 
 router = APIRouter(prefix="/v1", tags=["users"])
@@ -30,6 +30,7 @@ def search_users(
 )
 def recommendations(
     user: UserId,
+    context: ContextDependency,
     catalogue: CatalogueDependency,
     k: KQuery = 20,
     exclude_seen: Annotated[bool, Query(description="Leave out what the user is known to have.")] = True,
@@ -48,7 +49,9 @@ def recommendations(
     rules = Rules(
         filter, None, None, exclude_seen, bought_filter, parse_caps(at_most or [], "query.at_most"), diversity
     )
-    return answer(catalogue.recommendations(user, k, rules, fallback))
+    found = catalogue.recommendations(user, k, rules, fallback)
+    context.metrics.quality.observe([found], catalogue)
+    return answer(found)
 
 
 @router.get(
@@ -68,9 +71,13 @@ def profile(user: UserId, catalogue: CatalogueDependency) -> Response:
 
 
 @router.post("/recommendations", response_model=schemas.Batch, responses=UNKNOWN)
-def batch(request: schemas.BatchRequest, catalogue: CatalogueDependency) -> Response:
+def batch(
+    request: schemas.BatchRequest, context: ContextDependency, catalogue: CatalogueDependency
+) -> Response:
     """Return recommendations for several users at once."""
-    return answer(catalogue.batch(request))
+    found = catalogue.batch(request)
+    context.metrics.quality.observe(found.results, catalogue)
+    return answer(found)
 
 
 @router.get("/explanations", response_model=schemas.ExplanationAnswer, responses=UNKNOWN)
