@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class FinishedRun:
     name: str
     folder: Path
     metrics: Mapping[str, Any]
-    evaluated: pl.DataFrame | None = None
+    evaluated: pl.DataFrame | None = field(default=None, kw_only=True)
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
