@@ -9,7 +9,7 @@ import pytest
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_tables
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 
 ORDERS = [
     {
@@ -106,3 +106,38 @@ def test_an_append_reads_baskets_as_the_dataset_was_read(tmp_path, call):
     code, out, err = call("data", "append", tmp_path / "n.csv", "-w", tmp_path / "w", "--json")
     assert code == 0, err
     assert json.loads(out)["counts"]["new"] == 4
+
+
+# -- weights ---------------------------------------------------------------------------------------------
+
+QUANTITIES = [(1, "a", 1), (1, "a", -1), (1, "b", 1), (2, "a", 1), (2, "a", 2), (2, "b", 0)]
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"), [(None, [(1, "b"), (2, "a"), (2, "a")]), (2, [(2, "a"), (2, "a")])]
+)
+def test_pairs_count_by_the_sum_of_their_weights(tmp_path, least, expected):
+    table = pl.DataFrame(QUANTITIES, schema=["user_id", "item_id", "n"], orient="row")
+    table.write_csv(tmp_path / "t.csv")
+    source = read_tables(tmp_path / "t.csv", weight_column="n", min_weight=least)
+    assert pairs(source) == expected
+    (found,) = [found for found in source.findings if found.kind == "weight"]
+    assert found.count == 6 - len(expected)
+    assert found.example == "0 of user '1' with item 'a'"
+    with pytest.raises(DataError, match="no pair of user and item has enough weight; the largest sum is 3"):
+        read_tables(tmp_path / "t.csv", weight_column="n", min_weight=9)
+    with pytest.raises(ConfigError, match="needs a column of weights"):
+        read_tables(tmp_path / "t.csv", min_weight=1)
+
+
+def test_weights_of_a_data_frame_and_of_an_append(tmp_path, call):
+    rows = [(f"u{user}", item, 2) for user in range(6) for item in "abc"] + [("u1", "z", 1)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "n"], orient="row")
+    with pytest.warns(UserWarning, match="1 interactions of df are left out"):
+        dataset = Dataset.from_frame(table, weight="n", min_weight=2)
+    assert dataset.items.ids == ["a", "b", "c"]
+    dataset.save(tmp_path / "w" / "dataset")
+    (tmp_path / "n.csv").write_text("user_id,item_id,n\nu1,z,1\nu2,y,1\nu2,y,1\n")
+    code, out, err = call("data", "append", tmp_path / "n.csv", "-w", tmp_path / "w", "--json")
+    assert code == 0, err
+    assert json.loads(out)["new_items"] == 1

@@ -412,6 +412,11 @@ def append_command(
     timestamp_format: FormatOption = None,
     item_separator: FormatOption = None,
     strict: StrictOption = False,
+    weight_column: FormatOption = None,
+    min_weight: Annotated[
+        float | None,
+        typer.Option(help="As for 'rlmrec data table'; the weights of this table alone are added."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Append new interactions, users and items to the workspace's dataset.
@@ -450,6 +455,8 @@ def append_command(
             "encoding": encoding,
             "timestamp_format": timestamp_format,
             "item_separator": item_separator,
+            "weight_column": weight_column,
+            "min_weight": min_weight,
         }
         form = FileFormat(
             **dataset.provenance.get("format", {})

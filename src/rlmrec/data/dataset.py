@@ -374,6 +374,8 @@ class Dataset:
         decimal: str = ".",
         timestamp_format: str | None = None,
         item_separator: str | None = None,
+        weight: str | None = None,
+        min_weight: float | None = None,
         items: IntoDataFrame | None = None,
         title: str | None = None,
         text_columns: Sequence[str] | None = None,
@@ -403,6 +405,9 @@ class Dataset:
             review: column of review texts.
             decimal, timestamp_format, item_separator: how texts write numbers, times and baskets; see
                 ``rlmrec.data.file_format``.
+            weight: column of quantities, added up for each pair; pairs of at least ``min_weight``, by default of more
+                than 0, count. No model weighs pairs by them.
+            min_weight: see ``weight``.
             items: columns of items, one row per item.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             text_columns: columns of ``items`` that go into prompts and text vectors, the title always among them; by
@@ -430,7 +435,10 @@ class Dataset:
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,
-            FileFormat(decimal=decimal, timestamp_format=timestamp_format, item_separator=item_separator),
+            FileFormat(
+                decimal=decimal, timestamp_format=timestamp_format, item_separator=item_separator,
+                weight_column=weight, min_weight=min_weight,
+            ),
             text_columns,
         )  # fmt: skip
         dataset = cls.from_source(

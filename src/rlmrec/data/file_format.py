@@ -13,7 +13,7 @@ _NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
 @dataclass(frozen=True)
 class FileFormat:
-    """How tables write their values.
+    """How tables write their values, and by which weights their rows count.
 
     Args:
         delimiter: the ASCII character between the fields of CSV and TSV files, or "tab"; None finds it.
@@ -23,6 +23,8 @@ class FileFormat:
             nanoseconds since 1970; None recognises the usual forms.
         item_separator: what stands between the ids of a basket that is one text; None: no text is a basket, unless all
             are JSON lists.
+        weight_column: the column of quantities or counts, which are added up for each pair of user and item.
+        min_weight: the least sum of a pair that counts; None: more than 0.
 
     Raises:
         ConfigError: a value is none of these.
@@ -37,6 +39,8 @@ class FileFormat:
     encoding: str | None = None
     timestamp_format: str | None = None
     item_separator: str | None = None
+    weight_column: str | None = None
+    min_weight: float | None = None
 
     def __post_init__(self) -> None:
         delimiter = _NAMED_SEPARATORS.get(self.delimiter or "", self.delimiter)
@@ -49,6 +53,8 @@ class FileFormat:
             )
         if self.decimal not in (".", ","):
             raise ConfigError(f"decimal {self.decimal!r}: expected '.' or ','")
+        if self.min_weight is not None and self.weight_column is None:
+            raise ConfigError("a least weight needs a column of weights (weight_column, --weight-column)")
         if self.encoding is not None:
             codec_name(self.encoding)
 

@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.file_format import PLAIN, FileFormat
-from rlmrec.data.nested import list_of_ids, with_paths, without_baskets
+from rlmrec.data.nested import list_of_ids, with_paths
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
-from rlmrec.data.tables import Columns, to_source
+from rlmrec.data.tables import Columns, read_columns, single_rows, to_source
 from rlmrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def read_frames(
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
     tables = [
-        without_baskets(
-            replace(read_frame(frame, label, columns.present, columns[:2]), form=form),
-            columns.item, columns.present, form.item_separator,
+        single_rows(
+            replace(read_frame(frame, label, read_columns(columns, form), columns[:2]), form=form), columns
         )
         for label, frame in given
     ]  # fmt: skip

@@ -84,6 +84,8 @@ def read_tables(
     encoding: str | None = None,
     timestamp_format: str | None = None,
     item_separator: str | None = None,
+    weight_column: str | None = None,
+    min_weight: float | None = None,
 ) -> Source:
     """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
@@ -113,6 +115,9 @@ def read_tables(
         encoding: Encoding of text files. By default UTF-8, UTF-16 or Windows-1252, whichever it looks like.
         timestamp_format: How times are written, as for strptime ('%d.%m.%y %H.%M'), or seconds or milliseconds.
         item_separator: What stands between the ids where one row holds a whole basket, as in 'a|b|c'. Lists need none.
+        weight_column: Column of quantities or counts, added up for each user and item. No model weighs pairs by them:
+            they only decide which pairs count.
+        min_weight: Least sum of weights of a pair that counts; by default more than 0, so that returns cancel orders.
 
     Returns:
         the interactions in the order of the file (their ids are counted through a ready-made split), the users
@@ -128,7 +133,9 @@ def read_tables(
     if (file is None) != (len(ready) == 3) or (file is not None and ready):
         raise ConfigError("give either one file of interactions, or a split: --train, --valid and --test")
     paths = ready if file is None else [file]
-    form = FileFormat(delimiter, decimal, encoding, timestamp_format, item_separator)
+    form = FileFormat(
+        delimiter, decimal, encoding, timestamp_format, item_separator, weight_column, min_weight
+    )
     if query is not None and file is None:
         raise ConfigError("--query reads the one table of interactions, not a ready-made split")
     tables = [read_interactions(path, columns, form, query) for path in paths]
@@ -410,8 +417,48 @@ def read_interactions(
     path: Path | str, columns: Columns, form: FileFormat = PLAIN, query: str | None = None
 ) -> Table:
     """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
-    table = read_table(path, columns.present, ids=columns[:2], form=form, query=query)
-    return without_baskets(table, columns.item, columns.present, form.item_separator)
+    names = read_columns(columns, form)
+    return single_rows(read_table(path, names, ids=columns[:2], form=form, query=query), columns)
+
+
+def read_columns(columns: Columns, form: FileFormat) -> list[str]:
+    """Return the names of the columns of interactions that are read, that of weights among them."""
+    return [*columns.present, *([form.weight_column] if form.weight_column is not None else [])]
+
+
+def single_rows(table: Table, columns: Columns) -> Table:
+    """Return a table of interactions with one row for each item of a basket, of the pairs of enough weight."""
+    form = table.form
+    table = without_baskets(table, columns.item, read_columns(columns, form), form.item_separator)
+    if form.weight_column is None:
+        return table
+    pairs = table.frame.select(user=columns.user, item=columns.item, weight=table.numbers(form.weight_column))
+    sums = pairs.select(pl.col("weight").sum().over("user", "item")).to_series()
+    light = sums <= 0 if form.min_weight is None else sums < form.min_weight
+    if not light.any():
+        return table
+    if light.all():
+        raise DataError(
+            f"{table.path}, column {form.weight_column!r}: no pair of user and item has enough weight; the largest sum "
+            f"is {float(sums.to_numpy().max()):g}"
+        )
+    first = first_true(light)
+    least = "more than 0" if form.min_weight is None else f"at least {form.min_weight:g}"
+    finding = Finding(
+        "weight",
+        f"interactions of {table.path} are left out, since the weights of their pair add up to too little",
+        int(light.sum()),
+        f"{sums[first]:g} of user {pairs['user'][first]!r} with item {pairs['item'][first]!r}",
+        f"expected {least} (min_weight, --min-weight)",
+        ordinary=True,
+    )
+    rows = np.flatnonzero(~light.to_numpy())
+    return replace(
+        table,
+        frame=table.frame[rows],
+        rows=rows if table.rows is None else table.rows[rows],
+        findings=(*table.findings, finding),
+    )
 
 
 def read_table(
