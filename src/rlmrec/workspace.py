@@ -153,7 +153,7 @@ class Workspace:
             raise WorkspaceError(
                 f"run {name!r} is not finished: give the same 'rlmrec train' command again to resume it"
             )
-        names = sorted(path.parent.name for path in self.path.glob("runs/*/metrics.json"))
+        names = sorted(path.parent.name for path in self.path.glob("runs/[!.]*/metrics.json"))
         raise WorkspaceError(f"no run {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}")
 
     def recommender_path(self, run: str) -> Path:

@@ -1,5 +1,6 @@
 """The command line from outside: what it prints, what it leaves, how it fails."""
 
+import errno
 import json
 import os
 import pickle
@@ -422,6 +423,27 @@ def test_a_killed_run_is_not_taken_up_with_other_options(call, workspace, monkey
     code, _, err = train(call, workspace, "con", "contrastive", "--set", "weight=0.001")
     assert code == 2
     assert "texts is" in err
+
+
+@pytest.mark.parametrize("backbone", ["mf", "popularity"])
+def test_a_run_stays_if_its_replacement_fails(call, workspace, monkeypatch, backbone):
+    command = ("train", "-w", workspace.path, "--backbone", backbone, "--name", "kept", "--epochs", 2)
+    command = command[:-2] if backbone == "popularity" else command
+    assert call(*command)[0] == 0
+    folder = workspace.run("kept")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlmrec.experiments.run.write_json", full)
+        code, _, err = call(*command, "--overwrite")
+    assert code == 1
+    assert "full" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert call(*command, "--overwrite")[0] == 0
+    assert sorted(path.name for path in folder.parent.glob("*kept*") if path.is_dir()) == ["kept"]
 
 
 def test_overwrite_deletes_nothing_before_the_new_run_can_start(call, workspace):

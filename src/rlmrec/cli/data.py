@@ -276,7 +276,7 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
         output.say(
             f"text vectors of the source, {source.vectors[0].shape[1]} dimensions: {workspace.text_embeddings_path()}"
         )
-    has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("*/*.safetensors", "runs/*"))
+    has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("*/*.safetensors", "runs/[!.]*"))
     if changed and (has_vectors or has_runs):
         output.say(
             "[yellow]the dataset has changed: text vectors and runs of the old one will be refused[/]; "

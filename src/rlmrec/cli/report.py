@@ -56,7 +56,11 @@ def report(
         raise ConfigError("give both prices or none: --price-in and --price-out")
     price = None if price_in is None or price_out is None else Price(price_in, price_out)
     path = out or place.path / "report.html"
-    if baselines and place.dataset_path.exists() and (runs or any(place.path.glob("runs/*/metrics.json"))):
+    if (
+        baselines
+        and place.dataset_path.exists()
+        and (runs or any(place.path.glob("runs/[!.]*/metrics.json")))
+    ):
         found = find_baselines(place, place.dataset(), runs or ())
         for note in found.notes:
             output.say(escape(note))

@@ -8,7 +8,8 @@ import platform
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -199,37 +200,68 @@ def run(
     if start is not None:
         start.put_into(backbone, dataset)
     check_trainable(dataset, device, early_stopping=not final)
-    if overwrite:  # only now, when the new run is known to start
-        shutil.rmtree(folder, ignore_errors=True)
-    write_text(folder / "config.toml", tomli_w.dumps(config))
-    if on_start is not None:
-        on_start()
-    trained = train(
-        backbone, alignment, dataset, spec.training,
-        seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch, progress=False,
-        early_stopping=not final,
-    )  # fmt: skip
-    with atomic_file(folder / "model.safetensors") as temporary:
-        state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-        state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
-    Recommender.of(
-        dataset, trained.users, trained.items, {"config": config}, trained.item_messages, trained.self_loops
-    ).save(folder / "recommender")
-    results = evaluate_scores(DotProduct(trained.users, trained.items), dataset, folder)
-    metrics = {
-        **results,
-        "best_epoch": trained.best_epoch,
-        "epochs": len(trained.epochs),
-        "seconds_per_epoch": trained.seconds_per_epoch,
-        "seconds_evaluation": trained.seconds_evaluation,
-        **({"chosen": alignment.chosen} if alignment.chosen else {}),
-        "environment": environment(device),
-        "config": config,
-    }
-    write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
+    if not overwrite:  # the run goes on that a killed process has begun to overwrite
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+    with _replaced(folder) if overwrite else nullcontext():  # only now, when the new run is known to start
+        write_text(folder / "config.toml", tomli_w.dumps(config))
+        if on_start is not None:
+            on_start()
+        trained = train(
+            backbone, alignment, dataset, spec.training,
+            seed=spec.seed, device=device, folder=folder, on_epoch=on_epoch, progress=False,
+            early_stopping=not final,
+        )  # fmt: skip
+        with atomic_file(folder / "model.safetensors") as temporary:
+            state = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+            state |= {f"alignment.{k}": v for k, v in alignment.state_dict().items()}
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+        Recommender.of(
+            dataset,
+            trained.users,
+            trained.items,
+            {"config": config},
+            trained.item_messages,
+            trained.self_loops,
+        ).save(folder / "recommender")
+        results = evaluate_scores(DotProduct(trained.users, trained.items), dataset, folder)
+        metrics = {
+            **results,
+            "best_epoch": trained.best_epoch,
+            "epochs": len(trained.epochs),
+            "seconds_per_epoch": trained.seconds_per_epoch,
+            "seconds_evaluation": trained.seconds_evaluation,
+            **({"chosen": alignment.chosen} if alignment.chosen else {}),
+            "environment": environment(device),
+            "config": config,
+        }
+        write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
     checkpoint.remove(folder)
     return metrics
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[None]:
+    """Set the run in a folder aside while another is written there; put it back if that fails, as on a full disk.
+
+    Somebody who interrupts the new run keeps that one: it goes on when the command is repeated.
+    """
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        yield
+    except Exception:
+        if aside.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fit(
@@ -346,23 +378,23 @@ def _write_untrained(
     folder: Path, config: dict[str, Any], dataset: Dataset, recommender: Recommender, **more: Any
 ) -> dict[str, Any]:
     """Write the folder of a run without training; return its ``metrics.json``, which ``more`` is added to."""
-    shutil.rmtree(folder, ignore_errors=True)
-    write_text(folder / "config.toml", tomli_w.dumps(_without_none(config)))
-    recommender.manifest["config"] = config
-    recommender.save(folder / "recommender")
-    start = time.perf_counter()
-    results = evaluate_scores(recommender.scorer(), dataset, folder)
-    metrics = {
-        **results,
-        "best_epoch": None,
-        "epochs": 0,
-        "seconds_per_epoch": 0.0,
-        "seconds_evaluation": time.perf_counter() - start,
-        **more,
-        "environment": environment(None),
-        "config": config,
-    }
-    write_json(folder / "metrics.json", metrics)
+    with _replaced(folder):
+        write_text(folder / "config.toml", tomli_w.dumps(_without_none(config)))
+        recommender.manifest["config"] = config
+        recommender.save(folder / "recommender")
+        start = time.perf_counter()
+        results = evaluate_scores(recommender.scorer(), dataset, folder)
+        metrics = {
+            **results,
+            "best_epoch": None,
+            "epochs": 0,
+            "seconds_per_epoch": 0.0,
+            "seconds_evaluation": time.perf_counter() - start,
+            **more,
+            "environment": environment(None),
+            "config": config,
+        }
+        write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -438,7 +470,7 @@ def reuse_finished_run(folder: Path, runs: Path, config: Mapping[str, Any]) -> s
     Returns:
         the name of the copied run, or None.
     """
-    for path in sorted(runs.glob("*/metrics.json")):
+    for path in sorted(runs.glob("[!.]*/metrics.json")):
         found = path.parent
         if not (found / "config.toml").exists() or _differences(read_config(found), config):
             continue

@@ -282,7 +282,7 @@ def _folders(inputs: Inputs, names: Sequence[str] | None) -> list[Path]:
     workspace = inputs.workspace
     if names is not None:
         return [workspace.finished_run(name) for name in dict.fromkeys(names)]
-    begun = ("*/config.toml", "*/metrics.json")
+    begun = ("[!.]*/config.toml", "[!.]*/metrics.json")
     runs, trials = (
         sorted({path.parent for pattern in begun for path in folder.glob(pattern)})
         for folder in (workspace.path / "runs", workspace.trials_path)
