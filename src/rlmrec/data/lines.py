@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rlmrec.errors import DataError
-from rlmrec.files import unpacked
 from rlmrec.findings import Finding
 
 MAX_LINE = 1 << 20  # bytes; the longest lines of the known sources have some ten thousand
@@ -173,6 +172,8 @@ class RecordFile:
 
     def _lines(self, doing: str = "") -> Iterator[tuple[int, bytes | None]]:
         """Yield the number and the bytes of each line; None for a line that is too long."""
+        from rlmrec.files import unpacked  # here, as help pages must not wait for NumPy
+
         size = self.path.stat().st_size
         number = 0
         try:
