@@ -28,6 +28,7 @@ from rlmrec.trust import parse_json
 UNPACKED_RATIO = 100
 UNPACKED_BYTES = 256 << 20
 LINE_BYTES = 64 << 20  # of one line or quoted field
+NO_SPACE = 1 << 20  # bytes; less is left on a disk that was too full for a file
 READS = 5  # of a folder that is replaced each time
 ABANDONED = 24 * 3600  # seconds after which an unfinished file of another machine is removed
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # the first bytes of packed files
@@ -233,7 +234,7 @@ def _space_for(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # Polars panics, which is no Exception
-        if isinstance(error, RlmrecError) or not is_full(error):
+        if isinstance(error, RlmrecError) or not (is_full(error) or _is_cut_off(error, path)):
             raise
         raise WorkspaceError(
             f"{path} cannot be written, the disk is full: free some space and run the same command again; "
@@ -253,6 +254,12 @@ def is_full(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+def _is_cut_off(error: BaseException, path: Path) -> bool:
+    """Return whether Polars could not write the end of a Parquet file, for which it has no words of its own."""
+    place = next((parent for parent in path.parents if parent.exists()), path)
+    return "thrift: transport error" in str(error) and shutil.disk_usage(place).free < NO_SPACE
 
 
 def _move(source: Path, target: Path) -> None:
