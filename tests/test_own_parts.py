@@ -130,6 +130,14 @@ def test_an_own_alignment_in_train_options_compare_and_report(call, place):
 
     compared = result(call("compare", "-w", place.path, "base", "pulled", "--json"))
     assert set(compared["comparisons"]) == {"pulled"}
+    # The run may be somebody else's, so that it names the class is not enough to run its code.
+    final = ("train", "-w", place.path, "--final", "--like", "pulled", "--name", "live")
+    code, _, err = call(*final)
+    assert code == 2
+    assert "if you trust it, add --alignment pull.py:Pull" in err
+    assert result(call(*final, "--alignment", "pull.py:Pull", "--json"))["test"] is None
+    assert call(*final, "--alignment", "pull.py:Plain")[0] == 2
+
     pytest.importorskip("matplotlib")
     result(call("report", "-w", place.path, "--json"))
     assert "pulled" in (place.path / "report.html").read_text(encoding="utf-8")

@@ -184,20 +184,31 @@ def _final_spec(
     """Return the spec of a final run and the name of the text embeddings that the run before it read."""
     from dataclasses import replace
 
+    from rlmrec.config import parse_settings
     from rlmrec.experiments.final import final_spec
     from rlmrec.experiments.run import read_config
+    from rlmrec.registry import is_path
 
     if not final or like is None:
         raise ConfigError(
             "--final and --like RUN go together: a final run takes the options of a run that was chosen"
         )
     fixed = ("backbone", "alignment", "preset", "settings", "seed")
-    given = [option for option in fixed if is_given(context, option)]
+    settings = parse_settings(context.params["settings"] or [])
+    classes = {str(context.params["backbone"]), context.params["alignment"], str(settings.get("teacher"))}
+    classes = set(filter(is_path, classes))  # they are named, so that their code may run, and change nothing
+    given = [
+        option
+        for option in fixed
+        if is_given(context, option)
+        and context.params[option] not in classes
+        and not (option == "settings" and set(settings) == {"teacher"} and settings["teacher"] in classes)
+    ]
     if given:
         names = ", ".join("--set" if option == "settings" else f"--{option}" for option in given)
         raise ConfigError(f"{names}: a final run takes the options of --like {like}; leave it out")
     folder = place.finished_run(like)
-    spec = final_spec(folder)
+    spec = final_spec(folder, classes)
     if epochs is not None and not spec.is_closed_form:
         spec = replace(spec, training=spec.training.model_copy(update={"epochs": epochs}))
     if not is_given(context, "text_embeddings_name"):
