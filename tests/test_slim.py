@@ -86,10 +86,11 @@ def test_a_shop_runs_without_pytorch(slim, tmp_path):
     server = slim("serve", "-w", "w", "--port", 0, wait=False)
     try:
         heard = ""
-        while not (found := re.search(r"http://127.0.0.1:\d+", heard)):
+        while "startup complete" not in heard:  # the address is printed before
             line = server.stdout.readline()
             assert line, heard
             heard += line
+        found = re.search(r"http://127.0.0.1:\d+", heard)
         with urllib.request.urlopen(
             f"{found[0]}/v1/users/c000001/recommendations?k=5", timeout=120
         ) as answer:
