@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from rlmrec.cli import main
 from rlmrec.testing import blocks
+from rlmrec.workspace import Workspace
 
 # No deadline: a busy machine is no defect. Derandomised: the same examples on every machine.
 settings.register_profile("rlmrec", deadline=None, derandomize=True)
@@ -63,3 +64,13 @@ def browser():
         running = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A workspace with the dataset of blocks and its text embeddings."""
+    place = Workspace(tmp_path / "w")
+    dataset, text_embeddings = blocks()
+    dataset.save(place.dataset_path)
+    text_embeddings.save(place.text_embeddings_path())
+    return place

@@ -29,12 +29,8 @@ def last_json(out):
 
 
 @pytest.fixture
-def workspace(tmp_path):
+def workspace(place):
     """A workspace with dataset and vectors, no run yet."""
-    place = Workspace(tmp_path / "w")
-    dataset, text_embeddings = blocks()
-    dataset.save(place.dataset_path)
-    text_embeddings.save(place.text_embeddings_path())
     return place
 
 

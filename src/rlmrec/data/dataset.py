@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -472,42 +472,38 @@ class Dataset:
             write_json(temporary / "dataset.json", manifest)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Dataset:
+    def load(cls, folder: Path | str) -> Self:
         """Read a folder that ``save`` wrote.
 
         Raises:
             WorkspaceError: the folder is absent, of another format, or a file does not match its checksum.
         """
         folder = complete_folder(Path(folder))
-        marker = folder / "dataset.json"
-
-        def load_all() -> Dataset:
-            if not marker.exists():
-                raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
-            with damaged(folder, "run 'rlmrec data …' again"):
-                return cls._load(folder)
-
-        return read_unchanged(marker, load_all)
+        return read_unchanged(folder / "dataset.json", lambda: cls._checked(folder))
 
     @classmethod
-    def _load(cls, folder: Path) -> Dataset:
+    def _checked(cls, folder: Path) -> Self:
+        if not (folder / "dataset.json").exists():
+            raise WorkspaceError(f"no dataset at {folder}: make one with 'rlmrec data …'")
+        with damaged(folder, "run 'rlmrec data …' again"):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Self:
         manifest = _manifest(folder)
         optional = [name for name in ("cold", "left_out") if name in manifest["sha256"]]
         tables = _tables(folder, manifest, [*SPLITS, "users", "items", *optional])
-        users = Vocabulary(tables["users"]["id"].to_list(), "user")
-        items = Vocabulary(tables["items"]["id"].to_list(), "item")
-        train, valid, test = (_interactions(tables[split], len(users), len(items)) for split in SPLITS)
+        sides = _sides(tables)
+        shape = len(sides[0]), len(sides[1])
+        train, valid, test = (_interactions(tables[split], *shape) for split in SPLITS)
         return cls(
             expect(manifest["name"], str, "the name"),
             train,
             valid,
             test,
-            users,
-            items,
-            _texts(tables["items"]),
-            _texts(tables["users"]),
+            *sides,
             expect(manifest["provenance"], dict, "the provenance"),
-            cold=_interactions(tables["cold"], len(users), len(items)) if "cold" in tables else None,
+            cold=_interactions(tables["cold"], *shape) if "cold" in tables else None,
             left_out=tables.get("left_out"),
         )
 
@@ -528,32 +524,17 @@ class DatasetWithoutPairs(Dataset):
         """Check nothing: there are no interactions."""
 
     @classmethod
-    def open(cls, folder: Path) -> DatasetWithoutPairs:
-        """Read the ids and texts of a folder that ``Dataset.save`` wrote.
-
-        Raises:
-            WorkspaceError: as ``Dataset.load``.
-        """
-        found = cls.load(folder)
-        assert isinstance(found, DatasetWithoutPairs)
-        return found
-
-    @classmethod
-    def _load(cls, folder: Path) -> DatasetWithoutPairs:
+    def _load(cls, folder: Path) -> Self:
         manifest = _manifest(folder)
         tables = _tables(folder, manifest, ["users", "items"])
-        users = Vocabulary(tables["users"]["id"].to_list(), "user")
-        items = Vocabulary(tables["items"]["id"].to_list(), "item")
-        none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64), len(users), len(items))
+        sides = _sides(tables)
+        none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64), len(sides[0]), len(sides[1]))
         found = cls(
             expect(manifest["name"], str, "the name"),
             none,
             none,
             none,
-            users,
-            items,
-            _texts(tables["items"]),
-            _texts(tables["users"]),
+            *sides,
             expect(manifest["provenance"], dict, "the provenance"),
             folder=folder,
         )
@@ -575,6 +556,15 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format", FORMAT) != FORMAT:
         raise WorkspaceError(f"{folder} has format {manifest['format']!r}, this version reads {FORMAT}")
     return manifest
+
+
+def _sides(
+    tables: dict[str, pl.DataFrame],
+) -> tuple[Vocabulary, Vocabulary, pl.DataFrame | None, pl.DataFrame | None]:
+    """Return users, items, and the texts of items and of users."""
+    users = Vocabulary(tables["users"]["id"].to_list(), "user")
+    items = Vocabulary(tables["items"]["id"].to_list(), "item")
+    return users, items, _texts(tables["items"]), _texts(tables["users"])
 
 
 def _tables(folder: Path, manifest: dict[str, Any], names: Sequence[str]) -> dict[str, pl.DataFrame]:

@@ -78,7 +78,7 @@ class Settings:
     def _catalogue(self, place: Workspace, run: str, lenient: bool = False) -> Catalogue:
         """Load a run of a workspace or of a release; ``lenient`` leaves out a base run that cannot be used."""
         workspace = Workspace(self.workspace)
-        dataset = DatasetWithoutPairs.open(place.dataset_path)
+        dataset = DatasetWithoutPairs.load(place.dataset_path)
         recommender = open_recommender(place, run, dataset, mmap=True)
         cold = find_cold_start(place, run, recommender)
         base = None
