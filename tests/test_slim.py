@@ -39,7 +39,7 @@ def absent():
     """The modules that rlmrec needs and rlmrec-serve does not bring."""
     extras = [one for group in WHOLE["project"]["optional-dependencies"].values() for one in group]
     missing = names([*WHOLE["project"]["dependencies"], *extras]) - names(PART["project"]["dependencies"])
-    return missing - {"httptools", "wordllama"} | {"torch", "sentence_transformers"}
+    return missing - {"httptools", "rlmrec", "wordllama"} | {"torch", "sentence_transformers"}
 
 
 def test_both_packages_are_made_of_the_same_parts():

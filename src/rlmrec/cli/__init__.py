@@ -54,6 +54,7 @@ COMMANDS = (
     "publish",
     "monitor",
     "serve",
+    "mcp",
     "index",
     "export",
 )

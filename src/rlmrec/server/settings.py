@@ -96,6 +96,10 @@ class Settings:
             data_made=(place.dataset_path / "dataset.json").stat().st_mtime,
         )  # fmt: skip
 
+    def service(self) -> Service:
+        """Load the run and return the service that answers from it."""
+        return Service(self.load, self.added_items(), partial(_make_encoder, self))
+
     def token(self) -> str | None:
         """Return the bearer token; None without ``token_env``.
 
@@ -120,9 +124,10 @@ def application(settings: Settings) -> FastAPI:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s:  %(message)s"))
         log.addHandler(handler)
-    service = Service(settings.load, settings.added_items(), partial(_make_encoder, settings))
     return create_app(
-        service, settings.token(), Limits(in_flight=settings.in_flight, hosts=settings.allowed_hosts)
+        settings.service(),
+        settings.token(),
+        Limits(in_flight=settings.in_flight, hosts=settings.allowed_hosts),
     )
 
 
