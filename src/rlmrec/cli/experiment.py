@@ -55,7 +55,8 @@ def experiment(
         str,
         typer.Argument(
             help="table1, table2, table3, table4, figure4, figure5 of the paper; strong: text against tuned baselines "
-            "that are trained out; history: the same on short histories; or the TOML file of an experiment of your own."
+            "that are trained out; history: the same on short histories; hidden: "
+            "users and items that are known by their text alone; or the TOML file of an experiment of your own."
         ),
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -64,9 +65,8 @@ def experiment(
         typer.Option(
             metavar="KEY=VALUE",
             help="Run a part of the grid: the values to keep of "
-            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, history, keep, seed; separate "
-            "several "
-            "values by commas; repeat.",
+            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, history, keep, hidden, seed; "
+            "separate several values by commas; repeat.",
         ),
     ] = None,
     seeds: Annotated[

@@ -15,7 +15,7 @@ from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
-from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period
+from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period, tests_by_text
 from rlmrec.models import MODELS, names_closed_form
 from rlmrec.registry import short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
@@ -33,6 +33,7 @@ AXES: dict[str, Any] = {
     "start": "random",
     "history": 0,
     "keep": "random",
+    "hidden": "",
 }
 # Keys of a grid beside its axes: type and type in words.
 GRID_KEYS: dict[str, tuple[type, str]] = {
@@ -46,7 +47,7 @@ CUTS = {"global": "at one moment", "per-user": "within each user's history"}
 ABSENT = "–"
 # The coordinates that may make a row of the table; ``coordinates`` computes them.
 COORDINATES = (
-    "backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start", "history", "dimension",
+    "backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start", "history", "hidden", "dimension",
 )  # fmt: skip
 NO_TEXT = "none"  # in the place of a name of text embeddings: a closed form then reads none
 DEFAULT_LOSS = "bpr"  # not shown in the variant
@@ -376,7 +377,8 @@ class Experiment:
             spec = RunSpec.resolve(backbone, alignment, preset, point["seed"], own)
         text: dict[str, Any] = {}
         name = point["text_embeddings"]
-        if spec is None or spec.needs_text or (spec.reads_text and name in names):
+        by_text = spec is not None and tests_by_text(spec, point["hidden"])
+        if spec is None or spec.needs_text or by_text or (spec.reads_text and name in names):
             text = {"text_embeddings": name, "shuffle": point["shuffle"]}
             if name in names:
                 text["texts"] = inputs.text_embeddings(name).digest
@@ -387,7 +389,8 @@ class Experiment:
             start = self._trial(earlier, inputs, names, preset, options, used)
         return Trial(
             spec, inputs.dataset.fingerprint, noise=point["noise"], period=point["period"],
-            cut=point["cut"], start=start, history=point["history"], keep=point["keep"], **text,
+            cut=point["cut"], start=start, history=point["history"], keep=point["keep"], hidden=point["hidden"],
+            **text,
         )  # fmt: skip
 
     def row(self, trial: Mapping[str, Any]) -> Row | None:
@@ -432,7 +435,8 @@ class Experiment:
         own = {name: value for name, value in flat_options(given).items() if name in known}
         spec = RunSpec.resolve(backbone, alignment, options=own)
         found = spec.as_dict()
-        return found["backbone"], found["alignment"], spec.reads_text and point["text_embeddings"] != NO_TEXT
+        reads_text = spec.reads_text or tests_by_text(spec, point["hidden"])
+        return found["backbone"], found["alignment"], reads_text and point["text_embeddings"] != NO_TEXT
 
     def sort_key(self, row: Row) -> tuple[tuple[int, str], ...]:
         """Return the sort key of a row: column by column, in the order in which the grids list the values."""
@@ -511,6 +515,7 @@ def _coordinates(
         "cut": CUTS[cut] if period else ABSENT,
         "start": "None" if start is None else alignment_label(start["alignment"]),
         "history": f"{data['keep']} {history}" if history else "all",
+        "hidden": data.get("hidden") or ABSENT,
         "dimension": str(options.get("embedding_size", options.get("dim", ABSENT))),
     }
 

@@ -21,6 +21,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.groups import group_metrics
 from rlmrec.evaluation.ranking import evaluate
+from rlmrec.experiments.hidden import Hidden
 from rlmrec.experiments.history import cut_history
 from rlmrec.experiments.results import TrialRecord
 from rlmrec.experiments.run import (
@@ -62,11 +63,13 @@ class Trial:
         cut: one of ``CUTS``; of a period.
         history: training interactions that each user keeps; 0 keeps all.
         keep: which ones, see ``cut_history``.
+        hidden: "users" or "items" to leave some out of training and to test on them alone, by their text; "" tests
+            on the test split.
 
     The seed of ``spec`` is the seed of the shuffling, of the noise and of the cut history too.
 
     Raises:
-        ConfigError: an unknown period or cut, or a cut history of a period.
+        ConfigError: an unknown period or cut, or two of period, cut history and hidden nodes.
     """
 
     spec: RunSpec | None
@@ -81,10 +84,16 @@ class Trial:
     cut: str = "global"
     history: int = 0
     keep: str = "random"
+    hidden: str = ""
 
     def __post_init__(self) -> None:
-        if self.history and self.period:
-            raise ConfigError(f"history {self.history} with period {self.period!r}: expected one of the two")
+        changes = [
+            f"{name} {value!r}"
+            for name, value in (("history", self.history), ("period", self.period), ("hidden", self.hidden))
+            if value
+        ]
+        if len(changes) > 1:
+            raise ConfigError(f"{' with '.join(changes)}: expected one of them")
         if self.period not in PERIODS:
             raise ConfigError(f"unknown period {self.period!r}: expected one of {', '.join(PERIODS[1:])}")
         if self.cut not in CUTS:
@@ -97,8 +106,8 @@ class Trial:
 
     @property
     def needs_text(self) -> bool:
-        """Whether the trial reads text embeddings."""
-        return self.spec is None or self.spec.needs_text
+        """Whether the trial cannot do without text embeddings."""
+        return self.spec is None or self.spec.needs_text or tests_by_text(self.spec, self.hidden)
 
     @property
     def label(self) -> str:
@@ -118,6 +127,7 @@ class Trial:
         if self.period:
             parts.append(f"{self.period} period" + " of each user" * (self.cut == "per-user"))
         parts += [f"{self.history} {self.keep} interactions of each user"] * (self.history > 0)
+        parts += [f"hidden {self.hidden}"] * bool(self.hidden)
         if self.start is not None and self.start.spec is not None:
             parts.append(f"started from {self.start.spec.alignment}")
         parts += ["timed"] * bool(self.timing)
@@ -137,6 +147,7 @@ class Trial:
                 "shuffle": self.shuffle,
                 # Absent by default, as in the ids of older trials.
                 **({"history": self.history, "keep": self.keep} if self.history else {}),
+                **({"hidden": self.hidden} if self.hidden else {}),
             },
             "start": None if self.start is None else self._start_as_dict(self.start),
             "timing": self.timing,
@@ -150,6 +161,11 @@ class Trial:
     def id(self) -> str:
         """The hash of ``as_dict()``."""
         return identity(self.as_dict())
+
+
+def tests_by_text(spec: RunSpec, hidden: str) -> bool:
+    """Return whether a trained run is tested on hidden users or items, which only a text can tell it about."""
+    return bool(hidden) and not spec.is_closed_form
 
 
 def identity(values: Mapping[str, Any]) -> str:
@@ -199,6 +215,31 @@ class TrialInputs:
             DataError: the workspace holds another dataset or other text embeddings than the trial was made for,
                 or the history cannot be cut by time.
         """
+        dataset, text_embeddings = self._of_all(trial)
+        if trial.hidden:
+            hidden = Hidden.draw(dataset, trial.hidden)
+            dataset = hidden.rest
+            text_embeddings = None if text_embeddings is None else hidden.texts_of_rest(text_embeddings)
+        if trial.period:
+            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
+        if trial.noise:
+            # Noise does not change text embeddings: texts are written before training.
+            rng = np.random.default_rng(trial.seed)
+            noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
+            dataset = replace(dataset, train=noisy)
+            if text_embeddings is not None:
+                text_embeddings = text_embeddings.mapped(
+                    lambda raw: replace(raw, manifest=_of_any_dataset(raw))
+                )
+        return dataset, text_embeddings
+
+    def hidden(self, trial: Trial) -> tuple[Hidden, TextEmbeddings | None]:
+        """Return what a trial with hidden users or items is tested on, and the text embeddings of all."""
+        dataset, text_embeddings = self._of_all(trial)
+        return Hidden.draw(dataset, trial.hidden), text_embeddings
+
+    def _of_all(self, trial: Trial) -> tuple[Dataset, TextEmbeddings | None]:
+        """Return dataset and text embeddings, cut and shuffled, before anything is hidden or split anew."""
         if self.dataset.fingerprint != trial.dataset:
             raise DataError("the workspace's dataset was replaced while its trials were running")
         text_embeddings = None
@@ -213,17 +254,6 @@ class TrialInputs:
             dataset, text_embeddings = _with_short_history(trial, dataset, text_embeddings)
         if text_embeddings is not None and trial.shuffle != "none":
             text_embeddings = _shuffled(trial, dataset, text_embeddings)
-        if trial.period:
-            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
-        if trial.noise:
-            # Noise does not change text embeddings: texts are written before training.
-            rng = np.random.default_rng(trial.seed)
-            noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
-            dataset = replace(dataset, train=noisy)
-            if text_embeddings is not None:
-                text_embeddings = text_embeddings.mapped(
-                    lambda raw: replace(raw, manifest=_of_any_dataset(raw))
-                )
         return dataset, text_embeddings
 
 
@@ -343,6 +373,9 @@ def run_trial(
             metrics = run(
                 trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch
             )
+        if trial.hidden:
+            metrics = {**metrics, "test": _test_on_hidden(trial, inputs, folder)}
+            write_json(folder / "metrics.json", metrics)
         describe_trial(trial, inputs.place)
     epochs = read_json_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     record: Any = {  # the keys of metrics.json are those of TrialRecord, but mypy cannot know it
@@ -359,12 +392,21 @@ def run_trial(
     }
     if "fit" in record:  # without the figures of each option that was tried
         record["fit"] = {name: value for name, value in record["fit"].items() if name != "trials"}
-    if metrics["test"] is not None:
+    if metrics["test"] is not None and not trial.hidden:
         record["groups"] = _group_metrics(folder, dataset)
     if text_embeddings is not None and text_embeddings.manifest.get("encoder") is not None:
         record["encoder"] = text_embeddings.manifest["encoder"]
     result: TrialRecord = record
     return result
+
+
+def _test_on_hidden(trial: Trial, inputs: TrialInputs, folder: Path) -> dict[str, float]:
+    """Evaluate a finished trial on its hidden users or items, instead of the test split of the others."""
+    hidden, text_embeddings = inputs.hidden(trial)
+    recommender = Recommender.load(folder / "recommender")
+    ranking = hidden.evaluate(recommender, text_embeddings, K, text_alone=trial.spec is None)
+    ranking.save(folder / "test.parquet")
+    return ranking.metrics()
 
 
 def _group_metrics(folder: Path, dataset: Dataset) -> dict[str, float]:

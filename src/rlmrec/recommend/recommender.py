@@ -317,6 +317,11 @@ class Recommender:
             return scores
         return self.parts.add_to(scores, self.parts.of_users(self.users[users], users), items)
 
+    def score_parts(self, parts: UserParts) -> Float32Array:
+        """Return the scores float32[B, I] of all items for users who are not in the catalogue, see ``new_user``."""
+        scores: Float32Array = parts.vectors @ self.items.T
+        return scores if self.parts is None else self.parts.add_to(scores, parts)
+
     def scorer(self) -> Scorer:
         """Return what ``rlmrec.evaluate`` ranks all items by: the scores of ``recommend`` for training's users."""
         return DotProduct(self.users, self.items) if self.is_inner_product else _Scores(self)
@@ -590,13 +595,11 @@ class Recommender:
 
     def _search_sums(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
         """Return the k best of the allowed items where the score has sparse parts, block by block."""
-        assert self.parts is not None
-        add_to, of_block = self.parts.add_to, queries.sparse
+        of_block = queries.sparse
         assert of_block is not None
 
         def score(block: slice) -> Float32Array:
-            parts = of_block(block)
-            return add_to(parts.vectors @ self.items.T, parts)
+            return self.score_parts(of_block(block))
 
         banned = None if allowed is None else np.flatnonzero(~allowed)
         return search.exact_scores(
