@@ -27,7 +27,7 @@ $(RUNS): pyproject.toml constraints.txt
 
 $(INSTALLED): $(RUNS)
 	@echo "Installing what the tests need"
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,mcp,tensorboard,sweep,report,docs,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,hub,mcp,tensorboard,sweep,report,docs,dev]'
 	@touch $@
 
 quickstart: $(RUNS)

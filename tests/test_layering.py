@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 LAYERS = [
     {"errors", "types", "lazy", "findings", "html"},
     {"machine", "trust"},
-    {"files", "sqlite", "config", "topk", "http_client", "registry"},
+    {"files", "sqlite", "config", "topk", "http_client", "hub", "registry"},
     {"data", "llm", "losses"},
     {"graph", "text", "profiles", "evaluation", "batch"},
     {"closed_form"},
@@ -38,6 +38,7 @@ NUMPY_ONLY = {
     "machine",
     "trust",
     "files",
+    "hub",
     "sqlite",
     "topk",
     "data",

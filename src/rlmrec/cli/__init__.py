@@ -57,6 +57,7 @@ COMMANDS = (
     "mcp",
     "index",
     "export",
+    "push",
 )
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
+from rlmrec import hub
 from rlmrec.closed_form.base import ClosedFormModel, UserParts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import DotProduct, Scorer
 from rlmrec.recommend import search, storage
+from rlmrec.recommend.card import card
 from rlmrec.recommend.index import Index
 from rlmrec.recommend.search import Found, Queries
 from rlmrec.recommend.sparse_parts import SparseParts
@@ -558,6 +561,47 @@ class Recommender:
                 was changed.
         """
         return cls(**storage.read(folder, mmap), memory_budget=memory_budget)
+
+    @classmethod
+    def from_pretrained(cls, repo: str, revision: str | None = None) -> Recommender:
+        """Load a recommender from the Hugging Face Hub. It is data, checked like any other folder; no code is run.
+
+        Args:
+            repo: OWNER/NAME.
+            revision: commit, tag or branch. Only a commit always gives the same; of others the commit is logged.
+
+        Raises:
+            ConfigError: the extra ``hub`` is not installed.
+            RlmrecError: the hub has no such recommender or cannot be reached.
+            WorkspaceError: a file is damaged.
+        """
+        return cls.load(hub.fetch(repo, storage.FILES, revision))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        public: bool = False,
+        license: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        command: str | None = None,
+    ) -> hub.Pushed:
+        """Upload the recommender with a model card. It holds the ids and the histories of all users.
+
+        Args:
+            repo: OWNER/NAME; made if there is none.
+            public: everybody may read a repository that is made now.
+            license: identifier for the card; it depends on your data.
+            metrics: on test interactions, for the card.
+            command: that trained and measured it, for the card.
+
+        Raises:
+            ConfigError: the extra ``hub`` is not installed, or the name is wrong.
+            RlmrecError: the hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as temporary:
+            self.save(Path(temporary) / "recommender")
+            files = [Path(temporary) / "recommender" / name for name in storage.FILES]
+            return hub.push(files, repo, card(self, repo, license, metrics, command), public)
 
     # -- all scores and searches go through these --------------------------------------------------------
 

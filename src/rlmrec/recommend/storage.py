@@ -28,7 +28,7 @@ from rlmrec.types import AnyArray
 
 FORMAT = 1
 FORMAT_WITH_PARTS = 2  # of closed-form recommenders, which programs before 0.2 cannot read
-ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
+FILES = ARRAYS, IDS, MANIFEST = "embeddings.safetensors", "ids.json", "recommender.json"
 
 
 def write(folder: Path | str, parts: dict[str, Any]) -> None:

@@ -205,7 +205,7 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     for group in [*inputs.groups, *inputs.noisy, *inputs.shuffled, *inputs.others]:
         if str(group.first.option("data", "period") or "").startswith("earlier"):
             continue  # the command of the trials that start from it trains it, too
-        command = "\n".join(_command(run, place, experiment_of) for run in group.runs)
+        command = "\n".join(command_of(run, place, experiment_of) for run in group.runs)
         blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
         blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
@@ -229,8 +229,14 @@ def _experiments(inputs: Inputs) -> dict[str, str]:
     return found
 
 
-def _command(run: Run, place: str, experiment_of: Mapping[str, str]) -> str:
-    """Return the command that repeats a run; "" if its configuration is not known."""
+def command_of(run: Run, place: str, experiment_of: Mapping[str, str]) -> str:
+    """Return the command that repeats a run; "" if its configuration is not known.
+
+    Args:
+        run: the run or trial.
+        place: the workspace, as the command names it.
+        experiment_of: trial → the experiment that it belongs to.
+    """
     config = run.config
     if not config.get("run", {}).get("preset"):
         return ""

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from rlmrec import hub
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
@@ -22,6 +24,16 @@ from rlmrec.text.whitening import Whitening, whitened_name
 from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors
 from rlmrec.types import BoolArray, Float32Array
 
+ON_HUB = "text_embeddings.safetensors"
+LOAD = """```python
+from rlmrec import TextEmbeddings
+
+text_embeddings = TextEmbeddings.from_pretrained("{repo}").check(dataset)
+```"""
+LIMITS = (
+    "A row is a user or an item in the order of the dataset, so the vectors serve that dataset alone. They hold what "
+    "the encoder took from the texts; texts can partly be told from them."
+)
 LARGE = 1e15  # numbers whose squares or products may leave the range of float32
 
 
@@ -291,6 +303,46 @@ class TextEmbeddings:
             expect(manifest.get("made_by") or {}, dict, "the record of the encoder")
             before = cls(*vectors, _unwhitened(manifest), *masks)
             return before._by(Whitening.of_arrays(arrays, "whitening."), manifest)
+
+    @classmethod
+    def from_pretrained(cls, repo: str, revision: str | None = None) -> TextEmbeddings:
+        """Load text vectors from the Hugging Face Hub; ``check`` tells whether they belong to a dataset.
+
+        Args:
+            repo: OWNER/NAME.
+            revision: commit, tag or branch. Only a commit always gives the same; of others the commit is logged.
+
+        Raises:
+            ConfigError: the extra ``hub`` is not installed.
+            RlmrecError: the hub has no such vectors or cannot be reached.
+            WorkspaceError: the file is damaged.
+        """
+        return cls.load(hub.fetch(repo, [ON_HUB], revision) / ON_HUB)
+
+    def push_to_hub(self, repo: str, public: bool = False, license: str | None = None) -> hub.Pushed:
+        """Upload the vectors, without ids and texts, with a card.
+
+        Args:
+            repo: OWNER/NAME; made if there is none.
+            public: everybody may read a repository that is made now.
+            license: identifier for the card; it depends on your data and on the encoder.
+
+        Raises:
+            ConfigError: the extra ``hub`` is not installed, or the name is wrong.
+            RlmrecError: the hub refuses or cannot be reached.
+        """
+        facts = {
+            "encoder": self.manifest.get("encoder", "unknown"),
+            "items with a vector": int(self.has_item.sum()),
+            "users with a vector": int(self.has_user.sum()),
+            "dimensions": self.size,
+            "dataset (fingerprint)": self.manifest.get("fingerprint", "unknown"),
+        }
+        sections = {"Load": LOAD.format(repo=repo), "Limits": LIMITS}
+        with TemporaryDirectory() as temporary:
+            self.save(Path(temporary) / ON_HUB)
+            card = hub.model_card(f"Text vectors {repo}", facts, sections, license)
+            return hub.push([Path(temporary) / ON_HUB], repo, card, public)
 
 
 def _unwhitened(manifest: dict[str, Any]) -> dict[str, Any]:
