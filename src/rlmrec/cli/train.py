@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,9 +74,16 @@ def train(
     ] = None,
     device: DeviceOption = "cpu",
     overwrite: OverwriteOption = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")
-    ] = False,
+    logs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            metavar="tensorboard|mlflow|wandb",
+            help="Also log losses and metrics to TensorBoard (files in the run's folder), MLflow or Weights & Biases "
+            "(where MLFLOW_TRACKING_URI, WANDB_MODE and their like say); repeat for several.",
+        ),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", hidden=True)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recommender, stop early on validation, evaluate it and save it. Repeat the command to resume a run.
@@ -142,7 +149,8 @@ def train(
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
     finished = train_with_progress(
         spec, dataset, text_embeddings, place.run(name), output,
-        start=start, device=device, overwrite=overwrite, tensorboard=tensorboard,
+        start=start, device=device, overwrite=overwrite,
+        logs=[*(logs or []), *["tensorboard"] * tensorboard],
         text_embeddings_name=text_embeddings_name, final=final,
     )  # fmt: skip
     metrics = finished.metrics
@@ -268,13 +276,13 @@ def train_with_progress(
     start: InitialEmbeddings | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-    tensorboard: bool = False,
+    logs: Sequence[str] = (),
     text_embeddings_name: str = DEFAULT_TEXT_EMBEDDINGS,
     final: bool = False,
 ) -> FinishedRun:
     """Train a run (see ``rlmrec.experiments.run.run``) with a progress bar: loss, best validation metric, time left.
 
-    A run that has ended before is not repeated.
+    A run that has ended before is not repeated. ``logs`` are names of ``rlmrec.training.logs``.
 
     Raises:
         WorkspaceError: another process is training this run.
@@ -283,6 +291,7 @@ def train_with_progress(
     from rlmrec.evaluation.compare import FinishedRun
     from rlmrec.experiments.run import run
     from rlmrec.files import locked
+    from rlmrec.training.logs import open_log
 
     label = folder.name
     if (folder / "metrics.json").exists() and not overwrite:
@@ -291,13 +300,11 @@ def train_with_progress(
         )  # refuses if it is another run
         output.say(f"{label}: already finished and kept (--overwrite trains it again)")
         return FinishedRun(label, folder, kept)
-    log = _EventLog(folder) if tensorboard else None
+    opened = [open_log(log, folder, spec.as_dict()) for log in dict.fromkeys(logs)]
     with ExitStack() as open_:
         busy = f"another process is training the run {label!r}: wait until it has ended, or choose another --name"
         open_.enter_context(locked(folder, busy))
         updates: list[Callable[..., None]] = []  # of the bar: none before the options are known to be right
-        if log is not None:
-            open_.callback(log.close)
 
         def on_start() -> None:
             if spec.is_closed_form:
@@ -311,36 +318,17 @@ def train_with_progress(
                 note += f" · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
             for update in updates:
                 update(record["epoch"] + 1, note)
-            if log is not None:
-                log.write(record)
+            for log in opened:
+                log(record)
 
-        metrics = run(
-            spec, dataset, text_embeddings, folder,
-            start=start, device=device, overwrite=overwrite, text_embeddings_name=text_embeddings_name,
-            on_start=on_start, on_epoch=on_epoch, final=final,
-        )  # fmt: skip
-    return FinishedRun(label, folder, metrics)
-
-
-class _EventLog:
-    """TensorBoard events of a run; the file is created with the first epoch, when the run's folder exists."""
-
-    def __init__(self, folder: Path) -> None:
+        metrics: dict[str, Any] | None = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError("--tensorboard needs TensorBoard: pip install 'rlmrec[tensorboard]'") from None
-        self._make: Callable[[], Any] = lambda: SummaryWriter(folder / "tensorboard")
-        self._writer: Any = None
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Write the loss terms and, if present, the validation metrics of one epoch."""
-        self._writer = self._writer or self._make()
-        for group in ("loss", "valid"):
-            for key, value in record.get(group, {}).items():
-                self._writer.add_scalar(f"{group}/{key}", value, record["epoch"])
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        if self._writer is not None:
-            self._writer.close()
+            metrics = run(
+                spec, dataset, text_embeddings, folder,
+                start=start, device=device, overwrite=overwrite, text_embeddings_name=text_embeddings_name,
+                on_start=on_start, on_epoch=on_epoch, final=final,
+            )  # fmt: skip
+        finally:
+            for log in opened:
+                log.close(metrics)
+    return FinishedRun(label, folder, metrics)
