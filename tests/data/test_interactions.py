@@ -1,9 +1,15 @@
+import pickle
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlmrec.data.interactions import Interactions
+from rlmrec.data import interactions, tables
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions, index_type
+from rlmrec.data.tables import _numbered, read_tables
 from rlmrec.errors import DataError
 
 U, I = 6, 5
@@ -139,6 +145,53 @@ def test_csr_is_binary_and_has_the_pairs(rows):
     dense[tuple(zip(*rows, strict=True))] = 1
     assert (matrix.toarray() == dense).all()
     assert matrix.has_sorted_indices
+    assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
+
+
+def test_indices_are_wide_where_a_size_needs_it():
+    assert index_type(5, 2**31 - 2) is np.int32
+    assert index_type(5, 2**31 - 1) is np.int64
+    assert index_type(3, 4, bound=4) is np.int64
+
+
+@pytest.mark.parametrize("split", ["3:1:1", "leave-last 1", "temporal 8:1:1", "hash 3:1:1"])
+def test_a_large_dataset_in_32_bits_is_the_same(split, monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    users, items = (rng.integers(size, size=3000) for size in (90, 60))
+    columns = {
+        "user_id": users,
+        "item_id": items * 1000,
+        "rating": rng.integers(1, 6, 3000),
+        "t": users + items,
+    }
+    path = tmp_path / "pairs.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+
+    def made():
+        source = read_tables(path, rating_column="rating", timestamp_column="t")
+        return Dataset.from_source(source, min_rating=2, sample_users=0.9, k_core=4, split=split, seed=1)
+
+    made().save(tmp_path / "wide")
+    monkeypatch.setattr(interactions, "COMPACT", 7)
+    narrow = made()
+    narrow.save(tmp_path / "narrow")
+    for file in (tmp_path / "wide").iterdir():
+        assert (tmp_path / "narrow" / file.name).read_bytes() == file.read_bytes(), file.name
+    train = narrow.train
+    assert train.stored("users").dtype == train.stored("id").dtype == np.int32
+    assert train.users.dtype == train.items.dtype == train.id.dtype == np.int64
+    assert pickle.loads(pickle.dumps(train)).items.tolist() == train.items.tolist()
+    with pytest.raises(AttributeError, match="no attribute 'userz'"):
+        train.userz  # noqa: B018
+
+
+def test_ids_far_apart_and_close_together_are_numbered_alike(monkeypatch):
+    ids = pl.Series([7, -3, 7, 900, 12])
+    union = ids.unique().sort()
+    found = [_numbered(ids, union).tolist()]
+    monkeypatch.setattr(tables, "DENSE_IDS", 10**6)
+    found.append(_numbered(ids, union).tolist())
+    assert found == [[1, 0, 1, 3, 2]] * 2
 
 
 def test_every_column_follows_a_filter():

@@ -22,8 +22,8 @@ from rlmrec.profiles import DOMAINS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
-    from rlmrec.data.source import Source
     from rlmrec.findings import Finding
+    from rlmrec.types import Float32Array
     from rlmrec.workspace import Workspace
 
 app = typer.Typer(
@@ -130,10 +130,12 @@ def make_command(reader: Reader) -> Callable[..., None]:
             if source.is_split:
                 _refuse_filters(context, filters)
                 options = {}
-            dataset = Dataset.from_source(source, **options)
+            vectors, read = source.vectors, [source]
+            del source  # its interactions go while the dataset is made: those of a large file take gigabytes
+            dataset = Dataset.from_source(read.pop(), **options)
         if values["strict"]:
             _refuse_findings(dataset.findings, output)
-        _store(dataset, source, place, output)
+        _store(dataset, vectors, place, output)
 
     required = [parameter for parameter in own.values() if parameter.default is parameter.empty]
     arguments = [p for p in own.values() if _is_argument(p) and p not in required]
@@ -259,7 +261,12 @@ def _reading(output: Output) -> Iterator[Progress]:
         yield progress
 
 
-def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Output) -> None:
+def _store(
+    dataset: Dataset,
+    vectors: tuple[Float32Array, Float32Array] | None,
+    workspace: Workspace,
+    output: Output,
+) -> None:
     """Save the dataset and report on it, and on what in the workspace belongs to the dataset before it."""
     from rlmrec.data.dataset import SPLITS
     from rlmrec.text.embeddings import TextEmbeddings
@@ -270,11 +277,11 @@ def _store(dataset: Dataset, source: Source, workspace: Workspace, output: Outpu
     except RlmrecError:
         changed = other_texts = False  # none there yet, or one that cannot be read and is replaced now
     dataset.save(workspace.dataset_path)
-    if source.vectors is not None:
+    if vectors is not None:
         manifest = {"encoder": "published", "users": "published", "dataset": dataset.fingerprint}
-        TextEmbeddings(*source.vectors, manifest).save(workspace.text_embeddings_path())
+        TextEmbeddings(*vectors, manifest).save(workspace.text_embeddings_path())
         output.say(
-            f"text vectors of the source, {source.vectors[0].shape[1]} dimensions: {workspace.text_embeddings_path()}"
+            f"text vectors of the source, {vectors[0].shape[1]} dimensions: {workspace.text_embeddings_path()}"
         )
     has_vectors, has_runs = (any(workspace.path.glob(made)) for made in ("*/*.safetensors", "runs/[!.]*"))
     if changed and (has_vectors or has_runs):

@@ -25,7 +25,7 @@ from rlmrec.files import atomic_folder, complete_folder, read_json, read_unchang
 from rlmrec.findings import Finding
 from rlmrec.html import html_table
 from rlmrec.trust import damaged, expect
-from rlmrec.types import IntArray
+from rlmrec.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -103,9 +103,9 @@ class Dataset:
         self._refuse_untrained_users()
 
     def _refuse_overlap(self) -> None:
-        keys = [self.split(split).keys() for split in SPLITS]
-        if not repeats(np.concatenate(keys)).size:
+        if not repeats(np.concatenate([self.split(split).keys() for split in SPLITS])).size:
             return
+        keys = [self.split(split).keys() for split in SPLITS]
         shared = repeats(np.concatenate([np.unique(part) for part in keys]))
         twice = shared if shared.size else repeats(np.concatenate(keys))
         user, item = divmod(int(twice[0]), self.n_items)
@@ -322,6 +322,7 @@ class Dataset:
             *check_ids(source.items, [part.item_degrees() for part in parts]),
         ]
         findings += check_values(parts, source.users, source.items, min_rating is not None)
+        del parts
         sides = (source.users, source.items, source.item_texts, source.user_texts)
         provenance = dict(source.provenance)
         if isinstance(source.interactions, tuple):
@@ -332,12 +333,16 @@ class Dataset:
             left_out = None
         else:
             rng = np.random.default_rng(seed)
+            kept = source.interactions
+            nothing = kept.take(np.empty(0, np.int64))
+            source = replace(source, interactions=nothing)  # so that what was read does not stay in memory
             kept, counts, left_out = _filtered(
-                source, findings, min_rating, period, sample_users, k_core, rng
+                kept, source, findings, min_rating, period, sample_users, k_core, rng
             )
             kept, sides = _renumbered(kept, *sides)
             rule = rule.settled(kept)
             train, valid, test = rule.parts(kept, sides[0], sides[1], rng)
+            del kept
             provenance |= {"options": filters, "interactions": counts, "left out": left_out.summary}
             if rule.kind != "random":
                 provenance["split"] = str(rule)
@@ -585,21 +590,33 @@ class _LeftOut(NamedTuple):
     summary: dict[str, int]
 
 
-def _left_out(source: Source, steps: list[tuple[str, Interactions]]) -> _LeftOut:
+class _Step(NamedTuple):
+    """Which users bool[U] and items bool[I] have an interaction after a filter, and why it leaves out the others."""
+
+    reason: str
+    users: BoolArray
+    items: BoolArray
+
+    @classmethod
+    def of(cls, reason: str, kept: Interactions) -> _Step:
+        """Look at the interactions that a filter has kept."""
+        return cls(reason, kept.user_degrees() > 0, kept.item_degrees() > 0)
+
+
+def _left_out(source: Source, steps: list[_Step]) -> _LeftOut:
     """Find the users and items that each step leaves out.
 
     Args:
         source: whose users and items.
-        steps: the interactions after each filter, and why it leaves out others; the first are those read.
+        steps: one for each filter; the first is what was read.
     """
     gone: dict[str, list[str]] = {"id": [], "reason": []}
     summary = {}
     for kind, ids in (("users", source.users), ("items", source.items)):
-        before = steps[0][1]
-        had = before.user_degrees() if kind == "users" else before.item_degrees()
-        for reason, after in steps[1:]:
-            has = after.user_degrees() if kind == "users" else after.item_degrees()
-            rows = np.flatnonzero((had > 0) & (has == 0)).tolist()
+        had: BoolArray = getattr(steps[0], kind)
+        for step in steps[1:]:
+            reason, has = step.reason, getattr(step, kind)
+            rows = np.flatnonzero(had & ~has).tolist()
             if rows:
                 summary[f"{kind}: {reason}"] = len(rows)
             if kind == "users" and len(gone["id"]) + len(rows) <= MOST_LEFT_OUT:
@@ -658,6 +675,7 @@ def _json(value: Any) -> bytes:
 
 
 def _filtered(
+    kept: Interactions,
     source: Source,
     findings: list[Finding],
     min_rating: float | None,
@@ -667,14 +685,12 @@ def _filtered(
     rng: np.random.Generator,
 ) -> tuple[Interactions, dict[str, int], _LeftOut]:
     """Apply the filters; return what is left, the interactions after each filter, and who was left out."""
-    assert isinstance(source.interactions, Interactions)
-    kept = source.interactions
     counts = {"read": len(kept)}
-    steps = [("", kept)]
+    steps = [_Step.of("", kept)]
     if period is not None and period != (None, None):
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
-        steps.append(("nothing in the period", kept))
+        steps.append(_Step.of("nothing in the period", kept))
     if min_rating is not None:
         kept = kept.rated()  # otherwise a later interaction without a rating would hide one with a rating
     kept = _merged(kept, source, findings)
@@ -682,14 +698,14 @@ def _filtered(
     if min_rating is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
-        steps.append((f"all rated below {min_rating:g}", kept))
+        steps.append(_Step.of(f"all rated below {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)
-        steps.append(("not in the sample of users", kept))
+        steps.append(_Step.of("not in the sample of users", kept))
     kept = kept.k_core(k_core)
     counts[f"in the {k_core}-core"] = len(kept)
-    steps.append((f"not in the {k_core}-core", kept))
+    steps.append(_Step.of(f"not in the {k_core}-core", kept))
     return kept, counts, _left_out(source, steps)
 
 

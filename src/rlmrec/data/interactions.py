@@ -6,7 +6,7 @@ Everything is vectorised; 10 million interactions pass each filter in seconds (b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,19 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from rlmrec.errors import DataError
-from rlmrec.types import BoolArray, FloatArray, IntArray
+from rlmrec.types import AnyArray, FloatArray, IntArray
+
+# From so many interactions on, rows and ids are kept in 32 bits and converted whenever they are asked for: this
+# halves the memory of a large dataset. Repeated pairs are searched as many rows at a time.
+COMPACT = 1 << 22
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
     """User-item pairs as two parallel arrays of rows, with optional columns beside them.
+
+    ``COMPACT`` interactions or more keep ``users``, ``items`` and ``id`` in 32 bits where they fit. Each access
+    to one of them then makes a new int64 array: keep it, rather than ask for it in a loop.
 
     Args:
         users: int64[n], user rows in [0, n_users).
@@ -43,26 +50,47 @@ class Interactions:
     rating: FloatArray | None = None
     timestamp: FloatArray | None = None
     review: npt.NDArray[np.object_] | None = None
-    id: IntArray | None = None
+    id: IntArray | None = field(
+        default_factory=lambda: None
+    )  # so that the class has no attribute of that name
 
     def __post_init__(self) -> None:
         for name in ("users", "items"):
             rows = np.asarray(getattr(self, name))
             if rows.size and rows.dtype.kind not in "iu":
                 raise DataError(f"{name} must be integer rows, got {rows.dtype}")
-        object.__setattr__(self, "users", np.ascontiguousarray(self.users, np.int64))
-        object.__setattr__(self, "items", np.ascontiguousarray(self.items, np.int64))
+        kind: type[np.int32] | type[np.int64] = np.int64
+        if len(self.users) >= COMPACT:
+            largest = 0 if self.id is None else int(np.max(self.id))
+            kind = index_type(self.n_users, self.n_items, len(self.users), largest)
         if self.id is None:
-            object.__setattr__(self, "id", np.arange(len(self.users), dtype=np.int64))
+            object.__setattr__(self, "id", np.arange(len(self.users), dtype=kind))
+        for name in ("users", "items", "id"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
         for name, column in self.columns().items():
             if column.shape != self.users.shape:
                 raise DataError(f"column {name} has shape {column.shape}, users have {self.users.shape}")
         for name, rows, size in (("user", self.users, self.n_users), ("item", self.items, self.n_items)):
             if len(rows) and (rows.min() < 0 or rows.max() >= size):
                 raise DataError(f"{name} rows span {rows.min()}..{rows.max()}, expected 0..{size - 1}")
+        if kind is np.int32:
+            compact = {name: self.__dict__.pop(name) for name in ("users", "items", "id")}
+            object.__setattr__(self, "_compact", compact)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a column that is kept in 32 bits as int64."""
+        compact: dict[str, AnyArray] = self.__dict__.get("_compact", {})
+        if name not in compact:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return compact[name].astype(np.int64)
+
+    def stored(self, name: str) -> AnyArray:
+        """Return a column as it is kept, rows and ids in 32 or 64 bits, without a copy."""
+        column: AnyArray = self.__dict__.get("_compact", self.__dict__)[name]
+        return column
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.stored("users"))
 
     def __repr__(self) -> str:
         extra = ", ".join(name for name in self.columns() if name not in ("users", "items", "id"))
@@ -76,30 +104,38 @@ class Interactions:
         names = ("users", "items", "rating", "timestamp", "review", "id")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def take(self, index: IntArray | BoolArray) -> Interactions:
+    def take(self, index: AnyArray) -> Interactions:
         """Return the interactions at ``index`` (positions or a mask); the numbers of users and items stay."""
-        taken: dict[str, Any] = {name: column[index] for name, column in self.columns().items()}
+        taken: dict[str, Any] = {name: self.stored(name)[index] for name in ("users", "items", "id")}
+        for name in ("rating", "timestamp", "review"):
+            column = getattr(self, name)
+            taken[name] = None if column is None else column[index]
         return replace(self, **taken)
 
     def keys(self) -> IntArray:
         """Return int64[n], one number per pair: user · n_items + item."""
-        return self.users * self.n_items + self.items
+        keys = self.users * self.n_items
+        keys += self.items
+        return keys
 
     def csr(self) -> sp.csr_array:
-        """Return the U x I matrix of 0 and 1 (float32), columns sorted."""
+        """Return the U x I matrix of 0 and 1 (float32), columns sorted; indices of 32 bits where they suffice."""
         shape = (self.n_users, self.n_items)
-        matrix = sp.csr_array((np.ones(len(self), np.float32), (self.users, self.items)), shape=shape)
+        kind = index_type(len(self), *shape)
+        users, items = (self.stored(name).astype(kind, copy=False) for name in ("users", "items"))
+        entries: Any = np.ones(len(self), np.float32), (users, items)
+        matrix: sp.csr_array = sp.csr_array(entries, shape=shape)
         matrix.data[:] = 1.0  # duplicates were summed
         matrix.sort_indices()
         return matrix
 
     def user_degrees(self) -> IntArray:
         """Return int64[U], the number of interactions of each user."""
-        return np.bincount(self.users, minlength=self.n_users)
+        return np.bincount(self.stored("users"), minlength=self.n_users)
 
     def item_degrees(self) -> IntArray:
         """Return int64[I], the number of interactions of each item."""
-        return np.bincount(self.items, minlength=self.n_items)
+        return np.bincount(self.stored("items"), minlength=self.n_items)
 
     def rated(self) -> Interactions:
         """Keep the interactions that have a rating.
@@ -156,8 +192,9 @@ class Interactions:
         if not len(twice):
             return self
         # Sort only the repeated pairs: usually they are few.
-        place = np.minimum(np.searchsorted(twice, keys), len(twice) - 1)
-        order = np.flatnonzero(twice[place] == keys)
+        order = np.concatenate(
+            [start + _among(keys[start : start + COMPACT], twice) for start in range(0, len(keys), COMPACT)]
+        )
         keep = np.ones(len(self), bool)
         keep[order] = False
         if self.timestamp is not None:
@@ -197,7 +234,8 @@ class Interactions:
         Raises:
             DataError: nothing is left.
         """
-        users, items, index = self.users, self.items, np.arange(len(self))
+        users, items = self.stored("users"), self.stored("items")
+        index: AnyArray = np.arange(len(self), dtype=index_type(len(self)))
         while len(index):
             enough_user = np.bincount(users, minlength=self.n_users) >= k
             enough_item = np.bincount(items, minlength=self.n_items) >= k
@@ -262,6 +300,12 @@ class Interactions:
         )
 
 
+def _among(keys: IntArray, wanted: IntArray) -> IntArray:
+    """Return the positions of the keys that are among ``wanted``, which is ascending."""
+    place = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+    return np.flatnonzero(wanted[place] == keys)
+
+
 def joined(parts: Sequence[Interactions]) -> Interactions:
     """Join interactions over the same users and items, with the columns that all of them have."""
     columns = [part.columns() for part in parts if len(part)] or [parts[0].columns()]
@@ -281,6 +325,16 @@ def _date(moment: float) -> str:
 def _ids(interactions: Interactions) -> IntArray:
     assert interactions.id is not None  # set in __post_init__
     return interactions.id
+
+
+def index_type(*sizes: int, bound: int = np.iinfo(np.int32).max) -> type[np.int32] | type[np.int64]:
+    """Return the type of the indices of a sparse matrix: 32 bits, or 64 where a size is ``bound`` or more.
+
+    Args:
+        sizes: the number of entries, of rows, of columns.
+        bound: 2³¹ − 1; tests pass a smaller one.
+    """
+    return np.int32 if max(sizes) < bound else np.int64
 
 
 def repeats(keys: IntArray) -> IntArray:

@@ -240,10 +240,11 @@ def split_by_ratio(interactions: Interactions, ratio: Sequence[float], rng: np.r
         raise DataError(f"collaborative filtering needs at least 2 users, got {n_active}")
     order = rng.permutation(n)
     must_train = np.zeros(n, bool)
-    must_train[_first(interactions.users[order], interactions.n_users)] = True
-    must_train[_first(interactions.items[order], interactions.n_items)] = True
+    for side, size in (("users", interactions.n_users), ("items", interactions.n_items)):
+        must_train[_first(interactions.stored(side)[order], size)] = True
     # Those that must be trained on come first, so one cut after n_train keeps them all in training.
     dealt = np.concatenate([order[must_train], order[~must_train]])
+    del order
     n_train = max(int(must_train.sum()), round(n * parts[0] / parts.sum()))
     held_out = parts[1] + parts[2]
     n_valid = round((n - n_train) * parts[1] / held_out) if held_out else 0

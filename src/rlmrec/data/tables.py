@@ -21,7 +21,7 @@ from rlmrec.data.databases import is_connection, read_query, read_sheet, shown
 from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
-from rlmrec.data.interactions import Interactions
+from rlmrec.data.interactions import Interactions, index_type
 from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_baskets
 from rlmrec.data.source import Source
@@ -44,6 +44,7 @@ from rlmrec.types import IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst", ".zstd")
+DENSE_IDS = 2  # integers between the ids, for each row
 
 
 class Columns(NamedTuple):
@@ -635,9 +636,19 @@ def _factorise(tables: Sequence[Table], column: str, kind: str) -> tuple[list[In
                 f"integers in {typed[pl.Int64()].path}, got {ids[first][row]!r}: make them one type"
             )
     union = pl.concat(distinct).unique().sort()
+    return [_numbered(series, union) for series in ids], Vocabulary(union.to_list(), kind)
+
+
+def _numbered(ids: pl.Series, union: pl.Series) -> IntArray:
+    """Return the place of each id in ``union``, which is ascending and has them all."""
+    if union.dtype == pl.Int64 and len(union):
+        least, most = int(union[0]), int(union[-1])
+        if most - least < DENSE_IDS * len(ids):  # integers that are close together: a table of all in between
+            places = np.zeros(most - least + 1, index_type(len(union)))
+            places[union.to_numpy() - least] = np.arange(len(union))
+            return cast(IntArray, places[ids.to_numpy() - least])
     rows = pl.int_range(len(union), eager=True)
-    numbered = [cast(IntArray, series.replace_strict(union, rows).to_numpy()) for series in ids]
-    return numbered, Vocabulary(union.to_list(), kind)
+    return cast(IntArray, ids.replace_strict(union, rows).to_numpy())
 
 
 def _is_integer(texts: pl.Series) -> pl.Series:

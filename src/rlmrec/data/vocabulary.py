@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,15 @@ class Vocabulary:
             hint = f"; {both} occurs as a number and as text" if both is not None else ""
             raise DataError(f"{kind} ids mix integers and text{hint}: make them one type")
         self.is_text = str in types
-        self._rows = {raw: row for row, raw in enumerate(self.ids)}
-        if len(self._rows) != len(self.ids):
+        if len(set(self.ids)) != len(self.ids):
             seen: set[RawId] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise DataError(f"{kind} id {twice!r} occurs twice in the vocabulary")
+
+    @cached_property
+    def _rows(self) -> dict[RawId, int]:
+        """The row of each id. Most of the memory of a large vocabulary, so it is made by the first look-up."""
+        return {raw: row for row, raw in enumerate(self.ids)}
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self.ids[:3])) + ", …" * (len(self) > 3)

@@ -240,7 +240,7 @@ class PromptBuilder:
         truncations: list[str] = []
         entries, ids, quoted = [], [], []
         for position in self._draw("user", row, self._by_user, self.options.items):
-            item = int(self.train.items[position])
+            item = int(self.train.stored("items")[position])
             profile = self.item_profiles[item]
             review = self._review(position)
             shown = NOTHING
