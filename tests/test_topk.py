@@ -161,6 +161,23 @@ def test_products_of_a_row_that_has_nothing_left_in_the_first_tiles(monkeypatch)
     assert set(ids[2, :5].tolist()) == set(range(19_995, 20_000))
 
 
+@pytest.mark.parametrize("n_items", [3, 500, 20_000])
+def test_products_with_a_sparse_sum(n_items, monkeypatch):
+    monkeypatch.setattr(topk, "BLOCK", 1 << 12)
+    rng = np.random.default_rng(n_items)
+    queries, items = (rng.integers(-9, 10, (n, 4)).astype(np.float32) for n in (5, n_items))
+    added = sp.csr_array(sp.random_array((5, n_items), density=0.3, rng=rng, dtype=np.float32) * 200)
+    excluded = sp.csr_array(rng.random((5, n_items)) < 0.3)
+    scores = queries @ items.T + added.toarray()
+    scores[excluded.toarray()] = -np.inf
+    scores[:, 1] = -np.inf
+    ids, best = top_k_products(queries, items, 20, excluded, np.array([1]), added)
+    expected_ids, expected = reference(scores, 20)
+    np.testing.assert_array_equal(best, expected)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(ids[finite], expected_ids[finite])
+
+
 def test_products_of_no_query_and_a_bad_k():
     items = np.ones((5, 2), np.float32)
     assert top_k_products(np.empty((0, 2), np.float32), items, 3)[0].shape == (0, 3)

@@ -125,8 +125,9 @@ def top_k_products(
     k: int,
     excluded: sp.csr_array | None = None,
     banned: IntArray | None = None,
+    added: sp.csr_array | None = None,
 ) -> tuple[IntArray, Float32Array]:
-    """Compute ``top_k(queries @ items.T, k)`` without storing the product, one tile of items after another.
+    """Compute ``top_k(queries @ items.T + added, k)`` without storing the sum, one tile of items after another.
 
     After the first tile, each row's k-th best score is the threshold for the following tiles. The few scores above
     it are collected; once there are more than 3 k per row, they are merged and the threshold rises. A score equal
@@ -138,6 +139,7 @@ def top_k_products(
         k: number of items, at least 1; more than I means I.
         excluded: B x I sparse matrix; its non-zero entries are excluded from their row.
         banned: items that are excluded from every row.
+        added: B x I sparse matrix that is added to the products; None adds nothing. Each entry occurs once.
 
     Returns:
         ids int64[B, min(k, I)] and their scores float32[B, min(k, I)]; excluded items have the score −∞.
@@ -146,9 +148,23 @@ def top_k_products(
         DataError: k < 1.
     """
     n_rows, n_items = len(queries), len(items)
-    left_out = _Excluded(excluded, banned)
+    left_out, more = _ByTile(excluded), _ByTile(added)
+    without = None if banned is None else np.unique(banned)
+
+    def finish(scores: Float32Array, start: int) -> Float32Array:
+        """Add ``added`` to a tile that begins at item ``start``, then write −∞ over what is left out; in place."""
+        rows, columns, values = more.within(start, scores.shape[1])
+        if len(rows):
+            scores[rows, columns] += values
+        rows, columns, _ = left_out.within(start, scores.shape[1])
+        scores[rows, columns] = -np.inf
+        if without is not None:
+            stop = start + scores.shape[1]
+            scores[:, without[slice(*np.searchsorted(without, (start, stop)))] - start] = -np.inf
+        return scores
+
     tile = -(-max(16 * k, BLOCK // max(1, n_rows)) // TILE) * TILE
-    ids, best = top_k(left_out.apply(queries @ items[:tile].T, 0), k)
+    ids, best = top_k(finish(queries @ items[:tile].T, 0), k)
     k = min(k, n_items)
     if n_items <= tile or not n_rows:
         return ids, best
@@ -164,7 +180,7 @@ def top_k_products(
         scores = buffer.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         above = passed.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         np.matmul(queries, part.T, out=scores)
-        left_out.apply(scores, start)
+        finish(scores, start)
         np.greater(scores, bar, out=above)
         found = np.flatnonzero(above)
         rows, columns = np.divmod(found, len(part))
@@ -177,31 +193,27 @@ def top_k_products(
     return _decode(keys)
 
 
-class _Excluded:
-    """The excluded items of each row, sorted by tile so that a tile finds its own part quickly."""
+class _ByTile:
+    """The entries of a sparse matrix, sorted by tile so that a tile finds its own quickly."""
 
-    def __init__(self, excluded: sp.csr_array | None, banned: IntArray | None) -> None:
-        self.banned = None if banned is None else np.unique(banned)
+    def __init__(self, matrix: sp.csr_array | None) -> None:
         self.tiles: AnyArray = np.empty(0, np.int32)
         self.rows: AnyArray = self.tiles
         self.columns: AnyArray = self.tiles
-        if excluded is not None and excluded.nnz:
-            tiles = excluded.indices // TILE
-            short = tiles.astype(np.uint16) if excluded.shape[1] < TILE << 16 else tiles
+        self.values: AnyArray = self.tiles
+        if matrix is not None and matrix.nnz:
+            tiles = matrix.indices // TILE
+            short = tiles.astype(np.uint16) if matrix.shape[1] < TILE << 16 else tiles
             order = np.argsort(short, kind="stable")  # radix sort of 16 bits
             self.tiles = tiles[order]
-            self.rows = np.repeat(np.arange(excluded.shape[0]), np.diff(excluded.indptr))[order]
-            self.columns = excluded.indices[order]
+            self.rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[order]
+            self.columns = matrix.indices[order]
+            self.values = matrix.data[order]
 
-    def apply(self, scores: Float32Array, start: int) -> Float32Array:
-        """Write −∞ over the excluded scores of the tile that begins at item ``start``, a multiple of TILE."""
-        stop = start + scores.shape[1]
-        if len(self.columns):
-            part = slice(*np.searchsorted(self.tiles, (start // TILE, -(-stop // TILE))))
-            scores[self.rows[part], self.columns[part] - start] = -np.inf
-        if self.banned is not None:
-            scores[:, self.banned[slice(*np.searchsorted(self.banned, (start, stop)))] - start] = -np.inf
-        return scores
+    def within(self, start: int, width: int) -> tuple[AnyArray, AnyArray, AnyArray]:
+        """Return rows, columns and values of the tiles from item ``start``, a multiple of TILE, counted from there."""
+        part = slice(*np.searchsorted(self.tiles, (start // TILE, -(-(start + width) // TILE))))
+        return self.rows[part], self.columns[part] - start, self.values[part]
 
 
 def _merged(

@@ -15,7 +15,7 @@ from rlmrec.cli import main
 from rlmrec.closed_form import RECOMMENDERS, Texts
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.files import locked, read_json, sha256, write_json
-from rlmrec.recommend import storage
+from rlmrec.recommend import sparse_parts, storage
 from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report import write_report
@@ -68,8 +68,10 @@ def opened(place, name, mmap=False):
     return open_recommender(place, name, place.dataset(), mmap=mmap)
 
 
+@pytest.mark.parametrize("light", [0, 10**9])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stored_run_scores_and_ranks_as_the_model_does(place, name):
+def test_a_stored_run_scores_and_ranks_as_the_model_does(place, name, light, monkeypatch):
+    monkeypatch.setattr(sparse_parts, "LIGHT", light)  # lists from tiles of sums, and from whole rows
     dataset = place.dataset()
     text_embeddings = place.text_embeddings(dataset)
     texts = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlmrec.closed_form import GraphFilter, Texts, load_state
+from rlmrec.closed_form import GraphFilter, Texts, graph_filter, graph_rule, load_state, svd
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
@@ -84,6 +84,24 @@ def test_ranks_as_the_fused_z_scores(noisy, fitted):
     # The same lists, but for items whose scores are equal up to rounding.
     same = np.argsort(-centred, axis=1)[:, :10] == np.argsort(-expected, axis=1)[:, :10]
     assert same.mean() > 0.99
+
+
+def test_blocks_of_users_change_nothing_but_rounding(noisy, fitted, monkeypatch):
+    for module in (graph_rule, graph_filter):
+        monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(svd.Gram.__init__, "__defaults__", (7,))
+    found = GraphFilter.fit(*noisy, FIXED)
+    for name, array in fitted.state().items():
+        bound = 1e-3 * np.abs(array).max(initial=0)
+        np.testing.assert_allclose(found.state()[name], array, rtol=2e-3, atol=bound, err_msg=name)
+
+
+def test_few_neighbours_are_tried_where_items_are_many(noisy, monkeypatch):
+    dataset, _ = noisy
+    monkeypatch.setattr(graph_filter, "ENTRIES", 60 * dataset.n_items)
+    record = GraphFilter.fit(dataset).record
+    assert {trial["neighbours"] for trial in record["trials"] if "neighbours" in trial} == {50}
+    assert any("neighbours 200, 1000 not tried" in note for note in record["notes"])
 
 
 def test_without_sparse_parts_it_is_one_inner_product(noisy):

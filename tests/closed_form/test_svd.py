@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from rlmrec.closed_form.svd import right_singular_vectors
+from rlmrec.closed_form.svd import Gram, right_singular_vectors
 from rlmrec.errors import ConfigError, DataError
 
 
@@ -42,6 +42,13 @@ def test_same_on_every_run_and_other_start_same_answer(matrix):
     np.testing.assert_array_equal(first.vectors, second.vectors)
     other = right_singular_vectors(matrix, 10, tolerance=1e-3, seed=5, start=first.vectors[:, :4])
     np.testing.assert_allclose(other.values, first.values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 899, 900, 5000])
+def test_rows_are_read_in_blocks(matrix, rows):
+    columns = np.random.default_rng(0).standard_normal((700, 3)).astype(np.float32)
+    expected = matrix.T @ (matrix @ columns)
+    np.testing.assert_allclose(Gram(matrix, rows)(columns), expected, rtol=1e-5, atol=1e-3)
 
 
 def test_smoothing_is_the_product(matrix):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from rlmrec.closed_form import neighbours
 from rlmrec.closed_form.graph_rule import TextMap
 from rlmrec.closed_form.neighbours import (
     largest,
@@ -78,12 +79,17 @@ def test_similarity_graph_is_symmetric_and_bounded():
     assert np.linalg.eigvalsh(graph).max() <= 1 + 1e-5
 
 
+@pytest.mark.parametrize("dense", [0, 10**9])
 @pytest.mark.parametrize("m", [1, 3, 5, 40])
-def test_products_are_never_made_whole(m):
+def test_products_are_never_made_whole(m, dense, monkeypatch):
+    monkeypatch.setattr(neighbours, "DENSE", dense)  # each of the two ways for all blocks
+    monkeypatch.setattr(neighbours, "SPARSE", dense)
     rng = np.random.default_rng(0)
     matrix = sp.csr_array(rng.integers(0, 3, (50, 30)) * (rng.random((50, 30)) < 0.3), dtype=np.float32)
     whole = (matrix.T @ matrix).tocsr()
-    np.testing.assert_array_equal(largest_products(matrix, m).toarray(), largest(whole, m).toarray())
+    kept = largest_products(matrix, m)
+    np.testing.assert_array_equal(kept.toarray(), largest(whole, m).toarray())
+    assert kept.indices.dtype == kept.indptr.dtype == np.int32
     rows = matrix[:7]
     found = times_products(rows, matrix, sp.csr_array(matrix.T))
     np.testing.assert_allclose(found, (rows @ whole).toarray(), rtol=1e-5)

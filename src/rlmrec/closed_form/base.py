@@ -18,6 +18,7 @@ from pydantic import Field
 
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.registry import Labelled
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
@@ -390,7 +391,7 @@ def constant_vectors(value: Float32Array, n: int) -> Float32Array:
 
 def sparse_state(name: str, matrix: sp.csr_array) -> State:
     """The arrays of a sparse matrix under names that begin with ``name``."""
-    narrow = np.int32 if max(matrix.nnz, *matrix.shape) < np.iinfo(np.int32).max else np.int64
+    narrow = index_type(matrix.nnz, *matrix.shape)
     return {
         f"{name}.data": matrix.data,
         f"{name}.indices": matrix.indices.astype(narrow),

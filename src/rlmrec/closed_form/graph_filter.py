@@ -20,6 +20,7 @@ from rlmrec.closed_form.base import (
     check_config,
 )
 from rlmrec.closed_form.graph_rule import (
+    ROWS,
     GraphRule,
     ItemTexts,
     NewItems,
@@ -50,6 +51,7 @@ STEP = 0.1
 TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
 NEIGHBOURS = 50, 200, 1000
+ENTRIES = 1 << 26  # of the item neighbours at most where their number is chosen: 512 MiB
 RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
 # Users without a history: what is hidden to choose their weights, and what is tried beside the filter.
 HIDDEN = 1000
@@ -156,7 +158,7 @@ class _Fit:
         else:
             self.notes.append("no validation split: options left open have their defaults")
         self.parts: dict[str, Float32Array] = {}
-        self.pairs: dict[float, tuple[sp.csr_array, sp.csr_array]] = {}
+        self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None
         self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}
         self.figures: dict[str, float] = {}
         self.trials: list[dict[str, float]] = []
@@ -273,15 +275,25 @@ class _Fit:
 
         R̃ᵀR̃ is this matrix with both sides scaled by D_i^−b.
         """
-        if a not in self.pairs:
+        pairs = self.pairs
+        if pairs is None or pairs[0] != a:
             scaled = self._scaled(a, 0)
-            self.pairs[a] = scaled, sp.csr_array(scaled.T)
-        scaled, transposed = self.pairs[a]
-        return times_products(rows, scaled, transposed)
+            self.pairs = pairs = a, scaled, sp.csr_array(scaled.T)
+        return times_products(rows, pairs[1], pairs[2])
+
+    def _neighbour_counts(self) -> tuple[int, ...]:
+        """The values of M that are tried: those for which G has at most ``ENTRIES`` entries, at least the least."""
+        tried = tuple(count for count in NEIGHBOURS if count * self.dataset.n_items <= ENTRIES)
+        left_out = NEIGHBOURS[max(1, len(tried)) :]
+        if left_out:
+            self.notes.append(
+                f"{self.dataset.n_items:,} items: neighbours {', '.join(map(str, left_out))} not tried, for memory"
+            )
+        return tried or NEIGHBOURS[:1]
 
     def _graph(self, scaled: sp.csr_array) -> sp.csr_array | None:
         """G: the largest entries of each column of R̃ᵀR̃; how many, validation chooses by G alone."""
-        counts = NEIGHBOURS if self.config.neighbours is None else (self.config.neighbours,)
+        counts = self._neighbour_counts() if self.config.neighbours is None else (self.config.neighbours,)
         if counts == (0,) or self.config.neighbour_weight == 0:
             return None
         whole = largest_products(scaled, max(counts))
@@ -545,9 +557,8 @@ class _Fit:
         gains = _gains(spectrum.values, ridge, rank)
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
-        projected = scaled @ spread
-        new_users, width = self._new_users(projected, spectrum, (rank, ridge), item_texts, user_texts)
-        filtered = unit_rows(projected * gains)  # c_u, of one length for all users
+        new_users, width = self._new_users(scaled, spread, spectrum, (rank, ridge), item_texts, user_texts)
+        average, moments = _moments(scaled, spread[:, :rank] * gains[:rank], item_texts is not None)
         if item_texts is not None and not weights[1]:
             weights = weights[0], CARRIED, weights[2]
         return GraphRule(
@@ -558,15 +569,21 @@ class _Fit:
             item_texts=item_texts,
             user_texts=user_texts if weights[2] or new_users is not None else None,
             new_users=new_users,
-            average=filtered[:, :width].mean(axis=0),
+            average=np.pad(average, (0, width - rank)),
             weights=weights,
-            of_new_items=self._of_new_items(filtered[:, :rank], spectrum.vectors[:, :rank], item_texts),
+            of_new_items=self._of_new_items(moments, spectrum.vectors[:, :rank], item_texts),
         )
 
     def _of_new_items(
-        self, filtered: Float32Array, vectors: Float32Array, item_texts: ItemTexts | None
+        self, moments: FloatArray, vectors: Float32Array, item_texts: ItemTexts | None
     ) -> NewItems | None:
-        """Where new items go by their texts, fitted on the items that have a text and a history."""
+        """Where new items go by their texts, fitted on the items that have a text and a history.
+
+        Args:
+            moments: float64[r, r], the mean of c_uᵀ c_u, which the mean variance of the scores follows from.
+            vectors: Q, float32[I, r].
+            item_texts: None where there are none.
+        """
         if item_texts is None:
             return None
         texts = item_texts.vectors
@@ -579,15 +596,14 @@ class _Fit:
         rng = np.random.default_rng(self.seed)
         some = np.sort(rng.choice(rows, min(len(rows), SPREAD_ITEMS), replace=False))
         places = NewItems(text_map).directions(texts[some], texts, vectors, some)
-        spreads = [
-            float(np.square(deviations(filtered, covariance(items))).mean()) for items in (vectors, places)
-        ]
+        spreads = [float((covariance(items) * moments).sum()) for items in (vectors, places)]
         length = np.sqrt(spreads[0] / spreads[1]) if min(spreads) > 0 else 1.0
         return NewItems(text_map, float(length), NEW_ITEM_WEIGHT / (self.weights["item_text"] or CARRIED))
 
     def _new_users(
         self,
-        projected: Float32Array,
+        scaled: sp.csr_array,
+        spread: Float32Array,
         spectrum: SingularVectors,
         filter_of_known: tuple[int, float],
         item_texts: ItemTexts | None,
@@ -604,7 +620,7 @@ class _Fit:
         known = np.flatnonzero(user_texts.vectors.any(axis=1) & (self.degrees[0] > 0))
         if not len(known):
             return None, rank
-        projected, values = projected[known], spectrum.values
+        projected, values = scaled[known] @ spread, spectrum.values
         hidden = self._hidden_users(known, projected, spectrum, item_texts, user_texts)
         chosen, weights = (
             filter_of_known,
@@ -730,6 +746,24 @@ class _HiddenUsers:
                     yield of_filter + np.float32(item_text) * of_items + np.float32(user_text) * of_users
 
         return self.validation.qualities(scores)
+
+
+def _moments(scaled: sp.csr_array, factors: Float32Array, squares: bool) -> tuple[Float32Array, FloatArray]:
+    """The mean float32[r] of all users' c_u at unit length, and with ``squares`` that of c_uᵀ c_u, float64[r, r].
+
+    Args:
+        scaled: R̃, sparse U x I.
+        factors: float32[I, r], c_u = R̃_u · factors.
+        squares: whether the second one is needed; zeros otherwise.
+    """
+    n_users, rank = scaled.shape[0], factors.shape[1]
+    total, second = np.zeros(rank), np.zeros((rank, rank))
+    for start in range(0, n_users, ROWS):
+        users = unit_rows(scaled[start : start + ROWS] @ factors)
+        total += users.sum(axis=0, dtype=np.float64)
+        if squares:
+            second += users.T @ users
+    return np.asarray(total / n_users, np.float32), second / n_users
 
 
 def _map_users(inputs: Float32Array, targets: Float32Array, seed: int) -> TextMap:

@@ -31,6 +31,8 @@ JITTER = 1e-4
 # Items whose mean a new item is placed at. Measured on yelp-profiles, Recall@20 of hidden items by similar
 # items, map and text together: 15 .1657, 30 .1667, 60 .1655.
 SIMILAR_ITEMS = 30
+# Users or texts worked on at a time, so that memory does not grow with their number.
+ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +170,14 @@ class TextMap:
         factor = np.linalg.cholesky(within)
         # Features F with F Fᵀ ≈ K: their normal equations are as well conditioned as λ makes them, while those of
         # K itself lose all accuracy in float32.
-        across = _kernel(points, inputs, gamma).astype(np.float64)
-        features = solve_triangular(factor, across, lower=True, overwrite_b=True)  # (m, n)
-        normal = features @ features.T
+        normal, right = np.zeros_like(within), np.zeros((len(points), targets.shape[1]))
+        for start in range(0, n, ROWS):
+            across = _kernel(points, inputs[start : start + ROWS], gamma).astype(np.float64)
+            features = solve_triangular(factor, across, lower=True, overwrite_b=True)  # (m, ROWS)
+            normal += features @ features.T
+            right += features @ targets[start : start + ROWS]
         normal[np.diag_indices_from(normal)] += ridge
-        weights = np.linalg.solve(normal, features @ targets)
+        weights = np.linalg.solve(normal, right)
         solved = solve_triangular(factor, weights, lower=True, trans="T")
         return cls(points, solved.astype(np.float32), gamma)
 
@@ -315,9 +320,27 @@ class GraphRule(FoldIn):
     def parts(
         self, histories: sp.csr_array, texts: Float32Array | None = None, own: IntArray | None = None
     ) -> UserParts:
-        """The parts of B users; see ``FoldIn.parts``."""
-        n_users, n_items = histories.shape
+        """The parts of B users; see ``FoldIn.parts``. Many are computed some at a time."""
+        n_users = histories.shape[0]
         own = np.full(n_users, -1) if own is None else own
+        if n_users <= ROWS:
+            return self._parts(histories, texts, own)
+        vectors = np.empty((n_users, self.items.shape[1]), np.float32)
+        sparse: tuple[list[sp.csr_array], list[sp.csr_array]] = [], []
+        for start in range(0, n_users, ROWS):
+            block = slice(start, start + ROWS)
+            found = self._parts(
+                sp.csr_array(histories[block]), None if texts is None else texts[block], own[block]
+            )
+            vectors[block] = found.vectors
+            for parts, part in zip(sparse, found[1:], strict=True):
+                if part is not None:
+                    parts.append(part)
+        history, direct = (sp.csr_array(sp.vstack(part, format="csr")) if part else None for part in sparse)
+        return UserParts(vectors, history, direct)
+
+    def _parts(self, histories: sp.csr_array, texts: Float32Array | None, own: IntArray) -> UserParts:
+        n_users, n_items = histories.shape
         degrees = np.asarray(histories.sum(axis=1)).ravel()
         is_new = degrees <= 0
         queries = self._queries(texts)
@@ -513,8 +536,11 @@ def with_text(texts: Float32Array) -> BoolArray:
 def scale_rows(
     matrix: sp.csr_array, factors: npt.NDArray[np.floating], columns: Float32Array | None = None
 ) -> sp.csr_array:
-    """diag(factors) · matrix · diag(columns), as a new float32 matrix."""
-    data = matrix.data * np.repeat(factors, np.diff(matrix.indptr))
-    if columns is not None:
-        data = data * columns[matrix.indices]
-    return sp.csr_array((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+    """diag(factors) · matrix · diag(columns), as a new float32 matrix; computed in float64, some rows at a time."""
+    data = np.empty(matrix.nnz, np.float32)
+    for start in range(0, matrix.shape[0], ROWS):
+        stop = min(start + ROWS, matrix.shape[0])
+        part = slice(matrix.indptr[start], matrix.indptr[stop])
+        found = matrix.data[part] * np.repeat(factors[start:stop], np.diff(matrix.indptr[start : stop + 1]))
+        data[part] = found if columns is None else found * columns[matrix.indices[part]]
+    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)

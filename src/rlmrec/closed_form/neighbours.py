@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from rlmrec.closed_form.svd import Gram
+from rlmrec.data.interactions import index_type
 from rlmrec.topk import map_blocks, top_k
 from rlmrec.types import Float32Array, IntArray
+
+# One entry in so many: from there on a block of products is searched faster as a dense one.
+DENSE = 8
+# A step of a sparse product of sparse matrices takes as long as so many of one with dense columns.
+SPARSE = 16
 
 
 def nearest(
@@ -83,7 +90,10 @@ def largest_products(matrix: sp.csr_array, m: int) -> sp.csr_array:
     rows = sp.csr_array(matrix.T)
 
     def work(block: slice) -> sp.csr_array:
-        return _largest_of(sp.csr_array(rows[block] @ matrix).toarray(), m)
+        products = sp.csr_array(rows[block] @ matrix)
+        if DENSE * products.nnz < products.shape[0] * n:
+            return largest(products, m)
+        return _largest_of(products.toarray(), m)
 
     # A sparse product takes its values and their columns before it is dense.
     found: sp.csr_array = sp.csr_array(sp.vstack(list(map_blocks(work, n, 3 * n)), format="csr"))
@@ -93,13 +103,19 @@ def largest_products(matrix: sp.csr_array, m: int) -> sp.csr_array:
 def times_products(rows: sp.csr_array, matrix: sp.csr_array, transposed: sp.csr_array) -> Float32Array:
     """Return float32[B, I], ``rows`` times AᵀA, without making AᵀA.
 
+    Where ``rows`` share few rows of A, as in large catalogues, the products stay sparse until the end.
+
     Args:
         rows: sparse B x I.
         matrix: A, sparse U x I.
         transposed: Aᵀ as a CSR matrix.
     """
+    through = sp.csr_array(rows @ transposed)
+    steps = int(np.diff(matrix.indptr)[through.indices].sum(dtype=np.int64))
+    if SPARSE * steps < 2 * matrix.nnz * rows.shape[0]:
+        return np.asarray((through @ matrix).toarray(), np.float32)
     columns = np.ascontiguousarray(rows.toarray().T)
-    return np.ascontiguousarray((transposed @ (matrix @ columns)).T)
+    return np.ascontiguousarray(Gram(matrix)(columns).T)
 
 
 def _largest_of(block: Float32Array, m: int) -> sp.csr_array:
@@ -115,7 +131,9 @@ def _largest_of(block: Float32Array, m: int) -> sp.csr_array:
         keep &= above | at
     places = np.flatnonzero(keep)
     ends = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
-    return sp.csr_array((block.ravel()[places], places % n, ends), shape=block.shape)
+    kind = index_type(len(places), n)
+    entries: Any = block.ravel()[places], (places % n).astype(kind), ends.astype(kind)
+    return sp.csr_array(entries, shape=block.shape)
 
 
 def largest(matrix: sp.csr_array, m: int) -> sp.csr_array:
@@ -133,5 +151,5 @@ def largest(matrix: sp.csr_array, m: int) -> sp.csr_array:
         above, at = size > bar, np.flatnonzero(size == bar)
         above[at[: m - int(above.sum())]] = True
         keep[part] = above
-    ends = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr]
+    ends = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr].astype(matrix.indices.dtype)
     return sp.csr_array((matrix.data[keep], matrix.indices[keep], ends), shape=matrix.shape)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
+from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.machine import available_cores
 from rlmrec.types import Float32Array, FloatArray
@@ -22,6 +23,10 @@ DEGREE = 8
 MAX_ROUNDS = 12
 # Columns multiplied at once: 32 columns of 10,000 rows stay in the cache, which halves the time.
 TILE = 32
+# Rows multiplied at once: what is kept of them is 32 MiB in each thread, however many rows there are.
+ROWS = 1 << 18
+# Rows that are in float64 at a time.
+WIDE_ROWS = 1 << 15
 
 
 class SingularVectors(NamedTuple):
@@ -48,6 +53,8 @@ def right_singular_vectors(
     start: Float32Array | None = None,
 ) -> SingularVectors:
     """Compute the r leading right singular vectors of a sparse matrix A, or of A S, without U x r memory.
+
+    A is read ``ROWS`` rows at a time and never transposed or copied, so beside it I x r numbers are in memory.
 
     Subspace iteration on AᵀA from a random block of r + p columns. Each round applies a Chebyshev polynomial
     of AᵀA, which stays small on the unwanted part of the spectrum and grows fast above it, orthonormalises the
@@ -89,24 +96,57 @@ def right_singular_vectors(
     if start is not None:
         block[:, : min(width, start.shape[1])] = start[:, :width]
     with ThreadPoolExecutor(available_cores()) as pool:
-        return _iterate(_Gram(matrix, smoothing, pool), block, rank, tolerance)
+        return _iterate(_Tiles(matrix, smoothing, pool), block, rank, tolerance)
 
 
-class _Gram:
+class Gram:
+    """AᵀA as a function of columns, a block of rows of A at a time: neither AᵀA nor Aᵀ nor A columns is made.
+
+    Args:
+        matrix: A, sparse U x I.
+        rows: of A multiplied at once.
+    """
+
+    def __init__(self, matrix: sp.csr_array, rows: int = ROWS) -> None:
+        self.matrix, self.rows = _narrow(matrix), rows
+
+    def __call__(self, columns: Float32Array) -> Float32Array:
+        """float32[I, w]: AᵀA ``columns`` float32[I, w]."""
+        total: Float32Array | None = None
+        n = self.matrix.shape[0]
+        for start in range(0, n, self.rows):
+            block = _rows(self.matrix, start, min(start + self.rows, n))
+            part = block.T @ (block @ columns)
+            total = part if total is None else np.add(total, part, out=total)
+        return np.zeros_like(columns) if total is None else total
+
+
+def _rows(matrix: sp.csr_array, start: int, stop: int) -> sp.csr_array:
+    """Consecutive rows of a matrix, without a copy where they are all of it."""
+    first, last = matrix.indptr[start], matrix.indptr[stop]
+    arrays = (
+        matrix.data[first:last],
+        matrix.indices[first:last],
+        matrix.indptr[start : stop + 1] - first,
+    )
+    return sp.csr_array(arrays, shape=(stop - start, matrix.shape[1]))
+
+
+class _Tiles:
     """AᵀA (SᵀAᵀAS) as a function of blocks of columns, a few columns at a time in each thread."""
 
     def __init__(
         self, matrix: sp.csr_array, smoothing: sp.csr_array | None, pool: ThreadPoolExecutor
     ) -> None:
-        factors = [matrix] if smoothing is None else [smoothing, matrix]
-        self.factors = [_narrow(factor) for factor in factors]
-        self.factors += [_narrow(sp.csr_array(factor.T)) for factor in reversed(factors)]
+        self.gram = Gram(matrix)
+        self.smoothing = None if smoothing is None else _narrow(smoothing)
         self.pool = pool
 
     def product(self, columns: Float32Array) -> Float32Array:
-        for factor in self.factors:
-            columns = factor @ columns
-        return columns
+        if self.smoothing is None:
+            return self.gram(columns)
+        found: Float32Array = self.smoothing.T @ self.gram(self.smoothing @ columns)
+        return found
 
     def by_tiles(self, work: Callable[[slice], Float32Array], width: int) -> Float32Array:
         tiles = [slice(start, min(start + TILE, width)) for start in range(0, width, TILE)]
@@ -145,12 +185,12 @@ class _Gram:
 
 def _narrow(matrix: sp.csr_array) -> sp.csr_array:
     """``matrix`` in float32 with 32-bit indices where they suffice: less memory to read."""
-    kind = np.int32 if max(matrix.nnz, *matrix.shape) < np.iinfo(np.int32).max else np.int64
-    arrays = matrix.data.astype(np.float32), matrix.indices.astype(kind), matrix.indptr.astype(kind)
-    return sp.csr_array(arrays, shape=matrix.shape)
+    kind = index_type(matrix.nnz, *matrix.shape)
+    parts = (matrix.data, np.float32), (matrix.indices, kind), (matrix.indptr, kind)
+    return sp.csr_array(tuple(array.astype(to, copy=False) for array, to in parts), shape=matrix.shape)
 
 
-def _iterate(gram: _Gram, block: Float32Array, rank: int, tolerance: float) -> SingularVectors:
+def _iterate(gram: _Tiles, block: Float32Array, rank: int, tolerance: float) -> SingularVectors:
     block = _orthonormal(block)
     image = gram(block)
     for round_ in range(MAX_ROUNDS + 1):
@@ -178,14 +218,19 @@ def _orthonormal(block: Float32Array) -> Float32Array:
     not (Cholesky fails) the QR is used.
     """
     lengths = np.linalg.norm(block, axis=0)
-    block = np.asarray(block / np.where(lengths > 0, lengths, 1), np.float32)
+    block = np.ascontiguousarray(block / np.where(lengths > 0, lengths, 1), np.float32)
+    parts = [block[start : start + WIDE_ROWS] for start in range(0, len(block), WIDE_ROWS)]
     for _ in range(2):  # the second pass removes what the first left by rounding
-        wide = block.astype(np.float64)
+        products = np.zeros((block.shape[1],) * 2)
+        for part in parts:
+            wide = part.astype(np.float64)
+            products += wide.T @ wide
         try:
-            factor = np.linalg.cholesky(wide.T @ wide)
+            factor = np.linalg.cholesky(products)
         except np.linalg.LinAlgError:
             return np.ascontiguousarray(np.linalg.qr(block)[0])
-        block = np.ascontiguousarray(solve_triangular(factor, wide.T, lower=True).T, np.float32)
+        for part in parts:
+            part[:] = solve_triangular(factor, part.T.astype(np.float64), lower=True).T
     return block
 
 

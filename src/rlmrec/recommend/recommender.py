@@ -639,13 +639,17 @@ class Recommender:
 
     def _search_sums(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
         """Return the k best of the allowed items where the score has sparse parts, block by block."""
-        of_block = queries.sparse
+        parts, of_block = self.parts, queries.sparse
+        assert parts is not None
         assert of_block is not None
+        banned = None if allowed is None else np.flatnonzero(~allowed)
+        if parts.is_light and self.items.shape[1]:
+            summed = queries._replace(added=lambda block: parts.sums(of_block(block)))
+            return search.exact(summed, self.items, k, banned, self.memory_budget)
 
         def score(block: slice) -> Float32Array:
             return self.score_parts(of_block(block))
 
-        banned = None if allowed is None else np.flatnonzero(~allowed)
         return search.exact_scores(
             score, queries.n_rows, len(self.items), k, queries.excluded, banned, self.memory_budget
         )

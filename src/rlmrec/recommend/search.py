@@ -26,12 +26,14 @@ class Queries(NamedTuple):
         vectors: returns float32[b, d] for a slice of them.
         excluded: returns a sparse b x I matrix whose non-zeros are never found; None excludes nothing.
         sparse: returns all parts of a slice, where the score is more than a dot product; ``exact`` ignores them.
+        added: returns a sparse b x I matrix that ``exact`` adds to the dot products of a slice; None adds nothing.
     """
 
     n_rows: int
     vectors: Callable[[slice], Float32Array]
     excluded: Callable[[slice], sp.csr_array] | None = None
     sparse: Callable[[slice], UserParts] | None = None
+    added: Callable[[slice], sp.csr_array] | None = None
 
     def among(self, columns: IntArray) -> Queries:
         """Return the same queries over these columns (items) alone."""
@@ -48,7 +50,7 @@ def exact(
     banned: IntArray | None = None,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Found:
-    """Find the k largest dot products of each query.
+    """Find the k largest dot products of each query, with what is added to them.
 
     Args:
         queries: B of them.
@@ -68,7 +70,8 @@ def exact(
 
     def best(block: slice) -> Found:
         excluded = None if queries.excluded is None else queries.excluded(block)
-        return top_k_products(queries.vectors(block), items, k, excluded, banned)
+        added = None if queries.added is None else queries.added(block)
+        return top_k_products(queries.vectors(block), items, k, excluded, banned, added)
 
     columns = min(len(items), max(TILE, 16 * k))
     return _gathered(map_blocks(best, queries.n_rows, columns, memory_budget), queries.n_rows, k)

@@ -23,6 +23,8 @@ from rlmrec.trust import check_finite, check_sparse, matrix
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MATRICES = ("history", "neighbours", "direct")
+# One neighbour among so many items: then the sums of a user's history are sparse as well.
+LIGHT = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +187,21 @@ class SparseParts:
         if parts.direct is not None:
             scores += (parts.direct if items is None else parts.direct[:, items]).toarray()
         return scores
+
+    @property
+    def is_light(self) -> bool:
+        """Whether ``sums`` of a user are so few that adding them to tiles is faster than whole rows of scores."""
+        found = self.neighbours
+        return found is None or LIGHT * found.nnz <= found.shape[0] * found.shape[1]
+
+    def sums(self, parts: UserParts) -> sp.csr_array:
+        """Return what the sparse parts add to the scores of B users, sparse B x I."""
+        found: sp.csr_array | None = parts.direct
+        if parts.history is not None and self.neighbours is not None:
+            near = sp.csr_array(parts.history @ self.neighbours)
+            found = near if found is None else sp.csr_array(near + found)
+        assert found is not None
+        return found
 
     def state(self) -> State:
         """Return everything as named arrays for safetensors."""

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from safetensors.numpy import save_file
 
+from rlmrec.data.interactions import index_type
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import (
@@ -129,7 +130,7 @@ def _checked_manifest(manifest: Any) -> dict[str, Any]:
 def _pairs(name: str, matrix: sp.csr_array) -> dict[str, AnyArray]:
     """Return the places of a matrix's non-zeros as named arrays."""
     # scipy copies the indices of a sparse matrix unless both arrays have one type.
-    narrow = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
+    narrow = index_type(matrix.nnz, *matrix.shape)
     return {f"{name}_indptr": matrix.indptr.astype(narrow), f"{name}_indices": matrix.indices.astype(narrow)}
 
 
