@@ -34,6 +34,30 @@ def test_normalised_adjacency(self_loops):
     assert graph.indices.dtype == torch.int32
 
 
+@pytest.mark.parametrize("self_loops", [False, True])
+def test_many_edges_have_offsets_of_64_bits(self_loops):
+    narrow = Graph.from_interactions(TRAIN, self_loops)
+    wide = Graph.from_interactions(TRAIN, self_loops, int32_edges=12)
+    rows, columns = narrow.edge_index
+    again = Graph.from_edges(rows, columns, 4, 4, int32_edges=12)
+    for graph in (wide, again):
+        assert graph.indptr.dtype == graph.indices.dtype == graph.transpose.dtype == torch.int64
+        assert torch.equal(graph.indptr, narrow.indptr.long())
+        assert torch.equal(graph.indices, narrow.indices.long())
+        torch.testing.assert_close(graph.values, narrow.values)
+        torch.testing.assert_close(graph @ torch.ones(8, 1), narrow @ torch.ones(8, 1))
+
+
+def test_degrees_are_counted_exactly_in_low_precision():
+    """Bfloat16 cannot count beyond 256: 256 + 1 is 256."""
+    train = Interactions(np.zeros(600, np.int64), np.arange(600), 1, 600)
+    graph = Graph.from_interactions(train, dtype=torch.bfloat16)
+    expected = torch.full((1200,), 600**-0.5)
+    torch.testing.assert_close(graph.values.float(), expected, rtol=4e-3, atol=0)
+    same = graph.normalised(torch.ones(1200, dtype=torch.bfloat16))
+    torch.testing.assert_close(same.values.float(), expected, rtol=4e-3, atol=0)
+
+
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_propagate_sum_is_the_polynomial(layers):
     graph = Graph.from_interactions(TRAIN, dtype=torch.float64)

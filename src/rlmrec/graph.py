@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -21,19 +22,48 @@ with warnings.catch_warnings():
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 
+INT32_EDGES = 2**31 - 1  # from so many directed edges on, offsets need 64 bits
+
+
+class Edges:
+    """Structure of a graph: its directed edges in CSR form, shared by all graphs that only differ in weights.
+
+    Args:
+        indptr: int32[N + 1]; int64 for 2³¹ edges and more.
+        indices: int32[E], E directed edges, sorted within a row; likewise.
+    """
+
+    def __init__(self, indptr: Tensor, indices: Tensor) -> None:
+        self.indptr = indptr
+        self.indices = indices
+
+    @property
+    def rows(self) -> Tensor:
+        """The row of each edge, int64[E], made anew: as many bytes as indices and weights together."""
+        nodes = torch.arange(len(self.indptr) - 1, device=self.indptr.device)
+        return torch.repeat_interleave(nodes, self.indptr.diff().long())
+
+    @cached_property
+    def transpose(self) -> Tensor:
+        """Position of each edge's opposite edge, of the type of ``indices``; made when first needed.
+
+        Sorting the edges by (column, row) lists each edge's opposite in the order of (row, column). Edges are in the
+        order of their rows already, so a stable sort by column does it.
+        """
+        return self.indices.argsort(stable=True).to(self.indices.dtype)
+
+
 class Graph:
     """Bipartite graph of users and items with its normalised adjacency matrix Â = D^-1/2 A D^-1/2.
 
-    It has N = U + I nodes, users first, and is stored as CSR with int32 indices. A is symmetric in structure, so
-    the transpose that the gradient needs is the same structure with permuted values. The permutation is computed
-    once: nothing is transposed during training, and dropping edges sets values to zero instead of rebuilding the
-    matrix.
+    It has N = U + I nodes, users first, and is stored as CSR. A is symmetric in structure, so the transpose that the
+    gradient needs is the same structure with permuted values: nothing is transposed during training, and dropping
+    edges sets values to zero instead of rebuilding the matrix. Without dropped edges Â itself is symmetric and no
+    permutation is made, so an edge takes 8 bytes; with them 12.
 
     Args:
-        indptr: int32[N + 1].
-        indices: int32[E], E directed edges (two per interaction), sorted within a row.
+        edges: the structure.
         values: (E,) edge weights.
-        transpose: int64[E], position of each edge's opposite edge.
         n_users: U.
         n_items: I.
 
@@ -48,13 +78,9 @@ class Graph:
 
     symmetric = False
 
-    def __init__(
-        self, indptr: Tensor, indices: Tensor, values: Tensor, transpose: Tensor, n_users: int, n_items: int
-    ) -> None:
-        self.indptr = indptr
-        self.indices = indices
+    def __init__(self, edges: Edges, values: Tensor, n_users: int, n_items: int) -> None:
+        self.edges = edges
         self.values = values
-        self.transpose = transpose
         self.n_users = n_users
         self.n_items = n_items
 
@@ -65,27 +91,46 @@ class Graph:
         self_loops: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        int32_edges: int = INT32_EDGES,
     ) -> Graph:
-        """Build Â from training interactions.
+        """Build Â from training interactions, with less than 24 bytes for each directed edge in memory at a time.
 
         Args:
             train: the training split.
             self_loops: use A + I instead of A, as GCCF does.
             dtype: type of the weights.
             device: device of the graph's tensors.
+            int32_edges: number of directed edges from which on offsets have 64 bits.
         """
         user_item = train.csr()
-        adjacency = sp.csr_array(
-            sp.block_array([[None, user_item], [user_item.T.tocsr(), None]], format="csr")
+        item_user = sp.csr_array(user_item.T)
+        n_users, n_items = user_item.shape
+        kind = _offsets(2 * user_item.nnz + n_users + n_items, int32_edges)
+        # The columns of a user's row are items, whose nodes come after all users.
+        counts = np.concatenate([np.diff(user_item.indptr), np.diff(item_user.indptr)])
+        indices: npt.NDArray[Any] = np.concatenate(
+            [user_item.indices, item_user.indices], dtype=kind, casting="same_kind"
         )
-        if self_loops:
-            adjacency = sp.csr_array(adjacency + sp.eye_array(adjacency.shape[0], format="csr"))
-        rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in adjacency.nonzero())
-        return cls.from_edges(rows.to(device), columns.to(device), train.n_users, train.n_items, dtype)
+        indices[: user_item.nnz] += n_users
+        if self_loops:  # the node itself precedes a user's items and follows an item's users
+            places = np.concatenate([user_item.indptr[:-1], user_item.nnz + item_user.indptr[1:]])
+            indices = np.insert(indices, places, np.arange(n_users + n_items, dtype=kind))
+            counts += 1
+        indptr = np.concatenate([np.zeros(1, kind), np.cumsum(counts, dtype=kind)])
+        edges = Edges(torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device))
+        degrees = torch.from_numpy(counts.astype(np.float64)).to(device)
+        graph = cls(edges, torch.ones((), dtype=dtype, device=device), n_users, n_items)
+        return graph._scaled(degrees, graph.values)
 
     @classmethod
     def from_edges(
-        cls, rows: Tensor, columns: Tensor, n_users: int, n_items: int, dtype: torch.dtype = torch.float32
+        cls,
+        rows: Tensor,
+        columns: Tensor,
+        n_users: int,
+        n_items: int,
+        dtype: torch.dtype = torch.float32,
+        int32_edges: int = INT32_EDGES,
     ) -> Graph:
         """Build D^-1/2 A D^-1/2 from the edges of any A with a symmetric structure, on the device of the edges.
 
@@ -95,27 +140,40 @@ class Graph:
             n_users: U.
             n_items: I.
             dtype: type of the weights.
+            int32_edges: number of directed edges from which on offsets have 64 bits.
         """
         n_nodes = n_users + n_items
         keys = torch.unique(rows * n_nodes + columns)  # sorted: by row, then by column
         rows, columns = keys // n_nodes, keys % n_nodes
         indptr = torch.searchsorted(rows, torch.arange(n_nodes + 1, device=keys.device))
-        # Sorting the edges by (column, row) lists each edge's opposite in the order of (row, column).
-        transpose = (columns * n_nodes + rows).argsort()
+        kind = torch.int32 if _offsets(len(keys), int32_edges) is np.int32 else torch.int64
         values = torch.ones(len(keys), dtype=dtype, device=keys.device)
-        return cls(indptr.int(), columns.int(), values, transpose, n_users, n_items).normalised(values)
+        return cls(Edges(indptr.to(kind), columns.to(kind)), values, n_users, n_items).normalised(values)
+
+    @property
+    def indptr(self) -> Tensor:
+        """Where each node's edges begin, [N + 1]."""
+        return self.edges.indptr
+
+    @property
+    def indices(self) -> Tensor:
+        """The column of each edge, [E]."""
+        return self.edges.indices
+
+    @property
+    def transpose(self) -> Tensor:
+        """Position of each edge's opposite edge, [E]."""
+        return self.edges.transpose
 
     @property
     def n_nodes(self) -> int:
         """The number of nodes, N = U + I."""
         return self.n_users + self.n_items
 
-    @cached_property
+    @property
     def rows(self) -> Tensor:
         """The row of each edge, int64[E]; ``indices`` has its column."""
-        return torch.repeat_interleave(
-            torch.arange(self.n_nodes, device=self.indptr.device), self.indptr.diff().long()
-        )
+        return self.edges.rows
 
     @property
     def edge_index(self) -> Tensor:
@@ -132,11 +190,23 @@ class Graph:
         """Return the graph with weights v_ij / sqrt(d_i d_j), where d are the row sums of ``values``, (E,).
 
         Opposite edges must have the same value. An edge of value 0 counts as absent, so a subgraph can share the
-        structure of its graph.
+        structure of its graph. The sums are in float64: float32 stops counting at 2²⁴, bfloat16 at 256.
         """
-        sums = values.new_zeros(self.n_nodes).index_add_(0, self.rows, values)
-        scale = torch.where(sums > 0, sums.rsqrt(), 0.0)
-        graph = self.with_values(values * (scale[self.rows] * scale[self.indices]))
+        zeros = torch.zeros(self.n_nodes, dtype=torch.float64, device=values.device)
+        return self._scaled(zeros.index_add_(0, self.rows, values.double()), values)
+
+    def _scaled(self, degrees: Tensor, values: Tensor) -> Graph:
+        """Return the graph with weights v_ij / sqrt(d_i d_j).
+
+        Args:
+            degrees: float64[N].
+            values: (E,) weights, or one for all.
+        """
+        wide = values.dtype if values.dtype in (torch.float32, torch.float64) else torch.float32
+        sums = degrees.to(wide)
+        scale = torch.where(sums > 0, sums.rsqrt(), 0.0).to(values.dtype)
+        weights = torch.repeat_interleave(scale, self.indptr.diff().long()) * scale[self.indices]
+        graph = self.with_values(values * weights)
         graph.symmetric = True
         return graph
 
@@ -263,6 +333,11 @@ class _EdgeDot(torch.autograd.Function):
             matrix(transposed=True, values=gradient) @ a,
             None,
         )
+
+
+def _offsets(n_edges: int, bound: int) -> type[np.int32] | type[np.int64]:
+    """Return the type of the offsets of so many directed edges."""
+    return np.int32 if n_edges < bound else np.int64
 
 
 def _horner(matrix: Tensor, x: Tensor, layers: int, accumulate: bool) -> Tensor:
