@@ -21,7 +21,7 @@ from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.training.trainer import TrainConfig, TrainingError, embeddings, train
+from rlmrec.training.trainer import TrainConfig, TrainingError, embeddings, train, validation_sample
 
 SHORT = TrainConfig(learning_rate=0.01, batch_size=128, epochs=30, patience=20)
 
@@ -55,12 +55,28 @@ def test_early_stopping_counts_validations_without_a_new_best(toy):
     assert [r["epoch"] for r in history.epochs if "valid" in r] == [0, 3, 6, 9, 12, 15]
 
 
-def test_the_best_parameters_come_back(toy):
+@pytest.mark.parametrize("count", [None, 6, 10**6])
+def test_the_best_parameters_come_back_whoever_validations_rank_for(toy, count):
     dataset, _ = toy
     backbone, alignment = make(toy)
-    history = train(backbone, alignment, dataset, SHORT)
-    got = evaluate(DotProduct(*embeddings(backbone, dataset)), dataset, k=(20,), split="valid").metrics()
-    assert got["recall@20"] == history.best
+    config = SHORT.model_copy(update={"validation_users": count})
+    history = train(backbone, alignment, dataset, config)
+    users = validation_sample(dataset, count, 0)
+    assert users is None if count != 6 else len(set(users.tolist())) == 6
+    scores = DotProduct(*embeddings(backbone, dataset))
+    ranking = evaluate(scores, dataset, k=(20,), split="valid", users=users)
+    assert ranking.metrics()["recall@20"] == history.best
+    if users is not None:
+        of_all = evaluate(scores, dataset, k=(20,), split="valid")
+        rows = np.searchsorted(of_all.users, users)
+        np.testing.assert_array_equal(of_all.users[rows], ranking.users)
+        np.testing.assert_array_equal(of_all.items[rows], ranking.items)
+
+
+def test_options_of_before_have_the_same_identity():
+    """Ids of trials are hashes of the options: a later option may not appear at its default."""
+    assert "validation_users" not in SHORT.stored()
+    assert SHORT.model_copy(update={"validation_users": 6}).stored()["validation_users"] == 6
 
 
 @pytest.mark.parametrize("kind", ["none", "contrastive", "generative"])

@@ -209,6 +209,7 @@ def evaluate(
     k: Sequence[int] = (5, 10, 20),
     split: str = "test",
     memory_budget: int = MEMORY_BUDGET,
+    users: IntArray | None = None,
 ) -> Ranking:
     """Rank all items for every user with held-out items (the paper's all-rank protocol, Section 4.1.2).
 
@@ -223,6 +224,7 @@ def evaluate(
         k: list lengths.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
+        users: only these rows, of those with held-out items; None ranks for all of them.
 
     Raises:
         ConfigError: ``k`` is empty, contains a number below 1 or one far above the number of items, or
@@ -239,7 +241,8 @@ def evaluate(
     held_out = dataset.split(split)
     if split == "train":
         raise ConfigError("training items are never ranked: evaluate on 'valid' or 'test'")
-    users = np.flatnonzero(held_out.user_degrees())  # (n,)
+    found = np.flatnonzero(held_out.user_degrees())
+    users = found if users is None else found[np.isin(found, users)]  # (n,)
     if not len(users):
         raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
     n_items = dataset.n_items

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from rlmrec.config import Config
@@ -10,6 +12,8 @@ from rlmrec.config import Config
 class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
+    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users"})
+
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(default=4096, ge=1, description="B, triples per batch")
     l2: float = Field(default=1e-6, ge=0, description="λ, weight of ||Θ||²")
@@ -17,4 +21,10 @@ class TrainConfig(Config):
     evaluate_every: int = Field(default=3, ge=1, description="epochs between validations")
     patience: int = Field(
         default=5, ge=1, description="validations in a row without a new best before stopping"
+    )
+    validation_users: int | None = Field(
+        default=None,
+        ge=1,
+        description="users of a seeded sample that validations during training rank for, where all are too many; "
+        "None takes all. The figures of a finished run are of all users",
     )

@@ -32,7 +32,7 @@ from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.trust import damaged, expect
-from rlmrec.types import Float32Array
+from rlmrec.types import Float32Array, IntArray
 
 MONITORED = "recall@20"
 
@@ -216,6 +216,20 @@ def item_messages(backbone: Backbone, dataset: Dataset, graph: Graph | None = No
     return scaled
 
 
+def validation_sample(dataset: Dataset, count: int | None, seed: int) -> IntArray | None:
+    """Draw the users that validations during training rank for, ascending rows; None where all are taken.
+
+    Args:
+        dataset: its users with validation interactions are drawn from.
+        count: how many; None takes all.
+        seed: of the run. The draw moves no other stream of random numbers.
+    """
+    users = np.flatnonzero(dataset.valid.user_degrees())
+    if count is None or count >= len(users):
+        return None
+    return np.sort(np.random.default_rng([seed, len(users)]).choice(users, count, replace=False))
+
+
 def _home(backbone: Backbone, method: str) -> type:
     """Return the class that defines this backbone's method."""
     return next(kind for kind in type(backbone).__mro__ if method in vars(kind))
@@ -308,6 +322,7 @@ class _Run:
         dtype = next(backbone.parameters()).dtype
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         self.sampler = Sampler(dataset.train, config.batch_size, device, dataset.users)
+        self.validation_users = validation_sample(dataset, config.validation_users, seed)
         # Two streams from one seed: the sampler's draws do not move when a model draws more or fewer.
         sampler_seed, model_seed = np.random.SeedSequence(seed).spawn(2)
         self.sampler_rng = np.random.default_rng(sampler_seed)
@@ -388,7 +403,9 @@ class _Run:
         users, items = embeddings(self.backbone, self.dataset, self.graph)
         # The last update of the epoch comes after the last loss that was checked.
         self._demand(bool(np.isfinite(users).all() and np.isfinite(items).all()), "an embedding")
-        metrics = evaluate(DotProduct(users, items), self.dataset, k=(20,), split="valid").metrics()
+        scores = DotProduct(users, items)
+        ranking = evaluate(scores, self.dataset, k=(20,), split="valid", users=self.validation_users)
+        metrics = ranking.metrics()
         record["seconds_evaluation"] = time.perf_counter() - start
         record["valid"] = {name: metrics[name] for name in (MONITORED, "ndcg@20")}
         if metrics[MONITORED] > self.history.best:
