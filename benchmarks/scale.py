@@ -1,0 +1,158 @@
+"""Curves of seconds and peak memory against the number of interactions, each stage in a process of its own.
+
+    python benchmarks/scale.py FOLDER [--sizes 100000 1000000 10000000] [--like pairs.csv] [--stages data fit lists als]
+
+Interactions come from ``benchmarks/synthetic.py``, 10 of each user and 100 of each item. Stages: ``data`` reads
+Parquet, splits and stores the dataset; ``fit`` chooses and fits the graph filter; ``lists`` writes everybody's 20
+items as Parquet; ``graph`` builds the graph of trained backbones; ``als`` fits 64 factors by implicit in 15
+iterations (``pip install 'rlmrec[benchmark]'``), on the same training matrix. FOLDER keeps what was made and
+``scale.jsonl``, one line for each measurement; delete it afterwards, 10^7 interactions take 2 GiB.
+
+Where other work shares the cores, seconds of processor time say more than those of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from synthetic import Structure, write
+
+STAGES = ("data", "fit", "lists", "graph", "als")
+
+
+def data(folder: Path) -> dict[str, Any]:
+    """Make the dataset."""
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.data.tables import read_tables
+
+    read = [read_tables(folder / "made.parquet", timestamp_column="timestamp")]
+    dataset = Dataset.from_source(read.pop())  # it releases what was read
+    dataset.save(folder / "dataset")
+    return {"users": dataset.n_users, "items": dataset.n_items, "train": len(dataset.train)}
+
+
+def fit(folder: Path) -> dict[str, Any]:
+    """Choose the options of the graph filter and fit it."""
+    from rlmrec.closed_form import GraphFilter
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.recommend.recommender import Recommender
+
+    dataset = Dataset.load(folder / "dataset")
+    model = GraphFilter.fit(dataset)
+    Recommender.of_model(dataset, model).save(folder / "recommender")
+    return {"chosen": model.record["chosen"], "validation": model.record["validation"]}
+
+
+def lists(folder: Path) -> dict[str, Any]:
+    """Write everybody's list."""
+    from rlmrec.recommend.export import write_lists
+    from rlmrec.recommend.lists import Lists
+    from rlmrec.recommend.recommender import Recommender
+
+    recommender = Recommender.load(folder / "recommender")
+    written = write_lists(Lists(recommender), folder / "lists.parquet", 20)
+    return {"listed": written.listed}
+
+
+def graph(folder: Path) -> dict[str, Any]:
+    """Build the graph and propagate once."""
+    import torch
+
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.graph import Graph
+
+    dataset = Dataset.load(folder / "dataset")
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again
+    before = memory("VmRSS")
+    start = time.perf_counter()
+    made = Graph.from_interactions(dataset.train)
+    build = time.perf_counter() - start
+    edges = len(made.indices)
+    resident = sum(part.nbytes for part in (made.indptr, made.indices, made.values))
+    grown = (memory("VmHWM") - before) / edges
+    made @ torch.ones(made.n_nodes, 64)
+    return {"edges": edges, "build": build, "bytes_build": grown, "bytes_resident": resident / edges}
+
+
+def als(folder: Path) -> dict[str, Any]:
+    """Fit the peer."""
+    import scipy.sparse as sp
+    from implicit.als import AlternatingLeastSquares
+
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.evaluation.ranking import DotProduct
+    from rlmrec.machine import available_cores
+
+    dataset = Dataset.load(folder / "dataset")
+    model = AlternatingLeastSquares(factors=64, iterations=15, random_state=0, num_threads=available_cores())
+    model.fit(sp.csr_matrix(dataset.train.csr()), show_progress=False)
+    return {"factors": DotProduct(model.user_factors, model.item_factors).users.shape[1]}
+
+
+def memory(name: str) -> int:
+    """Return a figure of this process's memory, bytes: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def peak() -> float:
+    """Return the largest memory of this process so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+
+
+def measure(stage: str, folder: Path) -> None:
+    """Run a stage in this process and print what it took as JSON."""
+    start = time.perf_counter(), time.process_time()
+    found = {"data": data, "fit": fit, "lists": lists, "graph": graph, "als": als}[stage](folder)
+    wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+    print(json.dumps({"seconds": wall, "processor": processor, "peak_gib": peak(), **found}, default=float))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--like", type=Path, help="CSV of real pairs; by default Debian's sample")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure", choices=STAGES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.folder)
+        return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    structure = Structure.read(options.like)
+    report = Table("interactions", "stage", "seconds", "of the processor", "peak memory, GiB")
+    for size in options.sizes:
+        place = options.folder / str(size)
+        place.mkdir(exist_ok=True)
+        if not (place / "made.parquet").exists():
+            write(place / "made.parquet", structure, size // 10, size // 100, size, options.seed)
+        for stage in options.stages:
+            command = [sys.executable, __file__, str(place), "--measure", stage]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{size:,} {stage} failed: {done.stderr.strip().splitlines()[-1:]}")
+                continue
+            found = json.loads(done.stdout.splitlines()[-1])
+            with (options.folder / "scale.jsonl").open("a") as stream:
+                stream.write(json.dumps({"interactions": size, "stage": stage, **found}) + "\n")
+            cells = [f"{found[name]:.1f}" for name in ("seconds", "processor")]
+            report.add_row(f"{size:,}", stage, *cells, f"{found['peak_gib']:.2f}")
+    Console().print(report)
+
+
+if __name__ == "__main__":
+    main()
