@@ -14,7 +14,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
 from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.explain import Explainer, shared_terms
+from rlmrec.recommend.explain import Explainer, shared_terms, words_in_common
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import embeddings, item_messages
@@ -272,3 +272,9 @@ def test_words_that_every_text_has_are_no_terms():
     _, recommender = made("lightgcn", with_texts)
     found = Explainer(recommender, with_texts).explain("u0", "i1")
     assert not set(found.terms) & {"genres", "drama"}
+
+
+def test_words_of_a_description_are_found_in_singular_and_plural():
+    mine = "A funny adventure for children, with pirates and maps"
+    assert words_in_common(mine, "Children's. A pirate's map of maps.") == ["children", "pirates", "maps"]
+    assert words_in_common(mine, "an adventure", frozenset({"adventure"})) == []

@@ -30,6 +30,7 @@ ODD_IDS = (
 )  # fmt: skip
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 TOKEN = "correct horse"
+PICTURES = "img.example"
 
 
 class WordEncoder:
@@ -64,7 +65,17 @@ def made_workspace(folder, first=None, odd=False):
         blank.test,
         users,
         items,
-        pl.DataFrame({"title": titles}),
+        pl.DataFrame(
+            {
+                "title": titles,
+                "category": [KINDS[row // 15] for row in range(45)],
+                "price": [str(5 + row) for row in range(45)],
+                "in_stock": ["false" if row % 5 == 0 else "true" for row in range(45)],
+                "picture": [
+                    f"https://{PICTURES if row else 'elsewhere.example'}/{row}.png" for row in range(45)
+                ],
+            }
+        ),
         people,
     )
     dataset.save(place.dataset_path)
@@ -92,13 +103,20 @@ def save_run(place, dataset, text_embeddings, name, noise, seed=0):
     recommender.save(folder)
     text_embeddings.manifest["encoder"] = WordEncoder.name
     ColdStart.fit(recommender, text_embeddings, dataset).save(folder)
-    write_json(place.run(name) / "metrics.json", {})
+    text_embeddings.save(place.text_embeddings_path())
+    config = {
+        "run": {"backbone": "lightgcn", "alignment": "none"},
+        "data": {"texts": text_embeddings.digest},
+        "names": {"semantics": "default"},
+    }
+    figures = {"ndcg@20": 1 - noise}
+    write_json(place.run(name) / "metrics.json", {"config": config, "test": figures})
 
 
-def made_service(place, encoder=WordEncoder, base="base"):
-    return Service(
-        Settings(place.path, "con", base).load, AddedItems(place.added_items_path), lambda cold: encoder()
-    )
+def made_service(place, encoder=WordEncoder, base="base", pictures=()):
+    settings = Settings(place.path, "con", base, picture_hosts=frozenset(pictures))
+    added = AddedItems(place.added_items_path)
+    return Service(settings.load, added, lambda cold: encoder(), runs=settings.runs())
 
 
 @contextlib.contextmanager

@@ -25,13 +25,25 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from fastapi.testclient import TestClient
 from fault_server import FaultServer, embedded, failure
 from prometheus_client import CollectorRegistry
-from served import KINDS, ODD_IDS, TOKEN, WordEncoder, made_service, made_workspace, save_run, serving
+from served import (
+    KINDS,
+    ODD_IDS,
+    PICTURES,
+    TOKEN,
+    WordEncoder,
+    made_service,
+    made_workspace,
+    save_run,
+    serving,
+)
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
+from rlmrec.errors import ConfigError
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.lists import Rules
 from rlmrec.recommend.open import open_explainer, open_recommender
+from rlmrec.recommend.publish import publish
 from rlmrec.server import workers as connections
 from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
@@ -144,6 +156,7 @@ def test_what_is_known_of_items_and_users(client, service, workspace):
     assert client.get("/v1/users/u8/profile").json()["profile"] is None
     explained = client.get("/v1/explanations?user=u7&item=i4&k=2").json()
     expected = open_explainer(workspace, "con", dataset).explain("u7", "i4", 2).as_dict()
+    assert explained.pop("sentences")
     assert explained == json.loads(json.dumps(expected))
 
 
@@ -166,6 +179,9 @@ def test_without_a_base_run_there_is_no_comparison(workspace):
 def test_type_ahead_puts_ids_that_begin_so_first(client):
     found = [user["id"] for user in client.get("/v1/users?q=U5&limit=4").json()["users"]]
     assert found == ["u5", "u50", "u51", "u52"]
+    assert [user["id"] for user in client.get("/v1/users?q=likes cook").json()["users"]] == ["u7"], (
+        "a profile"
+    )
     critics = client.get("/v1/users?q=travel&limit=50").json()["users"]
     assert [user["id"] for user in critics] == [f"u{row}" for row in range(40, 60)]
     assert client.get("/v1/users?q=nobody").json() == {"users": []}
@@ -191,6 +207,154 @@ def test_a_dry_look_at_an_item_stores_nothing(client, service):
     assert service.store.all() == []
 
 
+# -- what a page shows ----------------------------------------------------------------------------------
+
+
+def test_items_are_found_by_id_title_profile_and_text(client, service):
+    def found(query, **more):
+        return ids(client.get("/v1/items", params={"q": query, "limit": 50, **more}).json())
+
+    popularity = service.catalogue.lists.popularity
+    popular = client.get("/v1/items?limit=45").json()["items"]
+    counts = [item["interactions"] for item in popular]
+    assert counts == sorted(popularity.tolist(), reverse=True)
+    assert found("i4")[0] == "i4"
+    assert set(found("i4")) == {"i4", *(f"i{row}" for row in range(40, 45))}
+    assert set(found("TRAVEL 3")[:10]) == {f"i{row}" for row in range(30, 40)}
+    assert set(found("3 travel")) == {f"i{row}" for row in [*range(30, 40), 43]}, "all words, in any order"
+    assert found("for people who cook") == ["i4"], "its profile"
+    assert set(found("", filter="price > 47 and in_stock")) == {"i43", "i44"}
+    refused = client.get("/v1/items", params={"filter": "colour = 1"})
+    assert (refused.status_code, "over the columns" in refused.json()["error"]) == (422, True)
+
+
+def test_cards_have_the_columns_that_fit_on_them(client):
+    answer = client.post("/v1/items", json={"items": ["i4", "nothing", "i0"]}).json()
+    assert ids(answer) == ["i4", "i0"]
+    columns = answer["items"][0]["columns"]
+    assert columns == {"category": "cookery", "price": 9, "in_stock": True}
+    assert answer["items"][0]["about"] == "For people who cook."
+    assert answer["items"][0]["picture"] is None, "no host was allowed"
+    assert client.get("/v1/items/i4").json()["columns"] == columns
+
+
+def test_a_page_has_something_to_begin_with(client, service):
+    answer = client.get("/v1/overview").json()
+    kinds = {column["name"]: column for column in answer["columns"]}
+    assert {name: column["kind"] for name, column in kinds.items()} == {
+        "category": "choice", "price": "number", "in_stock": "flag", "picture": "picture",
+    }  # fmt: skip
+    assert sorted(kinds["category"]["values"]) == KINDS
+    assert (kinds["price"]["low"], kinds["price"]["high"]) == (5, 49)
+    users = [user["id"] for user in answer["users"]]
+    assert 3 <= len(users) == len(set(users))
+    history = np.diff(service.catalogue.recommender.seen.indptr)
+    lengths = {user["id"]: user["interactions"] for user in answer["users"]}
+    rows = service.catalogue.recommender.user_ids
+    assert lengths == {user: history[rows.row(user)] for user in users}
+    assert max(lengths.values()) == history.max()
+    assert any(kind in text for kind in KINDS for text in answer["taste_examples"]), "the data's own words"
+
+
+def test_pictures_come_from_allowed_hosts_alone(workspace):
+    with TestClient(
+        create_app(
+            made_service(workspace, pictures=[PICTURES]), limits=Limits(picture_hosts=frozenset([PICTURES]))
+        )
+    ) as client:
+        answer = client.post("/v1/items", json={"items": ["i0", "i4"]})
+        assert [item["picture"] for item in answer.json()["items"]] == [None, f"https://{PICTURES}/4.png"]
+        assert f"img-src 'self' https://{PICTURES};" in answer.headers["content-security-policy"]
+
+
+def test_who_would_like_an_item(client, service):
+    recommender = service.catalogue.recommender
+    found = [user["id"] for user in client.get("/v1/items/i4/users?k=60").json()["users"]]
+    row = recommender.item_ids.row("i4")
+    have = {recommender.user_ids.id(user) for user in range(60) if recommender.is_known(user, row)}
+    users = recommender.users / np.linalg.norm(recommender.users, axis=1, keepdims=True)
+    order = [recommender.user_ids.id(int(user)) for user in np.argsort(-(users @ recommender.items[row]))]
+    assert found == [user for user in order if user not in have]
+
+
+def test_items_of_similar_texts(client, workspace):
+    vectors = workspace.text_embeddings(workspace.dataset()).items
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit[4]
+    answer = client.get("/v1/items/i4/similar?k=10&by=text").json()["similar"]
+    assert "i4" not in [item["id"] for item in answer]
+    assert [item["cosine"] for item in answer] == pytest.approx(
+        np.sort(np.delete(cosines, 4))[::-1][:10], abs=1e-5
+    )
+
+
+def test_a_taste_in_words_and_items_with_reasons(client, service):
+    request = {
+        "text": "something about travel",
+        "items": ["i31", "i32"],
+        "k": 6,
+        "why": True,
+        "filter": "price < 45",
+    }
+    answer = client.post("/v1/cold/users", json=request).json()
+    assert len(answer["items"]) == 6
+    assert {int(raw[1:]) // 15 for raw in ids(answer)} == {2}
+    assert not {"i31", "i32"} & set(ids(answer))
+    assert all(int(raw[1:]) < 40 for raw in ids(answer))
+    recommender, dataset = service.catalogue.recommender, service.catalogue.dataset
+    for item in answer["items"]:
+        why = item["why"]
+        assert why["terms"] == ["travel"]
+        assert {liked["id"] for liked in why["liked"]} == {"i31", "i32"}
+        # The users of the third block have the texts nearest to it; 50 of 60 count as similar.
+        have = recommender.seen[:, [dataset.items.row(item["id"])]].toarray()[40:].sum()
+        assert (why["similar_users"]["of"], why["similar_users"]["have"]) >= (50, have)
+        assert why["sentences"][0] == "You asked for travel."
+        assert "which you chose." in why["sentences"][1]
+    plain = client.post("/v1/cold/users", json={"text": "travel"}).json()
+    assert {item["why"] for item in plain["items"]} == {None}
+    assert client.post("/v1/cold/users", json={"k": 3}).status_code == 422
+
+
+def test_reasons_for_a_customer_have_no_numbers(client):
+    answer = client.get("/v1/explanations?user=u7&item=i4").json()
+    said = " ".join(answer["sentences"])
+    assert said.startswith("Because this user has cookery")
+    assert not re.search(r"cosine|score|category|price|\d\.\d", said)
+
+
+def test_runs_can_be_switched(client, service):
+    runs = client.get("/v1/runs").json()["runs"]
+    assert [(run["name"], run["ndcg"], run["text"]) for run in runs] == [
+        ("con", 0.9, True),
+        ("base", 0.5, True),
+    ]
+    base = service.catalogue.base
+    assert (
+        ids(client.get("/v1/users/u7/recommendations?run=base").json())
+        == base.recommend("u7", 20)[0].tolist()
+    )
+    answer = client.get("/v1/users/u7/comparison?run=base&base=con&k=5&filter=price>20").json()
+    assert answer["base_run"] == "con"
+    [expected] = service.catalogue.lists.of(["u7"], 5, Rules("price > 20"))
+    assert ids({"items": answer["base"]}) == expected.items
+    for item in answer["aligned"]:
+        if item["id"] in expected.items:
+            assert item["base_rank"] == expected.items.index(item["id"]) + 1, "among the filtered ones"
+    unknown = client.get("/v1/users/u7/recommendations?run=nothing")
+    assert (unknown.status_code, "there are base, con" in unknown.json()["error"]) == (404, True)
+    escaped = client.get("/v1/users/u7/recommendations?run=../runs/con")
+    assert escaped.status_code == 404
+
+
+def test_a_server_of_the_published_run_shows_no_other(place):
+    publish(place, "con")
+    with TestClient(application(Settings(place.path, None))) as client:
+        assert client.get("/v1/runs").json() == {"runs": []}
+        assert client.get("/v1/users/u7/recommendations?run=base").status_code == 404
+        assert client.get("/v1/items/i4/similar?by=text").status_code == 200, "the vectors of the workspace"
+
+
 # -- mistakes ------------------------------------------------------------------------------------------
 
 
@@ -206,7 +370,6 @@ def test_a_dry_look_at_an_item_stores_nothing(client, service):
         ("POST", "/v1/recommendations", {"users": ["u1"], "kk": 3}, "body.kk"),
         ("POST", "/v1/recommendations", {"users": [True]}, "body.users.0"),
         ("POST", "/v1/cold/users", {"text": "  "}, "body.text"),
-        ("POST", "/v1/cold/users", {"text": "a", "items": ["i1"]}, "body"),
         ("POST", "/v1/cold/users", {}, "body"),
         ("POST", "/v1/cold/items", {"id": 5, "text": "travel"}, "body.id"),
     ],
@@ -298,7 +461,7 @@ def test_a_body_that_never_comes_is_given_up(service, monkeypatch):
 
 
 def test_every_answer_forbids_foreign_content(client):
-    for path in ("/", "/docs", "/web/explorer.js", "/healthz", "/v1/users?limit=0"):
+    for path in ("/", "/docs", "/web/explorer.js", "/web/api.js", "/healthz", "/v1/users?limit=0"):
         policy = client.get(path).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
@@ -444,6 +607,40 @@ def test_a_reload_may_bring_another_encoder(place):
         assert client.post("/v1/cold/users", json={"text": "travel"}).status_code == 200
         assert "new" in ids(client.get("/v1/users/u45/recommendations?k=20").json()), "encoded anew"
     assert made == ["words", "second"]
+
+
+def test_texts_are_warmed_up_in_the_background(place):
+    come, go_on = threading.Event(), threading.Event()
+
+    class Slow(WordEncoder):
+        def __init__(self):
+            come.set()
+            assert go_on.wait(60)
+
+    with TestClient(create_app(made_service(place, Slow))) as client:
+        assert come.wait(60), "nobody has sent a text"
+        loading = client.get("/readyz")
+        assert (loading.status_code, loading.json()) == (503, {"texts": "loading"})
+        assert client.get("/v1/users/u7/recommendations").status_code == 200
+        go_on.set()
+        while client.get("/readyz").status_code == 503:
+            time.sleep(0.01)
+        assert client.get("/readyz").json() == {"texts": "ready"}
+        while "rlmrec_texts_ready 1.0" not in client.get("/metrics").text:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("name", "state"), [("words", "failed"), (None, "none")])
+def test_a_server_that_cannot_read_texts_is_ready(place, name, state):
+    def encoder(cold):
+        raise ConfigError("no such encoder")
+
+    if name is None:
+        (place.run("con") / "recommender" / "cold_start.safetensors").unlink()
+    service = Service(Settings(place.path, "con").load, AddedItems(place.added_items_path), encoder)
+    service.warm_texts()
+    with TestClient(create_app(service)) as client:
+        assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (200, {"texts": state})
 
 
 # -- change and load -----------------------------------------------------------------------------------
@@ -635,9 +832,9 @@ def test_schemathesis_finds_no_server_error(place):
             except Unsatisfiable:  # any text may be an id, and some operations take nothing
                 assert mode == GenerationMode.NEGATIVE
                 without_invalid.append(operation.label)
-    assert len(asked) == 16
+    assert len(asked) == 22
     assert {label.split()[1] for label in without_invalid} == {
-        "/healthz", "/metrics", "/v1/items/{item_id}", "/v1/users/{user_id}/profile",
+        "/healthz", "/metrics", "/readyz", "/v1/runs",
     }  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def user(
     from rlmrec.cli.ids import parse_id_lists
     from rlmrec.cli.output import Output
     from rlmrec.data.metadata import item_labels
-    from rlmrec.recommend.open import open_recommender
+    from rlmrec.recommend.open import open_recommender, open_text_embeddings
     from rlmrec.workspace import Workspace
 
     if (text is None) == (likes is None):
@@ -199,7 +199,8 @@ def user(
     k = output.length(k, len(recommender.items))
     vector = _encoded(place, cold, str(text), encoder, base_url, key_env)[0]
     output.say(escape(f"taste: {text}"))
-    answer = show_new_user(recommender, cold, dataset, vector, _texts_of(place, run, dataset), k, output)
+    texts = open_text_embeddings(place, run, dataset)
+    answer = show_new_user(recommender, cold, dataset, vector, texts, k, output)
     output.result({"run": run, "text": text, "likes": [], "items": answer})
 
 
@@ -257,18 +258,6 @@ def _show_list(
         columns[2:2] = [f"of {SIMILAR} similar users"]
     output.table("recommended", columns, shown, text_columns=len(columns) - 1)
     return answer
-
-
-def _texts_of(place: Workspace, run: str, dataset: Dataset) -> TextEmbeddings | None:
-    """Return the text embeddings that a run was trained with; None if the workspace has others by now."""
-    from rlmrec.files import read_json
-
-    config = read_json(place.finished_run(run) / "metrics.json")["config"]
-    name = config.get("names", {}).get("semantics")
-    if name is None or not place.text_embeddings_path(name).exists():
-        return None
-    text_embeddings = place.text_embeddings(dataset, name)
-    return text_embeddings if text_embeddings.digest == config["data"].get("texts") else None
 
 
 def _refuse_empty(option: str, value: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -15,6 +16,8 @@ from rlmrec.cli.arguments import (
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
+
+HOST_NAME = re.compile(r"[a-z0-9.-]+(:\d+)?")
 
 
 def serve(
@@ -50,6 +53,21 @@ def serve(
             "localhost, 127.0.0.1, ::1 and a --host that is one address are always allowed.",
         ),
     ] = None,
+    picture_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Host that the page may load pictures of items from, such as img.shop.example; repeat for several. "
+            "The items need a column of https addresses.",
+        ),
+    ] = None,
+    warm_up: Annotated[
+        bool,
+        typer.Option(
+            "--warm-up/--no-warm-up",
+            help="Load the text encoder at the start, in the background, or with the first text.",
+        ),
+    ] = True,
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
@@ -82,5 +100,10 @@ def serve(
 
     names = {*LOOPBACK, host, *(name for given in allowed_hosts or () for name in given.lower().split(","))}
     hosts = None if "*" in names else frozenset(names - {"", "0.0.0.0", "::"})
-    settings = Settings(workspace, run, base, token_env, in_flight, encoder, base_url, key_env, hosts)
+    pictures = frozenset(name.lower() for name in picture_host or ())
+    if bad := [name for name in pictures if not HOST_NAME.fullmatch(name)]:
+        raise ConfigError(f"--picture-host {bad[0]!r}: expected the name of a host, such as img.shop.example")
+    settings = Settings(
+        workspace, run, base, token_env, in_flight, encoder, base_url, key_env, hosts, warm_up, pictures
+    )
     run_server(settings, host, port, workers, announce)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from rlmrec.closed_form.base import UserParts
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.recommend.index import digest
@@ -214,13 +215,39 @@ class RuleColdStart:
         assert parts.rule is not None
         return parts.rule.new_items(_checked_texts(texts, self))
 
-    def new_user(self, text: Float32Array) -> UserParts:
-        """Compute the parts of a user with this text vector, float32[d_s].
+    def new_user(self, text: Float32Array, items: Sequence[RawId] = ()) -> UserParts:
+        """Compute the parts of a user with this text vector, float32[d_s], and raw ids of items that they like.
 
         Raises:
             DataError: the vector has another size or is not finite.
         """
-        return self.recommender.new_user(text=_checked_texts(text, self)[0])
+        return self.recommender.new_user(items, text=_checked_texts(text, self)[0])
+
+
+def new_user(
+    recommender: Recommender, cold: TextModel, text: Float32Array, items: Sequence[RawId] = ()
+) -> UserParts:
+    """Compute the parts of a new user from the description of their taste and items that they like.
+
+    A closed-form run has a rule for both. Of a trained run the two directions count alike.
+
+    Args:
+        recommender: of the run.
+        cold: its cold-start model.
+        text: float32[d_s], the text vector of the description.
+        items: raw ids; none for a description alone.
+
+    Raises:
+        UnknownIdError: an unknown item.
+        DataError: the vector has another size or is not finite.
+    """
+    if not items:
+        return cold.new_user(text)
+    if isinstance(cold, RuleColdStart):
+        return cold.new_user(text, items)
+    liked, described = recommender.new_user(items), cold.new_user(text).vectors
+    both = unit_rows(unit_rows(described) + unit_rows(liked.vectors)) * np.linalg.norm(described)
+    return liked._replace(vectors=both.astype(np.float32))
 
 
 def has_rule_for_texts(recommender: Recommender) -> bool:

@@ -105,11 +105,11 @@ class Explanation:
             said = f"{self.title} is not recommended: the user has it already"
             if not self.because:
                 return f"{said}."
-            said += f"; it goes with {_listed([reason.title for reason in self.because])}"
+            said += f"; it goes with {listed([reason.title for reason in self.because])}"
             return f"{said}, sharing {', '.join(self.terms)}." if self.terms else f"{said}."
         if not self.because:
             return f"{self.title} is recommended, but nothing in the history speaks for it by itself."
-        titles = _listed([reason.title for reason in self.because])
+        titles = listed([reason.title for reason in self.because])
         said = f"{self.title} is recommended because of {titles}"
         return f"{said}; what they share: {', '.join(self.terms)}." if self.terms else f"{said}."
 
@@ -182,7 +182,7 @@ class Explainer:
             user, item, self.title(row),
             float(self.recommender.score(user, item)),
             own is not None, own, len(rows), because, text, user_profile,
-            shared_terms(text, [*around, user_profile], self._usual_words),
+            shared_terms(text, [*around, user_profile], self.usual_words),
             self.recommender.is_known(user_row, row),
         )  # fmt: skip
 
@@ -290,10 +290,13 @@ class Explainer:
         return [*texts[: self._n_trained], *(text for _, text in self.added)]
 
     @cached_property
-    def _usual_words(self) -> frozenset[str]:
-        """The words that more than half of all items' texts contain, such as names of columns."""
+    def usual_words(self) -> frozenset[str]:
+        """The names of the texts' columns, and the words that more than half of all items' texts contain."""
         counts = Counter(word for text in self._texts for word in set(_words(text or "")))
-        return frozenset(word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
+        usual = (word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
+        tables = (self.dataset.item_texts, self.dataset.user_texts)
+        names = [name.replace("_", " ") for table in tables if table is not None for name in table.columns]
+        return frozenset(usual).union(_words(" ".join(names)))
 
     def item_text(self, row: int) -> str | None:
         """Return the item's text; None without one."""
@@ -307,6 +310,32 @@ class Explainer:
         if profile is None or not self.dataset.keeps_profile(kind, raw, profile.dataset):
             return None
         return profile.summarization
+
+
+def plain_reasons(explanation: Explanation) -> list[str]:
+    """Return the reasons in sentences fit for a customer: without numbers and terms of the field."""
+    titles = [reason.title for reason in explanation.because]
+    if explanation.seen:
+        said = ["This user already has it."]
+        return [*said, f"It goes with {listed(titles)}."] if titles else said
+    if not titles:
+        return ["It fits what this user likes as a whole, rather than any single item."]
+    said = [f"Because this user has {listed(titles[:3])}."]
+    if explanation.terms:
+        said.append(f"What they have in common: {listed(explanation.terms[:4])}.")
+    return said
+
+
+def words_in_common(mine: str, text: str, usual: frozenset[str] = frozenset()) -> list[str]:
+    """Return the words of a description that a text has too, singular or plural, in the order of the description."""
+    there = {_stem(word) for word in _words(text)}
+    words = [word for word in dict.fromkeys(_words(mine)) if word not in usual and _stem(word) in there]
+    return words[:TERMS]
+
+
+def _stem(word: str) -> str:
+    """Return a word without the ending of an English plural or genitive."""
+    return word.replace("’", "'").removesuffix("'s").removesuffix("s")
 
 
 def shared_terms(
@@ -382,7 +411,8 @@ def _folded(word: str) -> str:
     return unicodedata.normalize("NFC", "".join(sign for sign in apart if not unicodedata.combining(sign)))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Join names as in "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -142,7 +142,7 @@ class Lists:
         return counts
 
     @cached_property
-    def _most_popular(self) -> IntArray:
+    def most_popular(self) -> IntArray:
         """All items, int64[I], the most popular first."""
         order: IntArray = np.argsort(-self.popularity, kind="stable")
         return order
@@ -323,7 +323,7 @@ class Lists:
 
     def _popular(self, users: IntArray, k: int, rules: Rules, allowed: BoolArray | None) -> Found:
         """Return the most popular of the allowed items, without what each user has; row −1 is an unknown user."""
-        counts, order = self.popularity, self._most_popular
+        counts, order = self.popularity, self.most_popular
         order = order if allowed is None else order[allowed[order]]
         again = None if rules.bought_where is None else self.matching(rules.bought_where)
         depth = len(order) if rules.at_most else k

@@ -8,6 +8,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import Scorer, WithUnknownItems
+from rlmrec.files import read_json
 from rlmrec.recommend.cold_start import (
     ColdStart,
     RuleColdStart,
@@ -18,6 +19,7 @@ from rlmrec.recommend.cold_start import (
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.index import Index, has_index
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
 
@@ -120,6 +122,30 @@ def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) ->
             "'rlmrec train'), or create a cold-start model with 'rlmrec cold fit'"
         )
     return ColdStart.load(workspace.recommender_path(run), recommender)
+
+
+def open_text_embeddings(
+    workspace: Workspace, run: str, dataset: Dataset, vectors: Workspace | None = None
+) -> TextEmbeddings | None:
+    """Load the text embeddings that a run was trained with; None if the workspace has others by now, or none.
+
+    Args:
+        workspace: that holds the run.
+        run: its name.
+        dataset: that the vectors belong to.
+        vectors: the workspace that holds them; the run's by default. A release has none of its own.
+
+    Raises:
+        WorkspaceError: there is no such run, or the file is damaged.
+    """
+    metrics = read_json(workspace.finished_run(run) / "metrics.json")
+    config = metrics.get("config", {}) if isinstance(metrics, dict) else {}
+    name = config.get("names", {}).get("semantics")
+    holder = vectors or workspace
+    if name is None or not holder.text_embeddings_path(name).exists():
+        return None
+    text_embeddings = holder.text_embeddings(dataset, name)
+    return text_embeddings if text_embeddings.digest == config["data"].get("texts") else None
 
 
 def open_explainer(workspace: Workspace, run: str, dataset: Dataset) -> Explainer:

@@ -30,6 +30,7 @@ from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 RawIds = RawId | Sequence[RawId] | AnyArray
 Answer = tuple[AnyArray, Float32Array]  # raw ids and scores
 
+USERS_AT_ONCE = 16_384
 BYTES_PER_ENTRY = 12  # of a list: a row and a score
 
 
@@ -286,10 +287,15 @@ class Recommender:
             candidates: as in ``recommend``.
             exclude: as in ``recommend``.
         """
+        found = self.recommend_parts_rows(parts, k, self._allowed(candidates, exclude))
+        return _answer(self._raw_items, found, False)
+
+    def recommend_parts_rows(self, parts: UserParts, k: int = 20, allowed: BoolArray | None = None) -> Found:
+        """Return item rows int64[B, k] and scores as ``recommend_rows`` does, for users as in ``recommend_parts``."""
         queries = Queries(
             len(parts.vectors), parts.vectors.__getitem__, sparse=lambda block: _part(parts, block)
         )
-        return _answer(self._raw_items, self._search(queries, k, self._allowed(candidates, exclude)), False)
+        return self._search(queries, k, allowed)
 
     def recommend_from_items(self, item_ids: Sequence[RawId] | AnyArray, k: int = 20) -> Answer:
         """Return the k best items for a new user who likes these items; the liked items are left out.
@@ -329,8 +335,15 @@ class Recommender:
         """Return what ``rlmrec.evaluate`` ranks all items by: the scores of ``recommend`` for training's users."""
         return DotProduct(self.users, self.items) if self.is_inner_product else _Scores(self)
 
-    def rank(self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
+    def rank(
+        self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray, allowed: BoolArray | None = None
+    ) -> IntArray:
         """Return the place int64[M], from 1, of each item among all items that are not known of the user.
+
+        Args:
+            user_id: raw id.
+            item_ids: M raw ids.
+            allowed: bool[I], the items that count; None means all.
 
         Raises:
             UnknownIdError: an unknown user or item.
@@ -338,6 +351,8 @@ class Recommender:
         user = self.user_ids.row(user_id)
         scores = self.score_rows(np.array([user]))[0]
         scores[_columns_of(self.known, user)] = -np.inf
+        if allowed is not None:
+            scores[~allowed] = -np.inf
         places = np.empty(len(scores), np.int64)
         places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
         return places[self.item_ids.rows(item_ids)]
@@ -541,6 +556,35 @@ class Recommender:
         return _answer(self._raw_users, self._similar(self._unit_users, rows, k), scalar)
 
     # -- on disk -----------------------------------------------------------------------------------------
+
+    def likely_users(self, item: int, k: int = 20) -> tuple[IntArray, Float32Array]:
+        """Return the k users who do not have an item (a row) and would like it most.
+
+        By the cosine, for the reason given in ``users_for``; with sparse parts by the score, since their vectors are
+        not all of it.
+
+        Returns:
+            user rows int64[≤ k] and cosines or scores float32[≤ k], best first.
+        """
+        if self.is_inner_product:
+            unit = self._unit_users
+            assert not isinstance(unit, sp.csr_array)
+            values = np.asarray(unit @ _unit(self.items[[item]])[0], np.float32)
+        else:
+            starts = range(0, len(self.users), USERS_AT_ONCE)
+            blocks = [np.arange(start, min(start + USERS_AT_ONCE, len(self.users))) for start in starts]
+            values = np.concatenate([self.score_rows(block, np.array([item]))[:, 0] for block in blocks])
+        values[sp.csc_array(self.known[:, [item]]).indices] = -np.inf
+        order = np.argsort(-values, kind="stable")[:k]
+        order = order[np.isfinite(values[order])]
+        return order, values[order]
+
+    def item_cosines(self, item: int, others: IntArray) -> Float32Array:
+        """Return the cosines float32[n] of an item (a row) to others (rows), as in ``similar_items``."""
+        unit = self._unit_items
+        found = unit[others] @ unit[[item]].T
+        dense = found.toarray() if isinstance(found, sp.csr_array) else found
+        return np.asarray(dense, np.float32)[:, 0]
 
     def save(self, folder: Path | str) -> None:
         """Write arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""

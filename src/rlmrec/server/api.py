@@ -76,7 +76,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()  # the loaded arrays stay, so the garbage collector need not scan them
     loop = asyncio.get_running_loop()
-    tasks = {asyncio.create_task(_follow(context))}
+    tasks = {asyncio.create_task(_follow(context)), asyncio.create_task(_warm(context))}
 
     def hang_up() -> None:
         task = loop.create_task(_reload(context))
@@ -109,6 +109,18 @@ async def _follow(context: Context) -> None:
             logger.error("another worker's change was not applied: %s", error)
         except Exception:  # a bug must not end the loop: the worker would answer from old data for ever
             logger.exception("another worker's change was not applied")
+
+
+async def _warm(context: Context) -> None:
+    """Load the text encoder after the start, and another one after a reload that needs it."""
+    while True:
+        try:
+            await asyncio.get_running_loop().run_in_executor(context.text_thread, context.service.warm_texts)
+        except Exception:
+            logger.exception("the text encoder was not loaded")
+            return
+        context.metrics.texts_ready.set(context.service.texts == "ready")
+        await asyncio.sleep(FOLLOW_SECONDS)
 
 
 async def _reload(context: Context) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,15 +17,24 @@ from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.cold_start import TextModel
-from rlmrec.recommend.explain import Explainer
+from rlmrec.recommend.cold_start import TextModel, new_user
+from rlmrec.recommend.explain import Explainer, listed, plain_reasons, words_in_common
 from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.recommend.similar import SIMILAR, Holders, similar_holders
 from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
+from rlmrec.server.browse import Browser
+from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.topk import unit_rows
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MAX_HISTORY = 500  # training items in a profile
+MAX_PROFILES = 200_000  # of users and of items that a search reads
+ALIKE = 0.2  # cosine from which a liked item counts as a reason
+
+
+Texts = Literal["none", "waiting", "loading", "ready", "failed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +53,8 @@ class Catalogue:
         release: name of the published release; None of a run that was named.
         model_made: when the run was made, in seconds since 1970; None if that is unknown.
         data_made: when the dataset was made or last appended to, likewise.
+        load_texts: loads the text embeddings of the run; they are needed by the first question about similar texts.
+        picture_hosts: names of the hosts whose pictures are shown.
     """
 
     run: str
@@ -55,6 +68,8 @@ class Catalogue:
     release: str | None = None
     model_made: float | None = None
     data_made: float | None = None
+    load_texts: Callable[[], TextEmbeddings | None] = lambda: None
+    picture_hosts: frozenset[str] = frozenset()
 
     def with_items(self, items: Sequence[AddedItem]) -> Catalogue:
         """Return a catalogue with added items; this one must have none yet.
@@ -79,6 +94,7 @@ class Catalogue:
         self.explainer.title(0)
         _ = self.lists.columns
         _ = self._folded_titles
+        _ = self.browser.columns
         return self
 
     @cached_property
@@ -86,6 +102,19 @@ class Catalogue:
         """The explainer of the recommender, added items included."""
         titles = [(item.title, item.text) for item in self.added]
         return Explainer(self.recommender, self.dataset, self.profiles, titles)
+
+    @cached_property
+    def browser(self) -> Browser:
+        """What a page shows of items and users."""
+        return Browser(
+            self.lists, self.dataset, self.explainer.title, self.explainer.item_text, self._profiles_of,
+            self.picture_hosts,
+        )  # fmt: skip
+
+    @cached_property
+    def text_embeddings(self) -> TextEmbeddings | None:
+        """The text embeddings of the run's users and items; None without, or if there are too many to hold."""
+        return self.load_texts()
 
     @cached_property
     def user_titles(self) -> list[str]:
@@ -96,8 +125,8 @@ class Catalogue:
         texts = metadata_texts(table)
         return [f"{raw} · {text}" if text else raw for raw, text in zip(ids, texts, strict=True)]
 
-    def health(self, writable: bool) -> schemas.Health:
-        """Return the names and sizes of what is served."""
+    def health(self, writable: bool, texts: Texts, switchable: bool) -> schemas.Health:
+        """Return the names and sizes of what is served, and the state of the server."""
         return schemas.Health(
             run=self.run,
             release=self.release,
@@ -108,6 +137,8 @@ class Catalogue:
             cold_items=len(self.added),
             cold_start=self.cold is not None,
             writable=writable,
+            texts=texts,
+            switchable=switchable,
         )
 
     @cached_property
@@ -155,32 +186,141 @@ class Catalogue:
             for one in self.lists.of(users, k, rules)
         ]
 
-    def comparison(self, user: RawId, k: int) -> schemas.Comparison:
+    @cached_property
+    def base_lists(self) -> Lists | None:
+        """What makes the lists of the base run; None without one."""
+        return None if self.base is None else Lists(self.base, self.dataset)
+
+    def comparison(self, user: RawId, k: int, where: str | None = None) -> schemas.Comparison:
         """Return the recommendations of this run and of the base run.
+
+        Args:
+            user: raw id.
+            k: how many items.
+            where: only items for which this SQL condition is true.
 
         Raises:
             WorkspaceError: there is no base run.
         """
-        if self.base is None:
+        if self.base is None or self.base_lists is None:
             raise WorkspaceError("there is no base run to compare with: start the server with --base RUN")
-        mine = self.recommendations(user, k, fallback=False).items
+        rules = Rules(where)
+        mine = self._lists([user], k, rules, False)[0].items
         known = [item.id for item in mine if item.id in self.base.item_ids]
-        ranks = dict(zip(known, self.base.rank(user, known).tolist(), strict=True)) if known else {}
+        allowed, _ = self.base_lists.allowed(rules)
+        ranks = dict(zip(known, self.base.rank(user, known, allowed).tolist(), strict=True)) if known else {}
         aligned = [
             schemas.RankedItem(**item.model_dump(), rank=place, base_rank=ranks.get(item.id))
             for place, item in enumerate(mine, 1)
         ]
-        base = self._items(*self.base.recommend(user, k))
-        return schemas.Comparison(user=user, aligned=aligned, base=base)
+        [other] = self.base_lists.of([user], k, rules)
+        base = self._items(np.array(other.items, object), other.scores)
+        return schemas.Comparison(user=user, base_run=str(self.base_run), aligned=aligned, base=base)
 
-    def similar(self, item: RawId, k: int) -> schemas.SimilarItems:
-        """Return the items with the highest cosine to an item."""
+    def beside(self, other: Catalogue) -> Catalogue:
+        """Return this catalogue with the run of another one as the base run."""
+        return replace(self, base_run=other.run, base=other.recommender)
+
+    def similar(
+        self, item: RawId, k: int, by: Literal["embedding", "text"] = "embedding"
+    ) -> schemas.SimilarItems:
+        """Return the items with the highest cosine to an item.
+
+        Args:
+            item: raw id.
+            k: how many.
+            by: of the recommender's embeddings, or of the text vectors.
+
+        Raises:
+            WorkspaceError: by text, and there are no text vectors of this item.
+        """
+        if by == "text":
+            return self._similar_texts(item, k)
         ids, cosines = self.recommender.similar_items(item, k)
         return schemas.SimilarItems(item=item, title=self._title(item), similar=self._near(ids, cosines))
 
+    def _similar_texts(self, item: RawId, k: int) -> schemas.SimilarItems:
+        row, texts = self.recommender.item_ids.row(item), self.text_embeddings
+        if texts is None or row >= len(texts.items):
+            raise WorkspaceError(
+                f"run {self.run!r} has no text vectors of {self.explainer.title(row)!r} here"
+            )
+        unit = self._unit_texts
+        cosines = unit @ unit[row]
+        cosines[row] = -np.inf
+        cosines[~texts.has_item] = -np.inf
+        order = np.argsort(-cosines, kind="stable")[:k]
+        ids = np.array([self.recommender.item_ids.id(int(other)) for other in order], object)
+        return schemas.SimilarItems(
+            item=item, title=self.explainer.title(row), similar=self._near(ids, cosines[order])
+        )
+
+    @cached_property
+    def _unit_texts(self) -> Float32Array:
+        assert self.text_embeddings is not None
+        return unit_rows(self.text_embeddings.items)
+
+    def likely_users_of(self, item: RawId, k: int) -> schemas.ItemUsers:
+        """Return the users who do not have an item and would like it most."""
+        row = self.recommender.item_ids.row(item)
+        users, _ = self.recommender.likely_users(row, k)
+        return schemas.ItemUsers(
+            item=item, title=self.explainer.title(row), users=[self._user_card(int(user)) for user in users]
+        )
+
+    def cards(self, items: Sequence[RawId]) -> schemas.Items:
+        """Return items as a list shows them; unknown ids are left out."""
+        ids = self.recommender.item_ids
+        return schemas.Items(items=[self._card(ids.row(raw)) for raw in items if raw in ids])
+
+    def search_items(self, query: str, limit: int, where: str | None) -> schemas.Items:
+        """Return items by id, title, profile or text, as ``Browser.search_items`` finds them."""
+        return schemas.Items(
+            items=[self._card(row) for row in self.browser.search_items(query, limit, where)]
+        )
+
+    def overview(self) -> schemas.Overview:
+        """Return what a page can begin with."""
+        return self._overview
+
+    @cached_property
+    def _overview(self) -> schemas.Overview:
+        return schemas.Overview(
+            users=[self._user_card(row, note) for row, note in self.browser.worth_a_look(self.base_lists)],
+            columns=[
+                schemas.ColumnAnswer(
+                    name=one.name, kind=one.kind, values=list(one.values), low=one.low, high=one.high
+                )
+                for one in self.browser.columns
+            ],
+            texts=self.text_embeddings is not None,
+            taste_examples=self.browser.taste_examples(),
+            item_examples=self.browser.item_examples(),
+        )
+
+    def _card(self, row: int) -> schemas.ItemCard:
+        return schemas.ItemCard(
+            id=self.recommender.item_ids.id(row),
+            title=self.explainer.title(row),
+            about=self.browser.about(row),
+            picture=self.browser.picture(row),
+            columns=self.browser.facts(row),
+            interactions=int(self.lists.popularity[row]),
+        )
+
+    def _user_card(self, row: int, note: str | None = None) -> schemas.UserCard:
+        return schemas.UserCard(
+            id=self.recommender.user_ids.id(row),
+            title=self.user_titles[row],
+            name=self.browser.user_names[row],
+            about=self.browser.about_user(row),
+            interactions=int(np.diff(self.recommender.seen.indptr[row : row + 2])[0]),
+            note=note,
+        )
+
     def search_users(self, query: str, limit: int) -> schemas.Users:
-        """Return users whose id or text contains ``query``; those whose id begins with it come first."""
-        wanted = query.casefold().strip()
+        """Return users whose id, text or profile contains ``query``; those whose id begins with it come first."""
+        wanted, profiles, ids = query.casefold().strip(), self._folded_profiles, self.recommender.user_ids
         first: list[int] = []
         more: list[int] = []
         for row, folded in enumerate(self._folded_titles):
@@ -188,14 +328,9 @@ class Catalogue:
                 first.append(row)
                 if len(first) == limit:
                     break
-            elif len(more) < limit and wanted in folded:
+            elif len(more) < limit and (wanted in folded or wanted in profiles.get(ids.id(row), "")):
                 more.append(row)
-        ids = self.recommender.user_ids
-        return schemas.Users(
-            users=[
-                schemas.Named(id=ids.id(row), title=self.user_titles[row]) for row in [*first, *more][:limit]
-            ]
-        )
+        return schemas.Users(users=[self._user_card(row) for row in [*first, *more][:limit]])
 
     def user_profile(self, user: RawId) -> schemas.UserProfile:
         """Return a user's history, profile and the reasoning of the profile."""
@@ -209,6 +344,8 @@ class Catalogue:
         return schemas.UserProfile(
             user=user,
             title=self.user_titles[row],
+            name=self.browser.user_names[row],
+            description=self.browser.user_text(row),
             profile=profile and profile.summarization,
             reasoning=profile and profile.reasoning,
             history=history,
@@ -224,24 +361,93 @@ class Catalogue:
             id=item,
             title=self.explainer.title(row),
             text=self.explainer.item_text(row),
+            description=self.browser.description(row),
             profile=profile and profile.summarization,
             reasoning=profile and profile.reasoning,
+            columns=self.browser.facts(row),
+            picture=self.browser.picture(row),
             interactions=0 if cold else int(self._item_degrees[row]),
             cold=cold,
         )
 
     def explanation(self, user: RawId, item: RawId, k: int) -> schemas.ExplanationAnswer:
         """Explain the recommendation of an item to a user."""
-        return schemas.ExplanationAnswer(**self.explainer.explain(user, item, k).as_dict())
+        found = self.explainer.explain(user, item, k)
+        return schemas.ExplanationAnswer(**found.as_dict(), sentences=plain_reasons(found))
 
-    def recommend_from_items(self, items: Sequence[RawId], k: int) -> schemas.NewUserAnswer:
-        """Recommend to a new user who likes these items."""
-        return schemas.NewUserAnswer(items=self._items(*self.recommender.recommend_from_items(items, k)))
+    def new_user(self, request: schemas.NewUser, vector: Float32Array | None = None) -> schemas.NewUserAnswer:
+        """Recommend to a new user.
 
-    def recommend_from_text(self, text: Float32Array, k: int) -> schemas.NewUserAnswer:
-        """Recommend to a new user whose description of their taste has this text vector, float32[d_s]."""
-        ids, scores = self.recommender.recommend_parts(self.cold_start().new_user(text), k)
-        return schemas.NewUserAnswer(items=self._items(ids[0], scores[0]))
+        Args:
+            request: what they like.
+            vector: float32[d_s], the vector of the request's text; None without a text.
+
+        Raises:
+            UnknownIdError: an unknown item.
+            ConfigError: the filter does not fit to the items.
+            WorkspaceError: a text, and there is no cold-start model.
+        """
+        liked = request.items or []
+        if vector is None:
+            parts = self.recommender.new_user(liked)
+        else:
+            parts = new_user(self.recommender, self.cold_start(), vector, liked)
+        allowed, _ = self.lists.allowed(Rules(request.filter, exclude=liked or None))
+        found, scores = self.recommender.recommend_parts_rows(parts, self.lists.length(request.k), allowed)
+        rows = found[0][(found[0] >= 0) & np.isfinite(scores[0])]
+        reasons: list[schemas.WhyNew | None] = [None] * len(rows)
+        if request.why:
+            reasons = [*self._why_new(rows, liked, request.text, vector)]
+        ids = self.recommender.item_ids
+        return schemas.NewUserAnswer(
+            items=[
+                schemas.NewUserItem(id=ids.id(row), title=self.explainer.title(row), score=score, why=why)
+                for row, score, why in zip(rows.tolist(), scores[0].tolist(), reasons, strict=False)
+            ]
+        )
+
+    def _why_new(
+        self, rows: IntArray, liked: Sequence[RawId], text: str | None, vector: Float32Array | None
+    ) -> list[schemas.WhyNew]:
+        """Say of item rows why they are recommended to a new user."""
+        ids = self.recommender.item_ids
+        mine = ids.rows(liked) if liked else np.empty(0, np.int64)
+        found = []
+        for row, holders in zip(rows.tolist(), self._holders(rows, vector), strict=True):
+            words = f"{self.explainer.title(row)} {self.explainer.item_text(row) or ''}"
+            terms = words_in_common(text or "", words, self.explainer.usual_words)
+            near = []
+            if len(mine):
+                cosines = self.recommender.item_cosines(row, mine)
+                order = np.argsort(-cosines, kind="stable")[:2]
+                near = [self._named(int(mine[place])) for place in order if cosines[place] >= ALIKE]
+            similar = holders and schemas.SimilarUsers(
+                of=min(SIMILAR, len(self.recommender.users)),
+                have=holders.n,
+                nearest=[self._named_user(user) for user in holders.nearest],
+            )
+            found.append(
+                schemas.WhyNew(
+                    sentences=_sentences_for_new(terms, near, similar),
+                    terms=terms,
+                    liked=near,
+                    similar_users=similar,
+                )
+            )
+        return found
+
+    def _holders(self, rows: IntArray, vector: Float32Array | None) -> Sequence[Holders | None]:
+        """Return for item rows who of the users with similar texts has them; None without text vectors of users."""
+        texts = self.text_embeddings
+        if vector is None or texts is None or len(texts.users) != len(self.recommender.users):
+            return [None] * len(rows)
+        return similar_holders(vector, texts.users, self.recommender.seen, rows)
+
+    def _named(self, row: int) -> schemas.Named:
+        return schemas.Named(id=self.recommender.item_ids.id(row), title=self.explainer.title(row))
+
+    def _named_user(self, row: int) -> schemas.Named:
+        return schemas.Named(id=self.recommender.user_ids.id(row), title=self.browser.user_names[row])
 
     def likely_users(self, text: Float32Array, k: int) -> schemas.LikelyUsers:
         """Return the likely users of a new item with this text vector, float32[d_s], and similar items."""
@@ -292,12 +498,42 @@ class Catalogue:
         return [title.casefold() for title in self.user_titles]
 
     @cached_property
+    def _folded_profiles(self) -> dict[RawId, str]:
+        return {raw: text.casefold() for raw, text in self.browser.user_profiles.items()}
+
+    @cached_property
     def _item_degrees(self) -> IntArray:
         degrees: IntArray = np.bincount(self.recommender.seen.indices, minlength=len(self.recommender.items))
         return degrees
+
+    def _profiles_of(self, kind: str) -> dict[RawId, str]:
+        """Return the profiles of a kind by id; of a very large catalogue some of them."""
+        if self.profiles is None or not Path(self.profiles).exists():
+            return {}
+        with Store(self.profiles, create=False) as store:
+            some = islice(store.profiles(kind), MAX_PROFILES)
+            return {one.key: one.summarization for one in some if one.summarization}
 
     def _profile(self, kind: str, raw: RawId) -> Profile | None:
         if self.profiles is None or not Path(self.profiles).exists():
             return None
         with Store(self.profiles, create=False) as store:
             return store.profile(kind, raw)
+
+
+def _sentences_for_new(
+    terms: Sequence[str], liked: Sequence[schemas.Named], similar: schemas.SimilarUsers | None
+) -> list[str]:
+    """Say in words fit for a customer why an item is recommended to a new user."""
+    said = []
+    if terms:
+        said.append(f"You asked for {listed(terms)}.")
+    if liked:
+        said.append(f"It goes with {listed([item.title for item in liked])}, which you chose.")
+    if similar is not None and similar.have:
+        names = listed([user.title for user in similar.nearest])
+        who = "One" if similar.have == 1 else str(similar.have)
+        has = "has" if similar.have == 1 else "have"
+        such = names if similar.have <= len(similar.nearest) else f"for example {names}"
+        said.append(f"{who} of the {similar.of} users most similar to your description {has} it: {such}.")
+    return said or ["It fits what you asked for as a whole."]

@@ -16,6 +16,7 @@ from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from rlmrec.data.vocabulary import RawId, Vocabulary
@@ -47,8 +48,8 @@ class Context:
         self.text_thread = ThreadPoolExecutor(1, "rlmrec-texts")
         self._free_texts = texts
 
-    async def encode(self, text: str) -> Float32Array:
-        """Return the vector float32[d_s] of a text.
+    async def encode(self, text: str, catalogue: Catalogue) -> Float32Array:
+        """Return the vector float32[d_s] of a text for the cold-start model of a catalogue.
 
         Raises:
             HTTPException: 503, other texts are waiting.
@@ -58,8 +59,8 @@ class Context:
             raise HTTPException(503, "too many texts at once: try again later", {"Retry-After": "1"})
         self._free_texts -= 1
         try:
-            work = asyncio.get_running_loop().run_in_executor(self.text_thread, self.service.encode, text)
-            return await work
+            loop, cold = asyncio.get_running_loop(), catalogue.cold_start()
+            return await loop.run_in_executor(self.text_thread, self.service.encode, text, cold)
         finally:
             self._free_texts += 1
 
@@ -71,7 +72,12 @@ class Context:
             self.metrics.reloads.labels("failed").inc()
             raise
         self.metrics.reloads.labels("done").inc()
-        return catalogue.health(self.token is not None)
+        return self.health(catalogue)
+
+    def health(self, catalogue: Catalogue) -> schemas.Health:
+        """Return the names and sizes of what is served."""
+        service = self.service
+        return catalogue.health(self.token is not None, service.texts, service.runs is not None)
 
 
 async def _context(request: Request) -> Context:
@@ -81,11 +87,24 @@ async def _context(request: Request) -> Context:
 ContextDependency = Annotated[Context, Depends(_context)]
 
 
-async def _catalogue(context: ContextDependency) -> Catalogue:
+async def _served(context: ContextDependency) -> Catalogue:
     return context.service.catalogue
 
 
+async def _catalogue(
+    context: ContextDependency,
+    run: Annotated[
+        str | None,
+        Query(max_length=200, description="Another finished run of the workspace; /v1/runs lists them."),
+    ] = None,
+) -> Catalogue:
+    if run is None:
+        return context.service.catalogue
+    return await run_in_threadpool(context.service.of_run, run)
+
+
 # A request uses one catalogue from beginning to end, even if a reload replaces it meanwhile.
+ServedDependency = Annotated[Catalogue, Depends(_served)]
 CatalogueDependency = Annotated[Catalogue, Depends(_catalogue)]
 
 
@@ -94,6 +113,11 @@ async def _user_id(user_id: str, catalogue: CatalogueDependency) -> RawId:
 
 
 async def _item_id(item_id: str, catalogue: CatalogueDependency) -> RawId:
+    return _id_in_path(catalogue.recommender.item_ids, item_id)
+
+
+async def served_item_id(item_id: str, catalogue: ServedDependency) -> RawId:
+    """Return the id in an address of an item of the run that is served."""
     return _id_in_path(catalogue.recommender.item_ids, item_id)
 
 

@@ -69,7 +69,10 @@ def tools(service: Service) -> list[Callable[..., BaseModel]]:
 
     def search_items(query: Query, k: Length = 10) -> FoundItems:
         """Search items by words of their title, id or text; titles that begin with the query come first."""
-        return FoundItems(items=_search_items(current(), query, k))
+        catalogue = current()
+        ids, title = catalogue.recommender.item_ids, catalogue.explainer.title
+        found = catalogue.browser.search_items(query, k)
+        return FoundItems(items=[schemas.Named(id=ids.id(row), title=title(row)) for row in found])
 
     def search_users(query: Query, k: Length = 10) -> schemas.Users:
         """Search users by id or by words of their text."""
@@ -139,27 +142,4 @@ def _scored(catalogue: Catalogue, ids: Any, scores: Any) -> list[schemas.ScoredI
         schemas.ScoredItem(id=raw, title=titles(rows(raw)), score=score)
         for raw, score in zip(ids.tolist(), scores.tolist(), strict=True)
         if score > float("-inf")
-    ]
-
-
-@functools.lru_cache(maxsize=1)
-def _folded_items(catalogue: Catalogue) -> list[tuple[str, str]]:
-    """Return each item's title and the id with the text, without letter case."""
-    explainer, ids = catalogue.explainer, catalogue.recommender.item_ids
-    return [
-        (explainer.title(row).casefold(), f"{ids.id(row)} {explainer.item_text(row) or ''}".casefold())
-        for row in range(len(ids))
-    ]
-
-
-def _search_items(catalogue: Catalogue, query: str, k: int) -> list[schemas.Named]:
-    """Return the items that hold all words of a query; those whose title begins with it, or holds it, come first."""
-    wanted, words = query.casefold(), query.casefold().split()
-    ranked = []
-    for row, (title, text) in enumerate(_folded_items(catalogue)):
-        if all(word in title or word in text for word in words):
-            ranked.append((not title.startswith(wanted), wanted not in title, row))
-    ids = catalogue.recommender.item_ids
-    return [
-        schemas.Named(id=ids.id(row), title=catalogue.explainer.title(row)) for *_, row in sorted(ranked)[:k]
     ]

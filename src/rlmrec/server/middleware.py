@@ -19,14 +19,14 @@ from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.quality import Quality
 
 # Answered even when the worker is saturated, since monitoring depends on them.
-MONITORED = frozenset({"/healthz", "/metrics"})
+MONITORED = frozenset({"/healthz", "/readyz", "/metrics"})
 BODY_SECONDS = 10.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Wait before a refusal: clients that retry at once would slow down the requests in progress.
 REFUSAL_SECONDS = 0.1
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 CONTENT_SECURITY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'%s; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # These stay encoded until the address is split into parts: a slash or a line break within an id would change the
@@ -35,7 +35,6 @@ KEPT = re.compile("%(2[5f]|0a)", re.IGNORECASE)
 # Set in the state of the application after SIGTERM: answers then close their connection.
 ENDING = "ending"
 HEADERS = [
-    (b"content-security-policy", CONTENT_SECURITY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
@@ -52,6 +51,7 @@ class Limits:
         texts: texts that wait for the encoder; further ones are refused with 503.
         hosts: names that the Host header may have, without a port; others are refused with 421, so that a page
             whose name was rebound to this server's address reads nothing. None allows all.
+        picture_hosts: names of the hosts that a page may load pictures from, over HTTPS.
     """
 
     in_flight: int = 64
@@ -59,6 +59,7 @@ class Limits:
     arriving: int = 1024
     texts: int = 8
     hosts: frozenset[str] | None = None
+    picture_hosts: frozenset[str] = frozenset()
 
 
 class Metrics:
@@ -84,6 +85,10 @@ class Metrics:
         self.reloads = Counter(
             "rlmrec_reloads", "Reloads of the run, by outcome.", ["outcome"], registry=self.registry
         )
+        self.texts_ready = Gauge(
+            "rlmrec_texts_ready", "The text encoder is loaded; with several workers, in all of them.",
+            registry=self.registry, multiprocess_mode="livemin",
+        )  # fmt: skip
         self.quality = Quality(self.registry)
 
     def text(self, catalogue: Catalogue) -> bytes:
@@ -113,6 +118,8 @@ class RequestMiddleware:
         self.metrics = metrics
         self.in_flight = 0
         self.arriving = 0
+        pictures = "".join(f" https://{host}" for host in sorted(limits.picture_hosts))
+        self.headers = [*HEADERS, (b"content-security-policy", (CONTENT_SECURITY % pictures).encode())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -130,7 +137,7 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 ends = [(b"connection", b"close")] * bool(scope.get("state", {}).get(ENDING))
-                message["headers"] = [*message.get("headers", []), *HEADERS, *ends]
+                message["headers"] = [*message.get("headers", []), *self.headers, *ends]
             await send(message)
 
         try:

@@ -35,7 +35,7 @@ COMMON = described(
         503: "too many requests at once (see Retry-After), or the text encoder's endpoint does not answer",
     }
 )
-UNKNOWN = described({404: "no such id"})
+UNKNOWN = described({404: "no such id or run"})
 UNAVAILABLE = described({409: "something that the route needs is not available, such as a cold-start model"})
 GUARDED = described(
     {

@@ -68,17 +68,25 @@ class ItemText(_Request):
 
 
 class NewUser(_Request):
-    """A new user: either a description of their taste or items they like."""
+    """A new user: a description of their taste, items they like, or both."""
 
     text: Text | None = None
     items: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
     k: K = 20
+    filter: Condition | None = Field(None, description=FILTER)
+    why: bool = Field(False, description="Say of each item why it is recommended.")
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> NewUser:
-        if (self.text is None) == (self.items is None):
-            raise ValueError("expected either text or items")
+    def _at_least_one(self) -> NewUser:
+        if self.text is None and self.items is None:
+            raise ValueError("expected text, items or both")
         return self
+
+
+class ItemIds(_Request):
+    """The items that are asked for."""
+
+    items: Annotated[list[Id], Field(max_length=MAX_K)]
 
 
 class FieldProblem(BaseModel):
@@ -93,6 +101,9 @@ class Problem(BaseModel):
 
     error: str
     fields: list[FieldProblem] = []
+
+
+Columns = dict[str, str | float | bool | None]
 
 
 class ScoredItem(BaseModel):
@@ -141,6 +152,7 @@ class Comparison(BaseModel):
     """The recommendations of this run (aligned) and of the base run."""
 
     user: int | str
+    base_run: str
     aligned: list[RankedItem]
     base: list[ScoredItem]
 
@@ -160,10 +172,73 @@ class Named(BaseModel):
     title: str
 
 
+class UserCard(Named):
+    """A user as a list shows them."""
+
+    name: str = Field(description="The name if the data has one, else the id.")
+    about: str | None = Field(description="The first words of their text or profile.")
+    interactions: int = Field(description="Number of training items.")
+    note: str | None = Field(None, description="Why the user is worth a look.")
+
+
 class Users(BaseModel):
     """The users that match a query."""
 
-    users: list[Named]
+    users: list[UserCard]
+
+
+class ItemCard(Named):
+    """An item as a list shows it."""
+
+    about: str | None = Field(description="The first words of its text or profile.")
+    picture: str | None = Field(
+        description="Address of its picture, if the host is allowed (--picture-host)."
+    )
+    columns: Columns = Field(description="Its columns that are not empty, without long texts.")
+    interactions: int = Field(description="Number of users who are known to have it.")
+
+
+class Items(BaseModel):
+    """Items as a list shows them."""
+
+    items: list[ItemCard]
+
+
+class ColumnAnswer(BaseModel):
+    """A column of the items."""
+
+    name: str
+    kind: Literal["choice", "tags", "number", "flag", "text", "picture"] = Field(
+        description="tags: several values, separated by commas; flag: true or false."
+    )
+    values: list[str] = Field(description="Of a choice or of tags, the most frequent first.")
+    low: float | None
+    high: float | None
+
+
+class Overview(BaseModel):
+    """What a page can begin with."""
+
+    users: list[UserCard] = Field(description="Some users worth a look.")
+    columns: list[ColumnAnswer]
+    texts: bool = Field(description="Items can be compared by their texts.")
+    taste_examples: list[str] = Field(description="Descriptions of a taste, in words of the data.")
+    item_examples: list[str] = Field(description="Descriptions of items, in words of the data.")
+
+
+class Run(BaseModel):
+    """A finished run of the workspace."""
+
+    name: str
+    what: str | None = Field(description="Its recommender, and the alignment if there is one.")
+    text: bool = Field(description="It was trained with texts.")
+    ndcg: float | None = Field(description="NDCG@20 on the test interactions; null if it was not measured.")
+
+
+class RunList(BaseModel):
+    """The runs that can be asked for by the parameter run."""
+
+    runs: list[Run] = Field(description="The best first.")
 
 
 class UserProfile(BaseModel):
@@ -171,6 +246,8 @@ class UserProfile(BaseModel):
 
     user: int | str
     title: str
+    name: str = Field(description="The name if the data has one, else the id.")
+    description: str | None = Field(description="The user's text without the name.")
     profile: str | None = Field(description="Written by a language model; null if there is none.")
     reasoning: str | None = Field(description="The language model's reasoning for the profile.")
     history: list[Named] = Field(description="At most 500 training items.")
@@ -183,8 +260,15 @@ class Item(BaseModel):
     id: int | str
     title: str
     text: str | None
+    description: str | None = Field(
+        description="The longest column of text, else the text if it is more than the title."
+    )
     profile: str | None
     reasoning: str | None
+    columns: Columns = Field(description="Its columns that are not empty, without long texts.")
+    picture: str | None = Field(
+        description="Address of its picture, if the host is allowed (--picture-host)."
+    )
     interactions: int = Field(description="Number of users who have it in training.")
     cold: bool = Field(description="It was added by text after training.")
 
@@ -212,13 +296,45 @@ class ExplanationAnswer(BaseModel):
     user_profile: str | None
     terms: list[str]
     text: str
+    sentences: list[str] = Field(description="The same for a customer: no numbers, no terms of the field.")
     seen: bool
+
+
+class SimilarUsers(BaseModel):
+    """Of the users with the most similar texts, those who have an item."""
+
+    of: int = Field(description="Users that count as similar.")
+    have: int = Field(description="How many of them have the item.")
+    nearest: list[Named]
+
+
+class WhyNew(BaseModel):
+    """Why an item is recommended to a new user."""
+
+    sentences: list[str] = Field(description="For a customer: no terms of the field.")
+    terms: list[str] = Field(description="Words of the description that the item's text contains.")
+    liked: list[Named] = Field(description="The liked items that are most like it.")
+    similar_users: SimilarUsers | None = Field(description="null: the users have no text vectors here.")
+
+
+class NewUserItem(ScoredItem):
+    """An item recommended to a new user."""
+
+    why: WhyNew | None = Field(None, description="null unless the request asks why.")
 
 
 class NewUserAnswer(BaseModel):
     """Recommendations for a new user."""
 
-    items: list[ScoredItem]
+    items: list[NewUserItem]
+
+
+class ItemUsers(BaseModel):
+    """The users who do not have an item and would like it most, best first."""
+
+    item: int | str
+    title: str
+    users: list[UserCard]
 
 
 class LikelyUsers(BaseModel):
@@ -242,6 +358,14 @@ class AddedItemList(BaseModel):
     items: list[AddedItemAnswer]
 
 
+class Readiness(BaseModel):
+    """Whether texts are answered at once."""
+
+    texts: Literal["none", "waiting", "loading", "ready", "failed"] = Field(
+        description="none: the run reads no texts; waiting: the first text loads the encoder; failed: see the log."
+    )
+
+
 class Health(BaseModel):
     """The run that is served."""
 
@@ -257,3 +381,5 @@ class Health(BaseModel):
     cold_items: int
     cold_start: bool
     writable: bool = Field(description="The server has a token, so that items can be added.")
+    texts: Literal["none", "waiting", "loading", "ready", "failed"] = Field(description="As /readyz says.")
+    switchable: bool = Field(description="Other runs can be asked for by the parameter run.")

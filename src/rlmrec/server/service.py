@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.server.added_items import AddedItem, AddedItems
-from rlmrec.server.catalogue import Catalogue
+from rlmrec.server.catalogue import Catalogue, Texts
+from rlmrec.server.runs import Runs
 from rlmrec.text.encoder import TextEncoder, checked
 from rlmrec.types import Float32Array
 
 logger = logging.getLogger("rlmrec.server")
 
 TITLE_LENGTH = 60
+WARM_UP = "a first text"
 
 
 class Service:
@@ -28,20 +31,31 @@ class Service:
     Args:
         load: loads the run, without added items; called now and by every reload.
         store: the added items.
-        encoder: makes the text encoder of a cold-start model; called by the first text.
+        encoder: makes the text encoder of a cold-start model; called by ``warm_texts`` or the first text.
+        warm: load the encoder before the first text; without, ``warm_texts`` does nothing.
+        runs: other runs that a request may name; None allows none.
 
     Raises:
         RlmrecError: the run or the store cannot be loaded; whatever ``load`` raises.
     """
 
     def __init__(
-        self, load: Callable[[], Catalogue], store: AddedItems, encoder: Callable[[TextModel], TextEncoder]
+        self,
+        load: Callable[[], Catalogue],
+        store: AddedItems,
+        encoder: Callable[[TextModel], TextEncoder],
+        warm: bool = True,
+        runs: Runs | None = None,
     ) -> None:
         self.store = store
+        self.runs = runs
         self._load = load
         self._make_encoder = encoder
         self._encoder: TextEncoder | None = None
         self._made_for = ""  # the encoder's name in the cold-start model that it was made for
+        self._warm = warm
+        self._loading = False
+        self._failed_for: str | None = None  # the encoder's name, if warming up failed
         self._encoding = threading.Lock()
         self._changing = threading.Lock()
         self._counters = store.counters()
@@ -51,14 +65,61 @@ class Service:
             logger.warning("added items are left out: run %r has no cold-start model", self._trained.run)
         self._replace()
 
-    def encode(self, text: str) -> Float32Array:
-        """Return the vector float32[d_s] of a text.
+    @property
+    def texts(self) -> Texts:
+        """Whether texts can be encoded; none without a cold-start model, waiting until a text loads the encoder."""
+        cold = self.catalogue.cold
+        if cold is None:
+            return "none"
+        if self._loading:
+            return "loading"
+        if self._encoder is not None and self._made_for == cold.encoder:
+            return "ready"
+        if self._failed_for == cold.encoder:
+            return "failed"
+        return "waiting" if not self._warm else "loading"
+
+    def warm_texts(self) -> None:
+        """Load the encoder and encode a text, so that the first text of a user does not wait for it.
+
+        Does nothing without a cold-start model, if the encoder is loaded, or if loading it has failed before.
+        """
+        cold = self.catalogue.cold
+        if cold is None or not self._warm or self.texts in ("ready", "failed"):
+            return
+        self._loading, start = True, time.perf_counter()
+        try:
+            self._encode(WARM_UP, cold)
+            logger.info("the text encoder is ready after %.1f s", time.perf_counter() - start)
+        except RlmrecError as error:
+            self._failed_for = cold.encoder
+            logger.warning("texts cannot be encoded: %s", error)
+        finally:
+            self._loading = False
+
+    def of_run(self, run: str | None) -> Catalogue:
+        """Return the catalogue of a run; None is the one that is served, with the added items.
+
+        Raises:
+            UnknownIdError: there is no such run, or this server answers from the published run alone.
+            RlmrecError: it cannot be loaded.
+        """
+        if run is None or run == self.catalogue.run:
+            return self.catalogue
+        if self.runs is None:
+            raise UnknownIdError(
+                "this server answers from the published run alone: start it with --run to switch"
+            )
+        return self.runs.open(run)
+
+    def encode(self, text: str, cold: TextModel | None = None) -> Float32Array:
+        """Return the vector float32[d_s] of a text, for a cold-start model; by default that of the run that is served.
 
         Raises:
             WorkspaceError: there is no cold-start model, or its encoder is missing or has changed.
             LLMError: the encoder's endpoint does not answer.
         """
-        return self._encode(text, self.catalogue.cold_start())
+        return self._encode(text, cold or self.catalogue.cold_start())
 
     def _encode(self, text: str, cold: TextModel) -> Float32Array:
         with self._encoding:
@@ -143,6 +204,8 @@ class Service:
 
     def _reload(self, announce: Callable[[], None] = lambda: None) -> Catalogue:
         trained = self._load()
+        if self.runs is not None:
+            self.runs.forget()
         before, self._trained = self._trained, trained
         try:
             announce()

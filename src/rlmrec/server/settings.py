@@ -11,20 +11,24 @@ from pathlib import Path
 from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
-from rlmrec.data.dataset import DatasetWithoutPairs
+from rlmrec.data.dataset import Dataset, DatasetWithoutPairs
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.recommend.cold_start import TextModel
-from rlmrec.recommend.open import find_cold_start, open_recommender
+from rlmrec.recommend.open import find_cold_start, open_recommender, open_text_embeddings
 from rlmrec.recommend.publish import Release, first_usable
 from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.middleware import Limits
+from rlmrec.server.runs import Runs
 from rlmrec.server.service import Service
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.workspace import Workspace
 
 logger = logging.getLogger("rlmrec.server")
+
+MAX_TEXTS = 512 << 20  # bytes of text vectors that a worker loads
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Settings:
         base_url: root of the encoder's endpoint, if it has one; never taken from the run.
         key_env: environment variable with the endpoint's key; never taken from the run.
         allowed_hosts: names that the Host header may have; None allows all.
+        warm_up: load the text encoder at the start; an endpoint has nothing to load.
+        picture_hosts: names of the hosts that the page may load pictures from.
     """
 
     workspace: Path
@@ -52,6 +58,8 @@ class Settings:
     base_url: str | None = None
     key_env: str = "OPENAI_API_KEY"
     allowed_hosts: frozenset[str] | None = None
+    warm_up: bool = True
+    picture_hosts: frozenset[str] = frozenset()
 
     def added_items(self) -> AddedItems:
         """Return the store of added items."""
@@ -94,11 +102,24 @@ class Settings:
             run, dataset, recommender, cold, base_run, base, workspace.profiles_path,
             model_made=(place.recommender_path(run) / "recommender.json").stat().st_mtime,
             data_made=(place.dataset_path / "dataset.json").stat().st_mtime,
+            load_texts=partial(_load_texts, workspace, place, run, dataset),
+            picture_hosts=self.picture_hosts,
         )  # fmt: skip
 
     def service(self) -> Service:
         """Load the run and return the service that answers from it."""
-        return Service(self.load, self.added_items(), partial(_make_encoder, self))
+        # A text for an endpoint may cost something, and nothing has to be loaded for it.
+        warm = self.warm_up and "openai:" not in (self.encoder or "")
+        return Service(self.load, self.added_items(), partial(_make_encoder, self), warm, self.runs())
+
+    def runs(self) -> Runs | None:
+        """Return the other runs that requests may name; None for a server of the published run."""
+        if self.run is None:
+            return None
+        return Runs(self.workspace, replace(self, base=None)._of_workspace)
+
+    def _of_workspace(self, run: str) -> Catalogue:
+        return self._catalogue(Workspace(self.workspace), run)
 
     def token(self) -> str | None:
         """Return the bearer token; None without ``token_env``.
@@ -124,11 +145,10 @@ def application(settings: Settings) -> FastAPI:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s:  %(message)s"))
         log.addHandler(handler)
-    return create_app(
-        settings.service(),
-        settings.token(),
-        Limits(in_flight=settings.in_flight, hosts=settings.allowed_hosts),
+    limits = Limits(
+        in_flight=settings.in_flight, hosts=settings.allowed_hosts, picture_hosts=settings.picture_hosts
     )
+    return create_app(settings.service(), settings.token(), limits)
 
 
 def _make_encoder(settings: Settings, cold: TextModel) -> TextEncoder:
@@ -136,3 +156,18 @@ def _make_encoder(settings: Settings, cold: TextModel) -> TextEncoder:
 
     folder = Workspace(settings.workspace).encoders_path
     return encoder_of(cold.manifest, settings.encoder, folder, settings.base_url, settings.key_env)
+
+
+def _load_texts(vectors: Workspace, place: Workspace, run: str, dataset: Dataset) -> TextEmbeddings | None:
+    """Load the text embeddings of a run; None if there are none that fit, or more than a server should hold."""
+    try:
+        found = vectors.text_embeddings_names()
+        if any(vectors.text_embeddings_path(name).stat().st_size > MAX_TEXTS for name in found):
+            logger.warning(
+                "similar texts are not compared: the text vectors take more than %d MiB", MAX_TEXTS >> 20
+            )
+            return None
+        return open_text_embeddings(place, run, dataset, vectors)
+    except RlmrecError as error:
+        logger.warning("similar texts are not compared: %s", error)
+        return None

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from rlmrec.server import schemas
-from rlmrec.server.context import CatalogueDependency, ContextDependency, require_token
+from rlmrec.server.context import ContextDependency, ServedDependency, require_token
 from rlmrec.server.responses import GUARDED, answer
 
 WEB = Path(__file__).parents[1] / "web"
@@ -29,13 +29,30 @@ async def reload_run(context: ContextDependency) -> Response:
 
 
 @router.get("/healthz", response_model=schemas.Health)
-async def health(context: ContextDependency, catalogue: CatalogueDependency) -> Response:
+async def health(context: ContextDependency, catalogue: ServedDependency) -> Response:
     """Return the name and size of the run that is served."""
-    return answer(catalogue.health(context.token is not None))
+    return answer(context.health(catalogue))
+
+
+@router.get("/readyz", response_model=schemas.Readiness, responses={503: {"model": schemas.Readiness}})
+async def readiness(context: ContextDependency) -> Response:
+    """Return whether texts are answered at once: 503 while the text encoder is being loaded.
+
+    Everything else is answered meanwhile.
+    """
+    texts = context.service.texts
+    return answer(schemas.Readiness(texts=texts), 503 if texts == "loading" else 200)
+
+
+@router.get("/v1/runs", response_model=schemas.RunList)
+def runs(context: ContextDependency) -> Response:
+    """List the finished runs that other requests may name; none of a server of the published run."""
+    service = context.service
+    return answer(schemas.RunList(runs=[] if service.runs is None else service.runs.listed()))
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(context: ContextDependency, catalogue: CatalogueDependency) -> Response:
+def metrics(context: ContextDependency, catalogue: ServedDependency) -> Response:
     """Return metrics in the text format of Prometheus."""
     return Response(context.metrics.text(catalogue), media_type="text/plain; version=0.0.4; charset=utf-8")
 

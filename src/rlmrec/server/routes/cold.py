@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
+from rlmrec.data.vocabulary import RawId
 from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
-from rlmrec.server.context import CatalogueDependency, ContextDependency, ItemId, require_token
+from rlmrec.server.context import (
+    CatalogueDependency,
+    ContextDependency,
+    ServedDependency,
+    require_token,
+    served_item_id,
+)
 from rlmrec.server.responses import GUARDED, UNAVAILABLE, UNKNOWN, FieldError, answer
 
 router = APIRouter(prefix="/v1/cold", tags=["cold start"])
@@ -26,19 +35,19 @@ def added_items(context: ContextDependency) -> Response:
 
 @guarded.post("/items", response_model=schemas.AddedItemAnswer, status_code=201)
 async def add_item(
-    request: schemas.NewItem, context: ContextDependency, catalogue: CatalogueDependency
+    request: schemas.NewItem, context: ContextDependency, catalogue: ServedDependency
 ) -> Response:
     """Add an item by its text. It is stored and from then on recommended like any other item."""
     ids = catalogue.recommender.item_ids
     if isinstance(request.id, str) != ids.is_text:
         raise FieldError("body.id", f"item ids of this dataset are {'text' if ids.is_text else 'integers'}")
-    vector = await context.encode(request.text)
+    vector = await context.encode(request.text, catalogue)
     added = await run_in_threadpool(context.service.add, request.id, request.text, request.title, vector)
     return answer(_described(added), 201)
 
 
 @guarded.delete("/items/{item_id:path}", status_code=204, response_class=Response, responses=UNKNOWN)
-def remove_item(item: ItemId, context: ContextDependency) -> Response:
+def remove_item(item: Annotated[RawId, Depends(served_item_id)], context: ContextDependency) -> Response:
     """Remove an item that was added by text."""
     context.service.remove(item)
     return Response(status_code=204)
@@ -47,12 +56,12 @@ def remove_item(item: ItemId, context: ContextDependency) -> Response:
 router.include_router(guarded)
 
 
-@router.post("/items/preview", response_model=schemas.LikelyUsers, responses=UNAVAILABLE)
+@router.post("/items/preview", response_model=schemas.LikelyUsers, responses={**UNKNOWN, **UNAVAILABLE})
 async def preview_item(
     request: schemas.ItemText, context: ContextDependency, catalogue: CatalogueDependency
 ) -> Response:
     """Return the likely users of a new item and similar items. Nothing is stored."""
-    vector = await context.encode(request.text)
+    vector = await context.encode(request.text, catalogue)
     return answer(await run_in_threadpool(catalogue.likely_users, vector, request.k))
 
 
@@ -60,8 +69,6 @@ async def preview_item(
 async def new_user(
     request: schemas.NewUser, context: ContextDependency, catalogue: CatalogueDependency
 ) -> Response:
-    """Recommend to a new user, from a description of their taste or from items they like."""
-    if request.items is not None:
-        return answer(await run_in_threadpool(catalogue.recommend_from_items, request.items, request.k))
-    vector = await context.encode(str(request.text))
-    return answer(await run_in_threadpool(catalogue.recommend_from_text, vector, request.k))
+    """Recommend to a new user, from a description of their taste, items they like, or both."""
+    vector = None if request.text is None else await context.encode(request.text, catalogue)
+    return answer(await run_in_threadpool(catalogue.new_user, request, vector))

@@ -11,8 +11,14 @@ from rlmrec.server import schemas
 from rlmrec.server.context import CatalogueDependency, ContextDependency, KQuery, UserId, parse_caps, parse_id
 from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
 
-router = APIRouter(prefix="/v1", tags=["users"])
+router = APIRouter(prefix="/v1", tags=["users"], responses={**UNKNOWN, **UNAVAILABLE})
 RawIdQuery = Annotated[str, Query(max_length=schemas.MAX_ID_LENGTH)]
+
+
+@router.get("/overview", response_model=schemas.Overview)
+def overview(catalogue: CatalogueDependency) -> Response:
+    """Return users worth a look, the items' columns, and examples of texts: what a page can begin with."""
+    return answer(catalogue.overview())
 
 
 @router.get("/users", response_model=schemas.Users)
@@ -21,13 +27,11 @@ def search_users(
     q: Annotated[str, Query(max_length=200, description="Part of an id or of the user's text.")] = "",
     limit: Annotated[int, Query(ge=1, le=50)] = 10,
 ) -> Response:
-    """Search users by id or text; ids that begin with the query come first."""
+    """Search users by id, text or profile; ids that begin with the query come first."""
     return answer(catalogue.search_users(q, limit))
 
 
-@router.get(
-    "/users/{user_id:path}/recommendations", response_model=schemas.Recommendations, responses=UNKNOWN
-)
+@router.get("/users/{user_id:path}/recommendations", response_model=schemas.Recommendations)
 def recommendations(
     user: UserId,
     context: ContextDependency,
@@ -50,37 +54,49 @@ def recommendations(
         filter, None, None, exclude_seen, bought_filter, parse_caps(at_most or [], "query.at_most"), diversity
     )
     found = catalogue.recommendations(user, k, rules, fallback)
-    context.metrics.quality.observe([found], catalogue)
+    if catalogue.run == context.service.catalogue.run:
+        context.metrics.quality.observe([found], catalogue)
     return answer(found)
 
 
 @router.get(
     "/users/{user_id:path}/comparison",
     response_model=schemas.Comparison,
-    responses={**UNKNOWN, **UNAVAILABLE},
 )
-def comparison(user: UserId, catalogue: CatalogueDependency, k: KQuery = 20) -> Response:
+def comparison(
+    user: UserId,
+    context: ContextDependency,
+    catalogue: CatalogueDependency,
+    k: KQuery = 20,
+    base: Annotated[
+        str | None, Query(max_length=200, description="The run to compare with; by default that of --base.")
+    ] = None,
+    filter: Annotated[schemas.Condition | None, Query(description=schemas.FILTER)] = None,
+) -> Response:
     """Return the lists of this run and of the base run, with the place of each item in the base run."""
-    return answer(catalogue.comparison(user, k))
+    if base is not None and base != catalogue.base_run:
+        catalogue = catalogue.beside(context.service.of_run(base))
+    return answer(catalogue.comparison(user, k, filter))
 
 
-@router.get("/users/{user_id:path}/profile", response_model=schemas.UserProfile, responses=UNKNOWN)
+@router.get("/users/{user_id:path}/profile", response_model=schemas.UserProfile)
 def profile(user: UserId, catalogue: CatalogueDependency) -> Response:
     """Return a user's training items, profile and the reasoning behind the profile."""
     return answer(catalogue.user_profile(user))
 
 
-@router.post("/recommendations", response_model=schemas.Batch, responses=UNKNOWN)
+@router.post("/recommendations", response_model=schemas.Batch)
 def batch(
     request: schemas.BatchRequest, context: ContextDependency, catalogue: CatalogueDependency
 ) -> Response:
     """Return recommendations for several users at once."""
     found = catalogue.batch(request)
-    context.metrics.quality.observe(found.results, catalogue)
+    if catalogue.run == context.service.catalogue.run:
+        context.metrics.quality.observe(found.results, catalogue)
     return answer(found)
 
 
-@router.get("/explanations", response_model=schemas.ExplanationAnswer, responses=UNKNOWN)
+@router.get("/explanations", response_model=schemas.ExplanationAnswer)
 def explanations(
     catalogue: CatalogueDependency,
     user: RawIdQuery,
