@@ -72,16 +72,13 @@ def graph(folder: Path) -> dict[str, Any]:
     from rlmrec.graph import Graph
 
     dataset = Dataset.load(folder / "dataset")
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again
-    before = memory("VmRSS")
     start = time.perf_counter()
     made = Graph.from_interactions(dataset.train)
     build = time.perf_counter() - start
     edges = len(made.indices)
     resident = sum(part.nbytes for part in (made.indptr, made.indices, made.values))
-    grown = (memory("VmHWM") - before) / edges
     made @ torch.ones(made.n_nodes, 64)
-    return {"edges": edges, "build": build, "bytes_build": grown, "bytes_resident": resident / edges}
+    return {"edges": edges, "build": build, "bytes_resident": resident / edges}
 
 
 def als(folder: Path) -> dict[str, Any]:
@@ -97,12 +94,6 @@ def als(folder: Path) -> dict[str, Any]:
     model = AlternatingLeastSquares(factors=64, iterations=15, random_state=0, num_threads=available_cores())
     model.fit(sp.csr_matrix(dataset.train.csr()), show_progress=False)
     return {"factors": DotProduct(model.user_factors, model.item_factors).users.shape[1]}
-
-
-def memory(name: str) -> int:
-    """Return a figure of this process's memory, bytes: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def peak() -> float:

@@ -93,7 +93,7 @@ class Graph:
         device: torch.device | str = "cpu",
         int32_edges: int = INT32_EDGES,
     ) -> Graph:
-        """Build Â from training interactions, with less than 24 bytes for each directed edge in memory at a time.
+        """Build Â from training interactions, without keys of edges that would have to be sorted.
 
         Args:
             train: the training split.
@@ -116,6 +116,7 @@ class Graph:
             places = np.concatenate([user_item.indptr[:-1], user_item.nnz + item_user.indptr[1:]])
             indices = np.insert(indices, places, np.arange(n_users + n_items, dtype=kind))
             counts += 1
+        del user_item, item_user
         indptr = np.concatenate([np.zeros(1, kind), np.cumsum(counts, dtype=kind)])
         edges = Edges(torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device))
         degrees = torch.from_numpy(counts.astype(np.float64)).to(device)
@@ -205,8 +206,10 @@ class Graph:
         wide = values.dtype if values.dtype in (torch.float32, torch.float64) else torch.float32
         sums = degrees.to(wide)
         scale = torch.where(sums > 0, sums.rsqrt(), 0.0).to(values.dtype)
-        weights = torch.repeat_interleave(scale, self.indptr.diff().long()) * scale[self.indices]
-        graph = self.with_values(values * weights)
+        weights = torch.repeat_interleave(scale, self.indptr.diff().long())
+        weights *= scale[self.indices]
+        weights *= values
+        graph = self.with_values(weights)
         graph.symmetric = True
         return graph
 
