@@ -473,6 +473,9 @@ def test_compare_says_what_else_differs(call, workspace):
     code, out, err = call("compare", "-w", workspace.path, "base", "again", "--json")
     assert last_json(out)["options_that_differ"] == {}
     assert "options that differ" not in err
+    same = ["The values of recall@20 are the same for every user."]
+    assert last_json(out)["not_significant"] == {"again": {"power": same, "next": []}}
+    assert same[0] in err
     blocks(seed=9)[0].save(workspace.dataset_path)
     code, out, _ = call("compare", "-w", workspace.path, "base", "con")
     assert code == 0

@@ -39,6 +39,9 @@ def compare(
     The last rows are popularity and the graph filter, unless `--no-baselines` is given. They are not tested, so the
     p-values do not depend on them; to test one, name it.
 
+    Where nothing is significant, the command says how large a difference had to be to show, how many users or seeds
+    the observed one would need (80 % power, at the strictest level of Holm's correction), and what to try next.
+
     Other options in which the runs differ are listed below the table: only where there are none is the difference
     due to the alignment.
 
@@ -79,6 +82,7 @@ def compare(
     beside = _baselines(place, trained_on, members, output) if baselines else []
     show_metrics([*groups, *beside], output, comparisons)
     show_significance(comparisons, output)
+    power = show_power(groups, comparisons, output)
     options = differing_options(groups)
     if options:
         listed = "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
@@ -91,6 +95,7 @@ def compare(
             "baselines": {group.name: group.summary() for group in beside},
             "comparisons": comparisons_as_dict(comparisons),
             "options_that_differ": options,
+            "not_significant": power,
         }
     )
 
@@ -214,3 +219,45 @@ def show_significance(comparisons: Comparisons, output: Output) -> None:
                     )
     columns = ["run", "metric", "over", "difference, 95 %", "p, t", "p, Wilcoxon"]
     output.table("p-values after Holm's correction", columns, rows, text_columns=3)
+
+
+def show_power(
+    groups: Sequence[RunGroup], comparisons: Comparisons, output: Output, metric: str = "recall@20"
+) -> dict[str, dict[str, list[str]]]:
+    """Print what comparisons without a significant difference could have shown, and what to try next.
+
+    Returns:
+        the same for JSON: run → its sentences under "power", and "next".
+    """
+    from rich.markup import escape
+
+    from rlmrec.evaluation.compare import power
+    from rlmrec.evaluation.power import next_steps
+
+    base, found = groups[0], {}
+    for group in groups[1:]:
+        sentences = power(comparisons, metric).get(group.name)
+        if sentences is None:
+            continue
+        steps = next_steps(
+            comparisons[group.name][metric],
+            trained=any(one.runs[0].metrics.get("epochs") for one in (base, group)),
+            text=_texts_of(base) != _texts_of(group),
+        )
+        found[group.name] = {"power": sentences, "next": steps}
+        output.say(f"[bold]{escape(group.name)}[/]: no metric differs significantly from {escape(base.name)}")
+        for sentence in sentences:
+            output.say(f"  {escape(sentence)}")
+    shown = dict.fromkeys(step for one in found.values() for step in one["next"])
+    if shown:
+        output.say("what to try next:")
+    for step in shown:
+        output.say(f"  - {escape(step)}")
+    return found
+
+
+def _texts_of(group: RunGroup) -> tuple[object, ...]:
+    """Return how a group uses texts: its alignment, its text vectors and their weights."""
+    config = group.runs[0].config
+    weights = [config.get("backbone", {}).get(name) for name in ("text_weight", "user_text_weight")]
+    return (config["run"]["alignment"], config["data"].get("texts"), *weights)

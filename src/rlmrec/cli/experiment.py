@@ -189,26 +189,21 @@ def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Out
 
     rows = [
         [
-            str(one.part), *one.row, str(one.trainings), str(one.left),
-            "–" if not one.left else "not known" if one.seconds is None else format_duration(one.seconds),
+            str(one.part), *one.row, f"{one.left}/{one.trainings}",
+            "–" if not one.left else "?" if one.seconds is None else format_duration(one.seconds),
         ]
         for one in planned
     ]  # fmt: skip
-    names = [name.replace("_", " ") for name in columns]
-    output.table(
-        "to train, in this order", ["part", *names, "trainings", "left", "time"], rows, len(names) + 1
-    )
+    names = ["texts" if name == "text_embeddings" else name for name in columns]
+    output.table("to train, in this order", ["part", *names, "left", "time"], rows, len(names) + 1)
     left = sum(one.left for one in planned)
     known = [one for one in planned if one.left and one.seconds is not None]
     counted, seconds = sum(one.left for one in known), sum(one.seconds or 0.0 for one in known)
-    estimate = (
-        f"about {format_duration(seconds)} for {counted} of them"
-        if known
-        else "nothing alike was trained yet"
-    )
+    unknown = "; ? marks rows of which nothing alike was trained yet" if counted < left else ""
     output.say(
         f"{left} of {sum(one.trainings for one in planned)} trainings are left"
-        + (f": {estimate}" if left else "")
+        + (f", about {format_duration(seconds)} for {counted} of them" if known else "")
+        + unknown
     )
     output.result({
         "left": left,

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 from rlmrec.findings import Finding
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
+NARROW = 8  # a column of text is not made narrower by breaking words
 
 # Characters by which data could control a terminal or reorder its line: all but the line break and the tab.
 _RANGES = ((0, 9), (11, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
@@ -73,30 +74,32 @@ class Output:
     def table(self, title: str, columns: list[str], rows: list[list[str]], text_columns: int = 1) -> None:
         """Print a table; the first ``text_columns`` columns are text, the others numbers.
 
-        What does not fit the terminal continues on the next line, numbers and their headers between words only.
-        Text is never cut off: two long names must not look the same. A column called "id" stays whole, since ids
-        are copied from it.
+        Text is never cut off: two long names must not look the same. In a table that is too wide for the terminal,
+        columns of text with the same value in all rows become a line below it, and cells continue on the next line:
+        headers first, then the widest columns, between words where there is room. A column called "id" stays whole,
+        since ids are copied from it. A table that does not fit even so has a line for each row.
         """
         title, columns = printable(title), list(map(printable, columns))
         rows = [list(map(printable, row)) for row in rows]
-        table = Table(title=escape(title), title_justify="left", title_style="bold")
-        # Rich narrows all columns to fit, and would break numbers; with their words on lines of their own the
-        # columns of text are the widest, and only they are narrowed.
-        if _width(columns, rows) > self.console.width:
-            columns, *rows = (
-                [cell if place < text_columns else cell.replace(" ", "\n") for place, cell in enumerate(row)]
-                for row in (columns, *rows)
-            )
-        for place, column in enumerate(columns):
-            table.add_column(
-                escape(column),
-                justify="left" if place < text_columns else "right",
-                overflow="fold",
-                no_wrap=column == "id" and all(len(row[place]) <= WHOLE for row in rows),
-            )
-        for row in rows:
-            table.add_row(*map(escape, row))
-        self.console.print(table)
+        same: list[str] = []
+        if _borders(columns) + sum(_natural(columns, rows)) > self.console.width:
+            columns, rows, text_columns, same = _without_constants(columns, rows, text_columns)
+        widths = _widths(columns, rows, text_columns, self.console.width - _borders(columns))
+        if widths is None:
+            self.say(f"[bold]{escape(title)}[/]")
+            for row in rows:
+                pairs = zip(columns, row, strict=True)
+                self.say(escape(", ".join(f"{name} {cell}".strip() for name, cell in pairs)))
+        else:
+            table = Table(title=escape(title), title_justify="left", title_style="bold")
+            for place, (column, width) in enumerate(zip(columns, widths, strict=True)):
+                justify: Literal["left", "right"] = "left" if place < text_columns else "right"
+                table.add_column(escape(column), justify=justify, overflow="fold", width=width)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            self.console.print(table)
+        if same:
+            self.say(f"the same in all rows: {escape(', '.join(same))}")
 
     def result(self, payload: Any) -> None:
         """Print the JSON line if ``--json`` was given."""
@@ -132,7 +135,49 @@ class Output:
             yield update
 
 
-def _width(columns: list[str], rows: list[list[str]]) -> int:
-    """Return the characters that a table takes without wrapping, with its borders."""
-    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
-    return sum(widths) + 3 * len(widths) + 1
+def _borders(columns: list[str]) -> int:
+    """Return the characters of a table's borders and of the space beside them."""
+    return 3 * len(columns) + 1
+
+
+def _without_constants(
+    columns: list[str], rows: list[list[str]], text_columns: int
+) -> tuple[list[str], list[list[str]], int, list[str]]:
+    """Take out the columns of text that are the same in all rows; return the table, its text columns, what is out."""
+    texts = list(zip(*rows, strict=True))[:text_columns]
+    out = [place for place, cells in enumerate(texts) if len(rows) > 1 and len(set(cells)) == 1]
+    if len(out) == text_columns:
+        out = out[1:]  # the first column says what a row is
+    kept = [place for place in range(len(columns)) if place not in out]
+    same = [f"{columns[place]} {rows[0][place]}".strip() for place in out]
+    shown = [[row[place] for place in kept] for row in rows]
+    return [columns[place] for place in kept], shown, text_columns - len(out), same
+
+
+def _natural(columns: list[str], rows: list[list[str]]) -> list[int]:
+    """Return the width of each column in which no cell continues on the next line."""
+    return [max(_lengths(cells)) for cells in zip(columns, *rows, strict=True)]
+
+
+def _lengths(cells: Iterable[str]) -> list[int]:
+    return [cell_len(line) for cell in cells for line in cell.split("\n")]
+
+
+def _widths(columns: list[str], rows: list[list[str]], text_columns: int, available: int) -> list[int] | None:
+    """Return widths that fit, with as few words broken as possible; None if there is too little room."""
+    widths = _natural(columns, rows)
+    words = [max(_lengths(" ".join(cells).split() or [""])) for cells in zip(columns, *rows, strict=True)]
+    least = [
+        width if column == "id" and max(_lengths([row[place] for row in rows] or [""])) <= WHOLE else word
+        for place, (column, width, word) in enumerate(zip(columns, widths, words, strict=True))
+    ]
+    bodies = [max(_lengths([row[place] for row in rows] or [""])) for place in range(len(columns))]
+    broken = [min(one, NARROW) if place < text_columns else one for place, one in enumerate(least)]
+    # Headers continue on the next line first, then cells between words; at last words of text are broken.
+    for floors in (list(map(max, bodies, least)), least, broken):
+        while sum(widths) > available:
+            place = max(range(len(widths)), key=lambda place: (widths[place] > floors[place], widths[place]))
+            if widths[place] <= floors[place]:
+                break
+            widths[place] -= 1
+    return widths if sum(widths) <= available else None

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from rlmrec.errors import ConfigError
+from rlmrec.evaluation.power import detectable, nothing_significant, pairs_needed, power_sentences
 from rlmrec.evaluation.ranking import Ranking, read_table
 from rlmrec.evaluation.significance import LEVEL, Comparison, Seeds, compare_seeds, holm
 from rlmrec.files import read_json
@@ -151,19 +152,35 @@ class CorrectedComparison(Comparison):
     Args:
         p_holm: ``p_t`` corrected over all comparisons of the table.
         p_wilcoxon_holm: ``p_wilcoxon`` corrected likewise.
+        tests: number of comparisons of the table.
     """
 
     p_holm: float
     p_wilcoxon_holm: float
+    tests: int
 
     @property
     def significant(self) -> bool:
         """Whether the corrected t-test is below the significance level."""
         return self.p_holm < LEVEL
 
+    @property
+    def detectable(self) -> float:
+        """The smallest difference that is significant in at least 80 % of such experiments.
+
+        At the strictest level of Holm's correction, the significance level / ``tests``.
+        """
+        return detectable(self.std, self.n, LEVEL / self.tests)
+
+    @property
+    def needed(self) -> int | None:
+        """The pairs with which the observed difference would be significant as often; None if over a billion."""
+        return pairs_needed(self.difference, self.std, LEVEL / self.tests)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; ``relative`` is None if the base is 0."""
-        return {**asdict(self), "relative": self.relative if np.isfinite(self.relative) else None}
+        power = {"detectable": self.detectable, "needed": self.needed}
+        return {**asdict(self), "relative": self.relative if np.isfinite(self.relative) else None, **power}
 
 
 @dataclass(frozen=True)
@@ -278,9 +295,23 @@ def _holm(found: Sequence[Comparison]) -> list[CorrectedComparison]:
     p_t, p_wilcoxon = (holm([getattr(one, p) for one in found]).tolist() for p in ("p_t", "p_wilcoxon"))
     values = [{field.name: getattr(one, field.name) for field in fields(Comparison)} for one in found]
     return [
-        CorrectedComparison(**value, p_holm=t, p_wilcoxon_holm=wilcoxon)
+        CorrectedComparison(**value, p_holm=t, p_wilcoxon_holm=wilcoxon, tests=len(found))
         for value, t, wilcoxon in zip(values, p_t, p_wilcoxon, strict=True)
     ]
+
+
+def power(comparisons: Comparisons, metric: str = "recall@20") -> dict[str, list[str]]:
+    """Return what the comparisons of each model without a significant difference could have shown, in sentences.
+
+    Args:
+        comparisons: of one table.
+        metric: the one whose numbers are told; none of the others is significant either.
+    """
+    return {
+        name: power_sentences(of_model[metric], metric)
+        for name, of_model in comparisons.items()
+        if nothing_significant(list(of_model.values()))
+    }
 
 
 def comparisons_as_dict(comparisons: Comparisons) -> dict[str, dict[str, dict[str, Any]]]:
@@ -344,6 +375,11 @@ class RankingComparison:
         """One sentence: the change of each recommender against the first in the first metric, and its significance."""
         return verdict(self.comparisons, next(iter(self.rankings)), self.metrics[0])
 
+    @property
+    def power(self) -> dict[str, list[str]]:
+        """What the comparison could have shown, for each recommender without a significant difference to the first."""
+        return power(self.comparisons, self.metrics[0])
+
     def rows(self) -> list[list[str]]:
         """Return a row for each ranking: its name, and its metrics with the change and a star if significant."""
         found = []
@@ -365,7 +401,10 @@ class RankingComparison:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table
         ]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join([*(line.rstrip() for line in lines), *self._power_lines()])
+
+    def _power_lines(self) -> list[str]:
+        return [f"{name}: {' '.join(sentences)}" for name, sentences in self.power.items()]
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
@@ -374,6 +413,7 @@ class RankingComparison:
             f"{users:,} users. In brackets the change to the first row; "
             f"* p < {LEVEL:g}, paired t-test, Holm's correction."
         )
+        note = " ".join([note, *self._power_lines()])
         return html_table("Comparison", ("", *self.metrics), self.rows(), note=note)
 
 

@@ -36,6 +36,7 @@ class Comparison:
         p_wilcoxon: two-sided p of the signed-rank test (null hypothesis: differences are symmetric about 0).
         low: lower end of the bootstrap interval of the difference.
         high: its upper end.
+        std: sample standard deviation of the differences.
     """
 
     n: int
@@ -47,6 +48,7 @@ class Comparison:
     p_wilcoxon: float
     low: float
     high: float
+    std: float
 
 
 def compare(
@@ -84,8 +86,9 @@ def compare(
     low, high = bootstrap(differences, samples, confidence, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.float64(mean) / base_mean)
+    std = float(differences.std(ddof=1)) if spread else 0.0
     return Comparison(
-        len(ours), base_mean, float(ours.mean()), mean, relative, p_t, p_wilcoxon, low, high
+        len(ours), base_mean, float(ours.mean()), mean, relative, p_t, p_wilcoxon, low, high, std
     )  # fmt: skip
 
 
