@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -31,7 +32,7 @@ from rlmrec.llm.store import Profile, Store
 from rlmrec.paper.grids import grid as paper_grid
 from rlmrec.paper.grids import grids
 from rlmrec.paper.sections import SECTIONS
-from rlmrec.report import accuracy, record
+from rlmrec.report import accuracy, maps, record
 from rlmrec.report import write_report as write
 from rlmrec.report.blocks import Options
 from rlmrec.report.charts import Series, bars, lines, scatter
@@ -45,8 +46,8 @@ HOSTILE = (
     '</script><script>alert(1)</script><img src="https://x.invalid/a.png" onerror=alert(2)> $x_$ {{ 7*7 }}'
 )
 OPTIONS = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256, "embedding_size": 8}
-EVERYTHING = ["data", "results", "who-gains", "training", "noise", "ablation", "tables", "maps", "case", "rerank",
-              "theory", "profiles", "costs", "repeat"]  # fmt: skip
+EVERYTHING = ["conclusion", "data", "results", "who-gains", "training", "noise", "ablation", "tables", "maps",
+              "case", "rerank", "theory", "profiles", "costs", "repeat"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,38 @@ def of_cell(full, trial):
     return json.loads((full.trial(trial.id) / "metrics.json").read_text())["test"]["recall@20"]
 
 
+def test_maps_before_and_after_share_their_plane(full, monkeypatch):
+    """A rotation of all vectors changes nothing; vectors of other items keep next to none of their neighbours."""
+    inputs, drawn = collect(full), {}
+    base, con, _ = inputs.groups
+    monkeypatch.setattr(
+        maps, "scatter", lambda title, points, *rest, **more: drawn.update({title: (points, more)})
+    )
+    vectors = np.random.default_rng(0).normal(size=(inputs.dataset.n_items, 8)).astype(np.float32)
+    turned = vectors @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0].astype(np.float32)
+
+    def drawn_with(aligned):
+        spaces = {base.name: vectors, con.name: aligned}
+        monkeypatch.setattr(
+            inputs,
+            "recommender",
+            lambda group: SimpleNamespace(items=spaces[group.name]) if group.name in spaces else None,
+        )
+        drawn.clear()
+        maps.maps(inputs, Options())
+        before, after, changed = (drawn[title] for title in list(drawn)[-3:])
+        return before[0], after[0], changed[1]
+
+    before, after, changed = drawn_with(turned)
+    assert after == pytest.approx(before, abs=1e-4)
+    assert "keeps 100 %" in changed["note"]
+    assert np.isfinite(changed["moved"]).all()  # fewer items than arrows
+    _, after, changed = drawn_with(np.random.default_rng(2).normal(size=vectors.shape).astype(np.float32))
+    assert after != pytest.approx(before, abs=0.1)
+    kept = float(re.search(r"keeps (\d+) %", changed["note"])[1])
+    assert kept == pytest.approx(100 * 10 / (inputs.dataset.n_items - 1), abs=8)  # by chance
+
+
 def test_noise_is_held_against_the_same_cells_without_it(full, monkeypatch):
     drawn = {}
     monkeypatch.setattr(accuracy, "lines", lambda title, series, *_, **__: drawn.setdefault(title, series))
@@ -479,7 +512,7 @@ def test_what_colours_a_map(full):
             ["text_embeddings", "experiments", "profiles.sqlite"],
             {"tables", "case", "rerank", "theory", "profiles"},
         ),
-        (["runs", "trials"], {"results", "who-gains", "training", "noise", "ablation"}),
+        (["runs", "trials"], {"conclusion", "results", "who-gains", "training", "noise", "ablation"}),
         (["dataset"], {"data", "who-gains", "maps"}),
     ],
 )
@@ -652,6 +685,16 @@ def test_the_command(full, tmp_path, capsys):
         write_report(Workspace(tmp_path / "empty"), tmp_path / "r.html")
 
 
+def test_the_page_begins_with_its_conclusion(page):
+    text = page.read_text()
+    first = text[text.index('<section id="conclusion"') : text.index('<section id="data"')]
+    told = "".join(Tags(first[: first.index("</section>") + 10]).text)
+    assert re.search(r"\S+ has the best Recall@20 of 3 runs, 0\.\d{4}\.", told)
+    assert "Train both" in told or "More seeds: train both" in told
+    assert {"t-results", "t-significance", "t-costs", "t-beyond"} <= set(re.findall('href="#([^"]+)"', first))
+    assert "At a glance" in told
+
+
 def test_charts_take_any_text_and_follow_the_page():
     one = Series(HOSTILE, [1, 10], [1.0, 2.0], [0.5, 1.5], [1.5, 2.5])
     charts = [
@@ -663,10 +706,41 @@ def test_charts_take_any_text_and_follow_the_page():
         tags = Tags(str(chart.svg))
         assert not {"script", "img"} & {tag for tag, _ in tags.seen}
         assert not re.search(r"(fill|stroke): #", str(chart.svg)), "a colour that does not follow the page"
-    shown = "".join(Tags(str(charts[0].svg)).text)
+    shown = "".join(Tags(re.sub("<title>.*?</title>", "", str(charts[0].svg), flags=re.DOTALL)).text)
     assert shown.count(HOSTILE) == 2  # the axes; what stands within the picture is cut
     assert HOSTILE[:19] + "…" in shown
     assert "$\\math" not in charts[0].svg
+
+
+def test_tooltips_stand_on_what_they_tell():
+    """At the places of the drawn markers, and within the bars, in words that are escaped."""
+    one = Series("con", [0, 1, 2], [0.0, -1.0, 4.0], [-0.5, -1.5, 3.5], [0.5, -0.5, 4.5])
+    chart = lines("t", [one], "x", "y")
+    markers = {
+        (float(x), float(y))
+        for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill', chart.svg)
+    }
+    tips = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4"><title>(.*?)</title>', chart.svg)
+    assert [text for *_, text in tips] == [
+        "con: 0 at 0 (95 % interval −0.5 to 0.5)", "con: −1 at 1 (95 % interval −1.5 to −0.5)",
+        "con: 4 at 2 (95 % interval 3.5 to 4.5)",
+    ]  # fmt: skip
+    for x, y, _ in tips:
+        assert min(np.hypot(float(x) - a, float(y) - b) for a, b in markers) < 0.1
+    assert chart.svg.count("<title>con</title>") == 1  # the curve
+    drawn = bars("t", ["head", HOSTILE], [Series("gen", [0, 1], [1.5, 2.0])], "y").svg
+    assert re.findall(r"<title>(.*?)</title>\s*<path", drawn)[0] == "gen, head: 1.5"
+    assert Tags(str(drawn)).text.count(f"gen, {HOSTILE}: 2") == 1
+    points = scatter(
+        "t",
+        np.eye(2),
+        np.array([0, 1]),
+        ["a"],
+        labels=["one", HOSTILE],
+        moved=np.array([[1.0, 1.0], [np.nan] * 2]),
+    ).svg
+    assert "<title>one</title>" in points
+    assert HOSTILE in Tags(str(points)).text
 
 
 # -- in a browser --------------------------------------------------------------------------------------
@@ -725,6 +799,12 @@ def test_a_browser_shows_it(browser, page, width, scheme):
         if width == 1400:  # six metrics with deviation and change: all to be seen at once
             box = view.locator("#results .scroll").first
             assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+            # On paper the conclusion and the main table fill the first page: 297 − 28 mm at 96 dots per inch.
+            view.emulate_media(media="print")
+            view.set_viewport_size({"width": 688, "height": 900})
+            assert view.locator("#conclusion").evaluate("one => one.getBoundingClientRect().bottom") < 1016
+            view.emulate_media(media="screen")
+            view.set_viewport_size({"width": width, "height": 900})
         contrast = view.evaluate(CONTRAST)
         assert (contrast["paper"] < 0.2) == (scheme == "dark")
         assert contrast["text"] >= 4.5  # WCAG AA

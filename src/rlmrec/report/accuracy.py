@@ -16,7 +16,7 @@ from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.evaluation.compare import SHOWN_METRICS, Comparisons, SeededComparison, compare_pairs
 from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail, item_group_recall
 from rlmrec.evaluation.significance import LEVEL, bootstrap
-from rlmrec.report.blocks import Block, Chart, Options, Section, p_value, signed
+from rlmrec.report.blocks import Block, Chart, Options, Section, anchor, p_value, signed
 from rlmrec.report.charts import SERIES, Series, bars, lines
 from rlmrec.report.collect import Group, Inputs, Run
 from rlmrec.report.tables import ResultTable, Value, short_metric
@@ -29,7 +29,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     tested = [group for group in inputs.groups if group.mean("recall@20") is not None]
     if not tested:
         return None
-    tests = _tests(inputs, tested)
+    tests = tests_against_base(inputs, tested)
     rows: list[list[Value]] = []
     beyond: list[list[Value]] = []
     for group in tested:
@@ -48,6 +48,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             f"same backbone; * marks p < {LEVEL} in a paired t-test over users (values averaged over seeds), with "
             "Holm's correction over all changes in this table.",
             text_columns=2,
+            anchor="t-results",
         )
     ]
     significance: list[list[Value]] = [
@@ -77,6 +78,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                 "Significance",
                 "Paired tests over the users of the test split; bootstrap intervals.",
                 text_columns=2,
+                anchor="t-significance",
             )
         )
     blocks.append(
@@ -87,6 +89,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             "Coverage: share of the catalogue that is in any list. Novelty: mean self-information of the listed items. "
             "Popularity: their mean number of training interactions. Gini: 0 if all items are listed equally often, "
             "1 if only one is.",
+            anchor="t-beyond",
         )
     )
     return Section("results", "Results", blocks)
@@ -108,7 +111,7 @@ def _three_digits(value: float) -> str:
     return f"{value:#.3g}".removesuffix(".")
 
 
-def _tests(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
+def tests_against_base(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
     """Test each group against the base of its backbone."""
     pairs = {}
     for group in groups:
@@ -121,11 +124,12 @@ def _tests(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
         except RlmrecError as error:
             inputs.leave_out(str(error))
             continue
-        pairs[group.name] = _by_seed(group), _by_seed(base)
+        pairs[group.name] = by_seed(group), by_seed(base)
     return compare_pairs(pairs, SHOWN_METRICS)
 
 
-def _by_seed(group: Group) -> dict[int, pl.DataFrame]:
+def by_seed(group: Group) -> dict[int, pl.DataFrame]:
+    """Return the test metrics of each user, by seed."""
     return {run.option("run", "seed") or 0: run.table for run in group.runs}
 
 
@@ -169,37 +173,53 @@ def _more(every: Sized, shown: Sized) -> str:
     return f" {left} more {'is' if left == 1 else 'are'} left out." if left else ""
 
 
-def _by_activity(data: Dataset, base: Group, others: Sequence[Group], more: str = "") -> list[Block]:
+Changes = list[tuple[int, str, list[Change]]]  # (number, name, its change for each group) of each run
+
+
+def changes_by_activity(data: Dataset, base: Group, others: Sequence[Group]) -> tuple[list[str], Changes]:
+    """Compute the change of Recall@20 for each quarter of the test users by training interactions.
+
+    Returns:
+        the limits of the quarters, such as "3–7", and the changes; both empty for too few users.
+    """
     users = base.table["user"].to_numpy()
     degrees = data.train.user_degrees()[users]
     quarter = np.minimum((rankdata(degrees, "ordinal") - 1) * 4 // len(degrees), 3)
     quarters = [np.flatnonzero(quarter == number) for number in range(4)]
     if min(map(len, quarters)) < 2:
-        return []
-    categories = [
+        return [], []
+    limits = [
         f"{degrees[rows].min()}–{degrees[rows].max()}" for rows in quarters
     ]  # equally active users may be on both sides of a limit
-    found = []
+    found: Changes = []
     for number, group in enumerate(others, 1):
         try:
             new, old = _user_by_user(group, base, "recall@20")
         except RlmrecError:
             continue  # noted with the results
         found.append((number, group.name, [Change.of(new[rows], old[rows]) for rows in quarters]))
+    return limits, found
+
+
+def _by_activity(data: Dataset, base: Group, others: Sequence[Group], more: str = "") -> list[Block]:
+    categories, found = changes_by_activity(data, base, others)
     return _gains(
         f"{base.first.model}: change of Recall@20 by activity of the user",
         categories,
         found,
-        f"Quarters of the {len(users):,} test users by training interactions; equally active users may be in two "
+        f"Quarters of the {len(base.table):,} test users by training interactions; equally active users may be in two "
         "quarters. Whiskers: 95 % bootstrap intervals of the difference, as a share of the base."
         f"{more}",
         "training interactions of the user",
+        anchor("activity", base.first.backbone),
     )
 
 
-def _by_popularity(
-    inputs: Inputs, data: Dataset, base: Group, others: Sequence[Group], more: str = ""
-) -> list[Block]:
+def changes_by_popularity(inputs: Inputs, data: Dataset, base: Group, others: Sequence[Group]) -> Changes:
+    """Compute the change of Recall@20 for held-out items of the head, the middle and the tail.
+
+    Empty if a group of items has fewer than two users, or the lists of the base cannot be made.
+    """
     ranking = inputs.ranking(base)
     if ranking is None:
         return []
@@ -208,7 +228,7 @@ def _by_popularity(
     having = [np.flatnonzero(of_group) for of_group in mask]
     if min(map(len, having)) < 2:
         return []
-    found = []
+    found: Changes = []
     for number, group in enumerate(others, 1):
         lists = inputs.ranking(group)
         if lists is not None:
@@ -216,6 +236,14 @@ def _by_popularity(
             found.append(
                 (number, group.name, [Change.of(new[part, rows], old[part, rows]) for part, rows in enumerate(having)])
             )  # fmt: skip
+    return found
+
+
+def _by_popularity(
+    inputs: Inputs, data: Dataset, base: Group, others: Sequence[Group], more: str = ""
+) -> list[Block]:
+    found = changes_by_popularity(inputs, data, base, others)
+    groups = head_mid_tail(data.train.item_degrees())
     sizes = [int((groups == number).sum()) for number in range(3)]
     chart = _gains(
         f"{base.first.model}: change of Recall@20 by popularity of the item",
@@ -225,18 +253,19 @@ def _by_popularity(
         "have a fifth of the training interactions; tail: the least popular items that have a fifth. First seeds only."
         + more,
         "popularity of the item (number of items)",
+        anchor("popularity", base.first.backbone),
     )
-    means: list[list[Value]] = [
-        [base.name, *(float(old[part, rows].mean()) for part, rows in enumerate(having))]
-    ]
-    means += [[name, *(one.new for one in comparisons)] for _, name, comparisons in found]
+    if not chart:
+        return []
+    means: list[list[Value]] = [[base.name, *(one.base for one in found[0][2])]]
+    means += [[name, *(one.new for one in changes)] for _, name, changes in found]
     table = ResultTable(
         ["Recall@20", *ITEM_GROUPS],
         means,
         f"{base.first.model}: by popularity",
         formats=dict.fromkeys(ITEM_GROUPS, ".4f"),
     )
-    return [*chart, table] if chart else []
+    return [*chart, table]
 
 
 def _gains(
@@ -245,6 +274,7 @@ def _gains(
     found: Sequence[tuple[int, str, Sequence[Change]]],
     note: str,
     x_label: str,
+    place_on_page: str,
 ) -> list[Block]:
     """Return bars of the relative change in %, or of the difference if some base is 0."""
     if not found:
@@ -261,8 +291,8 @@ def _gains(
     unit = "change to the base, %" if relative else "difference to the base"
     chart = bars(title, categories, series, unit, note=note, x_label=x_label)
     if not chart.legend:  # with one series the title names it
-        chart = Chart(f"{title}, {found[0][1]}", chart.svg, (), note)
-    return [chart]
+        chart = replace(chart, title=f"{title}, {found[0][1]}")
+    return [replace(chart, anchor=place_on_page)]
 
 
 def noise(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001

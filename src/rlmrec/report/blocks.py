@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,16 +51,41 @@ class Chart:
         svg: the picture.
         legend: (place, glyph, name) of each series.
         note: below it: what is shown, and how to read it.
+        anchor: its id on the page, for links.
     """
 
     title: str
     svg: Markup
     legend: tuple[tuple[int, str, str], ...] = ()
     note: str = ""
+    anchor: str = ""
     kind: str = field(default="chart", init=False)
 
 
-Block = ResultTable | Text | Code | Card | Chart
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of the conclusion.
+
+    Args:
+        topic: a word before it.
+        text: it.
+        anchor: of the table or chart with its numbers; "" if it has none.
+    """
+
+    topic: str
+    text: str
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Sentences that the page begins with, each with a link to its numbers."""
+
+    sentences: Sequence[Sentence]
+    kind: str = field(default="conclusion", init=False)
+
+
+Block = ResultTable | Text | Code | Card | Chart | Conclusion
 
 
 @dataclass(frozen=True)
@@ -97,6 +123,11 @@ class Options:
             raise ConfigError(
                 f"unknown projection {self.projection!r}: expected one of {', '.join(PROJECTIONS)}"
             )
+
+
+def anchor(what: str, name: str) -> str:
+    """Return the id of what is shown for a name, such as a backbone's; it may be that of a user's class."""
+    return f"{what}-{re.sub('[^a-zA-Z0-9]+', '-', name).strip('-').lower()}"
 
 
 def p_value(value: float) -> str:

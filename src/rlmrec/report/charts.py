@@ -113,7 +113,7 @@ def lines(
         marks: whether points have markers.
         x_ticks: (position, label) of the ticks of the horizontal axis; by default numbers.
     """
-    with _axes(x_label, y_label) as (figure, axes):
+    with _axes(x_label, y_label) as (figure, axes, tips):
         axes.set_xscale(x_scale)
         axes.set_yscale(y_scale)
         # By default powers of ten are written as mathematics, which needs another font.
@@ -131,8 +131,12 @@ def lines(
             marked = np.unique(points.astype(int)).tolist()
             axes.plot(
                 x, y, color=SERIES[place], linewidth=1.6, marker=MARKERS[place] if marks else None,
-                markersize=4.5, markevery=marked,
+                markersize=4.5, markevery=marked, gid=tips.name(one.name),
             )  # fmt: skip
+            for at in marked if marks else ():
+                tips.point(
+                    x[at], y[at], f"{one.name}: {_value(y[at])} at {_value(x[at])}{_interval(one, at)}"
+                )
             if one.low is not None and one.high is not None:
                 axes.fill_between(x, one.low, one.high, color=SERIES[place], alpha=0.18, linewidth=0)
             legend.append((place, GLYPHS[place], one.name))
@@ -142,7 +146,7 @@ def lines(
                 _short(label), (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
                 textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=8,
             )  # fmt: skip
-        return Chart(title, _svg(figure, title), tuple(legend) if len(legend) > 1 else (), note)
+        return Chart(title, _svg(figure, title, tips), tuple(legend) if len(legend) > 1 else (), note)
 
 
 def bars(
@@ -164,14 +168,16 @@ def bars(
         note: below the chart.
         x_label: with its unit.
     """
-    with _axes(x_label, y_label) as (figure, axes):
+    with _axes(x_label, y_label) as (figure, axes, tips):
         width = 0.8 / max(1, len(series))
         legend = []
         for number, one in enumerate(series):
             place = _place(one, number)
             x = np.arange(len(categories)) + (number - (len(series) - 1) / 2) * width
             y = np.asarray(one.y, float)
-            axes.bar(x, y, 0.92 * width, color=SERIES[place], linewidth=0)
+            drawn = axes.bar(x, y, 0.92 * width, color=SERIES[place], linewidth=0)
+            for at, bar in enumerate(drawn):
+                bar.set_gid(tips.name(f"{one.name}, {categories[at]}: {_value(y[at])}{_interval(one, at)}"))
             if one.low is not None and one.high is not None:
                 below, above = y - np.asarray(one.low, float), np.asarray(one.high, float) - y
                 axes.errorbar(
@@ -187,11 +193,18 @@ def bars(
             axes.tick_params(axis="x", labelrotation=30)
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right")
-        return Chart(title, _svg(figure, title), tuple(legend) if len(legend) > 1 else (), note)
+        return Chart(title, _svg(figure, title, tips), tuple(legend) if len(legend) > 1 else (), note)
 
 
 def scatter(
-    title: str, points: FloatArray, classes: IntArray, names: Sequence[str], *, note: str = ""
+    title: str,
+    points: FloatArray,
+    classes: IntArray,
+    names: Sequence[str],
+    *,
+    note: str = "",
+    labels: Sequence[str] = (),
+    moved: FloatArray | None = None,
 ) -> Chart:
     """Draw a map: points in the plane, coloured and marked by class; the axes have no unit.
 
@@ -201,22 +214,36 @@ def scatter(
         classes: int[n], the class of each point; ``len(names)`` means "other", which is small and grey.
         names: of the classes, at most 8.
         note: below the chart.
+        labels: a tooltip for each point; none by default.
+        moved: float[n, 2], where each point is afterwards, drawn as an arrow; NaN draws none.
     """
-    with _axes("", "", height=3.6) as (figure, axes):
+    with _axes("", "", height=3.6) as (figure, axes, tips):
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(False)
+        axes.spines[:].set_visible(False)
         axes.set_aspect("equal", adjustable="datalim")
+        for at, label in enumerate(labels):
+            tips.point(points[at, 0], points[at, 1], label)
+        if moved is not None:
+            for start, end, place in zip(points, moved, classes.tolist(), strict=True):
+                if np.isfinite(end).all():
+                    axes.annotate(
+                        "", end, start, annotation_clip=False,
+                        arrowprops={"arrowstyle": "->", "color": SERIES[place] if place < len(names) else INK,
+                                    "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
+                    )  # fmt: skip
+            axes.update_datalim(moved[np.isfinite(moved).all(axis=1)])
         other = classes >= len(names)
         axes.scatter(points[other, 0], points[other, 1], s=5, color=MUTED, alpha=0.35, linewidths=0)
         for place in range(len(names)):
             mine = points[classes == place]
             axes.scatter(
                 mine[:, 0], mine[:, 1], s=13, color=SERIES[place], marker=MARKERS[place],
-                alpha=0.8, linewidths=0,
+                alpha=0.8 if moved is None else 0.3, linewidths=0,
             )  # fmt: skip
         legend = tuple((place, GLYPHS[place], name) for place, name in enumerate(names))
-        return Chart(title, _svg(figure, title), legend, note)
+        return Chart(title, _svg(figure, title, tips), legend, note)
 
 
 def standalone(chart: Chart) -> str:
@@ -269,18 +296,69 @@ def _place(series: Series, number: int) -> int:
     return (number if series.place is None else series.place) % len(SERIES)
 
 
+def _value(number: float) -> str:
+    """Return a number of a tooltip, four digits."""
+    return f"{number:,.4g}".replace("-", "−")
+
+
+def _interval(series: Series, at: int) -> str:
+    if series.low is None or series.high is None:
+        return ""
+    return f" (95 % interval {_value(series.low[at])} to {_value(series.high[at])})"
+
+
+class _Tips:
+    """Texts that a browser shows when the pointer rests on a part of a picture: SVG titles, without a script."""
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes = axes
+        self._named: dict[str, str] = {}
+        self._points: list[tuple[float, float, str]] = []
+
+    def name(self, text: str) -> str:
+        """Return the group id of a part of the picture, such as a bar, that has this tooltip."""
+        gid = f"tip-{len(self._named)}"
+        self._named[gid] = text
+        return gid
+
+    def point(self, x: float, y: float, text: str) -> None:
+        """Add a tooltip at a point of the data; not drawn."""
+        if np.isfinite([x, y]).all():
+            self._points.append((float(x), float(y), text))
+
+    def insert(self, svg: str, height: float) -> str:
+        """Return a picture of a figure, which was drawn at 72 dots per inch, with its tooltips.
+
+        Args:
+            svg: the picture.
+            height: of the figure in points; SVG counts from the top.
+        """
+        for gid, text in self._named.items():
+            svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(text)}</title>')
+        if not self._points:
+            return svg
+        # Titles of data may stand in for anything but markup: they are escaped like every other text.
+        places = self._axes.transData.transform([(x, y) for x, y, _ in self._points])
+        circles = "".join(
+            f'<circle cx="{x:.1f}" cy="{height - y:.1f}" r="4"><title>{escape(text)}</title></circle>'
+            for (x, y), (_, _, text) in zip(places, self._points, strict=True)
+        )
+        end = svg.rindex("</svg>")
+        return f'{svg[:end]}<g class="tips" fill="transparent" stroke="none">{circles}</g>\n{svg[end:]}'
+
+
 @contextmanager
-def _axes(x_label: str, y_label: str, height: float = 2.9) -> Iterator[tuple[Figure, Axes]]:
+def _axes(x_label: str, y_label: str, height: float = 2.9) -> Iterator[tuple[Figure, Axes, _Tips]]:
     # At this width 9 points are about 9 pixels on a telephone, where the chart is as wide as the page.
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.7, height), layout="constrained")
+        figure = Figure(figsize=(4.7, height), dpi=72, layout="constrained")
         axes = figure.add_subplot()
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        yield figure, axes
+        yield figure, axes, _Tips(axes)
 
 
-def _svg(figure: Figure, title: str) -> Markup:
+def _svg(figure: Figure, title: str, tips: _Tips) -> Markup:
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(_STYLE):
@@ -288,6 +366,7 @@ def _svg(figure: Figure, title: str) -> Markup:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = tips.insert(svg, 72 * figure.get_figheight())
     # A page has several pictures: each needs ids of its own, and the same ones each time.
     prefix = f"c{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import item_labels
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail
 from rlmrec.profiles.parse import cut_words
-from rlmrec.report.blocks import Block, Options, Section, Text
+from rlmrec.report.blocks import Block, Chart, Options, Section, Text
 from rlmrec.report.charts import scatter
 from rlmrec.report.collect import Inputs
 from rlmrec.topk import unit_rows
@@ -21,6 +25,7 @@ from rlmrec.types import Float32Array, FloatArray, IntArray
 
 MAP_POINTS = 1500  # more would overlap, and make the file large
 NEIGHBOURS = 10
+ARROWS = 60
 CLASSES = 6
 CLASS_ITEMS = 5  # on average; a column with smaller classes describes items rather than classifies them
 # Columns that people classify items by, the most helpful first.
@@ -43,10 +48,13 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     data = inputs.dataset
     if data is None:
         return None
-    spaces: list[tuple[str, Float32Array]] = []
+    spaces: list[tuple[str, bool, Float32Array]] = []  # title, whether it is the base, vectors
     if inputs.text_embeddings is not None:
-        spaces.append(("text embeddings", inputs.text_embeddings.items))
-    backbone = next((name for name in inputs.backbones() if inputs.base_of(name) is not None), None)
+        spaces.append(("text embeddings", False, inputs.text_embeddings.items))
+    # One backbone, with aligned runs if there is any: before and after alignment belong together.
+    backbones = [name for name in inputs.backbones() if inputs.base_of(name) is not None]
+    backbones.sort(key=lambda name: all(group.first.is_base for group in inputs.of_backbone(name)))
+    backbone = next(iter(backbones), None)
     groups = inputs.of_backbone(backbone) if backbone is not None else []
     seen: set[str] = set()
     for group in groups:  # one of each variant
@@ -55,7 +63,7 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         if recommender is not None and recommender.items.shape[1] > 1:
             seen.add(group.first.variant)
             when = "before alignment" if group.first.is_base else "after alignment"
-            spaces.append((f"{group.name}: {when}", recommender.items))
+            spaces.append((f"{group.name}: {when}", group.first.is_base, recommender.items))
     if not spaces:
         return None
     attribute, names, classes = item_classes(data, options.colour_by)
@@ -63,20 +71,31 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     chosen = np.sort(rng.permutation(data.n_items)[:MAP_POINTS])
     sizes = np.bincount(classes, minlength=len(names) + 1)[: len(names)]
     chance = float((sizes * (sizes - 1)).sum() / max(1, sizes.sum() * (data.n_items - 1)))
+    labels = [f"{name} ({_class_of(names, place)})" for name, place in _labelled(data, chosen, classes)]
     blocks: list[Block] = []
-    for title, vectors in spaces:
+    before: _Map | None = None  # the map of the base, in whose plane the maps after alignment are drawn
+    for title, is_base, vectors in spaces:
         directions = unit_rows(vectors)
-        points = _project(directions[chosen], options)
+        same_size = before is not None and before.directions.shape[1] == directions.shape[1]
+        after = _Map.after(before, directions, chosen, options) if before is not None and same_size else None
+        shown = after or _Map(directions, _project(directions[chosen], options))
+        before = shown if is_base else before
         share = neighbour_agreement(directions, classes, len(names))
         note = (
             f"Of an item's {NEIGHBOURS} nearest neighbours (cosine, all dimensions) {100 * share:.0f} % have the "
             f"same {attribute}; {100 * chance:.0f} % would by chance."
         )
-        blocks.append(scatter(f"Items by {title}", points, classes[chosen], names, note=note))
+        blocks.append(
+            scatter(f"Items by {title}", shown.points, classes[chosen], names, note=note, labels=labels)
+        )
+        if after is not None and before is not None:
+            blocks.append(_what_changed(title, before, after, classes[chosen], names, labels, chosen))
     method = "PCA" if options.projection == "pca" else "t-SNE"
     about = (
         f"Each point is one of {len(chosen):,} items, its vector scaled to unit length and projected to the plane by "
-        f"{method}; axes have no unit, only distances matter. Coloured by {attribute}."
+        f"{method}; axes have no unit, only distances matter. Coloured by {attribute}. Maps before and after alignment "
+        "share their plane: the vectors after alignment are rotated onto those before it (orthogonal Procrustes), "
+        "which keeps all distances between them."
     )
     if (classes >= len(names)).any():
         about += f" Small grey points have none of the {len(names)} most frequent values."
@@ -150,10 +169,93 @@ def neighbour_agreement(directions: Float32Array, classes: IntArray, n_classes: 
     return same / max(1, most * len(sample))
 
 
-def _project(directions: Float32Array, options: Options) -> FloatArray:
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """Vectors of items and their places on a map.
+
+    Args:
+        directions: float32[I, d], unit length.
+        points: float[n, 2], of the items that are shown.
+    """
+
+    directions: Float32Array
+    points: FloatArray
+
+    @classmethod
+    def after(cls, before: _Map, directions: Float32Array, chosen: IntArray, options: Options) -> _Map:
+        """Return the map of other vectors of the same items in the plane of the map before."""
+        rotation, _ = orthogonal_procrustes(directions, before.directions)
+        turned = (directions @ rotation).astype(np.float32)
+        plane = PCA(2, random_state=options.seed).fit(before.directions[chosen])
+        if options.projection == "pca":
+            return cls(turned, plane.transform(turned[chosen]))
+        # t-SNE has no plane to draw in: it starts from the places before.
+        return cls(turned, _project(turned[chosen], options, before.points))
+
+
+def _what_changed(
+    title: str,
+    before: _Map,
+    after: _Map,
+    classes: IntArray,
+    names: Sequence[str],
+    labels: Sequence[str],
+    chosen: IntArray,
+) -> Chart:
+    """Draw an arrow from before to after for the items whose vectors turned most."""
+    cosines = (before.directions * after.directions).sum(axis=1)
+    most = np.argsort(cosines[chosen], kind="stable")[:ARROWS]
+    moved = np.full_like(after.points, np.nan)
+    moved[most] = after.points[most]
+    kept = neighbours_kept(before.directions, after.directions)
+    return scatter(
+        f"What changed, {title}",
+        before.points,
+        classes,
+        names,
+        note=f"Arrows lead from before to after, for the {len(most)} items whose vectors turned most. On average an "
+        f"item keeps {100 * kept:.0f} % of its {NEIGHBOURS} nearest neighbours.",
+        labels=[
+            f"{label}: cosine of before and after {cosines[row]:.2f}"
+            for label, row in zip(labels, chosen, strict=True)
+        ],
+        moved=moved,
+    )
+
+
+def neighbours_kept(before: Float32Array, after: Float32Array) -> float:
+    """Return the mean share of an item's nearest neighbours that are the same before and after.
+
+    Args:
+        before: float32[I, d], unit length; the mean is over a sample of 1,000 items.
+        after: float32[I, e], of the same items.
+    """
+    sample = np.random.default_rng(0).permutation(len(before))[:1000]
+    most = min(NEIGHBOURS, len(before) - 1)
+    nearest = []
+    for directions in (before, after):
+        cosines = directions[sample] @ directions.T
+        cosines[np.arange(len(sample)), sample] = -np.inf
+        nearest.append(np.argpartition(-cosines, most - 1, axis=1)[:, :most])
+    same = (nearest[0][:, :, None] == nearest[1][:, None, :]).any(axis=2)
+    return float(same.mean())
+
+
+def _labelled(data: Dataset, chosen: IntArray, classes: IntArray) -> list[tuple[str, int]]:
+    """Return the title and the class of each chosen item."""
+    titles = item_labels(data)
+    return [(cut_words(titles[row], 8), int(classes[row])) for row in chosen.tolist()]
+
+
+def _class_of(names: Sequence[str], place: int) -> str:
+    return names[place] if place < len(names) else "other"
+
+
+def _project(directions: Float32Array, options: Options, start: FloatArray | None = None) -> FloatArray:
     if options.projection == "tsne" and len(directions) > 4:
         perplexity = min(30.0, (len(directions) - 1) / 4)
-        method = TSNE(2, perplexity=perplexity, init="pca", random_state=options.seed)
+        init: Any = "pca" if start is None else (1e-4 * start / start[:, 0].std()).astype(np.float32)
+        method = TSNE(2, perplexity=perplexity, init=init, random_state=options.seed)
     else:
         method = PCA(2, random_state=options.seed)
     points: FloatArray = method.fit_transform(directions)

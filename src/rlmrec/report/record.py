@@ -170,6 +170,7 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
                 rows,
                 text_columns=2,
                 note="Means over seeds, measured on the machine of each run; other programs may have slowed it down.",
+                anchor="t-costs",
             )
         )
     path = inputs.workspace.profiles_path

@@ -33,6 +33,7 @@ class ResultTable:
         dataset: the dataset of the results; "" if the table has none.
         text_columns: how many columns, from the left, are text; the others are numbers and stand right-aligned.
         formats: column → how its numbers are written, as in ``format``; "" or absent writes them as they are.
+        anchor: its id on the report's page, for links.
     """
 
     columns: Sequence[str]
@@ -42,6 +43,7 @@ class ResultTable:
     dataset: str = ""
     text_columns: int = 1
     formats: Mapping[str, str] = field(default_factory=dict)
+    anchor: str = ""
     kind: str = field(default="table", init=False)
 
     @property

@@ -1,0 +1,143 @@
+"""The sentences of the conclusion, on known numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rlmrec.evaluation.compare import compare_pairs
+from rlmrec.report.accuracy import Change
+from rlmrec.report.conclusion import Facts, RunFacts, cost, effect, what_next, who_gains, winner
+
+BASE = RunFacts("base", 0.20, seconds=10.0, coverage=0.38)
+CON = RunFacts("con", 0.22, seconds=61.0, coverage=0.42, text=True)
+FILTER = RunFacts("graph-filter", 0.25, seconds=2.0, trained=False)
+
+
+def compared(difference, seeds=1):
+    """A comparison over 400 users whose differences have a standard deviation of 0.1 around a mean."""
+    noise = np.random.default_rng(0).normal(size=400)
+    noise = 0.1 * (noise - noise.mean()) / noise.std(ddof=1)
+
+    def table(values):
+        columns = {"user": range(400), "n_relevant": [1] * 400}
+        return dict.fromkeys(range(seeds), pl.DataFrame({**columns, "recall@20": values}))
+
+    base = np.full(400, 0.2)
+    pair = table(base + difference + noise), table(base)
+    return compare_pairs({"con": pair}, ["recall@20"])["con"]["recall@20"]
+
+
+def texts(sentences):
+    return [sentence.text for sentence in sentences]
+
+
+GAIN, CHANCE, LOSS = compared(0.02), compared(0.002), compared(-0.02)
+
+
+def facts(change=GAIN, **more):
+    return Facts(
+        **{"runs": [CON, BASE], "new": CON, "base": BASE, "change": change, "backbone": "lightgcn", **more}
+    )
+
+
+def test_a_significant_winner():
+    found = facts(runs=[FILTER, CON, BASE], lead=compared(0.03))
+    [sentence] = winner(found)
+    assert sentence.text == (
+        "graph-filter has the best Recall@20 of 3 runs, 0.2500. "
+        "It leads con by 13.6 %, which is significant (p < 0.001)."
+    )
+    assert sentence.anchor == "t-results"
+    assert texts(effect(found)) == [
+        "con gains 10.0 % of Recall@20 against base. This is significant (p < 0.001 after Holm's correction)."
+    ]
+
+
+def test_a_lead_that_may_be_chance():
+    [text] = texts(winner(facts(runs=[FILTER, CON], lead=CHANCE)))
+    assert text.endswith("which is not significant (p = 0.689). The two may be equally good.")
+    [text] = texts(effect(facts(CHANCE)))
+    assert text.startswith("con changes Recall@20 of base by +1.0 %, which may be chance (p = 0.689 after")
+    assert "400 users show a change of Recall@20 of 0.014 (7.0 %) or more with 80 % probability." in text
+
+
+def test_the_base_is_not_told_twice():
+    [text] = texts(winner(facts(lead=GAIN)))
+    assert text == "con has the best Recall@20 of 2 runs, 0.2200."
+
+
+def test_a_loser_and_a_list_of_what_is_popular():
+    [text] = texts(effect(facts(LOSS)))
+    assert text.startswith("con loses 10.0 % of Recall@20 against base.")
+    [text] = texts(winner(Facts([replace(BASE, name="popularity"), CON])))
+    assert "No model is better than a list of what is popular." in text
+
+
+def test_one_run():
+    alone = Facts([replace(BASE, seconds=0.0, coverage=None)])
+    assert texts(winner(alone)) == [
+        "There is one run, base: its Recall@20 is 0.2000. Train another one to compare it with."
+    ]
+    assert effect(alone) == who_gains(alone) == cost(alone) == []
+    assert texts(what_next(alone)) == [
+        "No run reads texts: rlmrec encode makes text vectors, then train one with --alignment."
+    ]
+
+
+def change(difference, half, base=0.1):
+    return Change(base, base + difference, difference, difference - half, difference + half)
+
+
+def test_a_gain_in_the_tail_alone():
+    items = [("head", change(0.001, 0.01)), ("middle", change(0.002, 0.01)), ("tail", change(0.02, 0.01))]
+    [sentence] = who_gains(facts(items=items))
+    assert (
+        sentence.text == "By popularity, these items gain: tail (+20.0 %). The others do not change clearly."
+    )
+    assert (sentence.topic, sentence.anchor) == ("Items", "popularity-lightgcn")
+
+
+def test_everybody_gains_nobody_gains_some_lose():
+    up, down, flat = change(0.01, 0.001), change(-0.01, 0.001, base=0.0), change(0.001, 0.01)
+
+    def users(*changes):
+        return texts(who_gains(facts(users=[(f"{n}–{n + 1}", one) for n, one in enumerate(changes)])))
+
+    assert users(up, up) == ["All users gain, by training interactions: 0–1 (+10.0 %), 1–2 (+10.0 %)."]
+    assert users(flat, flat) == ["No group of users, by training interactions, gains or loses clearly."]
+    assert users(up, down) == [
+        "By training interactions, these users gain: 0–1 (+10.0 %). These lose: 1–2 (−0.01)."
+    ]
+
+
+def test_what_it_costs():
+    assert texts(cost(facts())) == [
+        "con takes 61 s to train, 6.1 times as long as base (10 s).",
+        "The lists of con show 42 % of the catalogue, those of base 38 %.",
+    ]
+    missing = facts(new=replace(CON, coverage=None), base=replace(BASE, seconds=0.0))
+    assert texts(cost(missing)) == ["con takes 61 s to train."]
+
+
+@pytest.mark.parametrize(
+    ("found", "steps"),
+    [
+        (facts(), ["More seeds"]),
+        (
+            facts(compared(0.02, seeds=3)),
+            ["Look at lists of con with rlmrec serve, and give it to your users"],
+        ),
+        (facts(CHANCE), ["More seeds", "The change is too small", "More text", "Other options"]),
+        (facts(compared(0.009)), ["More seeds", "More users", "More text", "Other options"]),
+        (
+            facts(runs=[FILTER, CON, BASE]),
+            ["Take graph-filter: it is better than con and takes 2 s instead of 61 s.", "More seeds"],
+        ),
+    ],
+)
+def test_what_to_do_next(found, steps):
+    said = texts(what_next(found))
+    assert len(said) == len(steps)
+    assert all(text.startswith(step) for text, step in zip(said, steps, strict=True))
