@@ -1,9 +1,10 @@
-"""Tables at the width of a terminal."""
+"""Tables at the width of a terminal, and progress in a log."""
 
 import pytest
 from rich.console import Console
 
-from rlmrec.cli.output import Output
+from rlmrec.cli.output import Output, ProgressLines, quiet
+from rlmrec.findings import Finding
 
 PLAN = [
     [str(part), backbone, variant, texts, "none", "32", "7/7", "?"]
@@ -62,3 +63,66 @@ def test_long_names_are_broken_and_numbers_are_not(table):
 def test_a_table_without_room_has_a_line_for_each_row(table):
     lines = table(20, "t", ["run", "a", "b"], [["base", "0.123456", "0.234567"], ["con", "1", "2"]], 1)
     assert lines == ["t", "run base, a 0.123456, b 0.234567", "run con, a 1, b 2"]
+
+
+def test_a_log_has_a_line_every_twenty_seconds_and_one_at_the_end():
+    now, said = [0.0], []
+    lines = ProgressLines(said.append, "encoding", 2000, True, lambda: now[0])
+
+    def at(seconds, *progress):
+        now[0] = seconds
+        lines.update(*progress) if progress else lines.tick()
+
+    at(0.5, 10)
+    assert said == []  # a short step has one line
+    at(1.5, 100, "5 cached")
+    at(15, 900)
+    at(22, 1000)
+    at(44)  # the step reports nothing, but time passes
+    now[0] = 50
+    lines.update(2000)
+    lines.end()
+    assert said == [
+        "encoding: 100 of 2,000, 1.5 s so far, about 28 s left, 5 cached",
+        "encoding: 1,000 of 2,000, 22 s so far, about 22 s left",
+        "encoding: 1,000 of 2,000, 44 s so far, about 44 s left",
+        "encoding: 2,000 of 2,000, done in 50 s",
+    ]
+
+
+def test_a_step_without_a_count_and_one_that_fails(capsys):
+    clock = iter([0.0, 0.4, 7.0, 7.0])
+    output = Output(as_json=False, clock=lambda: next(clock))
+    with output.step("fitting"):
+        pass
+    with pytest.raises(RuntimeError), output.step("reading"):
+        raise RuntimeError
+    assert capsys.readouterr().out == "fitting: done in 0.4 s\n"
+
+
+def test_a_terminal_gets_a_bar_and_the_time_of_a_step(capsys):
+    clock = iter([0.0, 12.0])
+    output = Output(as_json=False, clock=lambda: next(clock))
+    output.console = Console(force_terminal=True, width=80, highlight=False)
+    with output.step("fitting"), output.progress("users", 4) as update:
+        update(4)
+    out = capsys.readouterr().out
+    assert "4/4" in out
+    assert "fitting: 12 s" in out
+
+
+def test_quiet_keeps_tables_findings_and_json(capsys):
+    output = Output(as_json=False)
+    with quiet():
+        output.say("encoding")
+        with output.step("fitting"):
+            pass
+        output.table("t", ["run"], [["base"]])
+        output.findings([Finding("looks-odd", "ids in two spellings", 2)])
+    out = capsys.readouterr().out
+    assert "base" in out
+    assert "two spellings" in out
+    assert "encoding" not in out
+    assert "fitting" not in out
+    output.say("talks again")
+    assert "talks again" in capsys.readouterr().out

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from rlmrec.durations import format_duration
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.experiments.results import Results
-from rlmrec.experiments.runner import TrialsProgress, format_duration, run_trials
+from rlmrec.experiments.runner import TrialsProgress, run_trials
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.testing import blocks
@@ -185,7 +186,13 @@ def test_progress_says_how_long_it_takes(monkeypatch):
     assert progress.completed == 6.5
     progress.epochs += [60, 40]  # early stopping: the expectation is 50
     assert progress.completed == 6.95
-    assert [format_duration(s) for s in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
+    assert [format_duration(s) for s in (0.44, 5, 40.2, 600, 7200)] == [
+        "0.4 s",
+        "5 s",
+        "40 s",
+        "10 min",
+        "2.0 h",
+    ]
 
 
 def test_wrong_numbers_of_processes(place, tmp_path):

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -98,11 +99,17 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="Print no progress and no remarks: only tables, findings, errors and JSON."
+        ),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    del debug, version  # main() accepts --debug at any place
+    del debug, quiet, version  # main() accepts --debug and --quiet at any place
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,7 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run_or_fail(arguments: list[str]) -> NoReturn:
     """Run a command and exit with its code, or report the error and exit with that of the error."""
     try:
-        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+        with _talk("--quiet" not in arguments):
+            sys.exit(_run([argument for argument in arguments if argument not in ("--debug", "--quiet")]))
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -133,6 +141,15 @@ def _run_or_fail(arguments: list[str]) -> NoReturn:
         if "--debug" in arguments:
             sys.exit(code)
         _fail(message, code)
+
+
+def _talk(wanted: bool) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: in silence if no talk is wanted."""
+    if wanted:
+        return nullcontext()
+    from rlmrec.cli.output import quiet
+
+    return quiet()
 
 
 def _run(arguments: list[str]) -> int:

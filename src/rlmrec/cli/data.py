@@ -123,15 +123,18 @@ def make_command(reader: Reader) -> Callable[..., None]:
             raise ConfigError(f"--domain {values['domain']!r}: expected one of {', '.join(DOMAINS)}")
         options = _filter_options({option: values[option] for option in filters})
         arguments = {parameter: values[parameter] for parameter in own}
-        with _reading(output) as progress:
-            if "progress" in signature:
-                arguments["progress"] = progress
-            source = reader.read(**arguments)
-            if source.is_split:
-                _refuse_filters(context, filters)
-                options = {}
-            vectors, read = source.vectors, [source]
-            del source  # its interactions go while the dataset is made: those of a large file take gigabytes
+        if "progress" in signature:
+            with _reading(output) as arguments["progress"]:
+                source = reader.read(**arguments)
+        else:
+            with output.step("reading"):
+                source = reader.read(**arguments)
+        if source.is_split:
+            _refuse_filters(context, filters)
+            options = {}
+        vectors, read = source.vectors, [source]
+        del source  # its interactions go while the dataset is made: those of a large file take gigabytes
+        with output.step("checking and splitting"):
             dataset = Dataset.from_source(read.pop(), **options)
         if values["strict"]:
             _refuse_findings(dataset.findings, output)

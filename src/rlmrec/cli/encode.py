@@ -209,9 +209,10 @@ def encode(
         raise ConfigError(
             f"--rpm and --tpm are for --encoder openai:MODEL, {encoder} sends no requests: leave them out"
         )
-    made_by = make_encoder(
-        encoder, base_url, key_env, device, options, concurrency=concurrency, rpm=rpm, tpm=tpm
-    )
+    with output.step(f"loading {encoder}"):
+        made_by = make_encoder(
+            encoder, base_url, key_env, device, options, concurrency=concurrency, rpm=rpm, tpm=tpm
+        )
     text_embeddings, kept = write_text_embeddings(
         place, dataset, made_by,
         item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,

@@ -185,7 +185,7 @@ def experiment(
 
 def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Output) -> None:
     """Print the rows that an experiment trains, in order, with the time that those left may take."""
-    from rlmrec.experiments.runner import format_duration
+    from rlmrec.durations import format_duration
 
     rows = [
         [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlmrec.durations import format_duration
 from rlmrec.findings import Finding
 
 WHOLE = 24  # characters of an id that fit beside two titles on 80 columns
@@ -23,6 +26,9 @@ _RANGES = ((0, 9), (11, 32), (127, 160), (0x202A, 0x202F), (0x2066, 0x206A))
 _CONTROLS: dict[int, str | None] = {code: None for span in _RANGES for code in range(*span)}
 _CONTROLS |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # half characters, which UTF-8 cannot encode
 
+FIRST_LINE, NEXT_LINE = 1.0, 20.0  # seconds until a log says that a step runs, and until it says so again
+
+_quiet = False
 _stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
@@ -39,6 +45,17 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print no progress and no lines of talk: only tables, JSON, what looks like a mistake in the data, and errors."""
+    global _quiet
+    _quiet = True
+    try:
+        yield
+    finally:
+        _quiet = False
+
+
 def error(message: str) -> None:
     """Print one line on stderr."""
     _stderr.print(f"[bold red]error[/]: {escape(' '.join(printable(message).split()))}", soft_wrap=True)
@@ -49,21 +66,29 @@ class Output:
 
     Args:
         as_json: whether stdout gets one JSON line, and all that is for people goes to stderr.
+        clock: seconds, for the durations of steps.
     """
 
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.as_json, self.clock = as_json, clock
         self.console = Console(stderr=as_json, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
-        """Print a line for people. It may hold Rich markup, so escape what comes from data."""
+        """Print a line for people, unless --quiet is given. It may hold Rich markup, so escape what is of data."""
+        if not _quiet:
+            self._print(message)
+
+    def _print(self, message: str) -> None:
         self.console.print(printable(message), soft_wrap=True)
 
     def findings(self, findings: Iterable[Finding]) -> None:
         """Print findings: in yellow what looks like a mistake."""
         for finding in findings:
             text = escape(str(finding))
-            self.say(f"note: {text}" if finding.ordinary else f"[yellow]found: {text}[/]")
+            if finding.ordinary:
+                self.say(f"note: {text}")
+            else:
+                self._print(f"[yellow]found: {text}[/]")
 
     def length(self, k: int, n_items: int) -> int:
         """Return the length of lists, at most the number of items; say so where -k is more."""
@@ -86,10 +111,10 @@ class Output:
             columns, rows, text_columns, same = _without_constants(columns, rows, text_columns)
         widths = _widths(columns, rows, text_columns, self.console.width - _borders(columns))
         if widths is None:
-            self.say(f"[bold]{escape(title)}[/]")
+            self._print(f"[bold]{escape(title)}[/]")
             for row in rows:
                 pairs = zip(columns, row, strict=True)
-                self.say(escape(", ".join(f"{name} {cell}".strip() for name, cell in pairs)))
+                self._print(escape(", ".join(f"{name} {cell}".strip() for name, cell in pairs)))
         else:
             table = Table(title=escape(title), title_justify="left", title_style="bold")
             for place, (column, width) in enumerate(zip(columns, widths, strict=True)):
@@ -99,7 +124,7 @@ class Output:
                 table.add_row(*map(escape, row))
             self.console.print(table)
         if same:
-            self.say(f"the same in all rows: {escape(', '.join(same))}")
+            self._print(f"the same in all rows: {escape(', '.join(same))}")
 
     def result(self, payload: Any) -> None:
         """Print the JSON line if ``--json`` was given."""
@@ -109,22 +134,52 @@ class Output:
 
     @contextmanager
     def progress(self, label: str, total: int, remaining: bool = True) -> Iterator[Callable[..., None]]:
-        """Show a progress bar and yield the function that updates it: ``update(completed, note="")``.
+        """Show progress and yield the function that updates it: ``update(completed, note="")``.
+
+        A terminal shows a bar. A log gets a line for a step that takes over a second, a line every 20 s, and one at
+        the end with the time it took.
 
         Args:
-            label: text before the bar.
+            label: what is done.
             total: value of ``completed`` at the end.
             remaining: whether to estimate the time left; leave it out where the note has a better estimate.
         """
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        with (
+            self._bar(label, total, remaining)
+            if self._bars
+            else self._lines(label, total, remaining) as update
+        ):
+            yield update
 
+    @contextmanager
+    def step(self, label: str) -> Iterator[None]:
+        """Show that a step runs whose length is not known, and how long it took."""
+        if self._bars:
+            start = self.clock()
+            with self._bar(label, None, remaining=False):
+                yield
+            self.say(f"{escape(label)}: {format_duration(self.clock() - start)}")
+        else:
+            with self._lines(label, None, remaining=False):
+                yield
+
+    @property
+    def _bars(self) -> bool:
+        return self.console.is_terminal and not _quiet
+
+    @contextmanager
+    def _bar(self, label: str, total: int | None, remaining: bool) -> Iterator[Callable[..., None]]:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        count = [TextColumn("{task.completed:.0f}/{task.total:.0f}")] * (total is not None)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            *count,
             TextColumn("{task.fields[note]}"),
-            *[TimeRemainingColumn(elapsed_when_finished=True)] * remaining,
+            TimeRemainingColumn(elapsed_when_finished=True) if remaining else TimeElapsedColumn(),
             console=self.console,
+            transient=total is None,
         )
         with bar:
             task = bar.add_task(escape(printable(label)), total=total, note="")
@@ -133,6 +188,85 @@ class Output:
                 bar.update(task, completed=completed, note=escape(printable(note)))
 
             yield update
+
+    @contextmanager
+    def _lines(self, label: str, total: int | None, remaining: bool) -> Iterator[Callable[..., None]]:
+        lines = ProgressLines(lambda line: self.say(escape(line)), label, total, remaining, self.clock)
+        ended = threading.Event()
+
+        def beat() -> None:  # says that a step runs while it does not report by itself
+            while not ended.wait(1.0):
+                lines.tick()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield lines.update
+            lines.end()
+        finally:
+            ended.set()
+            thread.join()
+
+
+class ProgressLines:
+    """Progress as lines of a log.
+
+    Args:
+        say: prints a line.
+        label: what is done.
+        total: value of ``completed`` at the end; None if it is not known.
+        remaining: whether to estimate the time left.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], object],
+        label: str,
+        total: int | None,
+        remaining: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._say, self._label, self._total, self._remaining, self._clock = (
+            say,
+            label,
+            total,
+            remaining,
+            clock,
+        )
+        self._lock = threading.Lock()
+        self._start = clock()
+        self._next = self._start + FIRST_LINE
+        self._completed, self._note = 0.0, ""
+
+    def update(self, completed: float, note: str = "") -> None:
+        """Note how far the step is, and print a line if one is due."""
+        self._completed, self._note = completed, note
+        self.tick()
+
+    def tick(self) -> None:
+        """Print a line if one is due."""
+        with self._lock:
+            now = self._clock()
+            if now < self._next:
+                return
+            self._next = now + NEXT_LINE
+        seconds = now - self._start
+        parts = [self._count(), f"{format_duration(seconds)} so far"]
+        if self._remaining and self._total and self._completed:
+            left = seconds / self._completed * (self._total - self._completed)
+            parts.append(f"about {format_duration(left)} left")
+        self._print([*parts, self._note])
+
+    def end(self) -> None:
+        """Print the line that ends the step."""
+        self._print([self._count(), f"done in {format_duration(self._clock() - self._start)}", self._note])
+
+    def _count(self) -> str:
+        return "" if self._total is None else f"{self._completed:,.0f} of {self._total:,}"
+
+    def _print(self, parts: list[str]) -> None:
+        self._say(f"{self._label}: {', '.join(filter(None, parts))}")
 
 
 def _borders(columns: list[str]) -> int:

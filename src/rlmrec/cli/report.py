@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -61,14 +63,23 @@ def report(
         and place.dataset_path.exists()
         and (runs or any(place.path.glob("runs/[!.]*/metrics.json")))
     ):
-        found = find_baselines(place, place.dataset(), runs or ())
+        with output.step("baselines"):
+            found = find_baselines(place, place.dataset(), runs or ())
         for note in found.notes:
             output.say(escape(note))
         runs = [*runs, *(run.name for run in found.runs)] if runs else None
-    left_out = write_report(
-        place, path, runs or None, experiments=grids(), sections=SECTIONS,
-        projection=projection, colour_by=colour_by, examples=examples, price=price,
-    )  # fmt: skip
+    with ExitStack() as bar:
+        updates: list[Callable[..., None]] = []
+
+        def show(done: int, total: int, name: str) -> None:
+            if not updates:
+                updates.append(bar.enter_context(output.progress("sections of the report", total)))
+            updates[0](done, name)
+
+        left_out = write_report(
+            place, path, runs or None, experiments=grids(), sections=SECTIONS, on_section=show,
+            projection=projection, colour_by=colour_by, examples=examples, price=price,
+        )  # fmt: skip
     for line in left_out:
         output.say(f"[yellow]left out[/]: {escape(line)}")
     output.say(f"wrote {escape(str(path))} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -179,7 +179,7 @@ def show_candidates(
     plan: Sweep, candidates: Sequence[Candidate], results: Results[TrialRecord], output: Output
 ) -> None:
     """Print the best candidates of each variant, and how many there are."""
-    from rlmrec.experiments.runner import format_duration
+    from rlmrec.durations import format_duration
 
     budget = Counter(one.variant for one in candidates)
     rows = []
@@ -222,7 +222,8 @@ def run_with_progress(
     device: str = "cpu",
 ) -> list[TrialRecord]:
     """Run trials with a progress bar, the time left, and a line for each trial that ends."""
-    from rlmrec.experiments.runner import format_duration, run_trials, unique
+    from rlmrec.durations import format_duration
+    from rlmrec.experiments.runner import run_trials, unique
 
     labels = {trial.id: trial.label for trial in trials}
     with output.progress(label, len(unique(trials)), remaining=False) as update:

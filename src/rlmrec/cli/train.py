@@ -308,7 +308,7 @@ def train_with_progress(
 
         def on_start() -> None:
             if spec.is_closed_form:
-                output.say(escape(f"{label}: fitting {spec.backbone}"))
+                open_.enter_context(output.step(f"{label}: fitting and evaluating {spec.backbone}"))
             else:
                 updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from rlmrec.durations import format_duration
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, run_trial
@@ -282,10 +283,3 @@ def _work(connection: Connection, place: Path, device: str, threads: int) -> Non
             connection.send(("ended", record))
     except (EOFError, BrokenPipeError):  # the runner has ended or died
         return
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration such as "40 s", "12 min" or "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ def write_report(
     *,
     experiments: Sequence[Experiment] = (),
     sections: Sequence[MakeSection] = (),
+    on_section: Callable[[int, int, str], object] = lambda *_: None,
     **options: Any,
 ) -> list[str]:
     """Write the report of a workspace, atomically. Sections without content are omitted.
@@ -35,6 +36,7 @@ def write_report(
         runs: names of the runs; None takes all that have ended.
         experiments: experiments to show if they were run, besides those whose files are in the workspace.
         sections: further sections, as those of ``rlmrec.paper``.
+        on_section: called before each section with the number of those that are made, of all, and what is made.
         options: of ``blocks.Options``: projection, colour_by, examples, price, seed.
 
     Returns:
@@ -57,8 +59,14 @@ def write_report(
         raise ConfigError(f"the report needs {error.name}: pip install 'rlmrec[report]'") from None
     chosen = Options(**options)
     inputs = collect(workspace, runs, experiments)
-    made = [make(inputs, chosen) for make in (*RESULTS, *sections, *BACKGROUND)]
-    shown = [section for section in made if section is not None]
+    every = (*RESULTS, *sections, *BACKGROUND)
+    shown = []
+    for number, make in enumerate(every):
+        on_section(number, len(every), make.__name__.replace("_", " "))
+        section = make(inputs, chosen)
+        if section is not None:
+            shown.append(section)
+    on_section(len(every), len(every), "")
     if not shown:
         why = "; ".join(inputs.left_out) or "no dataset, no run"
         raise WorkspaceError(f"there is nothing to report in {workspace.path}: {why}")

@@ -170,8 +170,8 @@ def what_next(facts: Facts) -> list[Sentence]:
     new, change = facts.new, facts.change
     if new is not None and best.name != new.name and best.seconds < new.seconds:
         steps.append(
-            f"Take {best.name}: it is better than {new.name} and takes {_seconds(best.seconds)} instead of "
-            f"{_seconds(new.seconds)}."
+            f"Take {best.name}: its {NAME} is higher than that of {new.name}, and it takes {_seconds(best.seconds)} "
+            f"instead of {_seconds(new.seconds)}."
         )
     trained = any(one.trained for one in (new, facts.base) if one is not None)
     if change is not None and nothing_significant([change]):

@@ -26,6 +26,7 @@ from rlmrec.types import Float32Array, FloatArray, IntArray
 MAP_POINTS = 1500  # more would overlap, and make the file large
 NEIGHBOURS = 10
 ARROWS = 60
+AFTER = ": after alignment"
 CLASSES = 6
 CLASS_ITEMS = 5  # on average; a column with smaller classes describes items rather than classifies them
 # Columns that people classify items by, the most helpful first.
@@ -62,8 +63,8 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         # A closed form may have no item embeddings, or a single number per item.
         if recommender is not None and recommender.items.shape[1] > 1:
             seen.add(group.first.variant)
-            when = "before alignment" if group.first.is_base else "after alignment"
-            spaces.append((f"{group.name}: {when}", group.first.is_base, recommender.items))
+            when = ": before alignment" if group.first.is_base else AFTER
+            spaces.append((f"{group.name}{when}", group.first.is_base, recommender.items))
     if not spaces:
         return None
     attribute, names, classes = item_classes(data, options.colour_by)
@@ -209,7 +210,7 @@ def _what_changed(
     moved[most] = after.points[most]
     kept = neighbours_kept(before.directions, after.directions)
     return scatter(
-        f"What changed, {title}",
+        f"What changed by alignment: {title.removesuffix(AFTER)}",
         before.points,
         classes,
         names,
