@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
-    {"errors", "types", "lazy", "findings", "html"},
+    {"errors", "types", "lazy", "findings", "html", "durations"},
     {"machine", "trust"},
     {"files", "sqlite", "config", "topk", "http_client", "hub", "registry"},
     {"data", "llm", "losses"},
@@ -35,6 +35,7 @@ NUMPY_ONLY = {
     "errors",
     "types",
     "findings",
+    "durations",
     "machine",
     "trust",
     "files",
