@@ -91,13 +91,14 @@ def test_a_log_has_a_line_every_twenty_seconds_and_one_at_the_end():
 
 
 def test_a_step_without_a_count_and_one_that_fails(capsys):
-    clock = iter([0.0, 0.4, 7.0, 7.0])
+    clock = iter([0.0, 4.2, 5.0, 5.4, 7.0])
     output = Output(as_json=False, clock=lambda: next(clock))
-    with output.step("fitting"):
-        pass
+    for name in ("fitting", "a moment"):
+        with output.step(name):
+            pass
     with pytest.raises(RuntimeError), output.step("reading"):
         raise RuntimeError
-    assert capsys.readouterr().out == "fitting: done in 0.4 s\n"
+    assert capsys.readouterr().out == "fitting: done in 4.2 s\n"
 
 
 def test_a_terminal_gets_a_bar_and_the_time_of_a_step(capsys):

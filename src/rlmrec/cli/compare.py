@@ -149,7 +149,8 @@ def _baselines(place: Workspace, trained_on: str, shown: Sequence[str], output: 
     dataset = place.dataset()
     if dataset.fingerprint != trained_on:
         return []
-    found = find_baselines(place, dataset, shown)
+    with output.step("baselines"):
+        found = find_baselines(place, dataset, shown)
     for note in found.notes:
         output.say(escape(note))
     return [run.group() for run in found.runs]

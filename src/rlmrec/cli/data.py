@@ -452,7 +452,7 @@ def append_command(
     )
     if file is None and items is None and users is None:
         raise ConfigError("nothing to append: give a file of interactions, --items FILE or --users FILE")
-    with place.changing_dataset():
+    with place.changing_dataset(), output.step("appending"):
         dataset = place.dataset()
         given = (user_column, item_column, rating_column, timestamp_column, review_column, title_column)
         recorded = dataset.provenance.get("columns", {})

@@ -136,8 +136,8 @@ class Output:
     def progress(self, label: str, total: int, remaining: bool = True) -> Iterator[Callable[..., None]]:
         """Show progress and yield the function that updates it: ``update(completed, note="")``.
 
-        A terminal shows a bar. A log gets a line for a step that takes over a second, a line every 20 s, and one at
-        the end with the time it took.
+        A terminal shows a bar. A log gets a line after a second, one every 20 s, and one at the end with the time it
+        took.
 
         Args:
             label: what is done.
@@ -153,12 +153,14 @@ class Output:
 
     @contextmanager
     def step(self, label: str) -> Iterator[None]:
-        """Show that a step runs whose length is not known, and how long it took."""
+        """Show that a step runs whose length is not known, and how long it took if that was over a second."""
         if self._bars:
             start = self.clock()
             with self._bar(label, None, remaining=False):
                 yield
-            self.say(f"{escape(label)}: {format_duration(self.clock() - start)}")
+            seconds = self.clock() - start
+            if seconds >= FIRST_LINE:
+                self.say(f"{escape(label)}: {format_duration(seconds)}")
         else:
             with self._lines(label, None, remaining=False):
                 yield
@@ -260,7 +262,9 @@ class ProgressLines:
 
     def end(self) -> None:
         """Print the line that ends the step."""
-        self._print([self._count(), f"done in {format_duration(self._clock() - self._start)}", self._note])
+        seconds = self._clock() - self._start
+        if self._total is not None or seconds >= FIRST_LINE:
+            self._print([self._count(), f"done in {format_duration(seconds)}", self._note])
 
     def _count(self) -> str:
         return "" if self._total is None else f"{self._completed:,.0f} of {self._total:,}"
