@@ -52,9 +52,9 @@ def publish(
     found = releases(place)
     output.table(
         f"releases of {place.path}",
-        ["release", "run", "made", "users", "items", "interactions"],
+        ["release", "run", "made, UTC", "users", "items", "interactions"],
         [
-            [one.name + " (published)" * (not number), one.run, one.record["made"],
+            [one.name + " (published)" * (not number), one.run, one.record["made"][:16].replace("T", " "),
              *(f"{one.record[key]:,}" for key in ("users", "items", "interactions"))]
             for number, one in enumerate(found)
         ],

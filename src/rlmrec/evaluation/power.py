@@ -64,7 +64,7 @@ def pairs_needed(
         most: the largest number looked at.
 
     Returns:
-        the smallest n with ``detectable(std, n, level, power)`` ≤ |difference|; None if it is above ``most``.
+        the smallest n whose ``detectable`` difference is at most as large as this one; None if it is above ``most``.
 
     Example:
         >>> pairs_needed(0.5, 1.0)
