@@ -35,6 +35,8 @@ class Alignment(Labelled, nn.Module):
         Config: class of the options; a subclass that has options defines its own.
         needs_text: whether the constructor needs text vectors.
         needs_dataset: whether ``create`` takes the dataset, after its config.
+        column_parameters: names of parameters as wide as the initial embeddings, which are split as these are where
+            several processes train together.
         config: the options.
         input_digests: hash of the text vectors, and of whatever else the loss reads, by name.
         made_for: fingerprint of the dataset that each of these was made for, by name.
@@ -50,6 +52,7 @@ class Alignment(Labelled, nn.Module):
     Config: type[Config] = NoOptions
     needs_text: ClassVar[bool] = False
     needs_dataset: ClassVar[bool] = False
+    column_parameters: ClassVar[tuple[str, ...]] = ()
     output_size: int
 
     def __init__(

@@ -57,6 +57,7 @@ class Generative(Alignment):
     label: ClassVar[str] = "Gen"
     Config = GenerativeConfig
     needs_text = True
+    column_parameters = ("mask_token",)
     config: GenerativeConfig
     text: Tensor
     with_text: Tensor | None

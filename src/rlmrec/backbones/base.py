@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.batch import Batch, TaughtBatch, distinct
+from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
@@ -89,6 +90,10 @@ class Backbone(Labelled, nn.Module):
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
             from the alignment.
         needs_text: whether its constructor takes ``text_embeddings``, the text vectors, after its config.
+        separate_columns: whether every column of x is treated alike until ``split`` makes the final embeddings, so that
+            several processes can share them (``rlmrec.columns``). A subclass with an ``initial``, ``encode`` or
+            ``objective`` of its own says so again.
+        columns: of x that this process has while several train together; None otherwise.
 
     Raises:
         ConfigError: a wrong option, or numbers of users and items below 1.
@@ -101,6 +106,8 @@ class Backbone(Labelled, nn.Module):
     self_loops = False
     uses_negatives = True
     needs_text = False
+    separate_columns: ClassVar[bool] = False
+    columns: Columns | None = None
 
     def __init__(
         self,
@@ -175,6 +182,20 @@ class Backbone(Labelled, nn.Module):
         """
         del x, graph
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
+
+    def split(self, nodes: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Return final embeddings (N, d') as those of users (U, d') and items (I, d'), with all processes' columns."""
+        return graph.split(nodes if self.columns is None else self.columns.gather(nodes))
+
+    @property
+    def has_separate_columns(self) -> bool:
+        """Whether several processes can share the columns: the class says so, and no subclass computes otherwise."""
+        kinds = type(self).__mro__
+        first = {
+            name: next(place for place, kind in enumerate(kinds) if name in vars(kind))
+            for name in ("initial", "encode", "objective", "separate_columns")
+        }
+        return self.separate_columns and first["separate_columns"] == min(first.values())
 
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """Return the messages m of the last propagation step, (N, d'), or None where that step is not linear.

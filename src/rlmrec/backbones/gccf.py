@@ -37,6 +37,7 @@ class GCCF(Backbone):
     Config = GCCFConfig
     config: GCCFConfig
     self_loops = True
+    separate_columns = True
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class GCCF(Backbone):
         layers = [x]
         for _ in range(self.config.layers):
             layers.append(graph @ layers[-1])
-        return graph.split(torch.cat(layers, dim=1))
+        return self.split(torch.cat(layers, dim=1), graph)
 
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """Return m = [0, x, Âx, …, Â^(L−1) x]: each part of e is Â times the part before it."""

@@ -22,10 +22,11 @@ class LayerSum(Backbone):
 
     Config = LayerSumConfig
     config: LayerSumConfig
+    separate_columns = True
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum the layers over the whole graph; return (U, d) and (I, d)."""
-        return graph.split(graph.propagate_sum(x, self.config.layers))
+        return self.split(graph.propagate_sum(x, self.config.layers), graph)
 
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """Return m = x + Âx + … + Â^(L−1) x, since e = x + Â m; None for L = 0."""
@@ -56,6 +57,7 @@ class LightGCN(LayerSum):
 
     Config = LightGCNConfig
     config: LightGCNConfig
+    separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute BPR on a pass with edge dropout."""

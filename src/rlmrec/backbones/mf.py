@@ -29,7 +29,8 @@ class MF(Backbone):
 
     Config = MFConfig
     config: MFConfig
+    separate_columns = True
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return x unchanged, as (U, d) and (I, d)."""
-        return graph.split(x)
+        return self.split(x, graph)

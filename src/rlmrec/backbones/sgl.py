@@ -41,6 +41,7 @@ class SGL(LayerSum):
 
     Config = SGLConfig
     config: SGLConfig
+    separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute BPR and the contrast of two edge-dropped views."""

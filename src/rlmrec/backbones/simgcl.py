@@ -39,11 +39,14 @@ class SimGCL(LayerSum):
 
     Config = SimGCLConfig
     config: SimGCLConfig
+    separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute BPR and the contrast of two noisy views."""
         users, items = self.encode(x, graph)
-        (users_1, items_1), (users_2, items_2) = (graph.split(self._view(x, graph, rng)) for _ in range(2))
+        (users_1, items_1), (users_2, items_2) = (
+            self.split(self._view(x, graph, rng), graph) for _ in range(2)
+        )
         contrast = batch_info_nce(batch.users, users_1, users_2, self.config.cl_temperature) + batch_info_nce(
             batch.positives, items_1, items_2, self.config.cl_temperature
         )
@@ -54,7 +57,10 @@ class SimGCL(LayerSum):
         total = layer = x
         for _ in range(self.config.layers):
             layer = graph @ layer
-            noise = torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-            layer = layer + self.config.eps * layer.sign() * F.normalize(noise, dim=1)
+            shape = len(x), self.config.embedding_size  # of all columns, which its length depends on
+            noise = F.normalize(torch.rand(shape, generator=rng, dtype=x.dtype, device=x.device), dim=1)
+            if self.columns is not None:
+                noise = self.columns.own(noise)
+            layer = layer + self.config.eps * layer.sign() * noise
             total = total + layer
         return total

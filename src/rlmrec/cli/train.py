@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,12 +104,14 @@ def train(
     `rlmrec train -w amazon --backbone lightgcn --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
 
     `rlmrec train -w shop --final --like con --name live`   (the model to use, on all data)
+
+    `torchrun --nproc-per-node 4 -m rlmrec train -w amazon --backbone lightgcn`   (four processes share the embeddings)
     """
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
     from rlmrec.experiments.baselines import default_texts
-    from rlmrec.experiments.run import InitialEmbeddings
+    from rlmrec.experiments.run import InitialEmbeddings, run
     from rlmrec.experiments.spec import RunSpec
     from rlmrec.models import default_backbone
     from rlmrec.registry import short_name
@@ -128,7 +131,7 @@ def train(
     if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
         place.text_embeddings(dataset, text_embeddings_name)  # those that were named must be there
     text_embeddings, _ = default_texts(place, dataset, spec, text_embeddings_name)
-    if text_embeddings is not None:
+    if text_embeddings is not None and os.environ.get("RANK", "0") == "0":
         output.findings(text_embeddings.findings(dataset))
     if name is None:
         parts = [short_name(backbone).lower(), *([f"seed{seed}"] if seed else [])]
@@ -147,12 +150,19 @@ def train(
         parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
-    finished = train_with_progress(
-        spec, dataset, text_embeddings, place.run(name), output,
-        start=start, device=device, overwrite=overwrite,
-        logs=[*(logs or []), *["tensorboard"] * tensorboard],
-        text_embeddings_name=text_embeddings_name, final=final,
-    )  # fmt: skip
+    with _processes(spec, device) as (is_first, device):
+        if not is_first:
+            run(
+                spec, dataset, text_embeddings, place.run(name),
+                start=start, device=device, overwrite=overwrite, final=final,
+            )  # fmt: skip
+            return
+        finished = train_with_progress(
+            spec, dataset, text_embeddings, place.run(name), output,
+            start=start, device=device, overwrite=overwrite,
+            logs=[*(logs or []), *["tensorboard"] * tensorboard],
+            text_embeddings_name=text_embeddings_name, final=final,
+        )  # fmt: skip
     metrics = finished.metrics
     if final:
         output.say(
@@ -179,6 +189,28 @@ def train(
     if not final:
         _warn_of_few_updates(metrics["epochs"], spec, dataset, output)
     output.result({"run": name, **metrics})
+
+
+@contextmanager
+def _processes(spec: RunSpec, device: str) -> Iterator[tuple[bool, str]]:
+    """Join the processes that torchrun has started; yield whether this is the first, and its device.
+
+    Raises:
+        ConfigError: several processes for a closed form.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield True, device
+        return
+    if spec.is_closed_form:
+        raise ConfigError(
+            f"{count} processes were started, and {spec.backbone} is computed by one: run the command without torchrun"
+        )
+    from rlmrec.columns import Columns, process_group
+
+    with process_group(device) as own_device:
+        columns = Columns.current()
+        yield columns is None or columns.is_first, own_device
 
 
 def _final_spec(

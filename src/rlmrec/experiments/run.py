@@ -151,6 +151,8 @@ def run(
 ) -> dict[str, Any]:
     """Train, restore the best epoch, evaluate on validation and test, and write the run's folder.
 
+    Where several processes train together (``rlmrec.columns``), the first one writes; the others return nothing.
+
     ``config.toml`` is written first and identifies the run: a run that was killed continues where it stopped, the
     metrics of a finished one are returned without training, and neither is mixed with a run of other options.
 
@@ -169,7 +171,7 @@ def run(
             evaluated, and both metrics are None.
 
     Returns:
-        the content of ``metrics.json``.
+        the content of ``metrics.json``; empty in a process that is not the first.
 
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
@@ -193,6 +195,7 @@ def run(
     # PyTorch is imported here, so that a closed form is fitted without it.
     from safetensors.torch import save_file
 
+    from rlmrec.columns import Columns
     from rlmrec.training import checkpoint
     from rlmrec.training.trainer import check_trainable, train
 
@@ -200,6 +203,13 @@ def run(
     if start is not None:
         start.put_into(backbone, dataset)
     check_trainable(dataset, device, early_stopping=not final)
+    columns = Columns.current()
+    if columns is not None and not columns.is_first:
+        train(
+            backbone, alignment, dataset, spec.training,
+            seed=spec.seed, device=device, folder=folder, progress=False, early_stopping=not final,
+        )  # fmt: skip
+        return {}
     if not overwrite:  # the run goes on that a killed process has begun to overwrite
         shutil.rmtree(_aside(folder), ignore_errors=True)
     with _replaced(folder) if overwrite else nullcontext():  # only now, when the new run is known to start

@@ -36,8 +36,10 @@ def step(
         batch = TaughtBatch(batch, targets)
     x, masked = alignment.corrupt(backbone.initial(), rng)
     out = backbone.objective(x, graph, batch, rng)
+    parameters = [*backbone.parameters(), *alignment.parameters()]
+    norm = squared_norm(parameters) if backbone.columns is None else backbone.columns.squared_norm(parameters)
     return {
         **out.terms,
         **alignment.loss(out.users, out.items, batch, masked),
-        "l2": l2 * squared_norm([*backbone.parameters(), *alignment.parameters()]),
+        "l2": l2 * norm,
     }

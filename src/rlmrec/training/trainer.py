@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
+from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, RlmrecError
@@ -98,7 +99,9 @@ def train(
     """Train a backbone with an alignment in place; both end with the parameters of the best validation.
 
     Validation Recall@20 is measured after epoch 0 and every ``evaluate_every`` epochs; training stops after
-    ``patience`` validations in a row without a new best. The same seed gives the same numbers on one machine.
+    ``patience`` validations in a row without a new best. The same seed gives the same numbers on one machine. Where
+    several processes of ``torch.distributed`` call it with the same arguments, they share the columns of the embeddings
+    (``rlmrec.columns``); each of them gets the whole result.
 
     Args:
         backbone: R.
@@ -140,6 +143,8 @@ def train(
             if on_epoch:
                 on_epoch(record)
     run.restore_best()
+    if run.columns is not None:
+        run.columns.join(backbone, alignment)
     users, items = embeddings(backbone, dataset, run.graph)
     messages = item_messages(backbone, dataset, run.graph)
     return TrainingResult(
@@ -318,6 +323,11 @@ class _Run:
         self.backbone, self.alignment = backbone, alignment
         self.early_stopping = early_stopping
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        self.columns = Columns.current()
+        if self.columns is not None:
+            self.columns.split(backbone, alignment)
+            self.columns.wait()  # until the first has set aside what it overwrites
         self.dataset, self.config, self.folder = dataset, config, folder
         dtype = next(backbone.parameters()).dtype
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
@@ -343,8 +353,9 @@ class _Run:
             "alignment": _options(alignment),
             "texts": read.get("texts") or getattr(backbone, "text_digest", None),
             **{name: digest for name, digest in read.items() if name != "texts"},
-            "model": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
+            "model": shapes,
         }
+        self._parameter_names = [name for name, _ in self.model.named_parameters()]
 
     @property
     def finished(self) -> bool:
@@ -370,11 +381,17 @@ class _Run:
             self.history.best_epoch = number
         self.history.epochs.append(record)
         if self.folder:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            if self._writes:
+                with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(record) + "\n")
             if due:
                 self._save(number)
         return record
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process writes the files: one of those that train together does."""
+        return self.columns is None or self.columns.is_first
 
     def _pass(self) -> dict[str, float]:
         self.model.train()
@@ -383,6 +400,8 @@ class _Run:
             terms = step(self.backbone, self.alignment, self.graph, batch, self.config.l2, self.model_rng)
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            if self.columns is not None:
+                self.columns.average_gradients(self.model.parameters())
             self.optimizer.step()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
@@ -403,13 +422,19 @@ class _Run:
         users, items = embeddings(self.backbone, self.dataset, self.graph)
         # The last update of the epoch comes after the last loss that was checked.
         self._demand(bool(np.isfinite(users).all() and np.isfinite(items).all()), "an embedding")
-        scores = DotProduct(users, items)
-        ranking = evaluate(scores, self.dataset, k=(20,), split="valid", users=self.validation_users)
-        metrics = ranking.metrics()
+        names = (MONITORED, "ndcg@20")
+        values = [0.0 for _ in names]
+        if self._writes:
+            scores = DotProduct(users, items)
+            ranking = evaluate(scores, self.dataset, k=(20,), split="valid", users=self.validation_users)
+            metrics = ranking.metrics()
+            values = [metrics[name] for name in names]
+        if self.columns is not None:
+            values = self.columns.from_first(values)
         record["seconds_evaluation"] = time.perf_counter() - start
-        record["valid"] = {name: metrics[name] for name in (MONITORED, "ndcg@20")}
-        if metrics[MONITORED] > self.history.best:
-            self.history.best, self.history.best_epoch = metrics[MONITORED], record["epoch"]
+        record["valid"] = dict(zip(names, values, strict=True))
+        if values[0] > self.history.best:
+            self.history.best, self.history.best_epoch = values[0], record["epoch"]
             self.best_parameters = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def restore_best(self) -> None:
@@ -425,6 +450,15 @@ class _Run:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
         tensors["model_rng"] = self.model_rng.get_state()
+        if (
+            self.columns is not None
+        ):  # the file is that of one process, so any number of them can go on from it
+            tensors = {
+                name: self.columns.gather(tensor) if self._is_split(name) else tensor
+                for name, tensor in tensors.items()
+            }
+        if not self._writes:
+            return
         state = {
             "identity": self.identity,
             "sampler_rng": self.sampler_rng.bit_generator.state,
@@ -433,6 +467,15 @@ class _Run:
             "epochs": self.history.epochs,
         }
         checkpoint.save(self.folder, epoch, tensors, state)
+
+    def _is_split(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint has the columns of the embeddings, of which each process has some."""
+        assert self.columns is not None
+        kind, _, rest = name.partition(".")
+        if kind != "adam":
+            return rest in self.columns.names
+        place, _, slot = rest.partition(".")
+        return slot != "step" and self._parameter_names[int(place)] in self.columns.names
 
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
@@ -451,18 +494,26 @@ class _Run:
                 )
             with damaged(self.folder / "checkpoint.json", "restart the run with --overwrite"):
                 self._restore(tensors, state)
+        if not self._writes:
+            return
         # Epochs after the checkpoint are trained again: their lines are removed.
         lines = [json.dumps(record) + "\n" for record in self.history.epochs]
         write_text(self.folder / "metrics.jsonl", "".join(lines))
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take over the state of a checkpoint."""
+        if self.columns is not None:
+            own = self.columns.own
+            tensors = {
+                name: own(tensor).clone() if self._is_split(name) else tensor
+                for name, tensor in tensors.items()
+            }
         self.model.load_state_dict(_under("model.", tensors))
         device = self.graph.values.device
         self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
-        own = self.model.state_dict()
         shapes = {name: tensor.shape for name, tensor in self.best_parameters.items()}
-        if state["best_epoch"] != -1 and shapes != {name: tensor.shape for name, tensor in own.items()}:
+        expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if state["best_epoch"] != -1 and shapes != expected:
             raise DataError("the best parameters are not those of the model")
         json.dumps(
             state, allow_nan=False
