@@ -158,7 +158,7 @@ def experiment(
             ran = run_with_progress(trials, place, records, output, label, jobs, share, device)
             failed += sum(not tried.is_done(trial.id) for trial in tries)
             failed += sum(record["status"] == "failed" for record in ran)
-        run_tests(plan, path, inputs)
+            run_tests(plan, path, inputs)  # after each part, so that one that is killed has its tests too
         output.console.print(
             printable(as_markdown(tables_of(summarize(plan, path)))), markup=False, soft_wrap=True
         )
