@@ -342,7 +342,10 @@ def train_with_progress(
             if spec.is_closed_form:
                 open_.enter_context(output.step(f"{label}: fitting and evaluating {spec.backbone}"))
             else:
-                updates.append(open_.enter_context(output.progress(label, spec.training.epochs)))
+                # Where training stops early, the last epoch is a bound that is hardly ever reached.
+                what = f"{label}, epochs" if final else f"{label} (stops early), epochs"
+                bar = output.progress(what, spec.training.epochs, remaining=final)
+                updates.append(open_.enter_context(bar))
 
         def on_epoch(record: dict[str, Any]) -> None:
             note = f"loss {sum(record['loss'].values()):.3f}"
