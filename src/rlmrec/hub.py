@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from rlmrec.errors import ConfigError, RlmrecError
+from rlmrec.files import is_full
 
 logger = logging.getLogger("rlmrec.hub")
 
@@ -137,10 +138,11 @@ def _asking(repo: str) -> Iterator[Any]:
         raise RlmrecError(f"the hub gives no access to {repo}: {_line(error)}") from None
     except Exception as error:
         # Versions of the client use different packages for HTTP; the base of their errors has one name.
-        if not isinstance(error, OSError) and "HTTPError" not in {
+        connection = isinstance(error, OSError) or "HTTPError" in {
             kind.__name__ for kind in type(error).__mro__
-        }:
-            raise
+        }
+        if not connection or getattr(error, "filename", None) is not None or is_full(error):
+            raise  # of a file here, not of the hub
         raise RlmrecError(f"the hub cannot be reached for {repo}: {_line(error)}") from None
 
 

@@ -96,6 +96,7 @@ def test_text_vectors(place, hub_and_address, with_hub):
     assert there.private["ann/texts"] == "public"
     card = there.commits["ann/texts"][there.newest("ann/texts")]["README.md"].decode()
     assert "license: cc0-1.0" in card
+    assert f"| dataset (fingerprint) | {place.dataset().fingerprint} |" in card
     assert "Not chosen yet" not in card
     program = f"""
 from rlmrec import TextEmbeddings

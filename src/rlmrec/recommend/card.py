@@ -48,7 +48,7 @@ def card(
         "interactions": int(recommender.seen.nnz),
         "embedding size": recommender.users.shape[1],
     }
-    measured = "Not measured: a final run holds nothing out."
+    measured = "Not given. A run that was trained on all interactions (`--final`) has none."
     if metrics:
         shown = [name for name in SHOWN if name in metrics] or list(metrics)
         rows = [f"| {name} | {metrics[name]:.4f} |" for name in shown]

@@ -336,7 +336,7 @@ class TextEmbeddings:
             "items with a vector": int(self.has_item.sum()),
             "users with a vector": int(self.has_user.sum()),
             "dimensions": self.size,
-            "dataset (fingerprint)": self.manifest.get("fingerprint", "unknown"),
+            "dataset (fingerprint)": self.manifest.get("dataset", "unknown"),
         }
         sections = {"Load": LOAD.format(repo=repo), "Limits": LIMITS}
         with TemporaryDirectory() as temporary:
