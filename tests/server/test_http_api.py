@@ -347,6 +347,13 @@ def test_runs_can_be_switched(client, service):
     assert escaped.status_code == 404
 
 
+def test_the_served_run_beside_another_one_has_its_added_items(place):
+    with TestClient(create_app(made_service(place), TOKEN)) as client:
+        client.post("/v1/cold/items", json={"id": "new", "text": "travel", "title": "A trip"}, headers=BEARER)
+        answer = client.get("/v1/users/u45/comparison?run=base&base=con&k=20").json()
+        assert {item["id"]: item["title"] for item in answer["base"]}["new"] == "A trip"
+
+
 def test_a_server_of_the_published_run_shows_no_other(place):
     publish(place, "con")
     with TestClient(application(Settings(place.path, None))) as client:
@@ -628,6 +635,31 @@ def test_texts_are_warmed_up_in_the_background(place):
         assert client.get("/readyz").json() == {"texts": "ready"}
         while "rlmrec_texts_ready 1.0" not in client.get("/metrics").text:
             time.sleep(0.01)
+
+
+def test_a_defect_of_the_encoder_does_not_leave_the_server_loading(place):
+    def encoder(cold):
+        raise RuntimeError("a library's own error")
+
+    service = Service(Settings(place.path, "con").load, AddedItems(place.added_items_path), encoder)
+    with pytest.raises(RuntimeError):
+        service.warm_texts()
+    assert service.texts == "failed"
+
+
+def test_the_encoder_of_another_run_does_not_replace_that_of_the_served_run(place):
+    class Second(WordEncoder):
+        name = "second"
+
+    service = Service(
+        Settings(place.path, "con").load,
+        AddedItems(place.added_items_path),
+        lambda cold: Second() if cold.encoder == "second" else WordEncoder(),
+    )
+    service.warm_texts()
+    refit(place, "second", {})
+    service.encode("travel", Settings(place.path, "con").load().cold)
+    assert service.texts == "ready"
 
 
 @pytest.mark.parametrize(("name", "state"), [("words", "failed"), (None, "none")])

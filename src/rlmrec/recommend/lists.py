@@ -159,7 +159,8 @@ class Lists:
         Raises:
             ConfigError: it is not an expression over the columns.
         """
-        if where not in self._filters:
+        kept = self._filters.get(where)
+        if kept is None:
             try:
                 found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"].cast(pl.Boolean)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -170,8 +171,8 @@ class Lists:
                 ) from None
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.clear()
-            self._filters[where] = found.fill_null(False).to_numpy().astype(bool)
-        return self._filters[where]
+            self._filters[where] = kept = found.fill_null(False).to_numpy().astype(bool)
+        return kept  # another thread may have cleared the filters
 
     def allowed(self, rules: Rules) -> tuple[BoolArray | None, int]:
         """Return bool[I], the items that may be recommended (None: all), and how many ids of the rules are unknown."""

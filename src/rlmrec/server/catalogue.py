@@ -191,35 +191,37 @@ class Catalogue:
         """What makes the lists of the base run; None without one."""
         return None if self.base is None else Lists(self.base, self.dataset)
 
-    def comparison(self, user: RawId, k: int, where: str | None = None) -> schemas.Comparison:
+    def comparison(
+        self, user: RawId, k: int, where: str | None = None, other: Catalogue | None = None
+    ) -> schemas.Comparison:
         """Return the recommendations of this run and of the base run.
 
         Args:
             user: raw id.
             k: how many items.
             where: only items for which this SQL condition is true.
+            other: the run to compare with instead of the base run.
 
         Raises:
             WorkspaceError: there is no base run.
         """
-        if self.base is None or self.base_lists is None:
+        base_run, lists = (self.base_run, self.base_lists) if other is None else (other.run, other.lists)
+        if lists is None:
             raise WorkspaceError("there is no base run to compare with: start the server with --base RUN")
         rules = Rules(where)
         mine = self._lists([user], k, rules, False)[0].items
-        known = [item.id for item in mine if item.id in self.base.item_ids]
-        allowed, _ = self.base_lists.allowed(rules)
-        ranks = dict(zip(known, self.base.rank(user, known, allowed).tolist(), strict=True)) if known else {}
+        known = [item.id for item in mine if item.id in lists.recommender.item_ids]
+        allowed, _ = lists.allowed(rules)
+        places = lists.recommender.rank(user, known, allowed).tolist() if known else []
+        ranks = dict(zip(known, places, strict=True))
         aligned = [
             schemas.RankedItem(**item.model_dump(), rank=place, base_rank=ranks.get(item.id))
             for place, item in enumerate(mine, 1)
         ]
-        [other] = self.base_lists.of([user], k, rules)
-        base = self._items(np.array(other.items, object), other.scores)
-        return schemas.Comparison(user=user, base_run=str(self.base_run), aligned=aligned, base=base)
-
-    def beside(self, other: Catalogue) -> Catalogue:
-        """Return this catalogue with the run of another one as the base run."""
-        return replace(self, base_run=other.run, base=other.recommender)
+        [found] = lists.of([user], k, rules)
+        titled_by = other or self  # another run may have items that this one does not have
+        base = titled_by._items(np.array(found.items, object), found.scores)
+        return schemas.Comparison(user=user, base_run=str(base_run), aligned=aligned, base=base)
 
     def similar(
         self, item: RawId, k: int, by: Literal["embedding", "text"] = "embedding"
@@ -476,7 +478,10 @@ class Catalogue:
         return self.cold
 
     def _title(self, item: RawId) -> str:
-        return self.explainer.title(self.recommender.item_ids.row(item))
+        ids = self.recommender.item_ids
+        return (
+            self.explainer.title(ids.row(item)) if item in ids else str(item)
+        )  # an item of the base run alone
 
     def _items(self, ids: AnyArray, scores: Float32Array) -> list[schemas.ScoredItem]:
         """Convert a row of results; padding is dropped."""

@@ -51,8 +51,8 @@ class Service:
         self.runs = runs
         self._load = load
         self._make_encoder = encoder
-        self._encoder: TextEncoder | None = None
-        self._made_for = ""  # the encoder's name in the cold-start model that it was made for
+        # By the name in the cold-start model: that of the served run, and that of another run which was asked last.
+        self._encoders: dict[str, TextEncoder] = {}
         self._warm = warm
         self._loading = False
         self._failed_for: str | None = None  # the encoder's name, if warming up failed
@@ -67,13 +67,13 @@ class Service:
 
     @property
     def texts(self) -> Texts:
-        """Whether texts can be encoded; none without a cold-start model, waiting until a text loads the encoder."""
+        """The state of the text encoder: none without a cold-start model, waiting until a text loads the encoder."""
         cold = self.catalogue.cold
         if cold is None:
             return "none"
         if self._loading:
             return "loading"
-        if self._encoder is not None and self._made_for == cold.encoder:
+        if cold.encoder in self._encoders:
             return "ready"
         if self._failed_for == cold.encoder:
             return "failed"
@@ -91,8 +91,10 @@ class Service:
         try:
             self._encode(WARM_UP, cold)
             logger.info("the text encoder is ready after %.1f s", time.perf_counter() - start)
-        except RlmrecError as error:
+        except Exception as error:
             self._failed_for = cold.encoder
+            if not isinstance(error, RlmrecError):
+                raise
             logger.warning("texts cannot be encoded: %s", error)
         finally:
             self._loading = False
@@ -123,22 +125,26 @@ class Service:
 
     def _encode(self, text: str, cold: TextModel) -> Float32Array:
         with self._encoding:
-            if self._encoder is None or self._made_for != cold.encoder:  # a reload may change the encoder
+            encoder = self._encoders.get(cold.encoder)
+            if encoder is None:  # a reload may change the encoder, and another run may have another one
                 try:
-                    self._encoder, self._made_for = self._make_encoder(cold), cold.encoder
+                    encoder = self._make_encoder(cold)
                 except RlmrecError as error:
                     raise WorkspaceError(f"no text encoder: {error}") from None
-            name = self._encoder.name
+                served = self.catalogue.cold
+                kept = {} if served is None else {served.encoder: self._encoders.get(served.encoder)}
+                self._encoders = {
+                    **{name: one for name, one in kept.items() if one is not None}, cold.encoder: encoder
+                }  # fmt: skip
+            name = encoder.name
             if name != cold.encoder:
                 raise WorkspaceError(
                     f"the items' texts were encoded by {cold.encoder}, but the encoder is {name}: their vectors do "
                     "not mix"
                 )
             try:
-                vectors = self._encoder.encode([text])
-            except (
-                ConfigError
-            ) as error:  # such as a missing key of an endpoint, which is read when it is needed
+                vectors = encoder.encode([text])
+            except ConfigError as error:  # such as the missing key of an endpoint, which is only read here
                 raise WorkspaceError(f"no text encoder: {error}") from None
             vector: Float32Array = checked(name, vectors, 1, cold.size)[0]
             return vector

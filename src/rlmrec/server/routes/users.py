@@ -74,9 +74,8 @@ def comparison(
     filter: Annotated[schemas.Condition | None, Query(description=schemas.FILTER)] = None,
 ) -> Response:
     """Return the lists of this run and of the base run, with the place of each item in the base run."""
-    if base is not None and base != catalogue.base_run:
-        catalogue = catalogue.beside(context.service.of_run(base))
-    return answer(catalogue.comparison(user, k, filter))
+    other = None if base is None or base == catalogue.base_run else context.service.of_run(base)
+    return answer(catalogue.comparison(user, k, filter, other))
 
 
 @router.get("/users/{user_id:path}/profile", response_model=schemas.UserProfile)

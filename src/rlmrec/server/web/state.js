@@ -22,11 +22,13 @@ export const ofRun = () => ({ run: state.run === state.health.run ? null : state
 
 const quoted = (name) => `"${name.replaceAll('"', '""')}"`;
 const literal = (text) => `'${text.replaceAll("'", "''")}'`;
+// One of the values between commas, and not a part of a longer one.
+const among = (text) => `(^|,)\\s*${text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}\\s*(,|$)`;
 
 function condition(name, { kind, value, low, high }) {
   const column = quoted(name);
   if (kind === "choice") return `${column} = ${literal(value)}`;
-  if (kind === "tags") return `${column} LIKE ${literal(`%${value}%`)}`;
+  if (kind === "tags") return `${column} ~ ${literal(among(value))}`;
   if (kind === "flag") return `${column} = ${value}`;
   const bounds = [];
   if (low !== null) bounds.push(`${column} >= ${low}`);
