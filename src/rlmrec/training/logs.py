@@ -17,9 +17,8 @@ from rlmrec.errors import ConfigError
 from rlmrec.files import write_text
 
 GROUPS = ("loss", "valid", "test")
-PROJECT = (
-    "rlmrec"  # the experiment of MLflow and the project of Weights & Biases, where the user has named none
-)
+# The experiment of MLflow and the project of Weights & Biases, where the user has named none.
+PROJECT = "rlmrec"
 RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
@@ -132,13 +131,21 @@ class MlflowLog(RunLog):
             found = client.get_experiment_by_name(name)
             experiment = client.create_experiment(name) if found is None else found.experiment_id
             self._id = self._stored_id()
-            if not self._id or self._id not in {run.info.run_id for run in client.search_runs([experiment])}:
+            if not self._id or not self._is_there(client, experiment):
                 self._id = client.create_run(experiment, run_name=self.folder.name).info.run_id
                 self._store_id(self._id)
                 for option, value in options(self.config).items():
                     client.log_param(self._id, option, value)
             self._open = client
         return self._open
+
+    def _is_there(self, client: Any, experiment: str) -> bool:
+        """Whether the stored id is of a run of this experiment that was not deleted."""
+        try:
+            info = client.get_run(self._id).info
+        except self.api.MlflowException:
+            return False
+        return bool(info.experiment_id == experiment and info.lifecycle_stage == "active")
 
 
 class WandbLog(RunLog):
