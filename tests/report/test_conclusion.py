@@ -86,6 +86,11 @@ def test_one_run():
     ]
 
 
+def test_a_run_whose_time_is_not_known_is_not_called_the_cheaper_one():
+    untimed = replace(FILTER, seconds=0.0)
+    assert not any("instead of" in text for text in texts(what_next(facts(runs=[untimed, CON, BASE]))))
+
+
 def change(difference, half, base=0.1):
     return Change(base, base + difference, difference, difference - half, difference + half)
 

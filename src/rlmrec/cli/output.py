@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Print no progress and no lines of talk: only tables, JSON, what looks like a mistake in the data, and errors."""
+    """Print no progress and no remarks: only tables, JSON, errors, and findings that look like mistakes in the data."""
     global _quiet
     _quiet = True
     try:
@@ -74,7 +74,7 @@ class Output:
         self.console = Console(stderr=as_json, highlight=False, emoji=False)
 
     def say(self, message: str) -> None:
-        """Print a line for people, unless --quiet is given. It may hold Rich markup, so escape what is of data."""
+        """Print a line for people, unless --quiet is given. It may hold Rich markup, so escape what comes from data."""
         if not _quiet:
             self._print(message)
 
@@ -204,10 +204,10 @@ class Output:
         thread.start()
         try:
             yield lines.update
-            lines.end()
         finally:
             ended.set()
             thread.join()
+        lines.end()  # after the thread, whose line would otherwise follow it
 
 
 class ProgressLines:

@@ -168,7 +168,7 @@ def what_next(facts: Facts) -> list[Sentence]:
     """Tell what to do next: take the cheaper run, more seeds, more text, other options."""
     best, steps = facts.runs[0], []
     new, change = facts.new, facts.change
-    if new is not None and best.name != new.name and best.seconds < new.seconds:
+    if new is not None and best.name != new.name and 0 < best.seconds < new.seconds:
         steps.append(
             f"Take {best.name}: its {NAME} is higher than that of {new.name}, and it takes {_seconds(best.seconds)} "
             f"instead of {_seconds(new.seconds)}."
