@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 LAYERS = [
     {"errors", "types", "lazy", "findings", "html", "durations"},
     {"machine", "trust"},
-    {"files", "sqlite", "config", "topk", "http_client", "hub", "registry"},
-    {"data", "llm", "losses"},
-    {"graph", "text", "profiles", "evaluation", "batch"},
+    {"files", "sqlite", "config", "topk", "http_client", "registry"},
+    {"data", "llm", "losses", "hub"},
+    {"graph", "text", "profiles", "evaluation", "batch", "columns"},
     {"closed_form"},
     {"workspace"},
     {"recommend"},

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from rlmrec.errors import ConfigError
 from rlmrec.losses import squared_norm
 
-if TYPE_CHECKING:
-    from rlmrec.alignment import Alignment
-    from rlmrec.backbones import Backbone
+# Those of rlmrec.backbones and rlmrec.alignment, which import this module.
+Backbone: TypeAlias = Any
+Alignment: TypeAlias = Any
 
 
 class Columns:
