@@ -125,6 +125,9 @@ def test_prices_change_without_a_new_dataset(market):
     titles = pl.DataFrame({"product_id": ["p00007"], "title": ["Another pan"]})
     renamed = append(dearer, None, COLUMNS, read_frame(titles, "titles", ids=("product_id",))).dataset
     assert renamed.item_texts["title"][row] == "Another pan"
+    capital = titles.rename({"title": "Title"})
+    again = append(dearer, None, COLUMNS, read_frame(capital, "titles", ids=("product_id",))).dataset
+    assert again.item_texts.equals(renamed.item_texts)
     assert renamed.item_texts["price"].to_list() == dearer.item_texts["price"].to_list()
     kept = [renamed.keeps_profile("item", raw, dataset.content) for raw in dataset.items.ids]
     assert [index for index, keeps in enumerate(kept) if not keeps] == [row]

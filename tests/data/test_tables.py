@@ -506,6 +506,24 @@ def test_the_index_of_a_data_frame_is_not_a_text(tmp_path, index):
     assert "items are called by their genre" in str(source.findings[1])
 
 
+@pytest.mark.parametrize("name", ["Name", "TITLE", "Movie Title"])
+def test_a_title_is_found_whatever_its_case(tmp_path, name):
+    (tmp_path / "r.csv").write_text("user_id,item_id\n1,7\n2,8\n")
+    (tmp_path / "i.csv").write_text(f"item_id,Kategorie,{name}\n7,a,Pan\n8,b,Pot\n")
+    source = read_tables(tmp_path / "r.csv", items=tmp_path / "i.csv", text_columns=name)
+    assert source.item_texts["title"].to_list() == ["Pan", "Pot"]
+    assert source.provenance["text_columns"] == ["title"]
+    assert not source.findings
+
+
+def test_a_missing_column_of_ids_says_which_options_name_it(tmp_path):
+    (tmp_path / "r.csv").write_text("Kundennummer,Artikelnummer\n1,7\n")
+    with pytest.raises(
+        DataError, match=r"no column 'user_id'.*name the columns .--user-column, --item-column"
+    ):
+        read_tables(tmp_path / "r.csv")
+
+
 # -- bounds --------------------------------------------------------------------------------------------
 
 

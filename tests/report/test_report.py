@@ -503,6 +503,9 @@ def test_what_colours_a_map(full):
     label, found, classes = item_classes(replace(dataset, item_texts=other))
     assert (label, sorted(found)) == ("Gattung (first named)", ["cooking", "crime"])  # whatever it is called
     assert classes[0] == 2  # of no class
+    stock = other.with_columns(Lagerbestand=pl.Series(["12", *["sold out"] * (dataset.n_items - 1)]))
+    chosen = {"text_columns": ["title", "Gattung"]}
+    assert item_classes(replace(dataset, item_texts=stock, provenance=chosen))[0] == label  # not the stock
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.metadata import text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
-from rlmrec.data.tables import Columns, align, assemble, check_table, titled
+from rlmrec.data.tables import Columns, align, assemble, check_table, similar_title, titled
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.findings import Finding
@@ -252,6 +252,8 @@ def _updated(
         grown = pl.concat([old, pl.DataFrame(schema=old.schema).clear(size - len(old))])
         return grown, np.arange(size) >= len(old)
     given = align(table, ids, id_column)
+    if title is None and old is not None and "title" in old.columns:
+        title = similar_title(given)
     if title is not None:
         given = titled(given, title)
     named = set(table.ids(id_column, ids.kind).cast(pl.String))

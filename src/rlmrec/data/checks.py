@@ -13,8 +13,21 @@ from rlmrec.findings import Finding
 from rlmrec.types import IntArray
 
 WITH_TEXT = 0.9  # share of the items that should have a text
-# What programs write for a missing value.
-MISSING = ("", "nan", "null", "none", "<na>", "nat", "n/a", "#n/a", "undefined")
+# What programs and people write for a missing value.
+MISSING = (
+    "",
+    "nan",
+    "null",
+    "none",
+    "<na>",
+    "nat",
+    "n/a",
+    "#n/a",
+    "undefined",
+    "k.a.",
+    "k. a.",
+    "keine angabe",
+)
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")

@@ -105,8 +105,8 @@ def read_tables(
         review_column: Column of review texts.
         items: File of item texts, one row per item; or a database.
         items_query: What to read of the items' database, by default that of the interactions.
-        title_column: Column of the items' titles in the file of --items; by default title, name or similar,
-            else the first.
+        title_column: Column of the items' titles in the file of --items; by default title, name or similar, in any
+            case, else the first.
         text_columns: Columns of --items, separated by commas, that go into the prompts of language models and
             into the text vectors; the title always does. By default all of texts, none of prices, stock and numbers.
         users: File of user texts, one row per user; or a database.
@@ -207,6 +207,8 @@ def to_source(
         if table is not None
         for finding in check_table(table, ids, column)
     ]
+    if item_texts is not None and title is None:
+        title = similar_title(item_texts)
     if item_texts is not None and title is not None:
         item_texts = titled(item_texts, title)
     elif item_texts is not None and not set(TITLE_COLUMNS) & set(item_texts.columns):
@@ -318,6 +320,15 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
     return findings
 
 
+def similar_title(texts: pl.DataFrame) -> str | None:
+    """Return the column that is a title but for case, blanks and underscores, such as Name; None if none is needed."""
+    if set(TITLE_COLUMNS) & set(texts.columns):
+        return None
+    wanted = [plain_name(name) for name in TITLE_COLUMNS]
+    similar = [name for name in texts.columns if plain_name(name) in wanted]
+    return min(similar, key=lambda name: wanted.index(plain_name(name)), default=None)
+
+
 def titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
     """Rename ``column`` to ``title``, the name that later steps look for."""
     if column not in texts.columns:
@@ -419,7 +430,13 @@ def read_interactions(
 ) -> Table:
     """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
     names = read_columns(columns, form)
-    return single_rows(read_table(path, names, ids=columns[:2], form=form, query=query), columns)
+    try:
+        table = read_table(path, names, ids=columns[:2], form=form, query=query)
+    except ColumnError as error:
+        if str(error).endswith("?"):  # it names the column that was meant
+            raise
+        raise ColumnError(f"{error}; name the columns (--user-column, --item-column and so on)") from None
+    return single_rows(table, columns)
 
 
 def read_columns(columns: Columns, form: FileFormat) -> list[str]:

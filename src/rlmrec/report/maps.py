@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import item_labels
+from rlmrec.data.metadata import described_items, item_labels
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail
 from rlmrec.profiles.parse import cut_words
@@ -107,8 +107,8 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
     """Return the attribute that colours a map, its classes, and the class of each item.
 
     An attribute with several values (comma-separated or a list) counts by its first. Without a ``column`` it is
-    one of ``ATTRIBUTES``, else the column with the fewest classes of at least 5 items on average; a dataset
-    without an attribute is coloured by popularity.
+    one of ``ATTRIBUTES``, else the column of texts with the fewest classes of at least 5 items on average, never
+    stock or prices; a dataset without an attribute is coloured by popularity.
 
     Returns:
         the attribute's name, the names of the classes, int64[I] with len(names) for other items.
@@ -121,7 +121,9 @@ def item_classes(data: Dataset, column: str | None = None) -> tuple[str, list[st
     if column is not None and column not in columns:
         raise ConfigError(f"no column {column!r} to colour by: the items have {', '.join(columns) or 'none'}")
     if column is None and texts is not None:
-        column = next((name for name in ATTRIBUTES if name in columns), None) or _classifying(texts)
+        described = described_items(data)
+        column = next((name for name in ATTRIBUTES if name in columns), None)
+        column = column or (None if described is None else _classifying(described))
     if column is None or texts is None:
         return "popularity", list(ITEM_GROUPS), head_mid_tail(data.train.item_degrees())
     values = [_first_value(value) for value in texts[column].to_list()]
