@@ -83,6 +83,34 @@ def test_weights_and_biases_are_told_the_same(call, place, monkeypatch):
     assert list((place.run("r") / "tensorboard").glob("events*"))
 
 
+def test_a_server_that_fails_costs_no_training(call, place, monkeypatch):
+    def log(values, step):
+        raise OSError("the server is down\nand more")
+
+    def init(**options):
+        return SimpleNamespace(log=log, finish=lambda exit_code: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    command = [
+        "train",
+        "-w",
+        place.path,
+        "--backbone",
+        "mf",
+        "--epochs",
+        "3",
+        "--name",
+        "r",
+        "--log",
+        "wandb",
+    ]
+    code, out, err = call(*command)
+    assert code == 0, err
+    said = " ".join((out + err).split())  # lines are as wide as the terminal
+    assert said.count("--log wandb failed and gets nothing more of this run: the server is down") == 1
+    assert len((place.run("r") / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_package_that_is_missing_and_a_log_that_is_none(call, place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, _, err = call("train", "-w", place.path, "--log", "wandb")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rlmrec.experiments.run import InitialEmbeddings
     from rlmrec.experiments.spec import RunSpec
     from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.training.logs import RunLog
     from rlmrec.workspace import Workspace
 
 FEW_UPDATES = 50  # of Adam: at the learning rates of the presets the embeddings have hardly left their start
@@ -353,8 +354,16 @@ def train_with_progress(
                 note += f" · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
             for update in updates:
                 update(record["epoch"] + 1, note)
-            for log in opened:
-                log(record)
+            for log in list(opened):
+                tell(log, log, record)
+
+        def tell(log: RunLog, write: Callable[[Any], None], what: Mapping[str, Any] | None) -> None:
+            try:
+                write(what)
+            except Exception as error:  # of another program, and of any type: it must not cost the training
+                opened.remove(log)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                output.say(escape(f"--log {log.name} failed and gets nothing more of this run: {reason}"))
 
         metrics: dict[str, Any] | None = None
         try:
@@ -364,6 +373,6 @@ def train_with_progress(
                 on_start=on_start, on_epoch=on_epoch, final=final,
             )  # fmt: skip
         finally:
-            for log in opened:
-                log.close(metrics)
+            for log in list(opened):
+                tell(log, log.close, metrics)
     return FinishedRun(label, folder, metrics)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from rlmrec.closed_form.base import UserParts, own_user_texts
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import Ranking
 from rlmrec.recommend.cold_start import ColdStart, RuleColdStart, TextModel, has_rule_for_texts
 from rlmrec.recommend.recommender import Recommender
@@ -124,8 +124,16 @@ class Hidden:
     def _rank(
         self, users: IntArray, scores: Callable[[IntArray], Float32Array], k: tuple[int, ...]
     ) -> Ranking:
-        """Return the lists of the users who have something to find; ``scores`` takes places among ``users``."""
+        """Return the lists of the users who have something to find; ``scores`` takes places among ``users``.
+
+        Raises:
+            DataError: nobody has.
+        """
         places = np.flatnonzero(np.diff(self.wanted.indptr))
+        if not len(places):
+            raise DataError(
+                f"the {len(self.rows)} hidden {self.kind} have no interaction to be found: take a larger dataset"
+            )
         found: list[tuple[IntArray, BoolArray]] = []
         for start in range(0, len(places), BLOCK):
             block = places[start : start + BLOCK]
