@@ -209,7 +209,8 @@ def test_a_text_that_is_too_long_is_cut_and_counted_whatever_the_server_says(ref
         assert cut.tolist() == [False] * len(TEXTS) + [True]
         assert np.array_equal(vectors[:-1], expected(TEXTS))
         beginning = server.answered.keys() - {(text,) for text in TEXTS}
-        kept = next(texts[0] for texts in beginning if len(texts) == 1)
+        # An error in a 200 counts as answered, so the last text that was tried is the shortest.
+        kept = min((texts[0] for texts in beginning if len(texts) == 1), key=len)
         assert long.startswith(kept)
         assert 100 < len(kept) <= 200, "no more is cut off than needed"
         assert np.array_equal(vectors[-1:], expected([kept]))
