@@ -243,7 +243,7 @@ def test_every_module_imports_without_what_windows_lacks():
 import asyncio, importlib, multiprocessing, os, pkgutil, select, signal, socket, subprocess, sys, tempfile
 import filelock, torch, polars, openai, sqlite3  # may know their platform; ours may not
 try:
-    import fastapi, prometheus_client, uvicorn, optuna, matplotlib.pyplot
+    import fastapi, mcp.server.mcpserver, prometheus_client, uvicorn, optuna, matplotlib.pyplot
 except ImportError:
     pass
 import rlmrec

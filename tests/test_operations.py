@@ -57,8 +57,8 @@ def test_a_night_may_be_stopped_anywhere_and_repeated(run, call):
     run(NIGHT, **names)
     today = served()
     assert [release.name for release in releases(place)] == ["000002", "000001"]
-    assert today.health(False).users > yesterday.health(False).users
-    assert today.health(False).items > yesterday.health(False).items
+    assert len(today.recommender.users) > len(yesterday.recommender.users)
+    assert len(today.recommender.items) > len(yesterday.recommender.items)
     run(NIGHT, **names)  # the same night again
     assert served().recommendations(customer, 5) == today.recommendations(customer, 5)
     lists = pl.read_parquet("lists.parquet")
