@@ -15,7 +15,6 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.topk import unit_rows
-from rlmrec.workspace import Workspace
 
 QUICK = {"epochs": 20, "learning_rate": 0.05, "batch_size": 256}
 
@@ -72,15 +71,6 @@ def test_means_over_items_leave_the_hidden_ones_out():
     train = dataset.train.csr().toarray()[:, kept]
     expected = train @ texts.items[kept] / np.maximum(train.sum(axis=1, keepdims=True), 1)
     assert np.allclose(rest.users, expected, atol=1e-6)
-
-
-@pytest.fixture
-def place(tmp_path):
-    place = Workspace(tmp_path / "w")
-    dataset, texts = blocks()
-    dataset.save(place.dataset_path)
-    texts.save(place.text_embeddings_path())
-    return place
 
 
 def trial(place, backbone, alignment="none", hidden="users"):

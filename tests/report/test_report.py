@@ -546,6 +546,20 @@ def test_what_is_damaged_is_left_out_and_named(full, tmp_path):
     assert "contrastive" not in (tmp_path / "one.html").read_text()
 
 
+def test_a_single_test_user_costs_the_tests_alone(tmp_path):
+    place = Workspace(tmp_path / "w")
+    dataset, texts = blocks()
+    dataset = replace(dataset, test=dataset.test.take(dataset.test.users == dataset.test.users[0]))
+    dataset.save(place.dataset_path)
+    texts = replace(texts, manifest={**texts.manifest, "dataset": dataset.fingerprint})
+    for name, alignment in (("base", "none"), ("con", "contrastive")):
+        spec = RunSpec.resolve("lightgcn", alignment, options={"epochs": 1, "batch_size": 256})
+        run(spec, dataset, texts, place.run(name))
+    left_out, text = shown(place, tmp_path)
+    assert "con: a single user has test interactions, so nothing is tested" in left_out
+    assert "has the best Recall@20 of 2 runs" in text
+
+
 def test_the_map_of_texts_is_of_the_vectors_that_runs_were_trained_with(full, tmp_path):
     place = copy_of(full, tmp_path)
     dataset, used = place.dataset(), place.text_embeddings(place.dataset())

@@ -110,6 +110,13 @@ def test_a_taste_in_words(place):
     _, [found] = talk(create_server(made_service(place)), ("recommend_for_taste", {"text": "travel", "k": 5}))
     assert all(one["title"].startswith("travel") for one in found["items"])
     assert len(found["items"]) == 5
+    assert found["items"][0]["why"]["sentences"]
+    cheap = ("recommend_for_taste", {"text": "travel", "k": 5, "filter": "price > 20"})
+    _, [filtered] = talk(create_server(made_service(place)), cheap)
+    allowed = made_service(place).catalogue.lists.matching("price > 20")
+    ids = made_service(place).catalogue.recommender.item_ids
+    assert filtered["items"]
+    assert all(allowed[ids.row(one["id"])] for one in filtered["items"])
 
 
 def test_ids_are_those_of_the_dataset_whatever_json_type_they_come_as(tmp_path):

@@ -11,23 +11,13 @@ from rlmrec.training.logs import open_log
 
 
 def train(call, place, *logs):
-    command = [
-        "train",
-        "-w",
-        place.path,
-        "--backbone",
-        "mf",
-        "--epochs",
-        "3",
-        "--name",
-        "r",
-        "--set",
-        "embedding_size=8",
-    ]
-    code, out, err = call(*command, *(word for log in logs for word in ("--log", log)), "--json")
+    command = ["train", "-w", place.path, "--backbone", "mf", "--epochs", "3", "--name", "r"]
+    command += ["--set", "embedding_size=8", "--json"]
+    code, out, err = call(*command, *(word for log in logs for word in ("--log", log)))
     assert code == 0, err
     records = [json.loads(line) for line in (place.run("r") / "metrics.jsonl").read_text().splitlines()]
-    return json.loads(out), records
+    said = " ".join(err.split())  # lines are as wide as the terminal
+    return json.loads(out), records, said
 
 
 def test_mlflow_in_a_file(call, place, tmp_path, monkeypatch):
@@ -35,7 +25,7 @@ def test_mlflow_in_a_file(call, place, tmp_path, monkeypatch):
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "films")
-    metrics, records = train(call, place, "mlflow")
+    metrics, records, _ = train(call, place, "mlflow")
     client = mlflow.MlflowClient(store)
     [run] = client.search_runs([client.get_experiment_by_name("films").experiment_id])
     assert run.info.run_name == "r"
@@ -70,7 +60,7 @@ def test_weights_and_biases_are_told_the_same(call, place, monkeypatch):
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    metrics, records = train(call, place, "wandb", "tensorboard")
+    metrics, records, _ = train(call, place, "wandb", "tensorboard")
     (_, options), *logged, (_, summary), end = told
     assert (options["project"], options["name"], options["resume"]) == ("rlmrec", "r", "allow")
     assert options["config"]["backbone.embedding_size"] == 8
@@ -91,24 +81,9 @@ def test_a_server_that_fails_costs_no_training(call, place, monkeypatch):
         return SimpleNamespace(log=log, finish=lambda exit_code: None)
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    command = [
-        "train",
-        "-w",
-        place.path,
-        "--backbone",
-        "mf",
-        "--epochs",
-        "3",
-        "--name",
-        "r",
-        "--log",
-        "wandb",
-    ]
-    code, out, err = call(*command)
-    assert code == 0, err
-    said = " ".join((out + err).split())  # lines are as wide as the terminal
+    _, records, said = train(call, place, "wandb")
     assert said.count("--log wandb failed and gets nothing more of this run: the server is down") == 1
-    assert len((place.run("r") / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len(records) == 3
 
 
 def test_a_package_that_is_missing_and_a_log_that_is_none(call, place, tmp_path, monkeypatch):

@@ -74,7 +74,9 @@ def compare(
     if ours.ndim != 1 or ours.shape != theirs.shape:
         raise DataError(f"expected two vectors of the same users, got shapes {ours.shape} and {theirs.shape}")
     if len(ours) < 2:
-        raise DataError(f"a comparison needs at least 2 users, got {len(ours)}")
+        raise DataError(
+            f"a comparison needs at least 2 users, got {len(ours)}: take more data, or a larger test split"
+        )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise DataError("a value to compare is NaN or infinite: expected finite values of a metric")
     differences = ours - theirs

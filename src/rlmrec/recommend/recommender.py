@@ -24,7 +24,7 @@ from rlmrec.recommend.card import card
 from rlmrec.recommend.index import Index
 from rlmrec.recommend.search import Found, Queries
 from rlmrec.recommend.sparse_parts import SparseParts
-from rlmrec.topk import MEMORY_BUDGET
+from rlmrec.topk import MEMORY_BUDGET, top_k
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 RawIds = RawId | Sequence[RawId] | AnyArray
@@ -555,8 +555,6 @@ class Recommender:
         rows, scalar = _rows(self.user_ids, user_ids)
         return _answer(self._raw_users, self._similar(self._unit_users, rows, k), scalar)
 
-    # -- on disk -----------------------------------------------------------------------------------------
-
     def likely_users(self, item: int, k: int = 20) -> tuple[IntArray, Float32Array]:
         """Return the k users who do not have an item (a row) and would like it most.
 
@@ -575,9 +573,9 @@ class Recommender:
             blocks = [np.arange(start, min(start + USERS_AT_ONCE, len(self.users))) for start in starts]
             values = np.concatenate([self.score_rows(block, np.array([item]))[:, 0] for block in blocks])
         values[sp.csc_array(self.known[:, [item]]).indices] = -np.inf
-        order = np.argsort(-values, kind="stable")[:k]
-        order = order[np.isfinite(values[order])]
-        return order, values[order]
+        [rows], [best] = top_k(values[None], k)
+        found = np.isfinite(best)
+        return rows[found], best[found]
 
     def item_cosines(self, item: int, others: IntArray) -> Float32Array:
         """Return the cosines float32[n] of an item (a row) to others (rows), as in ``similar_items``."""
@@ -585,6 +583,8 @@ class Recommender:
         found = unit[others] @ unit[[item]].T
         dense = found.toarray() if isinstance(found, sp.csr_array) else found
         return np.asarray(dense, np.float32)[:, 0]
+
+    # -- on disk -----------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
         """Write arrays, ids and ``recommender.json`` with their checksums; atomic as a whole."""

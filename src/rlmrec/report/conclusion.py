@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rlmrec.durations import format_duration
 from rlmrec.errors import RlmrecError
 from rlmrec.evaluation.compare import SeededComparison, compare_pairs
 from rlmrec.evaluation.groups import ITEM_GROUPS
@@ -148,13 +149,13 @@ def cost(facts: Facts) -> list[Sentence]:
         base = facts.runs[1]
     found = []
     if new.seconds:
-        text = f"{new.name} takes {_seconds(new.seconds)} to train"
+        text = f"{new.name} takes {format_duration(new.seconds)} to train"
         if base is not None and base.seconds:
             ratio = new.seconds / base.seconds
             if ratio > SLOWER:
-                text += f", {ratio:.1f} times as long as {base.name} ({_seconds(base.seconds)})"
+                text += f", {ratio:.1f} times as long as {base.name} ({format_duration(base.seconds)})"
             else:
-                text += f", {base.name} {_seconds(base.seconds)}"
+                text += f", {base.name} {format_duration(base.seconds)}"
         found.append(Sentence("Cost", f"{text}.", "t-costs"))
     if new.coverage is not None:
         text = f"The lists of {new.name} show {100 * new.coverage:.0f} % of the catalogue"
@@ -170,8 +171,8 @@ def what_next(facts: Facts) -> list[Sentence]:
     new, change = facts.new, facts.change
     if new is not None and best.name != new.name and 0 < best.seconds < new.seconds:
         steps.append(
-            f"Take {best.name}: its {NAME} is higher than that of {new.name}, and it takes {_seconds(best.seconds)} "
-            f"instead of {_seconds(new.seconds)}."
+            f"Take {best.name}: its {NAME} is higher than that of {new.name}, and it takes "
+            f"{format_duration(best.seconds)} instead of {format_duration(new.seconds)}."
         )
     trained = any(one.trained for one in (new, facts.base) if one is not None)
     if change is not None and nothing_significant([change]):
@@ -200,10 +201,6 @@ def _size(change: Change) -> str:
     )
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s" if value >= 0.01 else "< 0.01 s"
-
-
 def _listed(changes: Sequence[tuple[str, Change]]) -> str:
     return ", ".join(f"{label} ({_size(change)})" for label, change in changes)
 
@@ -229,7 +226,7 @@ def conclusion(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG
             change = f"{100 * found.users.relative:+.1f} %{'*' * found.users.significant}"
         rows.append([
             run.name, f"{run.recall:.4f}", change, group.mean("ndcg@20"),
-            _seconds(run.seconds) if run.seconds else None,
+            format_duration(run.seconds) if run.seconds else None,
             None if run.coverage is None else f"{100 * run.coverage:.0f} %",
         ])  # fmt: skip
     left = len(groups) - len(rows)

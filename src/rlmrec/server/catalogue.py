@@ -26,7 +26,7 @@ from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
 from rlmrec.server.browse import Browser
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import unit_rows
+from rlmrec.topk import top_k, unit_rows
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MAX_HISTORY = 500  # training items in a profile
@@ -251,10 +251,11 @@ class Catalogue:
         cosines = unit @ unit[row]
         cosines[row] = -np.inf
         cosines[~texts.has_item] = -np.inf
-        order = np.argsort(-cosines, kind="stable")[:k]
-        ids = np.array([self.recommender.item_ids.id(int(other)) for other in order], object)
+        [rows], [best] = top_k(cosines[None], k)
+        found = np.isfinite(best)
+        ids = np.array([self.recommender.item_ids.id(int(other)) for other in rows[found]], object)
         return schemas.SimilarItems(
-            item=item, title=self.explainer.title(row), similar=self._near(ids, cosines[order])
+            item=item, title=self.explainer.title(row), similar=self._near(ids, best[found])
         )
 
     @cached_property
@@ -479,9 +480,9 @@ class Catalogue:
 
     def _title(self, item: RawId) -> str:
         ids = self.recommender.item_ids
-        return (
-            self.explainer.title(ids.row(item)) if item in ids else str(item)
-        )  # an item of the base run alone
+        if item not in ids:  # an item of the base run alone
+            return str(item)
+        return self.explainer.title(ids.row(item))
 
     def _items(self, ids: AnyArray, scores: Float32Array) -> list[schemas.ScoredItem]:
         """Convert a row of results; padding is dropped."""

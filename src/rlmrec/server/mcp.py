@@ -36,12 +36,6 @@ ItemFilter = Annotated[schemas.Condition | None, Field(description=schemas.FILTE
 Answer = TypeVar("Answer")
 
 
-class RecommendedItems(BaseModel):
-    """Recommended items, best first."""
-
-    items: list[schemas.ScoredItem]
-
-
 class FoundItems(BaseModel):
     """The items that match a query, best first."""
 
@@ -89,12 +83,13 @@ def tools(service: Service) -> list[Callable[..., BaseModel]]:
         user = _known(catalogue.recommender.user_ids, user)
         return catalogue.recommendations(user, k, Rules(filter), fallback=False)
 
-    def recommend_for_taste(text: schemas.Text, k: Length = 10) -> RecommendedItems:
-        """Recommend items to somebody who is not in the data, from a description of what they like."""
+    def recommend_for_taste(
+        text: schemas.Text, k: Length = 10, filter: ItemFilter = None
+    ) -> schemas.NewUserAnswer:
+        """Recommend items to somebody who is not in the data, from a description of what they like, and say why."""
         catalogue = current()
-        parts = catalogue.cold_start().new_user(service.encode(text))
-        ids, scores = catalogue.recommender.recommend_parts(parts, k)
-        return RecommendedItems(items=_scored(catalogue, ids[0], scores[0]))
+        request = schemas.NewUser(text=text, k=k, filter=filter, why=True)
+        return catalogue.new_user(request, service.encode(text, catalogue.cold_start()))
 
     def similar_items(item: schemas.Id, k: Length = 10) -> schemas.SimilarItems:
         """Return the items that are most similar to an item."""
@@ -134,12 +129,3 @@ def _known(ids: Vocabulary, given: RawId) -> RawId:
     if raw is None or raw not in ids:
         raise UnknownIdError(f"unknown {ids.kind} {str(given)[:100]!r}: search_{ids.kind}s finds ids")
     return raw
-
-
-def _scored(catalogue: Catalogue, ids: Any, scores: Any) -> list[schemas.ScoredItem]:
-    titles, rows = catalogue.explainer.title, catalogue.recommender.item_ids.row
-    return [
-        schemas.ScoredItem(id=raw, title=titles(rows(raw)), score=score)
-        for raw, score in zip(ids.tolist(), scores.tolist(), strict=True)
-        if score > float("-inf")
-    ]

@@ -29,7 +29,8 @@ class Runs:
         self.workspace = Workspace(workspace)
         self._load = load
         self._opened: OrderedDict[str, Catalogue] = OrderedDict()
-        self._opening = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
 
     def names(self) -> list[str]:
         """Return the names of the finished runs in alphabetical order."""
@@ -48,19 +49,32 @@ class Runs:
             UnknownIdError: there is no finished run of that name.
             RlmrecError: it cannot be loaded.
         """
-        with self._opening:
-            if name not in self._opened:
-                if name not in self.names():
-                    raise UnknownIdError(f"no finished run {name!r}: there are {', '.join(self.names())}")
-                self._opened[name] = self._load(name)
-            self._opened.move_to_end(name)
-            while len(self._opened) > KEPT:
-                self._opened.popitem(last=False)
-            return self._opened[name]
+        kept = self._kept(name)
+        if kept is not None:
+            return kept
+        if name not in self.names():
+            raise UnknownIdError(f"no finished run {name!r}: there are {', '.join(self.names())}")
+        with self._lock:
+            opening = self._opening.setdefault(name, threading.Lock())
+        with opening:  # who asks for another run meanwhile does not wait
+            found = self._kept(name) or self._load(name)
+            with self._lock:
+                self._opened[name] = found
+                self._opened.move_to_end(name)
+                while len(self._opened) > KEPT:
+                    self._opened.popitem(last=False)
+        return found
+
+    def _kept(self, name: str) -> Catalogue | None:
+        """Return the catalogue of a run that is open, which now counts as used last."""
+        with self._lock:
+            if name in self._opened:
+                self._opened.move_to_end(name)
+            return self._opened.get(name)
 
     def forget(self) -> None:
         """Close all runs, since they may have been trained again."""
-        with self._opening:
+        with self._lock:
             self._opened.clear()
 
     def _described(self, name: str) -> schemas.Run:
@@ -68,13 +82,19 @@ class Runs:
             metrics: Any = read_json(self.workspace.run(name) / "metrics.json")
         except RlmrecError:
             metrics = {}
-        metrics = metrics if isinstance(metrics, dict) else {}
-        options, test = ((metrics.get(part) or {}) for part in ("config", "test"))
-        run = options.get("run", {}) if isinstance(options, dict) else {}
-        ndcg = test.get("ndcg@20") if isinstance(test, dict) else None
-        uses_text = isinstance(options, dict) and (options.get("data") or {}).get("texts") is not None
+        config, ndcg = _table(metrics, "config"), _table(metrics, "test").get("ndcg@20")
+        run = _table(config, "run")
         parts = [run.get("backbone"), None if run.get("alignment") in (None, "none") else run["alignment"]]
         what = " + ".join(str(part) for part in parts if part)
         return schemas.Run(
-            name=name, what=what or None, text=uses_text, ndcg=ndcg if isinstance(ndcg, int | float) else None
+            name=name,
+            what=what or None,
+            text=_table(config, "data").get("texts") is not None,
+            ndcg=ndcg if isinstance(ndcg, int | float) else None,
         )
+
+
+def _table(values: Any, key: str) -> dict[str, Any]:
+    """Return a table within a table; empty where a file that was damaged has none."""
+    found = values.get(key) if isinstance(values, dict) else None
+    return found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ PROJECT = "rlmrec"
 RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
-class RunLog:
+class RunLog(ABC):
     """Base of the logs.
 
     Args:
@@ -50,13 +51,13 @@ class RunLog:
         """Write the scalars of an epoch's record."""
         self.write(dict(scalars(record)), record["epoch"])
 
+    @abstractmethod
     def write(self, values: dict[str, float], epoch: int) -> None:
         """Write scalars of an epoch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, metrics: Mapping[str, Any] | None = None) -> None:
         """End the log with the run's metrics, the content of ``metrics.json``; None of a run that failed."""
-        raise NotImplementedError
 
     def _stored_id(self) -> str:
         """Return the id that this run has in the other program, so that a resumed run goes on there; "" if none."""
