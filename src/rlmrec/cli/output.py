@@ -229,13 +229,9 @@ class ProgressLines:
         remaining: bool,
         clock: Callable[[], float],
     ) -> None:
-        self._say, self._label, self._total, self._remaining, self._clock = (
-            say,
-            label,
-            total,
-            remaining,
-            clock,
-        )
+        self._say, self._label = say, label
+        self._total, self._remaining = total, remaining
+        self._clock = clock
         self._lock = threading.Lock()
         self._start = clock()
         self._next = self._start + FIRST_LINE
