@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlmrec import graph as graph_module
 from rlmrec.data.interactions import Interactions
 from rlmrec.graph import Graph
 
@@ -97,6 +98,64 @@ def test_drop_edges_keeps_the_share_without_rescaling():
     opposite = dropped.values[graph.transpose] != 0
     assert (kept != opposite).any(), "the two directions of an edge are dropped independently"
     assert graph.drop_edges(1.0, torch.Generator()) is graph
+
+
+@pytest.mark.parametrize("self_loops", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_graph_without_weights_is_the_same_matrix(self_loops, dtype):
+    weighted = Graph.from_interactions(TRAIN, self_loops, dtype)
+    graph = Graph.from_interactions(TRAIN, self_loops, dtype, weightless_edges=0)
+    assert graph.symmetric
+    assert graph.nbytes < weighted.nbytes
+    torch.testing.assert_close(graph.values, weighted.values)
+    torch.testing.assert_close(as_dense(graph), dense(TRAIN, self_loops).to(dtype))
+    x = torch.randn(8, 3, dtype=dtype)
+    torch.testing.assert_close(graph.propagate_sum(x, 3), weighted.propagate_sum(x, 3))
+    values = torch.randn(len(graph.indices), dtype=dtype)
+    torch.testing.assert_close(graph.weighted(values, x), weighted.weighted(values, x))
+
+
+def test_gradients_of_a_graph_without_weights():
+    graph = Graph.from_interactions(TRAIN, dtype=torch.float64, weightless_edges=0)
+    dropped = graph.drop_edges(0.6, torch.Generator().manual_seed(3))
+    assert dropped.indices is graph.indices
+    matrix = as_dense(dropped)
+    assert not torch.equal(matrix, matrix.T)
+    rows, columns = graph.edge_index
+    torch.testing.assert_close(matrix[rows, columns], dropped.values)
+    x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
+    for each in (graph, dropped):
+        assert torch.autograd.gradcheck(lambda x, each=each: each @ x, (x,))
+        assert torch.autograd.gradcheck(lambda x, each=each: each.propagate_sum(x, 3), (x,))
+    values = torch.randn(len(graph.indices), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(graph.weighted, (values, x))
+    assert torch.autograd.gradcheck(graph.edge_dot, (x, x.detach().clone()))
+
+
+@pytest.mark.parametrize("chunk", [100, 1 << 22])
+def test_hashed_dropout_keeps_the_share_of_each_direction(monkeypatch, chunk):
+    monkeypatch.setattr(graph_module, "CHUNK_EDGES", chunk)
+    rng = np.random.default_rng(0)
+    train = Interactions(*np.nonzero(rng.random((300, 200)) < 0.3), 300, 200)
+    graph = Graph.from_interactions(train, weightless_edges=0)
+    masks = []
+    for seed in range(2):
+        dropped = graph.drop_edges(0.8, torch.Generator().manual_seed(seed))
+        kept = dropped.values != 0
+        assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
+        assert torch.equal(dropped.values[kept], graph.values[kept])
+        opposite = kept[graph.transpose]
+        assert (kept & opposite).float().mean().item() == pytest.approx(0.64, abs=0.01), "independent"
+        assert torch.equal(dropped._kept(transposed=True) != 0, opposite)
+        by_row = torch.zeros(500).index_add_(0, graph.rows, kept.float()) / graph.indptr.diff()
+        spread = (by_row - 0.8) / (
+            0.16 / graph.indptr.diff()
+        ).sqrt()  # standard normal, if rows are independent
+        assert spread.std().item() == pytest.approx(1, abs=0.15)
+        masks.append(kept)
+    assert (masks[0] & masks[1]).float().mean().item() == pytest.approx(0.64, abs=0.01)
+    again = graph.drop_edges(0.8, torch.Generator().manual_seed(1)).values != 0
+    assert torch.equal(again, masks[1])
 
 
 def test_split():

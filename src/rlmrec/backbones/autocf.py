@@ -151,7 +151,7 @@ class AutoCF(Backbone):
 
     def _scores(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:
         """Score each node by log σ(cos(x, neighbourhood)) + Gumbel noise, (N,)."""
-        ones = graph.with_values(torch.ones_like(graph.values))
+        ones = graph.with_values(torch.ones(len(graph.indices), dtype=graph.dtype, device=graph.device))
         degrees = graph.indptr.diff()[:, None]
         first = ones @ x - x  # E1
         second = ones @ first - first - degrees * x  # E2
@@ -169,12 +169,12 @@ class AutoCF(Backbone):
             self._graphs = (
                 draw,
                 graph,
-                *self._mask(graph, torch.Generator(graph.values.device).manual_seed(draw)),
+                *self._mask(graph, torch.Generator(graph.device).manual_seed(draw)),
             )
         return self._graphs[2:]
 
     def _mask(self, graph: Graph, rng: torch.Generator) -> tuple[Graph, Graph]:
-        n_nodes, device = graph.n_nodes, graph.values.device
+        n_nodes, device = graph.n_nodes, graph.device
         rows, columns = graph.edge_index
         around = torch.zeros(n_nodes, dtype=torch.bool, device=device)  # the seeds, then their neighbours
         around[self.chosen] = True
@@ -194,9 +194,9 @@ class AutoCF(Backbone):
             torch.cat([*ends[::-1], loops, columns[kept]]),
             graph.n_users,
             graph.n_items,
-            graph.values.dtype,
+            graph.dtype,
         )
-        return graph.normalised(kept.to(graph.values.dtype)), decoder
+        return graph.normalised(kept.to(graph.dtype)), decoder
 
 
 def _check_chosen(backbone: nn.Module, _: object) -> None:

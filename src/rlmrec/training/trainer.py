@@ -509,7 +509,7 @@ class _Run:
                 for name, tensor in tensors.items()
             }
         self.model.load_state_dict(_under("model.", tensors))
-        device = self.graph.values.device
+        device = self.graph.device
         self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
         shapes = {name: tensor.shape for name, tensor in self.best_parameters.items()}
         expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
