@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,24 @@ def call(capsys):
 def toy():
     """blocks(): a dataset and its text vectors, with a known right answer."""
     return blocks()
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory):
+    """Ray with two workers on the loopback interface, started once for all tests."""
+    ray = pytest.importorskip("ray", reason="ray is not installed (extra ray)")
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text("0" * 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))  # else Ray writes one to the user's folder
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "src", *sys.path))))
+        ray.init(
+            num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
+            log_to_driver=False,
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors", "types", "lazy", "findings", "html", "durations"},
-    {"machine", "trust"},
+    {"machine", "trust", "engine"},
     {"files", "sqlite", "config", "topk", "http_client", "registry"},
+    {"parts"},
     {"data", "llm", "losses", "hub"},
     {"graph", "text", "profiles", "evaluation", "batch", "columns"},
     {"closed_form"},
@@ -38,6 +39,7 @@ NUMPY_ONLY = {
     "durations",
     "machine",
     "trust",
+    "engine",
     "files",
     "hub",
     "sqlite",

@@ -39,6 +39,10 @@ class UnknownIdError(RlmrecError):
     """A raw user or item id that the dataset does not hold."""
 
 
+class EngineError(RlmrecError):
+    """Workers of an engine that die over the same part of the work again and again."""
+
+
 # What can go wrong between a prompt and a usable answer. ``AccessError`` ends a run, since every further request
 # would fail the same way. The others concern one request: the run continues and the node is recorded as failed.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import email.utils
 import json
 import os
@@ -16,8 +17,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from itertools import cycle
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
@@ -27,6 +29,7 @@ from rlmrec.trust import parse_json
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_TOKENS = 10**9  # of one answer; more is a fault of the server
 RAW_LENGTH = 20_000  # most characters of a server's reply that are recorded with an error
+CONNECTIONS = 8  # of a client, on average
 MOST_CUTS = 24  # times that a refused text is cut before it is given up
 Answer = TypeVar("Answer")
 
@@ -35,7 +38,8 @@ class Connection(NamedTuple):
     """Objects that belong to one event loop and cannot move to another."""
 
     loop: asyncio.AbstractEventLoop
-    client: Any
+    clients: list[Any]
+    turns: Iterator[Any]  # the clients, one after the other
     slots: asyncio.Semaphore
     secrets: Secrets
     reply_type: Any  # class of replies of the HTTP package that openai uses
@@ -193,6 +197,15 @@ class Endpoint:
         self._pace = Pace(rpm, tpm)
         self._connection: Connection | None = None
 
+    def divided(self, copies: int) -> Self:
+        """Return this client for one of ``copies`` processes, which together send no more than this one would."""
+        share = copy.copy(self)
+        share.concurrency = -(-self.concurrency // copies)
+        rpm, tpm = self._pace.rpm, self._pace.tpm
+        share._pace = Pace(rpm and rpm / copies, tpm and tpm / copies)
+        share._connection = None
+        return share
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_connection": None}  # no key, no socket in a pickle
 
@@ -248,7 +261,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(self.timeout):
                 # The generic method, as the typed one checks a body against its types for 0.7 ms per request.
-                reply = await connection.client.post(path, cast_to=connection.reply_type, body=body)
+                reply = await next(connection.turns).post(path, cast_to=connection.reply_type, body=body)
                 content: bytes = reply.content
                 return content
         except (TimeoutError, openai.APITimeoutError):
@@ -398,25 +411,32 @@ class Endpoint:
                     f"${self.key_env} holds no key, {self.address} needs one: export {self.key_env}=…, name "
                     f"another variable with --key-env, or use {self.keyless}, which needs none"
                 )
-            client = openai.AsyncOpenAI(
-                api_key=key or "none",  # the package requires one
-                base_url=self.base_url,
-                timeout=self.timeout,
-                max_retries=0,  # done here
-                http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_refuse_other_host]}),
-            )
-            package = openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
-            reply_type = sys.modules[package].Response
+            package = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]
+            context = package.create_ssl_context()  # shared, as it takes 20 ms to make
+            # A client looks at all of its connections before each request, so many share the connections.
+            clients = [
+                openai.AsyncOpenAI(
+                    api_key=key or "none",  # the package requires one
+                    base_url=self.base_url,
+                    timeout=self.timeout,
+                    max_retries=0,  # done here
+                    http_client=openai.DefaultAsyncHttpxClient(
+                        verify=context, event_hooks={"response": [_refuse_other_host]}
+                    ),
+                )
+                for _ in range(-(-self.concurrency // CONNECTIONS))
+            ]
             slots = asyncio.Semaphore(self.concurrency)
             secrets = Secrets(key, self.base_url)
-            self._connection = Connection(loop, client, slots, secrets, reply_type)
+            self._connection = Connection(loop, clients, cycle(clients), slots, secrets, package.Response)
         return self._connection
 
     async def aclose(self) -> None:
         """Close the connections; the next request opens new ones."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.client.close()
+            for client in connection.clients:
+                await client.close()
 
 
 class Transient(Exception):

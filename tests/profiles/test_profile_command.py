@@ -246,3 +246,32 @@ def test_a_cost_that_is_estimated_says_so(folder):
         told = rlmrec("profile", "-w", folder, "--items", *at(server), *prices, ok=3)
     assert "did not count the tokens of" in told
     assert "over the bound" in told
+
+
+@pytest.mark.ray
+def test_rays_workers_write_the_same_profiles_and_send_each_request_once(ray_here, tmp_path):
+    stored = {}
+    for name in ("local", "ray"):
+        make_dataset().save(tmp_path / name / "dataset")
+        with FaultServer(lambda number, body: reply("no") if number == 3 else reply()) as server:
+            told = rlmrec(
+                "profile", "-w", tmp_path / name, "--items", "--users", *at(server),
+                "--concurrency", 96, "--engine", name, "--json",
+            )  # fmt: skip
+            assert max(server.answered.values()) == 1
+            assert server.requests == 15, "14 nodes, one of which is asked again"
+        assert json.loads(told)["item"]["profiled"] == 8
+        with Store(tmp_path / name / "profiles.sqlite") as store:
+            stored[name] = [
+                (profile.kind, profile.key, profile.summarization)
+                for kind in ("item", "user")
+                for profile in store.profiles(kind)
+            ]
+    assert stored["local"] == stored["ray"]
+
+
+@pytest.mark.ray
+def test_an_endpoint_that_refuses_access_stops_rays_workers_too(ray_here, folder):
+    with FaultServer(lambda number, body: failure(401)) as server:
+        told = rlmrec("profile", "-w", folder, "--items", *at(server), "--engine", "ray", ok=3)
+    assert "refuses access (HTTP 401" in " ".join(told.split())

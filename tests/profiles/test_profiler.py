@@ -19,7 +19,7 @@ from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.audit import audit
 from rlmrec.profiles.profiler import Profiler
 from rlmrec.profiles.progress import Price
-from rlmrec.profiles.prompts import PromptOptions
+from rlmrec.profiles.prompts import PromptBuilder, PromptOptions
 from rlmrec.profiles.requests import ANSWER_TOKENS
 from rlmrec.profiles.select import stored_profiles
 from rlmrec.profiles.template import KINDS
@@ -552,3 +552,42 @@ def test_an_estimate_learns_from_answers_of_the_same_model_alone(store, dataset)
     other = Profiler(Model(size="other"), store).estimate(dataset, "item")
     assert ours.usage.completion == ours.requests * 10
     assert other.usage.completion == other.requests * ANSWER_TOKENS
+
+
+def test_a_resumed_run_makes_few_prompts_again(store, monkeypatch):
+    dataset = make_dataset(4, 200)
+    Profiler(Model(), store).run(dataset, "item")
+    made = []
+    item = PromptBuilder.item
+    monkeypatch.setattr(PromptBuilder, "item", lambda self, row: made.append(row) or item(self, row))
+    again = Profiler(Model(), store).run(dataset, "item")
+    assert (again.profiled, again.kept, again.asked) == (200, 200, 0)
+    assert len(made) <= 70
+    made.clear()
+    store._db.execute("UPDATE profiles SET recipe = ''")  # as an older version wrote them
+    for expected in (200, 70):
+        assert Profiler(Model(), store).run(dataset, "item").kept == 200
+        assert expected - 10 <= len(made) <= expected
+        made.clear()
+    other = Profiler(Model(), store, options=PromptOptions(reviews=1)).run(dataset, "item")
+    assert other.asked > 100, "most have several reviews"
+
+
+def test_prompts_that_a_new_version_words_otherwise_are_noticed(store, dataset, monkeypatch):
+    Profiler(Model(), store).run(dataset, "item")
+    item = PromptBuilder.item
+    monkeypatch.setattr(
+        PromptBuilder,
+        "item",
+        lambda self, row: dataclasses.replace(item(self, row), text=f"Otherwise: {item(self, row).text}"),
+    )
+    assert Profiler(Model(), store).run(dataset, "item").asked == dataset.n_items
+
+
+def test_users_are_profiled_again_when_a_profile_that_they_quote_changes(store, dataset):
+    for kind in KINDS:
+        Profiler(Model(), store).run(dataset, kind)
+    store.put_profile(dataclasses.replace(store.profile("item", 100), summarization="Something else."))
+    quoting = np.unique(dataset.train.users[dataset.train.items == 0])
+    assert 0 < len(quoting) < dataset.n_users
+    assert Profiler(Model(), store).run(dataset, "user").asked == len(quoting)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rlmrec.alignment import ALIGNMENTS
+from rlmrec.engine import ENGINES
 from rlmrec.models import MODELS
 
 DEFAULT_WORKSPACE = Path("workspace")
@@ -76,10 +77,39 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing run and start again.")
 ]
-JobsOption = Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")]
+JobsOption = Annotated[
+    int, typer.Option(min=1, help="Trials that run at the same time, each in a process of its own.")
+]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads of each process; by default all cores divided by the processes."),
+    typer.Option(
+        min=1, help="Threads of each trial; by default all cores divided by the trials at the same time."
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ENGINE",
+        help=f"{', '.join(ENGINES)}. ray spreads the work over the workers of Ray (extra ray), here or on a cluster.",
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --engine ray: HOST:PORT of a running cluster, or auto. By default Ray is started on this machine."
+    ),
+]
+PartsInOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Take what a folder of Parquet parts holds, such as --parts-out wrote on another machine."
+    ),
+]
+PartsOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="At the end, write everything stored into this folder as Parquet parts for --parts-in."
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON line on stdout; all other output goes to stderr.")

@@ -11,7 +11,11 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddressOption,
+    EngineOption,
     JsonOption,
+    PartsInOption,
+    PartsOutOption,
     RequestsAMinute,
     TokensAMinute,
     WorkspaceOption,
@@ -24,6 +28,7 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
+    from rlmrec.engine import Engine
     from rlmrec.findings import Finding
     from rlmrec.text.embeddings import TextEmbeddings
     from rlmrec.text.encoder import TextEncoder
@@ -119,6 +124,10 @@ def encode(
         float | None, typer.Option(min=0, help="Price of a million tokens, to show the cost.")
     ] = None,
     device: Annotated[str, typer.Option(help="Device of a local encoder: cpu, cuda or mps.")] = "cpu",
+    parts_in: PartsInOption = None,
+    parts_out: PartsOutOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encode texts into vectors. A run that was killed continues; only texts that changed are encoded again.
@@ -147,7 +156,9 @@ def encode(
     `rlmrec encode -w shop --vectors items.parquet --user-vectors users.parquet --name mine`
     """
     from rlmrec.config import parse_settings
+    from rlmrec.engine import open_engine
     from rlmrec.profiles.select import ON_MISSING, metadata_of, node_texts, select_texts
+    from rlmrec.text.cache import VectorCache
     from rlmrec.text.encoding import save_if_changed
     from rlmrec.text.registry import encoder_spec, make_encoder, parts_of
     from rlmrec.text.vectors import given_embeddings
@@ -213,20 +224,31 @@ def encode(
         made_by = make_encoder(
             encoder, base_url, key_env, device, options, concurrency=concurrency, rpm=rpm, tpm=tpm
         )
-    text_embeddings, kept = write_text_embeddings(
-        place, dataset, made_by,
-        item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
-        name=name, fill_users=on_missing == "text", whiten=whiten, price=price,
-        manifest={
-            "made_by": encoder_spec(encoder, base_url, key_env, options),
-            **selection.manifest(item_nodes, user_nodes, on_missing),
-        },
-    )  # fmt: skip
+    if parts_in is not None:
+        with VectorCache(place.vectors_path) as cache:
+            taken = cache.take_parts(parts_in)
+        output.say(
+            f"took {taken.new:,} vectors from {escape(str(parts_in))}, {taken.known:,} were there already"
+        )
+    with open_engine(engine, address, device) as opened:
+        text_embeddings, kept = write_text_embeddings(
+            place, dataset, made_by,
+            item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,
+            name=name, fill_users=on_missing == "text", whiten=whiten, price=price,
+            manifest={
+                "made_by": encoder_spec(encoder, base_url, key_env, options),
+                **selection.manifest(item_nodes, user_nodes, on_missing),
+            },
+            engine=opened,
+        )  # fmt: skip
     findings = [*made_by.findings(), *text_embeddings.findings(dataset)]
     result = _report(path, text_embeddings, kept, findings, output)
     if made_by.tokens is not None:
         result |= {"tokens": made_by.tokens, "cost": _cost(made_by.tokens, price)}
         output.say(f"paid for: {_bill(made_by.tokens, price)}")
+    if parts_out is not None:
+        with VectorCache(place.vectors_path) as cache:
+            output.say(f"wrote {cache.write_parts(parts_out):,} vectors into {escape(str(parts_out))}")
     output.result(result)
 
 
@@ -280,6 +302,7 @@ def write_text_embeddings(
     whiten: float | None = None,
     manifest: dict[str, Any] | None = None,
     price: float | None = None,
+    engine: Engine | None = None,
 ) -> tuple[TextEmbeddings, bool]:
     """Encode with a progress bar and store; return the embeddings and whether the same were stored already."""
     from rlmrec.text.cache import VectorCache
@@ -297,7 +320,7 @@ def write_text_embeddings(
         text_embeddings = encode_dataset(
             dataset, encoder, items, users,
             fill_users=fill_users, whiten=whiten, encoders=workspace.encoders_path,
-            cache=cache, on_progress=show, manifest=manifest,
+            cache=cache, on_progress=show, manifest=manifest, engine=engine,
         )  # fmt: skip
     return text_embeddings, save_if_changed(workspace.text_embeddings_path(name), text_embeddings)
 

@@ -10,7 +10,9 @@ from typer.core import TyperCommand
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddressOption,
     DeviceOption,
+    EngineOption,
     EpochsOption,
     JobsOption,
     JsonOption,
@@ -87,6 +89,8 @@ def experiment(
             help="Show what is left to train, in order, and how long it may take; train nothing.",
         ),
     ] = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid of training runs on the workspace's dataset and show its table, beside the paper's if it has one.
@@ -112,6 +116,7 @@ def experiment(
 
     from rlmrec.cli.output import Output, printable
     from rlmrec.config import parse_settings
+    from rlmrec.engine import open_engine
     from rlmrec.experiments.plan import planned_rows
     from rlmrec.experiments.results import Results, TrialRecord, results_path, tries_path
     from rlmrec.experiments.trial import TrialInputs
@@ -149,16 +154,19 @@ def experiment(
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
-        for number, stage in enumerate(stages, 1):
-            label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
-            tries = [trial for method in stage for trial in method.tries]
-            if tries:
-                run_with_progress(tries, place, tried, output, f"{label}, tries", jobs, share, device)
-            trials = [trial for method in stage for trial in method.chosen(tried)]
-            ran = run_with_progress(trials, place, records, output, label, jobs, share, device)
-            failed += sum(not tried.is_done(trial.id) for trial in tries)
-            failed += sum(record["status"] == "failed" for record in ran)
-            run_tests(plan, path, inputs)  # after each part, so that one that is killed has its tests too
+        with open_engine(engine, address, device) as opened:
+            for number, stage in enumerate(stages, 1):
+                label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
+                tries = [trial for method in stage for trial in method.tries]
+                if tries:
+                    run_with_progress(
+                        tries, place, tried, output, f"{label}, tries", jobs, share, device, opened
+                    )
+                trials = [trial for method in stage for trial in method.chosen(tried)]
+                ran = run_with_progress(trials, place, records, output, label, jobs, share, device, opened)
+                failed += sum(not tried.is_done(trial.id) for trial in tries)
+                failed += sum(record["status"] == "failed" for record in ran)
+                run_tests(plan, path, inputs)  # after each part, so that one that is killed has its tests too
         output.console.print(
             printable(as_markdown(tables_of(summarize(plan, path)))), markup=False, soft_wrap=True
         )

@@ -15,7 +15,11 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddressOption,
+    EngineOption,
     JsonOption,
+    PartsInOption,
+    PartsOutOption,
     RequestsAMinute,
     TokensAMinute,
     WorkspaceOption,
@@ -44,8 +48,8 @@ USED_BY = {
     "rpm": "endpoint",
     "tpm": "endpoint",
     "timeout": "endpoint",
-    "max_tokens": "endpoint, replay, batch-out, batch-in",
-    "temperature": "endpoint, local, replay, batch-out, batch-in",
+    "max_tokens": "endpoint, replay, batch-out, batch-in, parts-in",
+    "temperature": "endpoint, local, replay, batch-out, batch-in, parts-in",
     "reasoning_model": "endpoint, batch-out, batch-in",
     "threads": "local",
     "limit": "endpoint, local, replay, batch-out",
@@ -53,6 +57,8 @@ USED_BY = {
     "price_in": "endpoint, local, replay",
     "price_out": "endpoint, local, replay",
     "max_cost": "endpoint, local, replay",
+    "engine": "endpoint",
+    "address": "endpoint",
 }
 MODES = {
     "local": "the embedded model (--model local, the default); choose another with --model",
@@ -60,6 +66,7 @@ MODES = {
     "replay": "--replay",
     "batch-out": "--batch-out",
     "batch-in": "--batch-in",
+    "parts-in": "--parts-in",
 }
 
 
@@ -145,6 +152,10 @@ def profile(
         Path | None,
         typer.Option(help="Write all answers to this file for --replay (.jsonl or .jsonl.gz)."),
     ] = None,
+    parts_in: PartsInOption = None,
+    parts_out: PartsOutOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write profiles with a language model: which users an item is for, and what a user likes.
@@ -162,9 +173,11 @@ def profile(
     `rlmrec profile -w shop --items --users --base-url http://localhost:11434/v1 --model qwen3:8b`
     """
     from rlmrec.data.metadata import text_columns
+    from rlmrec.engine import RayEngine, open_engine
     from rlmrec.llm.client import OpenAIChat
     from rlmrec.llm.local import LocalChat
     from rlmrec.llm.replay import Replay
+    from rlmrec.llm.spread import SpreadChat
     from rlmrec.llm.store import Store
     from rlmrec.profiles.batch import read_batch, write_batch
     from rlmrec.profiles.profiler import Profiler
@@ -206,7 +219,17 @@ def profile(
     kinds = [kind for kind, wanted in zip(KINDS, (items, users), strict=True) if wanted]
     results: dict[str, Any] = {}
     incomplete = False
-    with Store(place.profiles_path) as store:
+    with (
+        Store(place.profiles_path) as store,
+        open_engine(*(("local", None) if dry_run else (engine, address))) as opened,
+    ):
+        if isinstance(opened, RayEngine) and isinstance(llm, OpenAIChat):
+            llm = SpreadChat(llm, opened)
+        if parts_in is not None:
+            taken = store.take_parts(parts_in)
+            output.say(
+                f"took {taken.new:,} answers from {escape(str(parts_in))}, {taken.known:,} were there already"
+            )
         profiler = Profiler(
             llm, store, domain=domain or _domain(dataset), folder=prompts,
             options=PromptOptions(reviews=reviews, items=sample, tokens=prompt_tokens, seed=seed),
@@ -240,6 +263,11 @@ def profile(
                     "malformed": read.malformed,
                 }
                 incomplete |= read.progress.profiled < read.progress.total
+            elif parts_in is not None:
+                progress = profiler.settle(dataset, kind)
+                _show(progress, output, replayed=True)
+                results[kind] = {**_plain(progress), "answers": taken.new}
+                incomplete |= progress.profiled < progress.total
             else:
                 progress = _run(profiler, dataset, kind, limit, retry_failed, output)
                 results[kind] = _plain(progress)
@@ -249,6 +277,8 @@ def profile(
         if export is not None and not dry_run:
             count = store.export(export, _provenance(profiler, kinds))
             output.say(f"wrote {count:,} answers to {export} ({export.stat().st_size / 1e6:.1f} MB)")
+        if parts_out is not None and not dry_run:
+            output.say(f"wrote {store.write_parts(parts_out):,} answers into {escape(str(parts_out))}")
     output.result(results)
     if incomplete:
         raise typer.Exit(PARTLY_FAILED)
@@ -260,11 +290,11 @@ def _mode(model: str, given: set[str]) -> str:
     Raises:
         ConfigError: options of two modes at once.
     """
-    chosen = [name for name in ("replay", "batch_out", "batch_in") if name in given]
+    chosen = [name for name in ("replay", "batch_out", "batch_in", "parts_in") if name in given]
     if len(chosen) > 1 or ("dry_run" in given and chosen not in ([], ["replay"])):
         both = [_named(name) for name in (*chosen, *{"dry_run"} & given)][:2]
         raise ConfigError(f"{both[0]} and {both[1]} exclude each other: leave one of them out")
-    if chosen and chosen != ["replay"] and model == "local":
+    if chosen in (["batch_out"], ["batch_in"]) and model == "local":
         raise ConfigError(
             f"{_named(chosen[0])} is for a model at an endpoint, the embedded one has no batch files: give "
             "--model NAME as well"

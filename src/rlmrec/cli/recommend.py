@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, RunOption, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    RunOption,
+    WorkspaceOption,
+)
 from rlmrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,6 +64,8 @@ def recommend(
             help="Offer items again that a user has, where this condition is true: \"category = 'Coffee'\"."
         ),
     ] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend the k best items to a user of the dataset, or to all users, without what they are known to have.
@@ -75,6 +84,7 @@ def recommend(
     """
     from rlmrec.cli.ids import parse_ids
     from rlmrec.cli.output import Output
+    from rlmrec.engine import open_engine
     from rlmrec.recommend.export import LISTS, write_lists
     from rlmrec.recommend.lists import Lists, Rules
     from rlmrec.recommend.open import open_recommender
@@ -82,6 +92,8 @@ def recommend(
 
     if (user is None) != everyone or everyone != (out is not None):
         raise ConfigError("expected either --user ID, or --all with --out FILE")
+    if out is None and (engine, address) != ("local", None):
+        raise ConfigError("--engine and --address are for --all: one list needs no workers, leave them out")
     if out is not None and out.suffix not in LISTS:
         raise ConfigError(f"--out {out}: the name must end in one of {', '.join(LISTS)}")
     place, output = Workspace(workspace), Output(as_json)
@@ -99,8 +111,11 @@ def recommend(
     if skipped := lists.allowed(rules)[1]:
         output.say(f"[yellow]{skipped:,} ids of --candidates and --exclude are unknown and skipped[/]")
     if out is not None:
-        with output.progress("users", len(recommender.users)) as update:
-            written = write_lists(lists, out, k, rules, update)
+        with (
+            open_engine(engine, address) as opened,
+            output.progress("users", len(recommender.users)) as update,
+        ):
+            written = write_lists(lists, out, k, rules, update, engine=opened)
         n_users, listed_items, sources = len(recommender.users), written.listed, written.sources
         full = (
             "" if listed_items == k * n_users else f", {k * n_users - listed_items:,} fewer than {k} for each"

@@ -13,7 +13,9 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddressOption,
     DeviceOption,
+    EngineOption,
     JobsOption,
     JsonOption,
     ThreadsOption,
@@ -24,6 +26,7 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output
+    from rlmrec.engine import Engine
     from rlmrec.experiments.results import Results, TrialRecord
     from rlmrec.experiments.runner import TrialsProgress
     from rlmrec.experiments.sweep import Candidate, Sweep, Variant
@@ -42,6 +45,8 @@ def sweep(
     jobs: JobsOption = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search hyper-parameters by a grid or by Optuna, on validation alone. A killed command continues when repeated.
@@ -67,6 +72,7 @@ def sweep(
     proposes the same number of trials for each variant.
     """
     from rlmrec.cli.output import Output
+    from rlmrec.engine import open_engine
     from rlmrec.experiments.results import Results, TrialRecord
     from rlmrec.experiments.sweep import (
         Sweep,
@@ -97,16 +103,18 @@ def sweep(
 
         def run_round(trials: Sequence[Trial]) -> object:
             so_far = f"{label}, {len(results.records)} trials stored, {total} planned"
-            return run_with_progress(trials, place, results, output, so_far, jobs, threads, device)
+            return run_with_progress(trials, place, results, output, so_far, jobs, threads, device, opened)
 
-        candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
+        with open_engine(engine, address, device) as opened:
+            candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
     else:
         candidates = grid_candidates(plan, make)
         warning = uneven(candidates)
         if warning:
             output.say(f"[yellow]{escape(warning)}[/]")
         trials = [trial for one in candidates for trial in one.trials]
-        run_with_progress(trials, place, results, output, label, jobs, threads, device)
+        with open_engine(engine, address, device) as opened:
+            run_with_progress(trials, place, results, output, label, jobs, threads, device, opened)
     best = best_candidates(candidates, results, plan.metric)
     show_candidates(plan, candidates, results, output)
     if best:
@@ -220,6 +228,7 @@ def run_with_progress(
     jobs: int = 1,
     threads: int | None = None,
     device: str = "cpu",
+    engine: Engine | None = None,
 ) -> list[TrialRecord]:
     """Run trials with a progress bar, the time left, and a line for each trial that ends."""
     from rlmrec.durations import format_duration
@@ -244,5 +253,6 @@ def run_with_progress(
             )
 
         return run_trials(
-            trials, place, results, jobs=jobs, threads=threads, device=device, on_progress=on_progress
-        )
+            trials, place, results,
+            jobs=jobs, threads=threads, device=device, on_progress=on_progress, engine=engine,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from rlmrec.durations import format_duration
+from rlmrec.engine import Engine, RayEngine
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, run_trial
@@ -87,6 +89,7 @@ def run_trials(
     threads: int | None = None,
     device: str = "cpu",
     on_progress: OnProgress = lambda *_: None,
+    engine: Engine | None = None,
 ) -> list[TrialRecord]:
     """Run the trials that are not done, several at a time, each in a process of its own.
 
@@ -95,14 +98,18 @@ def run_trials(
     Ctrl-C stops everything; what has ended is kept, and a trial in training continues from its last validation at
     the next call.
 
+    On Ray the same trials run as its tasks. A trial whose worker died goes on from its last validation on another one.
+    The progress knows trials, not epochs. Trials that measure time run in this machine's processes all the same.
+
     Args:
         trials: to run; repeated ones run once.
-        place: the workspace.
+        place: the workspace; of a cluster, a folder that every machine sees.
         results: where the records are written.
-        jobs: processes at a time.
-        threads: of each process; None shares the cores among the processes.
+        jobs: trials at a time.
+        threads: of each trial; None shares the cores among the trials.
         device: "cpu", "cuda" or "mps".
         on_progress: called with the progress and, when a trial has ended, its record.
+        engine: a ``RayEngine``; by default each trial runs in a process of its own here.
 
     Returns:
         the records of ``trials``, in order.
@@ -125,8 +132,11 @@ def run_trials(
     for stage, width in zip(stages, (jobs, jobs, 1), strict=True):
         if stage:
             width = min(width, len(stage))
-            share = threads or max(1, torch.get_num_threads() // width)
-            _Stage(place, results, device, share, progress, on_progress).run(stage, width)
+            one = _Stage(place, results, device, progress, on_progress)
+            if isinstance(engine, RayEngine) and not stage[0].timing:
+                one.run_on_ray(stage, width, engine, threads)
+            else:
+                one.run(stage, width, threads or max(1, torch.get_num_threads() // width))
     return [results.records[trial.id] for trial in trials]
 
 
@@ -202,11 +212,21 @@ class _Stage:
     place: Workspace
     results: Results[TrialRecord]
     device: str
-    threads: int
     progress: TrialsProgress
     on_progress: OnProgress
 
-    def run(self, trials: Sequence[Trial], width: int) -> None:
+    def run_on_ray(self, trials: Sequence[Trial], width: int, engine: RayEngine, threads: int | None) -> None:
+        """Run the trials as tasks of Ray, ``width`` at a time, and record each one that ends."""
+        threads = threads or max(1, min(engine.cpus_of_a_machine, engine.cpus // width))
+        start = partial(_TrialRunner, self.place.path.resolve(), self.device, threads)
+
+        def died(number: int, error: str) -> TrialRecord:
+            return _failed(trials[number], error)
+
+        for number, record in engine.map(start, trials, at_once=width, cpus=threads, died=died):
+            self._ended(trials[number], record)
+
+    def run(self, trials: Sequence[Trial], width: int, threads: int) -> None:
         """Run the trials in ``width`` processes and record each one that ends."""
         waiting = list(reversed(trials))
         workers: list[_Worker] = []
@@ -216,7 +236,7 @@ class _Stage:
                     if worker.trial is None and waiting:
                         worker.send(waiting.pop())
                 while waiting and len(workers) < width:
-                    workers.append(_Worker(self.place, self.device, self.threads))
+                    workers.append(_Worker(self.place, self.device, threads))
                     workers[-1].send(waiting.pop())
                 busy = {worker.connection: worker for worker in workers if worker.trial}
                 for connection in wait(list(busy)):
@@ -259,27 +279,36 @@ def _failed(trial: Trial, error: str, trace: str | None = None) -> TrialRecord:
     return record
 
 
+class _TrialRunner:
+    """Runs trials in a worker's process; makes a record of those that fail, too."""
+
+    def __init__(self, place: Path, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.place, self.device = place, device
+        self._inputs: TrialInputs | None = None
+
+    def __call__(self, trial: Trial, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> TrialRecord:
+        try:
+            self._inputs = self._inputs or TrialInputs(Workspace(self.place))
+            return run_trial(trial, self._inputs, device=self.device, on_epoch=on_epoch)
+        except BrokenPipeError:  # the runner has ended or died
+            raise
+        except RlmrecError as error:
+            return _failed(trial, str(error))
+        except Exception as error:
+            return _failed(trial, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
 def _work(connection: Connection, place: Path, device: str, threads: int) -> None:
     """Run the trials that arrive on a connection, in a worker's process, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the runner stops this one
-    torch.set_num_threads(threads)
-    inputs: TrialInputs | None = None
+    runner = _TrialRunner(place, device, threads)
 
     def on_epoch(record: dict[str, Any]) -> None:
         connection.send(("epoch", record["epoch"]))
 
     try:
         while True:
-            trial = connection.recv()
-            try:
-                inputs = inputs or TrialInputs(Workspace(place))
-                record = run_trial(trial, inputs, device=device, on_epoch=on_epoch)
-            except BrokenPipeError:
-                raise
-            except RlmrecError as error:
-                record = _failed(trial, str(error))
-            except Exception as error:
-                record = _failed(trial, f"{type(error).__name__}: {error}", traceback.format_exc())
-            connection.send(("ended", record))
+            connection.send(("ended", runner(connection.recv(), on_epoch)))
     except (EOFError, BrokenPipeError):  # the runner has ended or died
         return

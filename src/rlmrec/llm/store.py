@@ -14,13 +14,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO, NamedTuple
 
+import polars as pl
+
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import atomic_file, locked
 from rlmrec.llm.base import Completion, Usage
+from rlmrec.parts import ROWS, Taken, read_parts, write_part
 from rlmrec.sqlite import SqliteFile, open_sqlite, transaction
 from rlmrec.trust import damaged, expect, parse_json
 
@@ -67,10 +71,17 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     "ALTER TABLE profiles ADD COLUMN quoted TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE profiles ADD COLUMN recipe TEXT NOT NULL DEFAULT ''",
 )
 RawId = int | str
 EXPORT_FORMAT = "rlmrec answers 1"
 REMEDY = "restore a copy of it, or delete it and write the profiles again"
+PARTS = "answers"
+PARTS_REMEDY = "delete the part that names no model"
+PART_SCHEMA: dict[str, Any] = {
+    "request": pl.String, "text": pl.String, "finish": pl.String,
+    "prompt_tokens": pl.Int64, "completion_tokens": pl.Int64, "cached_tokens": pl.Int64,
+}  # fmt: skip
 UNREADABLE = -1  # replaces a source that is not an id
 
 
@@ -112,6 +123,7 @@ class Profile:
         dataset: ``Dataset.content`` of the dataset that the prompt was made from. If the dataset has changed,
             the profile is stale and is not used.
         quoted: for a user, the sources of the item profiles that the prompt quoted.
+        recipe: hash of everything that the prompts of its kind follow from; "" if it is not known.
     """
 
     kind: str
@@ -129,6 +141,7 @@ class Profile:
     model: str = ""
     dataset: str = ""
     quoted: tuple[int, ...] = ()
+    recipe: str = ""
 
 
 class ProfileState(NamedTuple):
@@ -156,6 +169,7 @@ class Confirmed(NamedTuple):
     dataset: str
     sources: tuple[int, ...]
     quoted: tuple[int, ...]
+    recipe: str = ""
 
 
 class Store(SqliteFile):
@@ -267,6 +281,52 @@ class Store(SqliteFile):
         with damaged(self.path, REMEDY):
             return row[0], Usage(*(expect(tokens, int, "a number of tokens") for tokens in row[1:]))
 
+    def take_parts(self, path: Path) -> Taken:
+        """Commit the answers of parts that are not stored yet, part by part; taking a part twice changes nothing.
+
+        An answer that was retired stays out of force.
+
+        Args:
+            path: a folder of parts, or one.
+
+        Raises:
+            DataError: no part there.
+            WorkspaceError: a part is torn, changed or of something else; those before it were taken.
+        """
+        new = known = 0
+        with self.writing():
+            retired = set(self._db.execute("SELECT request, text FROM answers WHERE retired"))
+            for about, rows in read_parts(path, PARTS, PART_SCHEMA):
+                with damaged(path, PARTS_REMEDY):
+                    name = expect(about["model"], str, "a model")
+                    options = expect(about["options"], dict, "its options")
+                wanted = [row for row in rows.select(*PART_SCHEMA).rows() if row[:2] not in retired]
+                with transaction(self._db):
+                    model, now, before = self._model(name, options), time.time(), self._db.total_changes
+                    self._db.executemany(
+                        "INSERT OR IGNORE INTO answers (request, text, finish, prompt_tokens, completion_tokens, "
+                        "cached_tokens, model, written) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        [(*row, model, now) for row in wanted],
+                    )
+                    fresh = self._db.total_changes - before
+                new, known = new + fresh, known + len(rows) - fresh
+        return Taken(new, known)
+
+    def write_parts(self, folder: Path) -> int:
+        """Write the answers in force as parts; return their number."""
+        count = 0
+        for name, options, _ in self.models():
+            cursor = self._db.execute(
+                "SELECT request, text, finish, prompt_tokens, completion_tokens, cached_tokens FROM answers "
+                "WHERE NOT retired AND model = ? ORDER BY request",
+                (self._model(name, options),),
+            )
+            with damaged(self.path, REMEDY):
+                while rows := list(islice(cursor, ROWS)):
+                    write_answers(folder, rows, name, options)
+                    count += len(rows)
+        return count
+
     # -- profiles --------------------------------------------------------------------------------------
 
     def profile(self, kind: str, key: RawId) -> Profile | None:
@@ -299,10 +359,19 @@ class Store(SqliteFile):
             else ProfileState(row[0], row[1], None if row[2] is None else not row[2], row[3])
         )
 
+    def made_by(self, kind: str, recipe: str) -> Iterator[RawId]:
+        """Yield the keys of all usable profiles of a kind and a recipe."""
+        rows = self._db.execute(
+            "SELECT key FROM profiles WHERE kind = ? AND recipe = ? AND error IS NULL", (kind, recipe)
+        )
+        with damaged(self.path, REMEDY):
+            for (key,) in rows:
+                yield expect(parse_json(key), (int, str), "key")
+
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile; it replaces the node's previous one."""
         self._db.execute(
-            f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 16}?)",
+            f"INSERT OR REPLACE INTO profiles ({_COLUMNS}, written) VALUES ({'?, ' * 17}?)",
             (
                 profile.kind, json.dumps(profile.key),
                 _storable(profile.summarization), _storable(profile.reasoning),
@@ -310,7 +379,7 @@ class Store(SqliteFile):
                 _storable(profile.error), profile.error_kind, _storable(profile.raw),
                 json.dumps(profile.notes), json.dumps(profile.requests),
                 profile.usage.prompt, profile.usage.completion,
-                profile.model, profile.dataset, json.dumps(profile.quoted), time.time(),
+                profile.model, profile.dataset, json.dumps(profile.quoted), profile.recipe, time.time(),
             ),
         )  # fmt: skip
 
@@ -318,12 +387,13 @@ class Store(SqliteFile):
         """Record, in one commit, that profiles are valid for a dataset, where their prompts are the same."""
         with transaction(self._db):
             self._db.executemany(
-                "UPDATE profiles SET dataset = ?, sources = ?, quoted = ? WHERE kind = ? AND key = ?",
+                "UPDATE profiles SET dataset = ?, sources = ?, quoted = ?, recipe = ? WHERE kind = ? AND key = ?",
                 [
                     (
                         node.dataset,
                         json.dumps(node.sources),
                         json.dumps(node.quoted),
+                        node.recipe,
                         node.kind,
                         json.dumps(node.key),
                     )
@@ -370,8 +440,23 @@ class Store(SqliteFile):
 
 _COLUMNS = (
     "kind, key, summarization, reasoning, request, sources, error, error_kind, raw, notes, requests, "
-    "prompt_tokens, completion_tokens, model, dataset, quoted"
+    "prompt_tokens, completion_tokens, model, dataset, quoted, recipe"
 )
+
+
+def write_answers(
+    folder: Path, rows: Sequence[tuple[Any, ...]], name: str, options: Mapping[str, Any]
+) -> Path:
+    """Write answers of one model as a part, which ``Store.take_parts`` reads; return its path.
+
+    Args:
+        folder: made where it does not exist.
+        rows: the hash of the request, text, finish, and tokens of the prompt, of the answer and from the cache.
+        name: the model's.
+        options: the model's.
+    """
+    table = pl.DataFrame(rows, schema=PART_SCHEMA, orient="row")
+    return write_part(folder, table, {"kind": PARTS, "model": name, "options": dict(options)})
 
 
 def stored_answer(text: Any, finish: Any, *tokens: Any) -> Completion:
@@ -388,7 +473,7 @@ def _profile(row: tuple[Any, ...]) -> Profile:
     kind, key, summarization, reasoning, request, sources, error, error_kind, raw, notes, requests, *rest = (
         row
     )
-    prompt, completion, model, dataset, quoted = rest
+    prompt, completion, model, dataset, quoted, recipe = rest
     for name, value in (("summarization", summarization), ("reasoning", reasoning), ("error", error)):
         expect(value, (str, NoneType), name)
     return Profile(
@@ -407,6 +492,7 @@ def _profile(row: tuple[Any, ...]) -> Profile:
         model=expect(model, str, "model"),
         dataset=expect(dataset, str, "dataset"),
         quoted=_sources(quoted),
+        recipe=expect(recipe, str, "recipe"),
     )
 
 

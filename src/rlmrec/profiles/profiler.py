@@ -8,11 +8,16 @@ again, and a changed prompt or model re-sends only the prompts that changed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import described_items
@@ -27,8 +32,10 @@ from rlmrec.profiles.requests import ANSWER_TOKENS, Requests
 from rlmrec.profiles.select import StoredProfiles, stored_profiles
 from rlmrec.profiles.template import load_template
 from rlmrec.sqlite import reason
+from rlmrec.types import BoolArray
 
 REFUSED = ("refused", "request")  # kinds of failures that are final: the endpoint rejected the prompt itself
+SAMPLES = 64  # prompts that are made again to see whether all are the same
 CONFIRM_AT_ONCE = 500  # profiles in one commit
 
 
@@ -248,6 +255,24 @@ class Profiler:
             attributes_too="prompt_attributes" in dataset.provenance,
         )  # fmt: skip
 
+    def recipe(self, builder: PromptBuilder, content: str, kind: str) -> str:
+        """Return the hash of everything that the requests of a kind follow from.
+
+        Args:
+            builder: of the dataset; users' prompts follow from its item profiles, too.
+            content: ``Dataset.content``.
+            kind: "item" or "user".
+        """
+        told = [
+            content, kind, builder.templates[kind].source, asdict(self.options), builder.attributes_too,
+            self.llm.name, dict(self.llm.options),
+        ]  # fmt: skip
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        if kind == "user":
+            for profile in zip(builder.item_profiles or (), builder.item_sources, strict=False):
+                digest.update(json.dumps(profile).encode())
+        return digest.hexdigest()
+
     def request(self, prompt: Prompt) -> ModelRequest:
         """Return the first request that a prompt makes."""
         return ModelRequest.of(self.llm, prompt)
@@ -308,12 +333,26 @@ class _Walk:
         )
         self.progress = ProfilingProgress(kind, total, cost=None if profiler.price is None else 0.0)
         builder = profiler.builder(dataset, kind)
+        self.recipe = profiler.recipe(builder, self.content, kind)
         self.make: Callable[[int], Prompt] = builder.item if kind == "item" else builder.user
         self.repeated_before = self.llm.tries_repeated
         self.broken = False
         self.started = time.monotonic()
         self.taken = 0
         self.confirmed: list[Confirmed] = []
+        self.unchanged = self._unchanged()
+
+    def _unchanged(self) -> BoolArray:
+        """Return bool[total]: who has a profile by this very recipe, so that no prompt needs to be made again.
+
+        Another version of rlmrec may word prompts otherwise, so some of them are made to see; if one differs, all are.
+        """
+        keys = [key for key in self.store.made_by(self.kind, self.recipe) if key in self.vocabulary]
+        rows = self.vocabulary.rows(keys)
+        found = np.zeros(self.progress.total, bool)
+        found[rows] = True
+        samples = np.unique(rows)[:: max(1, len(rows) // SAMPLES)].tolist()
+        return found if all(self.profiler.is_settled(self.make(row)) for row in samples) else found & False
 
     async def online(self) -> None:
         """Work on several nodes at once. An error that ends the run lets requests in flight finish."""
@@ -396,6 +435,10 @@ class _Walk:
 
     def _take(self, row: int) -> Prompt | None:
         """Return the prompt of a node to work on; None, after counting it, for a node that stays as it is."""
+        if self.unchanged[row]:
+            self.progress.kept += 1
+            self.progress.count(None)
+            return None
         left_alone = self.progress.stopped is not None or (
             self.limit is not None and self.taken >= self.limit
         )
@@ -419,9 +462,10 @@ class _Walk:
         if state is None or state.request != self.profiler.request(prompt).hash:
             return
         self.progress.kept += 1
-        if state.dataset != self.content:  # of another split or other texts, but its prompt is the same
+        # Of another split, other texts or an older version, but its prompt is the same.
+        if state.dataset != self.content or state.error_kind is None:
             self.confirmed.append(
-                Confirmed(prompt.kind, prompt.key, self.content, prompt.sources, prompt.quoted)
+                Confirmed(prompt.kind, prompt.key, self.content, prompt.sources, prompt.quoted, self.recipe)
             )
             if len(self.confirmed) >= CONFIRM_AT_ONCE:
                 self._confirm()
@@ -435,7 +479,7 @@ class _Walk:
 
     def _record(self, profile: Profile, prompt: Prompt, paid: bool) -> None:
         if not (profile.error_kind in UNANSWERED and self._has_usable(profile)):
-            self.store.put_profile(profile)
+            self.store.put_profile(replace(profile, recipe=self.recipe))
         self.progress.cached += not paid
         self.progress.truncations.update(prompt.truncations)
         self.progress.repaired.update(profile.notes[len(prompt.truncations) :])

@@ -13,11 +13,12 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from rlmrec.data.vocabulary import RawId, Vocabulary
+from rlmrec.engine import Engine, bound
 from rlmrec.errors import ConfigError
 from rlmrec.files import atomic_file
 from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.types import Float32Array
+from rlmrec.types import BoolArray, Float32Array, IntArray
 
 # Users per row group: with k = 20, some tens of MiB are in memory at a time.
 ROW_GROUP = 50_000
@@ -43,6 +44,7 @@ def write_lists(
     rules: Rules | None = None,
     progress: Callable[[int], None] | None = None,
     row_group: int = ROW_GROUP,
+    engine: Engine | None = None,
 ) -> Written:
     """Write the lists of all users as Parquet, CSV or JSON lines, in the order of the users and in bounded memory.
 
@@ -56,6 +58,7 @@ def write_lists(
         rules: for all users.
         progress: called with the number of users done so far.
         row_group: users at a time; fewer where lists are long.
+        engine: computes the lists; by default this process. The lists are the same.
 
     Returns:
         how much was written.
@@ -83,9 +86,13 @@ def write_lists(
     def groups(*pushed_down: object) -> Iterator[pl.DataFrame]:
         nonlocal n_listed
         del pushed_down  # the sink needs all rows and columns
-        for start in range(0, len(users), at_once):
-            stop = min(start + at_once, len(users))
-            found, scores, by_text, by_popularity = lists.rows(np.arange(start, stop), k, rules, allowed)
+        starts = range(0, len(users), at_once)
+        of_users = [np.arange(start, min(start + at_once, len(users))) for start in starts]
+        for number, made in (engine or Engine()).map(
+            bound(_rows, lists, k, rules, allowed), of_users, in_order=True
+        ):
+            found, scores, by_text, by_popularity = made
+            start, stop = starts[number], starts[number] + len(found)
             source = np.where(by_popularity, "popularity", np.where(by_text, "text", "history"))
             for name in counts:
                 counts[name] += int((source == name).sum())
@@ -122,6 +129,12 @@ def write_lists(
         else:
             table.sink_parquet(temporary, row_group_size=row_group)
     return Written(n_listed, counts)
+
+
+def _rows(
+    lists: Lists, k: int, rules: Rules, allowed: BoolArray | None, users: IntArray
+) -> tuple[IntArray, Float32Array, BoolArray, BoolArray]:
+    return lists.rows(users, k, rules, allowed)
 
 
 def _one_row_per_item(table: pl.DataFrame) -> pl.DataFrame:

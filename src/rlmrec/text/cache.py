@@ -10,12 +10,16 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from rlmrec.errors import WorkspaceError
 from rlmrec.files import locked
+from rlmrec.parts import ROWS, Taken, read_parts, write_part
 from rlmrec.sqlite import SqliteFile, open_sqlite, reason, transaction
 from rlmrec.trust import check_finite, damaged
 from rlmrec.types import Float32Array
@@ -30,6 +34,8 @@ MIGRATIONS = (
     """,
 )
 REMEDY = "delete it and encode again, which only takes time"
+PARTS = "vectors"
+PART_SCHEMA: dict[str, Any] = {"key": pl.Binary, "truncated": pl.Boolean, "vector": None}
 READ_AT_ONCE = 500  # below SQLite's oldest bound on variables, 999
 
 
@@ -83,6 +89,45 @@ class VectorCache(SqliteFile):
                     check_finite({"vector": vector})
                 yield places[found], vector, bool(truncated)
 
+    def take_parts(self, path: Path) -> Taken:
+        """Commit the vectors of parts that are not stored yet, part by part; taking a part twice changes nothing.
+
+        Args:
+            path: a folder of parts, or one.
+
+        Raises:
+            DataError: no part there.
+            WorkspaceError: a part is torn, changed or of something else; those before it were taken.
+        """
+        new = known = 0
+        with self.writing():
+            for _, rows in read_parts(path, PARTS, PART_SCHEMA):
+                vectors = rows["vector"].to_numpy()
+                with damaged(path, "delete the part with them"):
+                    check_finite({"vectors": vectors})
+                before = self._db.total_changes
+                self._insert("IGNORE", rows["key"].to_list(), vectors, rows["truncated"].to_list())
+                fresh = self._db.total_changes - before
+                new, known = new + fresh, known + len(rows) - fresh
+        return Taken(new, known)
+
+    def write_parts(self, folder: Path) -> int:
+        """Write all vectors as parts, of each dimension its own; return their number."""
+        count = 0
+        sizes = [size for (size,) in self._db.execute("SELECT DISTINCT length(vector) FROM vectors")]
+        for size in sorted(sizes):
+            cursor = self._db.execute(
+                "SELECT key, cut, vector FROM vectors WHERE length(vector) = ? ORDER BY key", (size,)
+            )
+            while rows := list(islice(cursor, ROWS)):
+                keys, truncated, stored = zip(*rows, strict=True)
+                with damaged(self.path, REMEDY):
+                    vectors = np.frombuffer(b"".join(stored), "<f4").reshape(len(rows), -1)
+                table = {"key": keys, "truncated": list(map(bool, truncated)), "vector": vectors}
+                write_part(folder, pl.DataFrame(table), {"kind": PARTS})
+                count += len(rows)
+        return count
+
     def write(self, keys: Sequence[bytes], vectors: Float32Array, truncated: Sequence[bool]) -> None:
         """Commit vectors, all or none of them.
 
@@ -94,10 +139,15 @@ class VectorCache(SqliteFile):
         Raises:
             WorkspaceError: the file cannot be written, for example on a full disk.
         """
+        self._insert("REPLACE", keys, vectors, truncated)
+
+    def _insert(
+        self, conflict: str, keys: Sequence[bytes], vectors: Float32Array, truncated: Sequence[bool]
+    ) -> None:
         rows = zip(keys, map(int, truncated), (row.astype("<f4").tobytes() for row in vectors), strict=True)
         try:
             with transaction(self._db):
-                self._db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+                self._db.executemany(f"INSERT OR {conflict} INTO vectors VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise WorkspaceError(
                 f"{self.path} cannot be written: {reason(error)}; mend that and run again, what is in it is kept"

@@ -12,12 +12,13 @@ import numpy as np
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import metadata_texts, text_columns
-from rlmrec.errors import DataError, RequestError, RlmrecError
+from rlmrec.engine import Engine, bound
+from rlmrec.errors import ConfigError, DataError, RequestError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.text.encoder import DerivedEncoder, TextEncoder, as_text_encoder, checked
+from rlmrec.text.encoder import CHUNK, DerivedEncoder, Sink, TextEncoder, as_text_encoder, checked
 from rlmrec.text.registry import encoder_spec, make_encoder
-from rlmrec.types import BoolArray, Float32Array
+from rlmrec.types import AnyArray, BoolArray, Float32Array
 
 REFUSALS_LISTED = 1000  # most refused texts that a manifest names
 
@@ -39,6 +40,7 @@ def encode_texts(
     texts: Sequence[str],
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
+    engine: Engine | None = None,
 ) -> tuple[Float32Array, BoolArray]:
     """Encode texts. Equal texts are encoded once, texts of about the same length together.
 
@@ -49,6 +51,7 @@ def encode_texts(
         texts: n of them.
         cache: stored vectors; texts with a vector there are not encoded again.
         on_progress: called after every batch.
+        engine: encodes; by default this process. Ray's workers get the same batches of texts.
 
     Returns:
         float32[n, d_s] in the order of ``texts``, zeros for a text in ``encoder.refused``; and bool[n], which were
@@ -58,6 +61,7 @@ def encode_texts(
         DataError: the encoder returned something else than one finite vector for each text.
         RequestError: the encoder's endpoint refuses every text.
         WorkspaceError: another process writes to the cache.
+        ConfigError: the engine is Ray, and the encoder asks an endpoint.
 
     Example:
         >>> class Letters:
@@ -70,7 +74,9 @@ def encode_texts(
     """
     distinct = list(dict.fromkeys(texts))
     with cache.writing() if cache is not None else nullcontext():
-        vectors, truncated = _encoded(as_text_encoder(encoder), distinct, cache, on_progress)
+        vectors, truncated = _encoded(
+            as_text_encoder(encoder), distinct, cache, on_progress, engine or Engine()
+        )
     if len(distinct) == len(texts):
         return vectors, truncated
     place = {text: row for row, text in enumerate(distinct)}
@@ -79,11 +85,15 @@ def encode_texts(
 
 
 def _encoded(
-    encoder: TextEncoder, texts: list[str], cache: VectorCache | None, on_progress: OnProgress | None
+    encoder: TextEncoder,
+    texts: list[str],
+    cache: VectorCache | None,
+    on_progress: OnProgress | None,
+    engine: Engine,
 ) -> tuple[Float32Array, BoolArray]:
     """Encode distinct texts; those of a derived encoder by its parts, whose vectors are what is cached."""
     if not isinstance(encoder, DerivedEncoder):
-        work = _Work(encoder, texts, cache, on_progress)
+        work = _Work(encoder, texts, cache, on_progress, engine)
         work.run()
         return work.vectors, work.truncated
     found = []
@@ -94,7 +104,7 @@ def _encoded(
             if on_progress is not None:
                 on_progress(so_far if before == last else so_far._replace(done=0))
 
-        found.append(_encoded(part, texts, cache, report))
+        found.append(_encoded(part, texts, cache, report, engine))
     truncated = np.zeros(len(texts), bool)
     for _, of_part in found:
         truncated |= of_part
@@ -110,8 +120,10 @@ class _Work:
         texts: list[str],
         cache: VectorCache | None,
         on_progress: OnProgress | None,
+        engine: Engine,
     ) -> None:
         self.encoder, self.texts, self.cache, self.on_progress = encoder, texts, cache, on_progress
+        self.engine = engine
         self.keys = [] if cache is None else [key(encoder.name, text) for text in texts]
         self.vectors: Float32Array = np.empty((0, encoder.dim or 0), np.float32)
         self.truncated = np.zeros(len(texts), bool)
@@ -127,7 +139,7 @@ class _Work:
         pending = sorted(np.flatnonzero(~self.have).tolist(), key=lambda row: -len(self.texts[row]))
         if not pending:
             return
-        self.encoder.stream(
+        self._stream(
             [self.texts[row] for row in pending],
             lambda rows, vectors: self._take([pending[row] for row in rows], vectors),
         )
@@ -139,6 +151,19 @@ class _Work:
             )
         if not self.have.any():
             raise RequestError(f"{self.encoder.name} refuses every text: {refused[self.texts[0]]}")
+
+    def _stream(self, texts: list[str], sink: Sink) -> None:
+        """Encode distinct texts, by the encoder's own ``stream`` or by the workers of an engine."""
+        if type(self.engine) is Engine:
+            self.encoder.stream(texts, sink)
+            return
+        if type(self.encoder).stream is not TextEncoder.stream:
+            raise ConfigError(
+                f"{self.encoder.name} sends many requests at once and needs no engine: leave out --engine"
+            )
+        chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+        for number, vectors in self.engine.map(bound(_vectors, self.encoder), chunks):
+            sink(range(CHUNK * number, CHUNK * number + len(chunks[number])), vectors)
 
     def _take(self, rows: list[int], vectors: Any) -> None:
         """Check vectors of the encoder, commit them to the cache, and keep them."""
@@ -163,6 +188,10 @@ class _Work:
             self.on_progress(Encoded(len(self.texts), done, self.cached, truncated))
 
 
+def _vectors(encoder: TextEncoder, texts: list[str]) -> AnyArray:
+    return encoder.encode(texts)
+
+
 def encode_dataset(
     dataset: Dataset,
     encoder: TextEncoder | str = "local",
@@ -175,6 +204,7 @@ def encode_dataset(
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
     manifest: dict[str, Any] | None = None,
+    engine: Engine | None = None,
 ) -> TextEmbeddings:
     """Encode the texts of a dataset's items and users.
 
@@ -191,6 +221,7 @@ def encode_dataset(
         cache: stored vectors; texts with a vector there are not encoded again.
         on_progress: called after every batch.
         manifest: further entries of the manifest.
+        engine: encodes; by default this process.
 
     Raises:
         DataError: not one text per row, no text at all, or an encoder that returns something else than vectors.
@@ -228,7 +259,7 @@ def encode_dataset(
         raise DataError(f"not one text of {dataset.name} to encode: give texts of items or users")
     present = [text for text in every if text is not None]
     encoder = encoder.fitted_to(present)
-    vectors, truncated = encode_texts(encoder, present, cache, on_progress)
+    vectors, truncated = encode_texts(encoder, present, cache, on_progress, engine)
     more = dict(manifest or {})
     if encoders is not None and more.get("made_by") is not None:
         more["made_by"] = {**more["made_by"], **encoder.stored(encoders)}
