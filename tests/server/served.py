@@ -15,7 +15,6 @@ from rlmrec.files import write_json
 from rlmrec.llm.store import Profile, Store
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.server.added_items import AddedItems
 from rlmrec.server.api import create_app
 from rlmrec.server.service import Service
 from rlmrec.server.settings import Settings
@@ -113,10 +112,9 @@ def save_run(place, dataset, text_embeddings, name, noise, seed=0):
     write_json(place.run(name) / "metrics.json", {"config": config, "test": figures})
 
 
-def made_service(place, encoder=WordEncoder, base="base", pictures=()):
-    settings = Settings(place.path, "con", base, picture_hosts=frozenset(pictures))
-    added = AddedItems(place.added_items_path)
-    return Service(settings.load, added, lambda cold: encoder(), runs=settings.runs())
+def made_service(place, encoder=WordEncoder, base="base", pictures=(), added=None):
+    settings = Settings(place.path, "con", base, picture_hosts=frozenset(pictures), added=added)
+    return Service(settings.load, settings.added_items(), lambda cold: encoder(), runs=settings.runs())
 
 
 @contextlib.contextmanager

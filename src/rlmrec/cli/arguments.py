@@ -28,6 +28,14 @@ BaseUrlOption = Annotated[
     str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
 ]
 KeyEnvOption = Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")]
+AddedItemsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POSTGRES",
+        help="Postgres database with the items added by text, postgresql://…, for servers on several machines; by "
+        "default a file of the workspace. The password may be in PGPASSWORD or ~/.pgpass.",
+    ),
+]
 RequestsAMinute = Annotated[
     float | None,
     typer.Option("--rpm", min=0.01, help="Most requests to the endpoint in a minute, evenly spaced."),

@@ -8,6 +8,7 @@ import typer
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddedItemsOption,
     BaseUrlOption,
     EncoderOption,
     KeyEnvOption,
@@ -33,6 +34,7 @@ def mcp(
     encoder: EncoderOption = None,
     base_url: BaseUrlOption = None,
     key_env: KeyEnvOption = "OPENAI_API_KEY",
+    added_items: AddedItemsOption = None,
 ) -> None:
     """Give an assistant a run as tools of the Model Context Protocol: search, recommendations, explanations.
 
@@ -51,7 +53,9 @@ def mcp(
         from rlmrec.server.settings import Settings
     except ImportError as error:
         raise ConfigError(f"{error}: install the tools with  pip install 'rlmrec[mcp]'") from None
-    settings = Settings(workspace, run, encoder=encoder, base_url=base_url, key_env=key_env)
+    settings = Settings(
+        workspace, run, encoder=encoder, base_url=base_url, key_env=key_env, added=added_items
+    )
     server = create_server(settings.service())
     if port is None:
         server.run("stdio")

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
-from rlmrec.errors import ConfigError
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, AddedItemsOption, JsonOption, WorkspaceOption
+from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
 
 
 def publish(
@@ -18,6 +18,7 @@ def publish(
         bool, typer.Option("--rollback", help="Publish again what was published before the present release.")
     ] = False,
     keep: Annotated[int, typer.Option(min=2, help="Number of releases to keep.")] = 3,
+    added_items: AddedItemsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish a run: `rlmrec serve` without `--run` answers from it, and running servers change to it.
@@ -34,18 +35,24 @@ def publish(
     """
     from rlmrec.cli.output import Output
     from rlmrec.recommend.publish import publish, releases, rollback
-    from rlmrec.server.added_items import AddedItems
+    from rlmrec.server.added_items import item_store
     from rlmrec.workspace import Workspace
 
     if back and run is not None:
         raise ConfigError("--rollback goes back to what was published: leave out --run")
     place, output = Workspace(workspace), Output(as_json)
+    store = item_store(place, added_items)  # a mistake in its address is found before anything is published
     if run is not None:
         release = publish(place, run, keep)
     elif back:
         release = rollback(place)
     if run is not None or back:
-        AddedItems(place.added_items_path).request_reload()
+        try:
+            store.request_reload()
+        except RlmrecError as error:
+            raise WorkspaceError(
+                f"release {release.name} is published, but running servers do not know of it yet: {error}"
+            ) from None
         output.say(
             f"published run {escape(release.run)} as release {release.name}; running servers change to it"
         )

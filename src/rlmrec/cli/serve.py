@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
+    AddedItemsOption,
     BaseUrlOption,
     EncoderOption,
     KeyEnvOption,
@@ -68,6 +69,7 @@ def serve(
             help="Load the text encoder at the start, in the background, or with the first text.",
         ),
     ] = True,
+    added_items: AddedItemsOption = None,
 ) -> None:
     """Serve a run over HTTP: recommendations, explanations, cold start, metrics, and an explorer page at /.
 
@@ -83,6 +85,8 @@ def serve(
     `rlmrec serve -w movies --run con --base base`
 
     `RLMREC_TOKEN=… rlmrec serve -w movies --run con --workers 2 --token-env RLMREC_TOKEN`
+
+    `rlmrec serve -w shop --added-items postgresql://shop@db/recommend`
     """
     from rlmrec.cli.output import Output
 
@@ -104,6 +108,17 @@ def serve(
     if bad := [name for name in pictures if not HOST_NAME.fullmatch(name)]:
         raise ConfigError(f"--picture-host {bad[0]!r}: expected the name of a host, such as img.shop.example")
     settings = Settings(
-        workspace, run, base, token_env, in_flight, encoder, base_url, key_env, hosts, warm_up, pictures
+        workspace,
+        run,
+        base,
+        token_env,
+        in_flight,
+        encoder,
+        base_url,
+        key_env,
+        hosts,
+        warm_up,
+        pictures,
+        added_items,
     )
     run_server(settings, host, port, workers, announce)

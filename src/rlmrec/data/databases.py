@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
 import polars as pl
 
 from rlmrec.data.table import UNREADABLE, first_line, refuse_absent
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ConfigError, DataError, UnavailableError
 from rlmrec.files import check_unpacked_size
 
 _CONNECTION = re.compile(r"^([a-z][a-z0-9+]+)://", re.IGNORECASE)
+POSTGRES = ("postgresql", "postgres")
+INSTALL = "pip install 'rlmrec[postgres]'"
+CONNECT_SECONDS = 5
 _PASSWORDS = re.compile(r"(?<=://)([^:/@]*):(.*)@|([?&](?:password|sslpassword)=)([^&]*)", re.IGNORECASE)
 
 
@@ -50,7 +54,7 @@ def read_query(connection: str, query: str | None) -> pl.DataFrame:
     """
     found = _CONNECTION.match(connection)
     kind = found[1].lower() if found else ""
-    readers = {"postgresql": _read_postgres, "postgres": _read_postgres, "duckdb": _read_duckdb}
+    readers = {**dict.fromkeys(POSTGRES, _read_postgres), "duckdb": _read_duckdb}
     if kind not in readers:
         raise ConfigError(f"{shown(connection)}: expected a file, postgresql://… or duckdb:///…")
     if query is None:
@@ -65,10 +69,48 @@ def read_query(connection: str, query: str | None) -> pl.DataFrame:
             f"{shown(connection)} needs the package {error.name}: pip install 'rlmrec[databases]'"
         ) from None
     except (Exception, pl.exceptions.PanicException) as error:  # each driver has errors of its own
-        raise DataError(f"{shown(connection)}: {_without_secrets(error, connection)}") from None
+        raise DataError(f"{shown(connection)}: {without_secrets(error, connection)}") from None
     if not frame.width:
         raise DataError(f"{shown(connection)}: the query returns no columns: expected a select")
     return frame
+
+
+def is_postgres(location: Path | str) -> bool:
+    """Return whether a location is a connection string of Postgres."""
+    found = _CONNECTION.match(str(location))
+    return found is not None and found[1].lower() in POSTGRES
+
+
+def connect_postgres(connection: str, **options: int) -> Any:
+    """Connect to a Postgres server.
+
+    Args:
+        connection: ``postgresql://user@host:port/database``, with anything that libpq understands behind a question
+            mark.
+        options: of libpq, where the connection string does not set them; ``connect_timeout`` is 5 s.
+
+    Returns:
+        a connection of ``adbc_driver_postgresql.dbapi``, whose first statement opens a transaction. Parameters of a
+        statement are a data frame of one row; answers are read by ``fetch_arrow``, for which only Polars is needed.
+
+    Raises:
+        ConfigError: it is no connection string of Postgres, or the driver is not installed.
+        UnavailableError: no server answers, or it refuses; passwords are not shown.
+    """
+    if not is_postgres(connection):
+        raise ConfigError(f"{shown(connection)}: expected postgresql://user@host:port/database")
+    try:
+        from adbc_driver_postgresql import dbapi
+    except ImportError:
+        raise ConfigError(f"{shown(connection)}: Postgres needs its driver: {INSTALL}") from None
+    place = shown(connection)
+    for name, value in {"connect_timeout": CONNECT_SECONDS, **options}.items():
+        if f"{name}=" not in connection:
+            connection += f"{'&' if '?' in connection else '?'}{name}={value}"
+    try:
+        return dbapi.connect(connection)
+    except dbapi.Error as error:
+        raise UnavailableError(f"{place} cannot be reached: {without_secrets(error, connection)}") from None
 
 
 def _read_postgres(connection: str, query: str) -> pl.DataFrame:
@@ -105,7 +147,8 @@ def _read_duckdb(connection: str, query: str) -> pl.DataFrame:
         return pl.DataFrame(relation) if relation is not None else pl.DataFrame()
 
 
-def _without_secrets(error: BaseException, connection: str) -> str:
+def without_secrets(error: BaseException, connection: str) -> str:
+    """Return the message of an error in one line, without the passwords of a connection string."""
     text = " ".join(str(error).split())[:400]
     for found in _PASSWORDS.finditer(connection):
         secret = found[2] or found[4] or ""

@@ -11,13 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from rlmrec.errors import ConfigError, DataError, LLMError, UnknownIdError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, LLMError, UnavailableError, UnknownIdError, WorkspaceError
 from rlmrec.server import schemas
 
 Responses = dict[int | str, dict[str, Any]]
 
 # An LLMError of a server comes from an embeddings endpoint that does not answer.
-STATUS = {UnknownIdError: 404, ConfigError: 422, WorkspaceError: 409, DataError: 409, LLMError: 503}
+STATUS = {
+    UnknownIdError: 404, ConfigError: 422, WorkspaceError: 409, DataError: 409, LLMError: 503, UnavailableError: 503,
+}  # fmt: skip
 
 
 def described(descriptions: dict[int, str]) -> Responses:
@@ -32,7 +34,8 @@ COMMON = described(
         413: "the body is too large",
         421: "the Host header names a host that is not allowed",
         422: "a field has an invalid value",
-        503: "too many requests at once (see Retry-After), or the text encoder's endpoint does not answer",
+        503: "too many requests at once (see Retry-After), or the text encoder's endpoint or the database of added "
+        "items does not answer",
     }
 )
 UNKNOWN = described({404: "no such id or run"})

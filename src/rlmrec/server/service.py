@@ -7,9 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from rlmrec.errors import ConfigError, DataError, RlmrecError, UnknownIdError, WorkspaceError
+from rlmrec.errors import (
+    ConfigError,
+    DataError,
+    RlmrecError,
+    UnavailableError,
+    UnknownIdError,
+    WorkspaceError,
+)
 from rlmrec.recommend.cold_start import TextModel
-from rlmrec.server.added_items import AddedItem, AddedItems
+from rlmrec.server.added_items import AddedItem, Counters, ItemStore
 from rlmrec.server.catalogue import Catalogue, Texts
 from rlmrec.server.runs import Runs
 from rlmrec.text.encoder import TextEncoder, checked
@@ -25,7 +32,7 @@ class Service:
     """Holds a catalogue. A change makes a new catalogue and replaces the reference.
 
     A request takes ``catalogue`` once and keeps it to its end, so a replacement does not affect it. Processes
-    that share one ``AddedItems`` see each other's changes through its counters (``follow``). All methods
+    that share one store of added items see each other's changes through its counters (``follow``). All methods
     block; call them from a thread that may wait.
 
     Args:
@@ -36,13 +43,14 @@ class Service:
         runs: other runs that a request may name; None allows none.
 
     Raises:
-        RlmrecError: the run or the store cannot be loaded; whatever ``load`` raises.
+        RlmrecError: the run or the store cannot be loaded; whatever ``load`` raises. A database that only does not
+            answer is no reason not to start: its items are added as soon as it does.
     """
 
     def __init__(
         self,
         load: Callable[[], Catalogue],
-        store: AddedItems,
+        store: ItemStore,
         encoder: Callable[[TextModel], TextEncoder],
         warm: bool = True,
         runs: Runs | None = None,
@@ -58,12 +66,16 @@ class Service:
         self._failed_for: str | None = None  # the encoder's name, if warming up failed
         self._encoding = threading.Lock()
         self._changing = threading.Lock()
-        self._counters = store.counters()
+        self._counters: Counters | None = None  # unknown: ``follow`` reads the items
         self._trained = load()
         self.catalogue = self._trained
-        if self._trained.cold is None and store.all():
-            logger.warning("added items are left out: run %r has no cold-start model", self._trained.run)
-        self._replace()
+        try:
+            if self._trained.cold is None and store.all():
+                logger.warning("added items are left out: run %r has no cold-start model", self._trained.run)
+            self._replace()
+        except UnavailableError as error:
+            logger.error("started without added items: %s", error)
+            self.catalogue = self._trained.warm()
 
     @property
     def texts(self) -> Texts:
@@ -203,7 +215,7 @@ class Service:
         with self._changing:
             before, now = self._counters, self.store.counters()  # read again: a change here may have ended
             self._counters = now  # a run that cannot be loaded is not tried again
-            if now.reloads != before.reloads:
+            if before is not None and now.reloads != before.reloads:
                 self._reload()
             elif now != before:
                 self._replace()

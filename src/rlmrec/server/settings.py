@@ -16,7 +16,7 @@ from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.open import find_cold_start, open_recommender, open_text_embeddings
 from rlmrec.recommend.publish import Release, first_usable
-from rlmrec.server.added_items import AddedItems
+from rlmrec.server.added_items import ItemStore, item_store
 from rlmrec.server.api import create_app
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.middleware import Limits
@@ -47,6 +47,7 @@ class Settings:
         allowed_hosts: names that the Host header may have; None allows all.
         warm_up: load the text encoder at the start; an endpoint has nothing to load.
         picture_hosts: names of the hosts that the page may load pictures from.
+        added: Postgres database with the added items, ``postgresql://…``; None for a file of the workspace.
     """
 
     workspace: Path
@@ -60,10 +61,11 @@ class Settings:
     allowed_hosts: frozenset[str] | None = None
     warm_up: bool = True
     picture_hosts: frozenset[str] = frozenset()
+    added: str | None = None
 
-    def added_items(self) -> AddedItems:
+    def added_items(self) -> ItemStore:
         """Return the store of added items."""
-        return AddedItems(Workspace(self.workspace).added_items_path)
+        return item_store(Workspace(self.workspace), self.added)
 
     def load(self) -> Catalogue:
         """Load the run from the workspace, without added items.

@@ -15,8 +15,8 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-from rlmrec.errors import WorkspaceError
-from rlmrec.server.added_items import AddedItems
+from rlmrec.errors import RlmrecError
+from rlmrec.server.added_items import ItemStore
 from rlmrec.server.middleware import ENDING
 from rlmrec.server.settings import Settings, application
 
@@ -135,7 +135,7 @@ class Workers(Multiprocess):
         store: its counters announce a reload to the workers.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket], store: AddedItems) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[socket], store: ItemStore) -> None:
         super().__init__(config, sockets)
         self.store = store
 
@@ -157,5 +157,5 @@ class Workers(Multiprocess):
         """Make all workers load the run again."""
         try:
             self.store.request_reload()
-        except WorkspaceError as error:
+        except RlmrecError as error:
             logger.error("reload failed, the current run stays: %s", error)

@@ -1,0 +1,107 @@
+"""Servers on several machines: each has its own copy of the run, and they share the added items alone."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from served import TOKEN, made_service, made_workspace, serving
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+SECONDS = 30  # that a change may take to arrive; it takes half a second on an idle machine
+
+
+def new(raw, text="cookery for people who travel"):
+    return {"id": raw, "text": text, "title": f"title of {raw}"}
+
+
+def has(client, raw):
+    """Whether a server recommends an item to a cook and finds it by its title."""
+    items = client.get("/v1/users/u1/recommendations?k=50").json()["items"]
+    listed = raw in [one["id"] for one in items]
+    found = client.get("/v1/items", params={"q": f"title of {raw}"}).json()["items"]
+    assert listed == (raw in [one["id"] for one in found])
+    return listed
+
+
+def soon(condition):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "the change did not arrive"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def services(tmp_path, postgres_database):
+    """Two services with workspaces of their own and one database."""
+    return [made_service(made_workspace(tmp_path / name), added=postgres_database) for name in "ab"]
+
+
+@pytest.fixture
+def replicas(services):
+    """Clients of the servers of both."""
+    with (
+        serving(services[0]) as first,
+        serving(services[1]) as second,
+        httpx.Client(base_url=first, headers=HEADERS, timeout=60) as a,
+        httpx.Client(base_url=second, headers=HEADERS, timeout=60) as b,
+    ):
+        yield a, b
+
+
+def test_a_change_at_one_server_arrives_at_the_other(replicas, tmp_path):
+    a, b = replicas
+    assert a.post("/v1/cold/items", json=new("new1")).status_code == 201
+    assert has(a, "new1")
+    soon(lambda: has(b, "new1"))
+    assert b.get("/v1/items/new1").json()["cold"] is True
+    refused = b.post("/v1/cold/items", json=new("new1", "another text"))
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        "item 'new1' was added before: remove it first",
+    )
+    assert b.delete("/v1/cold/items/new1").status_code == 204
+    assert not has(b, "new1")
+    soon(lambda: not has(a, "new1"))
+    assert a.delete("/v1/cold/items/new1").status_code == 404
+    with ThreadPoolExecutor(8) as pool:
+        requests = [(client, f"same{number}") for number in range(5) for client in replicas]
+        codes = list(
+            pool.map(lambda one: one[0].post("/v1/cold/items", json=new(one[1])).status_code, requests)
+        )
+    assert sorted(codes) == [201] * 5 + [409] * 5, "the same id at both at once is added once"
+    soon(lambda: all(has(client, f"same{number}") for client in replicas for number in range(5)))
+    assert not list(tmp_path.glob("*/cold_items.sqlite"))
+
+
+def test_a_reload_at_one_server_reloads_the_other(replicas, services):
+    before = [service.catalogue for service in services]
+    assert replicas[0].post("/v1/reload").status_code == 200
+    assert services[0].catalogue is not before[0]
+    soon(lambda: services[1].catalogue is not before[1])
+
+
+def test_servers_answer_while_the_database_is_away(replicas, postgres_database, postgres_to_stop, tmp_path):
+    a, b = replicas
+    assert a.post("/v1/cold/items", json=new("kept")).status_code == 201
+    soon(lambda: has(b, "kept"))
+    postgres_to_stop.stop()
+    try:
+        for _ in range(2):
+            refused = a.post("/v1/cold/items", json=new("other"))
+            assert refused.status_code == 503
+            assert "postgresql://shop@127.0.0.1" in refused.json()["error"]
+        assert b.delete("/v1/cold/items/kept").status_code == 503
+        assert has(a, "kept")
+        assert has(b, "kept")
+        third = made_service(made_workspace(tmp_path / "c"), added=postgres_database)
+        with serving(third) as address, httpx.Client(base_url=address, headers=HEADERS, timeout=60) as c:
+            assert not has(c, "kept"), "a server that starts meanwhile answers, without the added items"
+            assert c.get("/v1/cold/items").status_code == 503
+            postgres_to_stop.start()
+            soon(lambda: has(c, "kept"))
+    finally:
+        postgres_to_stop.stop()
+        postgres_to_stop.start()
+    soon(lambda: a.post("/v1/cold/items", json=new("other")).status_code == 201)
+    soon(lambda: has(b, "other"))
