@@ -135,6 +135,56 @@ def test_save_and_load(tmp_path, vectors, index):
         Index.load(tmp_path, items)
 
 
+@pytest.mark.parametrize("d", [16, 18])  # 18 is no multiple of what a byte of a code stands for
+def test_codes_above_a_number_of_items(tmp_path, monkeypatch, d):
+    rng = np.random.default_rng(1)
+    centres = rng.standard_normal((40, d))
+    users, items = (
+        (centres[rng.integers(40, size=n)] + 0.5 * rng.standard_normal((n, d))).astype(np.float32)
+        for n in (300, 5000)
+    )
+    assert build_index(items, users).manifest["kind"].endswith(",Flat")
+    monkeypatch.setattr(module, "CODES_ABOVE", 4000)
+    index = build_index(items, users, recall=0.95)
+    assert index.manifest["kind"].endswith(",PQ4" if d == 16 else ",PQ5")
+    assert index.recall >= 0.95
+    found, scores = index.search(users, 20)
+    shared = [len(set(a) & set(b)) / 20 for a, b in zip(found, exact(users, items, 20), strict=True)]
+    assert index.recall == pytest.approx(np.mean(shared), abs=1e-3)
+    for row in range(300):
+        assert scores[row] == pytest.approx(items[found[row]] @ users[row], abs=1e-4), "exact, not of codes"
+        assert (np.diff(scores[row]) <= 0).all()
+    every = index.search(users[:2], 5000)[0]
+    assert every.shape == (2, 5000)
+    index.save(tmp_path)
+    size = (tmp_path / "index.faiss").stat().st_size
+    assert module.estimate_bytes(5000, d) == pytest.approx(size, rel=0.25), (
+        "cells' heads and the codes' centres"
+    )
+    assert size < 5000 * 4 * d / 2
+    for mmap in (False, True):
+        loaded = Index.load(tmp_path, items, mmap)
+        np.testing.assert_array_equal(loaded.search(users, 20)[0], found)
+    manifest = json.loads((tmp_path / "index.json").read_text())
+    for wrong in ({"depth": 0}, {"depth": 10**6}, {"depth": None}):
+        (tmp_path / "index.json").write_text(json.dumps({**manifest, **wrong}))
+        with pytest.raises(WorkspaceError, match="build it again"):
+            Index.load(tmp_path, items)
+    more = recommender((users, items), sp.csr_array((300, 5000)), index=index).with_items(
+        [9000], 5 * users[:1]
+    )
+    assert more.recommend(0, k=3)[0][0] == 9000
+
+
+def test_codes_of_vectors_that_are_hard_to_tell_apart_reach_the_recall(monkeypatch):
+    """Random vectors of 8 numbers in 2 bytes: many more candidates are scored again."""
+    rng = np.random.default_rng(2)
+    users, items = (rng.standard_normal((n, 8)).astype(np.float32) for n in (200, 4000))
+    index = build_index(items, users, recall=0.99, codes=True)
+    assert index.recall >= 0.99
+    assert index.manifest["depth"] > module.DEPTHS[0]
+
+
 def test_what_cannot_be_built(vectors, monkeypatch):
     users, items = vectors
     with pytest.raises(ConfigError, match="recall must be in"):

@@ -21,12 +21,13 @@ def index(
 ) -> None:
     """Build an approximate index for a large catalogue, which recommendations then use.
 
-    Below 200,000 items, exact search is fast enough and nothing is built without `--force`.
+    Below 200,000 items, exact search is fast enough and nothing is built without `--force`. Above 10 million the
+    index keeps short codes instead of vectors (product quantisation), and the best candidates are scored again exactly.
 
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
     from rlmrec.cli.output import Output
-    from rlmrec.recommend.index import EXACT_BELOW, build_index
+    from rlmrec.recommend.index import EXACT_BELOW, build_index, estimate_bytes
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
@@ -40,10 +41,17 @@ def index(
         )
         output.result({"run": run, "built": False, "items": n_items})
         return
+    size = estimate_bytes(n_items, recommender.items.shape[1])
+    output.say(f"the index will take about {size / 2**20:,.0f} MiB, on disk and in memory")
     built = build_index(recommender.items, recommender.users, recall, seed, recommender.known)
     built.save(place.recommender_path(run))
     output.say(
         f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "
         f"{built.recall:.4f} against exact search, {built.manifest['probes']} clusters/query"
+        + (
+            f", {built.manifest['depth']} candidates scored again for each item"
+            if "depth" in built.manifest
+            else ""
+        )
     )
     output.result({"run": run, "built": True, **built.manifest})
