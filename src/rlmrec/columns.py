@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlmrec.errors import ConfigError
 from rlmrec.losses import squared_norm
+from rlmrec.shards import started_processes
 
 # Those of rlmrec.backbones and rlmrec.alignment, which import this module.
 Backbone: TypeAlias = Any
@@ -173,7 +174,7 @@ def process_group(device: str) -> Iterator[str]:
     Args:
         device: "cpu" (gloo) or "cuda" (NCCL, one device for each process of a machine).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if started_processes() == 1 or dist.is_initialized():
         yield device
         return
     if device == "cuda":

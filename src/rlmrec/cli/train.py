@@ -197,21 +197,23 @@ def _processes(spec: RunSpec, device: str) -> Iterator[tuple[bool, str]]:
     """Join the processes that torchrun has started; yield whether this is the first, and its device.
 
     Raises:
-        ConfigError: several processes for a closed form.
+        ConfigError: several processes for a closed form that is computed by one.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    from rlmrec.models import MODELS
+    from rlmrec.shards import Shards, started_processes
+
+    count = started_processes()
     if count == 1:
         yield True, device
         return
-    if spec.is_closed_form:
+    if spec.is_closed_form and not getattr(MODELS.resolve(spec.backbone), "has_shards", False):
         raise ConfigError(
             f"{count} processes were started, and {spec.backbone} is computed by one: run the command without torchrun"
         )
-    from rlmrec.columns import Columns, process_group
+    from rlmrec.columns import process_group
 
-    with process_group(device) as own_device:
-        columns = Columns.current()
-        yield columns is None or columns.is_first, own_device
+    with process_group("cpu" if spec.is_closed_form else device) as own_device:
+        yield Shards.current().is_first, own_device
 
 
 def _final_spec(

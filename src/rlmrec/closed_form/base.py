@@ -355,6 +355,9 @@ class ClosedForm(Labelled, ABC):
     NAME: ClassVar[str]
     needs_text: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    has_shards: ClassVar[bool] = (
+        False  # whether ``fit`` takes ``shards``: several processes that fit together
+    )
     enhancement: ClassVar[str] = ""  # as in Backbone: what tables add to the label
     Config: ClassVar[type[Config]]
 

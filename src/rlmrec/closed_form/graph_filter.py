@@ -17,6 +17,7 @@ from rlmrec.closed_form.base import (
     FoldIn,
     State,
     TextVectors,
+    UserParts,
     check_config,
 )
 from rlmrec.closed_form.graph_rule import (
@@ -33,10 +34,11 @@ from rlmrec.closed_form.graph_rule import (
     scale_rows,
 )
 from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
-from rlmrec.closed_form.search import CELLS, Quality, Validation
-from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors
+from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
+from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors, rows_of
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.shards import Shards
 from rlmrec.text.whitening import Whitening, unit_rows
 from rlmrec.topk import map_blocks
 from rlmrec.types import Float32Array, FloatArray, IntArray
@@ -124,15 +126,31 @@ class GraphFilter(ClosedForm):
     NAME: ClassVar[str] = "graph-filter"
     label: ClassVar[str] = "graph filter"
     reads_text: ClassVar[bool] = True
+    has_shards: ClassVar[bool] = True
     Config: ClassVar[type[Config]] = GraphFilterConfig
 
     @classmethod
     def fit(
-        cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
+        cls,
+        dataset: Dataset,
+        texts: TextVectors | None = None,
+        config: Any = None,
+        seed: int = 0,
+        shards: Shards | None = None,
     ) -> ClosedFormModel:
-        """Fit to the training split; see ``ClosedForm.fit``."""
+        """Fit to the training split; see ``ClosedForm.fit``.
+
+        Args:
+            dataset: the dataset.
+            texts: text vectors.
+            config: a ``GraphFilterConfig``.
+            seed: of everything random.
+            shards: processes that fit together, each of which calls this with the same arguments. The products over
+                users, the item neighbours, the ranking of the validation users and the users' parts are divided.
+                The first process gets the model; in the others it holds their own users alone.
+        """
         options: GraphFilterConfig = check_config(config, GraphFilterConfig)
-        return _Fit(dataset, texts, options, seed).model()
+        return _Fit(dataset, texts, options, seed, shards or Shards()).model()
 
     @classmethod
     def rule(cls, state: State) -> FoldIn:
@@ -144,9 +162,14 @@ class _Fit:
     """The steps of one fit, with what they share."""
 
     def __init__(
-        self, dataset: Dataset, texts: TextVectors | None, config: GraphFilterConfig, seed: int
+        self,
+        dataset: Dataset,
+        texts: TextVectors | None,
+        config: GraphFilterConfig,
+        seed: int,
+        shards: Shards,
     ) -> None:
-        self.dataset, self.texts, self.config, self.seed = dataset, texts, config, seed
+        self.dataset, self.texts, self.config, self.seed, self.shards = dataset, texts, config, seed, shards
         self.train = dataset.train.csr()
         self.degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
         self.smoothing: sp.csr_array | None = None
@@ -154,7 +177,7 @@ class _Fit:
         self.chosen: dict[str, Any] = {}
         self.validation: Validation | None = None
         if len(dataset.valid):
-            self.validation = Validation(dataset, seed)
+            self.validation = Validation(dataset, seed, shards=shards)
         else:
             self.notes.append("no validation split: options left open have their defaults")
         self.parts: dict[str, Float32Array] = {}
@@ -172,9 +195,7 @@ class _Fit:
         item_texts, user_texts = self._item_texts(), self._user_texts()
         self._choose_weights(item_texts, user_texts)
         rule = self._rule(scaled, spectrum, rank, ridge, exponents, graph, item_texts, user_texts)
-        vectors = None if self.texts is None else self._known_texts()
-        parts = rule.parts(self.train, vectors, np.arange(self.dataset.n_users))
-        direct = parts.direct if parts.direct is not None and parts.direct.nnz else None
+        parts = self._parts(rule)
         record = {
             "recommender": GraphFilter.NAME,
             "chosen": self.chosen,
@@ -184,8 +205,21 @@ class _Fit:
             "tries": 0 if self.validation is None else self.validation.tried,
         }
         return ClosedFormModel(
-            parts.vectors, rule.items, rule, parts.history, rule.neighbours, direct, record
+            parts.vectors, rule.items, rule, parts.history, rule.neighbours, parts.direct, record
         )
+
+    def _parts(self, rule: GraphRule) -> UserParts:
+        """The parts of all users; in a process that is not the first, those of its own."""
+        mine = self.shards.rows(self.dataset.n_users)
+        vectors = None if self.texts is None else self._known_texts()
+        vectors = None if vectors is None else vectors[mine]
+        train = rows_of(self.train, mine.start, mine.stop)
+        parts = rule.parts(train, vectors, np.arange(mine.start, mine.stop))
+        history, direct = (
+            None if part is None else self.shards.gather_sparse(part, everywhere=False) for part in parts[1:]
+        )
+        direct = direct if direct is not None and direct.nnz else None
+        return UserParts(self.shards.gather(parts.vectors, everywhere=False), history, direct)
 
     # The interactions.
 
@@ -247,6 +281,7 @@ class _Fit:
             tolerance=TRIAL_TOLERANCE,
             seed=self.seed,
             start=start,
+            shards=self.shards,
         )
         rows = scaled[self.validation.users]
         filtered = _filter_users(self._smoothed(rows), found, RIDGE)
@@ -296,7 +331,7 @@ class _Fit:
         counts = self._neighbour_counts() if self.config.neighbours is None else (self.config.neighbours,)
         if counts == (0,) or self.config.neighbour_weight == 0:
             return None
-        whole = largest_products(scaled, max(counts))
+        whole = largest_products(scaled, max(counts), self.shards)
         if self.validation is None:
             self.chosen["neighbours"] = counts[0]
             return _columns(whole, counts[0])
@@ -374,6 +409,7 @@ class _Fit:
             tolerance=self.config.accuracy,
             seed=self.seed,
             start=start,
+            shards=self.shards,
         )
 
     def _choose_rank(
@@ -558,7 +594,8 @@ class _Fit:
         weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
         new_users, width = self._new_users(scaled, spread, spectrum, (rank, ridge), item_texts, user_texts)
-        average, moments = _moments(scaled, spread[:, :rank] * gains[:rank], item_texts is not None)
+        factors = spread[:, :rank] * gains[:rank]
+        average, moments = _moments(scaled, factors, item_texts is not None, self.shards)
         if item_texts is not None and not weights[1]:
             weights = weights[0], CARRIED, weights[2]
         return GraphRule(
@@ -652,12 +689,13 @@ class _Fit:
             return None
         rows = np.sort(np.random.default_rng(self.seed).choice(len(known), size, replace=False))
         rest = np.setdiff1d(np.arange(len(known)), rows)
-        hidden, others, inputs = known[rows], known[rest], user_texts.vectors
+        shards = shards_for(size, self.shards)
+        hidden, others, inputs = known[rows][shards.rows(size)], known[rest], user_texts.vectors
         remaining = replace(user_texts, vectors=inputs[others], histories=self.train[others])
-        of_items = np.zeros((size, 0), np.float32)
+        of_items = np.zeros((len(hidden), 0), np.float32)
         if item_texts is not None:
             own = self._known_texts()
-            text = item_texts.own(None if own is None else own[hidden], size)
+            text = item_texts.own(None if own is None else own[hidden], len(hidden))
             text *= reciprocal(deviations(text, covariance(item_texts.vectors)))[:, None]
             of_items = text @ item_texts.vectors.T
         return _HiddenUsers(
@@ -666,8 +704,8 @@ class _Fit:
             projected=projected[rest],
             vectors=spectrum.vectors,
             by_items=of_items,
-            by_users=remaining.rows(inputs[hidden], np.full(size, -1)),
-            validation=Validation.of_hidden(self.dataset, hidden),
+            by_users=remaining.rows(inputs[hidden], np.full(len(hidden), -1)),
+            validation=Validation.of_hidden(self.dataset, hidden, shards),
         )
 
     def _choose_new_users(
@@ -704,7 +742,7 @@ class _HiddenUsers:
     """Users who are taken for new, to choose what users get who have a text alone.
 
     Args:
-        queries: float32[n, d_t], their texts.
+        queries: float32[n, d_t], their texts; with several processes, those of this process's users.
         inputs: float32[m, d_t], the texts of the other users.
         projected: float32[m, r], R' Q of the other users.
         vectors: Q.
@@ -748,21 +786,26 @@ class _HiddenUsers:
         return self.validation.qualities(scores)
 
 
-def _moments(scaled: sp.csr_array, factors: Float32Array, squares: bool) -> tuple[Float32Array, FloatArray]:
+def _moments(
+    scaled: sp.csr_array, factors: Float32Array, squares: bool, shards: Shards
+) -> tuple[Float32Array, FloatArray]:
     """The mean float32[r] of all users' c_u at unit length, and with ``squares`` that of c_uᵀ c_u, float64[r, r].
 
     Args:
         scaled: R̃, sparse U x I.
         factors: float32[I, r], c_u = R̃_u · factors.
         squares: whether the second one is needed; zeros otherwise.
+        shards: processes that each add up their own users.
     """
     n_users, rank = scaled.shape[0], factors.shape[1]
     total, second = np.zeros(rank), np.zeros((rank, rank))
-    for start in range(0, n_users, ROWS):
-        users = unit_rows(scaled[start : start + ROWS] @ factors)
+    mine = shards.rows(n_users)
+    for start in range(mine.start, mine.stop, ROWS):
+        users = unit_rows(scaled[start : min(start + ROWS, mine.stop)] @ factors)
         total += users.sum(axis=0, dtype=np.float64)
         if squares:
             second += users.T @ users
+    total, second = shards.sum(total), shards.sum(second)
     return np.asarray(total / n_users, np.float32), second / n_users
 
 

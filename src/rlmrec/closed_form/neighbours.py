@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from rlmrec.closed_form.svd import Gram
+from rlmrec.closed_form.svd import Gram, rows_of
 from rlmrec.data.interactions import index_type
+from rlmrec.shards import Shards
 from rlmrec.topk import map_blocks, top_k
 from rlmrec.types import Float32Array, IntArray
 
@@ -76,18 +77,22 @@ def weighted_rows(ids: IntArray, weights: Float32Array, n: int) -> sp.csr_array:
     return found
 
 
-def largest_products(matrix: sp.csr_array, m: int) -> sp.csr_array:
+def largest_products(matrix: sp.csr_array, m: int, shards: Shards | None = None) -> sp.csr_array:
     """Keep the m largest entries in each row of AᵀA, some rows at a time: all of it may have I² entries.
 
     Args:
         matrix: A, sparse U x I, no negative value.
         m: how many; of equal ones the first are kept.
+        shards: processes that compute it together, each of which is given all of A and finds its own items' entries.
 
     Returns:
         sparse float32, I x I.
     """
-    n = matrix.shape[1]
+    n, shards = matrix.shape[1], shards or Shards()
+    mine = shards.rows(n)
     rows = sp.csr_array(matrix.T)
+    if shards.count > 1:
+        rows = rows_of(rows, mine.start, mine.stop)
 
     def work(block: slice) -> sp.csr_array:
         products = sp.csr_array(rows[block] @ matrix)
@@ -96,8 +101,8 @@ def largest_products(matrix: sp.csr_array, m: int) -> sp.csr_array:
         return _largest_of(products.toarray(), m)
 
     # A sparse product takes its values and their columns before it is dense.
-    found: sp.csr_array = sp.csr_array(sp.vstack(list(map_blocks(work, n, 3 * n)), format="csr"))
-    return found
+    blocks = list(map_blocks(work, rows.shape[0], 3 * n)) or [sp.csr_array(np.empty((0, n), np.float32))]
+    return shards.gather_sparse(sp.csr_array(sp.vstack(blocks, format="csr")))
 
 
 def times_products(rows: sp.csr_array, matrix: sp.csr_array, transposed: sp.csr_array) -> Float32Array:

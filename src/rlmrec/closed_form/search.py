@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation import metrics
+from rlmrec.shards import Shards
 from rlmrec.topk import map_blocks, top_k
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
@@ -51,6 +52,11 @@ class Quality(NamedTuple):
         return {"recall@20": float(self.recall.mean()), "ndcg@20": float(self.ndcg.mean())}
 
 
+def shards_for(n: int, shards: Shards | None) -> Shards:
+    """Return the processes that share n users; if some would get none, each of them works on all users alone."""
+    return shards if shards is not None and shards.count <= n else Shards()
+
+
 class Validation:
     """A fixed sample of the users with validation items, and what they are to be found.
 
@@ -58,19 +64,34 @@ class Validation:
         dataset: its ``excluded()`` items are left out of the candidates, the validation items are sought.
         seed: of the sample.
         cells: users times items at most; a catalogue above it still gets one user.
+        shards: processes of which each ranks for its own users; all of them get the qualities of all users.
+
+    Attributes:
+        users: int64[n], this process's users of the sample.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0, cells: int = CELLS) -> None:
+    def __init__(
+        self, dataset: Dataset, seed: int = 0, cells: int = CELLS, shards: Shards | None = None
+    ) -> None:
         users = np.flatnonzero(dataset.valid.user_degrees())
         size = min(len(users), max(1, cells // dataset.n_items))
         if size < len(users):
             users = np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
+        self.shards = shards_for(len(users), shards)
+        users = users[self.shards.rows(len(users))]
         self._set(users, dataset.excluded()[users], dataset.valid.csr()[users])
 
     @classmethod
-    def of_hidden(cls, dataset: Dataset, users: IntArray) -> Validation:
-        """For users who are treated as new: all their training and validation items are sought."""
+    def of_hidden(cls, dataset: Dataset, users: IntArray, shards: Shards | None = None) -> Validation:
+        """For users who are treated as new: all their training and validation items are sought.
+
+        Args:
+            dataset: the dataset.
+            users: int64[n], this process's.
+            shards: the processes that have users each.
+        """
         self = cls.__new__(cls)
+        self.shards = shards or Shards()
         wanted = sp.csr_array(dataset.train.csr()[users] + dataset.valid.csr()[users])
         wanted.sort_indices()
         self._set(users, sp.csr_array(wanted.shape), wanted)
@@ -102,10 +123,13 @@ class Validation:
         blocks = list(map_blocks(rank, len(self), self.n_items))
         found = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
         self.tried += len(found)
-        return [
-            Quality(metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant))
-            for hits in found
+        ranked = [
+            (metrics.recall(hits, self.n_relevant), metrics.ndcg(hits, self.n_relevant)) for hits in found
         ]
+        if self.shards.count == 1:
+            return [Quality(*both) for both in ranked]
+        whole = self.shards.gather(np.array(ranked).transpose(2, 0, 1))  # users, ways, both
+        return [Quality(*np.ascontiguousarray(whole[:, way].T)) for way in range(len(ranked))]
 
     def quality(self, scores: Callable[[slice], Float32Array]) -> Quality:
         """``qualities`` of one way to score."""

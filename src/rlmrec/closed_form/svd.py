@@ -13,6 +13,7 @@ from scipy.linalg import solve_triangular
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.machine import available_cores
+from rlmrec.shards import Shards
 from rlmrec.types import Float32Array, FloatArray
 
 # Up to this size of the smaller side the Gram matrix is decomposed as a whole: 50 ms, and exact.
@@ -51,6 +52,7 @@ def right_singular_vectors(
     tolerance: float = 0.05,
     seed: int = 0,
     start: Float32Array | None = None,
+    shards: Shards | None = None,
 ) -> SingularVectors:
     """Compute the r leading right singular vectors of a sparse matrix A, or of A S, without U x r memory.
 
@@ -71,6 +73,8 @@ def right_singular_vectors(
         tolerance: the relative residual to reach.
         seed: of the random block; the result depends on nothing else.
         start: float32[I, k], columns to begin with, such as the vectors of a similar matrix or a lower rank.
+        shards: processes that compute it together, each of which is given all of A and multiplies its own rows: an
+            all-reduce of I x (r + p) numbers for each product with AᵀA. All of them get the same result.
 
     Returns:
         vectors, values and the error that was reached, above ``tolerance`` only if ``MAX_ROUNDS`` rounds did
@@ -89,14 +93,22 @@ def right_singular_vectors(
         raise DataError("the matrix to decompose holds NaN or infinity: every value must be finite")
     smaller = min(matrix.shape)
     rank = min(rank, smaller)
+    shards = shards or Shards()
     if smaller <= EXACT_SIZE or 2 * rank > smaller:
-        return _exact(matrix if smoothing is None else sp.csr_array(matrix @ smoothing), rank)
+        exact = _exact(matrix if smoothing is None else sp.csr_array(matrix @ smoothing), rank)
+        return exact._replace(
+            vectors=shards.from_first(exact.vectors), values=shards.from_first(exact.values)
+        )
     width = min(smaller, rank + max(16, rank // 4))
     block = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
     if start is not None:
         block[:, : min(width, start.shape[1])] = start[:, :width]
     with ThreadPoolExecutor(available_cores()) as pool:
-        return _iterate(_Tiles(matrix, smoothing, pool), block, rank, tolerance)
+        if shards.count > 1:
+            mine = shards.rows(matrix.shape[0])
+            part = _Shared(rows_of(matrix, mine.start, mine.stop), smoothing, pool, shards)
+            return _iterate(part, block, rank, tolerance, shards)
+        return _iterate(_Tiles(matrix, smoothing, pool), block, rank, tolerance, shards)
 
 
 class Gram:
@@ -115,14 +127,14 @@ class Gram:
         total: Float32Array | None = None
         n = self.matrix.shape[0]
         for start in range(0, n, self.rows):
-            block = _rows(self.matrix, start, min(start + self.rows, n))
+            block = rows_of(self.matrix, start, min(start + self.rows, n))
             part = block.T @ (block @ columns)
             total = part if total is None else np.add(total, part, out=total)
         return np.zeros_like(columns) if total is None else total
 
 
-def _rows(matrix: sp.csr_array, start: int, stop: int) -> sp.csr_array:
-    """Consecutive rows of a matrix, without a copy where they are all of it."""
+def rows_of(matrix: sp.csr_array, start: int, stop: int) -> sp.csr_array:
+    """Consecutive rows of a matrix, over the same memory."""
     first, last = matrix.indptr[start], matrix.indptr[stop]
     arrays = (
         matrix.data[first:last],
@@ -152,6 +164,10 @@ class _Tiles:
         tiles = [slice(start, min(start + TILE, width)) for start in range(0, width, TILE)]
         return np.concatenate(list(self.pool.map(work, tiles)), axis=1)
 
+    def whole(self, work: Callable[[slice], Float32Array], width: int) -> Float32Array:
+        """``work`` on all columns, in which every column is treated alike."""
+        return self.by_tiles(work, width)
+
     def __call__(self, block: Float32Array) -> Float32Array:
         return self.by_tiles(lambda tile: self.product(np.ascontiguousarray(block[:, tile])), block.shape[1])
 
@@ -180,7 +196,30 @@ class _Tiles:
                 before, now, scale = now, after, following
             return now
 
-        return self.by_tiles(filtered, block.shape[1])
+        return self.whole(filtered, block.shape[1])
+
+
+class _Shared(_Tiles):
+    """AᵀA of which this process has some rows of A; all processes must ask for the same products."""
+
+    def __init__(
+        self, rows: sp.csr_array, smoothing: sp.csr_array | None, pool: ThreadPoolExecutor, shards: Shards
+    ) -> None:
+        super().__init__(rows, smoothing, pool)
+        self.shards = shards
+
+    def product(self, columns: Float32Array) -> Float32Array:
+        wide = columns if self.smoothing is None else self.smoothing @ columns
+        total = self.by_tiles(lambda tile: self.gram(np.ascontiguousarray(wide[:, tile])), wide.shape[1])
+        total = self.shards.sum(np.ascontiguousarray(total))
+        return total if self.smoothing is None else self.smoothing.T @ total
+
+    def __call__(self, block: Float32Array) -> Float32Array:
+        return self.product(block)
+
+    def whole(self, work: Callable[[slice], Float32Array], width: int) -> Float32Array:
+        # Not by tiles: their threads would ask for sums in an order that differs between processes.
+        return work(slice(0, width))
 
 
 def _narrow(matrix: sp.csr_array) -> sp.csr_array:
@@ -190,25 +229,31 @@ def _narrow(matrix: sp.csr_array) -> sp.csr_array:
     return sp.csr_array(tuple(array.astype(to, copy=False) for array, to in parts), shape=matrix.shape)
 
 
-def _iterate(gram: _Tiles, block: Float32Array, rank: int, tolerance: float) -> SingularVectors:
-    block = _orthonormal(block)
+def _iterate(
+    gram: _Tiles, block: Float32Array, rank: int, tolerance: float, shards: Shards
+) -> SingularVectors:
+    # What machines may round differently is taken from the first process, so that all of them stop at the same round.
+    block = shards.from_first(_orthonormal(block))
     image = gram(block)
     for round_ in range(MAX_ROUNDS + 1):
         squares, rotation = np.linalg.eigh((block.T @ image).astype(np.float64))
+        squares, rotation = shards.from_first(squares), shards.from_first(np.ascontiguousarray(rotation))
         squares = np.maximum(squares[::-1], 0)
         turn = np.ascontiguousarray(rotation[:, ::-1], np.float32)
         block, image = block @ turn, image @ turn
         residuals = np.linalg.norm(image - block * squares.astype(np.float32), axis=0)[:rank]
         # Values that are 0 but for rounding have no direction of their own: the residual is judged by σ_1.
         floor = max(1e-4 * squares[0], float(np.finfo(np.float32).tiny))
-        error = float((residuals / np.maximum(squares[:rank], floor)).max())
+        error = float(
+            shards.from_first((residuals / np.maximum(squares[:rank], floor)).astype(np.float64)).max()
+        )
         if error <= tolerance or round_ == MAX_ROUNDS or squares[0] <= 0:
             break
         top = float(squares[0])
         cut = max(float(squares[-1]), 1e-6 * top)
-        block = _orthonormal(gram.chebyshev(block, image, cut, top))
+        block = shards.from_first(_orthonormal(gram.chebyshev(block, image, cut, top)))
         image = gram(block)
-    return SingularVectors(_signed(block[:, :rank]), np.sqrt(squares[:rank]), error)
+    return SingularVectors(shards.from_first(_signed(block[:, :rank])), np.sqrt(squares[:rank]), error)
 
 
 def _orthonormal(block: Float32Array) -> Float32Array:

@@ -31,6 +31,7 @@ from rlmrec.files import atomic_file, read_json, write_json, write_text
 from rlmrec.machine import available_cores, load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.shards import Shards
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 
 if TYPE_CHECKING:
@@ -288,7 +289,13 @@ def _fit(
         text_embeddings = text_embeddings.unwhitened  # a closed form whitens by itself, each side apart
     texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
     start = time.perf_counter()
-    model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)
+    shards = Shards.current()
+    if shards.count > 1 and kind.has_shards:
+        model = kind.fit(dataset, texts, spec.backbone_config, spec.seed, shards=shards)  # type: ignore[call-arg]
+        if not shards.is_first:
+            return {}
+    else:
+        model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)
     seconds = time.perf_counter() - start
     manifest: dict[str, Any] = {}
     user_texts = None
