@@ -27,7 +27,7 @@ $(RUNS): pyproject.toml constraints.txt
 
 $(INSTALLED): $(RUNS)
 	@echo "Installing what the tests need"
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,qdrant,serve,hub,mcp,tensorboard,sweep,report,docs,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[text,local,files,databases,index,lancedb,qdrant,serve,hub,mcp,tensorboard,sweep,report,docs,dev]'
 	@# What a test of MLflow needs: the whole asks for an older importlib_metadata than the documentation has.
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps mlflow-skinny cachetools databricks-sdk \
 		opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions sqlparse

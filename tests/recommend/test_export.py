@@ -1,15 +1,19 @@
 import sys
+from contextlib import closing
 
 import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
 
+from rlmrec.data.databases import connect_postgres
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, DataError, UnavailableError
 from rlmrec.recommend import export as module
 from rlmrec.recommend.export import load_qdrant, point_id, write_lists, write_parquet
+from rlmrec.recommend.lance import load_lancedb
 from rlmrec.recommend.lists import Lists
+from rlmrec.recommend.pgvector import load_pgvector
 from rlmrec.recommend.recommender import Recommender
 
 
@@ -130,6 +134,92 @@ def test_a_server_that_does_not_answer_is_named(address):
         module.qdrant_client(address)
 
 
+def recommended(recommender, user, k=4):
+    """The ids and scores of a user's list; ``k`` of them, or fewer where there are no more."""
+    ids, scores = recommender.recommend(user, k=k)
+    kept = np.isfinite(scores)
+    return ids[kept].tolist(), scores[kept].tolist()
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_pgvector_recommends_what_we_do(text, postgres_database):
+    recommender = make(text)
+    done = []
+    load_pgvector(recommender, postgres_database, "mine", done.append)
+    assert done[-1] == 42
+    load_pgvector(recommender, postgres_database, "mine")  # again: made anew, not added to
+
+    def ask(cursor, query):
+        cursor.execute(query)
+        return pl.DataFrame(cursor.fetch_arrow()).rows()
+
+    with closing(connect_postgres(postgres_database)) as database, database.cursor() as cursor:
+        assert ask(cursor, "SELECT count(*) FROM mine_items") == [(12,)]
+        for user in recommender.user_ids.ids[:5]:
+            found = ask(
+                cursor,
+                f"""
+                SELECT items.id, -(items.vector <#> users.vector) AS score FROM mine_items items, mine_users users
+                WHERE users.id = '{user}' AND items.id <> ALL (users.seen)
+                ORDER BY items.vector <#> users.vector LIMIT 4
+                """,
+            )
+            ids, scores = recommended(recommender, user)
+            assert [raw for raw, _ in found] == ids
+            assert [score for _, score in found] == pytest.approx(scores, abs=1e-5)
+        cursor.execute("CREATE INDEX ON mine_items USING hnsw (vector vector_ip_ops)")  # what the docs show
+
+
+def test_a_load_that_fails_changes_nothing(postgres_database, monkeypatch):
+    load_pgvector(make(True), postgres_database)
+    with closing(connect_postgres(postgres_database)) as database, database.cursor() as cursor:
+        cursor.execute("CREATE VIEW mine AS SELECT id FROM rlmrec_items")  # so that it cannot be replaced
+        database.commit()
+    with pytest.raises(DataError, match=r"takes no vectors: .*other objects depend on it"):
+        load_pgvector(make(True, n_items=20), postgres_database)
+    with closing(connect_postgres(postgres_database)) as database, database.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM rlmrec_users")
+        assert pl.DataFrame(cursor.fetch_arrow()).item() == 30
+    with pytest.raises(ConfigError, match="expected letters, digits and underscores"):
+        load_pgvector(make(True), postgres_database, 'a"; drop')
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        load_pgvector(make(True), "postgresql://shop@127.0.0.1:1/shop")
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_lancedb_recommends_what_we_do(text, tmp_path, monkeypatch):
+    lancedb = pytest.importorskip("lancedb", reason="the lancedb extra is not installed")
+    recommender = make(text)
+    monkeypatch.setattr("rlmrec.recommend.lance.ROWS", 7)
+    done = []
+    load_lancedb(recommender, str(tmp_path / "vectors"), "mine", done.append)
+    assert done[-1] == 42
+    load_lancedb(recommender, str(tmp_path / "vectors"), "mine")  # again: made anew, not added to
+    database = lancedb.connect(str(tmp_path / "vectors"))
+    users, items = database.open_table("mine-users"), database.open_table("mine-items")
+    assert items.count_rows() == 12
+    rows = {row["id"]: row for row in users.to_arrow().to_pylist()}
+    for user in recommender.user_ids.ids[:5]:
+        seen = ", ".join(repr(raw) for raw in rows[user]["seen"])
+        found = (
+            items.search(rows[user]["vector"])
+            .distance_type("dot")
+            .where(f"id NOT IN ({seen})")
+            .limit(4)
+            .to_list()
+        )
+        ids, scores = recommended(recommender, user)
+        assert [row["id"] for row in found] == ids
+        assert [1 - row["_distance"] for row in found] == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_place_that_takes_no_vectors_is_named(tmp_path):
+    pytest.importorskip("lancedb", reason="the lancedb extra is not installed")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match="file takes no vectors"):
+        load_lancedb(make(True), str(tmp_path / "file"))
+
+
 def test_point_ids():
     assert point_id(7) == 7
     assert point_id(-7) != point_id("x")
@@ -141,3 +231,9 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(ConfigError, match=r"rlmrec\[qdrant\]"):
         module.qdrant_client("http://localhost:1")
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(ConfigError, match=r"rlmrec\[lancedb\]"):
+        load_lancedb(make(True), "vectors")
+    monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    with pytest.raises(ConfigError, match=r"rlmrec\[postgres\]"):
+        load_pgvector(make(True), "postgresql://h/d")

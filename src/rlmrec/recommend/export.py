@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -162,10 +163,10 @@ def write_parquet(recommender: Recommender, folder: Path) -> list[Path]:
     recommender.check_inner_product("an export of embeddings")
     written = []
     for side in SIDES:
-        ids, vectors = _side(recommender, side)
+        ids, vectors = side_of(recommender, side)
         table = pl.DataFrame(
             {
-                "id": pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64),
+                "id": pl.Series(ids.ids, dtype=_id_type(ids)),
                 "vector": pl.Series(
                     np.ascontiguousarray(vectors), dtype=pl.Array(pl.Float32, vectors.shape[1])
                 ),
@@ -207,7 +208,7 @@ def load_qdrant(
     models = _qdrant().models
     done = 0
     for side in SIDES:
-        ids, vectors = _side(recommender, side)
+        ids, vectors = side_of(recommender, side)
         name = f"{prefix}-{side}"
         if client.collection_exists(name):
             client.delete_collection(name)
@@ -261,10 +262,39 @@ def point_id(raw: RawId) -> int | str:
     return raw if isinstance(raw, int) and raw >= 0 else str(uuid.uuid5(NAMESPACE, str(raw)))
 
 
-def _side(recommender: Recommender, side: str) -> tuple[Vocabulary, Float32Array]:
+def side_of(recommender: Recommender, side: str) -> tuple[Vocabulary, Float32Array]:
+    """Return the ids and vectors of "users" or "items"."""
     if side == "users":
         return recommender.user_ids, recommender.users
     return recommender.item_ids, recommender.items
+
+
+def blocks_of(recommender: Recommender, side: str, size: int) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a side some at a time: ``id``, ``vector``, and for users ``seen``, the ids of their items."""
+    ids, vectors = side_of(recommender, side)
+    for start in range(0, len(ids), size):
+        stop = min(start + size, len(ids))
+        columns = {
+            "id": pl.Series([ids.id(row) for row in range(start, stop)], dtype=_id_type(ids)),
+            "vector": pl.Series(
+                np.ascontiguousarray(vectors[start:stop]), dtype=pl.Array(pl.Float32, vectors.shape[1])
+            ),
+        }
+        if side == "users":
+            known = recommender.known[start:stop]
+            items = pl.Series(
+                [recommender.item_ids.id(item) for item in known.indices.tolist()],
+                dtype=_id_type(recommender.item_ids),
+            )
+            ends = known.indptr.tolist()
+            columns["seen"] = pl.Series(
+                [items[first:last] for first, last in itertools.pairwise(ends)], dtype=pl.List(items.dtype)
+            )
+        yield pl.DataFrame(columns)
+
+
+def _id_type(ids: Vocabulary) -> type[pl.String | pl.Int64]:
+    return pl.String if ids.is_text else pl.Int64
 
 
 def _qdrant() -> Any:

@@ -42,8 +42,8 @@ class Index:
     indexes measured on a million vectors, it was the cheapest to build at equal recall and speed
     (benchmarks/README.md).
 
-    With codes (product quantisation) the scores in the cells are estimates, and the best ``depth`` · k of them are scored
-    again by the recommender's own vectors, which stay in their file.
+    With codes (product quantisation) the scores in the cells are estimates, and the best ``depth`` · k of them are
+    scored again by the recommender's own vectors, which stay in their file.
 
     Args:
         faiss_index: a trained ``faiss.IndexIVF`` of inner products.
