@@ -27,6 +27,7 @@ class Workspace:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._before: str | None = None  # the run that is read as it was
 
     def _folder(self, name: str) -> Path:
         old = self.path / _OLD_NAMES[name]
@@ -134,7 +135,21 @@ class Workspace:
         Raises:
             ConfigError: the name cannot be a folder name.
         """
-        return self.path / "runs" / _checked(name, "run")
+        folder = self.path / "runs" / _checked(name, "run")
+        return set_aside(folder) if name == self._before else folder
+
+    def before_overwriting(self, name: str) -> Workspace:
+        """Return this workspace with a run as it was, while that run is being overwritten; else this workspace.
+
+        For readers that must have some run, such as a server that starts: a training may take hours.
+        """
+        folder = self.run(name)
+        finished = "metrics.json"
+        if (folder / finished).exists() or not (set_aside(folder) / finished).exists():
+            return self
+        workspace = Workspace(self.path)
+        workspace._before = name
+        return workspace
 
     def trial(self, identity: str) -> Path:
         """Return the folder of a trial of a sweep or an experiment, which is a run like any other."""
@@ -163,6 +178,11 @@ class Workspace:
             WorkspaceError: there is no such run, or it was interrupted.
         """
         return self.finished_run(run) / "recommender"
+
+
+def set_aside(folder: Path) -> Path:
+    """Return where the run of a folder is kept while another one is written there."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _checked(name: str, what: str) -> str:

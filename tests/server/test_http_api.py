@@ -39,7 +39,7 @@ from served import (
 from uvicorn.supervisors import Multiprocess
 
 from rlmrec.cli import main
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.lists import Rules
 from rlmrec.recommend.open import open_explainer, open_recommender
@@ -54,6 +54,7 @@ from rlmrec.server.settings import Settings, application
 from rlmrec.server.workers import Workers
 from rlmrec.testing import blocks
 from rlmrec.text.registry import encoder_spec, make_encoder
+from rlmrec.workspace import set_aside
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -673,6 +674,22 @@ def test_a_server_that_cannot_read_texts_is_ready(place, name, state):
     service.warm_texts()
     with TestClient(create_app(service)) as client:
         assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (200, {"texts": state})
+
+
+def test_a_server_that_starts_while_its_run_is_overwritten_has_the_run_before(place):
+    """``train --overwrite`` sets the old run aside until the new one is finished."""
+    settings = Settings(place.path, "con", "base")
+    before = settings.load()
+    for name in ("con", "base"):
+        place.run(name).rename(set_aside(place.run(name)))
+        place.run(name).mkdir()
+    during = settings.load()
+    assert (during.run, during.base_run) == ("con", "base")
+    assert (during.recommender.users == before.recommender.users).all()
+    assert during.cold is not None
+    assert during.load_texts() is not None
+    with pytest.raises(WorkspaceError, match="run 'con' is not finished"):
+        place.finished_run("con")
 
 
 # -- change and load -----------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.shards import Shards
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.workspace import set_aside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -212,7 +213,7 @@ def run(
         )  # fmt: skip
         return {}
     if not overwrite:  # the run goes on that a killed process has begun to overwrite
-        shutil.rmtree(_aside(folder), ignore_errors=True)
+        shutil.rmtree(set_aside(folder), ignore_errors=True)
     with _replaced(folder) if overwrite else nullcontext():  # only now, when the new run is known to start
         write_text(folder / "config.toml", tomli_w.dumps(config))
         if on_start is not None:
@@ -250,17 +251,13 @@ def run(
     return metrics
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
 @contextmanager
 def _replaced(folder: Path) -> Iterator[None]:
     """Set the run in a folder aside while another is written there; put it back if that fails, as on a full disk.
 
     Somebody who interrupts the new run keeps that one: it goes on when the command is repeated.
     """
-    aside = _aside(folder)
+    aside = set_aside(folder)
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     if folder.exists():
         folder.rename(aside)

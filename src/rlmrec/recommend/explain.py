@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
 UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 PART = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 TERMS = 8
+TEXTS = 10_000  # of items made at a time
 # Shorter titles ("It", "Up", "Go") occur in many sentences that do not name the item.
 MIN_NAME_LENGTH = 5
 SYSTEM = (
@@ -282,25 +283,39 @@ class Explainer:
     def _longest_name(self) -> int:
         return max((name.count(" ") + 1 for name in self._names), default=0)
 
+    def item_texts(self) -> Iterator[str | None]:
+        """Yield the text of each item, made some at a time: kept they would take more than the dataset's columns."""
+        for start in range(0, self._n_trained, TEXTS):
+            yield from self._trained_texts(start, min(TEXTS, self._n_trained - start))
+        for _, text in self.added:
+            yield text
+
+    def _trained_texts(self, start: int, count: int) -> list[str | None]:
+        table, names = self.dataset.item_texts, self._text_columns
+        if table is None or not names:
+            return [None] * count
+        return metadata_texts(table[start : start + count], names)
+
     @cached_property
-    def _texts(self) -> list[str | None]:
-        table, known = self.dataset.item_texts, self.dataset.n_items
-        names = text_columns(self.dataset)
-        texts = [None] * known if table is None or not names else metadata_texts(table, names)
-        return [*texts[: self._n_trained], *(text for _, text in self.added)]
+    def _text_columns(self) -> list[str]:
+        return text_columns(self.dataset)
 
     @cached_property
     def usual_words(self) -> frozenset[str]:
         """The names of the texts' columns, and the words that more than half of all items' texts contain."""
-        counts = Counter(word for text in self._texts for word in set(_words(text or "")))
-        usual = (word for word, count in counts.items() if 2 * count > len(self._texts) > 10)
+        counts = Counter(word for text in self.item_texts() for word in set(_words(text or "")))
+        n_items = len(self.recommender.items)
+        usual = (word for word, count in counts.items() if 2 * count > n_items > 10)
         tables = (self.dataset.item_texts, self.dataset.user_texts)
         names = [name.replace("_", " ") for table in tables if table is not None for name in table.columns]
         return frozenset(usual).union(_words(" ".join(names)))
 
     def item_text(self, row: int) -> str | None:
         """Return the item's text; None without one."""
-        return self._texts[row] if row < len(self._texts) else None
+        if row < self._n_trained:
+            return self._trained_texts(row, 1)[0]
+        added = row - self._n_trained
+        return self.added[added][1] if added < len(self.added) else None
 
     def _profile(self, kind: str, raw: RawId) -> str | None:
         if self.profiles is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -71,6 +71,7 @@ class Browser:
         dataset: has the texts.
         title: returns the title of an item row.
         item_text: returns the text of an item row, None without one.
+        item_texts: yields the texts of all items.
         profiles: returns the profiles of a kind, "item" or "user", by id.
         picture_hosts: names of the hosts whose pictures are shown; other addresses are left out.
     """
@@ -81,6 +82,7 @@ class Browser:
         dataset: Dataset,
         title: Callable[[int], str],
         item_text: Callable[[int], str | None],
+        item_texts: Callable[[], Iterable[str | None]],
         profiles: Callable[[str], dict[Any, str]],
         picture_hosts: frozenset[str] = frozenset(),
     ) -> None:
@@ -88,6 +90,7 @@ class Browser:
         self.dataset = dataset
         self.title = title
         self.item_text = item_text
+        self._item_texts = item_texts
         self._profiles = profiles
         self.picture_hosts = picture_hosts
 
@@ -162,7 +165,9 @@ class Browser:
         rank = np.full(len(names), 4)
         holds = np.ones(len(names), bool)
         for word in wanted.split():
-            holds &= texts.str.contains(word, literal=True).to_numpy()
+            holds &= (
+                names.str.contains(word, literal=True) | texts.str.contains(word, literal=True)
+            ).to_numpy()
         rank[holds] = 3
         for place, matches in (
             (2, names.str.contains(wanted, literal=True)),
@@ -175,15 +180,15 @@ class Browser:
 
     @cached_property
     def _folded_items(self) -> tuple[pl.Series, pl.Series]:
-        """Titles and ids, one a line, and the same with texts and profiles, of all items, without letter case."""
+        """Titles and ids, one a line, and texts and profiles, of all items, without letter case."""
         ids = self.lists.recommender.item_ids
         rows = range(len(ids))
         names = [f"{self.title(row)}\n{ids.id(row)}".casefold() for row in rows]
         profiles = self.item_profiles
-        texts = [
-            f"{name}\n{self.item_text(row) or ''}\n{profiles.get(ids.id(row), '')}".casefold()
-            for row, name in zip(rows, names, strict=True)
-        ]
+        texts = (
+            f"{text or ''}\n{profiles.get(ids.id(row), '')}".casefold()
+            for row, text in enumerate(self._item_texts())
+        )
         return pl.Series(names, dtype=pl.String), pl.Series(texts, dtype=pl.String)
 
     @cached_property

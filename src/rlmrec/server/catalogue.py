@@ -17,11 +17,10 @@ from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.cold_start import TextModel, new_user
-from rlmrec.recommend.explain import Explainer, listed, plain_reasons, words_in_common
+from rlmrec.recommend.cold_start import TextModel
+from rlmrec.recommend.explain import Explainer, plain_reasons
 from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.recommend.similar import SIMILAR, Holders, similar_holders
 from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
 from rlmrec.server.browse import Browser
@@ -31,7 +30,6 @@ from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MAX_HISTORY = 500  # training items in a profile
 MAX_PROFILES = 200_000  # of users and of items that a search reads
-ALIKE = 0.2  # cosine from which a liked item counts as a reason
 
 
 Texts = Literal["none", "waiting", "loading", "ready", "failed"]
@@ -107,7 +105,8 @@ class Catalogue:
     def browser(self) -> Browser:
         """What a page shows of items and users."""
         return Browser(
-            self.lists, self.dataset, self.explainer.title, self.explainer.item_text, self._profiles_of,
+            self.lists, self.dataset, self.explainer.title, self.explainer.item_text, self.explainer.item_texts,
+            self._profiles_of,
             self.picture_hosts,
         )  # fmt: skip
 
@@ -378,80 +377,6 @@ class Catalogue:
         found = self.explainer.explain(user, item, k)
         return schemas.ExplanationAnswer(**found.as_dict(), sentences=plain_reasons(found))
 
-    def new_user(self, request: schemas.NewUser, vector: Float32Array | None = None) -> schemas.NewUserAnswer:
-        """Recommend to a new user.
-
-        Args:
-            request: what they like.
-            vector: float32[d_s], the vector of the request's text; None without a text.
-
-        Raises:
-            UnknownIdError: an unknown item.
-            ConfigError: the filter does not fit to the items.
-            WorkspaceError: a text, and there is no cold-start model.
-        """
-        liked = request.items or []
-        if vector is None:
-            parts = self.recommender.new_user(liked)
-        else:
-            parts = new_user(self.recommender, self.cold_start(), vector, liked)
-        allowed, _ = self.lists.allowed(Rules(request.filter, exclude=liked or None))
-        found, scores = self.recommender.recommend_parts_rows(parts, self.lists.length(request.k), allowed)
-        rows = found[0][(found[0] >= 0) & np.isfinite(scores[0])]
-        reasons: list[schemas.WhyNew | None] = [None] * len(rows)
-        if request.why:
-            reasons = [*self._why_new(rows, liked, request.text, vector)]
-        ids = self.recommender.item_ids
-        return schemas.NewUserAnswer(
-            items=[
-                schemas.NewUserItem(id=ids.id(row), title=self.explainer.title(row), score=score, why=why)
-                for row, score, why in zip(rows.tolist(), scores[0].tolist(), reasons, strict=False)
-            ]
-        )
-
-    def _why_new(
-        self, rows: IntArray, liked: Sequence[RawId], text: str | None, vector: Float32Array | None
-    ) -> list[schemas.WhyNew]:
-        """Say of item rows why they are recommended to a new user."""
-        ids = self.recommender.item_ids
-        mine = ids.rows(liked) if liked else np.empty(0, np.int64)
-        found = []
-        for row, holders in zip(rows.tolist(), self._holders(rows, vector), strict=True):
-            words = f"{self.explainer.title(row)} {self.explainer.item_text(row) or ''}"
-            terms = words_in_common(text or "", words, self.explainer.usual_words)
-            near = []
-            if len(mine):
-                cosines = self.recommender.item_cosines(row, mine)
-                order = np.argsort(-cosines, kind="stable")[:2]
-                near = [self._named(int(mine[place])) for place in order if cosines[place] >= ALIKE]
-            similar = holders and schemas.SimilarUsers(
-                of=min(SIMILAR, len(self.recommender.users)),
-                have=holders.n,
-                nearest=[self._named_user(user) for user in holders.nearest],
-            )
-            found.append(
-                schemas.WhyNew(
-                    sentences=_sentences_for_new(terms, near, similar),
-                    terms=terms,
-                    liked=near,
-                    similar_users=similar,
-                )
-            )
-        return found
-
-    def _holders(self, rows: IntArray, vector: Float32Array | None) -> Sequence[Holders | None]:
-        """Return for item rows who of the users with similar texts has them; None without text vectors of users."""
-        texts = self.text_embeddings
-        if vector is None or texts is None or len(texts.users) != len(self.recommender.users):
-            return [None] * len(rows)
-        return similar_holders(vector, texts.users, self.recommender.seen, rows)
-
-    def _named(self, row: int) -> schemas.Named:
-        return schemas.Named(id=self.recommender.item_ids.id(row), title=self.explainer.title(row))
-
-    def _named_user(self, row: int) -> schemas.Named:
-        return schemas.Named(id=self.recommender.user_ids.id(row), title=self.browser.user_names[row])
-
     def likely_users(self, text: Float32Array, k: int) -> schemas.LikelyUsers:
         """Return the likely users of a new item with this text vector, float32[d_s], and similar items."""
         vector = self.cold_start().items(text[None])[0]
@@ -525,21 +450,3 @@ class Catalogue:
             return None
         with Store(self.profiles, create=False) as store:
             return store.profile(kind, raw)
-
-
-def _sentences_for_new(
-    terms: Sequence[str], liked: Sequence[schemas.Named], similar: schemas.SimilarUsers | None
-) -> list[str]:
-    """Say in words fit for a customer why an item is recommended to a new user."""
-    said = []
-    if terms:
-        said.append(f"You asked for {listed(terms)}.")
-    if liked:
-        said.append(f"It goes with {listed([item.title for item in liked])}, which you chose.")
-    if similar is not None and similar.have:
-        names = listed([user.title for user in similar.nearest])
-        who = "One" if similar.have == 1 else str(similar.have)
-        has = "has" if similar.have == 1 else "have"
-        such = names if similar.have <= len(similar.nearest) else f"for example {names}"
-        said.append(f"{who} of the {similar.of} users most similar to your description {has} it: {such}.")
-    return said or ["It fits what you asked for as a whole."]

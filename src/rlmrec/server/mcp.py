@@ -21,6 +21,7 @@ from rlmrec.errors import RlmrecError, UnknownIdError
 from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
+from rlmrec.server.new_users import new_user_answer
 from rlmrec.server.service import Service
 
 INSTRUCTIONS = (
@@ -89,7 +90,7 @@ def tools(service: Service) -> list[Callable[..., BaseModel]]:
         """Recommend items to somebody who is not in the data, from a description of what they like, and say why."""
         catalogue = current()
         request = schemas.NewUser(text=text, k=k, filter=filter, why=True)
-        return catalogue.new_user(request, service.encode(text, catalogue.cold_start()))
+        return new_user_answer(catalogue, request, service.encode(text, catalogue.cold_start()))
 
     def similar_items(item: schemas.Id, k: Length = 10) -> schemas.SimilarItems:
         """Return the items that are most similar to an item."""

@@ -87,14 +87,16 @@ class Settings:
 
     def _catalogue(self, place: Workspace, run: str, lenient: bool = False) -> Catalogue:
         """Load a run of a workspace or of a release; ``lenient`` leaves out a base run that cannot be used."""
-        workspace = Workspace(self.workspace)
+        workspace, place = Workspace(self.workspace), place.before_overwriting(run)
         dataset = DatasetWithoutPairs.load(place.dataset_path)
         recommender = open_recommender(place, run, dataset, mmap=True)
         cold = find_cold_start(place, run, recommender)
         base = None
         if self.base is not None:
             try:
-                base = open_recommender(workspace, self.base, dataset, mmap=True)
+                base = open_recommender(
+                    workspace.before_overwriting(self.base), self.base, dataset, mmap=True
+                )
             except RlmrecError as error:
                 if not lenient:
                     raise

@@ -17,6 +17,7 @@ from rlmrec.server.context import (
     require_token,
     served_item_id,
 )
+from rlmrec.server.new_users import new_user_answer
 from rlmrec.server.responses import GUARDED, UNAVAILABLE, UNKNOWN, FieldError, answer
 
 router = APIRouter(prefix="/v1/cold", tags=["cold start"])
@@ -71,4 +72,4 @@ async def new_user(
 ) -> Response:
     """Recommend to a new user, from a description of their taste, items they like, or both."""
     vector = None if request.text is None else await context.encode(request.text, catalogue)
-    return answer(await run_in_threadpool(catalogue.new_user, request, vector))
+    return answer(await run_in_threadpool(new_user_answer, catalogue, request, vector))
