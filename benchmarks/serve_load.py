@@ -2,12 +2,14 @@
 
     python benchmarks/serve_load.py                  10,000 items x 64, one worker
     python benchmarks/serve_load.py --workers 2
+    python benchmarks/serve_load.py --users 1000000 --items 1000000 --per-user 10 --workers 2 [--recall 0.95]
 
-Random vectors, seeded, saved as a run and served by `rlmrec serve` on the loopback interface. The client sends at a
-fixed rate whatever comes back, and a latency counts from the moment at which the request was due: a server that
-stalls cannot hide it. The last row has more connections open, each with a request always under way and without
-heed for Retry-After, than the server takes at once. The client runs on the same cores. An answer other than 200 and
-503, or none, ends it with exit code 1.
+Clustered vectors of uneven length, seeded, as in index.py, saved as a run and served by `rlmrec serve` on the loopback
+interface. With --recall the lists come through an approximate index. The client sends at a fixed rate whatever comes
+back, and a latency counts from the moment at which the request was due: a server that stalls cannot hide it. The
+last row has more connections open, each with a request always under way and without heed for Retry-After, than the
+server takes at once. At the end: the proportional memory (PSS) of each process. The client runs on the same cores. An
+answer other than 200 and 503, or none, ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -29,25 +31,54 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.files import write_json
+from rlmrec.recommend.index import build_index
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.workspace import Workspace
 
-RATES = (50, 100, 200, 400, 600, 800, 1000, 1500, 2000)
+RATES = (10, 25, 50, 100, 200, 400, 600, 800, 1000, 1500, 2000)
 MOST_SECONDS = 10.0  # of a rate
 
 
-def make(folder, n_users, n_items, d):
+def make(folder, n_users, n_items, d, per_user=30, recall=None):
     rng = np.random.default_rng(0)
-    columns = np.unique(rng.integers(n_items, size=(n_users, 30)) + n_items * np.arange(n_users)[:, None])
+    columns = np.unique(
+        rng.integers(n_items, size=(n_users, per_user)) + n_items * np.arange(n_users)[:, None]
+    )
     train = Interactions(columns // n_items, columns % n_items, n_users, n_items)
     none = Interactions(np.empty(0, np.int64), np.empty(0, np.int64), n_users, n_items)
     names = Vocabulary(range(n_users), "user"), Vocabulary(range(n_items), "item")
     dataset = Dataset("random", train, none, none, *names)
     place = Workspace(folder)
     dataset.save(place.dataset_path)
-    users, items = (rng.standard_normal((n, d), dtype=np.float32) for n in (n_users, n_items))
-    Recommender.of(dataset, users, items).save(place.run("random") / "recommender")
+    centres = rng.standard_normal((max(1, n_items // 200), d), dtype=np.float32)
+    users, items = (clustered(rng, n, centres) for n in (n_users, n_items))
+    recommender = Recommender.of(dataset, users, items)
+    recommender.save(place.run("random") / "recommender")
+    if recall is not None:
+        index = build_index(items, users, recall, seen=recommender.known)
+        index.save(place.run("random") / "recommender")
+        print({name: index.manifest[name] for name in ("kind", "probes", "recall@20", "seconds")}, flush=True)
     write_json(place.run("random") / "metrics.json", {})
+
+
+def clustered(rng, n, centres):
+    vectors = rng.standard_normal((n, centres.shape[1]), dtype=np.float32)
+    vectors *= 0.5
+    vectors += centres[rng.integers(len(centres), size=n)]
+    vectors *= rng.lognormal(0, 0.3, (n, 1)).astype(np.float32)
+    return vectors
+
+
+def memory(server):
+    """Print the PSS of the server's processes: what they share is divided by how many share it."""
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    for pid in [str(server), *children]:
+        found = re.search(r"Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+        name = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        what = (
+            "supervisor or only worker" if pid == str(server) else "worker" if "spawn" in name else "helper"
+        )
+        print(f"PSS {int(found[1]) / 1024:,.0f} MiB: {what}", flush=True)
 
 
 class Client:
@@ -137,6 +168,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--per-user", type=int, default=30)
+    parser.add_argument("--recall", type=float, help="build an approximate index of this recall")
     parser.add_argument("--d", type=int, default=64)
     parser.add_argument("-k", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
@@ -145,7 +178,7 @@ def main():
     options = parser.parse_args()
     options.seconds = min(options.seconds, MOST_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder) / "w", options.users, options.items, options.d)
+        make(Path(folder) / "w", options.users, options.items, options.d, options.per_user, options.recall)
         command = [
             sys.executable,
             "-m",
@@ -171,6 +204,8 @@ def main():
                     sys.exit(f"the server ended:\n{log.read_text()}")
                 time.sleep(0.1)
             asyncio.run(measure(port, options))
+            if Path("/proc").exists():
+                memory(server.pid)
         finally:
             server.terminate()
             server.wait(60)
