@@ -7,6 +7,9 @@ import httpx
 import pytest
 from served import TOKEN, made_service, made_workspace, serving
 
+from rlmrec.errors import UnavailableError
+from rlmrec.workspace import Workspace
+
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 SECONDS = 30  # that a change may take to arrive; it takes half a second on an idle machine
 
@@ -79,6 +82,24 @@ def test_a_reload_at_one_server_reloads_the_other(replicas, services):
     assert replicas[0].post("/v1/reload").status_code == 200
     assert services[0].catalogue is not before[0]
     soon(lambda: services[1].catalogue is not before[1])
+
+
+def test_a_change_whose_items_cannot_be_read_at_first_is_not_lost(tmp_path):
+    service = made_service(made_workspace(tmp_path / "a"))
+    other = made_service(Workspace(tmp_path / "a"))
+    other.add("new", "cookery", "New", other.encode("cookery"))
+    read = service.store.all
+
+    def unavailable():
+        service.store.all = read
+        raise UnavailableError("the connection broke between the counters and the items")
+
+    service.store.all = unavailable
+    with pytest.raises(UnavailableError):
+        service.follow()
+    assert not service.catalogue.added
+    service.follow()
+    assert [item.id for item in service.catalogue.added] == ["new"]
 
 
 def test_servers_answer_while_the_database_is_away(replicas, postgres_database, postgres_to_stop, tmp_path):

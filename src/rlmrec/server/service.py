@@ -215,10 +215,14 @@ class Service:
         with self._changing:
             before, now = self._counters, self.store.counters()  # read again: a change here may have ended
             self._counters = now  # a run that cannot be loaded is not tried again
-            if before is not None and now.reloads != before.reloads:
-                self._reload()
-            elif now != before:
-                self._replace()
+            try:
+                if before is not None and now.reloads != before.reloads:
+                    self._reload()
+                elif now != before:
+                    self._replace()
+            except UnavailableError:
+                self._counters = before  # tried again by the next call
+                raise
 
     def _reload(self, announce: Callable[[], None] = lambda: None) -> Catalogue:
         trained = self._load()
