@@ -10,13 +10,13 @@ import pytest
 from rlmrec.cli import main
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.results import Results
+from rlmrec.experiments.search import search
 from rlmrec.experiments.spec import RunSpec, preset_options
 from rlmrec.experiments.sweep import (
     Sweep,
     best_candidates,
     best_preset,
     grid_candidates,
-    search,
     trial_maker,
     uneven,
 )
@@ -139,6 +139,8 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("[search]\nlayers = {low = 1, high = 3, step = 0}", "expected a step above 0"),
         ("[search]\nl2 = {low = 'a', high = 'b'}", "expected numbers"),
         ("[search]\ntrials = 0\nl2 = [1]", "trials = 0: expected a whole number, 1 or more"),
+        ("[search]\nwarmup = 1.5\nl2 = [1]", "warmup = 1.5: expected a whole number, 0 or more"),
+        ("[search]\nprune = 1\nl2 = [1]", "prune = 1: expected true or false"),
         ("[search]\nseed = 'x'\nl2 = [1]", "seed = 'x': expected a whole number, 0 or more"),
         ("[grid]\nnone = [1]", r"grid: none = \[1\]: expected a table, \[grid.none\]"),
         ("[options.lightgcn]\nnone = 4", r"options: lightgcn.none = 4: expected a table"),
@@ -157,7 +159,7 @@ def test_mistakes_in_a_file_are_named(text, message):
 def asked(results, seen, stop_after=None):
     """Runs no training: a made-up validation value that is best at l2 = 1e-5."""
 
-    def run(trials):
+    def run(trials, prune=None):
         for trial in trials:
             if stop_after is not None and len(seen) == stop_after:
                 raise KeyboardInterrupt
@@ -199,7 +201,7 @@ def test_two_searches_at_once_share_their_trials(tmp_path):
     mine, theirs = Results(tmp_path / "r"), Results(tmp_path / "r")
     others = []
 
-    def run(trials):
+    def run(trials, prune):
         if not others:  # while the first trials run, another process takes up all, and ends before
             others.append(search(plan, maker(), theirs, asked(theirs, []), storage))
         asked(mine, [])(trials)
@@ -223,6 +225,129 @@ def test_a_search_repeats_and_finds(tmp_path):
     assert found[0] == found[1], "seeded"
     best = min(abs(np.log10(found[0]) + 5))
     assert best < 0.1, "a fiftieth of the range"
+
+
+def pruned_run(results, seen, stop_after=None):
+    """Runs no training: curves of ten validations that are all best at l2 = 1e-5; asks after each whether to go on."""
+
+    def run(trials, prune):
+        for trial in trials:
+            if results.is_done(trial.id):
+                continue
+            top = 1 / (1 + abs(math.log10(trial.spec.training.l2) + 5))
+            curve = []
+            for epoch in range(0, 30, 3):
+                if stop_after is not None and len(seen) == stop_after:
+                    raise KeyboardInterrupt
+                curve.append([epoch, round(top * (1 - 0.5 ** (epoch + 1)), 5)])
+                seen.append((trial.id, epoch))
+                if prune is not None and prune(trial, *curve[-1]):
+                    break
+            else:
+                results.append({**line(trial, top), "validation_curve": curve})
+                continue
+            results.append({"id": trial.id, "status": "pruned", "validation_curve": curve})
+
+    return run
+
+
+def test_a_search_prunes_what_is_below_the_median_after_the_warm_up(tmp_path):
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    text = SEARCH.replace("trials = 6", "trials = 12\nwarmup = 7").replace("seeds = [1]", "seeds = [1, 2]")
+    plan = sweep(text.split("[search.generative]")[0].replace(', "generative"', ""))
+    results, seen = Results(tmp_path / "a"), []
+    whole = search(plan, maker(), results, pruned_run(results, seen), tmp_path / "a.journal")
+    for variant in plan.variants:
+        of_variant = [one for one in whole if one.variant == variant]
+        assert len(of_variant) == 12
+        # Optuna's rule, written out: the best so far against the median of the ended ones at this epoch.
+        ended = []
+        for one in of_variant:
+            curve = results.records[one.trials[0].id]["validation_curve"]
+            expected = next(
+                (
+                    epoch
+                    for epoch, value in curve
+                    if len(ended) >= 5 and epoch >= 7
+                    if value
+                    < np.median(
+                        [dict(map(tuple, other))[epoch] for other in ended if len(other) > epoch // 3]
+                    )
+                ),
+                None,
+            )
+            assert (curve[-1][0] if one.is_pruned(results) else None) == expected
+            # The other seed of a pruned candidate never runs.
+            assert (one.trials[1].id in results.records) == (expected is None)
+            assert one.failures(results) == []
+            if not one.is_pruned(results):
+                ended.append(curve)
+        assert 0 < sum(one.is_pruned(results) for one in of_variant) <= 7
+    best = best_candidates(whole, results, "recall@20")
+    assert all(not one.is_pruned(results) for one, _ in best.values())
+    # Killed anywhere, it goes on to the same candidates.
+    with pytest.raises(KeyboardInterrupt):
+        search(
+            plan,
+            maker(),
+            r := Results(tmp_path / "b"),
+            pruned_run(r, [], len(seen) - 20),
+            tmp_path / "b.journal",
+        )
+    results = Results(tmp_path / "b")
+    rest = search(plan, maker(), results, pruned_run(results, []), tmp_path / "b.journal")
+    assert [one.options for one in rest] == [one.options for one in whole]
+
+
+def test_pruning_can_be_turned_off(tmp_path):
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    plan = sweep(SEARCH.replace("trials = 6", "trials = 9\nprune = false"))
+    results = Results(tmp_path / "r")
+
+    def run(trials, prune):
+        assert prune is None
+        asked(results, [])(trials)
+
+    candidates = search(plan, maker(), results, run, tmp_path / "journal")
+    assert len(candidates) == 18
+    assert all(one.value(results, "recall@20") is not None for one in candidates)
+
+
+def test_the_command_prunes_trainings(tmp_path, capsys):
+    """Real trainings: those that learn next to nothing are ended early, shown as such, and finished by a grid."""
+    pytest.importorskip("optuna", reason="the sweep extra is not installed")
+    place = Workspace(tmp_path / "w")
+    dataset, _ = blocks()
+    dataset.save(place.dataset_path)
+    file = tmp_path / "s.toml"
+    file.write_text(
+        'backbones = ["mf"]\nalignments = ["none"]\n[options]\nepochs = 9\nbatch_size = 256\n'
+        "[search]\ntrials = 8\nwarmup = 3\nlearning_rate = [1e-1, 1e-2, 1e-9, 1e-8]\n"
+    )
+
+    def call():
+        with pytest.raises(SystemExit) as end:
+            main(["sweep", "-w", str(place.path), str(file), "--threads", "1", "--json"])
+        out, err = capsys.readouterr()
+        assert not end.value.code
+        return json.loads(out), err
+
+    result, err = call()
+    records = Results(place.path / "sweeps" / "s" / "trials.jsonl").records
+    pruned = [record for record in records.values() if record["status"] == "pruned"]
+    assert result["pruned"] >= len(pruned) > 0
+    assert result["failed"] == 0
+    rates = [record["cell"]["training"]["learning_rate"] for record in pruned]
+    assert max(rates) < 1e-5
+    assert all(record["epochs"] < 9 for record in pruned)
+    assert f"{result['pruned']} of 8" in err
+    assert "pruned after epoch" in err
+    assert call()[0] == result, "repeated, nothing changes"
+    file.write_text(file.read_text().split("[search]")[0] + f"[grid]\nlearning_rate = {rates}\n")
+    result, _ = call()
+    assert (result["trials"], result["failed"], result["pruned"]) == (len(rates), 0, 0)
+    records = Results(place.path / "sweeps" / "s" / "trials.jsonl").records
+    assert {record["status"] for record in records.values()} == {"done"}
 
 
 def test_the_command(tmp_path, capsys):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlmrec.cli.output import Output
     from rlmrec.engine import Engine
     from rlmrec.experiments.results import Results, TrialRecord
-    from rlmrec.experiments.runner import TrialsProgress
+    from rlmrec.experiments.runner import Prune, TrialsProgress
     from rlmrec.experiments.sweep import Candidate, Sweep, Variant
     from rlmrec.experiments.trial import Trial
     from rlmrec.workspace import Workspace
@@ -69,17 +69,18 @@ def sweep(
         weight = [1e-3, 1e-2]
 
     With [search] instead of [grid], trials = 20 and ranges such as l2 = {low = 1e-7, high = 1e-4, log = true}, Optuna
-    proposes the same number of trials for each variant.
+    proposes the same number of trials for each variant. It ends those early whose validation falls behind the median
+    of the others; prune = false in [search] trains all to their end, warmup = 15 is the number of epochs before that.
     """
     from rlmrec.cli.output import Output
     from rlmrec.engine import open_engine
     from rlmrec.experiments.results import Results, TrialRecord
+    from rlmrec.experiments.search import search
     from rlmrec.experiments.sweep import (
         Sweep,
         best_candidates,
         best_preset,
         grid_candidates,
-        search,
         trial_maker,
         uneven,
     )
@@ -101,9 +102,11 @@ def sweep(
         width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
         total = plan.candidates * len(plan.variants) * len(plan.seeds)
 
-        def run_round(trials: Sequence[Trial]) -> object:
+        def run_round(trials: Sequence[Trial], prune: Prune | None) -> object:
             so_far = f"{label}, {len(results.records)} trials stored, {total} planned"
-            return run_with_progress(trials, place, results, output, so_far, jobs, threads, device, opened)
+            return run_with_progress(
+                trials, place, results, output, so_far, jobs, threads, device, opened, prune
+            )
 
         with open_engine(engine, address, device) as opened:
             candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
@@ -127,13 +130,14 @@ def sweep(
         output.say("to train them:")
         for command in train_commands(place, list(best), folder / "best.toml", name):
             output.say(f"  {escape(command)}")
-    failed = [trial.id for one in candidates for trial in one.trials if not results.is_done(trial.id)]
+    failed = [identity for one in candidates for identity in one.failures(results)]
     output.result(
         {
             "sweep": plan.name,
             "results": str(results.path),
             "trials": sum(len(one.trials) for one in candidates),
             "failed": len(failed),
+            "pruned": sum(one.is_pruned(results) for one in candidates),
             "best": [
                 {"backbone": variant[0], "alignment": variant[1], "valid": value, "options": one.options}
                 for variant, (one, value) in best.items()
@@ -210,9 +214,24 @@ def show_candidates(
                     format_duration(seconds),
                 ]
             )
+        pruned = [results.records[one.trials[0].id] for one in of_variant if one.is_pruned(results)]
+        if pruned:
+            last = [record["validation_curve"][-1][0] for record in pruned]
+            epochs = f"{min(last):.0f}" if min(last) == max(last) else f"{min(last):.0f} to {max(last):.0f}"
+            seconds = sum(record["seconds"] for record in pruned)
+            ended = f"pruned after epoch {epochs}: below the median of the others"
+            rows.append(
+                [*variant, f"{len(pruned)} of {budget[variant]}", ended, "", format_duration(seconds)]
+            )
     seeds = f", mean of {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
     columns = ["backbone", "alignment", "rank", "options", f"valid {plan.metric}", "time"]
     output.table(f"{plan.name}: best trials on validation{seeds}", columns, rows, text_columns=4)
+
+
+def _reached(record: TrialRecord) -> str:
+    """Say how far a pruned trial came."""
+    epoch, value = record["validation_curve"][-1]
+    return f"valid R@20 {value:.4f} after epoch {epoch:.0f}"
 
 
 def _short(value: Any) -> str:
@@ -229,6 +248,7 @@ def run_with_progress(
     threads: int | None = None,
     device: str = "cpu",
     engine: Engine | None = None,
+    prune: Prune | None = None,
 ) -> list[TrialRecord]:
     """Run trials with a progress bar, the time left, and a line for each trial that ends."""
     from rlmrec.durations import format_duration
@@ -245,6 +265,11 @@ def run_with_progress(
             if record["status"] == "failed":
                 output.say(f"[bold red]failed[/] {name}: {escape(record['error'])}")
                 return
+            if record["status"] == "pruned":
+                output.say(
+                    f"{name}: pruned, {_reached(record)}, {format_duration(record['seconds'])} ({progress})"
+                )
+                return
             valid = record["valid"]["recall@20"] if record["valid"] else float("nan")
             taken = f", copied from run {record['taken_from']}" if "taken_from" in record else ""
             output.say(
@@ -255,4 +280,5 @@ def run_with_progress(
         return run_trials(
             trials, place, results,
             jobs=jobs, threads=threads, device=device, on_progress=on_progress, engine=engine,
+            prune=prune,
         )  # fmt: skip

@@ -18,7 +18,8 @@ R = TypeVar("R", bound=Mapping[str, Any])
 class TrialRecord(TypedDict, total=False):
     """A trial that has ended, as plain JSON values.
 
-    ``status`` is "done" or "failed"; a failed trial has ``error`` and perhaps ``traceback`` instead of metrics.
+    ``status`` is "done", "failed" or "pruned"; a failed trial has ``error`` and perhaps ``traceback`` instead of
+    metrics, a pruned one only its epochs, seconds and curve.
     ``cell`` is what ``Trial.as_dict`` returns (the key is that of version 0.1), ``dataset`` the
     dataset's name, ``encoder`` the encoder of its text embeddings, ``seconds`` the time of training and validation,
     ``validation_curve`` pairs of epoch and Recall@20, ``groups`` what ``group_metrics`` returns, ``fit`` what a closed
@@ -92,8 +93,15 @@ class Results(Generic[R]):
         self.records[record["id"]] = record
 
     def is_done(self, identity: str) -> bool:
-        """Return whether there is a record with this id that did not fail."""
-        return identity in self.records and self.records[identity]["status"] == "done"
+        """Return whether there is a record with this id that neither failed nor was pruned."""
+        return self._has(identity, "done")
+
+    def is_pruned(self, identity: str) -> bool:
+        """Return whether the record with this id is of a trial that was pruned."""
+        return self._has(identity, "pruned")
+
+    def _has(self, identity: str, status: str) -> bool:
+        return identity in self.records and self.records[identity]["status"] == status
 
     def append(self, record: R) -> None:
         """Write a record and flush it to disk. Several processes may append to one file.

@@ -21,7 +21,8 @@ from rlmrec.durations import format_duration
 from rlmrec.engine import Engine, RayEngine
 from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.experiments.results import Results, TrialRecord
-from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, run_trial
+from rlmrec.experiments.trial import Trial, TrialInputs, describe_trial, pruned_record, run_trial
+from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
 
 
@@ -32,7 +33,7 @@ class TrialsProgress:
     Args:
         total: number of trials.
         kept: of them, those done by an earlier call.
-        done: trials done by this call.
+        done: trials done or pruned by this call.
         failed: trials that failed in this call.
         running: id → label, epochs so far, greatest number of epochs.
         epochs: of the trials that are done.
@@ -78,6 +79,8 @@ class TrialsProgress:
 
 # Called at the start, after every epoch, and with the record of each trial that has ended.
 OnProgress = Callable[[TrialsProgress, TrialRecord | None], object]
+# Called after each validation of a trial with its epoch and its Recall@20; True ends the trial.
+Prune = Callable[[Trial, int, float], bool]
 
 
 def run_trials(
@@ -90,6 +93,7 @@ def run_trials(
     device: str = "cpu",
     on_progress: OnProgress = lambda *_: None,
     engine: Engine | None = None,
+    prune: Prune | None = None,
 ) -> list[TrialRecord]:
     """Run the trials that are not done, several at a time, each in a process of its own.
 
@@ -99,7 +103,8 @@ def run_trials(
     the next call.
 
     On Ray the same trials run as its tasks. A trial whose worker died goes on from its last validation on another one.
-    The progress knows trials, not epochs. Trials that measure time run in this machine's processes all the same.
+    The progress knows trials, not epochs, and none is pruned. Trials that measure time run in this machine's processes
+    all the same.
 
     Args:
         trials: to run; repeated ones run once.
@@ -110,6 +115,8 @@ def run_trials(
         device: "cpu", "cuda" or "mps".
         on_progress: called with the progress and, when a trial has ended, its record.
         engine: a ``RayEngine``; by default each trial runs in a process of its own here.
+        prune: says after each validation whether a trial is ended there; None ends none. A trial that was pruned is
+            not done: a later call without ``prune`` trains it to its end.
 
     Returns:
         the records of ``trials``, in order.
@@ -132,7 +139,7 @@ def run_trials(
     for stage, width in zip(stages, (jobs, jobs, 1), strict=True):
         if stage:
             width = min(width, len(stage))
-            one = _Stage(place, results, device, progress, on_progress)
+            one = _Stage(place, results, device, progress, on_progress, prune)
             if isinstance(engine, RayEngine) and not stage[0].timing:
                 one.run_on_ray(stage, width, engine, threads)
             else:
@@ -164,12 +171,13 @@ class _Worker:
         theirs.close()  # with our copy open, the end of the process would go unnoticed
         self.trial: Trial | None = None
 
-    def send(self, trial: Trial) -> None:
+    def send(self, trial: Trial, asks: bool) -> None:
+        """Send a trial; ``asks`` is whether it asks after each validation if it is pruned."""
         self.trial = trial
-        self.connection.send(trial)
+        self.connection.send((trial, asks))
 
     def receive(self, trial: Trial) -> tuple[str, Any]:
-        """Return the next message: its kind ("epoch", "ended" or "died") and the epoch or record."""
+        """Return the next message: its kind ("epoch", "valid", "ended" or "died"), and the epoch, value or record."""
         try:
             kind, content = self.connection.recv()
             return kind, content
@@ -214,6 +222,7 @@ class _Stage:
     device: str
     progress: TrialsProgress
     on_progress: OnProgress
+    prune: Prune | None
 
     def run_on_ray(self, trials: Sequence[Trial], width: int, engine: RayEngine, threads: int | None) -> None:
         """Run the trials as tasks of Ray, ``width`` at a time, and record each one that ends."""
@@ -234,10 +243,10 @@ class _Stage:
             while waiting or any(worker.trial for worker in workers):
                 for worker in workers:
                     if worker.trial is None and waiting:
-                        worker.send(waiting.pop())
+                        worker.send(waiting.pop(), self.prune is not None)
                 while waiting and len(workers) < width:
                     workers.append(_Worker(self.place, self.device, threads))
-                    workers[-1].send(waiting.pop())
+                    workers[-1].send(waiting.pop(), self.prune is not None)
                 busy = {worker.connection: worker for worker in workers if worker.trial}
                 for connection in wait(list(busy)):
                     worker = busy[connection]
@@ -246,6 +255,10 @@ class _Stage:
                     kind, content = worker.receive(trial)
                     if kind == "epoch":
                         self._epoch(trial, content)
+                        continue
+                    if kind == "valid":
+                        assert self.prune is not None
+                        worker.connection.send(self.prune(trial, *content))
                         continue
                     if kind == "died":
                         workers.remove(worker)
@@ -262,7 +275,7 @@ class _Stage:
 
     def _ended(self, trial: Trial, record: TrialRecord) -> None:
         self.progress.running.pop(trial.id, None)
-        if record["status"] == "done":
+        if record["status"] != "failed":
             self.progress.done += 1
             if record["epochs"]:  # a closed form has none, which tells nothing of the others
                 self.progress.epochs.append(record["epochs"])
@@ -279,6 +292,10 @@ def _failed(trial: Trial, error: str, trace: str | None = None) -> TrialRecord:
     return record
 
 
+class _PrunedError(Exception):
+    """Ends the training of a trial."""
+
+
 class _TrialRunner:
     """Runs trials in a worker's process; makes a record of those that fail, too."""
 
@@ -291,8 +308,10 @@ class _TrialRunner:
         try:
             self._inputs = self._inputs or TrialInputs(Workspace(self.place))
             return run_trial(trial, self._inputs, device=self.device, on_epoch=on_epoch)
-        except BrokenPipeError:  # the runner has ended or died
+        except (BrokenPipeError, EOFError):  # the runner has ended or died
             raise
+        except _PrunedError:
+            return pruned_record(trial, Workspace(self.place))
         except RlmrecError as error:
             return _failed(trial, str(error))
         except Exception as error:
@@ -303,12 +322,18 @@ def _work(connection: Connection, place: Path, device: str, threads: int) -> Non
     """Run the trials that arrive on a connection, in a worker's process, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the runner stops this one
     runner = _TrialRunner(place, device, threads)
+    asks = False
 
     def on_epoch(record: dict[str, Any]) -> None:
         connection.send(("epoch", record["epoch"]))
+        if asks and "valid" in record:
+            connection.send(("valid", (record["epoch"], record["valid"][MONITORED])))
+            if connection.recv():
+                raise _PrunedError
 
     try:
         while True:
-            connection.send(("ended", runner(connection.recv(), on_epoch)))
+            trial, asks = connection.recv()
+            connection.send(("ended", runner(trial, on_epoch)))
     except (EOFError, BrokenPipeError):  # the runner has ended or died
         return

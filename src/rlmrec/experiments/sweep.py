@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +43,8 @@ KEYS = (
     "search",
 )
 RANGE = {"low", "high", "log", "step"}
+SEARCH_KEYS = ("trials", "seed", "prune", "warmup")  # of [search], beside options
+WARMUP = 15
 Variant = tuple[str, str]  # backbone, alignment
 Options = dict[str, Any]
 MakeTrial = Callable[[RunSpec], Trial]
@@ -73,10 +73,16 @@ class Sweep:
         [search]
         trials = 20
         seed = 0
+        prune = true                    # end a training that falls behind, see below
+        warmup = 15                     # but not in its first 15 epochs
         l2 = {low = 1e-7, high = 1e-4, log = true}
         layers = {low = 1, high = 4}    # whole numbers, because both ends are
         [search.contrastive]
         negatives = ["all-users", "batch"]
+
+    A candidate is pruned (Optuna's median rule) when its best validation Recall@20 so far is below the median of the
+    candidates of its variant at the same epoch. The first five candidates of a variant are trained to the end, closed
+    forms always are. Of several seeds, the first decides.
 
     Args:
         name: of the sweep.
@@ -120,10 +126,12 @@ class Sweep:
                     for value in (space["low"], space["high"]) if isinstance(space, dict) else space:
                         self.spec(variant, {**self.base(variant), name: value}, self.seeds[0])
         if self.searches:
-            for key, least in (("trials", 1), ("seed", 0)):
+            for key, least in (("trials", 1), ("seed", 0), ("warmup", 0)):
                 value = self.values["search"].get(key, least)
                 if not _is_whole(value, least):
                     raise ConfigError(f"search: {key} = {value!r}: expected a whole number, {least} or more")
+            if not isinstance(self.prunes, bool):
+                raise ConfigError(f"search: prune = {self.prunes!r}: expected true or false")
 
     def _refuse_members(self, key: str, kind: type) -> None:
         values = self.values.get(key, [])
@@ -173,6 +181,17 @@ class Sweep:
         """Number of candidates of each variant of a search."""
         return int(self.values["search"].get("trials", 20))
 
+    @property
+    def prunes(self) -> bool:
+        """Whether a search ends the training of candidates that fall behind."""
+        prunes: bool = self.values["search"].get("prune", True)
+        return prunes
+
+    @property
+    def warmup(self) -> int:
+        """Epochs in which no candidate is pruned; by default those that the default patience grants every run."""
+        return int(self.values["search"].get("warmup", WARMUP))
+
     @cached_property
     def variants(self) -> list[Variant]:
         """All pairs of backbone and alignment."""
@@ -210,7 +229,7 @@ class Sweep:
     def space(self, variant: Variant) -> Options:
         """Return what a search may set: name → {low, high, log, step}, or a list to choose from."""
         space = self.section("search", variant)
-        for key in ("trials", "seed"):
+        for key in SEARCH_KEYS:
             space.pop(key, None)
         for name, values in space.items():
             is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= RANGE
@@ -310,6 +329,16 @@ class Candidate:
         valid = [results.records[trial.id]["valid"] or {} for trial in self.trials]
         return statistics.mean(values[metric] for values in valid)
 
+    def is_pruned(self, results: Results[TrialRecord]) -> bool:
+        """Return whether its first trial was pruned, so that the others do not run."""
+        return results.is_pruned(self.trials[0].id)
+
+    def failures(self, results: Results[TrialRecord]) -> list[str]:
+        """Return the ids of the trials that failed."""
+        if self.is_pruned(results):
+            return []
+        return [trial.id for trial in self.trials if not results.is_done(trial.id)]
+
 
 def grid_candidates(sweep: Sweep, make: MakeTrial) -> list[Candidate]:
     """Return all candidates of a grid."""
@@ -324,90 +353,6 @@ def candidate(sweep: Sweep, variant: Variant, options: Options, make: MakeTrial)
     """Return the candidate of a variant with these options."""
     trials = tuple(make(sweep.spec(variant, options, seed)) for seed in sweep.seeds)
     return Candidate(variant, options, trials)
-
-
-def search(
-    sweep: Sweep,
-    make: MakeTrial,
-    results: Results[TrialRecord],
-    run: Callable[[Sequence[Trial]], object],
-    storage: Path,
-    width: int = 1,
-) -> list[Candidate]:
-    """Let Optuna propose candidates for each variant, given the validation metrics of earlier ones.
-
-    The studies are stored in a file: a killed search first runs the candidates that it had begun, then requests more.
-    A candidate that failed counts and is not repeated.
-
-    Args:
-        sweep: with [search].
-        make: makes the trial of a spec.
-        results: with the records of the trials.
-        run: runs trials; those of all variants in a round together.
-        storage: Optuna's journal file.
-        width: candidates of a variant in a round.
-
-    Returns:
-        the candidates of all variants.
-
-    Raises:
-        ConfigError: Optuna is not installed.
-    """
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-        from optuna.trial import TrialState
-    except ImportError:
-        raise ConfigError("[search] needs Optuna: pip install 'rlmrec[sweep]', or give a [grid]") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    journal = JournalStorage(JournalFileBackend(str(storage)))
-    seed = int(sweep.values["search"].get("seed", 0))
-    studies = {}
-    for variant in sweep.variants:
-        # Another space, other options or another dataset make another study, so that nothing is mixed.
-        trial = make(sweep.spec(variant, sweep.base(variant), sweep.seeds[0]))
-        about = [trial.as_dict(), sweep.space(variant), sweep.seeds, sweep.metric, seed]
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-        studies[variant] = optuna.create_study(
-            storage=journal,
-            study_name="-".join((*variant, digest)),
-            direction="maximize",
-            load_if_exists=True,
-        )
-
-    def candidate_of(variant: Variant, params: Options) -> Candidate:
-        return candidate(sweep, variant, {**sweep.base(variant), **params}, make)
-
-    while True:
-        round_: list[tuple[Variant, int, Candidate]] = []
-        for variant, study in studies.items():
-            begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            round_ += [(variant, one.number, candidate_of(variant, one.params)) for one in begun]
-            room = min(max(0, width - len(begun)), sweep.candidates - len(study.get_trials(deepcopy=False)))
-            for _ in range(room):
-                number = len(study.get_trials(deepcopy=False))
-                # A seed for each candidate: a continued search must not draw the same points again. constant_liar keeps
-                # candidates of one round apart.
-                study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, constant_liar=True)
-                asked = study.ask()
-                for name, space in sweep.space(variant).items():
-                    _suggest(asked, name, space)
-                round_.append((variant, asked.number, candidate_of(variant, asked.params)))
-        if not round_:
-            break
-        run([trial for _, _, one in round_ for trial in one.trials])
-        for variant, number, one in round_:
-            value = one.value(results, sweep.metric)
-            state = TrialState.FAIL if value is None else TrialState.COMPLETE
-            # Another process with the same search has the same trials and may have reported it first.
-            studies[variant].tell(number, value, state=state, skip_if_finished=True)
-    return [
-        candidate_of(variant, one.params)
-        for variant, study in studies.items()
-        for one in study.get_trials(deepcopy=False)
-    ]
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -429,15 +374,6 @@ def _refuse_range(name: str, space: Mapping[str, Any]) -> None:
     else:
         return
     raise ConfigError(f"search: {name} = {dict(space)!r}: {wrong}")
-
-
-def _suggest(asked: Any, name: str, space: Any) -> None:
-    if isinstance(space, list):
-        asked.suggest_categorical(name, space)
-    elif isinstance(space["low"], int) and isinstance(space["high"], int):
-        asked.suggest_int(name, **space)
-    else:
-        asked.suggest_float(name, **space)
 
 
 def best_candidates(

@@ -377,18 +377,15 @@ def run_trial(
             metrics = {**metrics, "test": _test_on_hidden(trial, inputs, folder)}
             write_json(folder / "metrics.json", metrics)
         describe_trial(trial, inputs.place)
-    epochs = read_json_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    seconds, curve = _training(folder)
     record: Any = {  # the keys of metrics.json are those of TrialRecord, but mypy cannot know it
         "id": trial.id,
         "status": "done",
         "dataset": inputs.dataset.name,
         "cell": trial.as_dict(),
         **{name: value for name, value in metrics.items() if name != "config"},
-        "seconds": sum(epoch["seconds"] + epoch.get("seconds_evaluation", 0) for epoch in epochs)
-        or metrics.get("seconds", 0.0),
-        "validation_curve": [
-            [epoch["epoch"], round(epoch["valid"][MONITORED], 5)] for epoch in epochs if "valid" in epoch
-        ],
+        "seconds": seconds or metrics.get("seconds", 0.0),
+        "validation_curve": curve,
     }
     if "fit" in record:  # without the figures of each option that was tried
         record["fit"] = {name: value for name, value in record["fit"].items() if name != "trials"}
@@ -398,6 +395,29 @@ def run_trial(
         record["encoder"] = text_embeddings.manifest["encoder"]
     result: TrialRecord = record
     return result
+
+
+def pruned_record(trial: Trial, place: Workspace) -> TrialRecord:
+    """Return the record of a trial whose training was ended early, from what it has written so far."""
+    seconds, curve = _training(place.trial(trial.id))
+    return {
+        "id": trial.id,
+        "status": "pruned",
+        "cell": trial.as_dict(),
+        "epochs": int(curve[-1][0]) + 1 if curve else 0,
+        "seconds": seconds,
+        "validation_curve": curve,
+    }
+
+
+def _training(folder: Path) -> tuple[float, list[list[float]]]:
+    """Return the seconds that a trial has trained and validated, and its pairs of epoch and validation Recall@20."""
+    path = folder / "metrics.jsonl"
+    epochs = read_json_lines(path) if path.exists() else []
+    seconds = sum(epoch["seconds"] + epoch.get("seconds_evaluation", 0) for epoch in epochs)
+    return seconds, [
+        [epoch["epoch"], round(epoch["valid"][MONITORED], 5)] for epoch in epochs if "valid" in epoch
+    ]
 
 
 def _test_on_hidden(trial: Trial, inputs: TrialInputs, folder: Path) -> dict[str, float]:

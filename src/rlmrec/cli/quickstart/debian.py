@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
     from rlmrec.evaluation.compare import FinishedRun
     from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.text.encoder import TextEncoder
     from rlmrec.workspace import Workspace
 
 SHOWN = ("ndcg@20", "recall@20")
@@ -40,19 +42,24 @@ def run(
     """Run the pipeline; return what ``--json`` prints and the ``next`` commands."""
     from rlmrec.data.dataset import Dataset
     from rlmrec.data.debian import read_debian_packages
-    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict
-    from rlmrec.experiments.spec import RunSpec
 
     output.say("[bold]1. data[/]: which packages does a piece of software need? (5-core, split 3:1:1)")
     dataset = Dataset.from_source(read_debian_packages(), k_core=5, seed=seed)
     keep(dataset, place, overwrite, output)
 
     output.say("[bold]2. profiles by a language model[/]: one by a small embedded model, to see it work")
-    profile_live(dataset, "general", output, count=1)
-    show_cost(place, dataset, output)
+    with ThreadPoolExecutor(1) as pool:
+        # Its libraries take seconds to load, in which the language model, of one thread, leaves a core idle.
+        loading = pool.submit(load_encoder)
+        profile_live(dataset, "general", output, count=1)
+        show_cost(place, dataset, output)
+        encoder = loading.result()
 
     output.say("[bold]3. text vectors[/] of names and descriptions, by the embedded encoder")
-    text_embeddings = encode_descriptions(place, dataset, output)
+    text_embeddings = encode_descriptions(place, dataset, encoder, output)
+
+    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict
+    from rlmrec.experiments.spec import RunSpec
 
     output.say("[bold]4. train and fit[/]: without and with text")
     runs = {}
@@ -72,7 +79,7 @@ def run(
     )
 
     output.say("[bold]6. a new project, described in a sentence[/]")
-    items = recommend_to(SENTENCE, place, dataset, text_embeddings, output)
+    items = recommend_to(SENTENCE, place, dataset, text_embeddings, encoder, output)
     return {
         "runs": {name: run.metrics for name, run in runs.items()},
         "comparisons": comparisons_as_dict(comparisons),
@@ -104,15 +111,22 @@ def show_cost(place: Workspace, dataset: Dataset, output: Output) -> None:
     )
 
 
-def encode_descriptions(place: Workspace, dataset: Dataset, output: Output) -> TextEmbeddings:
+def load_encoder() -> TextEncoder:
+    """Load the embedded encoder."""
+    from rlmrec.text.local import LocalEncoder
+
+    return LocalEncoder()
+
+
+def encode_descriptions(
+    place: Workspace, dataset: Dataset, encoder: TextEncoder, output: Output
+) -> TextEmbeddings:
     """Encode name and description of each package and each project; most vectors come with the data."""
     from rlmrec.data.debian import packaged_vectors
     from rlmrec.profiles.select import metadata_of
     from rlmrec.text.cache import VectorCache, key
-    from rlmrec.text.local import LocalEncoder
     from rlmrec.text.registry import encoder_spec
 
-    encoder = LocalEncoder()
     texts = {kind: metadata_of(dataset, kind) for kind in ("item", "user")}
     name, *packaged = packaged_vectors()
     if name == encoder.name:
@@ -161,16 +175,15 @@ def recommend_to(
     place: Workspace,
     dataset: Dataset,
     text_embeddings: TextEmbeddings,
+    encoder: TextEncoder,
     output: Output,
 ) -> list[dict[str, Any]]:
     """Print what a project with this description gets, with similar projects that have it as the reason."""
     from rlmrec.cli.cold import show_new_user
     from rlmrec.recommend.open import open_cold_start, open_recommender
-    from rlmrec.text.registry import encoder_of
 
     recommender = open_recommender(place, "graph-filter-text", dataset)
     cold = open_cold_start(place, "graph-filter-text", recommender)
-    encoder = encoder_of(cold.manifest, folder=place.encoders_path)
     vector = encoder.encode([sentence])[0]
     output.say(escape(f'   "{sentence}"'))
     return show_new_user(recommender, cold, dataset, vector, text_embeddings, 10, output)
