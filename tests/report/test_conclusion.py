@@ -7,8 +7,24 @@ import polars as pl
 import pytest
 
 from rlmrec.evaluation.compare import compare_pairs
+from rlmrec.experiments.results import Results
+from rlmrec.experiments.spec import RunSpec
+from rlmrec.experiments.trial import Trial
+from rlmrec.paper.grids import grids
 from rlmrec.report.accuracy import Change
-from rlmrec.report.conclusion import Facts, RunFacts, cost, effect, what_next, who_gains, winner
+from rlmrec.report.collect import Inputs
+from rlmrec.report.conclusion import (
+    Facts,
+    RunFacts,
+    cost,
+    effect,
+    what_next,
+    who_gains,
+    who_is_known_by_text,
+    winner,
+)
+from rlmrec.report.hidden import KnownByText, known_by_text
+from rlmrec.workspace import Workspace
 
 BASE = RunFacts("base", 0.20, seconds=10.0, coverage=0.38)
 CON = RunFacts("con", 0.22, seconds=61.0, coverage=0.42, text=True)
@@ -149,3 +165,42 @@ def test_what_to_do_next(found, steps):
     said = texts(what_next(found))
     assert len(said) == len(steps)
     assert all(text.startswith(step) for text, step in zip(said, steps, strict=True))
+
+
+def test_who_is_known_by_text_alone():
+    users = KnownByText("users", "graph-filter", 0.5919, "popularity", 0.3477)
+    items = KnownByText("items", "graph-filter", 0.02, "graph-filter with shuffled texts", 0.03)
+    assert texts(who_is_known_by_text(facts(cold=[users, items], measure="rlmrec experiment hidden"))) == [
+        "Users known by their text alone gain: Recall@20 is 0.5919 with graph-filter and 0.3477 with popularity.",
+        "Items known by their text alone do not gain: Recall@20 is 0.0200 with graph-filter and 0.0300 with "
+        "graph-filter with shuffled texts.",
+    ]
+    [sentence] = texts(who_is_known_by_text(facts(measure="rlmrec experiment hidden -w shop")))
+    assert sentence.endswith("is not measured here; rlmrec experiment hidden -w shop does.")
+    assert who_is_known_by_text(facts()) == [], "there are no texts"
+
+
+def test_the_experiment_hidden_is_read_from_its_records(tmp_path):
+    def record(number, backbone, hidden, value, shuffle="none", texts="t", alignment="none"):
+        spec = RunSpec.resolve(backbone, alignment)
+        trial = Trial(spec, "d", texts, texts and "default", shuffle, hidden=hidden)
+        return {
+            "id": str(number), "status": "done", "cell": trial.as_dict(), "dataset": "shop", "epochs": 1,
+            "test": {"recall@20": value, "ndcg@20": value}, "valid": None, "environment": {},
+        }  # fmt: skip
+
+    place = Workspace(tmp_path)
+    grid = next(one for one in grids() if one.name == "hidden")
+    inputs = Inputs(place, [grid])
+    assert known_by_text(inputs, "recall@20") == []
+    results = Results(place.experiments_path / "hidden" / "shop.jsonl")
+    results.append(record(1, "graph-filter", "users", 0.4))
+    assert known_by_text(inputs, "recall@20") == [], "nothing to hold it against"
+    results.append(record(2, "popularity", "users", 0.3, texts=None))
+    results.append(record(3, "lightgcn", "users", 0.5, alignment="contrastive"))
+    results.append(record(4, "graph-filter", "items", 0.2))
+    results.append(record(5, "graph-filter", "items", 0.1, shuffle="both"))
+    assert known_by_text(inputs, "recall@20") == [
+        KnownByText("users", "lightgcn with contrastive", 0.5, "popularity", 0.3),
+        KnownByText("items", "graph-filter", 0.2, "graph-filter with shuffled texts", 0.1),
+    ]

@@ -18,6 +18,7 @@ from rlmrec.report import accuracy
 from rlmrec.report.accuracy import Change
 from rlmrec.report.blocks import Block, Conclusion, Options, Section, Sentence, anchor, p_value, signed
 from rlmrec.report.collect import Group, Inputs
+from rlmrec.report.hidden import ANCHOR, KnownByText, known_by_text
 from rlmrec.report.tables import ResultTable, Value
 
 METRIC = "recall@20"  # the metric that runs are chosen by on validation
@@ -63,6 +64,8 @@ class Facts:
         users: change for users of little to much activity: (training interactions, change).
         items: change for items by popularity: (head, middle or tail; change).
         backbone: of both, for the links.
+        cold: what a text tells of users and of items without a history, where it was measured.
+        measure: the command that measures it; "" where nothing has a text.
     """
 
     runs: Sequence[RunFacts]
@@ -73,6 +76,8 @@ class Facts:
     users: Sequence[tuple[str, Change]] = ()
     items: Sequence[tuple[str, Change]] = ()
     backbone: str = ""
+    cold: Sequence[KnownByText] = ()
+    measure: str = ""
 
 
 def winner(facts: Facts) -> list[Sentence]:
@@ -142,6 +147,22 @@ def who_gains(facts: Facts) -> list[Sentence]:
     return found
 
 
+def who_is_known_by_text(facts: Facts) -> list[Sentence]:
+    """Tell what users and items get who have a text and no history; if that is not known, which command measures it."""
+    if not facts.cold:
+        text = f"What texts do for new users and items, without a history, is not measured here; {facts.measure} does."
+        return [Sentence("New ones", text)] if facts.measure else []
+    found = []
+    for one in facts.cold:
+        gains = one.value > one.base_value
+        text = (
+            f"{one.kind.capitalize()} known by their text alone {'gain' if gains else 'do not gain'}: {NAME} is "
+            f"{one.value:.4f} with {one.name} and {one.base_value:.4f} with {one.base}."
+        )
+        found.append(Sentence(f"New {one.kind}", text, ANCHOR))
+    return found
+
+
 def cost(facts: Facts) -> list[Sentence]:
     """Tell what the winner, and the run with text, cost: seconds, and the share of the catalogue that is shown."""
     new, base = (facts.new, facts.base) if facts.new and facts.base else (facts.runs[0], None)
@@ -190,7 +211,14 @@ def what_next(facts: Facts) -> list[Sentence]:
     return [Sentence("Next", step) for step in steps]
 
 
-RULES: tuple[Callable[[Facts], list[Sentence]], ...] = (winner, effect, who_gains, cost, what_next)
+RULES: tuple[Callable[[Facts], list[Sentence]], ...] = (
+    winner,
+    effect,
+    who_gains,
+    who_is_known_by_text,
+    cost,
+    what_next,
+)
 
 
 def _size(change: Change) -> str:
@@ -253,9 +281,15 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
             lead = compare_pairs({"best": pair}, [METRIC])["best"][METRIC]
         except RlmrecError as error:
             inputs.leave_out(str(error))
+    cold = known_by_text(inputs, METRIC)
+    measure = ""
+    if any(run.text for run in runs):
+        measure = (
+            f"rlmrec experiment hidden -w {inputs.workspace.path} --only backbone=popularity,graph-filter"
+        )
     number = next((number for number, group in enumerate(groups) if group.name in changes), None)
     if number is None:
-        return Facts(runs, lead)
+        return Facts(runs, lead, cold=cold, measure=measure)
     new = groups[number]
     base = inputs.base_of(new.first.backbone)
     assert base is not None  # what it was compared with
@@ -265,7 +299,10 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
         users = [pair for _, _, mine in found for pair in zip(labels, mine, strict=True)]
         by_popularity = accuracy.changes_by_popularity(inputs, inputs.dataset, base, [new])
         items = [pair for _, _, mine in by_popularity for pair in zip(ITEM_GROUPS, mine, strict=True)]
-    return Facts(runs, lead, runs[number], _run(base), changes[new.name], users, items, new.first.backbone)
+    backbone = new.first.backbone
+    return Facts(
+        runs, lead, runs[number], _run(base), changes[new.name], users, items, backbone, cold, measure
+    )
 
 
 def _run(group: Group) -> RunFacts:

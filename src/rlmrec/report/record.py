@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rlmrec.experiments.trial import split_period
 from rlmrec.llm.base import Usage
 from rlmrec.llm.store import Profile, Store
 from rlmrec.profiles.parse import cut_words
-from rlmrec.report import history
+from rlmrec.report import hidden, history
 from rlmrec.report.blocks import Block, Card, Code, Options, Section, Text
 from rlmrec.report.collect import Inputs, Run
 from rlmrec.report.experiments import Summary, summarize, tables_of
@@ -30,6 +31,7 @@ def experiments(inputs: Inputs, options: Options) -> Section | None:  # noqa: AR
     """Return the tables of the experiments that were run."""
     blocks: list[Block] = []
     short: list[Summary] = []
+    hidden_shown = False
     for experiment in inputs.experiments:
         for path in sorted((inputs.workspace.experiments_path / experiment.name).glob("*.jsonl")):
             try:
@@ -37,7 +39,11 @@ def experiments(inputs: Inputs, options: Options) -> Section | None:  # noqa: AR
             except RlmrecError as error:
                 inputs.leave_out(str(error))
                 continue
-            blocks += tables_of(summary) if summary.rows else []
+            tables = tables_of(summary) if summary.rows else []
+            if tables and experiment.name == hidden.NAME and not hidden_shown:
+                tables[0] = replace(tables[0], anchor=hidden.ANCHOR)
+                hidden_shown = True
+            blocks += tables
             short += [summary] * (experiment.name == history.NAME)
     chart = history.gain_chart(short)
     blocks = blocks if chart is None else [chart, *blocks]
