@@ -117,7 +117,8 @@ def test_a_delimiter_is_one_ascii_character(wrong):
 def by_csv(text, separator=","):
     """The rows that Python's csv reads, padded; empty fields and missing ones are the same."""
     header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
-    return [tuple(row + [""] * (len(header) - len(row))) for row in rows]
+    padded = [tuple(row + [""] * (len(header) - len(row))) for row in rows]
+    return [row for row in padded if any(value.strip(" ") for value in row)]  # the others are left out
 
 
 def by_us(path, text, separator=","):
@@ -143,6 +144,25 @@ def test_quotes_and_line_ends_are_read_as_csv_reads_them(tmp_path, text):
     assert by_us(tmp_path / "t.csv", text) == by_csv(text)
 
 
+@pytest.mark.parametrize("line", [";;;", ' ; ;""; '])
+@pytest.mark.parametrize("name", ["Stuhl", '12" Tisch'])
+def test_lines_of_separators_alone_are_left_out_and_counted(tmp_path, line, name):
+    path = tmp_path / "t.csv"
+    path.write_text(f"user_id;item_id;rating;name\n1;2;5;{name}\n\n{line}\n2;2;4;b\n{line}\n3;1;;\n")
+    table = read_table(path, ["user_id", "item_id"])
+    assert table.frame["user_id"].to_list() == ["1", "2", "3"]
+    [finding] = table.findings
+    assert (
+        str(finding)
+        == f"2 lines of {path} have separators and no values, for example line 4: they are left out"
+    )
+    assert table.place(2) == "line 7"
+    # A line with a value elsewhere is a row, whose id is missing.
+    path.write_text(f"user_id;item_id;rating;name\n{line}\n;;5;{name}\n")
+    with pytest.raises(DataError, match="line 3, column 'user_id': the user id is missing"):
+        read_table(path, ["user_id", "item_id"]).ids("user_id", "user")
+
+
 @contextmanager
 def small_blocks(size):
     """Read in blocks of this many bytes, so that borders of blocks are everywhere."""
@@ -157,10 +177,11 @@ FIELDS = st.text('ab",\n\r ;', max_size=6)
 @given(rows=st.lists(st.lists(FIELDS, min_size=2, max_size=2), min_size=1, max_size=6))
 def test_well_written_records_come_back(tmp_path_factory, rows):
     out = io.StringIO(newline="")
+    rows.append(["1", "2"])
     csv.writer(out, quoting=csv.QUOTE_ALL).writerows([["x", "y"], *rows])
     with small_blocks(len(out.getvalue()) % 5 + 1):
         read = by_us(tmp_path_factory.getbasetemp() / "t.csv", out.getvalue())
-    assert read == [tuple(row) for row in rows]
+    assert read == [tuple(row) for row in rows if any(field.strip(" ") for field in row)]
 
 
 @given(text=st.text('ab",\n\r ', min_size=1, max_size=30))

@@ -125,3 +125,33 @@ def test_the_choice_is_shown(files, call):
     code, out, err = call("profile", "-w", files / "w", "--items", "--dry-run")
     assert code == 0, err
     assert "columns of items in the prompts: title, category\n" in out
+
+
+def test_html_in_texts_becomes_plain_and_is_counted(files):
+    items = pl.DataFrame(ITEMS).with_columns(
+        description=pl.Series(
+            [
+                "<p>A <b>pan</b> &amp; lid</p><p>Steel<br/>30&nbsp;cm</p>",
+                "5 < 6 and a > b",
+                None,
+                "R&D; <new>",
+            ]
+        )
+    )
+    items.write_csv(files / "items.csv")
+    source = read_tables(files / "orders.csv", items=files / "items.csv")
+    dataset = Dataset.from_source(source)
+    assert dataset.item_texts["description"].to_list() == [
+        "A pan & lid Steel 30 cm",
+        "5 < 6 and a > b",
+        None,
+        "R&D; <new>",
+    ]
+    [finding] = [one for one in source.findings if one.kind == "markup"]
+    assert str(finding).startswith(
+        f"1 texts of {files / 'items.csv'} are HTML, for example '<p>A <b>pan</b> &amp; lid"
+    )
+    # The same table again changes nothing.
+    again = append(dataset, None, items=Table("items", pl.read_csv(files / "items.csv"), typed=True))
+    assert again.dataset.fingerprint == dataset.fingerprint
+    assert again.dataset.content == dataset.content

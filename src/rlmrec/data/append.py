@@ -12,6 +12,7 @@ import polars as pl
 from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions, joined
+from rlmrec.data.markup import without_markup
 from rlmrec.data.metadata import text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
@@ -251,7 +252,7 @@ def _updated(
             return old, np.zeros(size, bool)
         grown = pl.concat([old, pl.DataFrame(schema=old.schema).clear(size - len(old))])
         return grown, np.arange(size) >= len(old)
-    given = align(table, ids, id_column)
+    given = without_markup(align(table, ids, id_column))
     if title is None and old is not None and "title" in old.columns:
         title = similar_title(given)
     if title is not None:

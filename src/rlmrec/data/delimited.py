@@ -16,6 +16,7 @@ from rlmrec.data.encodings import TextFile
 from rlmrec.data.table import UNREADABLE, Records, Table, check_columns, first_line, refuse_absent
 from rlmrec.errors import DataError
 from rlmrec.files import longest_line, too_long
+from rlmrec.findings import Finding
 
 SEPARATORS = ",;\t|"
 _BLOCK = 1 << 20  # bytes that are looked at in one go
@@ -73,10 +74,12 @@ def read_delimited(
         raise DataError(f"{path} cannot be read: {_why(records, error)}") from None
     skipped = 0 if names else 1
     body = partial(_after_header, records, skipped)
-    frame = _without_blank_lines(frame, body)
+    lines = _after_header(records, skipped, whole=True)
+    # Polars makes a row of a blank line; records that are written regularly for it have none of these.
+    frame, hollow = _without_blank_lines(path, frame, (one for one in lines if one[1] or not is_odd))
     if not len(frame):
         raise DataError(f"{path} has {'a header but no rows' if skipped else 'no rows'}")
-    return Table(path, frame, typed=False, records=body, findings=tuple(text.findings()))
+    return Table(path, frame, typed=False, records=body, findings=(*text.findings(), *hollow))
 
 
 def _is_odd(text: TextFile, separator: str, quote: str | None) -> bool:
@@ -196,12 +199,13 @@ def _is_whole(lines: list[str], options: dict[str, Any]) -> bool:
     return True
 
 
-def _after_header(records: Records, skipped: int) -> Iterator[tuple[int, Any]]:
+def _after_header(records: Records, skipped: int, whole: bool = False) -> Iterator[tuple[int, Any]]:
+    """Yield line and fields of the records behind the header; without ``whole``, no fields of one without values."""
     for line, fields in records():
         if skipped and fields:
             skipped -= 1  # blank lines above the header do not count
         elif not skipped:
-            yield line, fields
+            yield line, fields if whole or _has_values(fields) else []
 
 
 def _separator(text: TextFile) -> str:
@@ -228,14 +232,31 @@ def _separator(text: TextFile) -> str:
     return next((separator for separator, of in widths.items() if of[0] > 1), ",")
 
 
-def _without_blank_lines(frame: pl.DataFrame, body: Records) -> pl.DataFrame:
-    """Drop the rows that Polars makes of blank lines, but not those with separators and no values."""
-    empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+def _without_blank_lines(
+    path: Path, frame: pl.DataFrame, lines: Iterator[tuple[int, Any]]
+) -> tuple[pl.DataFrame, list[Finding]]:
+    """Drop the rows that Polars makes of blank lines and of lines with separators alone; report the latter."""
+    # Only columns that were read can tell; whether a row has values in others, its line does.
+    texts = pl.all().str.strip_chars(" ").fill_null("") == ""
+    empty = frame.select(pl.all_horizontal(texts)).to_series()
     if not empty.any():
-        return frame
-    blank = [row for row, (_, fields) in enumerate(body()) if not fields]
+        return frame, []
+    blank: list[int] = []
+    hollow: list[int] = []
+    for row, (line, fields) in enumerate(lines):
+        if not _has_values(fields):
+            blank.append(row)
+            hollow += [line] if fields else []
     rows = pl.int_range(len(frame), eager=True)
-    return frame.filter(~(empty & rows.is_in(pl.Series(blank, dtype=pl.Int64).implode())))
+    kept = frame.filter(~(empty & rows.is_in(pl.Series(blank, dtype=pl.Int64).implode())))
+    if not hollow:
+        return kept, []
+    what = f"lines of {path} have separators and no values"
+    return kept, [Finding("empty line", what, len(hollow), f"line {hollow[0]}", "they are left out")]
+
+
+def _has_values(fields: Sequence[str]) -> bool:
+    return any(field.strip(" ") for field in fields)
 
 
 def _why(records: Records, error: BaseException) -> str:

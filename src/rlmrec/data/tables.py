@@ -22,6 +22,7 @@ from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.interactions import Interactions, index_type
+from rlmrec.data.markup import check_markup, without_markup
 from rlmrec.data.metadata import TITLE_COLUMNS
 from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_baskets
 from rlmrec.data.source import Source
@@ -196,8 +197,8 @@ def to_source(
             "columns of titles and texts are in the table of items: give that, too (items, --items)"
         )
     parts, user_ids, item_ids = assemble(tables, *columns)
-    item_texts = align(items, item_ids, columns.item) if items is not None else None
-    user_texts = align(users, user_ids, columns.user) if users is not None else None
+    item_texts = without_markup(align(items, item_ids, columns.item)) if items is not None else None
+    user_texts = without_markup(align(users, user_ids, columns.user)) if users is not None else None
     findings = list(
         dict.fromkeys(found for table in (*tables, items, users) if table for found in table.findings)
     )
@@ -304,8 +305,9 @@ def chosen_columns(
 
 
 def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Finding]:
-    """Find columns of a table of texts that only count its rows, and ids that it spells in another way."""
+    """Find columns of a table of texts that only count its rows, ids that it spells in another way, and markup."""
     findings = check_join(vocabulary.kind, table.ids(id_column, vocabulary.kind), vocabulary)
+    findings += check_markup(table.path, table.frame.drop(id_column))
     index = index_columns(table.frame.drop(id_column))
     if index:
         findings.append(
