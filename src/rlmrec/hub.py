@@ -44,7 +44,7 @@ def push(files: Sequence[Path], repo: str, card: str, public: bool = False) -> P
         ConfigError: the client is not installed, or the name is wrong.
         RlmrecError: the hub refuses or cannot be reached.
     """
-    with _asking(repo) as hub:
+    with _hub_client(repo) as hub:
         api = hub.HfApi(library_name="rlmrec")
         with TemporaryDirectory() as temporary:
             for path in files:
@@ -67,7 +67,7 @@ def fetch(repo: str, files: Sequence[str], revision: str | None = None) -> Path:
         ConfigError: the client is not installed, or the name is wrong.
         RlmrecError: there is no such repository, revision or file, or the hub cannot be reached.
     """
-    with _asking(repo) as hub:
+    with _hub_client(repo) as hub:
         folder = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     missing = [name for name in files if not (folder / name).exists()]
     if missing:
@@ -115,7 +115,7 @@ def _cell(value: Any) -> str:
 
 
 @contextmanager
-def _asking(repo: str) -> Iterator[Any]:
+def _hub_client(repo: str) -> Iterator[Any]:
     """Import the hub's client, and report what it raises as one line."""
     try:
         import huggingface_hub as hub

@@ -56,3 +56,11 @@ def test_typed_text_is_parsed_by_the_type_of_the_ids():
     integers, texts = Vocabulary([7]), Vocabulary(["007"])
     assert (integers.parse("7"), integers.parse("007"), integers.parse("x")) == (7, None, None)
     assert texts.parse("007") == "007"
+
+
+@pytest.mark.parametrize("typed", ["1", " 00001", "001"])
+def test_an_id_without_its_leading_zeros_is_recognised(typed):
+    with pytest.raises(UnknownIdError, match=r"did you mean '00001'\?"):
+        Vocabulary(["00002", "00001"], "user").row(typed)
+    with pytest.raises(UnknownIdError, match=r"\('00002', '00001', …\)$"):
+        Vocabulary(["00002", "00001"], "user").row("3")

@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run_or_fail(arguments: list[str]) -> NoReturn:
     """Run a command and exit with its code, or report the error and exit with that of the error."""
     try:
-        with _talk("--quiet" not in arguments):
+        with _output_context("--quiet" not in arguments):
             sys.exit(_run([argument for argument in arguments if argument not in ("--debug", "--quiet")]))
     except BrokenPipeError:
         raise
@@ -143,8 +143,8 @@ def _run_or_fail(arguments: list[str]) -> NoReturn:
         _fail(message, code)
 
 
-def _talk(wanted: bool) -> AbstractContextManager[None]:
-    """Return the context in which a command runs: in silence if no talk is wanted."""
+def _output_context(wanted: bool) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: silent if no output is wanted."""
     if wanted:
         return nullcontext()
     from rlmrec.cli.output import quiet

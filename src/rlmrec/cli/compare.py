@@ -219,7 +219,12 @@ def show_significance(comparisons: Comparisons, output: Output) -> None:
                         [name, metric, over, shown, f"{tests.p_holm:.2g}", f"{tests.p_wilcoxon_holm:.2g}"]
                     )
     columns = ["run", "metric", "over", "difference, 95 %", "p, t", "p, Wilcoxon"]
-    output.table("p-values after Holm's correction", columns, rows, text_columns=3)
+    output.table(
+        "p-values after Holm's correction; each interval is of its difference alone",
+        columns,
+        rows,
+        text_columns=3,
+    )
 
 
 def show_power(

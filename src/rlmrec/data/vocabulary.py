@@ -88,7 +88,11 @@ class Vocabulary:
                 f"{'text' if self.is_text else 'integers'} here, pass {twin!r}"
             )
         examples = ", ".join(repr(i) for i in self.ids[:3])
-        raise UnknownIdError(f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …)")
+        similar = next((own for own in self.ids if _bare(own) == _bare(raw)), None)
+        meant = "" if similar is None else f"; did you mean {similar!r}?"
+        raise UnknownIdError(
+            f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …){meant}"
+        )
 
     def rows(self, raw: Sequence[AnyId] | AnyArray) -> IntArray:
         """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""
@@ -106,3 +110,8 @@ class Vocabulary:
             return int(text) if str(int(text)) == text else None
         except ValueError:
             return None
+
+
+def _bare(raw: AnyId) -> str:
+    """Return an id as text without case, outer blanks and leading zeros, which people and programs lose."""
+    return str(raw).strip().lstrip("0").lower()

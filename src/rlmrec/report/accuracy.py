@@ -76,7 +76,8 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                 ],
                 significance,
                 "Significance",
-                "Paired tests over the users of the test split; bootstrap intervals.",
+                "Paired tests over the users of the test split; bootstrap intervals, each of its difference alone, "
+                "without the correction.",
                 text_columns=2,
                 anchor="t-significance",
             )

@@ -70,5 +70,5 @@ def _name(row: SummaryRow) -> str:
     backbone, alignment = trial["run"]["backbone"], trial["run"]["alignment"]
     if backbone == POPULARITY:
         return POPULARITY
-    named = str(backbone) if alignment == "none" else f"{backbone} with {alignment}"
-    return named + " with shuffled texts" * (trial["data"]["shuffle"] != "none")
+    named = [backbone] if alignment == "none" else [backbone, alignment]
+    return " with ".join([*named, *["shuffled texts"] * (trial["data"]["shuffle"] != "none")])
