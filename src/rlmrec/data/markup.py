@@ -30,11 +30,11 @@ def plain(text: str) -> str:
 
 
 def without_markup(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table whose texts have no tags of HTML."""
+    """Return a table whose texts have no tags of HTML; one of tags alone is missing."""
     changed = []
     for column in table.select(pl.col(pl.String)):
         if (column.str.contains(_IS_MARKUP)).any():
-            changed.append(column.map_elements(plain, return_dtype=pl.String))
+            changed.append(column.map_elements(lambda text: plain(text) or None, return_dtype=pl.String))
     return table.with_columns(changed)
 
 
