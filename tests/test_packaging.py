@@ -40,7 +40,7 @@ def test_all_names_extras_that_exist_and_each_has_its_line_in_the_guide():
     extras = settings_of("pyproject.toml")["project"]["optional-dependencies"]
     [everything] = extras["all"]
     assert set(re.findall(r"\w+", everything)) - {"rlmrec"} == set(extras) - {
-        "all", "benchmark", "dev", "docs", "gpu", "ray", "wordllama"
+        "all", "benchmark", "dev", "docs", "gpu", "lancedb", "ray", "wordllama"
     }  # fmt: skip
     guide = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert {name for name in extras if f"`{name}`" not in guide} <= {"benchmark", "dev", "docs"}
