@@ -1,9 +1,10 @@
 """How close profiling comes to what the endpoint allows, and whether memory stays flat.
 
-    python benchmarks/profiling_throughput.py [--items 5000] [--latency 0.2] [--at-once 64]
+    python benchmarks/profiling_throughput.py [--items 5000] [--latency 0.2] [--at-once 64] [--no-endpoint]
 
 A fake endpoint in a process of its own answers after a fixed latency; the ideal is items · latency / at once.
 Everything is in the measured time: prompts, requests, parsing, the commit of every answer and profile.
+With --no-endpoint the model answers in this process at once: what is left is the run without HTTP, and the resume.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import numpy as np
 import polars as pl
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "llm"))
-from fault_server import FaultServer
+from fault_server import GOOD, FaultServer
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.llm.base import LLM, Completion, Usage
 from rlmrec.llm.client import OpenAIChat
 from rlmrec.llm.store import Store
 from rlmrec.profiles.profiler import Profiler
@@ -35,6 +37,36 @@ def serve(latency, out, stop):
         out.put(server.url)
         stop.wait()
         out.put((server.requests, server.most))
+
+
+class AtOnce(LLM):
+    name = "fake"
+    concurrency = 64
+
+    async def complete(self, system, prompt, schema=None):  # noqa: ARG002
+        return Completion(GOOD, Usage(100, 20, 0))
+
+
+def resume(path, dataset):
+    """Seconds until a new process would send its first request, once it has the dataset: all items are done."""
+    dataset.__dict__.pop("content", None)  # a new process computes it again
+    started, busy = time.perf_counter(), time.process_time()
+    with Store(path) as store:
+        again = Profiler(AtOnce(), store).run(dataset, "item")
+    return again, time.perf_counter() - started, time.process_time() - busy
+
+
+def without_endpoint(n_items):
+    dataset = make_dataset(n_items)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "profiles.sqlite"
+        started = time.process_time()
+        with Store(path) as store:
+            Profiler(AtOnce(), store).run(dataset, "item")
+        busy = time.process_time() - started
+        again, seconds, again_busy = resume(path, dataset)
+        print(f"items {n_items}, no endpoint: processor time {1000 * busy / n_items:.3f} ms an item")
+        print(f"resumed: {again.kept} kept, {seconds:.2f} s, processor time {again_busy:.2f} s")
 
 
 def make_dataset(n_items, n_users=200, each=50):
@@ -77,7 +109,11 @@ def main():
     parser.add_argument("--items", type=int, default=5000)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--at-once", type=int, default=64)
+    parser.add_argument("--no-endpoint", action="store_true")
     options = parser.parse_args()
+    if options.no_endpoint:
+        without_endpoint(options.items)
+        return
     dataset = make_dataset(options.items)
     context = multiprocessing.get_context("spawn")
     out, stop = context.Queue(), context.Event()

@@ -1,8 +1,10 @@
 import json
 import random
+from typing import Any, Literal
 
 import pytest
 from fault_server import GOOD
+from pydantic import BaseModel, ConfigDict
 
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.llm.base import LLM, Completion
@@ -10,6 +12,7 @@ from rlmrec.llm.client import OpenAIChat
 from rlmrec.llm.store import Store
 from rlmrec.profiles.batch import read_batch, write_batch
 from rlmrec.profiles.profiler import Profiler
+from rlmrec.profiles.ray_data import answer_batch, asked
 
 
 @pytest.fixture
@@ -177,3 +180,111 @@ def test_requests_for_a_reasoning_model(profiler, dataset, tmp_path):
     write_batch(other, dataset, "item", out)
     assert [line["custom_id"] for line in requests(out)] == [line["custom_id"] for line in plain]
     assert {"max_completion_tokens"} <= set(requests(out)[0]["body"])
+
+
+# The lines of `vllm run-batch`, with the fields that it reads and writes (vllm/entrypoints/openai/run_batch.py).
+
+
+class Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(Exact):
+    role: Literal["system", "user"]
+    content: str
+
+
+class JsonSchema(Exact):
+    name: str
+    schema_: dict[str, Any]
+    strict: bool | None = None
+
+    model_config = ConfigDict(extra="forbid", alias_generator=lambda name: name.rstrip("_"))
+
+
+class ResponseFormat(Exact):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatCompletionRequest(Exact):
+    model: str
+    messages: list[Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+
+
+class BatchRequestInput(Exact):
+    custom_id: str
+    method: Literal["POST"]
+    url: Literal["/v1/chat/completions"]
+    body: ChatCompletionRequest
+
+
+class BatchResponseData(BaseModel):
+    status_code: int = 200
+    request_id: str
+    body: dict[str, Any] | None = None
+
+
+class BatchRequestOutput(BaseModel):
+    id: str
+    custom_id: str
+    response: BatchResponseData | None
+    error: Any | None
+
+
+def by_vllm(request, text=GOOD, status=200, error=None):
+    """The line that vLLM writes for a request: errors have a status, no body, and their words in ``error``."""
+    message = {"role": "assistant", "content": text, "refusal": None, "tool_calls": [], "reasoning": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+    usage = {"prompt_tokens": 10, "total_tokens": 15, "completion_tokens": 5, "prompt_tokens_details": None}
+    body = {
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": request.body.model,
+        "choices": [choice], "usage": usage, "prompt_logprobs": None,
+    }  # fmt: skip
+    data = BatchResponseData(status_code=status, request_id="vllm-batch-1", body=None if error else body)
+    return BatchRequestOutput(id="vllm-1", custom_id=request.custom_id, response=data, error=error)
+
+
+def test_vllm_reads_the_file_and_its_answers_are_taken(profiler, dataset, tmp_path):
+    out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
+    write_batch(profiler, dataset, "item", out)
+    read = [BatchRequestInput.model_validate_json(line) for line in out.read_text().splitlines()]
+    assert len(read) == 8
+    assert read[0].body.response_format.json_schema.name == "answer"
+    too_long = {"error": {"message": "maximum context length is 8", "type": "BadRequestError", "code": 400}}
+    lines = [by_vllm(request) for request in read[:6]]
+    lines.append(by_vllm(read[6], status=400, error=too_long))
+    lines.append(by_vllm(read[7], status=400, error="the engine's own words"))
+    found = read_batch(profiler, dataset, "item", write(back, [line.model_dump_json() for line in lines]))
+    assert (found.answers, found.rejected, found.progress.profiled) == (6, 2, 6)
+    said = [profiler.store.profile("item", key).error for key in (106, 107)]
+    assert said[0].endswith("HTTP 400: maximum context length is 8")
+    assert said[1].endswith("HTTP 400: the engine's own words")
+    assert profiler.store.answer(read[0].custom_id).usage == (10, 5, 0)
+
+
+@pytest.mark.ray
+def test_ray_data_answers_the_file_in_parts(ray_here, profiler, dataset, tmp_path):
+    out, parts = tmp_path / "out.jsonl", tmp_path / "parts"
+    write_batch(profiler, dataset, "item", out)
+
+    def answer(row):
+        told = {"custom_id": row["custom_id"], "text": GOOD, "finish": "stop"}
+        return {**told, "prompt_tokens": len(row["prompt"]), "completion_tokens": 5}
+
+    answer_batch(out, parts, profiler.llm, lambda rows: rows.map(answer))
+    assert profiler.store.take_parts(parts) == (8, 0)
+    assert profiler.settle(dataset, "item").profiled == 8
+
+
+def test_ray_data_refuses_the_file_of_another_model(profiler, dataset, tmp_path):
+    write_batch(profiler, dataset, "item", tmp_path / "out.jsonl")
+    line = requests(tmp_path / "out.jsonl")[0]
+    assert asked(profiler.llm, line)["custom_id"] == line["custom_id"]
+    with pytest.raises(DataError, match="is not one of another"):
+        asked(OpenAIChat("another"), line)

@@ -670,8 +670,11 @@ def _without_cold(
     return train, valid, test, later
 
 
+_ENCODE = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each value
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, default=str).encode() + b"\n"
+    return _ENCODE(value).encode() + b"\n"
 
 
 def _filtered(

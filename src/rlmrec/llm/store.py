@@ -359,14 +359,14 @@ class Store(SqliteFile):
             else ProfileState(row[0], row[1], None if row[2] is None else not row[2], row[3])
         )
 
-    def made_by(self, kind: str, recipe: str) -> Iterator[RawId]:
-        """Yield the keys of all usable profiles of a kind and a recipe."""
-        rows = self._db.execute(
+    def made_by(self, kind: str, recipe: str) -> list[RawId]:
+        """Return the keys of all usable profiles of a kind and a recipe."""
+        cursor = self._db.execute(
             "SELECT key FROM profiles WHERE kind = ? AND recipe = ? AND error IS NULL", (kind, recipe)
         )
         with damaged(self.path, REMEDY):
-            for (key,) in rows:
-                yield expect(parse_json(key), (int, str), "key")
+            keys = [expect(key, str, "key") for (key,) in cursor.fetchall()]
+            return [expect(key, (int, str), "key") for key in parse_json(f"[{','.join(keys)}]")]
 
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile; it replaces the node's previous one."""

@@ -163,6 +163,7 @@ def _failure(line: dict[str, Any], status: Any, body: dict[str, Any]) -> LLMErro
     if "content_filter" in json.dumps([line.get("error"), body]):
         return RefusedError("the provider's content filter refused the prompt", raw)
     error = line.get("error") or body.get("error") or "no answer in the line"
+    error = mapping(error).get("error") or error  # vLLM nests it
     reason = mapping(error).get("message") or mapping(error).get("code") or error
     message = f"{'' if status in (None, 200) else f'HTTP {status}: '}{reason}"[:500]
     if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
