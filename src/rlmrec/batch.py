@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,7 +59,60 @@ class TaughtBatch(Batch):
         return taught
 
 
-def distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sorted distinct rows, the position of each entry of ``rows`` among them, and their counts."""
-    found, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-    return found, inverse, counts
+DYNAMIC_DEVICES = ("cpu",)  # where a shape may depend on numbers
+
+
+def has_static_shapes(tensor: Tensor) -> bool:
+    """Return whether shapes must not depend on numbers, as on an accelerator: the host would wait for them."""
+    return is_accelerator(tensor.device)
+
+
+def is_accelerator(device: torch.device | str) -> bool:
+    """Return whether the host should queue work for a device and never wait for its numbers."""
+    return torch.device(device).type not in DYNAMIC_DEVICES
+
+
+def occurrences_of(wanted: Tensor, rows: Tensor) -> Tensor:
+    """Return how often each wanted number is among rows, int64[B]; its shape depends on no number."""
+    ordered = rows.sort().values
+    return torch.searchsorted(ordered, wanted, right=True) - torch.searchsorted(ordered, wanted)
+
+
+class Distinct(NamedTuple):
+    """Rows of a batch, each once; on an accelerator all of them, so that their number is known beforehand.
+
+    A mean over the batch is the sum over ``rows`` weighted by ``counts``, a sum over distinct rows the one weighted by
+    ``shares``; both are the same numbers in either form.
+
+    rows: int64[n].
+    at: position of each entry of the batch among ``rows``, int64[B].
+    counts: how many entries of the batch each stands for, int64[n].
+    """
+
+    rows: Tensor
+    at: Tensor
+    counts: Tensor
+
+    @property
+    def shares(self) -> Tensor | None:
+        """1 / how often a row is in ``rows``, (n,); None where each is there once."""
+        if not has_static_shapes(self.rows):
+            return None
+        counts = occurrences_of(self.rows, self.rows)
+        return 1.0 / counts.to(torch.float32 if counts.device.type == "mps" else torch.float64)
+
+    @property
+    def places(self) -> Tensor:
+        """The place of each row among the sorted distinct ones, int64[n]."""
+        if not has_static_shapes(self.rows):
+            return torch.arange(len(self.rows), device=self.rows.device)
+        ordered, order = self.rows.sort()
+        new = F.pad((ordered[1:] != ordered[:-1]).long(), (1, 0))
+        return torch.zeros_like(order).scatter_(0, order, new.cumsum(0))
+
+
+def distinct(rows: Tensor) -> Distinct:
+    """Return the sorted distinct rows; on an accelerator the rows as they are, each counted once."""
+    if has_static_shapes(rows):
+        return Distinct(rows, torch.arange(len(rows), device=rows.device), torch.ones_like(rows))
+    return Distinct(*torch.unique(rows, return_inverse=True, return_counts=True))

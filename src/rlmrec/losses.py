@@ -6,12 +6,14 @@ B is the number of rows of a batch, C of candidates, d of dimensions; τ is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rlmrec.batch import has_static_shapes, occurrences_of
 
 # Logits are computed in blocks of this many numbers. At 4 MiB in float32 a block stays in the cache between the
 # product that makes it, the exponential, and the products that read it (benchmarks/README.md).
@@ -20,6 +22,8 @@ BLOCK_ELEMENTS = 1 << 20
 ACCELERATOR_BLOCK_ELEMENTS = 1 << 26
 # Products with fewer anchors than this are slow.
 MIN_BLOCK_ANCHORS = 64
+# Rows of a batch that are gathered at a time: 16 MiB each for users, positives and negatives at d = 64.
+MICRO_BATCH_ROWS = 1 << 16
 # Powers of two up to this are summed as they are: float32 ends at 2^128, which leaves room for 2^64 candidates.
 SAFE_POWER = 64.0
 
@@ -69,10 +73,131 @@ def info_nce(
     if anchor_counts is None:
         weights = anchors.new_full((len(anchors),), 1.0 / len(anchors))
     else:
-        weights = anchor_counts.to(anchors.dtype) / anchor_counts.sum()
+        weights = anchor_counts.to(anchors.dtype) / anchor_counts.sum().clamp(min=1)  # all 0: the term is 0
     offsets = None if candidate_counts is None else candidate_counts.to(anchors.dtype).log()
     attraction = ((anchors * positives).sum(-1) * weights).sum() / temperature
     return weighted_log_sum_exp(anchors, candidates, weights, temperature, offsets) - attraction
+
+
+def sampled_info_nce(
+    anchors: tuple[Tensor, Tensor],
+    positives: tuple[Tensor, Tensor],
+    pool: Tensor,
+    temperature: float,
+    counts: Tensor,
+    ids: tuple[Tensor, Tensor],
+    population: Tensor | int,
+    occurrences: Tensor | int = 1,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Compute InfoNCE with an estimate of its denominators, from a uniform sample of the candidates.
+
+    Σ_i n_i/Σn · [ −a_i·p_i/τ + log Z_i ],
+    Z_i = k_i exp(a_i·p_i/τ) + (R − k_i)/(M − m_i) Σ_{c in pool, c ≠ i} exp(a_i·c/τ)
+
+    An anchor's own candidate counts exactly, the others of the pool as often as they stand for candidates outside (the
+    log of that is the logQ correction). So Z_i is unbiased, and exact where the pool has every candidate. A pool with
+    the anchor's own candidate alone tells nothing of the others: they are then left out.
+
+    Args:
+        anchors: table of embeddings (n, d) and the rows of the anchors in it, int64[B].
+        positives: likewise, the own candidate of each anchor.
+        pool: c, (M, d), drawn uniformly from the R candidates without repeats.
+        temperature: τ.
+        counts: n_i, weights of the mean, (B,).
+        ids: of the anchors, (B,), and of the pool, (M,); equal ones are the same candidate. m_i of the pool have the
+            anchor's.
+        population: R, the number of candidates, those that occur several times counted as often.
+        occurrences: k_i, how often the anchor's own candidate is among them, (B,).
+        valid: which of the pool are candidates, bool[M]; None for all.
+
+    Source: Bengio and Senécal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+    Model", 2008; the own candidate as in Khrylchenko et al., "Correcting the LogQ Correction", RecSys 2025.
+    """
+    names, pooled = ids[0].int(), ids[1].int()
+    number: Tensor | int = len(pool)
+    if valid is not None:
+        pooled, number = torch.where(valid, pooled, -1), valid.sum()
+    others = (population - occurrences) * torch.ones_like(counts, dtype=pool.dtype)
+    rest = (number - occurrences_of(names, pooled)).clamp(min=1)
+    factors = torch.where(others > 0, others / rest, 1.0)
+    shares = counts.to(pool.dtype) / counts.sum().clamp(min=1)
+    own = torch.log(torch.ones_like(factors) * occurrences) - factors.log()
+    scaled = F.normalize(pool, dim=-1)
+
+    def loss(
+        a: Tensor, p: Tensor, pool: Tensor, one: Tensor, share: Tensor, factor: Tensor, offset: Tensor
+    ) -> Tensor:
+        a, p = F.normalize(a, dim=-1), F.normalize(p, dim=-1)
+        attraction = (a * p).sum(-1) / temperature
+        logits = (a / temperature) @ pool.T
+        left_out = one[:, None] == pooled
+        logits = logits.masked_fill(left_out if valid is None else left_out | ~valid, -math.inf)
+        logs = torch.cat([logits, (attraction + offset)[:, None]], dim=1).logsumexp(1) + factor.log()
+        return ((logs - attraction) * share).sum()
+
+    every = torch.arange(len(counts), device=counts.device)
+    tables = (anchors[0], positives[0], scaled, names, shares, factors, own)
+    rows = (anchors[1], positives[1], None, every, every, every, every)
+    elements = BLOCK_ELEMENTS if pool.device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
+    return sum_over_rows(loss, tables, rows, max(MIN_BLOCK_ANCHORS, elements // (len(pool) + 1)))
+
+
+def sum_over_rows(
+    loss: Callable[..., Tensor], tables: Sequence[Tensor], rows: Sequence[Tensor | None], size: int
+) -> Tensor:
+    """Compute a loss that is a sum over the rows of a batch, in micro-batches of ``size`` rows.
+
+    Each micro-batch adds its gradient to those of the tables. So a large batch needs one propagation before it and one
+    after it, and the memory of a micro-batch.
+
+    Args:
+        loss: of the rows of each table, a scalar; a sum over them.
+        tables: embeddings, or constants of each row.
+        rows: of each table, int64[B]; None for a table that each micro-batch reads as a whole.
+        size: rows of a micro-batch.
+    """
+    result: Tensor = _MicroBatches.apply(loss, rows, size, *tables)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _MicroBatches(torch.autograd.Function):
+    """The sum of ``sum_over_rows``. A scalar's gradient is known up to a factor, so it is computed beside the sum."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Callable[..., Tensor], rows: Sequence[Tensor | None], size: int, *tables: Tensor
+    ) -> Tensor:
+        needed = [j for j, need in enumerate(ctx.needs_input_grad[3:]) if need]
+        # A table may be given twice, as items are for positives and negatives: one gradient then serves both.
+        home = {j: next(k for k in needed if tables[k] is tables[j]) for j in needed}
+        gradients = {k: torch.zeros_like(tables[k]) for k in home.values()}
+        total = tables[0].new_zeros(())
+        count = next(len(one) for one in rows if one is not None)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            some = [
+                table.detach() if one is None else table[one[part]]
+                for table, one in zip(tables, rows, strict=True)
+            ]
+            with torch.enable_grad():
+                value = loss(*(one.requires_grad_(j in home) for j, one in enumerate(some)))
+            total += value.detach()
+            found = torch.autograd.grad(value, [some[j] for j in needed]) if needed else ()
+            for j, gradient in zip(needed, found, strict=True):
+                one, whole = rows[j], gradients[home[j]]
+                if one is None:
+                    whole += gradient
+                else:
+                    whole.index_add_(0, one[part], gradient)
+        ctx.save_for_backward(*(gradients.get(j) for j in range(len(tables))))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (None if one is None else one * factor for one in ctx.saved_tensors)
+        return None, None, None, *gradients
 
 
 def weighted_log_sum_exp(
@@ -188,7 +313,9 @@ class _Softmax(torch.autograd.Function):
         anchor_grad, candidate_grad, anchors, candidates, *rest = ctx.saved_tensors
         offsets, weights, listed, probabilities, list_weights = rest
         factor = second if weights is None else first
-        if weights is not None and list_weights is not None and not torch.equal(first, second):
+        if (
+            weights is not None and list_weights is not None and not torch.equal(first, second)
+        ):  # never on a GPU
             *_, anchor_grad, candidate_grad = _sums_and_gradients(
                 anchors, candidates, ctx.temperature, offsets, weights * first, listed, probabilities,
                 list_weights * second, needed=ctx.needed,
@@ -264,13 +391,15 @@ def _sums_and_gradients(
 
 def _largest_product(anchors: Tensor, candidates: Tensor) -> float:
     """Return a bound of the inner products, max |a| · max |c|; ∞ on an accelerator, which would wait for the answer."""
-    if anchors.device.type != "cpu" or not len(anchors) or not len(candidates):
+    if has_static_shapes(anchors) or not len(anchors) or not len(candidates):
         return math.inf
     return float(anchors.norm(dim=1).max() * candidates.norm(dim=1).max())
 
 
 def _largest(bias: Tensor | None) -> float:
-    return 0.0 if bias is None or not len(bias) else float(bias.abs().max())
+    if bias is None or not len(bias) or has_static_shapes(bias):
+        return 0.0
+    return float(bias.abs().max())
 
 
 def squared_norm(parameters: Iterable[Tensor]) -> Tensor:

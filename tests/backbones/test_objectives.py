@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from rlmrec import batch as batch_module
 from rlmrec.alignment import Alignment, Contrastive, Distilled, Generative
 from rlmrec.alignment.contrastive import ContrastiveConfig
 from rlmrec.alignment.generative import GenerativeConfig
 from rlmrec.alignment.teacher import TeacherLists
-from rlmrec.backbones import BACKBONES
+from rlmrec.backbones import BACKBONES, base
 from rlmrec.batch import Batch
 from rlmrec.data.interactions import Interactions
 from rlmrec.graph import Graph
@@ -367,10 +368,17 @@ def reference_alignment(kind, alignment, e, p, text_embeddings, masked, with_neg
 
 @pytest.mark.parametrize(("kind", "negatives", "loss"), ALIGNED, ids=lambda value: value or "-")
 @pytest.mark.parametrize("name", REFERENCES)
-def test_one_step_equals_the_reference(name, kind, negatives, loss, monkeypatch):
+@pytest.mark.parametrize("form", ["as on the CPU", "as on a GPU", "in micro-batches"])
+def test_one_step_equals_the_reference(name, kind, negatives, loss, form, monkeypatch):
+    if form == "in micro-batches" and kind not in ("none", "contrastive"):
+        pytest.skip("only the ranking loss has micro-batches")
     if name.startswith("autocf") and loss != "bpr":
         pytest.skip("AutoCF has a loss of its own")
     monkeypatch.setitem(ranking, "loss", loss)
+    if form == "as on a GPU":
+        monkeypatch.setattr(batch_module, "DYNAMIC_DEVICES", ())
+    if form == "in micro-batches":
+        monkeypatch.setattr(base, "MICRO_BATCH_ROWS", 4)
     backbone, alignment, text_embeddings = make(name, kind, negatives, loss)
     graph = Graph.from_interactions(TRAIN, backbone.self_loops, torch.float64)
     terms = step(backbone, alignment, graph, BATCH, LAMBDA, torch.Generator().manual_seed(9))

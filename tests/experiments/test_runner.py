@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from rlmrec.durations import format_duration
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.experiments.results import Results
-from rlmrec.experiments.runner import TrialsProgress, run_trials
+from rlmrec.experiments.runner import TrialsProgress, _Stage, devices, run_trials
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.testing import blocks
@@ -193,6 +194,20 @@ def test_progress_says_how_long_it_takes(monkeypatch):
         "10 min",
         "2.0 h",
     ]
+
+
+def test_processes_are_spread_over_the_devices_of_the_machine(place, tmp_path, monkeypatch):
+    assert devices("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices("cuda:1", 3) == ["cuda:1"]
+    assert devices("cuda", 0) == ["cuda"]
+    assert devices("cpu", 3) == ["cpu"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    stage = _Stage(place, Results(tmp_path / "r.jsonl"), "cuda", TrialsProgress(0, 0), lambda *_: None)
+    workers = []
+    for _ in range(5):
+        workers.append(SimpleNamespace(device=stage._free_device(workers)))
+    assert [worker.device for worker in workers] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert stage._free_device(workers[1:2]) == "cuda:0", "a process that died leaves its device to the next"
 
 
 def test_wrong_numbers_of_processes(place, tmp_path):

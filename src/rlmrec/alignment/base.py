@@ -140,7 +140,8 @@ class Alignment(Labelled, nn.Module):
             rng: source of any randomness, on the device of x.
 
         Returns:
-            the embeddings to encode, (N, d), and the rows that were masked, int64[M], or None.
+            the embeddings to encode, (N, d), and rows that were drawn, int64[M], or None: those that were masked, or
+            others that ``loss`` needs. It is called once a step, before ``loss``, which has no random numbers.
         """
         del rng
         return x, None
@@ -161,7 +162,7 @@ class Alignment(Labelled, nn.Module):
             users: final embeddings, (U, d').
             items: final embeddings, (I, d').
             batch: B triples.
-            masked: the rows that ``corrupt`` masked.
+            masked: the rows that ``corrupt`` returned.
 
         Returns:
             terms by name, scalars, already weighted; their sum is L_info.

@@ -14,7 +14,7 @@ from rlmrec.alignment.base import Alignment, ConfigLike
 from rlmrec.alignment.contrastive import Contrastive
 from rlmrec.alignment.teacher import TeacherLists, fitted_lists
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch, ListTargets, TaughtBatch, distinct
+from rlmrec.batch import Batch, Distinct, ListTargets, TaughtBatch, distinct, has_static_shapes
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
@@ -161,11 +161,17 @@ class Distilled(Alignment):
 
     def targets(self, batch: Batch) -> ListTargets | None:
         """Return the teacher's lists for a backbone that ranks by cosine; its softmax may have the same temperature."""
-        if not self.by_cosine:
+        if not self.by_cosine or has_static_shapes(
+            batch.users
+        ):  # one pass would compare two factors on the host
             return None
-        rows = distinct(batch.users)[0]
-        taught = torch.arange(len(rows), device=rows.device) % self.config.every == 0
-        return ListTargets(*self._lists(rows, taught), self.config.temperature)
+        found = distinct(batch.users)
+        return ListTargets(*self._lists(found.rows, self._taught(found)), self.config.temperature)
+
+    def _taught(self, found: Distinct) -> Tensor:
+        """Return the weights of a batch's users in a sum over those who are taught, (n,)."""
+        taught = found.places % self.config.every == 0
+        return taught if found.shares is None else taught * found.shares
 
     def _lists(self, rows: Tensor, taught: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the lists of these users, their probabilities, and the users' shares of the mean."""
@@ -183,12 +189,17 @@ class Distilled(Alignment):
         total = targets.term if targets is not None else None
         if total is None:
             # Which users these are changes from batch to batch, as a user's place among the distinct ones does.
-            rows = distinct(batch.users)[0][:: self.config.every]
+            found, taught = distinct(batch.users), None
+            rows = found.rows
+            if has_static_shapes(rows):
+                taught = self._taught(found)
+            else:
+                rows = rows[:: self.config.every]
             anchors, every, temperature = F.embedding(rows, users), items, 1.0
             if self.by_cosine:
                 anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
                 temperature = self.config.temperature
-            listed, probabilities, shares = self._lists(rows)
+            listed, probabilities, shares = self._lists(rows, taught)
             total = listwise_cross_entropy(anchors, every, shares, temperature, listed, probabilities)
         terms = {"distilled": self.config.weight * total}
         if self.contrastive is not None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
-from rlmrec.batch import Batch, distinct
+from rlmrec.batch import Batch, Distinct, distinct
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import weighted_log_sum_exp
@@ -95,6 +95,7 @@ class AutoCF(Backbone):
         self.register_buffer("draw", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_check_chosen)  # type: ignore[no-untyped-call]
         self._graphs: tuple[int, Graph, Graph, Graph] | None = None
+        self._known: dict[str, tuple[Tensor, int, int]] = {}
 
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum the layers, nothing masked; return (U, d) and (I, d)."""
@@ -103,26 +104,27 @@ class AutoCF(Backbone):
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
         """Compute attraction and spread, and every ``fix_steps`` batches the loss of a new mask."""
         terms: dict[str, Tensor] = {}
-        if int(self.batches) % self.config.fix_steps == 0:
+        done = self._read("batches")
+        if done % self.config.fix_steps == 0:
             scores = self._scores(x, graph, rng)
             self.chosen.copy_(scores.detach().topk(len(self.chosen)).indices)
             self.draw.copy_(torch.randint(1 << 62, (), generator=rng, device=x.device))
             terms["sampling"] = -scores.mean()
         self.batches += 1
+        self._known["batches"] = (self.batches, self.batches._version, done + 1)
         users, items = self._propagate(x, *self._masked_graphs(graph))
 
-        user_rows, _, counts = distinct(batch.users)
-        some_users = F.embedding(user_rows, users)
-        some_items = F.embedding(distinct(batch.positives)[0], items)
+        of_users, of_items = distinct(batch.users), distinct(batch.positives)
+        some_users, some_items = F.embedding(of_users.rows, users), F.embedding(of_items.rows, items)
         attraction = (F.embedding(batch.users, users) * F.embedding(batch.positives, items)).sum(1).mean()
-        share = counts.to(x.dtype) / len(batch.users)
+        share = of_users.counts.to(x.dtype) / len(batch.users)
         terms["recommendation"] = weighted_log_sum_exp(some_users, items, share, 1.0) - attraction
         terms["ssl"] = (
             self.config.ssl_weight
             * torch.stack(
                 [
-                    weighted_log_sum_exp(some, every, some.new_full((len(some),), 1 / len(some)), 1.0)
-                    for some, every in ((some_users, users), (some_items, items))
+                    weighted_log_sum_exp(some, every, _equal_shares(found, some), 1.0)
+                    for found, some, every in ((of_users, some_users, users), (of_items, some_items, items))
                 ]
             ).sum()
         )
@@ -162,9 +164,17 @@ class AutoCF(Backbone):
         gumbel = -(-uniform.clamp(min=1e-8).log()).log()
         return F.logsigmoid(cosine) + gumbel
 
+    def _read(self, name: str) -> int:
+        """Return the number in a buffer; the host waits for a GPU only if it has changed since it was known."""
+        buffer = getattr(self, name)
+        known = self._known.get(name)
+        if known is None or known[0] is not buffer or known[1] != buffer._version:
+            known = self._known[name] = (buffer, buffer._version, int(buffer))
+        return known[2]
+
     def _masked_graphs(self, graph: Graph) -> tuple[Graph, Graph]:
         """Return the encoder's and the decoder's graph of the current mask, built once per mask."""
-        draw = int(self.draw)
+        draw = self._read("draw")
         if self._graphs is None or self._graphs[0] != draw or self._graphs[1] is not graph:
             self._graphs = (
                 draw,
@@ -197,6 +207,12 @@ class AutoCF(Backbone):
             graph.dtype,
         )
         return graph.normalised(kept.to(graph.dtype)), decoder
+
+
+def _equal_shares(found: Distinct, some: Tensor) -> Tensor:
+    """Return the weights of a mean over distinct rows, (n,)."""
+    shares = found.shares
+    return some.new_full((len(some),), 1 / len(some)) if shares is None else (shares / shares.sum()).to(some)
 
 
 def _check_chosen(backbone: nn.Module, _: object) -> None:

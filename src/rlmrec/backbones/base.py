@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.batch import Batch, TaughtBatch, distinct
+from rlmrec.batch import Batch, TaughtBatch, distinct, has_static_shapes, occurrences_of
 from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
-from rlmrec.losses import bpr, info_nce, log_sum_exp_and_cross_entropy, weighted_log_sum_exp
+from rlmrec.losses import (
+    MICRO_BATCH_ROWS,
+    bpr,
+    info_nce,
+    log_sum_exp_and_cross_entropy,
+    sum_over_rows,
+    weighted_log_sum_exp,
+)
 from rlmrec.registry import Labelled, construct
 from rlmrec.text.embeddings import TextEmbeddings
 
@@ -275,12 +282,16 @@ class Backbone(Labelled, nn.Module):
 
 def batch_bpr(users: Tensor, items: Tensor, batch: Batch) -> Tensor:
     """Compute BPR of a batch's triples under the given final embeddings."""
-    # F.embedding and not indexing: the gradient of an index runs on one core.
-    return bpr(
-        F.embedding(batch.users, users),
-        F.embedding(batch.positives, items),
-        F.embedding(batch.negatives, items),
-    )
+    return _mean_over_rows(bpr, (users, items, items), batch)
+
+
+def _mean_over_rows(loss: Callable[..., Tensor], tables: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """Compute a loss that is a mean over the rows of a batch, a large batch in micro-batches."""
+    size = len(rows[0])
+    if size <= MICRO_BATCH_ROWS:
+        # F.embedding and not indexing: the gradient of an index runs on one core.
+        return loss(*(F.embedding(one, table) for one, table in zip(rows, tables, strict=True)))
+    return sum_over_rows(lambda *some: loss(*some) * (len(some[0]) / size), tables, rows, MICRO_BATCH_ROWS)
 
 
 def batch_softmax(
@@ -315,11 +326,12 @@ def batch_softmax(
     rows, at, counts = distinct(batch.users)
     some = F.normalize(F.embedding(rows, users), dim=1)
     every = F.normalize(items, dim=1)
-    cosines = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum(1)
     # Each user once: the log-sum-exp depends on the user alone.
     if weights is None:
-        attraction, share = cosines.mean(), counts.to(users.dtype) / len(batch.users)
+        attraction = _mean_over_rows(_mean_product, (some, every), (at, batch.positives))
+        share = counts.to(users.dtype) / len(batch.users)
     else:
+        cosines = (F.embedding(at, some) * F.embedding(batch.positives, every)).sum(1)
         weights = weights / weights.sum()
         attraction = (cosines * weights).sum()
         share = weights.new_zeros(len(rows)).index_add_(0, at, weights)
@@ -337,6 +349,10 @@ def batch_softmax(
     return weighted_log_sum_exp(some, candidates, share, temperature, offsets) - attraction / temperature
 
 
+def _mean_product(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1).mean()
+
+
 @torch.no_grad()
 def refresh_thresholds(
     thresholds: Tensor, users: Tensor, items: Tensor, rows: Tensor, k: int, rng: torch.Generator
@@ -351,7 +367,7 @@ def refresh_thresholds(
         k: K.
         rng: chooses who is refreshed.
     """
-    present = distinct(rows)[0]
+    present = torch.unique(rows)
     drawn = torch.rand(len(present), generator=rng, device=present.device) < REFRESHED_SHARE
     stale = present[drawn | thresholds[present].isnan()]
     every = F.normalize(items, dim=1)
@@ -399,12 +415,14 @@ def sampled_candidates(
         rows int64[C], log q float[C].
     """
     drawn = torch.randperm(n_items, generator=rng, device=included.device)[:n_candidates]
-    present, _, counts = distinct(included)
-    share = counts / len(included)
+    present = distinct(included)
+    counts = occurrences_of(present.rows, included) if has_static_shapes(included) else present.counts
     missed = included.new_ones(n_items, dtype=torch.get_default_dtype())
-    missed[present] = (1 - share) ** len(included)
-    chosen = distinct(torch.cat([present, drawn]))[0]
-    return chosen, torch.log1p(-(1 - n_candidates / n_items) * missed[chosen])
+    missed[present.rows] = (1 - counts / len(included)) ** len(included)
+    chosen = distinct(torch.cat([present.rows, drawn]))
+    log_q = torch.log1p(-(1 - n_candidates / n_items) * missed[chosen.rows])
+    # A row that is there several times counts once altogether.
+    return chosen.rows, log_q if chosen.shares is None else log_q - chosen.shares.log()
 
 
 def batch_info_nce(rows: Tensor, first: Tensor, second: Tensor, temperature: float) -> Tensor:

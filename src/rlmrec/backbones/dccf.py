@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, Objective, RankingConfig
-from rlmrec.batch import Batch, distinct
+from rlmrec.batch import Batch, Distinct, distinct
 from rlmrec.graph import Graph
 from rlmrec.losses import info_nce
 
@@ -80,18 +80,25 @@ class DCCF(Backbone):
         """Compute BPR and the contrast of the views of each layer."""
         total, layers = self._propagate(x, graph)
         users, items = graph.split(total)
-        user_rows, item_rows = distinct(batch.users)[0], distinct(batch.positives)[0]
-        contrast = x.new_zeros(())
+        of_users, of_items = distinct(batch.users), distinct(batch.positives)
+        contrast, tau = x.new_zeros(()), self.config.cl_temperature
         for views in layers:
-            for rows, share in (
-                (user_rows, 1.0),
-                (item_rows + self.n_users, len(item_rows) / len(user_rows)),
+            for rows, shares, factor in (
+                (of_users.rows, of_users.shares, 1.0),
+                (of_items.rows + self.n_users, of_items.shares, self._ratio(of_items, of_users, x)),
             ):
                 gnn, *others = (F.embedding(rows, view) for view in views)
                 for other in others:
-                    contrast = contrast + share * info_nce(gnn, other, other, self.config.cl_temperature)
+                    contrast = contrast + factor * info_nce(gnn, other, other, tau, shares, shares)
         terms = {**self.ranking_loss(users, items, batch, rng), "cl": self.config.cl_weight * contrast}
         return Objective(users, items, terms)
+
+    @staticmethod
+    def _ratio(items: Distinct, users: Distinct, x: Tensor) -> Tensor | float:
+        """Return the number of distinct items over that of distinct users."""
+        if items.shares is None or users.shares is None:
+            return len(items.rows) / len(users.rows)
+        return (items.shares.sum() / users.shares.sum()).to(x.dtype)
 
     def _propagate(self, x: Tensor, graph: Graph) -> tuple[Tensor, list[Views]]:
         total, layer, layers = x, x, []

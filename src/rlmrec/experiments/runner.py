@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ def run_trials(
         results: where the records are written.
         jobs: trials at a time.
         threads: of each trial; None shares the cores among the trials.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda" or "mps"; "cuda" spreads the processes over all CUDA devices of this machine.
         on_progress: called with the progress and, when a trial has ended, its record.
         engine: a ``RayEngine``; by default each trial runs in a process of its own here.
         prune: says after each validation whether a trial is ended there; None ends none. A trial that was pruned is
@@ -152,6 +153,16 @@ def unique(trials: Iterable[Trial]) -> list[Trial]:
     return list({trial.id: trial for trial in trials}.values())
 
 
+def devices(device: str, count: int) -> list[str]:
+    """Return the devices that jobs are spread over: "cuda" stands for all of a machine, "cuda:1" for that one.
+
+    Args:
+        device: as the user named it.
+        count: number of CUDA devices of this machine.
+    """
+    return [f"cuda:{i}" for i in range(count)] if device == "cuda" and count else [device]
+
+
 class _Worker:
     """A process that runs the trials it receives and sends back epochs and records."""
 
@@ -170,6 +181,7 @@ class _Worker:
             self.process.start()
         theirs.close()  # with our copy open, the end of the process would go unnoticed
         self.trial: Trial | None = None
+        self.device = device
 
     def send(self, trial: Trial, asks: bool) -> None:
         """Send a trial; ``asks`` is whether it asks after each validation if it is pruned."""
@@ -245,7 +257,7 @@ class _Stage:
                     if worker.trial is None and waiting:
                         worker.send(waiting.pop(), self.prune is not None)
                 while waiting and len(workers) < width:
-                    workers.append(_Worker(self.place, self.device, threads))
+                    workers.append(_Worker(self.place, self._free_device(workers), threads))
                     workers[-1].send(waiting.pop(), self.prune is not None)
                 busy = {worker.connection: worker for worker in workers if worker.trial}
                 for connection in wait(list(busy)):
@@ -267,6 +279,11 @@ class _Stage:
         finally:
             for worker in workers:
                 worker.stop()
+
+    def _free_device(self, workers: Sequence[_Worker]) -> str:
+        """Return the device for another process: of those of this machine the one with the fewest."""
+        taken = Counter(worker.device for worker in workers)
+        return min(devices(self.device, torch.cuda.device_count()), key=lambda device: taken[device])
 
     def _epoch(self, trial: Trial, epoch: int) -> None:
         most = trial.spec.training.epochs if trial.spec else 1

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
+from rlmrec.batch import is_accelerator
 from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
@@ -32,6 +33,7 @@ from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
+from rlmrec.training.validation import DeviceValidation
 from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array, IntArray
 
@@ -136,7 +138,11 @@ def train(
         backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder), early_stopping
     )  # fmt: skip
     run.resume()
-    with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
+    with (
+        _matmul_precision(config.matmul_precision),
+        exact_products_by_onednn(),
+        _progress(progress, config.epochs) as show,
+    ):
         while not run.finished:
             record = run.epoch()
             show(record)
@@ -150,6 +156,19 @@ def train(
     return TrainingResult(
         **vars(run.history), users=users, items=items, item_messages=messages, self_loops=backbone.self_loops
     )
+
+
+@contextmanager
+def _matmul_precision(wanted: str) -> Iterator[None]:
+    """Set PyTorch's precision of dense float32 products inside the block; "highest" leaves what is set."""
+    before = torch.get_float32_matmul_precision()
+    if wanted != "highest":
+        torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        if wanted != "highest":
+            torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
@@ -189,10 +208,17 @@ def embeddings(
     check_fit(backbone, None, dataset)
     x = backbone.initial()
     graph = graph or Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
-    users, items = backbone.encode(x, graph)
+    users, items = _final(backbone, graph)
+    return users.cpu().numpy(), items.cpu().numpy()
+
+
+@torch.no_grad()
+def _final(backbone: Backbone, graph: Graph) -> tuple[Tensor, Tensor]:
+    """Compute the final embeddings in float32, on the device of the backbone."""
+    users, items = backbone.encode(backbone.initial(), graph)
     if backbone.ranks_by_cosine:  # a user's own length does not change the order of the items
         items = F.normalize(items, dim=1)
-    return users.float().cpu().numpy(), items.float().cpu().numpy()
+    return users.float(), items.float()
 
 
 @torch.no_grad()
@@ -333,6 +359,11 @@ class _Run:
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         self.sampler = Sampler(dataset.train, config.batch_size, device, dataset.users)
         self.validation_users = validation_sample(dataset, config.validation_users, seed)
+        self.device_validation = (
+            DeviceValidation(dataset, self.validation_users, device)
+            if is_accelerator(device) and early_stopping
+            else None
+        )
         # Two streams from one seed: the sampler's draws do not move when a model draws more or fewer.
         sampler_seed, model_seed = np.random.SeedSequence(seed).spawn(2)
         self.sampler_rng = np.random.default_rng(sampler_seed)
@@ -340,7 +371,10 @@ class _Run:
             int(model_seed.generate_state(1, np.uint64)[0] >> 1)
         )
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, fused=device.type in ("cpu", "cuda")
+            self.model.parameters(),
+            lr=config.learning_rate,
+            fused=device.type in ("cpu", "cuda"),
+            capturable=device.type == "cuda",
         )
         self.history = History()
         self.best_parameters: dict[str, Tensor] = {}
@@ -405,7 +439,8 @@ class _Run:
             self.optimizer.step()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
-        means = {name: float(total) / self.sampler.n_batches for name, total in sums.items()}
+        totals = torch.stack(list(sums.values())).tolist()  # once an epoch: the host waits for a GPU here
+        means = {name: total / self.sampler.n_batches for name, total in zip(sums, totals, strict=True)}
         self._demand(all(map(math.isfinite, means.values())), "the loss")
         return means
 
@@ -419,13 +454,15 @@ class _Run:
     def _validate(self, record: dict[str, Any]) -> None:
         self.model.eval()
         start = time.perf_counter()
-        users, items = embeddings(self.backbone, self.dataset, self.graph)
+        users, items = _final(self.backbone, self.graph)
         # The last update of the epoch comes after the last loss that was checked.
-        self._demand(bool(np.isfinite(users).all() and np.isfinite(items).all()), "an embedding")
+        self._demand(bool(users.isfinite().all() & items.isfinite().all()), "an embedding")
         names = (MONITORED, "ndcg@20")
         values = [0.0 for _ in names]
-        if self._writes:
-            scores = DotProduct(users, items)
+        if self._writes and self.device_validation is not None:
+            values = torch.stack(self.device_validation.metrics(users, items)).tolist()
+        elif self._writes:
+            scores = DotProduct(users.numpy(), items.numpy())
             ranking = evaluate(scores, self.dataset, k=(20,), split="valid", users=self.validation_users)
             metrics = ranking.metrics()
             values = [metrics[name] for name in names]
@@ -491,6 +528,13 @@ class _Run:
                 raise ConfigError(
                     f"{self.folder} holds a run with another {' and '.join(changed)}: "
                     "choose another --name, or start again with --overwrite"
+                )
+            streams = [len(state) for state in (tensors.get("model_rng", ()), self.model_rng.get_state())]
+            if 0 < streams[0] != streams[1]:
+                raise ConfigError(
+                    f"the checkpoint in {self.folder} was trained on another kind of device than {self.graph.device}, "
+                    "whose random numbers are others: continue with the --device that it began on, or start again "
+                    "with --overwrite"
                 )
             with damaged(self.folder / "checkpoint.json", "restart the run with --overwrite"):
                 self._restore(tensors, state)

@@ -1,0 +1,199 @@
+"""The form of training for accelerators, run on the CPU: no number is waited for, and it is the same method.
+
+``batch.DYNAMIC_DEVICES`` names the devices where a shape may depend on numbers. Without the CPU in it, everything takes
+the way that a GPU takes.
+"""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rlmrec import batch as batch_module
+from rlmrec.alignment import Alignment, Contrastive, Distilled, Generative
+from rlmrec.alignment.teacher import TeacherLists
+from rlmrec.backbones import BACKBONES
+from rlmrec.backbones.autocf import AutoCF
+from rlmrec.data.interactions import Interactions
+from rlmrec.errors import ConfigError
+from rlmrec.evaluation.ranking import DotProduct, evaluate
+from rlmrec.graph import Graph
+from rlmrec.testing import sample_batch
+from rlmrec.training import checkpoint
+from rlmrec.training.config import TrainConfig
+from rlmrec.training.sampler import Sampler
+from rlmrec.training.step import step
+from rlmrec.training.trainer import train
+from rlmrec.training.validation import DeviceValidation
+
+# What makes the host of a GPU wait, since it needs numbers for a value or for a shape.
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "masked_select",
+    "equal",
+)
+WAITS += ("is_nonzero", "bincount", "_to_dense", "item")
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Take the way of an accelerator."""
+    monkeypatch.setattr(batch_module, "DYNAMIC_DEVICES", ())
+
+
+class NothingWaits(TorchDispatchMode):
+    """Fails on an operator that waits for a number on a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().split("::")[1].split(".")[0]
+        assert name not in WAITS, f"{function.name()} waits for a number"
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert not any(one is not None and one.dtype == torch.bool for one in args[1]), (
+                "a mask as an index"
+            )
+        if name == "repeat_interleave":
+            assert (kwargs or {}).get("output_size") is not None, "its number of rows must be given"
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_mode_fails_on_what_waits():
+    x = torch.arange(3.0)
+    for call in (x.sum().item, x.unique, lambda: x[x > 1], lambda: float(x[0]), lambda: torch.equal(x, x)):
+        with pytest.raises(AssertionError), NothingWaits():
+            call()
+
+
+VARIANTS = ("none", "softmax", "sampled softmax", "con", "con batch", "con candidates", "gen", "distilled")
+
+
+def parts(name, variant, toy):
+    dataset, texts = toy
+    kind = BACKBONES[name]
+    options = {}
+    if "softmax" in variant:
+        if kind is AutoCF:
+            pytest.skip("AutoCF has a loss of its own")
+        options = {"loss": "softmax", "loss_candidates": 10 if variant.startswith("sampled") else 0}
+    torch.manual_seed(0)
+    backbone = kind.create(dataset.n_users, dataset.n_items, options, texts)
+    if variant == "gen":
+        return backbone, Generative(texts, backbone)
+    if variant == "distilled":
+        lists = TeacherLists.of(DotProduct.cosine(texts.users, texts.items), dataset, 5)
+        return backbone, Distilled(lists, backbone, every=2)
+    if variant.startswith("con"):
+        more = {"con batch": {"negatives": "batch"}, "con candidates": {"candidates": 8}}.get(variant, {})
+        return backbone, Contrastive(texts, backbone, **more)
+    return backbone, Alignment()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_nothing_waits_within_a_step(toy, name, variant, accelerator):
+    backbone, alignment = parts(name, variant, toy)
+    model = torch.nn.ModuleList([backbone, alignment])
+    graph = Graph.from_interactions(toy[0].train, backbone.self_loops)
+    rng = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    if isinstance(
+        backbone, AutoCF
+    ):  # every tenth batch draws a new mask, whose graph has as many edges as it has
+        step(backbone, alignment, graph, sample_batch(toy[0], 32), 1e-6, rng)
+    with NothingWaits():
+        terms = step(backbone, alignment, graph, sample_batch(toy[0], 32), 1e-6, rng)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+
+
+def test_the_device_draws_every_interaction_once_and_true_negatives_evenly(accelerator):
+    rng = np.random.default_rng(0)
+    matrix = rng.random((40, 12)) < 0.5
+    matrix[:, 3] = False
+    matrix[0] = np.arange(12) != 3  # one item is left
+    train_split = Interactions(*np.nonzero(matrix), 40, 12)
+    sampler = Sampler(train_split, 64)
+    with NothingWaits():
+        batches = list(sampler.epoch(np.random.default_rng(1)))
+    assert [len(batch.users) for batch in batches[:-1]] == [64] * (len(batches) - 1)
+    users, positives, negatives = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
+    assert sorted(users * 12 + positives) == sorted(train_split.keys())
+    assert not matrix[users, negatives].any()
+    counts = np.zeros((40, 12))
+    for seed in range(200):
+        for batch in sampler.epoch(np.random.default_rng(seed)):
+            np.add.at(counts, (batch.users.numpy(), batch.negatives.numpy()), 1)
+    expected = counts.sum(1, keepdims=True) / (~matrix).sum(1, keepdims=True)
+    assert (np.abs(counts - expected)[~matrix] < 5 * np.sqrt(expected + 0 * counts)[~matrix]).all()
+    again = torch.cat([torch.stack(list(batch)) for batch in sampler.epoch(np.random.default_rng(1))], 1)
+    assert torch.equal(again, torch.cat([torch.stack(list(batch)) for batch in batches], 1))
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_validation_on_the_device_is_that_of_evaluate(toy, some, monkeypatch):
+    monkeypatch.setattr("rlmrec.training.validation.BLOCK_SCORES", 7 * 45)
+    dataset = toy[0]
+    rows = np.flatnonzero(dataset.valid.user_degrees())[::3] if some else None
+    torch.manual_seed(0)
+    users, items = torch.randn(dataset.n_users, 4), torch.randn(dataset.n_items, 4)
+    expected = evaluate(
+        DotProduct(users.numpy(), items.numpy()), dataset, (20,), "valid", users=rows
+    ).metrics()
+    validation = DeviceValidation(dataset, rows, "cpu")
+    with NothingWaits():
+        recall, ndcg = validation.metrics(users, items)
+    assert recall.item() == pytest.approx(expected["recall@20"], abs=1e-12)
+    assert ndcg.item() == pytest.approx(expected["ndcg@20"], abs=1e-12)
+
+
+def test_training_in_this_form_learns_and_repeats(toy, accelerator, tmp_path):
+    dataset, texts = toy
+    results = []
+    for attempt in range(2):
+        backbone, alignment = parts("lightgcn", "con candidates", toy)
+        results.append(
+            train(backbone, alignment, dataset, {"epochs": 12, "learning_rate": 0.02, "batch_size": 64},
+                  folder=tmp_path / str(attempt))
+        )  # fmt: skip
+    assert results[0].best > 0.7
+    assert np.array_equal(results[0].users, results[1].users)
+    del texts
+
+
+def test_a_checkpoint_of_another_device_says_so(toy, tmp_path, monkeypatch):
+    backbone, alignment = parts("mf", "none", toy)
+    train(backbone, alignment, toy[0], {"epochs": 2}, folder=tmp_path)
+    tensors, state = checkpoint.load(tmp_path)
+    found = {**tensors, "model_rng": torch.zeros(16, dtype=torch.uint8)}, state  # as CUDA's generator has it
+    monkeypatch.setattr(checkpoint, "load", lambda _: found)
+    with pytest.raises(ConfigError, match=r"another kind of device than cpu.*--device.*--overwrite"):
+        train(*parts("mf", "none", toy), toy[0], {"epochs": 2}, folder=tmp_path)
+
+
+def test_the_script_that_checks_a_device(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    gpu = importlib.import_module("gpu")
+    for record in gpu.check_steps("cpu", ["autocf", "gccf"]):
+        assert record["passed"], record
+    assert [record["difference"] for record in gpu.check_repeats("cpu")[:1]] == [0.0]
+    dataset = gpu.of_amazon_size(small=True)
+    assert all(record["seconds"] > 0 for record in gpu.epoch_times(dataset, "cpu", small=True))
+
+
+def test_products_are_reduced_while_it_trains_and_only_if_asked(toy):
+    found = []
+    for options in ({}, {"matmul_precision": "high"}):
+        train(
+            *parts("mf", "none", toy), toy[0], {"epochs": 1, **options},
+            on_epoch=lambda _: found.append(torch.get_float32_matmul_precision()),
+        )  # fmt: skip
+    assert found == ["highest", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert "matmul_precision" not in TrainConfig().stored()
