@@ -202,7 +202,7 @@ def test_processes_are_spread_over_the_devices_of_the_machine(place, tmp_path, m
     assert devices("cuda", 0) == ["cuda"]
     assert devices("cpu", 3) == ["cpu"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    stage = _Stage(place, Results(tmp_path / "r.jsonl"), "cuda", TrialsProgress(0, 0), lambda *_: None)
+    stage = _Stage(place, Results(tmp_path / "r.jsonl"), "cuda", TrialsProgress(0, 0), lambda *_: None, None)
     workers = []
     for _ in range(5):
         workers.append(SimpleNamespace(device=stage._free_device(workers)))

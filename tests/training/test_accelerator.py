@@ -23,7 +23,6 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
 from rlmrec.testing import sample_batch
 from rlmrec.training import checkpoint
-from rlmrec.training.config import TrainConfig
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import train
@@ -185,15 +184,3 @@ def test_the_script_that_checks_a_device(monkeypatch):
     assert [record["difference"] for record in gpu.check_repeats("cpu")[:1]] == [0.0]
     dataset = gpu.of_amazon_size(small=True)
     assert all(record["seconds"] > 0 for record in gpu.epoch_times(dataset, "cpu", small=True))
-
-
-def test_products_are_reduced_while_it_trains_and_only_if_asked(toy):
-    found = []
-    for options in ({}, {"matmul_precision": "high"}):
-        train(
-            *parts("mf", "none", toy), toy[0], {"epochs": 1, **options},
-            on_epoch=lambda _: found.append(torch.get_float32_matmul_precision()),
-        )  # fmt: skip
-    assert found == ["highest", "high"]
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert "matmul_precision" not in TrainConfig().stored()

@@ -138,11 +138,7 @@ def train(
         backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder), early_stopping
     )  # fmt: skip
     run.resume()
-    with (
-        _matmul_precision(config.matmul_precision),
-        exact_products_by_onednn(),
-        _progress(progress, config.epochs) as show,
-    ):
+    with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
         while not run.finished:
             record = run.epoch()
             show(record)
@@ -156,19 +152,6 @@ def train(
     return TrainingResult(
         **vars(run.history), users=users, items=items, item_messages=messages, self_loops=backbone.self_loops
     )
-
-
-@contextmanager
-def _matmul_precision(wanted: str) -> Iterator[None]:
-    """Set PyTorch's precision of dense float32 products inside the block; "highest" leaves what is set."""
-    before = torch.get_float32_matmul_precision()
-    if wanted != "highest":
-        torch.set_float32_matmul_precision(wanted)
-    try:
-        yield
-    finally:
-        if wanted != "highest":
-            torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
