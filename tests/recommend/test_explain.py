@@ -131,7 +131,7 @@ def test_an_explanation_in_full(films):
     assert found.item_profile == "For fans of space war."
     assert found.user_profile == "Loves dark science fiction."
     assert found.terms == ("space",)
-    assert found.text == "Aliens is recommended because of Alien and Blade Runner; what they share: space."
+    assert found.text == "Aliens goes with Alien and Blade Runner; what they share: space."
     assert json.loads(json.dumps(found.as_dict()))["because"][0]["id"] == "a"
     other = films.explain(2, "f", k=1)
     assert other.user_profile is None

@@ -59,6 +59,13 @@ from rlmrec.workspace import set_aside
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return made_workspace(tmp_path_factory.mktemp("api") / "w")
@@ -631,11 +638,9 @@ def test_texts_are_warmed_up_in_the_background(place):
         assert (loading.status_code, loading.json()) == (503, {"texts": "loading"})
         assert client.get("/v1/users/u7/recommendations").status_code == 200
         go_on.set()
-        while client.get("/readyz").status_code == 503:
-            time.sleep(0.01)
+        wait_for(lambda: client.get("/readyz").status_code != 503)
         assert client.get("/readyz").json() == {"texts": "ready"}
-        while "rlmrec_texts_ready 1.0" not in client.get("/metrics").text:
-            time.sleep(0.01)
+        wait_for(lambda: "rlmrec_texts_ready 1.0" in client.get("/metrics").text)
 
 
 def test_a_defect_of_the_encoder_does_not_leave_the_server_loading(place):
@@ -795,12 +800,10 @@ def test_saturation_is_503_and_the_loop_never_waits(workspace):
         ]
         try:
             assert came.wait(60)
-            while "rlmrec_requests_in_flight 2.0" not in client.get("/metrics").text:
-                time.sleep(0.01)
+            wait_for(lambda: "rlmrec_requests_in_flight 2.0" in client.get("/metrics").text)
             assert client.get("/v1/users/u7/recommendations").status_code == 200
             texts.append(pool.submit(httpx.post, f"{url}/v1/cold/users", json={"text": "travel"}, timeout=90))
-            while "rlmrec_requests_in_flight 3.0" not in client.get("/metrics").text:
-                time.sleep(0.01)
+            wait_for(lambda: "rlmrec_requests_in_flight 3.0" in client.get("/metrics").text)
             refused = client.get("/v1/users/u7/recommendations")
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert client.get("/healthz").status_code == 200

@@ -109,9 +109,8 @@ class Explanation:
             said += f"; it goes with {listed([reason.title for reason in self.because])}"
             return f"{said}, sharing {', '.join(self.terms)}." if self.terms else f"{said}."
         if not self.because:
-            return f"{self.title} is recommended, but nothing in the history speaks for it by itself."
-        titles = listed([reason.title for reason in self.because])
-        said = f"{self.title} is recommended because of {titles}"
+            return f"Nothing in the history speaks for {self.title} by itself."
+        said = f"{self.title} goes with {listed([reason.title for reason in self.because])}"
         return f"{said}; what they share: {', '.join(self.terms)}." if self.terms else f"{said}."
 
     def as_dict(self) -> dict[str, Any]:

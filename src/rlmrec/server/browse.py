@@ -56,7 +56,7 @@ class Column(NamedTuple):
     high: float | None = None
 
 
-class Noted(NamedTuple):
+class UserToOpen(NamedTuple):
     """A user worth a look: the row, and why."""
 
     row: int
@@ -225,7 +225,7 @@ class Browser:
         names = [] if table is None else [name for name in table.columns if name not in TITLE_COLUMNS]
         return [] if table is None or not names else metadata_texts(table, names)
 
-    def worth_a_look(self, base: Lists | None) -> list[Noted]:
+    def worth_a_look(self, base: Lists | None) -> list[UserToOpen]:
         """Return some users of all kinds: with few items, many, and those whose lists differ most from the base's."""
         history = np.diff(self.lists.recommender.seen.indptr)
         have = np.flatnonzero(history)
@@ -245,7 +245,7 @@ class Browser:
         for rows, number, note in groups:
             fresh = [row for row in rows.tolist() if row not in chosen][:number]
             chosen.update((row, note) for row in fresh)
-        return [Noted(row, note) for row, note in chosen.items()][:WORTH_A_LOOK]
+        return [UserToOpen(row, note) for row, note in chosen.items()][:WORTH_A_LOOK]
 
     def _changed(self, users: IntArray, base: Lists) -> IntArray:
         """Return how many items int64[B] of each list are not in the base's list."""

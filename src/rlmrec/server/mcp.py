@@ -51,7 +51,7 @@ def create_server(service: Service) -> MCPServer[Any]:
     )
     server: MCPServer[Any] = MCPServer("rlmrec", instructions=about, version=__version__, log_level="WARNING")
     for tool in tools(service):
-        server.add_tool(_told(tool), annotations=READS)
+        server.add_tool(_reporting_errors(tool), annotations=READS)
     return server
 
 
@@ -106,7 +106,7 @@ def tools(service: Service) -> list[Callable[..., BaseModel]]:
     return [search_items, search_users, item, recommend, recommend_for_taste, similar_items, explain]
 
 
-def _told(tool: Callable[..., Answer]) -> Callable[..., Answer]:
+def _reporting_errors(tool: Callable[..., Answer]) -> Callable[..., Answer]:
     """Return a tool whose expected errors reach the assistant as its answer; others stay defects."""
 
     @functools.wraps(tool)

@@ -40,7 +40,7 @@ class DeviceValidation:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
         self.users, self.keys, self.counts = on_device(rows), on_device(keys), on_device(counts)
-        # The dtype of the sums: a mean over a million users needs more than float32 where it can be had.
+        # The dtype of the sums: a mean over a million users needs more than float32. MPS has nothing wider.
         self.kind = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self.discounts = on_device(discounts[: self.k]).to(self.kind)
         self.ideal = on_device(np.cumsum(discounts)[np.minimum(counts, k) - 1]).to(self.kind)

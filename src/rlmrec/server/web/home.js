@@ -96,13 +96,16 @@ function startOver() {
   at("taste-title").focus();
 }
 
+let textsTimer = 0;
+
 // Whether the first text is answered at once; asked again until it is.
 function showTexts() {
+  clearTimeout(textsTimer); // of an earlier call: a change of the run shows it again
   const { texts } = state.health;
   const said = { loading: "The text model is being loaded: the first answer takes some seconds.", failed: "Texts cannot be read now; the server's log says why." };
   at("texts-state").textContent = said[texts] ?? "";
   if (texts !== "loading") return;
-  setTimeout(async () => {
+  textsTimer = setTimeout(async () => {
     try {
       state.health.texts = (await ask("healthz")).texts;
     } catch {
