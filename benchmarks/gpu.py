@@ -1,4 +1,4 @@
-"""Check training on a device against the CPU in float64, and time it. At most 8 minutes; one table, and JSON.
+"""Check training on a device against the CPU in float64, and time it. About 8 minutes; one table, and JSON.
 
     python benchmarks/gpu.py [--device cuda] [--data ../shared/data/rlmrec-amazon] [--json gpu.json]
     python benchmarks/gpu.py --device cpu --small    # the script itself, in under a minute
@@ -7,7 +7,7 @@ Without --data, interactions and texts have the sizes of amazon-book and random 
 
 - steps: every backbone with every variant, one step on the device in float32 against one in float64 on the CPU with the
   same batch and parameters. A device draws other random numbers, so noise is switched off by its options, and what an
-  alignment or AutoCF's mask draws is taken from the CPU.
+  alignment or AutoCF's mask draws is taken from the CPU. The script ends with 1 if one differs.
 - repeats: two trainings with the same seed; equal or the largest difference.
 - times: seconds of epochs (base, Con and Gen), of a validation, of encoding texts with MiniLM, and of a truncated SVD
   of the training matrix by ``torch.svd_lowrank``, as closed forms need it.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -341,6 +342,8 @@ def main() -> None:
             table.add_row(one["what"], shown)
     table.add_row("all", f"{found['seconds']:.0f} s")
     Console().print(table)
+    if len(passed) < len(steps):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -208,8 +208,8 @@ def _cause(error: Any) -> Exception:
         return cause
     said = " ".join(str(error).split())[:200]
     return EngineError(
-        f"a worker of Ray died {RETRIES + 1} times ({type(error).__name__}: {said}): it may lack memory, try fewer "
-        "at once; repeat the command to resume"
+        f"a worker of Ray died {RETRIES + 1} times ({type(error).__name__}: {said}). Memory may be short: run fewer "
+        "at once, then repeat the command to resume"
     )
 
 

@@ -286,5 +286,5 @@ def test_ray_data_refuses_the_file_of_another_model(profiler, dataset, tmp_path)
     write_batch(profiler, dataset, "item", tmp_path / "out.jsonl")
     line = requests(tmp_path / "out.jsonl")[0]
     assert asked(profiler.llm, line)["custom_id"] == line["custom_id"]
-    with pytest.raises(DataError, match="is not one of another"):
-        asked(OpenAIChat("another"), line)
+    with pytest.raises(DataError, match="is not one of another"):  # before Ray is started
+        answer_batch(tmp_path / "out.jsonl", tmp_path / "parts", OpenAIChat("another"), pytest.fail)

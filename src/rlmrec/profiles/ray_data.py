@@ -5,6 +5,7 @@ The file is what ``rlmrec profile --batch-out`` wrote, the answers are parts for
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -33,6 +34,9 @@ def answer_batch(requests: Path | str, folder: Path | str, llm: OpenAIChat, proc
         ConfigError: the ``ray`` extra is not installed.
         DataError: the file was written for another model or other options.
     """
+    with Path(requests).open(encoding="utf-8") as lines:
+        for line in lines:
+            asked(llm, json.loads(line))
     try:
         data: Any = import_module("ray.data")
     except ImportError:
@@ -52,9 +56,15 @@ def vllm_processor(llm: OpenAIChat, concurrency: int = 1, batch_size: int = 64, 
         batch_size: requests that a copy receives at once.
         engine: options of vLLM, such as ``tensor_parallel_size`` or ``max_model_len``.
 
+    Raises:
+        ConfigError: Ray or vLLM is not installed.
+
     Source: https://docs.ray.io/en/latest/data/working-with-llms.html
     """
-    module: Any = import_module("ray.data.llm")
+    try:
+        module: Any = import_module("ray.data.llm")
+    except ImportError as error:
+        raise ConfigError(f"vLLM inside Ray's workers needs pip install 'ray[llm]' ({error})") from None
     config = module.vLLMEngineProcessorConfig(
         model_source=llm.name, engine_kwargs=engine, concurrency=concurrency, batch_size=batch_size
     )
