@@ -7,6 +7,7 @@ import pytest
 
 from rlmrec.data.append import append
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.markup import plain, without_markup
 from rlmrec.data.metadata import described_items, text_columns
 from rlmrec.data.table import Table
 from rlmrec.data.tables import Columns, read_tables
@@ -155,3 +156,30 @@ def test_html_in_texts_becomes_plain_and_is_counted(files):
     again = append(dataset, None, items=Table("items", pl.read_csv(files / "items.csv"), typed=True))
     assert again.dataset.fingerprint == dataset.fingerprint
     assert again.dataset.content == dataset.content
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("https://x.org/?lang=en&region=us", None),
+        ("?a=1&copy=2 &copyright; &foo;", None),
+        ("if a <b and c>d", None),
+        ("5 <i> is not closed by <title>", "5 is not closed by <title>"),
+        ("It&#x27;s &#39;so&#X27; &frac12;", "It's 'so' ½"),
+        ("&lt;p&gt;Hi &amp;amp; you", "Hi & you"),
+        ("A<!-- <b>not</b> this -->B", "A B"),
+        ("A<script type='x'>if (a < b) f('<p>')</script>B<STYLE>p {}</style >C", "A B C"),
+        ("""<a href="/x?a=1&b=2>3" title='y' id=z>A</a><td nowrap>B<br />C""", "A B C"),
+        ("<!-- open, <script> too", None),
+    ],
+)
+def test_what_is_markup_and_what_is_not(text, found):
+    assert plain(text) == (text if found is None else found)
+    table = pl.DataFrame({"t": [text, "  two   blanks & more ", "", "<p></p>", None]})
+    assert without_markup(table)["t"].to_list() == [plain(text), "  two   blanks & more ", "", None, None]
+
+
+@pytest.mark.parametrize("piece", ["<!--", "<script>", "<a b='", '<a x="', "<p ", "<p a=", "&#", "&amp;"])
+def test_long_texts_take_linear_time(piece):
+    """A quadratic pattern would read 10¹⁰ characters and more."""
+    assert plain(piece * 50_000)

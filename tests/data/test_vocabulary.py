@@ -64,3 +64,24 @@ def test_an_id_without_its_leading_zeros_is_recognised(typed):
         Vocabulary(["00002", "00001"], "user").row(typed)
     with pytest.raises(UnknownIdError, match=r"\('00002', '00001', …\)$"):
         Vocabulary(["00002", "00001"], "user").row("3")
+
+
+@pytest.mark.parametrize("typed", ["", "000", " "])
+def test_an_id_of_zeros_alone_is_not_suggested(typed):
+    with pytest.raises(UnknownIdError) as error:
+        Vocabulary(["0", "1"], "user").row(typed)
+    assert "did you mean" not in str(error.value)
+
+
+def test_suggestions_never_read_a_large_vocabulary(monkeypatch):
+    """A server looks up the ids of requests: an unknown one must cost no more than a known one."""
+    bare = []
+    monkeypatch.setattr("rlmrec.data.vocabulary._bare", lambda raw: bare.append(raw) or str(raw).lstrip("0"))
+    for size, read in ((10_000, 10_002), (10_001, 2)):
+        ids = Vocabulary([f"0{n}" for n in range(1, size + 1)], "user")
+        bare.clear()
+        for _ in range(2):
+            with pytest.raises(UnknownIdError) as error:
+                ids.row("7")
+            assert ("did you mean '07'?" in str(error.value)) == (size == 10_000)
+        assert len(bare) == read

@@ -87,6 +87,19 @@ def test_a_crash_is_written_down_and_the_others_go_on(place, tmp_path, monkeypat
     assert [(kept, line["id"]) for kept, line in told if line] == [(1, trials[0].id)]
 
 
+def test_a_worker_that_dies_while_it_waits_for_an_answer_ends_its_trial_alone(place, tmp_path):
+    def prune(*_):
+        [worker] = multiprocessing.active_children()
+        worker.kill()
+        worker.join()
+        return False
+
+    results = Results(tmp_path / "r.jsonl")
+    [line] = run_trials([trial(place)], place, results, threads=1, prune=prune)
+    assert line["status"] == "failed"
+    assert "killed by signal 9" in line["error"]
+
+
 def test_a_killed_grid_loses_nothing(place, tmp_path):
     """SIGKILL in the middle of the second trial; then the numbers are those of a run without a kill."""
     options = {"epochs": 300, "patience": 100}

@@ -621,6 +621,14 @@ def test_what_has_not_ended_is_named(full, tmp_path):
         "2 trials have not ended: repeat the command of their experiment or sweep to continue them",
     ]
     assert all(line in text for line in left_out)
+    # A trial that a sweep has pruned has ended.
+    record = {"id": killed[0].id, "status": "pruned", "cell": killed[0].as_dict()}
+    sweep = place.path / "sweeps" / "s" / "trials.jsonl"
+    sweep.parent.mkdir(parents=True)
+    write_json_lines(sweep, [record])
+    assert shown(place, tmp_path)[0][1:] == [
+        "1 trial has not ended: repeat the command of its experiment or sweep to continue it"
+    ]
 
 
 def test_runs_of_other_versions_show_what_they_have(full, tmp_path):

@@ -14,6 +14,7 @@ from rlmrec.types import AnyArray, IntArray
 RawId = int | str
 # Ids that a lookup accepts, integers of NumPy included.
 AnyId = int | str | np.integer[Any]
+SUGGESTED_FROM = 10_000  # ids at most: a server must not read a million of them for an unknown one
 
 
 class Vocabulary:
@@ -57,6 +58,13 @@ class Vocabulary:
         """The row of each id. Most of the memory of a large vocabulary, so it is made by the first look-up."""
         return {raw: row for row, raw in enumerate(self.ids)}
 
+    @cached_property
+    def _by_bare(self) -> dict[str, RawId]:
+        """The first id of each bare form, for suggestions; empty for more than ``SUGGESTED_FROM`` ids."""
+        if len(self) > SUGGESTED_FROM:
+            return {}
+        return {bare: own for own in reversed(self.ids) if (bare := _bare(own))}
+
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self.ids[:3])) + ", …" * (len(self) > 3)
         return f"Vocabulary({len(self):,} {self.kind}s: {shown})"
@@ -88,7 +96,7 @@ class Vocabulary:
                 f"{'text' if self.is_text else 'integers'} here, pass {twin!r}"
             )
         examples = ", ".join(repr(i) for i in self.ids[:3])
-        similar = next((own for own in self.ids if _bare(own) == _bare(raw)), None)
+        similar = self._by_bare.get(_bare(raw))
         meant = "" if similar is None else f"; did you mean {similar!r}?"
         raise UnknownIdError(
             f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …){meant}"

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -186,7 +186,15 @@ class _Worker:
     def send(self, trial: Trial, asks: bool) -> None:
         """Send a trial; ``asks`` is whether it asks after each validation if it is pruned."""
         self.trial = trial
-        self.connection.send((trial, asks))
+        self._send((trial, asks))
+
+    def answer(self, prune: bool) -> None:
+        """Send whether the trial that asked is pruned."""
+        self._send(prune)
+
+    def _send(self, message: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died, which ``receive`` then tells
+            self.connection.send(message)
 
     def receive(self, trial: Trial) -> tuple[str, Any]:
         """Return the next message: its kind ("epoch", "valid", "ended" or "died"), and the epoch, value or record."""
@@ -270,7 +278,7 @@ class _Stage:
                         continue
                     if kind == "valid":
                         assert self.prune is not None
-                        worker.connection.send(self.prune(trial, *content))
+                        worker.answer(self.prune(trial, *content))
                         continue
                     if kind == "died":
                         workers.remove(worker)

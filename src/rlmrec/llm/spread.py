@@ -27,9 +27,9 @@ class _Counts(NamedTuple):
 class SpreadChat(LLM):
     """A model at an endpoint whose requests are sent by workers of Ray.
 
-    Prompts are still made in this process, which commits each answer the moment it arrives, so bounds on the cost,
-    resuming and "no request is paid twice" are the same. When a worker dies, Ray sends its requests again. The key is
-    read from the environment of the workers and never sent to them.
+    Prompts are still made in this process, which commits each answer the moment it arrives, so bounds on the cost and
+    resuming are the same. Each request is sent once, except those under way in a worker that dies: these are sent, and
+    may be paid for, a second time. The key is read from the environment of the workers and never sent to them.
 
     Args:
         llm: the model. Its ``concurrency``, ``rpm`` and ``tpm`` are divided among the workers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -290,10 +290,14 @@ def _folders(inputs: Inputs, names: Sequence[str] | None) -> list[Path]:
     for folder in runs:
         if not (folder / "metrics.json").exists():
             inputs.leave_out(f"run {folder.name} has not ended: repeat its command to continue it")
-    unfinished = sum(not (folder / "metrics.json").exists() for folder in trials)
+    pruned = _ids(inputs, "sweeps/*/trials.jsonl", {"pruned"})
+    unfinished = sum(not (folder / "metrics.json").exists() for folder in trials if folder.name not in pruned)
     if unfinished:
+        have, their, them = (
+            ("trial has", "its", "it") if unfinished == 1 else ("trials have", "their", "them")
+        )
         inputs.leave_out(
-            f"{unfinished} trials have not ended: repeat the command of their experiment or sweep to continue them"
+            f"{unfinished} {have} not ended: repeat the command of {their} experiment or sweep to continue {them}"
         )
     of_sweeps = _ids(inputs, "sweeps/*/trials.jsonl") - _ids(inputs, "experiments/*/*.jsonl")
     # Trials of sweeps were run to choose among them on validation: their test metrics are not results.
@@ -301,9 +305,12 @@ def _folders(inputs: Inputs, names: Sequence[str] | None) -> list[Path]:
     return [folder for folder in kept if (folder / "metrics.json").exists()]
 
 
-def _ids(inputs: Inputs, pattern: str) -> set[str]:
-    paths = sorted(inputs.workspace.path.glob(pattern))
-    return {record["id"] for path in paths for record in inputs.records(path)}
+def _ids(inputs: Inputs, pattern: str, statuses: Container[str] | None = None) -> set[str]:
+    """Return the ids of the trials in files of records, of all statuses or some."""
+    records = [
+        record for path in sorted(inputs.workspace.path.glob(pattern)) for record in inputs.records(path)
+    ]
+    return {record["id"] for record in records if statuses is None or record["status"] in statuses}
 
 
 def _unique_runs(inputs: Inputs, folders: Sequence[Path]) -> list[Run]:

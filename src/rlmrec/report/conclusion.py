@@ -5,6 +5,7 @@ Each rule takes the facts and returns its sentences, none where a number is miss
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +19,13 @@ from rlmrec.report import accuracy
 from rlmrec.report.accuracy import Change
 from rlmrec.report.blocks import Block, Conclusion, Options, Section, Sentence, anchor, p_value, signed
 from rlmrec.report.collect import Group, Inputs
+from rlmrec.report.experiments import POPULARITY
 from rlmrec.report.hidden import ANCHOR, KnownByText, known_by_text
 from rlmrec.report.tables import ResultTable, Value
 
 METRIC = "recall@20"  # the metric that runs are chosen by on validation
 NAME = "Recall@20"
 SHOWN_RUNS = 12
-POPULARITY = "popularity"
 SLOWER = 1.2  # a smaller ratio of times is noise of the machine
 
 
@@ -150,14 +151,20 @@ def who_gains(facts: Facts) -> list[Sentence]:
 def who_is_known_by_text(facts: Facts) -> list[Sentence]:
     """Tell what users and items get who have a text and no history; if that is not known, which command measures it."""
     if not facts.cold:
-        text = f"What texts do for new users and items, without a history, is not measured here; {facts.measure} does."
+        text = "What texts do for users and items without a history was not measured here. To measure it: "
+        text += facts.measure
         return [Sentence("New ones", text)] if facts.measure else []
     found = []
     for one in facts.cold:
-        gains = one.value > one.base_value
+        if one.significant is None:
+            tested = "The difference was not tested."
+        elif one.significant:
+            tested = f"This {'gain' if one.value > one.base_value else 'loss'} is significant."
+        else:
+            tested = "The difference may be chance."
         text = (
-            f"{one.kind.capitalize()} known by their text alone {'gain' if gains else 'do not gain'}: {NAME} is "
-            f"{one.value:.4f} with {one.name} and {one.base_value:.4f} with {one.base}."
+            f"For {one.kind} known by their text alone, {NAME} is {one.value:.4f} with {one.name} and "
+            f"{one.base_value:.4f} with {one.base}. {tested}"
         )
         found.append(Sentence(f"New {one.kind}", text, ANCHOR))
     return found
@@ -284,9 +291,10 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
     cold = known_by_text(inputs, METRIC)
     measure = ""
     if any(run.text for run in runs):
-        measure = (
-            f"rlmrec experiment hidden -w {inputs.workspace.path} --only backbone=popularity,graph-filter"
-        )
+        measure = shlex.join([
+            "rlmrec", "experiment", "hidden", "-w", str(inputs.workspace.path),
+            "--only", "backbone=popularity,graph-filter",
+        ])  # fmt: skip
     number = next((number for number, group in enumerate(groups) if group.name in changes), None)
     if number is None:
         return Facts(runs, lead, cold=cold, measure=measure)

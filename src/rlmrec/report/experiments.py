@@ -22,6 +22,7 @@ from rlmrec.files import read_json, write_json
 from rlmrec.report.details import NOT_MEASURED, detail_tables
 from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
+POPULARITY = "popularity"  # the backbone that others are compared with
 Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]  # row → metric → the fields of ``SeededComparison``
 
 

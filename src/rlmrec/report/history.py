@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from rlmrec.report.blocks import Chart
 from rlmrec.report.charts import SERIES, Series, lines
-from rlmrec.report.experiments import Summary, SummaryRow
+from rlmrec.report.experiments import POPULARITY, Summary, SummaryRow
 from rlmrec.report.tables import short_metric
 
 NAME = "history"  # of the experiment
-POPULARITY = "popularity"  # of the backbone
 
 
 def gain_chart(summaries: Sequence[Summary], metric: str = "recall@20") -> Chart | None:
