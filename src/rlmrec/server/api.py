@@ -17,12 +17,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from rlmrec import __version__
-from rlmrec.errors import RlmrecError, UnavailableError
+from rlmrec.errors import RlmrecError
 from rlmrec.server.context import Context, known_parameters
 from rlmrec.server.middleware import Limits, Metrics, RequestMiddleware
 from rlmrec.server.responses import COMMON, handle_errors
 from rlmrec.server.routes import admin, cold, items, users
-from rlmrec.server.service import Service
+from rlmrec.server.service import TRANSIENT, Service
 
 logger = logging.getLogger("rlmrec.server")
 
@@ -101,18 +101,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _follow(context: Context) -> None:
     """Apply the changes of other workers, for ever."""
-    unavailable = False
+    failing = False
     while True:
         await asyncio.sleep(FOLLOW_SECONDS)
         try:
             await run_in_threadpool(context.service.follow)
-            if unavailable:
-                logger.info("the added items are available again")
-            unavailable = False
-        except UnavailableError as error:
-            if not unavailable:  # said once, not twice a second
-                logger.error("other workers' changes are not seen: %s", error)
-            unavailable = True
+            if failing:
+                logger.info("other workers' changes are applied again")
+            failing = False
+        except TRANSIENT as error:
+            if not failing:  # said once, not twice a second
+                logger.error("other workers' changes are not applied, trying again: %s", error)
+            failing = True
         except RlmrecError as error:
             logger.error("another worker's change was not applied: %s", error)
         except Exception:  # a bug must not end the loop: the worker would answer from old data for ever

@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from rlmrec.errors import (
     ConfigError,
     DataError,
+    EndpointError,
     RlmrecError,
     UnavailableError,
     UnknownIdError,
@@ -26,6 +28,9 @@ logger = logging.getLogger("rlmrec.server")
 
 TITLE_LENGTH = 60
 WARM_UP = "a first text"
+UNKNOWN = -1  # a counter that was not read yet
+# A database or an endpoint that does not answer at the moment: ``follow`` tries again.
+TRANSIENT = (UnavailableError, EndpointError)
 
 
 class Service:
@@ -66,7 +71,11 @@ class Service:
         self._failed_for: str | None = None  # the encoder's name, if warming up failed
         self._encoding = threading.Lock()
         self._changing = threading.Lock()
-        self._counters: Counters | None = None  # unknown: ``follow`` reads the items
+        self._counters = Counters(UNKNOWN, UNKNOWN)  # those that the catalogue was made from
+        with suppress(
+            UnavailableError
+        ):  # before the run, so that ``follow`` sees a reload requested meanwhile
+            self._counters = Counters(UNKNOWN, store.counters().reloads)
         self._trained = load()
         self.catalogue = self._trained
         try:
@@ -182,7 +191,7 @@ class Service:
                 raise DataError(f"item {raw!r} is in the trained catalogue")
             item = AddedItem(raw, title, text, cold.encoder, vector)
             self.store.add(item)
-            self._replace()
+            self._show_stored()
         return item
 
     def remove(self, raw: int | str) -> None:
@@ -197,7 +206,7 @@ class Service:
                     f"item {raw!r} is in the trained catalogue: only items added by text can be removed"
                 )
             self.store.remove(raw)
-            self._replace()
+            self._show_stored()
 
     def reload(self) -> Catalogue:
         """Load the run again, in all processes, and answer from it; if that fails, the current catalogue stays.
@@ -206,22 +215,34 @@ class Service:
             RlmrecError: the run cannot be loaded.
         """
         with self._changing:
-            return self._reload(self.store.request_reload)
+            reloads = (
+                self.store.counters().reloads
+            )  # before the run, so that ``follow`` sees requests meanwhile
+            catalogue = self._reload(self.store.request_reload)
+            self._counters = self._counters._replace(reloads=reloads + 1)
+            return catalogue
 
     def follow(self) -> None:
-        """Apply the changes and reloads of other processes since the last call."""
+        """Apply the changes and reloads of other processes since the last call.
+
+        Raises:
+            UnavailableError: the store does not answer; the next call tries again.
+            EndpointError: an item's text cannot be encoded at the moment; the next call tries again.
+            RlmrecError: the run or an item cannot be loaded, which is not tried again.
+        """
         if self.store.counters() == self._counters:
             return
         with self._changing:
             before, now = self._counters, self.store.counters()  # read again: a change here may have ended
-            self._counters = now  # a run that cannot be loaded is not tried again
             try:
-                if before is not None and now.reloads != before.reloads:
+                if now.reloads != before.reloads:
+                    self._counters = before._replace(reloads=now.reloads)
                     self._reload()
-                elif now != before:
+                elif now.changes != before.changes:
+                    self._counters = now
                     self._replace()
-            except UnavailableError:
-                self._counters = before  # tried again by the next call
+            except TRANSIENT:
+                self._counters = before
                 raise
 
     def _reload(self, announce: Callable[[], None] = lambda: None) -> Catalogue:
@@ -238,12 +259,21 @@ class Service:
         logger.info("reloaded run %r: %s items", trained.run, f"{len(self.catalogue.recommender.items):,}")
         return self.catalogue
 
+    def _show_stored(self) -> None:
+        """Replace the catalogue after a change that is stored; if that cannot be done now, ``follow`` does it."""
+        try:
+            self._replace()
+        except TRANSIENT as error:
+            logger.warning("a change is stored, but not in the lists yet: %s", error)
+
     def _replace(self) -> None:
         """Replace the catalogue by one of the trained items and those in the store."""
-        counters = self.store.counters()  # before the items, so that ``follow`` sees one added in between
+        changes = (
+            self.store.counters().changes
+        )  # before the items, so that ``follow`` sees one added in between
         items = [] if self._trained.cold is None else self.store.all()
         self.catalogue = self._trained.with_items([self._with_vector(item) for item in items]).warm()
-        self._counters = counters
+        self._counters = self._counters._replace(changes=changes)
 
     def _with_vector(self, item: AddedItem) -> AddedItem:
         """Return the item with a vector of the cold-start model's encoder."""
