@@ -170,18 +170,57 @@ def test_pgvector_recommends_what_we_do(text, postgres_database):
         cursor.execute("CREATE INDEX ON mine_items USING hnsw (vector vector_ip_ops)")  # what the docs show
 
 
-def test_a_load_that_fails_changes_nothing(postgres_database, monkeypatch):
-    load_pgvector(make(True), postgres_database)
-    with closing(connect_postgres(postgres_database)) as database, database.cursor() as cursor:
-        cursor.execute("CREATE VIEW mine AS SELECT id FROM rlmrec_items")  # so that it cannot be replaced
+def execute(connection, *statements):
+    """The rows of the last statement, if it has any."""
+    with closing(connect_postgres(connection)) as database, database.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        rows = pl.DataFrame(cursor.fetch_arrow()).rows() if cursor.description else []
         database.commit()
+    return rows
+
+
+def test_tables_keep_their_indexes_while_their_types_fit(postgres_database):
+    def indexes():
+        return execute(
+            postgres_database,
+            "SELECT indexname::text FROM pg_indexes WHERE tablename = 'rlmrec_items' ORDER BY 1",
+        )
+
+    load_pgvector(make(True), postgres_database)
+    execute(postgres_database, "CREATE INDEX ON rlmrec_items USING hnsw (vector vector_ip_ops)")
+    load_pgvector(make(True, n_items=20), postgres_database)
+    assert indexes() == [("rlmrec_items_pkey",), ("rlmrec_items_vector_idx",)]
+    assert execute(postgres_database, "SELECT count(*) FROM rlmrec_items") == [(20,)]
+    load_pgvector(make(False), postgres_database)  # ids are numbers now
+    assert indexes() == [("rlmrec_items_pkey",)]
+    assert execute(postgres_database, "SELECT max(id) FROM rlmrec_items") == [(115,)]
+
+
+def test_tables_of_others_stay(postgres_database):
+    execute(
+        postgres_database,
+        "CREATE TABLE shop_items (id bigint, price bigint)",
+        "INSERT INTO shop_items VALUES (1, 2)",
+    )
+    with pytest.raises(
+        DataError,
+        match=r"table shop_items was not made by rlmrec, .* id bigint, price .*choose another --prefix",
+    ):
+        load_pgvector(make(True), postgres_database, "shop")
+    assert execute(postgres_database, "SELECT * FROM shop_items") == [(1, 2)]
+    assert execute(postgres_database, "SELECT to_regclass('shop_users') IS NULL") == [(True,)]
+
+
+def test_a_load_that_fails_changes_nothing(postgres_database):
+    load_pgvector(make(True), postgres_database)
+    execute(postgres_database, "CREATE VIEW mine AS SELECT id FROM rlmrec_items")
     with pytest.raises(DataError, match=r"takes no vectors: .*other objects depend on it"):
-        load_pgvector(make(True, n_items=20), postgres_database)
-    with closing(connect_postgres(postgres_database)) as database, database.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM rlmrec_users")
-        assert pl.DataFrame(cursor.fetch_arrow()).item() == 30
-    with pytest.raises(ConfigError, match="expected letters, digits and underscores"):
-        load_pgvector(make(True), postgres_database, 'a"; drop')
+        load_pgvector(make(False), postgres_database)  # ids of another type: the table must be dropped
+    assert execute(postgres_database, "SELECT count(*), min(id) FROM rlmrec_users") == [(30, "user0")]
+    for prefix in ('a"; drop', "Shop"):
+        with pytest.raises(ConfigError, match="expected lower-case letters, digits and underscores"):
+            load_pgvector(make(True), postgres_database, prefix)
     with pytest.raises(UnavailableError, match="cannot be reached"):
         load_pgvector(make(True), "postgresql://shop@127.0.0.1:1/shop")
 
@@ -190,7 +229,7 @@ def test_a_load_that_fails_changes_nothing(postgres_database, monkeypatch):
 def test_lancedb_recommends_what_we_do(text, tmp_path, monkeypatch):
     lancedb = pytest.importorskip("lancedb", reason="the lancedb extra is not installed")
     recommender = make(text)
-    monkeypatch.setattr("rlmrec.recommend.lance.ROWS", 7)
+    monkeypatch.setattr("rlmrec.recommend.lance.BLOCK", 7)
     done = []
     load_lancedb(recommender, str(tmp_path / "vectors"), "mine", done.append)
     assert done[-1] == 42

@@ -139,6 +139,22 @@ def test_a_lost_connection_is_said_and_made_again(postgres_database):
     assert items.counters() == Counters(2, 0)
 
 
+def test_a_mistake_is_said_although_the_connection_breaks_after_it(postgres_database, monkeypatch):
+    items = PostgresItems(postgres_database)
+    items.add(item("a"))
+    broken = items._database
+
+    def added_before(one):
+        execute(postgres_database, END_OTHERS)
+        return DataError(f"{one.id} was added before")
+
+    monkeypatch.setattr("rlmrec.server.postgres_items.added_before", added_before)
+    with pytest.raises(DataError, match="a was added before"):
+        items.add(item("a"))
+    assert items._database is not broken
+    assert items.counters() == Counters(1, 0)
+
+
 def test_a_server_that_is_not_there_is_named_without_the_password():
     items = PostgresItems("postgresql://shop:geheim@127.0.0.1:1/shop")
     with pytest.raises(

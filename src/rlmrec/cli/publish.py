@@ -34,6 +34,7 @@ def publish(
     `rlmrec publish -w shop --rollback`
     """
     from rlmrec.cli.output import Output
+    from rlmrec.data.databases import shown
     from rlmrec.recommend.publish import publish, releases, rollback
     from rlmrec.server.added_items import item_store
     from rlmrec.workspace import Workspace
@@ -42,6 +43,7 @@ def publish(
         raise ConfigError("--rollback goes back to what was published: leave out --run")
     place, output = Workspace(workspace), Output(as_json)
     store = item_store(place, added_items)  # a mistake in its address is found before anything is published
+    kept_in = shown(added_items) if added_items else str(place.added_items_path)
     if run is not None:
         release = publish(place, run, keep)
     elif back:
@@ -54,7 +56,8 @@ def publish(
                 f"release {release.name} is published, but running servers do not know of it yet: {error}"
             ) from None
         output.say(
-            f"published run {escape(release.run)} as release {release.name}; running servers change to it"
+            f"published run {escape(release.run)} as release {release.name}; servers that keep added items in "
+            f"{escape(kept_in)} change to it"
         )
     found = releases(place)
     output.table(

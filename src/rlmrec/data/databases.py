@@ -69,7 +69,7 @@ def read_query(connection: str, query: str | None) -> pl.DataFrame:
             f"{shown(connection)} needs the package {error.name}: pip install 'rlmrec[databases]'"
         ) from None
     except (Exception, pl.exceptions.PanicException) as error:  # each driver has errors of its own
-        raise DataError(f"{shown(connection)}: {without_secrets(error, connection)}") from None
+        raise DataError(f"{shown(connection)}: {error_without_secrets(error, connection)}") from None
     if not frame.width:
         raise DataError(f"{shown(connection)}: the query returns no columns: expected a select")
     return frame
@@ -79,6 +79,16 @@ def is_postgres(location: Path | str) -> bool:
     """Return whether a location is a connection string of Postgres."""
     found = _CONNECTION.match(str(location))
     return found is not None and found[1].lower() in POSTGRES
+
+
+def check_postgres(connection: str) -> None:
+    """Refuse what is no connection string of Postgres.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not is_postgres(connection):
+        raise ConfigError(f"{shown(connection)}: expected postgresql://user@host:port/database")
 
 
 def connect_postgres(connection: str, **options: int) -> Any:
@@ -97,8 +107,7 @@ def connect_postgres(connection: str, **options: int) -> Any:
         ConfigError: it is no connection string of Postgres, or the driver is not installed.
         UnavailableError: no server answers, or it refuses; passwords are not shown.
     """
-    if not is_postgres(connection):
-        raise ConfigError(f"{shown(connection)}: expected postgresql://user@host:port/database")
+    check_postgres(connection)
     try:
         from adbc_driver_postgresql import dbapi
     except ImportError:
@@ -110,7 +119,9 @@ def connect_postgres(connection: str, **options: int) -> Any:
     try:
         return dbapi.connect(connection)
     except dbapi.Error as error:
-        raise UnavailableError(f"{place} cannot be reached: {without_secrets(error, connection)}") from None
+        raise UnavailableError(
+            f"{place} cannot be reached: {error_without_secrets(error, connection)}"
+        ) from None
 
 
 def _read_postgres(connection: str, query: str) -> pl.DataFrame:
@@ -147,7 +158,7 @@ def _read_duckdb(connection: str, query: str) -> pl.DataFrame:
         return pl.DataFrame(relation) if relation is not None else pl.DataFrame()
 
 
-def without_secrets(error: BaseException, connection: str) -> str:
+def error_without_secrets(error: BaseException, connection: str) -> str:
     """Return the message of an error in one line, without the passwords of a connection string."""
     text = " ".join(str(error).split())[:400]
     for found in _PASSWORDS.finditer(connection):

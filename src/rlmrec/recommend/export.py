@@ -27,6 +27,7 @@ ENTRIES = 10_000_000  # of lists in memory at a time
 LISTS = (".parquet", ".csv", ".jsonl")
 SIDES = ("users", "items")
 BATCH = 1000
+BLOCK = 10_000  # rows loaded into a database at a time
 # Namespace of the ids of points whose raw id is text. Any constant works, as long as it never changes.
 NAMESPACE = uuid.UUID("5f0c7d2e-6b0a-5d53-9d2c-6a1b5c0f4e11")
 
@@ -76,8 +77,7 @@ def write_lists(
     k = lists.length(k)
     at_once = max(1, min(row_group, ENTRIES // k))
     users, items = (
-        pl.Series(ids.ids, dtype=pl.String if ids.is_text else pl.Int64)
-        for ids in (recommender.user_ids, recommender.item_ids)
+        pl.Series(ids.ids, dtype=_id_type(ids)) for ids in (recommender.user_ids, recommender.item_ids)
     )
     counts = {"history": 0, "text": 0, "popularity": 0}
     is_csv = path.suffix == ".csv"

@@ -7,10 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.recommend.export import SIDES, blocks_of
+from rlmrec.recommend.export import BLOCK, SIDES, blocks_of
 from rlmrec.recommend.recommender import Recommender
-
-ROWS = 10_000  # loaded at a time
 
 
 def load_lancedb(
@@ -51,7 +49,7 @@ def load_lancedb(
 
             def batches(side: str = side) -> Iterator[Any]:
                 nonlocal done
-                for block in blocks_of(recommender, side, ROWS):
+                for block in blocks_of(recommender, side, BLOCK):
                     yield from block.to_arrow().to_batches()
                     done += len(block)
                     if progress:

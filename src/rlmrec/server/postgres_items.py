@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from rlmrec.data.databases import connect_postgres, is_postgres, shown, without_secrets
+from rlmrec.data.databases import check_postgres, connect_postgres, error_without_secrets, shown
 from rlmrec.data.vocabulary import RawId
-from rlmrec.errors import ConfigError, DataError, UnavailableError, WorkspaceError
+from rlmrec.errors import DataError, UnavailableError, WorkspaceError
 from rlmrec.server.added_items import (
     AddedItem,
     Counters,
@@ -66,10 +66,7 @@ class PostgresItems:
     """
 
     def __init__(self, connection: str) -> None:
-        if not is_postgres(connection):
-            raise ConfigError(
-                f"{shown(connection)}: expected postgresql://user@host:port/database for the added items"
-            )
+        check_postgres(connection)
         self.connection = connection
         self._database: Any = None
         self._using = threading.Lock()
@@ -163,19 +160,25 @@ class PostgresItems:
                 found = work(ask)
             database.commit()
         except dbapi.Error as error:
-            # After an error the state of the connection is unknown: the next call makes a new one.
-            self._database = None
-            _close(database)
-            said = without_secrets(error, self.connection)
+            self._drop(database)
+            said = error_without_secrets(error, self.connection)
             if error.sqlstate is None or error.sqlstate[:2] in UNAVAILABLE:
                 raise UnavailableError(
                     f"the added items are not available: {place} does not answer ({said})"
                 ) from None
             raise WorkspaceError(f"{place} cannot be used as a store of items: {said}") from None
         except BaseException:
-            database.rollback()
+            try:
+                database.rollback()
+            except dbapi.Error:
+                self._drop(database)
             raise
         return found
+
+    def _drop(self, database: Any) -> None:
+        """Close a connection whose state is unknown after an error: the next call makes a new one."""
+        self._database = None
+        _close(database)
 
 
 Ask = Callable[..., list[Row]]
