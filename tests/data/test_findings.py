@@ -108,6 +108,14 @@ def test_the_index_of_a_data_frame_is_found_and_left_out(tmp_path, name, first, 
     assert ("index column" in found(made)) is not kept
 
 
+def test_interactions_without_a_rating_are_counted_where_ratings_decide(tmp_path):
+    rows = "".join(f"{line},{'' if n in (2, 3) else 4}\n" for n, line in enumerate(GOOD.split()))
+    options = {"header": "user_id,item_id,stars", "rating_column": "stars"}
+    assert "no rating" not in found(dataset(tmp_path, rows, **options))
+    text = found(dataset(tmp_path, rows, **options, build={"min_rating": 1}))["no rating"]
+    assert text.startswith("2 interactions have no rating and are left out, for example user 'u0' with item")
+
+
 def test_ratings_of_zero_are_found_unless_low_ratings_are_left_out(tmp_path):
     rows = "".join(f"{line},{0 if n == 3 else 4}\n" for n, line in enumerate(GOOD.split()))
     options = {"header": "user_id,item_id,stars", "rating_column": "stars"}

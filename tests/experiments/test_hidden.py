@@ -73,6 +73,19 @@ def test_means_over_items_leave_the_hidden_ones_out():
     assert np.allclose(rest.users, expected, atol=1e-6)
 
 
+def test_means_over_the_items_to_be_found_are_no_texts():
+    dataset, texts = blocks()
+    means = mean_over_training(texts.items, dataset.train)
+    hidden = Hidden.draw(dataset, "users", 0.2)
+    some = means.copy()
+    some[hidden.rows[0]] = texts.users[hidden.rows[0]]
+    kept = hidden._own_texts(TextEmbeddings(some, texts.items, texts.manifest))
+    assert kept[0].any()
+    assert not kept[1:].any()
+    with pytest.raises(ConfigError, match="no user has a text of their own"):
+        hidden.texts_of_rest(TextEmbeddings(means, texts.items, texts.manifest))
+
+
 def trial(place, backbone, alignment="none", hidden="users"):
     dataset = place.dataset()
     spec = None

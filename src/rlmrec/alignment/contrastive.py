@@ -42,7 +42,7 @@ class ContrastiveConfig(Config):
         if self.candidates and self.negatives != "all-users":
             raise ValueError(
                 f"candidates={self.candidates} estimates the sums of negatives=all-users, and negatives is "
-                f"{self.negatives}: leave one of them out"
+                f"{self.negatives} (perhaps by the preset): set negatives=all-users as well, or leave candidates out"
             )
         return self
 

@@ -199,6 +199,10 @@ def user(
     k = output.length(k, len(recommender.items))
     vector = _encoded(place, cold, str(text), encoder, base_url, key_env)[0]
     output.say(escape(f"taste: {text}"))
+    if not vector.any():
+        output.say(
+            "the encoder knows no word of this text, so it tells nothing about a taste: choose other words"
+        )
     texts = open_text_embeddings(place, run, dataset)
     answer = show_new_user(recommender, cold, dataset, vector, texts, k, output)
     output.result({"run": run, "text": text, "likes": [], "items": answer})
@@ -254,7 +258,9 @@ def _show_list(
         found = similar_holders(*similar, dataset.train.csr(), rows)
         for row, cells, holders in zip(answer, shown, found, strict=True):
             row["similar_users"] = holders.n
-            cells[2:2] = [f"{holders.n}: " + ", ".join(names[user] for user in holders.nearest)]
+            cells[2:2] = [
+                f"{holders.n}" + ": " * bool(holders.n) + ", ".join(names[user] for user in holders.nearest)
+            ]
         columns[2:2] = [f"of {SIMILAR} similar users"]
     output.table("recommended", columns, shown, text_columns=len(columns) - 1)
     return answer

@@ -206,7 +206,7 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
 def check_values(
     parts: list[Interactions], users: Vocabulary, items: Vocabulary, rated: bool
 ) -> list[Finding]:
-    """Find ratings of at most 0 that count as interactions, and times that are not seconds since 1970.
+    """Find ratings of at most 0 that count, missing ones that do not, and times that are not seconds since 1970.
 
     Args:
         parts: all interactions, or training, validation and test.
@@ -221,16 +221,22 @@ def check_values(
         part, mask = next((part, mask) for part, mask in zip(parts, masks, strict=True) if mask.any())
         row = int(np.argmax(mask))
         pair = f"user {users.id(int(part.users[row]))!r} with item {items.id(int(part.items[row]))!r}"
-        return [Finding(kind, what, total, f"{getattr(part, value)[row]:.15g} of {pair}", remedy)]
+        number = getattr(part, value)[row]
+        return [Finding(kind, what, total, pair if np.isnan(number) else f"{number:.15g} of {pair}", remedy)]
 
     nothing = np.zeros(0, bool)
     low = [nothing if rated or part.rating is None else part.rating <= 0 for part in parts]
+    unrated = [np.isnan(part.rating) if rated and part.rating is not None else nothing for part in parts]
     late = [nothing if part.timestamp is None else part.timestamp >= _YEAR_2100 for part in parts]
     early = [nothing if part.timestamp is None else part.timestamp < -_YEAR_2100 for part in parts]
     return [
         *found(
             "low rating", "interactions are rated 0 or lower and count like all others", low,
             "leave them out (min_rating, --min-rating)", "rating",
+        ),
+        *found(
+            "no rating", "interactions have no rating and are left out", unrated,
+            "give them one, or leave out --min-rating, which keeps them", "rating",
         ),
         *found(
             "time", "times lie after the year 2100", late,

@@ -701,7 +701,7 @@ def _filtered(
     if min_rating is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
-        steps.append(_Step.of(f"all rated below {min_rating:g}", kept))
+        steps.append(_Step.of(f"no rating of at least {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)

@@ -72,14 +72,35 @@ class Hidden:
         wanted.eliminate_zeros()
         return cls(kind, rows, rest, wanted, dataset)
 
+    def _own_texts(self, text_embeddings: TextEmbeddings) -> Float32Array:
+        """Return the hidden users' text vectors, float32[n, d_s]; zeros for who has no text of their own.
+
+        A mean over a user's training items is no text: it tells which items are to be found.
+
+        Raises:
+            ConfigError: no user has a text of their own.
+        """
+        own = own_user_texts(text_embeddings, self.whole)
+        if not own.any():
+            raise ConfigError(
+                "no user has a text of their own: their vectors are means over the items that are to be found. "
+                "Encode texts of users (rlmrec encode), or hide items alone (--only hidden=items)"
+            )
+        return np.where(own[self.rows, None], text_embeddings.users[self.rows], np.float32(0))
+
     def texts_of_rest(self, text_embeddings: TextEmbeddings) -> TextEmbeddings:
-        """Return the text vectors without the hidden ones; users without a text of their own get new means."""
+        """Return the text vectors without the hidden ones; users without a text of their own get new means.
+
+        Raises:
+            ConfigError: users are hidden, and none has a text of their own.
+        """
         stays = np.ones(self.whole.n_users if self.kind == "users" else self.whole.n_items, bool)
         stays[self.rows] = False
 
         def reduced(raw: TextEmbeddings) -> TextEmbeddings:
             manifest = {**raw.manifest, "dataset": self.rest.fingerprint}
             if self.kind == "users":
+                self._own_texts(raw)
                 users = np.where(stays[:, None], raw.users, np.float32(0))
                 return TextEmbeddings(users, raw.items, manifest, raw.has_user & stays, raw.has_item)
             items, has_item = raw.items[stays], raw.has_item[stays]
@@ -110,7 +131,7 @@ class Hidden:
         if text_embeddings is not None:
             model = _text_model(recommender, self.texts_of_rest(text_embeddings), self.rest, text_alone)
         if self.kind == "users":
-            vectors = None if text_embeddings is None else text_embeddings.users[self.rows]
+            vectors = None if text_embeddings is None else self._own_texts(text_embeddings)
             return self._rank(self.rows, _scores_of_users(recommender, model, vectors, self.rest), k)
         # Without a text nothing tells them apart: they stay in the order of the catalogue.
         placed = np.zeros((len(self.rows), recommender.items.shape[1]), np.float32)

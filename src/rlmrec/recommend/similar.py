@@ -41,7 +41,7 @@ def similar_holders(
         users: float32[U, d_s], the text vectors of the users.
         history: [U, I], the training interactions.
         items: int[n], rows of items.
-        similar: how many users count as similar, by the cosine of the text vectors.
+        similar: how many users count as similar at most, by the cosine of the text vectors, which must be positive.
         nearest: how many of them to return for an item.
 
     Returns:
@@ -49,5 +49,6 @@ def similar_holders(
     """
     cosines = unit_rows(users) @ (text / max(float(np.linalg.norm(text)), 1e-12))
     rows = np.argsort(-cosines, kind="stable")[:similar]
+    rows = rows[cosines[rows] > 0]  # a text without a known word is like none
     have = history[rows][:, items].toarray() != 0
     return [Holders(int(of_item.sum()), rows[of_item][:nearest].tolist()) for of_item in have.T]
