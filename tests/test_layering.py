@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 # Each name may import those before it and its own; sets stand at one height and do not know each other.
 LAYERS = [
     {"errors", "types", "lazy", "findings", "html", "durations"},
-    {"machine", "shards", "trust", "engine"},
+    {"machine", "shards", "trust", "engine", "batch"},
     {"files", "sqlite", "config", "topk", "http_client", "registry"},
     {"parts"},
     {"data", "llm", "losses", "hub"},
-    {"graph", "text", "profiles", "evaluation", "batch", "columns"},
+    {"graph", "text", "profiles", "evaluation", "columns"},
     {"closed_form"},
     {"workspace"},
     {"recommend"},
