@@ -74,7 +74,8 @@ def workspace(tmp_path_factory):
 @pytest.fixture
 def place(workspace, tmp_path):
     """A workspace of one's own."""
-    shutil.copytree(workspace.path, tmp_path / "w")
+    # The added items of other tests may be closed, and their files removed, while they are copied.
+    shutil.copytree(workspace.path, tmp_path / "w", ignore=shutil.ignore_patterns("cold_items.sqlite*"))
     return type(workspace)(tmp_path / "w")
 
 
