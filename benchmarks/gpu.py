@@ -156,7 +156,7 @@ def check_steps(device: str, names: Iterable[str] = BACKBONES) -> list[dict[str,
                     for key in expected
                 )
                 record |= {"error": worst, "passed": worst < TOLERANCE}
-            except (RlmrecError, RuntimeError, NotImplementedError) as error:
+            except (RlmrecError, RuntimeError) as error:
                 record |= {
                     "error": None,
                     "passed": False,
@@ -272,7 +272,7 @@ def other_times(dataset: Dataset, device: str, small: bool) -> list[dict[str, An
     try:
         svd = seconds(lambda: torch.svd_lowrank(sparse, q=rank, niter=4), device, 1)
         results.append({"what": f"SVD, rank {rank}", "seconds": svd})
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # an operator that the device lacks
         results.append({"what": f"SVD, rank {rank}", "seconds": None, "message": str(error)[:200]})
     texts = [
         f"A novel about subject {i}, for readers who liked book {i * 7 % 1000}." * 3
@@ -284,7 +284,7 @@ def other_times(dataset: Dataset, device: str, small: bool) -> list[dict[str, An
         encoder = LocalEncoder(device=device)
         taken = seconds(lambda: encoder.encode(texts), device, 1)
         results.append({"what": f"encoding {len(texts):,} texts", "seconds": taken})
-    except Exception as error:  # the package with the model may be absent
+    except (ImportError, RlmrecError, RuntimeError) as error:  # the package with the model may be absent
         results.append(
             {"what": "encoding", "seconds": None, "message": f"{type(error).__name__}: {error}"[:200]}
         )

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 import sys
 
 import numpy as np
 import polars as pl
 import pytest
 
-from rlmrec.engine import Engine, RayEngine, bound, open_engine
+from rlmrec.engine import Engine, RayEngine, _check_reachable, bound, open_engine
 from rlmrec.errors import ConfigError, DataError, EngineError
 from rlmrec.experiments.results import Results
 from rlmrec.experiments.runner import run_trials
@@ -76,6 +77,18 @@ def dies(folder, times, item):
 
 def wrong(item):
     raise DataError(f"row {item} is not a number")
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]  # bound and not listening: refused, and nobody else can take it
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+            with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}.*check --address"):
+                _check_reachable(address)
+        listening.listen()
+        _check_reachable(f"127.0.0.1:{port}")
+    _check_reachable("auto")
 
 
 @pytest.mark.ray

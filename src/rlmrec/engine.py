@@ -7,6 +7,7 @@ both. Ray is an extra, never the default: it takes seconds to start and some hun
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ Result = TypeVar("Result")
 Start = Callable[[], Callable[[Item], Result]]
 ENGINES = ("local", "ray")
 RETRIES = 3  # times that Ray repeats an item whose worker died
+REACH_SECONDS = 5  # to wait for a cluster's address; Ray itself tries for minutes
 
 
 class Engine:
@@ -90,15 +92,13 @@ class RayEngine(Engine):
         self.ray, self.gpus = ray, gpus
         self._started_here = not ray.is_initialized()
         if self._started_here:
+            if address is not None:
+                _check_reachable(address)
             here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address is None else {}
             try:
                 ray.init(address or "local", logging_level="ERROR", log_to_driver=False, **here)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(
-                    f"no Ray cluster answers at {address or 'this machine'} ({reason}): check --address, start one "
-                    "with 'ray start --head', or leave out --address to start Ray here"
-                ) from None
+                raise _no_cluster(address or "this machine", error) from None
 
     def close(self) -> None:
         """Stop Ray, or leave the cluster, unless Ray was running before this object was made."""
@@ -201,6 +201,29 @@ class RayEngine(Engine):
             raise cause from None
 
 
+def _check_reachable(address: str) -> None:
+    """Refuse HOST:PORT, or ray://HOST:PORT, where nothing listens; other addresses, such as "auto", are Ray's.
+
+    Raises:
+        ConfigError: nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:  # a port above 65,535 overflows
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(place: str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0]
+    return ConfigError(
+        f"no Ray cluster answers at {place} ({reason}): check --address, start one with 'ray start --head', or leave "
+        "out --address to start Ray here"
+    )
+
+
 def _cause(error: Any) -> Exception:
     """Return what a worker's function raised, or an error that says that workers died."""
     cause = getattr(error, "cause", None)
@@ -235,13 +258,19 @@ class _Server:
 
 
 @contextmanager
-def open_engine(name: str = "local", address: str | None = None, device: str = "cpu") -> Iterator[Engine]:
+def open_engine(
+    name: str = "local",
+    address: str | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Engine]:
     """Open the engine that ``--engine`` names, and stop it at the end.
 
     Args:
         name: one of ``ENGINES``.
         address: of Ray, see ``RayEngine``.
         device: "cuda" gives each item of Ray a device.
+        say: called with a line before Ray starts, which takes seconds.
 
     Raises:
         ConfigError: no such engine, an address without Ray, or Ray cannot be used.
@@ -253,7 +282,11 @@ def open_engine(name: str = "local", address: str | None = None, device: str = "
             raise ConfigError(f"--address {address} is of a Ray cluster: add --engine ray")
         yield Engine()
         return
+    if say is not None:
+        say("starting Ray on this machine" if address is None else "joining the Ray cluster")
     engine = RayEngine(address, gpus=int(device == "cuda"))
+    if say is not None:
+        say(f"Ray has {engine.cpus} CPUs")
     try:
         yield engine
     finally:

@@ -230,7 +230,7 @@ def encode(
         output.say(
             f"took {taken.new:,} vectors from {escape(str(parts_in))}, {taken.known:,} were there already"
         )
-    with open_engine(engine, address, device) as opened:
+    with open_engine(engine, address, device, output.say) as opened:
         text_embeddings, kept = write_text_embeddings(
             place, dataset, made_by,
             item_nodes.texts, None if user_nodes is None else user_nodes.texts, output,

@@ -154,7 +154,7 @@ def experiment(
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
-        with open_engine(engine, address, device) as opened:
+        with open_engine(engine, address, device, output.say) as opened:
             for number, stage in enumerate(stages, 1):
                 label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
                 tries = [trial for method in stage for trial in method.tries]

@@ -221,7 +221,7 @@ def profile(
     incomplete = False
     with (
         Store(place.profiles_path) as store,
-        open_engine(*(("local", None) if dry_run else (engine, address))) as opened,
+        open_engine(*(("local", None) if dry_run else (engine, address)), say=output.say) as opened,
     ):
         if isinstance(opened, RayEngine) and isinstance(llm, OpenAIChat):
             llm = SpreadChat(llm, opened)

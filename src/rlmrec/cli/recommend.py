@@ -112,7 +112,7 @@ def recommend(
         output.say(f"[yellow]{skipped:,} ids of --candidates and --exclude are unknown and skipped[/]")
     if out is not None:
         with (
-            open_engine(engine, address) as opened,
+            open_engine(engine, address, say=output.say) as opened,
             output.progress("users", len(recommender.users)) as update,
         ):
             written = write_lists(lists, out, k, rules, update, engine=opened)

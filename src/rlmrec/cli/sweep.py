@@ -108,7 +108,7 @@ def sweep(
                 trials, place, results, output, so_far, jobs, threads, device, opened, prune
             )
 
-        with open_engine(engine, address, device) as opened:
+        with open_engine(engine, address, device, output.say) as opened:
             candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
     else:
         candidates = grid_candidates(plan, make)
@@ -116,7 +116,7 @@ def sweep(
         if warning:
             output.say(f"[yellow]{escape(warning)}[/]")
         trials = [trial for one in candidates for trial in one.trials]
-        with open_engine(engine, address, device) as opened:
+        with open_engine(engine, address, device, output.say) as opened:
             run_with_progress(trials, place, results, output, label, jobs, threads, device, opened)
     best = best_candidates(candidates, results, plan.metric)
     show_candidates(plan, candidates, results, output)

@@ -352,7 +352,11 @@ class _Walk:
         found = np.zeros(self.progress.total, bool)
         found[rows] = True
         samples = np.unique(rows)[:: max(1, len(rows) // SAMPLES)].tolist()
-        return found if all(self.profiler.is_settled(self.make(row)) for row in samples) else found & False
+        return (
+            found
+            if all(self.profiler.is_settled(self.make(row)) for row in samples)
+            else np.zeros_like(found)
+        )
 
     async def online(self) -> None:
         """Work on several nodes at once. An error that ends the run lets requests in flight finish."""
