@@ -99,7 +99,7 @@ def test_a_data_frame_is_enough(shop, monkeypatch, capsys):
 MYPY = """
 [mypy]
 strict = True
-[mypy-torch.*,torch_geometric.*,transformers.*,sentence_transformers.*,scipy.*,openai.*,httpx.*,sklearn.*,jinja2.*,polars.*,safetensors.*,rich.*,optuna.*]
+[mypy-torch.*,torch_geometric.*,transformers.*,sentence_transformers.*,scipy.*,aiohttp.*,sklearn.*,jinja2.*,polars.*,safetensors.*,rich.*,optuna.*]
 follow_imports = skip
 follow_imports_for_stubs = True
 ignore_missing_imports = True

@@ -46,7 +46,12 @@ def test_both_packages_are_made_of_the_same_parts():
     whole, part = WHOLE["project"], PART["project"]
     extras = whole["optional-dependencies"]
     assert set(part["dependencies"]) <= {*whole["dependencies"], *extras["serve"], *extras["report"]}
-    assert names(whole["dependencies"]) - names(part["dependencies"]) == {"jinja2", "openai", "torch"}
+    assert names(whole["dependencies"]) - names(part["dependencies"]) == {
+        "aiohttp",
+        "jinja2",
+        "torch",
+        "truststore",
+    }
     for key in ("dynamic", "requires-python", "license", "scripts"):
         assert whole[key] == part[key], key
     assert WHOLE["tool"]["setuptools"]["package-data"] == PART["tool"]["setuptools"]["package-data"]

@@ -13,15 +13,17 @@ import json
 import os
 import random
 import re
+import ssl
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from itertools import cycle
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from rlmrec import __version__
 from rlmrec.errors import AccessError, ConfigError, EndpointError, LLMError, RefusedError, RlmrecError
 from rlmrec.findings import Finding
 from rlmrec.trust import parse_json
@@ -29,7 +31,7 @@ from rlmrec.trust import parse_json
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_TOKENS = 10**9  # of one answer; more is a fault of the server
 RAW_LENGTH = 20_000  # most characters of a server's reply that are recorded with an error
-CONNECTIONS = 8  # of a client, on average
+MOST_REDIRECTS = 5
 MOST_CUTS = 24  # times that a refused text is cut before it is given up
 Answer = TypeVar("Answer")
 
@@ -38,11 +40,10 @@ class Connection(NamedTuple):
     """Objects that belong to one event loop and cannot move to another."""
 
     loop: asyncio.AbstractEventLoop
-    clients: list[Any]
-    turns: Iterator[Any]  # the clients, one after the other
+    session: Any  # an aiohttp.ClientSession
+    opened: AsyncGenerator[Any]  # closes the session, at the latest when the event loop ends
     slots: asyncio.Semaphore
     secrets: Secrets
-    reply_type: Any  # class of replies of the HTTP package that openai uses
 
 
 class Secrets:
@@ -218,7 +219,7 @@ class Endpoint:
             attempt: sends one request.
             tokens: that the request may take, for ``tpm``.
         """
-        connection = self._connect()
+        connection = await self._connect()
         async with connection.slots:
             failed = 0
             while True:
@@ -256,34 +257,51 @@ class Endpoint:
 
     async def _send(self, connection: Connection, path: str, body: dict[str, Any]) -> bytes:
         """Send one HTTP request and return the content of the reply; raise one of our own errors."""
-        import openai
+        import aiohttp
 
+        url = _url(self.base_url, path)
+        # Half characters cannot be sent.
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         try:
             async with asyncio.timeout(self.timeout):
-                # The generic method, as the typed one checks a body against its types for 0.7 ms per request.
-                reply = await next(connection.turns).post(path, cast_to=connection.reply_type, body=body)
-                content: bytes = reply.content
-                return content
-        except (TimeoutError, openai.APITimeoutError):
+                for _ in range(MOST_REDIRECTS):
+                    async with connection.session.post(url, data=content, allow_redirects=False) as reply:
+                        told: bytes = await reply.read()
+                    if reply.status not in (301, 302, 307, 308) or "location" not in reply.headers:
+                        break
+                    url = _redirected(url, reply.headers["location"])
+                else:
+                    raise Transient(f"more than {MOST_REDIRECTS} redirects")
+        except TimeoutError:
             raise Transient(f"no answer within {self.timeout:g} s") from None
-        except openai.APIStatusError as error:
-            raise self._status_error(error, connection.secrets, body) from None
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, AccessError):  # a redirect to another host
-                raise cause from None
-            raise Transient(f"connection failed ({type(cause).__name__}: {cause})") from None
+        except (aiohttp.ClientError, OSError) as error:
+            said = without_secrets(str(error))
+            raise Transient(f"connection failed ({type(error).__name__}: {said})") from None
+        if reply.status >= 300:
+            raise self._status_error(reply.status, reply.headers, told, connection.secrets, body)
+        return told
 
-    def _status_error(self, error: Any, secrets: Secrets, asked: Mapping[str, Any]) -> Exception:
-        status: int = error.status_code
-        raw: str = error.response.content.decode("utf-8", "replace")
-        message = secrets.clean(f"HTTP {status}: {error.message}")[:500]
-        body = mapping(error.body)
+    def _status_error(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        content: bytes,
+        secrets: Secrets,
+        asked: Mapping[str, Any],
+    ) -> Exception:
+        raw = content.decode("utf-8", "replace")
+        try:
+            reply = mapping(parse_json(raw, strict=False))
+        except ValueError:
+            reply = {}
+        body = mapping(reply.get("error", reply))
+        said = body.get("message")
+        message = secrets.clean(f"HTTP {status}: {said if isinstance(said, str) and said else raw}")[:500]
         code = str(body.get("code") or "")
         if "content_filter" in code or "content_policy" in code or "content_filter" in raw:
             return RefusedError(f"a content filter refused the prompt ({message})", raw)
         if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
-            wait = _retry_after(error.response.headers)
+            wait = _retry_after(headers)
             if wait is not None and wait > self.max_wait:
                 return AccessError(
                     f"the endpoint asks to wait {wait:g} s, more than the {self.max_wait:g} s that this run "
@@ -296,7 +314,7 @@ class Endpoint:
         if status >= 500 and (bad.is_too_long or (bad.names_a_format and "response_format" in asked)):
             return bad
         if status in (408, 409, 425) or status >= 500:
-            return Transient(message, raw, _retry_after(error.response.headers, self.max_wait))
+            return Transient(message, raw, _retry_after(headers, self.max_wait))
         if status in (401, 402, 403, 429):
             return AccessError(
                 f"the endpoint {self.address} refuses access ({message}): check the key in "
@@ -391,15 +409,9 @@ class Endpoint:
             return
         await asyncio.sleep(min(self.max_wait, self.backoff * 2 ** (failed - 1)) * random.uniform(0.5, 1.0))
 
-    def _connect(self) -> Connection:
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
-            try:
-                import openai
-            except ImportError:
-                raise ConfigError(
-                    "requests to an endpoint need the package openai: pip install 'openai>=3'"
-                ) from None
             key = os.environ.get(self.key_env, "").strip()  # a key read from a file ends with a line break
             if not (key.isascii() and key.isprintable()):
                 raise ConfigError(
@@ -411,32 +423,17 @@ class Endpoint:
                     f"${self.key_env} holds no key, {self.address} needs one: export {self.key_env}=…, name "
                     f"another variable with --key-env, or use {self.keyless}, which needs none"
                 )
-            package = sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]]
-            context = package.create_ssl_context()  # shared, as it takes 20 ms to make
-            # A client looks at all of its connections before each request, so many share the connections.
-            clients = [
-                openai.AsyncOpenAI(
-                    api_key=key or "none",  # the package requires one
-                    base_url=self.base_url,
-                    timeout=self.timeout,
-                    max_retries=0,  # done here
-                    http_client=openai.DefaultAsyncHttpxClient(
-                        verify=context, event_hooks={"response": [_refuse_other_host]}
-                    ),
-                )
-                for _ in range(-(-self.concurrency // CONNECTIONS))
-            ]
+            opened = _session(self.base_url, key)
+            session = await anext(opened)
             slots = asyncio.Semaphore(self.concurrency)
-            secrets = Secrets(key, self.base_url)
-            self._connection = Connection(loop, clients, cycle(clients), slots, secrets, package.Response)
+            self._connection = Connection(loop, session, opened, slots, Secrets(key, self.base_url))
         return self._connection
 
     async def aclose(self) -> None:
         """Close the connections; the next request opens new ones."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            for client in connection.clients:
-                await client.close()
+            await connection.opened.aclose()
 
 
 class Transient(Exception):
@@ -504,18 +501,89 @@ def run_in_a_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
     return result[0]
 
 
-async def _refuse_other_host(response: Any) -> None:
-    """Refuse a redirect to another host, to which the prompt would go along."""
-    if not response.has_redirect_location:
-        return
-    asked, named = response.request.url, response.request.url.join(response.headers["location"])
-    if (named.host, named.port) != (asked.host, asked.port) and not (
-        named.host == asked.host and (asked.scheme, named.scheme) == ("http", "https")
-    ):
+async def _session(base_url: str, key: str) -> AsyncGenerator[Any]:
+    """Yield an aiohttp session for one endpoint. ``asyncio.run`` closes generators that are still open at its end.
+
+    Certificates are checked against those of the system, or of $SSL_CERT_FILE; $HTTP_PROXY, $HTTPS_PROXY, $ALL_PROXY
+    and $NO_PROXY are read once, as aiohttp would read them in a thread before every request.
+
+    Raises:
+        ConfigError: aiohttp is not installed, or the environment names a proxy that is not an HTTP proxy.
+    """
+    try:
+        import aiohttp
+    except ImportError:
+        raise ConfigError(
+            "requests to an endpoint need the package aiohttp: pip install 'aiohttp>=3.11'"
+        ) from None
+    parts = urlsplit(base_url)
+    headers = {"Content-Type": "application/json", "User-Agent": f"rlmrec/{__version__}"}
+    login = unquote(parts.netloc.rpartition("@")[0])
+    if login or key:
+        basic = base64.b64encode(login.encode()).decode()
+        headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
+    async with aiohttp.ClientSession(
+        headers=headers,
+        proxy=_proxy(parts),
+        connector=aiohttp.TCPConnector(limit=0, ssl=_certificates()),  # Connection.slots is the limit
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),  # _send has its own
+    ) as session:
+        yield session
+
+
+def _proxy(parts: SplitResult) -> str | None:
+    """Return the address of the proxy that the environment names for an endpoint; None if it names none."""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy is None or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"the proxy {without_secrets(proxy)} of the environment is not an HTTP proxy: name one in "
+            f"{parts.scheme.upper()}_PROXY, or add {parts.hostname} to NO_PROXY"
+        )
+    return proxy
+
+
+def _certificates() -> ssl.SSLContext:
+    """Return a context with the certificates of the system, or of $SSL_CERT_FILE or $SSL_CERT_DIR."""
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    if sys.platform in ("darwin", "win32") and not named:  # OpenSSL does not read all of theirs
+        import truststore
+
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return ssl.create_default_context()
+
+
+def _url(base_url: str, path: str) -> str:
+    """Return the address of a path below an endpoint's root, without name and password.
+
+    Example:
+        >>> _url("http://me:pw@host/v1/?version=2", "/embeddings")
+        'http://host/v1/embeddings?version=2'
+    """
+    parts = urlsplit(base_url)
+    netloc = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=netloc, path=parts.path.rstrip("/") + path, fragment="").geturl()
+
+
+def _redirected(url: str, location: str) -> str:
+    """Return where a redirect leads.
+
+    Raises:
+        AccessError: to another host, which would receive the prompt and the key.
+    """
+    named = urljoin(url, location)
+    before, after = urlsplit(url), urlsplit(named)
+    same = (before.scheme, before.netloc) == (after.scheme, after.netloc)
+    if not same and (before.hostname, before.scheme, after.scheme) != (after.hostname, "http", "https"):
         raise AccessError(
-            f"the endpoint redirects to another host, {without_secrets(str(named))[:200]}: nothing was sent there; "
+            f"the endpoint redirects to another host, {without_secrets(named)[:200]}: nothing was sent there; "
             "pass that address as --base-url if you trust it"
         )
+    return named
 
 
 def _is_same_model(asked: str, named: str) -> bool:

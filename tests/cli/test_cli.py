@@ -322,7 +322,7 @@ for command in COMMANDS:
 for reader in READERS:
     assert call("data", reader, "--help") == 0, reader
 assert call("train", "--epoch", "3") == 2
-heavy = {"torch", "polars", "scipy", "numpy", "sklearn", "openai", "fastapi", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "polars", "scipy", "numpy", "sklearn", "aiohttp", "fastapi", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

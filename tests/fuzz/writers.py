@@ -59,10 +59,11 @@ COMMANDS = {
 def import_everything() -> None:
     """Import what the commands need, so that a forked process spends its time on writing."""
     names = (
-        "torch", "faiss", "matplotlib.pyplot", "sklearn.feature_extraction.text", "openai", "filelock", "rich.progress",
-        "rlmrec.server.api", "rlmrec.server.settings", "rlmrec.recommend.publish", "rlmrec.recommend.export",
-        "rlmrec.recommend.index", "rlmrec.recommend.cold_start", "rlmrec.profiles.profiler", "rlmrec.profiles.batch",
-        "rlmrec.llm.client", "rlmrec.llm.local", "rlmrec.llm.replay", "rlmrec.text.encoding", "rlmrec.text.tfidf",
+        "torch", "faiss", "matplotlib.pyplot", "sklearn.feature_extraction.text", "aiohttp", "filelock",
+        "rich.progress", "rlmrec.server.api", "rlmrec.server.settings", "rlmrec.recommend.publish",
+        "rlmrec.recommend.export", "rlmrec.recommend.index", "rlmrec.recommend.cold_start", "rlmrec.profiles.profiler",
+        "rlmrec.profiles.batch", "rlmrec.llm.client", "rlmrec.llm.local", "rlmrec.llm.replay", "rlmrec.text.encoding",
+        "rlmrec.text.tfidf",
         "rlmrec.training.trainer", "rlmrec.experiments.runner", "rlmrec.experiments.baselines", "rlmrec.report",
         "rlmrec.report.collect", "rlmrec.report.accuracy", "rlmrec.closed_form.graph_filter", "rlmrec.backbones.mf",
         "rlmrec.testing.shop", "rlmrec.data.readers", "rlmrec.data.append", "scipy.stats", "pandas",

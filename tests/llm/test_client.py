@@ -1,5 +1,6 @@
 import asyncio
 import email.utils
+import gc
 import json
 import logging
 import pickle
@@ -270,11 +271,15 @@ def test_no_key_for_an_endpoint_that_needs_one():
         ask(OpenAIChat("gpt-4o-mini"))
 
 
-def test_several_event_loops_one_after_the_other():
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_several_event_loops_one_after_the_other(caplog):
     with FaultServer() as server:
         llm = chat(server)
         for _ in range(3):
             assert asyncio.run(llm.complete("s", "p")).text == GOOD
+        llm._connection = None
+        gc.collect()
+    assert not caplog.records, "each loop closes its connections, so nothing is said about open ones"
 
 
 def test_options_out_of_range():
@@ -482,6 +487,37 @@ def test_a_redirect_to_another_host_is_refused_and_gets_nothing():
 def test_a_redirect_on_the_same_host_is_followed():
     with FaultServer(script((307, {"location": "/v1/other"}, b"{}"), reply())) as server:
         assert ask(chat(server))[0].text == GOOD
+
+
+def test_redirects_in_a_circle_end():
+    with (
+        FaultServer(script((302, {"location": "/v1/chat/completions"}, b""))) as server,
+        pytest.raises(EndpointError, match="more than 5 redirects"),
+    ):
+        ask(chat(server, retries=0))
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MY_KEY", "sk-of-the-endpoint")
+    with FaultServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://me:hunter22@"))
+        llm = OpenAIChat("m", base_url="http://nowhere.invalid/v1", key_env="MY_KEY", timeout=5, retries=0)
+        assert ask(llm)[0].text == GOOD
+        assert proxy.headers[0]["host"] == "nowhere.invalid"
+        assert proxy.headers[0]["proxy-authorization"] == "basic bwu6ahvudgvymji="  # FaultServer lowers it
+        assert proxy.headers[0]["authorization"] == "bearer sk-of-the-endpoint"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with FaultServer() as server:
+            ask(chat(server))
+        assert (proxy.requests, server.requests) == (1, 1)
+    with pytest.raises(EndpointError) as caught:
+        ask(llm)
+    assert "hunter22" not in everything(caught.value)
+    monkeypatch.setenv("http_proxy", "socks5://me:hunter22@127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"socks5://127\.0\.0\.1:9 of the environment is not an HTTP proxy"):
+        ask(llm)
 
 
 def test_requests_and_tokens_a_minute_are_kept():

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-import openai  # noqa: F401 (imported before the fork)
+import aiohttp  # noqa: F401 (imported before the fork)
 from made_dataset import make_dataset
 
 from rlmrec.llm.client import OpenAIChat

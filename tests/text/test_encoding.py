@@ -212,7 +212,7 @@ def test_texts_that_do_not_fit_the_dataset():
 # The imports are shared by the fork; each run is a process of its own.
 KILLED_RUN = """
 import os, sys
-import openai
+import aiohttp
 from rlmrec.text import OpenAIEmbeddings, VectorCache, encode_texts
 for _ in sys.stdin:
     pid = os.fork()

@@ -16,7 +16,7 @@ import typer
 from rlmrec import __version__
 from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
 
-LEFT_OUT = ("torch", "openai", "jinja2")  # of what rlmrec needs, by rlmrec-serve
+LEFT_OUT = ("torch", "aiohttp", "jinja2")  # of what rlmrec needs, by rlmrec-serve
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 # Commands with commands of their own, and their summaries: a group builds all of its commands when it is imported.
 GROUPS = {
