@@ -209,3 +209,24 @@ def test_from_edges_counts_duplicates_once():
     expected = torch.zeros(8, 8, dtype=torch.float64)
     expected[0, 5] = expected[5, 0] = expected[7, 7] = 1
     torch.testing.assert_close(as_dense(graph), expected)
+
+
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+
+
+@pytest.mark.parametrize("weightless", [False, True])
+def test_the_products_are_proper_operators(weightless):
+    rng = torch.Generator().manual_seed(0)
+    graph = Graph.from_interactions(TRAIN, weightless_edges=1 if weightless else 1 << 20).drop_edges(0.5, rng)
+    x = torch.randn(graph.n_nodes, 3, generator=rng, requires_grad=True)
+    seed, keep_rate = graph.dropout or (None, 1.0)
+    opposite = None if weightless else graph.transpose
+    matrix = graph.indptr, graph.indices, graph._values, graph.scale, opposite, seed, keep_rate
+    torch.library.opcheck(graph_module._graph_product, (x, *matrix, 2, True, False), test_utils=CHECKS)
+    if not weightless:
+        values = graph.values.clone().requires_grad_()
+        matrix = graph.indptr, graph.indices, values, None, opposite, None, 1.0
+        torch.library.opcheck(graph_module._graph_product, (x, *matrix, 1, False, True), test_utils=CHECKS)
+        other = torch.randn(graph.n_nodes, 3, generator=rng, requires_grad=True)
+        edges = graph.indptr, graph.indices, opposite
+        torch.library.opcheck(graph_module._edge_dot, (x, other, *edges), test_utils=CHECKS)

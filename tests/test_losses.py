@@ -172,3 +172,12 @@ def test_both_sums_in_one_pass_equal_those_computed_apart(monkeypatch, factors):
         strict=True,
     ):
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_the_sums_are_a_proper_operator():
+    rng = torch.Generator().manual_seed(0)
+    anchors, candidates = (torch.randn(n, 3, generator=rng).requires_grad_() for n in (4, 5))
+    weights, listed = torch.rand(4, generator=rng), torch.randint(5, (4, 2), generator=rng)
+    lists = listed, torch.rand(4, 2, generator=rng), weights
+    for rest in ((torch.rand(5, generator=rng), weights, None, None, None), (None, None, *lists)):
+        torch.library.opcheck(losses._softmax_sums, (anchors, candidates, 0.2, *rest, True, True))

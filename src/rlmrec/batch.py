@@ -63,13 +63,21 @@ DYNAMIC_DEVICES = ("cpu",)  # where a shape may depend on numbers
 
 
 def has_static_shapes(tensor: Tensor) -> bool:
-    """Return whether shapes must not depend on numbers, as on an accelerator: the host would wait for them."""
-    return is_accelerator(tensor.device)
+    """Return whether shapes must not depend on numbers: on an accelerator, and wherever a step is compiled."""
+    return is_accelerator(tensor.device) or torch.compiler.is_compiling()
 
 
 def is_accelerator(device: torch.device | str) -> bool:
     """Return whether the host should queue work for a device and never wait for its numbers."""
     return torch.device(device).type not in DYNAMIC_DEVICES
+
+
+def stream(rng: torch.Generator | None) -> torch.Generator | None:
+    """Return the generator to draw from; None, PyTorch's default one, where a step is compiled.
+
+    The compiler knows no other. Training then makes the run's generator the default one, so the numbers are the same.
+    """
+    return None if torch.compiler.is_compiling() else rng
 
 
 def occurrences_of(wanted: Tensor, rows: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlmrec.batch import stream
 from rlmrec.data.interactions import Interactions
 
 with warnings.catch_warnings():
@@ -92,7 +92,7 @@ class Graph:
     """
 
     symmetric = False
-    dropout: tuple[int, float] | None = None
+    dropout: tuple[Tensor, float] | None = None
 
     def __init__(
         self, edges: Edges, values: Tensor | None, n_users: int, n_items: int, scale: Tensor | None = None
@@ -234,10 +234,7 @@ class Graph:
 
     def with_values(self, values: Tensor) -> Graph:
         """Return the graph with other edge weights, (E,)."""
-        other = copy.copy(self)
-        other._values, other.symmetric = values, False
-        other.scale = other.dropout = None
-        return other
+        return Graph(self.edges, values, self.n_users, self.n_items)
 
     def normalised(self, values: Tensor) -> Graph:
         """Return the graph with weights v_ij / sqrt(d_i d_j), where d are the row sums of ``values``, (E,).
@@ -272,21 +269,23 @@ class Graph:
         if keep_rate >= 1:
             return self
         if self._values is None and self.dropout is None:
-            other = copy.copy(self)
-            seed = int(torch.randint(1 << 62, (), generator=rng, device=rng.device))
-            other.dropout, other.symmetric = (seed, keep_rate), False
+            other = Graph(self.edges, None, self.n_users, self.n_items, self.scale)
+            other.dropout = (torch.randint(1 << 62, (), generator=stream(rng), device=rng.device), keep_rate)
             return other
-        drawn = torch.rand(self.values.shape, generator=rng, dtype=torch.float32, device=self.values.device)
+        drawn = torch.rand(
+            self.values.shape, generator=stream(rng), dtype=torch.float32, device=self.values.device
+        )
         return self.with_values(self.values * (drawn < keep_rate))
 
     def split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Split the rows of all nodes, (N, d), into users (U, d) and items (I, d)."""
         return nodes[: self.n_users], nodes[self.n_users :]
 
-    def __matmul__(self, x: Tensor) -> Tensor:
-        """Return Â x, differentiable in x: (N, d) → (N, d)."""
-        result: Tensor = _Propagate.apply(x, self, 1, False)  # type: ignore[no-untyped-call]
-        return result
+    def propagate(self, x: Tensor) -> Tensor:
+        """Return Â x, differentiable in x: (N, d) → (N, d). It is ``graph @ x``, which torch.compile cannot follow."""
+        return self._multiplied(x, 1, accumulate=False)
+
+    __matmul__ = propagate
 
     def propagate_sum(self, x: Tensor, layers: int) -> Tensor:
         """Return x + Âx + Â²x + … + Â^L x, differentiable in x: (N, d) → (N, d).
@@ -294,10 +293,7 @@ class Graph:
         Horner's rule, x + Â(x + Â(x + …)), adds x within every product, so no layer is stored. The gradient is the
         same sum with Âᵀ.
         """
-        if layers == 0:
-            return x
-        result: Tensor = _Propagate.apply(x, self, layers, True)  # type: ignore[no-untyped-call]
-        return result
+        return x if layers == 0 else self._multiplied(x, layers, accumulate=True)
 
     def weighted(self, values: Tensor, x: Tensor) -> Tensor:
         """Return S x, where S has the graph's structure with ``values`` on its edges; differentiable in both.
@@ -306,7 +302,8 @@ class Graph:
             values: (E,).
             x: (N, d).
         """
-        result: Tensor = _WeightedProduct.apply(values, x, self)  # type: ignore[no-untyped-call]
+        structure = self.indptr, self.indices, values, None, self._opposite(x), None
+        result: Tensor = _graph_product(x, *structure, 1.0, 1, False, False)
         return result
 
     def edge_dot(self, a: Tensor, b: Tensor) -> Tensor:
@@ -315,15 +312,20 @@ class Graph:
         This is the adjoint of ``weighted`` with respect to its values: each of the two computes the gradient of the
         other, and together they make attention over edges. E x d numbers are never stored.
         """
-        result: Tensor = _EdgeDot.apply(a, b, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _edge_dot(a, b, self.indptr, self.indices, self._opposite(b))
         return result
 
-    def _edge_dot(self, a: Tensor, b: Tensor) -> Tensor:
-        if a.device.type == "mps":  # no sampled product there
-            return (a[self.rows] * b[self.indices]).sum(-1)
-        structure = self._matrix(transposed=False, values=a.new_zeros(len(self.indices)))
-        dots: Tensor = torch.sparse.sampled_addmm(structure, a, b.T).values()
-        return dots
+    def _multiplied(self, x: Tensor, layers: int, accumulate: bool) -> Tensor:
+        seed, keep_rate = self.dropout or (None, 1.0)
+        values = None if self._values is None else self._values.detach()  # weights of edges are constants
+        opposite = None if self.symmetric or values is None else self._opposite(x)
+        matrix = self.indptr, self.indices, values, self.scale, opposite, seed, keep_rate
+        result: Tensor = _graph_product(x, *matrix, layers, accumulate, False)
+        return result
+
+    def _opposite(self, x: Tensor) -> Tensor | None:
+        """Return the permutation that the gradient of x needs; None where x has no gradient."""
+        return self.transpose if x.requires_grad and torch.is_grad_enabled() else None
 
     def _kept(self, transposed: bool = False) -> Tensor | None:
         """Return 1 for each edge that was not dropped and 0 for the others, [E]; None where none was dropped.
@@ -356,21 +358,19 @@ class Graph:
             yield slice(first, last), slice(start, end)
             first, start = last, end
 
-    def _product(self, transposed: bool, values: Tensor | None = None) -> Product:
-        """Return the product with Â, or with the matrix that has ``values`` on the edges.
-
-        Args:
-            transposed: with its transpose.
-            values: (E,).
-        """
-        if self.device.type != "cpu" or (len(self.indices) < WEIGHTLESS_EDGES and self._values is not None):
-            matrix = self._matrix(transposed, values)
-            return lambda x, y: matrix @ x if y is None else torch.addmm(y, matrix, x)
-        if values is None and self._values is None:
+    def _product(self, transposed: bool) -> Product:
+        """Return the product with Â, or with its transpose."""
+        if self._values is None:
             return self._sums_of_rows(self._kept(transposed), self.scale)
-        if transposed and not (values is None and self.symmetric):
-            values = (self.values if values is None else values).index_select(0, self.transpose)
-        return self._sums_of_rows(self.values if values is None else values, None)
+        values = self._values if self.symmetric or not transposed else self._values[self.transpose]
+        if self.device.type == "cpu" and len(self.indices) >= WEIGHTLESS_EDGES:
+            return self._sums_of_rows(values, None)
+        shape = self.n_nodes, self.n_nodes
+        if self.device.type == "mps":  # no CSR product there
+            matrix = torch.sparse_coo_tensor(self.edge_index, values, shape, is_coalesced=True)
+        else:
+            matrix = torch.sparse_csr_tensor(self.indptr, self.indices, values, shape, check_invariants=False)
+        return lambda x, y: matrix @ x if y is None else torch.addmm(y, matrix, x)
 
     def _sums_of_rows(self, weights: Tensor | None, scale: Tensor | None) -> Product:
         """Return the product with diag(s) W diag(s) as weighted sums of rows.
@@ -390,85 +390,124 @@ class Graph:
 
         return product
 
-    def _matrix(self, transposed: bool, values: Tensor | None = None) -> Tensor:
-        if transposed and not (values is None and self.symmetric):
-            values = (self.values if values is None else values)[self.transpose]
-        values = self.values if values is None else values
-        if self.device.type == "mps":  # no CSR product there
-            return torch.sparse_coo_tensor(
-                self.edge_index, values, (self.n_nodes, self.n_nodes), is_coalesced=True
-            )
-        return torch.sparse_csr_tensor(
-            self.indptr, self.indices, values, (self.n_nodes, self.n_nodes), check_invariants=False
-        )
+
+# The products are operators of PyTorch: torch.compile and fake tensors take each as one step and look at no number.
 
 
-class _Propagate(torch.autograd.Function):
-    """Propagation by Horner's rule. Edge weights are constants, so only x has a gradient."""
+@torch.library.custom_op("rlmrec::graph_product", mutates_args=())
+def _graph_product(
+    x: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    scale: Tensor | None,
+    opposite: Tensor | None,
+    seed: Tensor | None,
+    keep_rate: float,
+    layers: int,
+    accumulate: bool,
+    transposed: bool,
+) -> Tensor:
+    """Return S^L x, or x + Sx + … + S^L x with ``accumulate``; S is a graph's matrix, or its transpose.
 
-    # The product is made once for all layers of a direction: making the handle costs as much as a small product.
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, graph: Graph, layers: int, accumulate: bool) -> Tensor:
-        ctx.graph, ctx.layers, ctx.accumulate = graph, layers, accumulate
-        return _horner(graph._product(transposed=False), x, layers, accumulate)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        product = ctx.graph._product(transposed=True)
-        return _horner(product, gradient.contiguous(), ctx.layers, ctx.accumulate), None, None, None
-
-
-class _WeightedProduct(torch.autograd.Function):
-    """The product S x. With G the gradient of the result, dS_ij = G_i · x_j on the edges and dx = Sᵀ G."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, x: Tensor, graph: Graph) -> Tensor:
-        ctx.save_for_backward(values, x)
-        ctx.graph = graph
-        return graph._product(transposed=False, values=values)(x, None)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        values, x = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        return (
-            ctx.graph._edge_dot(gradient, x) if ctx.needs_input_grad[0] else None,
-            ctx.graph._product(True, values)(gradient, None) if ctx.needs_input_grad[1] else None,
-            None,
-        )
+    Args:
+        x: (N, d).
+        indptr: of the structure.
+        indices: of the structure.
+        values: (E,); None where ``scale`` is given.
+        scale: (N,).
+        opposite: position of each edge's opposite edge, where opposite edges differ; only for the transpose.
+        seed: of dropped edges of a graph without weights.
+        keep_rate: likewise.
+        layers: L, at least 1.
+        accumulate: whether all layers are summed.
+        transposed: whether S is the transpose.
+    """
+    edges = Edges(indptr, indices)
+    if opposite is not None:
+        edges.transpose = opposite
+    graph = Graph(edges, values, len(indptr) - 1, 0, scale)
+    graph.symmetric = opposite is None
+    graph.dropout = None if seed is None else (seed, keep_rate)
+    # The product is made once for all layers: making the handle costs as much as a small product.
+    product, total = graph._product(transposed), x
+    for _ in range(layers):
+        total = product(total, x if accumulate else None)
+    return total
 
 
-class _EdgeDot(torch.autograd.Function):
-    """The products a_i · b_j on the edges. With g the gradient of the result as a matrix, da = g b and db = gᵀ a."""
+@torch.library.custom_op("rlmrec::edge_dot", mutates_args=())
+def _edge_dot(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor, opposite: Tensor | None) -> Tensor:
+    """Return a_i · b_j for each edge (i, j): (N, d), (N, d) → (E,); ``opposite`` serves the gradient of b."""
+    del opposite
+    if a.device.type == "mps":  # no sampled product there
+        return (a[Edges(indptr, indices).rows] * b[indices]).sum(-1)
+    zeros = a.new_zeros(len(indices))
+    structure = torch.sparse_csr_tensor(indptr, indices, zeros, (len(a), len(a)), check_invariants=False)
+    dots: Tensor = torch.sparse.sampled_addmm(structure, a, b.T).values()
+    return dots
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, graph: Graph) -> Tensor:
-        ctx.save_for_backward(a, b)
-        ctx.graph = graph
-        return graph._edge_dot(a, b)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, b = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        products = (ctx.graph._product(transposed, gradient) for transposed in (False, True))
-        return *(product(x, None) for product, x in zip(products, (b, a), strict=True)), None
+@_graph_product.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_edge_dot.register_fake
+def _(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor, opposite: Tensor | None) -> Tensor:
+    del b, indptr, opposite
+    return a.new_empty(len(indices))
+
+
+def _keep_for_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    x, *matrix, layers, accumulate, transposed = inputs
+    *tensors, keep_rate = matrix
+    ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, *tensors)
+    ctx.rest = keep_rate, layers, accumulate, transposed
+
+
+def _product_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """With G the gradient of S x, that of x is Sᵀ G, and that of the values G_i · x_j on the edges."""
+    x, *tensors = ctx.saved_tensors
+    keep_rate, layers, accumulate, transposed = ctx.rest
+    of_x = of_values = None
+    gradient = gradient.contiguous()
+    if ctx.needs_input_grad[0]:
+        of_x = _graph_product(gradient, *tensors, keep_rate, layers, accumulate, not transposed)
+    if ctx.needs_input_grad[3]:  # only of one layer, see Graph.weighted
+        of_values = _edge_dot(*((x, gradient) if transposed else (gradient, x)), *tensors[:2], None)
+    return of_x, None, None, of_values, *[None] * 7
+
+
+_graph_product.register_autograd(_product_gradient, setup_context=_keep_for_product)
+
+
+def _keep_for_dot(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _dot_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """With g the gradient as the values of a matrix, da = g b and db = gᵀ a."""
+    a, b, indptr, indices, opposite = ctx.saved_tensors
+
+    def product(x: Tensor, transposed: bool) -> Tensor:
+        structure = indptr, indices, gradient.contiguous(), None, opposite, None
+        result: Tensor = _graph_product(x, *structure, 1.0, 1, False, transposed)
+        return result
+
+    of_a = product(b, False) if ctx.needs_input_grad[0] else None
+    of_b = product(a, True) if ctx.needs_input_grad[1] else None
+    return of_a, of_b, None, None, None
+
+
+_edge_dot.register_autograd(_dot_gradient, setup_context=_keep_for_dot)
 
 
 def _offsets(n_edges: int, bound: int) -> type[np.int32] | type[np.int64]:
     """Return the type of the offsets of so many directed edges."""
     return np.int32 if n_edges < bound else np.int64
-
-
-def _horner(product: Product, x: Tensor, layers: int, accumulate: bool) -> Tensor:
-    """Return the sum of all layers, or the last layer alone without ``accumulate``."""
-    total = x
-    for _ in range(layers):
-        total = product(total, x if accumulate else None)
-    return total
 
 
 def _inverse_roots(degrees: Tensor, dtype: torch.dtype) -> Tensor:
@@ -485,8 +524,8 @@ def _inverse_roots(degrees: Tensor, dtype: torch.dtype) -> Tensor:
 _ODD = (-1640531535, 374761393)  # xxHash's primes, as signed numbers: rows and columns get different codes
 
 
-def _halves(seed: int) -> tuple[int, int]:
-    """Return the lower and the upper 31 bits of a seed."""
+def _halves(seed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lower and the upper 31 bits of a seed, int64[]."""
     return seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF
 
 

@@ -157,7 +157,7 @@ def sum_over_rows(
         rows: of each table, int64[B]; None for a table that each micro-batch reads as a whole.
         size: rows of a micro-batch.
     """
-    result: Tensor = _MicroBatches.apply(loss, rows, size, *tables)  # type: ignore[no-untyped-call]
+    result: Tensor = _micro_batches(loss, rows, size, *tables)
     return result
 
 
@@ -200,6 +200,10 @@ class _MicroBatches(torch.autograd.Function):
         return None, None, None, *gradients
 
 
+# torch.compile cannot follow gradients that are computed inside a function, so it leaves this one as it is.
+_micro_batches = torch.compiler.disable(_MicroBatches.apply)  # type: ignore[no-untyped-call]
+
+
 def weighted_log_sum_exp(
     anchors: Tensor, candidates: Tensor, weights: Tensor, temperature: float, offsets: Tensor | None = None
 ) -> Tensor:
@@ -214,11 +218,7 @@ def weighted_log_sum_exp(
         temperature: τ.
         offsets: o, (C,), log multiplicities; constants, 0 by default.
     """
-    first, _ = _Softmax.apply(  # type: ignore[no-untyped-call]
-        anchors, candidates, temperature, offsets, weights, None, None, None
-    )
-    result: Tensor = first
-    return result
+    return _sums(anchors, candidates, temperature, offsets, weights, None, None, None)[0]
 
 
 def listwise_cross_entropy(
@@ -242,11 +242,7 @@ def listwise_cross_entropy(
         listed: l, rows of candidates, int64[B, M].
         probabilities: π, (B, M); constants without a gradient.
     """
-    _, second = _Softmax.apply(  # type: ignore[no-untyped-call]
-        anchors, candidates, temperature, None, None, listed, probabilities, weights
-    )
-    result: Tensor = second
-    return result
+    return _sums(anchors, candidates, temperature, None, None, listed, probabilities, weights)[1]
 
 
 def log_sum_exp_and_cross_entropy(
@@ -273,62 +269,19 @@ def log_sum_exp_and_cross_entropy(
         the two sums. Their gradients are computed together where both enter the loss with the same factor, and again
         where they do not.
     """
-    first, second = _Softmax.apply(  # type: ignore[no-untyped-call]
-        anchors, candidates, temperature, None, weights, listed, probabilities, list_weights
-    )
+    return _sums(anchors, candidates, temperature, None, weights, listed, probabilities, list_weights)
+
+
+def _sums(anchors: Tensor, candidates: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Return the two sums of ``_softmax_sums``, with the gradients that autograd will ask for."""
+    is_learning = torch.is_grad_enabled()
+    needed = (is_learning and table.requires_grad for table in (anchors, candidates))
+    first, second, *_ = _softmax_sums(anchors, candidates, *rest, *needed)
     return first, second
 
 
-class _Softmax(torch.autograd.Function):
-    """Σ_i w_i log Σ_c exp(a_i·c/τ + o_c) and Σ_i v_i [log Σ_c exp(a_i·c/τ) − Σ_m π_im a_i·c_{l_im}/τ].
-
-    The gradient of a scalar is known up to one factor. So it is computed in the forward pass: backward recomputes
-    nothing, and only (B + C) x d numbers are stored.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        anchors: Tensor,
-        candidates: Tensor,
-        temperature: float,
-        offsets: Tensor | None,
-        weights: Tensor | None,
-        listed: Tensor | None,
-        probabilities: Tensor | None,
-        list_weights: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.needed = ctx.needs_input_grad[:2]
-        ctx.temperature = temperature
-        rest = (offsets, weights, listed, probabilities, list_weights)
-        *sums, anchor_grad, candidate_grad = _sums_and_gradients(
-            anchors, candidates, temperature, *rest, needed=ctx.needed
-        )
-        ctx.save_for_backward(anchor_grad, candidate_grad, anchors, candidates, *rest)
-        return sums[0], sums[1]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor | None, ...]:
-        anchor_grad, candidate_grad, anchors, candidates, *rest = ctx.saved_tensors
-        offsets, weights, listed, probabilities, list_weights = rest
-        factor = second if weights is None else first
-        if (
-            weights is not None and list_weights is not None and not torch.equal(first, second)
-        ):  # never on a GPU
-            *_, anchor_grad, candidate_grad = _sums_and_gradients(
-                anchors, candidates, ctx.temperature, offsets, weights * first, listed, probabilities,
-                list_weights * second, needed=ctx.needed,
-            )  # fmt: skip
-            factor = torch.ones_like(first)
-        return (
-            None if anchor_grad is None else anchor_grad * factor,
-            None if candidate_grad is None else candidate_grad * factor,
-            None, None, None, None, None, None,
-        )  # fmt: skip
-
-
-def _sums_and_gradients(
+@torch.library.custom_op("rlmrec::softmax_sums", mutates_args=())
+def _softmax_sums(
     anchors: Tensor,
     candidates: Tensor,
     temperature: float,
@@ -337,15 +290,33 @@ def _sums_and_gradients(
     listed: Tensor | None,
     probabilities: Tensor | None,
     list_weights: Tensor | None,
-    needed: tuple[bool, bool],
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the two sums of ``_Softmax`` and the gradients of their total, one block of anchors after another.
+    needs_anchors: bool,
+    needs_candidates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute Σ_i w_i log Σ_c exp(a_i·c/τ + o_c) and Σ_i v_i [log Σ_c exp(a_i·c/τ) − Σ_m π_im a_i·c_{l_im}/τ].
 
-    The products of the gradients are computed while a block of softmax weights is still in the cache.
+    The gradient of a scalar is known up to one factor. So it is computed beside the sums, one block of anchors after
+    another, while a block of softmax weights is still in the cache: backward recomputes nothing, and only
+    (B + C) x d numbers are stored.
+
+    Args:
+        anchors: a, (B, d).
+        candidates: c, (C, d).
+        temperature: τ.
+        offsets: o, (C,); none is 0.
+        weights: w, (B,); none is 0.
+        listed: l, int64[B, M].
+        probabilities: π, (B, M).
+        list_weights: v, (B,); none is 0.
+        needs_anchors: whether the gradient of the anchors is computed.
+        needs_candidates: whether that of the candidates is.
+
+    Returns:
+        the two sums, and the gradients of their total, empty where they are not needed.
     """
-    anchor_grad = torch.empty_like(anchors) if needed[0] else None
-    candidate_grad = torch.zeros_like(candidates) if needed[1] else None
-    first, second = anchors.new_zeros(2).unbind()
+    anchor_grad = torch.empty_like(anchors) if needs_anchors else anchors.new_empty(0)
+    candidate_grad = torch.zeros_like(candidates) if needs_candidates else candidates.new_empty(0)
+    first, second = anchors.new_zeros(()), anchors.new_zeros(())
     # In powers of two: exp2 costs a third of exp, and the change of base is one scaling of the anchors.
     scale = 1 / (temperature * math.log(2))
     bias = None if offsets is None else offsets / math.log(2)
@@ -382,11 +353,46 @@ def _sums_and_gradients(
             listed_share = lists[part] / torch.where(weight == 0, 1, weight)
             logits.scatter_add_(0, columns, -targets * (partition * listed_share))
         share = (weight / (partition * temperature))[:, None]
-        if anchor_grad is not None:
+        if needs_anchors:
             torch.mm(logits.T, candidates, out=anchor_grad[part]).mul_(share)
-        if candidate_grad is not None:
+        if needs_candidates:
             candidate_grad.addmm_(logits, block * share)
     return first, second, anchor_grad, candidate_grad
+
+
+@_softmax_sums.register_fake
+def _(
+    anchors: Tensor, candidates: Tensor, temperature: float, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    del temperature
+    needed = zip((anchors, candidates), rest[-2:], strict=True)
+    gradients = (table.new_empty(table.shape if need else (0,)) for table, need in needed)
+    return anchors.new_empty(()), anchors.new_empty(()), *gradients  # type: ignore[return-value]
+
+
+def _keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    anchors, candidates, temperature, *rest, needs_anchors, needs_candidates = inputs
+    ctx.temperature, ctx.needed = temperature, (needs_anchors, needs_candidates)
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*output[2:], anchors, candidates, *rest)
+
+
+@torch.autograd.function.once_differentiable
+def _gradient_of_sums(ctx: Any, first: Tensor, second: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *gradients, anchors, candidates, offsets, weights, listed, probabilities, list_weights = ctx.saved_tensors
+    factor = second if weights is None else first
+    both = weights is not None and list_weights is not None
+    if both and not torch.equal(first, second):  # never on a GPU, where an alignment asks for no common pass
+        *_, anchor_grad, candidate_grad = _softmax_sums(
+            anchors, candidates, ctx.temperature, offsets, weights * first, listed, probabilities,
+            list_weights * second, *ctx.needed,
+        )  # fmt: skip
+        gradients, factor = [anchor_grad, candidate_grad], torch.ones_like(first)
+    found = (one * factor if need else None for one, need in zip(gradients, ctx.needed, strict=True))
+    return *found, *[None] * 8
+
+
+_softmax_sums.register_autograd(_gradient_of_sums, setup_context=_keep_sums)
 
 
 def _largest_product(anchors: Tensor, candidates: Tensor) -> float:

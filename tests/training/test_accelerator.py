@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlmrec import batch as batch_module
+from rlmrec import graph as graph_module
+from rlmrec import losses as losses_module
 from rlmrec.alignment import Alignment, Contrastive, Distilled, Generative
 from rlmrec.alignment.teacher import TeacherLists
 from rlmrec.backbones import BACKBONES
@@ -40,6 +43,11 @@ WAITS = (
 )
 WAITS += ("is_nonzero", "bincount", "_to_dense", "item")
 
+BODIES = {
+    operator._qualname: operator._init_fn
+    for operator in (graph_module._graph_product, graph_module._edge_dot, losses_module._softmax_sums)
+}
+
 
 @pytest.fixture
 def accelerator(monkeypatch):
@@ -48,9 +56,12 @@ def accelerator(monkeypatch):
 
 
 class NothingWaits(TorchDispatchMode):
-    """Fails on an operator that waits for a number on a GPU."""
+    """Fails on an operator that waits for a number on a GPU, inside the operators of this package too."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "rlmrec":
+            with self:
+                return BODIES[function.name()](*args, **(kwargs or {}))
         name = function.name().split("::")[1].split(".")[0]
         assert name not in WAITS, f"{function.name()} waits for a number"
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
@@ -110,6 +121,62 @@ def test_nothing_waits_within_a_step(toy, name, variant, accelerator):
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
+
+
+# Backbones and alignments do not know each other, so each is taken once.
+EACH = [(name, "none") for name in BACKBONES] + [("lightgcn", variant) for variant in VARIANTS[1:]]
+
+
+def total_of(parts, graph, rng):
+    """Return a function from a batch to the loss of a step."""
+    return lambda batch: torch.stack(list(step(*parts, graph, batch, 1e-6, rng).values())).sum()
+
+
+@pytest.mark.parametrize(("name", "variant"), EACH)
+def test_the_shapes_of_a_step_follow_from_shapes_alone(toy, name, variant, accelerator):
+    backbone, alignment = parts(name, variant, toy)
+    graph = Graph.from_interactions(toy[0].train, backbone.self_loops)
+    total = total_of((backbone, alignment), graph, torch.Generator().manual_seed(0))
+    batch = sample_batch(toy[0], 32)
+    if isinstance(backbone, AutoCF):
+        total(batch)
+    # A fake tensor has a shape and no numbers: whatever needs one fails.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        total(batch).backward()
+    for parameter in (*backbone.parameters(), *alignment.parameters()):
+        assert parameter.grad is None or parameter.grad.shape == parameter.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "backend"),
+    [
+        ("lightgcn", "con", "aot_eager"),
+        ("dccf", "none", "eager"),
+        ("sgl", "gen", "eager"),
+        ("simgcl", "sampled softmax", "eager"),
+        ("ngcf", "none", "eager"),
+        ("gccf", "none", "eager"),
+    ],
+)
+def test_a_compiled_step_is_one_graph_and_the_same(toy, name, variant, backend, monkeypatch):
+    found = []
+    for compiles in (False, True):
+        monkeypatch.setattr(batch_module, "DYNAMIC_DEVICES", ("cpu",) if compiles else ())
+        made = parts(name, variant, toy)
+        graph = Graph.from_interactions(toy[0].train, made[0].self_loops)
+        assert len(graph.transpose)
+        with torch.random.fork_rng():
+            # The default generator with the seed of another one draws the same numbers.
+            rng = (torch.default_generator if compiles else torch.Generator()).manual_seed(0)
+            total = total_of(made, graph, rng)
+            if compiles:
+                torch.compiler.reset()
+                total = torch.compile(total, fullgraph=True, dynamic=False, backend=backend)
+            loss = total(sample_batch(toy[0], 32))
+            loss.backward()
+        gradients = [p.grad for part in made for p in part.parameters() if p.grad is not None]
+        found.append([loss.detach(), *gradients])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
 
 
 def test_the_device_draws_every_interaction_once_and_true_negatives_evenly(accelerator):

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlmrec.alignment.base import Alignment
 from rlmrec.alignment.projector import Projector
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch, Distinct, distinct, has_static_shapes, occurrences_of
+from rlmrec.batch import Batch, Distinct, distinct, has_static_shapes, occurrences_of, stream
 from rlmrec.config import Config
 from rlmrec.losses import info_nce, sampled_info_nce
 from rlmrec.text.embeddings import TextEmbeddings
@@ -108,8 +108,8 @@ class Contrastive(Alignment):
         if not 0 < n < self.users_with_text:
             return x, None
         if self.has_user is None:
-            return x, torch.randperm(len(self.user_text), generator=rng, device=x.device)[:n]
-        keys = torch.rand(len(self.user_text), generator=rng, device=x.device)
+            return x, torch.randperm(len(self.user_text), generator=stream(rng), device=x.device)[:n]
+        keys = torch.rand(len(self.user_text), generator=stream(rng), device=x.device)
         return x, keys.masked_fill(~self.has_user, 2.0).topk(n, largest=False).indices
 
     def loss(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlmrec.alignment.base import Alignment
 from rlmrec.alignment.projector import Projector
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, stream
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError
 from rlmrec.losses import info_nce
@@ -89,7 +89,7 @@ class Generative(Alignment):
             )
         n_nodes = len(x) if self.with_text is None else len(self.with_text)
         n_masked = max(1, int(self.config.mask_ratio * n_nodes))
-        masked = torch.randperm(n_nodes, generator=rng, device=x.device)[:n_masked]
+        masked = torch.randperm(n_nodes, generator=stream(rng), device=x.device)[:n_masked]
         if self.with_text is not None:
             masked = self.with_text[masked]
         return x.index_put((masked,), self.mask_token[: x.shape[1]]), masked

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
-from rlmrec.batch import Batch, Distinct, distinct
+from rlmrec.batch import Batch, Distinct, distinct, stream
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
 from rlmrec.losses import weighted_log_sum_exp
@@ -108,7 +108,7 @@ class AutoCF(Backbone):
         if done % self.config.fix_steps == 0:
             scores = self._scores(x, graph, rng)
             self.chosen.copy_(scores.detach().topk(len(self.chosen)).indices)
-            self.draw.copy_(torch.randint(1 << 62, (), generator=rng, device=x.device))
+            self.draw.copy_(torch.randint(1 << 62, (), generator=stream(rng), device=x.device))
             terms["sampling"] = -scores.mean()
         self.batches += 1
         self._known["batches"] = (self.batches, self.batches._version, done + 1)
@@ -133,7 +133,7 @@ class AutoCF(Backbone):
     def _propagate(self, x: Tensor, encoder: Graph, decoder: Graph) -> tuple[Tensor, Tensor]:
         total = layer = x
         for _ in range(self.config.layers):
-            layer = encoder @ layer
+            layer = encoder.propagate(layer)
             total = total + layer
         return encoder.split(total + self._attention(layer, decoder))
 
@@ -155,12 +155,12 @@ class AutoCF(Backbone):
         """Score each node by log σ(cos(x, neighbourhood)) + Gumbel noise, (N,)."""
         ones = graph.with_values(torch.ones(len(graph.indices), dtype=graph.dtype, device=graph.device))
         degrees = graph.indptr.diff()[:, None]
-        first = ones @ x - x  # E1
-        second = ones @ first - first - degrees * x  # E2
+        first = ones.propagate(x) - x  # E1
+        second = ones.propagate(first) - first - degrees * x  # E2
         # The mean would divide this sum by a positive number, which does not change the cosine. Where that number
         # is zero (a node with only neighbours of degree 1) there is no mean, and the sum works as well.
         cosine = (F.normalize(x, dim=1) * F.normalize(first + second, dim=1)).sum(1)
-        uniform = torch.rand(len(x), generator=rng, dtype=x.dtype, device=x.device)
+        uniform = torch.rand(len(x), generator=stream(rng), dtype=x.dtype, device=x.device)
         gumbel = -(-uniform.clamp(min=1e-8).log()).log()
         return F.logsigmoid(cosine) + gumbel
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlmrec.batch import Batch, TaughtBatch, distinct, has_static_shapes, occurrences_of
+from rlmrec.batch import Batch, TaughtBatch, distinct, has_static_shapes, occurrences_of, stream
 from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.errors import ConfigError
@@ -368,7 +368,7 @@ def refresh_thresholds(
         rng: chooses who is refreshed.
     """
     present = torch.unique(rows)
-    drawn = torch.rand(len(present), generator=rng, device=present.device) < REFRESHED_SHARE
+    drawn = torch.rand(len(present), generator=stream(rng), device=present.device) < REFRESHED_SHARE
     stale = present[drawn | thresholds[present].isnan()]
     every = F.normalize(items, dim=1)
     for some in torch.split(stale, 256):  # a block of scores is a few megabytes
@@ -414,7 +414,7 @@ def sampled_candidates(
     Returns:
         rows int64[C], log q float[C].
     """
-    drawn = torch.randperm(n_items, generator=rng, device=included.device)[:n_candidates]
+    drawn = torch.randperm(n_items, generator=stream(rng), device=included.device)[:n_candidates]
     present = distinct(included)
     counts = occurrences_of(present.rows, included) if has_static_shapes(included) else present.counts
     missed = included.new_ones(n_items, dtype=torch.get_default_dtype())

@@ -103,7 +103,7 @@ class DCCF(Backbone):
     def _propagate(self, x: Tensor, graph: Graph) -> tuple[Tensor, list[Views]]:
         total, layer, layers = x, x, []
         for _ in range(self.config.layers):
-            gnn = graph @ layer
+            gnn = graph.propagate(layer)
             users, items = graph.split(layer)
             intents = torch.cat([_mixture(users, self.user_intents), _mixture(items, self.item_intents)])
             views = Views(gnn, intents, _masked(gnn, layer, graph), _masked(intents, layer, graph))

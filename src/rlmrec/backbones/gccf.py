@@ -53,12 +53,12 @@ class GCCF(Backbone):
         """Concatenate the layers; return (U, d') and (I, d')."""
         layers = [x]
         for _ in range(self.config.layers):
-            layers.append(graph @ layers[-1])
+            layers.append(graph.propagate(layers[-1]))
         return self.split(torch.cat(layers, dim=1), graph)
 
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """Return m = [0, x, Âx, …, Â^(L−1) x]: each part of e is Â times the part before it."""
         parts = [torch.zeros_like(x), x]
         for _ in range(self.config.layers - 1):
-            parts.append(graph @ parts[-1])
+            parts.append(graph.propagate(parts[-1]))
         return torch.cat(parts, dim=1) if self.config.layers else None

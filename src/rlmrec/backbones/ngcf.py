@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, Objective, RankingConfig
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, stream
 from rlmrec.graph import Graph
 
 SLOPE = 0.2  # of the LeakyReLU: from the authors' code, as the paper gives none
@@ -72,10 +72,10 @@ class NGCF(Backbone):
         keep_rate = self.config.keep_rate
         layer, layers = x, [x]
         for of_sum, of_product in zip(self.sums, self.products, strict=True):
-            neighbours = graph @ layer
+            neighbours = graph.propagate(layer)
             layer = F.leaky_relu(of_sum(neighbours + layer) + of_product(neighbours * layer), SLOPE)
             if rng is not None and keep_rate < 1:
-                drawn = torch.rand(layer.shape, generator=rng, dtype=layer.dtype, device=layer.device)
+                drawn = torch.rand(layer.shape, generator=stream(rng), dtype=layer.dtype, device=layer.device)
                 layer = layer * (drawn < keep_rate) / keep_rate
             layers.append(F.normalize(layer, dim=1))
         return graph.split(torch.cat(layers, dim=1))

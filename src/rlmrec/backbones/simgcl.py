@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlmrec.backbones.base import Objective, batch_info_nce
 from rlmrec.backbones.lightgcn import LayerSum, LayerSumConfig
-from rlmrec.batch import Batch
+from rlmrec.batch import Batch, stream
 from rlmrec.graph import Graph
 
 
@@ -56,9 +56,11 @@ class SimGCL(LayerSum):
     def _view(self, x: Tensor, graph: Graph, rng: torch.Generator) -> Tensor:
         total = layer = x
         for _ in range(self.config.layers):
-            layer = graph @ layer
+            layer = graph.propagate(layer)
             shape = len(x), self.config.embedding_size  # of all columns, which its length depends on
-            noise = F.normalize(torch.rand(shape, generator=rng, dtype=x.dtype, device=x.device), dim=1)
+            noise = F.normalize(
+                torch.rand(shape, generator=stream(rng), dtype=x.dtype, device=x.device), dim=1
+            )
             if self.columns is not None:
                 noise = self.columns.own(noise)
             layer = layer + self.config.eps * layer.sign() * noise
