@@ -1,15 +1,22 @@
 """How close profiling comes to what the endpoint allows, and whether memory stays flat.
 
-    python benchmarks/profiling_throughput.py [--items 5000] [--latency 0.2] [--at-once 64] [--no-endpoint]
+    python benchmarks/profiling_throughput.py [--items 5000] [--latency 0.2] [--at-once 64]
+    python benchmarks/profiling_throughput.py --items 5000 --no-endpoint
+    python benchmarks/profiling_throughput.py --items 1000000 --finished WORKSPACE
 
 A fake endpoint in a process of its own answers after a fixed latency; the ideal is items · latency / at once.
 Everything is in the measured time: prompts, requests, parsing, the commit of every answer and profile.
 With --no-endpoint the model answers in this process at once: what is left is the run without HTTP, and the resume.
+With --finished a workspace whose items all have profiles is written, unless it is there, and 'rlmrec profile' finds
+that nothing is left. Of its hashes of prompts only those are true that the command looks at, as making all takes long.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,10 +33,14 @@ from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.llm.base import LLM, Completion, Usage
 from rlmrec.llm.client import OpenAIChat
-from rlmrec.llm.store import Store
-from rlmrec.profiles.profiler import Profiler
+from rlmrec.llm.store import Profile, Store
+from rlmrec.profiles.profiler import SAMPLES, Profiler
+from rlmrec.sqlite import transaction
+from rlmrec.workspace import Workspace
 
 ALLOWED = 1.15
+NOWHERE = "http://127.0.0.1:9/v1"
+PROFILE = ["--items", "--model", "fake", "--base-url", NOWHERE, "--json"]
 
 
 def serve(latency, out, stop):
@@ -67,6 +78,39 @@ def without_endpoint(n_items):
         again, seconds, again_busy = resume(path, dataset)
         print(f"items {n_items}, no endpoint: processor time {1000 * busy / n_items:.3f} ms an item")
         print(f"resumed: {again.kept} kept, {seconds:.2f} s, processor time {again_busy:.2f} s")
+
+
+def finish(place, n_items):
+    """Write a workspace whose items all have a profile of the recipe that ``PROFILE`` has."""
+    dataset = make_dataset(n_items)
+    dataset.save(place.dataset_path)
+    usage = Usage(100, 20)
+    with Store(place.profiles_path) as store, transaction(store._db):
+        profiler = Profiler(OpenAIChat("fake", base_url=NOWHERE), store)
+        builder = profiler.builder(dataset, "item")
+        recipe = profiler.recipe(builder, dataset.content, "item")
+        looked_at = set(range(0, n_items, max(1, n_items // SAMPLES)))
+        for row, key in enumerate(dataset.items.ids):
+            request = profiler.request(builder.item(row)).hash if row in looked_at else f"{row:064x}"
+            store.put_profile(
+                Profile(
+                    "item", key, f"People who enjoy quiet evenings with book {row}.", "It says so.", request,
+                    requests=(request,), usage=usage, model="fake", dataset=dataset.content, recipe=recipe,
+                )
+            )  # fmt: skip
+
+
+def finished(place, n_items):
+    if not place.profiles_path.exists():
+        finish(place, n_items)
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "rlmrec", "profile", "-w", place.path, *PROFILE]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["item"]
+    seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{n_items} items: {told['kept']} kept, {told['requests']} requests")
+    print(f"{seconds:.1f} s, processor time {used.ru_utime + used.ru_stime:.1f} s, ", end="")
+    print(f"at most {used.ru_maxrss / 1024:.0f} MB")
+    sys.exit(0 if told["kept"] == n_items else 1)
 
 
 def make_dataset(n_items, n_users=200, each=50):
@@ -110,7 +154,10 @@ def main():
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--no-endpoint", action="store_true")
+    parser.add_argument("--finished", type=Path, metavar="WORKSPACE")
     options = parser.parse_args()
+    if options.finished:
+        finished(Workspace(options.finished), options.items)
     if options.no_endpoint:
         without_endpoint(options.items)
         return

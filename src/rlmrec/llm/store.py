@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import polars as pl
 
-from rlmrec.errors import WorkspaceError
+from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file, locked
 from rlmrec.llm.base import Completion, Usage
 from rlmrec.parts import ROWS, Taken, read_parts, write_part
@@ -223,13 +223,13 @@ class Store(SqliteFile):
 
     def put_answer(self, request: str, name: str, options: Mapping[str, Any], answer: Completion) -> None:
         """Commit an answer. The first answer to a request stays in force; a later one is stored as retired."""
-        known = self.answer(request) is not None
         self._db.execute(
-            "INSERT INTO answers (request, model, text, finish, prompt_tokens, completion_tokens, "
-            "cached_tokens, written, retired) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO answers (request, model, text, finish, prompt_tokens, completion_tokens, cached_tokens, "
+            "written, retired) VALUES (?1, ?, ?, ?, ?, ?, ?, ?, "
+            "EXISTS (SELECT 1 FROM answers WHERE request = ?1 AND NOT retired))",
             (
                 request, self._model(name, options), _storable(answer.text), answer.finish,
-                *answer.usage, time.time(), int(known),
+                *answer.usage, time.time(),
             ),
         )  # fmt: skip
 
@@ -365,8 +365,13 @@ class Store(SqliteFile):
             "SELECT key FROM profiles WHERE kind = ? AND recipe = ? AND error IS NULL", (kind, recipe)
         )
         with damaged(self.path, REMEDY):
-            keys = [expect(key, str, "key") for (key,) in cursor.fetchall()]
-            return [expect(key, (int, str), "key") for key in parse_json(f"[{','.join(keys)}]")]
+            keys: list[RawId] = parse_json(f"[{','.join(key for (key,) in cursor.fetchall())}]")
+            if not {*map(type, keys)} <= {
+                int,
+                str,
+            }:  # a call of ``expect`` for each takes seconds for a million
+                raise DataError("the keys of its profiles hold something other than integers and texts")
+            return keys
 
     def put_profile(self, profile: Profile) -> None:
         """Commit a profile; it replaces the node's previous one."""

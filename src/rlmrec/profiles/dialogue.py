@@ -63,7 +63,8 @@ class Dialogue:
         self.llm, self.prompt, self.attempts, self.content = llm, prompt, attempts, content
         self.request = ModelRequest.of(llm, prompt)
         self.profile: Profile | None = None
-        self._hashes = [self.request.hash]
+        self._first = self.request.hash
+        self._hashes = [self._first]
         self._usage = Usage()
         self._raw: str | None = None
 
@@ -122,7 +123,7 @@ class Dialogue:
         prompt = self.prompt
         self.profile = Profile(
             prompt.kind, prompt.key, outcome.pop("summarization", None), outcome.pop("reasoning", None),
-            ModelRequest.of(self.llm, prompt).hash, prompt.sources, requests=tuple(self._hashes),
+            self._first, prompt.sources, requests=tuple(self._hashes),
             usage=self._usage, model=self.llm.name, dataset=self.content, quoted=prompt.quoted, **outcome,
         )  # fmt: skip
         return self.profile

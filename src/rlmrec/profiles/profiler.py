@@ -340,18 +340,18 @@ class _Walk:
         self.started = time.monotonic()
         self.taken = 0
         self.confirmed: list[Confirmed] = []
-        self.unchanged = self._unchanged()
+        self.rows: list[int] = np.flatnonzero(~self._unchanged()).tolist()  # of the nodes to look at
+        self.progress.kept = self.progress.profiled = total - len(self.rows)
 
     def _unchanged(self) -> BoolArray:
         """Return bool[total]: who has a profile by this very recipe, so that no prompt needs to be made again.
 
         Another version of rlmrec may word prompts otherwise, so some of them are made to see; if one differs, all are.
         """
-        keys = [key for key in self.store.made_by(self.kind, self.recipe) if key in self.vocabulary]
-        rows = self.vocabulary.rows(keys)
-        found = np.zeros(self.progress.total, bool)
-        found[rows] = True
-        samples = np.unique(rows)[:: max(1, len(rows) // SAMPLES)].tolist()
+        keys = set(self.store.made_by(self.kind, self.recipe))
+        found = np.fromiter((raw in keys for raw in self.vocabulary.ids), bool, self.progress.total)
+        rows = np.flatnonzero(found)
+        samples = rows[:: max(1, len(rows) // SAMPLES)].tolist()
         return (
             found
             if all(self.profiler.is_settled(self.make(row)) for row in samples)
@@ -365,7 +365,7 @@ class _Walk:
             self.llm, self.store, self.progress, profiler.price, profiler.max_cost,
             give_up_after=max(10, 2 * profiler.concurrency),
         )  # fmt: skip
-        rows = iter(range(self.progress.total))  # one iterator for all workers
+        rows = iter(self.rows)  # one iterator for all workers
         workers = [asyncio.create_task(self._work(rows, requests)) for _ in range(profiler.concurrency)]
         clock = asyncio.create_task(self._report_every_second())
         try:
@@ -393,7 +393,7 @@ class _Walk:
 
         yielded: set[str] = set()
         try:
-            for row in range(self.progress.total):
+            for row in self.rows:
                 prompt = self._take(row)
                 if prompt is None:
                     continue
@@ -439,10 +439,6 @@ class _Walk:
 
     def _take(self, row: int) -> Prompt | None:
         """Return the prompt of a node to work on; None, after counting it, for a node that stays as it is."""
-        if self.unchanged[row]:
-            self.progress.kept += 1
-            self.progress.count(None)
-            return None
         left_alone = self.progress.stopped is not None or (
             self.limit is not None and self.taken >= self.limit
         )

@@ -275,7 +275,11 @@ class PromptBuilder:
     def _titles(self) -> list[str]:
         if self.item_texts is None or self._title_column is None:
             return [NOTHING] * len(self.items)
-        return [clean_text(str(title or "")) or NOTHING for title in self.item_texts[self._title_column]]
+        return list(map(self._title, self.item_texts[self._title_column]))
+
+    @staticmethod
+    def _title(value: Any) -> str:
+        return clean_text(str(value or "")) or NOTHING
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:
@@ -293,7 +297,7 @@ class PromptBuilder:
         found = {} if self.item_texts is None else self.item_texts.row(row, named=True)
         values = {name: _clean_value(value) for name, value in found.items() if name != self._title_column}
         values = {name: value for name, value in values.items() if value not in (None, "", [], {})}
-        title = self._titles[row]
+        title = self._title(found.get(self._title_column or ""))
         description = values.pop("description", None)
         if isinstance(description, list):  # Amazon's later dumps hold a list of paragraphs
             description = " ".join(str(part) for part in description)

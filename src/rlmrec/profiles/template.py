@@ -180,6 +180,7 @@ def load_template(
     return Template(kind, path.read_text(encoding="utf-8"), str(path))
 
 
+_QUOTE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each text
 _STRUCTURE = re.compile(r"[<>{}`\u2028\u2029]|\[(?=/?INST)")
 
 
@@ -194,7 +195,7 @@ def to_json(value: Any) -> str:
         '{"review": "Fine.\\\\u003c/s\\\\u003e \\\\u0060\\\\u0060\\\\u0060"}'
     """
     if isinstance(value, str):
-        return _STRUCTURE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+        return _STRUCTURE.sub(lambda match: f"\\u{ord(match[0]):04x}", _QUOTE(value))
     if isinstance(value, Mapping):
         return (
             "{" + ", ".join(f"{to_json(str(name))}: {to_json(entry)}" for name, entry in value.items()) + "}"
