@@ -1,5 +1,7 @@
+import hashlib
 import json
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import polars as pl
@@ -95,10 +97,33 @@ def test_the_seed_decides():
     assert build().fingerprint == build().fingerprint != build(seed=2).fingerprint
 
 
+def test_content_of_texts_of_every_type():
+    """A hash that changes makes every stored profile stale: compared with JSON of whole rows."""
+    texts = pl.DataFrame(
+        {
+            "title": ['An "ä" \u2028 ', None], "year": [1, None], "price": [0.1, float("nan")],
+            "tags": [["a", "b"], []], "more": [{"x": 1, "y": [None]}] * 2, "sold": [True, None],
+            "day": [date(2026, 1, 2), None],
+        }
+    )  # fmt: skip
+    made = replace(small(), item_texts=texts)
+    digest = hashlib.sha256(made.fingerprint.encode())
+    for split in SPLITS:
+        part = made.split(split)
+        digest.update(part.id[np.argsort(part.keys())].tobytes() + b"|")
+    for row in [texts.columns, *texts.iter_rows()]:
+        digest.update(json.dumps(row, default=str).encode() + b"\n")
+    assert made.content == digest.hexdigest()[:16]
+
+
 def test_content_is_what_prompts_are_made_of(tmp_path):
     made = build()
     made.save(tmp_path)
     assert made.content == build().content == Dataset.load(tmp_path).content
+    manifest = json.loads((tmp_path / "dataset.json").read_text())
+    assert manifest.pop("content") == made.content
+    (tmp_path / "dataset.json").write_text(json.dumps(manifest))
+    assert Dataset.load(tmp_path).content == made.content, "a folder without it, as earlier versions wrote"
     order = np.random.default_rng(0).permutation(len(made.train))
     assert replace(made, train=made.train.take(order)).content == made.content
     train = made.train

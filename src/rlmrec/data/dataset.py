@@ -471,6 +471,7 @@ class Dataset:
                 "items": self.n_items,
                 **{split: len(self.split(split)) for split in SPLITS},
                 "fingerprint": self.fingerprint,
+                "content": self.content,
                 "provenance": self.provenance,
                 "sha256": {name: sha256(temporary / f"{name}.parquet") for name in tables},
             }
@@ -501,7 +502,7 @@ class Dataset:
         sides = _sides(tables)
         shape = len(sides[0]), len(sides[1])
         train, valid, test = (_interactions(tables[split], *shape) for split in SPLITS)
-        return cls(
+        found = cls(
             expect(manifest["name"], str, "the name"),
             train,
             valid,
@@ -511,6 +512,11 @@ class Dataset:
             cold=_interactions(tables["cold"], *shape) if "cold" in tables else None,
             left_out=tables.get("left_out"),
         )
+        if (
+            "content" in manifest
+        ):  # of these very tables, as their checksums say; it takes seconds for a million items
+            found.__dict__["content"] = expect(manifest["content"], str, "the content")
+        return found
 
 
 @dataclass(frozen=True, eq=False)
