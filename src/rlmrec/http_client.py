@@ -223,7 +223,8 @@ class Endpoint:
         async with connection.slots:
             failed = 0
             while True:
-                await asyncio.sleep(self._pace.wait(tokens, time.monotonic()))
+                if (rest := self._pace.wait(tokens, time.monotonic())) > 0:
+                    await asyncio.sleep(rest)
                 await self._pause()
                 try:
                     return await attempt(connection)

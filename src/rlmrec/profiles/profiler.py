@@ -340,7 +340,7 @@ class _Walk:
         self.started = time.monotonic()
         self.taken = 0
         self.confirmed: list[Confirmed] = []
-        self.rows: list[int] = np.flatnonzero(~self._unchanged()).tolist()  # of the nodes to look at
+        self.rows = np.flatnonzero(~self._unchanged())  # of the nodes to look at
         self.progress.kept = self.progress.profiled = total - len(self.rows)
 
     def _unchanged(self) -> BoolArray:
@@ -365,7 +365,7 @@ class _Walk:
             self.llm, self.store, self.progress, profiler.price, profiler.max_cost,
             give_up_after=max(10, 2 * profiler.concurrency),
         )  # fmt: skip
-        rows = iter(self.rows)  # one iterator for all workers
+        rows = map(int, self.rows)  # one iterator for all workers
         workers = [asyncio.create_task(self._work(rows, requests)) for _ in range(profiler.concurrency)]
         clock = asyncio.create_task(self._report_every_second())
         try:
@@ -393,7 +393,7 @@ class _Walk:
 
         yielded: set[str] = set()
         try:
-            for row in self.rows:
+            for row in map(int, self.rows):
                 prompt = self._take(row)
                 if prompt is None:
                     continue
