@@ -41,8 +41,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process of tests for each core, at most eight; each process runs whole files, which share what they made.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from rlmrec.cli import main
+from rlmrec.machine import available_cores
 from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
@@ -25,6 +26,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's package reads it once, when a te
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Give each of several pytest processes its share of the cores; they inherit the environment."""
+    threads = str(max(1, available_cores() // len(specs)))
+    for library in ("OMP", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", threads)
+    os.environ.setdefault("POLARS_MAX_THREADS", threads)
 
 
 @pytest.fixture(autouse=True)
