@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.config import Config, NoOptions, make
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, did_you_mean
 from rlmrec.experiments import DEFAULT_PRESET
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.registry import is_path, short_name
@@ -197,8 +197,11 @@ def _part_of(name: str, kinds: Mapping[str, type[Config]], backbone: str, alignm
             f"option {name!r} is one of several: {backbone} with alignment {alignment} has {qualified}; write which"
         )
     if not parts:
-        known = ", ".join(sorted({field for kind in kinds.values() for field in kind.model_fields}))
-        message = f"unknown option {name!r} for {backbone} with alignment {alignment}: known are {known}"
+        known = sorted({field for kind in kinds.values() for field in kind.model_fields})
+        message = (
+            f"unknown option {name!r}{did_you_mean(name, known)} for {backbone} with alignment {alignment}: "
+            f"known are {', '.join(known)}"
+        )
         if kinds["training"] is NoOptions and option in TrainConfig.model_fields:
             message += "; nothing is trained here: to train, name a backbone such as --backbone lightgcn"
         raise UnknownOptionError(message)

@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from rlmrec.alignment import ALIGNMENTS
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, did_you_mean
 from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments import DEFAULT_PRESET
 from rlmrec.experiments.experiment import OLD_NAMES
@@ -24,6 +24,7 @@ from rlmrec.experiments.spec import (
     RunSpec,
     UnknownOptionError,
     flat_options,
+    option_names,
     preset_options,
     read_toml,
 )
@@ -101,7 +102,8 @@ class Sweep:
         object.__setattr__(self, "values", current)
         unknown = set(self.values) - set(KEYS)
         if unknown:
-            raise ConfigError(f"unknown {', '.join(sorted(unknown))}: a sweep has {', '.join(KEYS)}")
+            listed = ", ".join(f"{key!r}{did_you_mean(key, KEYS)}" for key in sorted(unknown))
+            raise ConfigError(f"unknown key {listed}: a sweep has {', '.join(KEYS)}")
         if "grid" in self.values and "search" in self.values:
             raise ConfigError("a sweep has either [grid] or [search]")
         for key in ("backbones", "alignments", "seeds", "options", "grid", "search"):
@@ -232,6 +234,7 @@ class Sweep:
         for key in SEARCH_KEYS:
             space.pop(key, None)
         for name, values in space.items():
+            self._refuse_unknown(name, values)
             is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= RANGE
             if not is_range and not (isinstance(values, list) and values):
                 raise ConfigError(
@@ -240,6 +243,16 @@ class Sweep:
             if is_range:
                 _refuse_range(name, values)
         return space
+
+    def _refuse_unknown(self, name: str, values: Any) -> None:
+        """Refuse a single value of [search] whose name is neither a setting nor an option, such as ``trails = 8``."""
+        options = {option for variant in self.variants for option in option_names(*variant)}
+        if isinstance(values, dict | list) or name in options:
+            return  # options are checked with their values
+        raise UnknownOptionError(
+            f"search: unknown key {name!r}{did_you_mean(name, (*SEARCH_KEYS, *sorted(options)))}: expected "
+            f"{', '.join(SEARCH_KEYS)}, or an option with a range or a list of values"
+        )
 
     def spec(self, variant: Variant, options: Options, seed: int) -> RunSpec:
         """Return the run of a candidate with a seed.
