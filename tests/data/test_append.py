@@ -189,3 +189,22 @@ def test_what_is_unusual_about_a_new_day_is_found(market):
         read_frame(undescribed.select("product_id", "title"), "products", ids=("product_id",)),
     )
     assert [finding.kind for finding in bare.findings] == ["without text"]
+
+
+def test_new_users_and_items_below_the_k_core_are_told(market):
+    dataset = made(market, k_core=5)
+    appended = next_day(market, dataset)
+    found = [finding for finding in appended.findings if finding.kind == "below-k-core"]
+    everything = appended.dataset.everything()
+    for new, degrees, size in (
+        (appended.new_users, everything.user_degrees(), dataset.n_users),
+        (appended.new_items, everything.item_degrees(), dataset.n_items),
+    ):
+        few = [raw for raw, degree in zip(new, degrees[size:], strict=True) if degree < 5]
+        kind = "users" if new is appended.new_users else "items"
+        [finding] = [f for f in found if f"{len(new)} new {kind} have fewer than 5" in str(f)]
+        assert finding.count == len(few) > 0
+        assert finding.example.startswith(repr(few[0]))
+        assert "all interactions and --k-core 5" in finding.remedy
+    assert not [f for f in next_day(market, made(market)).findings if f.kind == "below-k-core"]
+    assert not [f for f in next_day(market, appended.dataset).findings if f.kind == "below-k-core"]

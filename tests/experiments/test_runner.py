@@ -192,10 +192,10 @@ def test_progress_says_how_long_it_takes(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: 160.0)
     progress = TrialsProgress(total=11, kept=1, started=100.0)
     assert progress.seconds_left is None
-    assert str(progress) == "1/11 trials"
+    assert str(progress) == "1 of 11 trials finished"
     progress.done, progress.failed = 4, 1
     assert progress.seconds_left == pytest.approx(60.0)  # 5 in 60 s, 5 to go
-    assert str(progress) == "6/11 trials, 1 failed, about 60 s left"
+    assert str(progress) == "6 of 11 trials finished, 1 failed, about 60 s left"
     progress.running["x"] = ("x", 50, 100)
     assert progress.completed == 6.5
     progress.epochs += [60, 40]  # early stopping: the expectation is 50

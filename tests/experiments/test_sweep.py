@@ -129,7 +129,10 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("[grid.sgl]\nlayers = [1]", r"\[grid.sgl\] is neither a backbone of this sweep"),
         ("[grid]\nl2 = [1]\n[search]\nl2 = [1]", "either"),
         ("[search]\nl2 = {low = 1}", "expected {low"),
-        ("[search]\ntrails = 8\nl2 = [1]", r"search: unknown key 'trails' \(did you mean 'trials'\?\): expected "),
+        (
+            "[search]\ntrails = 8\nl2 = [1]",
+            r"search: unknown key 'trails' \(did you mean 'trials'\?\): expected ",
+        ),
         ("[search]\nlayer = 2\nl2 = [1]", r"unknown key 'layer' \(did you mean 'layers'\?\)"),
         ("[search]\nl2 = 3", "l2 = 3: expected"),
         ("[search]\nlr = [1]", "unknown option 'lr'"),
@@ -310,7 +313,9 @@ def test_pruning_can_be_turned_off(tmp_path):
         assert prune is None
         asked(results, [])(trials)
 
-    candidates = search(plan, maker(), results, run, tmp_path / "journal")
+    ended = []
+    candidates = search(plan, maker(), results, run, tmp_path / "journal", 2, ended.append)
+    assert ended == [0, 4, 8, 12, 16, 18], "two of each of two variants in a round, nine of each in all"
     assert len(candidates) == 18
     assert all(one.value(results, "recall@20") is not None for one in candidates)
 
@@ -342,8 +347,10 @@ def test_the_command_prunes_trainings(tmp_path, capsys):
     rates = [record["cell"]["training"]["learning_rate"] for record in pruned]
     assert max(rates) < 1e-5
     assert all(record["epochs"] < 9 for record in pruned)
-    assert f"{result['pruned']} of 8" in err
-    assert "pruned after epoch" in err
+    assert "s: best of the 8 candidates of each variant on validation" in err
+    assert f"{result['pruned']} pruned after epoch" in err
+    assert "8 of 8 trials finished" in err or "s, trials: 8 of 8, done in" in err
+    assert "trials stored" not in err
     assert call()[0] == result, "repeated, nothing changes"
     file.write_text(file.read_text().split("[search]")[0] + f"[grid]\nlearning_rate = {rates}\n")
     result, _ = call()
@@ -373,7 +380,8 @@ def test_the_command(tmp_path, capsys):
     result = json.loads(out)
     assert result["trials"] == 4
     assert [best["options"]["learning_rate"] for best in result["best"]] == [0.1, 0.1]
-    assert "2 of 2" in err
+    assert "best of the 2 candidates of each variant" in err
+    assert "(3 of 4 trials finished" in err
     assert "different numbers" not in err
     assert len((place.path / "sweeps" / "tiny" / "trials.jsonl").read_text().splitlines()) == 4
     best = place.path / "sweeps" / "tiny" / "best.toml"

@@ -171,9 +171,16 @@ class Output:
 
     @contextmanager
     def _bar(self, label: str, total: int | None, remaining: bool) -> Iterator[Callable[..., None]]:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        count = [TextColumn("{task.completed:.0f}/{task.total:.0f}")] * (total is not None)
+        count = [MofNCompleteColumn()] * (total is not None)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=10),
@@ -263,7 +270,7 @@ class ProgressLines:
             self._print([self._count(), f"done in {format_duration(seconds)}", self._note])
 
     def _count(self) -> str:
-        return "" if self._total is None else f"{self._completed:,.0f} of {self._total:,}"
+        return "" if self._total is None else f"{int(self._completed):,} of {self._total:,}"
 
     def _print(self, parts: list[str]) -> None:
         self._say(f"{self._label}: {', '.join(filter(None, parts))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,6 +75,7 @@ def sweep(
     from rlmrec.cli.output import Output
     from rlmrec.engine import open_engine
     from rlmrec.experiments.results import Results, TrialRecord
+    from rlmrec.experiments.runner import TrialsProgress, run_trials
     from rlmrec.experiments.search import search
     from rlmrec.experiments.sweep import (
         Sweep,
@@ -101,15 +102,27 @@ def sweep(
         # A round has trials of all variants: as many as keep all processes busy.
         width = max(1, jobs // (len(plan.variants) * len(plan.seeds)))
         total = plan.candidates * len(plan.variants) * len(plan.seeds)
+        with (
+            open_engine(engine, address, device, output.say) as opened,
+            output.progress(f"{label}, trials", total, remaining=False) as update,
+        ):
+            shown = _ShownTrials(output, update)
+            progress = TrialsProgress(total, 0)
 
-        def run_round(trials: Sequence[Trial], prune: Prune | None) -> object:
-            so_far = f"{label}, {len(results.records)} trials stored, {total} planned"
-            return run_with_progress(
-                trials, place, results, output, so_far, jobs, threads, device, opened, prune
-            )
+            def run_round(trials: Sequence[Trial], prune: Prune | None) -> object:
+                shown.name(trials)
+                return run_trials(
+                    trials, place, results,
+                    jobs=jobs, threads=threads, device=device, on_progress=shown, engine=opened,
+                    prune=prune, progress=progress,
+                )  # fmt: skip
 
-        with open_engine(engine, address, device, output.say) as opened:
-            candidates = search(plan, make, results, run_round, folder / "optuna.journal", width)
+            def on_ended(candidates: int) -> None:
+                # Of a pruned candidate the other seeds never run, and one that was drawn twice runs once.
+                progress.kept = candidates * len(plan.seeds) - progress.done - progress.failed
+                shown(progress, None)
+
+            candidates = search(plan, make, results, run_round, folder / "optuna.journal", width, on_ended)
     else:
         candidates = grid_candidates(plan, make)
         warning = uneven(candidates)
@@ -208,7 +221,7 @@ def show_candidates(
             rows.append(
                 [
                     *variant,
-                    f"{place} of {budget[variant]}",
+                    str(place),
                     options,
                     f"{values[id(one)]:.4f}",
                     format_duration(seconds),
@@ -220,12 +233,12 @@ def show_candidates(
             epochs = f"{min(last):.0f}" if min(last) == max(last) else f"{min(last):.0f} to {max(last):.0f}"
             seconds = sum(record["seconds"] for record in pruned)
             ended = f"pruned after epoch {epochs}: below the median of the others"
-            rows.append(
-                [*variant, f"{len(pruned)} of {budget[variant]}", ended, "", format_duration(seconds)]
-            )
+            rows.append([*variant, "-", f"{len(pruned)} {ended}", "", format_duration(seconds)])
     seeds = f", mean of {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
     columns = ["backbone", "alignment", "rank", "options", f"valid {plan.metric}", "time"]
-    output.table(f"{plan.name}: best trials on validation{seeds}", columns, rows, text_columns=4)
+    budgets = sorted({str(count) for count in budget.values()}, key=int)
+    title = f"{plan.name}: best of the {' or '.join(budgets)} candidates of each variant on validation{seeds}"
+    output.table(title, columns, rows, text_columns=4)
 
 
 def _reached(record: TrialRecord) -> str:
@@ -248,37 +261,51 @@ def run_with_progress(
     threads: int | None = None,
     device: str = "cpu",
     engine: Engine | None = None,
-    prune: Prune | None = None,
 ) -> list[TrialRecord]:
     """Run trials with a progress bar, the time left, and a line for each trial that ends."""
-    from rlmrec.durations import format_duration
     from rlmrec.experiments.runner import run_trials, unique
 
-    labels = {trial.id: trial.label for trial in trials}
-    with output.progress(label, len(unique(trials)), remaining=False) as update:
-
-        def on_progress(progress: TrialsProgress, record: TrialRecord | None) -> None:
-            update(progress.completed, str(progress))
-            if record is None:
-                return
-            name = escape(labels.get(record["id"], "embeddings to start from"))
-            if record["status"] == "failed":
-                output.say(f"[bold red]failed[/] {name}: {escape(record['error'])}")
-                return
-            if record["status"] == "pruned":
-                output.say(
-                    f"{name}: pruned, {_reached(record)}, {format_duration(record['seconds'])} ({progress})"
-                )
-                return
-            valid = record["valid"]["recall@20"] if record["valid"] else float("nan")
-            taken = f", copied from run {record['taken_from']}" if "taken_from" in record else ""
-            output.say(
-                f"{name}: valid R@20 {valid:.4f}, {record['epochs']} epochs, {format_duration(record['seconds'])}"
-                f"{escape(taken)} ({progress})"
-            )
-
+    with output.progress(f"{label}, trials", len(unique(trials)), remaining=False) as update:
+        shown = _ShownTrials(output, update)
+        shown.name(trials)
         return run_trials(
             trials, place, results,
-            jobs=jobs, threads=threads, device=device, on_progress=on_progress, engine=engine,
-            prune=prune,
+            jobs=jobs, threads=threads, device=device, on_progress=shown, engine=engine,
         )  # fmt: skip
+
+
+class _ShownTrials:
+    """Updates a progress bar with the progress of trials and prints a line for each trial that ends.
+
+    Args:
+        output: of the command.
+        update: of the progress bar.
+    """
+
+    def __init__(self, output: Output, update: Callable[..., None]) -> None:
+        self._output, self._update = output, update
+        self._labels: dict[str, str] = {}
+
+    def name(self, trials: Sequence[Trial]) -> None:
+        """Add trials whose labels are shown."""
+        self._labels |= {trial.id: trial.label for trial in trials}
+
+    def __call__(self, progress: TrialsProgress, record: TrialRecord | None) -> None:
+        self._update(progress.completed, progress.note)
+        if record is not None:
+            name = self._labels.get(record["id"], "embeddings to start from")
+            self._output.say(f"{_ended(name, record)} ({progress})")
+
+
+def _ended(name: str, record: TrialRecord) -> str:
+    """Say how a trial ended, as Rich markup."""
+    from rlmrec.durations import format_duration
+
+    if record["status"] == "failed":
+        return f"[bold red]failed[/] {escape(name)}: {escape(record['error'])}"
+    seconds = format_duration(record["seconds"])
+    if record["status"] == "pruned":
+        return f"{escape(name)}: pruned, {_reached(record)}, {seconds}"
+    valid = record["valid"]["recall@20"] if record["valid"] else float("nan")
+    taken = f", copied from run {record['taken_from']}" if "taken_from" in record else ""
+    return escape(f"{name}: valid R@20 {valid:.4f}, {record['epochs']} epochs, {seconds}{taken}")

@@ -109,6 +109,7 @@ def append(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
         item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out,
     )  # fmt: skip
+    findings += _below_core(dataset, grown)
     new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
     return Appended(grown, counts, new_users, new_items, tuple(findings))
 
@@ -126,6 +127,32 @@ def _findings(dataset: Dataset, new: Interactions, users: Vocabulary, items: Voc
             alike = np.flatnonzero(plain.is_in(plain[size:].implode()).to_numpy())
             findings += check_ids(
                 Vocabulary([ids.id(row) for row in alike.tolist()], ids.kind), [degrees[alike]]
+            )
+    return findings
+
+
+def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
+    """Find the new users and items with fewer interactions than the k-core that the dataset was made with."""
+    k = (dataset.provenance.get("options") or {}).get("k_core", 1)
+    everything = grown.everything()
+    findings = []
+    for ids, size, degrees in (
+        (grown.users, dataset.n_users, everything.user_degrees()),
+        (grown.items, dataset.n_items, everything.item_degrees()),
+    ):
+        few = size + np.flatnonzero(degrees[size:] < k)
+        if len(few):
+            findings.append(
+                Finding(
+                    "below-k-core",
+                    f"of {len(ids) - size:,} new {ids.kind}s have fewer than {k} interactions, which --k-core {k} "
+                    "left out when the dataset was made",
+                    len(few),
+                    f"{ids.id(int(few[0]))!r} with {degrees[few[0]]}",
+                    "append keeps them, as it applies no k-core; to apply it again, give the command that made the "
+                    f"dataset (such as 'rlmrec data table') all interactions and --k-core {k}",
+                    ordinary=True,
+                )
             )
     return findings
 

@@ -68,14 +68,18 @@ class TrialsProgress:
         expected = min(most, sum(self.epochs) / len(self.epochs)) if self.epochs else most
         return min(0.95, epoch / expected)
 
-    def __str__(self) -> str:
-        ended = self.kept + self.done + self.failed
-        parts = [f"{ended}/{self.total} trials"]
-        parts += [f"{self.failed} failed"] * bool(self.failed)
+    @property
+    def note(self) -> str:
+        """The failed trials of this call and the time left; "" with neither."""
+        parts = [f"{self.failed} failed"] * bool(self.failed)
         left = self.seconds_left
-        if left is not None and ended < self.total:
+        if left is not None and self.kept + self.done + self.failed < self.total:
             parts.append(f"about {format_duration(left)} left")
         return ", ".join(parts)
+
+    def __str__(self) -> str:
+        finished = f"{self.kept + self.done + self.failed} of {self.total} trials finished"
+        return ", ".join(filter(None, [finished, self.note]))
 
 
 # Called at the start, after every epoch, and with the record of each trial that has ended.
@@ -95,6 +99,7 @@ def run_trials(
     on_progress: OnProgress = lambda *_: None,
     engine: Engine | None = None,
     prune: Prune | None = None,
+    progress: TrialsProgress | None = None,
 ) -> list[TrialRecord]:
     """Run the trials that are not done, several at a time, each in a process of its own.
 
@@ -118,6 +123,7 @@ def run_trials(
         engine: a ``RayEngine``; by default each trial runs in a process of its own here.
         prune: says after each validation whether a trial is ended there; None ends none. A trial that was pruned is
             not done: a later call without ``prune`` trains it to its end.
+        progress: of several calls together, to be continued; by default this call has one of its own.
 
     Returns:
         the records of ``trials``, in order.
@@ -131,7 +137,8 @@ def run_trials(
     todo = [trial for trial in every if not results.is_done(trial.id)]
     for trial in every:
         describe_trial(trial, place)  # early versions did not write descriptions
-    progress = TrialsProgress(len(every), len(every) - len(todo))
+    progress = TrialsProgress(len(every), 0) if progress is None else progress
+    progress.kept += len(every) - len(todo)
     on_progress(progress, None)
     starts = {trial.start.id for trial in todo if trial.start is not None}
     stages: list[list[Trial]] = [[], [], []]  # starts of others, others, timed

@@ -29,6 +29,7 @@ def search(
     run: Callable[[Sequence[Trial], Prune | None], object],
     storage: Path,
     width: int = 1,
+    on_ended: Callable[[int], object] = lambda _: None,
 ) -> list[Candidate]:
     """Let Optuna propose candidates for each variant, given the validation metrics of earlier ones.
 
@@ -43,6 +44,8 @@ def search(
         run: runs trials, and ends those early that its second argument says; those of all variants in a round together.
         storage: Optuna's journal file.
         width: candidates of a variant in a round.
+        on_ended: called before each round and at the end with the number of candidates that have ended, of all
+            variants together.
 
     Returns:
         the candidates of all variants.
@@ -58,9 +61,11 @@ def search(
     storage.parent.mkdir(parents=True, exist_ok=True)
     studies = [_Study(sweep, variant, make, results, storage) for variant in sweep.variants]
     while asked := [(study, *one) for study in studies for one in study.ask(width)]:
+        on_ended(sum(study.ended() for study in studies))
         _run_round(asked, sweep.prunes, results, run)
         for study, number, one in asked:
             study.tell(number, one)
+    on_ended(sum(study.ended() for study in studies))
     return [one for study in studies for one in study.candidates()]
 
 
@@ -136,6 +141,10 @@ class _Study:
     def candidates(self) -> list[Candidate]:
         """Return all candidates, in the order in which they were proposed."""
         return [self._candidate(one.params) for one in self._trials()]
+
+    def ended(self) -> int:
+        """Return the number of candidates that have ended."""
+        return sum(one.state.is_finished() for one in self._trials())
 
     def ask(self, width: int) -> list[tuple[int, Candidate]]:
         """Return the candidates that a killed search had begun, and new ones up to ``width``, with their numbers."""
