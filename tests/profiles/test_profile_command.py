@@ -81,6 +81,7 @@ def test_dry_run_asks_nothing(folder, server):
     estimate = json.loads(rlmrec("profile", "-w", folder, "--items", *at(server), "--dry-run", "--json"))
     assert estimate["item"]["cost"] is None
     assert len(estimate["item"]["samples"]) == 3
+    assert [path.name for path in folder.iterdir()] == ["dataset"], "no empty store is left behind"
 
 
 def test_max_cost_stops_and_says_so(folder, server):

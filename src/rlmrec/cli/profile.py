@@ -178,7 +178,7 @@ def profile(
     from rlmrec.llm.local import LocalChat
     from rlmrec.llm.replay import Replay
     from rlmrec.llm.spread import SpreadChat
-    from rlmrec.llm.store import Store
+    from rlmrec.llm.store import Store, store_to_read
     from rlmrec.profiles.batch import read_batch, write_batch
     from rlmrec.profiles.profiler import Profiler
     from rlmrec.profiles.progress import Price
@@ -220,7 +220,7 @@ def profile(
     results: dict[str, Any] = {}
     incomplete = False
     with (
-        Store(place.profiles_path) as store,
+        (store_to_read if dry_run else Store)(place.profiles_path) as store,
         open_engine(*(("local", None) if dry_run else (engine, address)), say=output.say) as opened,
     ):
         if isinstance(opened, RayEngine) and isinstance(llm, OpenAIChat):

@@ -21,6 +21,11 @@ INSTALL = "pip install 'rlmrec[postgres]'"
 CONNECT_SECONDS = 5
 _PASSWORDS = re.compile(r"(?<=://)([^:/@]*):(.*)@|([?&](?:password|sslpassword)=)([^&]*)", re.IGNORECASE)
 
+# What libpq puts around a reason: its own name, the query once more, and a question that we answer ourselves.
+_LIBPQ = re.compile(
+    r"^(?:\w+: )?\[libpq\] (?:Failed to connect: )?|\s*Is the server running .*\?$|\s+LINE \d+: .*$"
+)
+
 
 def is_connection(location: Path | str) -> bool:
     """Return whether a location is a connection string and not a file."""
@@ -68,6 +73,8 @@ def read_query(connection: str, query: str | None) -> pl.DataFrame:
         raise DataError(
             f"{shown(connection)} needs the package {error.name}: pip install 'rlmrec[databases]'"
         ) from None
+    except UnavailableError as error:
+        raise DataError(str(error)) from None
     except (Exception, pl.exceptions.PanicException) as error:  # each driver has errors of its own
         raise DataError(f"{shown(connection)}: {error_without_secrets(error, connection)}") from None
     if not frame.width:
@@ -120,14 +127,13 @@ def connect_postgres(connection: str, **options: int) -> Any:
         return dbapi.connect(connection)
     except dbapi.Error as error:
         raise UnavailableError(
-            f"{place} cannot be reached: {error_without_secrets(error, connection)}"
+            f"{place} cannot be reached: {error_without_secrets(error, connection)}: check that the server runs, "
+            "and the host, port, user and database of the connection string"
         ) from None
 
 
 def _read_postgres(connection: str, query: str) -> pl.DataFrame:
-    from adbc_driver_postgresql import dbapi
-
-    with dbapi.connect(connection) as database, database.cursor() as cursor:
+    with connect_postgres(connection) as database, database.cursor() as cursor:
         cursor.execute("set transaction read only")
         cursor.execute(query)
         frame = pl.DataFrame(cursor.fetch_arrow())
@@ -160,7 +166,7 @@ def _read_duckdb(connection: str, query: str) -> pl.DataFrame:
 
 def error_without_secrets(error: BaseException, connection: str) -> str:
     """Return the message of an error in one line, without the passwords of a connection string."""
-    text = " ".join(str(error).split())[:400]
+    text = _LIBPQ.sub("", " ".join(str(error).split()))[:400]
     for found in _PASSWORDS.finditer(connection):
         secret = found[2] or found[4] or ""
         for form in {secret, unquote(secret)} - {""}:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -170,6 +171,15 @@ class Confirmed(NamedTuple):
     sources: tuple[int, ...]
     quoted: tuple[int, ...]
     recipe: str = ""
+
+
+@contextmanager
+def store_to_read(path: Path) -> Iterator[Store]:
+    """Open a store only to look into it; where there is none, open an empty one that leaves no file behind."""
+    with ExitStack() as stack:
+        if not path.exists():
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
+        yield stack.enter_context(Store(path))
 
 
 class Store(SqliteFile):

@@ -96,11 +96,11 @@ def run(
 def show_cost(place: Workspace, dataset: Dataset, output: Output) -> None:
     """Say what profiles of everything would cost at a hosted model."""
     from rlmrec.llm.client import OpenAIChat
-    from rlmrec.llm.store import Store
+    from rlmrec.llm.store import store_to_read
     from rlmrec.profiles.profiler import Profiler
     from rlmrec.profiles.progress import Price
 
-    with Store(place.profiles_path) as store:
+    with store_to_read(place.profiles_path) as store:
         profiler = Profiler(OpenAIChat("any"), store, price=Price(*PRICE))
         estimates = [profiler.estimate(dataset, kind) for kind in ("item", "user")]
     cost = sum(estimate.cost or 0.0 for estimate in estimates)
