@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import shutil
 import socket
@@ -61,6 +62,16 @@ def call(capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quick_processes():
+    """A context of multiprocessing whose processes start at once: forked, if possible, after PyTorch was imported."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlmrec.experiments.runner"])  # as trials do, which share the server
+    return context
 
 
 @pytest.fixture(scope="session")

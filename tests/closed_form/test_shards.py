@@ -26,11 +26,6 @@ CASES = {
 }
 
 
-def cases_of(count):
-    """All cases for two processes, the one with most parts for four."""
-    return list(CASES)[: None if count == 2 else 1]
-
-
 def fitted(case, dataset, texts, shards):
     """Fit a case; its arrays and its record, as arrays."""
     with_texts, config = CASES[case]
@@ -43,13 +38,13 @@ def fitted(case, dataset, texts, shards):
 def work(rank, count, folder, dataset, texts):
     """One process of a group: fit the cases and store what came out."""
     svd.EXACT_SIZE = 10  # so that such small data is decomposed by iteration
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store{count}", rank=rank, world_size=count)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     shards = Shards.current()
     assert (shards.rank, shards.count) == (rank, count)
-    for number, case in enumerate(cases_of(count)):
-        np.savez(Path(folder) / f"{number}-{count}-{rank}.npz", **fitted(case, dataset, texts, shards))
+    for number, case in enumerate(CASES):
+        np.savez(Path(folder) / f"{number}-{rank}.npz", **fitted(case, dataset, texts, shards))
     neighbours = largest_products(dataset.train.csr().astype(np.float32), 7, shards)
-    np.savez(Path(folder) / f"n-{count}-{rank}.npz", dense=neighbours.toarray())
+    np.savez(Path(folder) / f"n-{rank}.npz", dense=neighbours.toarray())
     dist.destroy_process_group()
 
 
@@ -65,15 +60,17 @@ def small_svd():
     svd.EXACT_SIZE = before
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_equal_one(tmp_path, noisy, small_svd, count):
+def test_several_processes_equal_one(tmp_path, noisy, small_svd, quick_processes):
+    """Three processes, an odd number; two are what torchrun starts below."""
     dataset, texts = noisy
-    mp.spawn(work, (count, str(tmp_path), dataset, texts), nprocs=count)
-    for number, case in enumerate(cases_of(count)):
+    count = 3
+    method = quick_processes.get_start_method()
+    mp.start_processes(work, (count, str(tmp_path), dataset, texts), nprocs=count, start_method=method)
+    for number, case in enumerate(CASES):
         expected = fitted(case, dataset, texts, None)
         records, users = [json.loads(str(expected["record"]))], []
         for rank in range(count):
-            found = np.load(tmp_path / f"{number}-{count}-{rank}.npz")
+            found = np.load(tmp_path / f"{number}-{rank}.npz")
             records.append(json.loads(str(found["record"])))
             users.append(len(found["users"]))
             if not rank:  # the first has the whole model
@@ -89,7 +86,7 @@ def test_several_processes_equal_one(tmp_path, noisy, small_svd, count):
             assert (record["notes"], record["tries"]) == (records[0]["notes"], records[0]["tries"])
     neighbours = largest_products(dataset.train.csr().astype(np.float32), 7).toarray()
     for rank in range(count):
-        np.testing.assert_array_equal(np.load(tmp_path / f"n-{count}-{rank}.npz")["dense"], neighbours)
+        np.testing.assert_array_equal(np.load(tmp_path / f"n-{rank}.npz")["dense"], neighbours)
 
 
 def test_one_process_is_all_of_them():
@@ -132,22 +129,19 @@ def test_an_environment_that_makes_no_sense_is_one_line(monkeypatch, call, toy, 
     assert "Traceback" not in err
 
 
-def test_the_command_by_torchrun(tmp_path, noisy):
+def test_the_command_by_torchrun(tmp_path, noisy, call):
     """One process writes, and the run is that of one process."""
     dataset, _ = noisy
     place = Workspace(tmp_path / "w")
     dataset.save(place.dataset_path)
-    train = ["-m", "rlmrec", "train", "-w", str(place.path), "--backbone", "graph-filter", "--set", "rank=12"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for launcher, name in (
-        ([sys.executable], "one"),
-        ([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], "two"),
-    ):
-        done = subprocess.run(
-            [*launcher, *train, "--name", name], capture_output=True, text=True, env=environment, timeout=500
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("fitted in") == 1, "one process talks"
+    train = ["train", "-w", str(place.path), "--backbone", "graph-filter", "--set", "rank=12", "--name"]
+    assert call(*train, "one")[0] == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rlmrec", *train, "two"],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fitted in") == 1, "one process talks"
     one, two = (json.loads((place.run(name) / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["fit"]["chosen"] == pytest.approx(one["fit"]["chosen"], rel=0.01)
     assert two["test"]["recall@20"] == pytest.approx(one["test"]["recall@20"], abs=2e-3)

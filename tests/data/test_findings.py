@@ -220,3 +220,25 @@ def test_python_users_are_warned():
     frame = pd.DataFrame({"user_id": ["a", "b"] * 6, "item_id": np.repeat(list("uvwxyz"), 2)})
     with pytest.warns(UserWarning, match="3 interactions have a user id that stands for a missing value"):
         Dataset.from_frame(pd.concat([frame, pd.DataFrame({"user_id": ["nan"] * 3, "item_id": list("uvw")})]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "count", "example"),
+    [
+        ("price", ["12,50 €", "9.90", "8", "7", "6", "5"], 1, "'12,50 €'"),
+        ("tariff", ["EUR 12", "EUR 9", "EUR 8", "EUR 7", "free", ""], 5, "'EUR 12'"),
+        ("Stock", ["5", "sold out", "3", "2", "1", "0"], 1, "'sold out'"),
+        ("stock", ["5", "4", "3", "2", "1", ""], 0, ""),
+        ("availability", ["soon", "now", "now", "now", "5", "now"], 0, ""),
+        ("edition", ["1984", "second", "3", "4", "5", "6"], 0, ""),
+    ],
+)
+def test_amounts_that_are_no_numbers_are_told(tmp_path, name, values, count, example):
+    rows = zip(range(10, 16), values, strict=True)
+    items = f"item_id,title,{name}\n" + "".join(f'{item},a film,"{value}"\n' for item, value in rows)
+    told = [one for one in dataset(tmp_path, items=items).findings if one.kind == "amounts as text"]
+    assert [(one.count, one.example) for one in told] == [(count, example)] * bool(count)
+    if told:
+        present = sum(bool(value) for value in values)
+        assert f"of {present} values of the column {name!r} of " in str(told[0])
+        assert told[0].ordinary, "--strict lets it pass"

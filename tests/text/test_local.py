@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_offline_no_hub_is_asked(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)  # HF_HUB_OFFLINE is set by conftest
     with pytest.raises(ConfigError, match=r"cannot load 'nobody/nothing'.*HF_HUB_OFFLINE"):
         SentenceEncoder("nobody/nothing")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked, end = [], threading.Event()
+
+    def head(url, timeout):
+        asked.append(url)
+        end.wait(60)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("rlmrec.text.sentence.HUB_SECONDS", 0.1)
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: types.SimpleNamespace(head=head))
+    with pytest.raises(ConfigError, match=r"'nobody/nothing': there is no such folder, .* does not answer"):
+        SentenceEncoder("nobody/nothing")
+    end.set()
+    assert len(asked) == 1
 
 
 def test_a_folder_without_a_model_and_a_device_that_is_not_there(tmp_path):

@@ -25,7 +25,8 @@ def test_mlflow_in_a_file(call, place, tmp_path, monkeypatch):
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "films")
-    metrics, records, _ = train(call, place, "mlflow")
+    metrics, records, said = train(call, place, "mlflow")
+    assert "INFO" not in said, "nothing of the tables of a new database"
     client = mlflow.MlflowClient(store)
     [run] = client.search_runs([client.get_experiment_by_name("films").experiment_id])
     assert run.info.run_name == "r"

@@ -2,8 +2,7 @@
 
 import json
 import signal
-import subprocess
-import sys
+import threading
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
+from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training.trainer import TrainConfig, TrainingError, embeddings, train, validation_sample
 
@@ -214,52 +214,43 @@ def test_a_device_that_is_not_there(toy):
         train(*make(toy), toy[0], SHORT, device="abacus")
 
 
-CHILD = """
-import sys, torch
-from pathlib import Path
-from rlmrec.alignment import Contrastive, Generative
-from rlmrec.backbones import LightGCN
-from rlmrec.backbones.lightgcn import LightGCNConfig
-from rlmrec.testing import blocks
-from rlmrec.training.trainer import TrainConfig, train
+def train_and_stop(folder, kind, stop, stopped):
+    """Train in a process of its own; after epoch ``stop``, wait to be killed."""
+    toy = blocks()
+    backbone, alignment = make(toy, kind)
+    config = TrainConfig(learning_rate=0.01, batch_size=128, epochs=24, patience=20)
 
-folder, kind, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-dataset, text_embeddings = blocks()
-torch.manual_seed(0)
-backbone = LightGCN(dataset.n_users, dataset.n_items, LightGCNConfig(embedding_size=8, layers=2))
-alignment = (Contrastive if kind == "contrastive" else Generative)(text_embeddings, 8)
-config = TrainConfig(learning_rate=0.01, batch_size=128, epochs=24, patience=20)
+    def on_epoch(record):
+        if record["epoch"] == stop:
+            stopped.send(True)
+            threading.Event().wait()
 
-def on_epoch(record):
-    if record["epoch"] == stop:
-        print("stopped", flush=True)
-        sys.stdin.read()  # until it is killed
-
-train(backbone, alignment, dataset, config, seed=1, folder=folder, on_epoch=on_epoch)
-torch.save(backbone.state_dict() | alignment.state_dict(), folder / "end.pt")
-"""
+    train(backbone, alignment, toy[0], config, seed=1, folder=folder, on_epoch=on_epoch)
+    torch.save(backbone.state_dict() | alignment.state_dict(), folder / "end.pt")
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "generative"])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind):
-    script = tmp_path / "child.py"
-    script.write_text(CHILD)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, quick_processes):
+    stopped, theirs = quick_processes.Pipe(duplex=False)
 
     def start(folder, stop=-1):
-        command = [sys.executable, str(script), str(folder), kind, str(stop)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = quick_processes.Process(target=train_and_stop, args=(folder, kind, stop, theirs))
+        process.start()
+        return process
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     reference = start(whole)
     for stop_after in (4, 13):  # once between two validations, once after several more
         child = start(killed, stop_after)
-        assert child.stdout.readline() == "stopped\n"
+        assert stopped.poll(300)
+        stopped.recv()
         child.kill()
-        child.wait()
-        assert child.returncode == -signal.SIGKILL
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         assert not (killed / "end.pt").exists()
-    assert start(killed).wait() == 0
-    assert reference.wait() == 0
+    for process in (start(killed), reference):
+        process.join()
+        assert process.exitcode == 0
     ends = [torch.load(folder / "end.pt", weights_only=True) for folder in (whole, killed)]
     assert ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():

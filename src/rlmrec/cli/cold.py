@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -280,7 +281,7 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, TextModel
     try:
         return dataset, recommender, open_cold_start(place, run, recommender)
     except WorkspaceError as error:
-        raise WorkspaceError(f"{error} (-w {place.path} --run {run})") from None
+        raise WorkspaceError(f"{error} (-w {quote(str(place.path))} --run {quote(run)})") from None
 
 
 def _encoded(

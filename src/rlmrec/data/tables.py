@@ -244,10 +244,13 @@ def to_source(
 
 
 # Names of columns that tell nothing about taste, whatever they hold; as ``plain_name`` writes them.
-NO_TEXT = {
-    *("price", "prices", "listprice", "saleprice", "cost", "currency", "preis", "preise", "währung"),
+AMOUNTS = {
+    *("price", "prices", "listprice", "saleprice", "cost", "preis", "preise"),
     *("stock", "instock", "stocklevel", "inventory", "available", "availability", "quantity", "qty"),
     *("bestand", "lager", "lagerbestand", "auflager", "verfügbar", "verfügbarkeit", "menge", "anzahl"),
+}
+NO_TEXT = AMOUNTS | {
+    *("currency", "währung"),
     *("row", "rowid", "rownumber", "zeile", "zeilennummer", "sku", "ean", "gtin", "barcode"),
 }
 _AMOUNT = r"^(?:[€$£¥]|[A-Z]{3})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£¥%]|[A-Z]{3})?$"
@@ -308,6 +311,7 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
     """Find columns of a table of texts that only count its rows, ids that it spells in another way, and markup."""
     findings = check_join(vocabulary.kind, table.ids(id_column, vocabulary.kind), vocabulary)
     findings += check_markup(table.path, table.frame.drop(id_column))
+    findings += check_amounts(table, [name for name in table.frame.columns if name != id_column])
     index = index_columns(table.frame.drop(id_column))
     if index:
         findings.append(
@@ -319,6 +323,31 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
                 "they are left out of the texts; write the table without its index (pandas: index=False)",
             )
         )
+    return findings
+
+
+def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
+    """Find columns of prices and stock that are no numbers throughout, such as "12,50 €" or "on request"."""
+    findings = []
+    for name in columns:
+        values = table.texts(name).drop_nulls().str.strip_chars()
+        is_number = values.cast(pl.Float64, strict=False).is_not_null()
+        is_amount = values.str.contains(_AMOUNT)
+        has_unit = is_amount & ~is_number & values.str.contains(r"[€$£¥]|^[A-Z]{3}\b|\b[A-Z]{3}$")
+        is_named = plain_name(name) in AMOUNTS and (is_number | is_amount).mean() >= 0.5
+        odd = values.filter(~is_number)
+        if len(odd) and (is_named or has_unit.mean() >= 0.5):
+            findings.append(
+                Finding(
+                    "amounts as text",
+                    f"of {len(values):,} values of the column {name!r} of {table.path} are no plain numbers",
+                    len(odd),
+                    repr(odd[0]),
+                    "it stays a column of text, so a condition such as  price < 20  does not hold for it; write "
+                    "numbers such as 12.50, and nothing where there is none",
+                    ordinary=True,
+                )
+            )
     return findings
 
 

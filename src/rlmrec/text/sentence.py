@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +20,7 @@ from rlmrec.types import BoolArray, Float32Array
 # What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".txt", ".model"}
 _OTHER_FORMATS = {"onnx", "openvino"}
+HUB_SECONDS = 5.0  # that the hub has to answer in; its own client would try again for minutes
 
 
 class SentenceEncoder(TextEncoder):
@@ -25,7 +28,7 @@ class SentenceEncoder(TextEncoder):
 
     Args:
         model: a folder, or a name on the hub such as "facebook/contriever". With HF_HUB_OFFLINE=1 in the
-            environment only what was downloaded before is used.
+            environment, or if the hub does not answer within 5 s, only what was downloaded before is used.
         instruction: put before each text, as the library's ``prompt``; Instructor models leave it out of the
             mean over tokens by themselves. None uses the model's own default.
         device: "cpu", "cuda", "mps".
@@ -62,12 +65,20 @@ class SentenceEncoder(TextEncoder):
         folder = Path(model)
         # The environment is read again: the hub's own package reads it once, when it is imported.
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+        is_here = offline or folder.is_dir()
+        hub_answers = is_here or _hub_answers()
         try:
             self._model = SentenceTransformer(
                 str(model), device=device, revision=revision, trust_remote_code=False,
-                local_files_only=offline or folder.is_dir(),
+                local_files_only=is_here or not hub_answers,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, ImportError) as error:  # the library's ways of saying no
+            if not hub_answers:
+                raise ConfigError(
+                    f"sentence-transformers cannot load {str(model)!r}: there is no such folder, no earlier download, "
+                    f"and the hub does not answer within {HUB_SECONDS:.0f} s: check the name and the network, or give "
+                    "a folder"
+                ) from None
             reason = " ".join(str(error).split())
             raise ConfigError(
                 f"sentence-transformers cannot load {str(model)!r} on {device}: {reason}; give the name of a model "
@@ -115,6 +126,24 @@ class SentenceEncoder(TextEncoder):
             tokens = tokenizer([full[row] for row in long], truncation=False, padding=False, verbose=False)
             truncated[long] = [len(ids) > most for ids in tokens["input_ids"]]
         return truncated
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub answers one request, whatever the answer is."""
+    import huggingface_hub
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # versions of the client use different packages for HTTP
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
+            answered.set()
+
+    # In a thread, as looking up the host's name has no limit of time.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return answered.is_set()
 
 
 def split_instruction(argument: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ Loss terms and validation metrics are scalars named loss/bpr and valid/recall@20
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from abc import ABC, abstractmethod
@@ -127,6 +128,9 @@ class MlflowLog(RunLog):
     @property
     def _client(self) -> Any:
         if self._open is None:
+            if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+                for package in ("mlflow", "alembic"):  # which tell each table of a new database
+                    logging.getLogger(package).setLevel(logging.WARNING)
             client = self.api.MlflowClient()
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = client.get_experiment_by_name(name)

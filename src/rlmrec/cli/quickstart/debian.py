@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -80,15 +81,16 @@ def run(
 
     output.say("[bold]6. a new project, described in a sentence[/]")
     items = recommend_to(SENTENCE, place, dataset, text_embeddings, encoder, output)
+    folder = quote(str(place.path))
     return {
         "runs": {name: run.metrics for name, run in runs.items()},
         "comparisons": comparisons_as_dict(comparisons),
         "sentence": SENTENCE,
         "items": items,
         "next": [
-            f'rlmrec cold user -w {place.path} --run graph-filter-text -k 10 --text "your own sentence"',
-            f"rlmrec recommend -w {place.path} --run graph-filter-text --user {dataset.users.id(0)} -k 10",
-            f"rlmrec serve -w {place.path} --run graph-filter-text --base graph-filter    (a page in the browser)",
+            f'rlmrec cold user -w {folder} --run graph-filter-text -k 10 --text "your own sentence"',
+            f"rlmrec recommend -w {folder} --run graph-filter-text --user {quote(str(dataset.users.id(0)))} -k 10",
+            f"rlmrec serve -w {folder} --run graph-filter-text --base graph-filter    (a page in the browser)",
         ],
     }
 

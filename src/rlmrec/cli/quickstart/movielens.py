@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -84,7 +85,7 @@ def run(
         "comparisons": comparisons_as_dict(comparisons),
         "user": user,
         "items": answer,
-        "next": [f"rlmrec recommend -w {place.path} --run con --user {user} -k 10"],
+        "next": [f"rlmrec recommend -w {quote(str(place.path))} --run con --user {user} -k 10"],
     }
 
 
@@ -116,7 +117,9 @@ def replay_profiles(place: Workspace, dataset: Dataset, output: Output) -> None:
             if profile is not None and profile.summarization:
                 output.say(f'   {kind} {profile.key}: "{escape(profile.summarization)}"')
     if checked.n_violations:
-        raise DataError(f"a held-out interaction reached a prompt: rlmrec audit -w {place.path} lists them")
+        raise DataError(
+            f"a held-out interaction reached a prompt: rlmrec audit -w {quote(str(place.path))} lists them"
+        )
     output.say(f"   audit: {checked.interactions:,} training interactions are in the prompts, none held out")
 
 
