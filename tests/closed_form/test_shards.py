@@ -53,15 +53,9 @@ def near(found, expected):
     return np.abs(found - expected).max(initial=0) <= 1e-3 * max(1, np.abs(expected).max(initial=0))
 
 
-@pytest.fixture(scope="module")
-def small_svd():
-    before, svd.EXACT_SIZE = svd.EXACT_SIZE, 10
-    yield
-    svd.EXACT_SIZE = before
-
-
-def test_several_processes_equal_one(tmp_path, noisy, small_svd, quick_processes):
+def test_several_processes_equal_one(tmp_path, noisy, monkeypatch, quick_processes):
     """Three processes, an odd number; two are what torchrun starts below."""
+    monkeypatch.setattr(svd, "EXACT_SIZE", 10)
     dataset, texts = noisy
     count = 3
     method = quick_processes.get_start_method()
