@@ -334,9 +334,9 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
         is_number = values.cast(pl.Float64, strict=False).is_not_null()
         is_amount = values.str.contains(_AMOUNT)
         has_unit = is_amount & ~is_number & values.str.contains(r"[€$£¥]|^[A-Z]{3}\b|\b[A-Z]{3}$")
-        is_named = plain_name(name) in AMOUNTS and (is_number | is_amount).mean() >= 0.5
+        is_named = plain_name(name) in AMOUNTS and 2 * int((is_number | is_amount).sum()) >= len(values)
         odd = values.filter(~is_number)
-        if len(odd) and (is_named or has_unit.mean() >= 0.5):
+        if len(odd) and (is_named or 2 * int(has_unit.sum()) >= len(values)):
             findings.append(
                 Finding(
                     "amounts as text",
