@@ -123,19 +123,22 @@ def test_an_environment_that_makes_no_sense_is_one_line(monkeypatch, call, toy, 
     assert "Traceback" not in err
 
 
-def test_the_command_by_torchrun(tmp_path, noisy, call):
+def test_the_command_by_torchrun(tmp_path, noisy):
     """One process writes, and the run is that of one process."""
     dataset, _ = noisy
     place = Workspace(tmp_path / "w")
     dataset.save(place.dataset_path)
-    train = ["train", "-w", str(place.path), "--backbone", "graph-filter", "--set", "rank=12", "--name"]
-    assert call(*train, "one")[0] == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rlmrec", *train, "two"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("fitted in") == 1, "one process talks"
+    train = ["-m", "rlmrec", "train", "-w", str(place.path), "--backbone", "graph-filter", "--set", "rank=12"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for launcher, name in (
+        ([sys.executable], "one"),
+        ([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"], "two"),
+    ):
+        done = subprocess.run(
+            [*launcher, *train, "--name", name], capture_output=True, text=True, env=environment, timeout=500
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("fitted in") == 1, "one process talks"
     one, two = (json.loads((place.run(name) / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["fit"]["chosen"] == pytest.approx(one["fit"]["chosen"], rel=0.01)
     assert two["test"]["recall@20"] == pytest.approx(one["test"]["recall@20"], abs=2e-3)
