@@ -9,6 +9,7 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.recommend import index as module
 from rlmrec.recommend.index import Index, build_index
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.recommend.sparse_parts import SparseParts
 
 faiss = pytest.importorskip("faiss", reason="the index extra is not installed")
 
@@ -103,6 +104,53 @@ def test_no_list_is_short_because_of_what_was_seen(vectors):
         )
         assert built.recall == pytest.approx(shared, abs=1e-3), "measured as it is used"
         assert built.recall >= reached
+
+
+@pytest.fixture(scope="module")
+def with_neighbours(vectors):
+    """A recommender whose scores are dot products and sums over item neighbours."""
+    rng = np.random.default_rng(1)
+    histories = sp.random_array((300, 5000), density=0.002, format="csr", rng=rng, dtype=np.float32)
+    neighbours = sp.random_array((5000, 5000), density=0.002, format="csr", rng=rng, dtype=np.float32)
+    parts = SparseParts(5000, None, 30 * histories, neighbours)
+    return recommender(vectors, sp.csr_array(histories != 0), parts=parts)
+
+
+def test_what_is_added_to_the_dot_products_is_found_through_an_index(vectors, with_neighbours):
+    users, items = vectors
+    scores = users @ items.T + (with_neighbours.parts.history @ with_neighbours.parts.neighbours).toarray()
+    scores[with_neighbours.seen.toarray()] = -np.inf
+    wanted = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    by_products = np.argsort(-np.where(scores > -np.inf, users @ items.T, -np.inf), axis=1)[:, :20]
+    assert np.mean(wanted == by_products) < 0.9, "what is added matters"
+
+    sure = with_neighbours.build_index(recall=1.0)
+    ids, values = with_neighbours.with_index(sure).recommend(list(range(300)), k=20)
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_allclose(values, np.take_along_axis(scores, wanted, 1), rtol=1e-4)
+
+    built = with_neighbours.build_index(recall=0.9)
+    ids = with_neighbours.with_index(built).recommend(list(range(300)), k=20)[0]
+    shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)])
+    assert built.recall == pytest.approx(shared, abs=1e-3), "measured on the whole scores"
+    assert built.manifest["probes"] < sure.manifest["probes"]
+
+
+def test_no_list_is_short_where_something_is_added(with_neighbours):
+    built = with_neighbours.build_index(recall=0.3)
+    built.manifest["probes"] = 1
+    ids = with_neighbours.with_index(built).recommend(list(range(300)), k=500)[0]
+    assert (ids >= 0).all()
+    assert all(len(set(row)) == 500 for row in ids.tolist())
+
+
+def test_too_many_neighbours_are_refused(vectors):
+    full = sp.csr_array(np.ones((5000, 50), np.float32))
+    full = sp.csr_array((full.data, full.indices, full.indptr), shape=(5000, 5000))
+    parts = SparseParts(5000, None, sp.csr_array((300, 5000), dtype=np.float32), full)
+    one = recommender(vectors, sp.csr_array((300, 5000)), parts=parts)
+    with pytest.raises(ConfigError, match="one in 128 of all pairs of items"):
+        one.build_index()
 
 
 def test_items_added_later_are_found(vectors, index):

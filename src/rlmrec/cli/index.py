@@ -27,13 +27,13 @@ def index(
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
     from rlmrec.cli.output import Output
-    from rlmrec.recommend.index import EXACT_BELOW, build_index, estimate_bytes
+    from rlmrec.recommend.index import EXACT_BELOW, estimate_bytes
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
     recommender = open_recommender(place, run, place.dataset())
-    recommender.check_inner_product("an index")
+    recommender.check_index()
     n_items = len(recommender.items)
     if n_items < EXACT_BELOW and not force:
         output.say(
@@ -43,7 +43,7 @@ def index(
         return
     size = estimate_bytes(n_items, recommender.items.shape[1])
     output.say(f"the index will take about {size / 2**20:,.0f} MiB, on disk and in memory")
-    built = build_index(recommender.items, recommender.users, recall, seed, recommender.known)
+    built = recommender.build_index(recall, seed)
     built.save(place.recommender_path(run))
     output.say(
         f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -208,10 +209,12 @@ def build_index(
     seed: int = 0,
     seen: sp.csr_array | None = None,
     codes: bool | None = None,
+    added: Callable[[IntArray], sp.csr_array] | None = None,
 ) -> Index:
     """Build an index whose recall at 20, measured on a sample of ``queries``, reaches ``recall``.
 
-    It is measured as the index is used: the items that a user has seen are left out of both lists.
+    It is measured as the index is used: the items that a user has seen are left out of both lists, and what is added
+    to the dot products is in both.
 
     There are about 4 √I cells, as FAISS advises. The number of probed cells is doubled until the recall is
     reached; with all cells the search of vectors is exact. With codes the number of candidates that are scored again is
@@ -225,6 +228,7 @@ def build_index(
         seen: sparse n x I, whose non-zeros are left out; None leaves out nothing.
         codes: keep a byte for each ``CODE_COLUMNS`` numbers instead of the vectors; None does so above
             ``CODES_ABOVE`` items.
+        added: given rows of queries, returns what is added to their dot products, sparse n x I; None adds nothing.
 
     Raises:
         ConfigError: FAISS is not installed, or the recall is out of range.
@@ -254,7 +258,8 @@ def build_index(
     seconds = time.perf_counter() - start
     chosen = np.sort(rng.choice(len(queries), min(SAMPLE, len(queries)), replace=False))
     left_out = None if seen is None else sp.csr_array(seen[chosen]).__getitem__
-    sample = search.Queries(len(chosen), queries[chosen].__getitem__, left_out)
+    more = None if added is None else added(chosen).__getitem__
+    sample = search.Queries(len(chosen), queries[chosen].__getitem__, left_out, added=more)
     exact = search.exact(sample, items, K)[0]
     manifest: dict[str, Any] = {
         "kind": kind,

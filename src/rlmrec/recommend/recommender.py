@@ -21,9 +21,9 @@ from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import DotProduct, Scorer
 from rlmrec.recommend import search, storage
 from rlmrec.recommend.card import card
-from rlmrec.recommend.index import Index
+from rlmrec.recommend.index import Index, build_index
 from rlmrec.recommend.search import Found, Queries
-from rlmrec.recommend.sparse_parts import SparseParts
+from rlmrec.recommend.sparse_parts import LIGHT, SparseParts
 from rlmrec.topk import MEMORY_BUDGET, top_k
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
@@ -63,7 +63,7 @@ class Recommender:
 
     Raises:
         DataError: the shapes do not match, or an embedding is not finite.
-        ConfigError: an index, while ``parts`` add to the dot product.
+        ConfigError: an index, while ``parts`` add too much to the dot product; see ``check_index``.
 
     Example:
         >>> recommender = Recommender(
@@ -130,7 +130,7 @@ class Recommender:
         if parts is not None:
             parts.check(len(user_ids), len(item_ids))
         if index is not None:
-            self.check_inner_product("an index")
+            self.check_index()
 
     def __repr__(self) -> str:
         parts = [
@@ -190,6 +190,23 @@ class Recommender:
     def is_inner_product(self) -> bool:
         """Whether e_u · e_i is all of the score, so that an index or a vector database can search."""
         return self.parts is None or self.parts.is_inner_product
+
+    def check_index(self) -> None:
+        """Check that an index can search: dot products, to which at most a few sums are added for each user.
+
+        Raises:
+            ConfigError: the item neighbours are too many for it, or there are no embeddings.
+        """
+        if self.parts is not None and not self.is_inner_product and not self._adds_sums:
+            raise ConfigError(
+                f"an index needs items with embeddings and at most one in {LIGHT} of all pairs of items as neighbours, "
+                "and this run has more: train graph-filter with fewer, such as --set neighbours=50"
+            )
+
+    @property
+    def _adds_sums(self) -> bool:
+        """Whether the scores are dot products and sums that are few enough to be kept sparse."""
+        return self.parts is not None and self.parts.is_light and self.items.shape[1] > 0
 
     def check_inner_product(self, purpose: str) -> None:
         """Check that the embeddings alone give the scores.
@@ -532,11 +549,27 @@ class Recommender:
         """Return a recommender that leaves out other known interactions, U x I; None: those of training alone."""
         return self._replace(known=self.seen if known is None else known)
 
+    def build_index(self, recall: float = 0.95, seed: int = 0, codes: bool | None = None) -> Index:
+        """Build an index over the items, its recall measured on the users' lists; see ``index.build_index``.
+
+        Raises:
+            ConfigError: see ``check_index``.
+        """
+        self.check_index()
+        parts = self.parts
+
+        def added(rows: IntArray) -> sp.csr_array:
+            assert parts is not None
+            return parts.sums(parts.of_users(self.users[rows], rows))
+
+        of_rows = None if self.is_inner_product else added
+        return build_index(self.items, self.users, recall, seed, self.known, codes, of_rows)
+
     def with_index(self, index: Index | None) -> Recommender:
         """Return a recommender that searches through an index; None searches exactly.
 
         Raises:
-            ConfigError: scores are more than dot products.
+            ConfigError: see ``check_index``.
         """
         return self._replace(index=index)
 
@@ -686,9 +719,11 @@ class Recommender:
         parts, of_block = self.parts, queries.sparse
         assert parts is not None
         assert of_block is not None
-        banned = None if allowed is None else np.flatnonzero(~allowed)
-        if parts.is_light and self.items.shape[1]:
+        banned = None if allowed is None or allowed.all() else np.flatnonzero(~allowed)
+        if self._adds_sums:
             summed = queries._replace(added=lambda block: parts.sums(of_block(block)))
+            if self.index is not None and banned is None and k >= 1:
+                return search.approximate(summed, self.index, k, self.items, self.memory_budget)
             return search.exact(summed, self.items, k, banned, self.memory_budget)
 
         def score(block: slice) -> Float32Array:

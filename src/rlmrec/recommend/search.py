@@ -15,6 +15,7 @@ from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k, top_k_products
 from rlmrec.types import Float32Array, IntArray
 
 INDEX_BLOCK = 1024  # queries per call of an index
+PRODUCTS = 1 << 15  # dot products of single pairs made at a time
 Found = tuple[IntArray, Float32Array]
 
 
@@ -25,8 +26,8 @@ class Queries(NamedTuple):
         n_rows: B, how many.
         vectors: returns float32[b, d] for a slice of them.
         excluded: returns a sparse b x I matrix whose non-zeros are never found; None excludes nothing.
-        sparse: returns all parts of a slice, where the score is more than a dot product; ``exact`` ignores them.
-        added: returns a sparse b x I matrix that ``exact`` adds to the dot products of a slice; None adds nothing.
+        sparse: returns all parts of a slice, where the score is more than a dot product; no search here reads them.
+        added: returns a sparse b x I matrix that is added to the dot products of a slice; None adds nothing.
     """
 
     n_rows: int
@@ -122,7 +123,10 @@ def exact_scores(
 def approximate(
     queries: Queries, index: Index, k: int, items: Float32Array, memory_budget: int = MEMORY_BUDGET
 ) -> Found:
-    """Find about the k largest dot products of each query through an index; results as in ``exact``.
+    """Find about the k highest scores of each query through an index; results as in ``exact``.
+
+    The index finds items by their dot products. All items to which ``queries.added`` adds something are candidates
+    beside them, scored exactly. So only an item that the index misses and nothing is added to can be missing.
 
     An index cannot exclude items, so it is searched for as many more as the fullest history of a block has. A query
     that still finds fewer items than there are is searched exactly.
@@ -139,9 +143,12 @@ def approximate(
         for start in range(0, queries.n_rows, INDEX_BLOCK):
             block = slice(start, min(start + INDEX_BLOCK, queries.n_rows))
             excluded = None if queries.excluded is None else queries.excluded(block)
+            added = None if queries.added is None else queries.added(block)
             counts = np.zeros(block.stop - start, np.int64) if excluded is None else np.diff(excluded.indptr)
             vectors = queries.vectors(block)
             found, scores = index.search(vectors, min(k + int(counts.max(initial=0)), len(index)))
+            if added is not None:
+                found, scores = _with_added(found, scores, vectors, items, added)
             if excluded is not None:
                 found, scores = without(found, scores, excluded)
             found, scores = found[:, :k], scores[:, :k]
@@ -151,6 +158,7 @@ def approximate(
                     len(short),
                     vectors[short].__getitem__,
                     None if excluded is None else sp.csr_array(excluded[short]).__getitem__,
+                    added=None if added is None else sp.csr_array(added[short]).__getitem__,
                 )
                 exact_rows, exact_scores = exact(rest, items, k, None, memory_budget)
                 found[short], scores[short] = (
@@ -159,6 +167,38 @@ def approximate(
             yield found, scores
 
     return _gathered(blocks(), queries.n_rows, k)
+
+
+def _with_added(
+    found: IntArray, scores: Float32Array, vectors: Float32Array, items: Float32Array, added: sp.csr_array
+) -> Found:
+    """Merge what an index found with all items to which something is added, best first; −1 and −∞ at the end.
+
+    Args:
+        found: int64[B, m], item rows, −1 for none.
+        scores: float32[B, m], their dot products.
+        vectors: float32[B, d], the queries.
+        items: float32[I, d].
+        added: sparse B x I; each entry occurs once.
+    """
+    wanted, counts = found.shape[1], np.diff(added.indptr)
+    rows = np.repeat(np.arange(len(found)), counts)
+    products = np.empty(added.nnz, np.float32)
+    for start in range(0, added.nnz, PRODUCTS):
+        part = slice(start, start + PRODUCTS)
+        products[part] = np.einsum("nd,nd->n", vectors[rows[part]], items[added.indices[part]])
+    # Rows of candidates as wide as the longest; what the index found again is dropped there.
+    widest = int(counts.max(initial=0))
+    more = np.full((len(found), widest), -1)
+    values = np.full((len(found), widest), -np.inf, np.float32)
+    places = np.arange(added.nnz) - np.repeat(added.indptr[:-1], counts)
+    more[rows, places], values[rows, places] = added.indices, products + added.data
+    keys = np.arange(len(found))[:, None] * added.shape[1] + found
+    again = np.isin(keys, rows * added.shape[1] + added.indices) | (found < 0)
+    found = np.concatenate([np.where(again, -1, found), more], axis=1)
+    scores = np.concatenate([np.where(again, np.float32(-np.inf), scores), values], axis=1)
+    order, scores = top_k(scores, wanted)
+    return np.take_along_axis(found, order, 1), scores
 
 
 def without(found: IntArray, scores: Float32Array, excluded: sp.csr_array) -> Found:
