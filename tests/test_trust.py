@@ -5,11 +5,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+from rlmrec.trust import TYPES, read_tensors, write_tensors
 
 SOURCE = Path(__file__).parents[1] / "src"
 # Packages that dependencies try to import and do without.
 PROBED = ("cython", "altair", "org", "gevent", "dill")
+
+
+def test_arrays_are_written_as_the_library_of_the_format_writes_them(tmp_path):
+    arrays = {f"a {name}": np.arange(6).astype(kind) for name, kind in TYPES.items()}
+    arrays |= {
+        "matrix": np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32),
+        "by columns": np.arange(6.0).reshape(2, 3).T,
+        "every other": np.arange(8)[::2],
+        "empty": np.empty((0, 4), np.float32),
+        "größe": np.zeros((), np.int64),
+    }
+    for number, metadata in enumerate((None, {}, {"b": "ü \n", "a": "1"})):
+        ours, theirs = tmp_path / f"ours-{number}", tmp_path / f"theirs-{number}"
+        write_tensors(ours, arrays, metadata)
+        save_file({name: np.array(array, order="C") for name, array in arrays.items()}, theirs, metadata)
+        assert ours.read_bytes() == theirs.read_bytes()
+        read, kept = read_tensors(ours, mmap=True)
+        assert kept == (metadata or {})
+        for name, array in load_file(ours).items():
+            np.testing.assert_array_equal(array, arrays[name])
+            np.testing.assert_array_equal(read[name], arrays[name])
 
 
 @pytest.mark.parametrize(

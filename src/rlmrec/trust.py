@@ -20,12 +20,13 @@ import numpy as np
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.types import AnyArray
 
-# The types of stored arrays, by the names that safetensors gives them.
+# The types of stored arrays, by the names that safetensors gives them, in the order in which it stores them: wide ones
+# first, so that every array lies at a multiple of the size of its numbers.
 TYPES = {
-    "F32": np.float32,
-    "F64": np.float64,
-    "I32": np.int32,
     "I64": np.int64,
+    "F64": np.float64,
+    "F32": np.float32,
+    "I32": np.int32,
     "I8": np.int8,
     "U8": np.uint8,
     "BOOL": np.bool_,
@@ -92,6 +93,31 @@ def expect(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
         names = " or ".join(one.__name__ for one in kinds)
         raise DataError(f"{what} is {str(value)[:60]!r}, expected {names}")
     return value
+
+
+def write_tensors(
+    path: Path, arrays: Mapping[str, AnyArray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays, and metadata, as a safetensors file: the same bytes as the library, which copies all arrays first.
+
+    Raises:
+        KeyError: an array has a type that is not in ``TYPES``.
+    """
+    names = {np.dtype(kind): name for name, kind in TYPES.items()}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    place = 0
+    order = sorted(arrays, key=lambda name: (list(TYPES).index(names[arrays[name].dtype]), name))
+    for name in order:
+        array = arrays[name]
+        offsets = [place, place + array.nbytes]
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        place = offsets[1]
+    described = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    described += b" " * (-len(described) % 8)
+    with path.open("wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        for name in order:
+            np.ascontiguousarray(arrays[name]).tofile(file)
 
 
 def read_tensors(path: Path, mmap: bool = False) -> tuple[dict[str, AnyArray], dict[str, str]]:

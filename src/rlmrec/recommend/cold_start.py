@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import scipy.linalg
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from rlmrec.closed_form.base import UserParts
 from rlmrec.data.dataset import Dataset
@@ -23,7 +22,7 @@ from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import unit_rows
-from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors
+from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors, write_tensors
 from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
@@ -397,7 +396,7 @@ class ColdStart:
         }
         header["checksum"] = _checksum(self.map.arrays, header)
         with atomic_file(Path(folder) / FILE) as temporary:
-            save_file(self.map.arrays, temporary, {"manifest": json.dumps(header)})
+            write_tensors(temporary, self.map.arrays, {"manifest": json.dumps(header)})
 
     @classmethod
     def load(cls, folder: Path | str, recommender: Recommender | None = None) -> ColdStart:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from safetensors.numpy import save_file
 
 from rlmrec.data.interactions import index_type
 from rlmrec.data.vocabulary import Vocabulary
@@ -24,7 +23,7 @@ from rlmrec.files import (
     write_text,
 )
 from rlmrec.recommend.sparse_parts import SparseParts
-from rlmrec.trust import check_sparse, damaged, expect, matrix, read_tensors
+from rlmrec.trust import check_sparse, damaged, expect, matrix, read_tensors, write_tensors
 from rlmrec.types import AnyArray
 
 FORMAT = 1
@@ -44,7 +43,7 @@ def write(folder: Path | str, parts: dict[str, Any]) -> None:
         sparse: SparseParts | None = parts["parts"]
         if sparse is not None:
             arrays |= sparse.state()
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / ARRAYS)
+        write_tensors(temporary / ARRAYS, arrays)
         ids = {"users": parts["user_ids"].ids, "items": parts["item_ids"].ids}
         write_text(temporary / IDS, json.dumps(ids, ensure_ascii=False))
         description = {

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlmrec import hub
 from rlmrec.data.dataset import Dataset
@@ -21,7 +20,7 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.findings import Finding
 from rlmrec.text.whitening import Whitening, whitened_name
-from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors
+from rlmrec.trust import damaged, expect, matrix, parse_json, read_tensors, write_tensors
 from rlmrec.types import BoolArray, Float32Array
 
 ON_HUB = "text_embeddings.safetensors"
@@ -278,7 +277,7 @@ class TextEmbeddings:
         if self.whitening is not None:
             tensors |= {f"whitening.{name}": array for name, array in self.whitening.state().items()}
         with atomic_file(Path(path)) as temporary:
-            save_file(tensors, temporary, {"manifest": json.dumps(self.manifest)})
+            write_tensors(temporary, tensors, {"manifest": json.dumps(self.manifest)})
 
     @classmethod
     def load(cls, path: Path | str) -> TextEmbeddings:

@@ -12,14 +12,13 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 from pydantic import Field
-from safetensors.numpy import save_file
 
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.text.encoder import TextEncoder
 from rlmrec.topk import unit_rows
-from rlmrec.trust import check_finite, damaged, matrix, read_tensors
+from rlmrec.trust import check_finite, damaged, matrix, read_tensors, write_tensors
 from rlmrec.types import AnyArray, Float32Array
 
 State = dict[str, AnyArray]
@@ -88,7 +87,7 @@ class TfidfEncoder(TextEncoder):
         path = Path(folder) / f"tfidf-{self.digest}.safetensors"
         if not path.exists():
             with atomic_file(path) as temporary:
-                save_file(self.state(), temporary)
+                write_tensors(temporary, self.state())
         return path.name
 
     def stored(self, folder: Path) -> dict[str, Any]:

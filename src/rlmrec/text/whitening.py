@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.text.encoder import DerivedEncoder, TextEncoder
-from rlmrec.trust import damaged, matrix, read_tensors
+from rlmrec.trust import damaged, matrix, read_tensors, write_tensors
 from rlmrec.types import AnyArray, BoolArray, Float32Array
 
 # Directions whose singular value is below this share of the largest are rounding, not text.
@@ -121,7 +120,7 @@ class Whitening:
         path = Path(folder) / f"whitening-{self.digest}.safetensors"
         if not path.exists():
             with atomic_file(path) as temporary:
-                save_file(self.state(), temporary)
+                write_tensors(temporary, self.state())
         return path.name
 
     @classmethod
