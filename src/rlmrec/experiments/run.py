@@ -178,6 +178,10 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other options, or this one cannot be trained.
     """
+    if start is not None and spec.training.initial_embeddings != "random":
+        raise ConfigError(
+            "--start-from and initial_embeddings=spectral both say where training begins: give one"
+        )
     config = run_config(spec, dataset, text_embeddings, start, final)
     if kept := _kept(folder, config, overwrite):
         return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from rlmrec.config import Config
 class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
-    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users"})
+    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users", "initial_embeddings"})
 
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(default=4096, ge=1, description="B, triples per batch")
@@ -27,4 +27,9 @@ class TrainConfig(Config):
         ge=1,
         description="users of a seeded sample that validations during training rank for, where all are too many; "
         "None takes all. The figures of a finished run are of all users",
+    )
+    initial_embeddings: Literal["random", "spectral"] = Field(
+        default="random",
+        description="where training begins. random: the paper's; spectral: the leading singular vectors of the "
+        "interactions, which saves most of the epochs",
     )

@@ -32,6 +32,7 @@ from rlmrec.training import checkpoint
 from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
+from rlmrec.training.spectral import put_spectral_embeddings
 from rlmrec.training.step import step
 from rlmrec.training.validation import DeviceValidation
 from rlmrec.trust import damaged, expect
@@ -332,6 +333,8 @@ class _Run:
         self.backbone, self.alignment = backbone, alignment
         self.early_stopping = early_stopping
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
+        if config.initial_embeddings == "spectral":
+            put_spectral_embeddings(backbone, dataset, seed)
         shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         self.columns = Columns.current()
         if self.columns is not None:

@@ -1,0 +1,76 @@
+"""Spectral initial embeddings against a dense decomposition."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlmrec.backbones import LightGCN
+from rlmrec.backbones.wrap import wrap
+from rlmrec.errors import ConfigError
+from rlmrec.testing import blocks
+from rlmrec.training.config import TrainConfig
+from rlmrec.training.spectral import spectral_embeddings
+from rlmrec.training.trainer import embeddings, train
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return blocks()[0]
+
+
+def adjacency(dataset):
+    dense = dataset.train.csr().toarray().astype(np.float64)
+    degrees = [np.maximum(dense.sum(axis), 1) for axis in (1, 0)]
+    return dense, dense / np.sqrt(np.outer(*degrees))
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_scores_are_the_truncated_squares_of_the_adjacency(dataset, size):
+    dense, scaled = adjacency(dataset)
+    left, values, right = np.linalg.svd(scaled, full_matrices=False)
+    expected = left[:, :size] * values[:size] ** 2 @ right[:size]
+    expected *= dense.sum() / (expected * dense).sum()
+    users, items = spectral_embeddings(dataset, size)
+    assert (users.dtype, items.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(users @ items.T, expected, atol=1e-4)
+    assert (users @ items.T)[dense > 0].mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_training_begins_there(dataset):
+    torch.manual_seed(0)
+    backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=6)
+    train(backbone, None, dataset, {"initial_embeddings": "spectral", "epochs": 1, "learning_rate": 1e-9})
+    for table, expected in zip(
+        (backbone.user_embedding, backbone.item_embedding), spectral_embeddings(dataset, 6), strict=True
+    ):
+        np.testing.assert_allclose(table.detach(), expected, atol=1e-5)
+    users, items = embeddings(backbone, dataset)
+    own = dataset.train.csr().toarray() > 0
+    scores = users @ items.T
+    assert scores[own].mean() > scores[~own].mean() + 0.5, (
+        "what is known ranks high before anything is learned"
+    )
+
+
+def test_columns_beyond_the_rank_stay_random(dataset):
+    rank = min(dataset.n_users, dataset.n_items)
+    backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=rank + 3)
+    before = backbone.user_embedding.detach().clone()
+    train(backbone, None, dataset, {"initial_embeddings": "spectral", "epochs": 1, "learning_rate": 1e-9})
+    after = backbone.user_embedding.detach()
+    torch.testing.assert_close(after[:, rank:], before[:, rank:], atol=1e-6, rtol=0)
+    assert (after[:, :rank] - before[:, :rank]).abs().max() > 0.01
+
+
+def test_a_model_without_the_tables_is_refused(dataset):
+    model = torch.nn.ModuleDict(
+        {"user": torch.nn.Embedding(dataset.n_users, 4), "item": torch.nn.Embedding(dataset.n_items, 4)}
+    )
+    model = wrap(model, encode=lambda model, _: (model["user"].weight, model["item"].weight))
+    with pytest.raises(ConfigError, match="spectral needs a backbone with the parameters user_embedding"):
+        train(model, None, dataset, {"initial_embeddings": "spectral", "epochs": 1})
+
+
+def test_the_default_is_not_stored():
+    assert "initial_embeddings" not in TrainConfig().stored()
+    assert TrainConfig(initial_embeddings="spectral").stored()["initial_embeddings"] == "spectral"
