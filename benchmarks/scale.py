@@ -5,9 +5,10 @@
 Interactions come from ``benchmarks/synthetic.py``, 10 of each user and 100 of each item. Stages: ``data`` reads
 Parquet, splits and stores the dataset; ``fit`` chooses and fits the graph filter; ``index`` builds an approximate index
 from 200,000 items on; ``lists`` writes everybody's 20 items as Parquet, by the index where there is one; ``graph``
-builds the graph of trained backbones; ``als`` fits 64 factors by implicit in 15 iterations (``pip install
-'rlmrec[benchmark]'``), on the same training matrix. FOLDER keeps what was made and ``scale.jsonl``, one line for each
-measurement; delete it afterwards, 10^7 interactions take 2 GiB.
+builds the graph of trained backbones and passes three layers of 64 columns forward and back; ``pyg`` passes them by
+PyTorch Geometric; ``als`` fits 64 factors by implicit in 15 iterations, on the same training matrix (``pip install
+'rlmrec[benchmark]'`` for both). FOLDER keeps what was made and ``scale.jsonl``, one line for each measurement; delete
+it afterwards, 10^7 interactions take 2 GiB.
 
 Where other work shares the cores, seconds of processor time say more than those of the clock.
 """
@@ -20,15 +21,20 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from synthetic import Structure, write
 
-STAGES = ("data", "fit", "index", "lists", "graph", "als")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STAGES = ("data", "fit", "index", "lists", "graph", "pyg", "als")
+SIZE, LAYERS = 64, 3  # of the graph pass
 
 
 def data(folder: Path) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def lists(folder: Path) -> dict[str, Any]:
 
 
 def graph(folder: Path) -> dict[str, Any]:
-    """Build the graph and propagate once."""
+    """Build the graph; propagate over three layers, forward and back."""
     import torch
 
     from rlmrec.data.dataset import Dataset
@@ -94,8 +100,33 @@ def graph(folder: Path) -> dict[str, Any]:
     build = time.perf_counter() - start
     edges = len(made.indices)
     resident = made.nbytes
-    made @ torch.ones(made.n_nodes, 64)
-    return {"edges": edges, "build": build, "bytes_resident": resident / edges}
+    x = torch.ones(made.n_nodes, SIZE, requires_grad=True)
+    seconds = second_pass(lambda: made.propagate_sum(x, LAYERS))
+    return {"edges": edges, "build": build, "bytes_resident": resident / edges, "pass": seconds}
+
+
+def pyg(folder: Path) -> dict[str, Any]:
+    """Propagate over three layers, forward and back, by the LightGCN of PyTorch Geometric."""
+    from torch_geometric.nn import LightGCN
+
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.graph import Graph
+
+    dataset = Dataset.load(folder / "dataset")
+    edges = Graph.from_interactions(dataset.train).edge_index
+    model = LightGCN(dataset.n_users + dataset.n_items, SIZE, LAYERS)
+    return {"edges": edges.shape[1], "pass": second_pass(lambda: model.get_embedding(edges))}
+
+
+def second_pass(forward: Callable[[], Tensor]) -> float:
+    """Seconds of the processor of a pass forward and back; the first one also imports what PyTorch imports late."""
+    import torch
+
+    for _ in range(2):
+        start = time.process_time()
+        found = forward()
+        found.backward(torch.ones_like(found))
+    return time.process_time() - start
 
 
 def als(folder: Path) -> dict[str, Any]:
@@ -121,9 +152,15 @@ def peak() -> float:
 def measure(stage: str, folder: Path) -> None:
     """Run a stage in this process and print what it took as JSON."""
     start = time.perf_counter(), time.process_time()
-    found = {"data": data, "fit": fit, "index": index, "lists": lists, "graph": graph, "als": als}[stage](
-        folder
-    )
+    found = {
+        "data": data,
+        "fit": fit,
+        "index": index,
+        "lists": lists,
+        "graph": graph,
+        "pyg": pyg,
+        "als": als,
+    }[stage](folder)
     wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
     print(json.dumps({"seconds": wall, "processor": processor, "peak_gib": peak(), **found}, default=float))
 
