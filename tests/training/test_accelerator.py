@@ -25,7 +25,8 @@ from rlmrec.errors import ConfigError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
 from rlmrec.testing import sample_batch
-from rlmrec.training import checkpoint
+from rlmrec.training import checkpoint, compiled
+from rlmrec.training.config import TrainConfig
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import train
@@ -177,6 +178,47 @@ def test_a_compiled_step_is_one_graph_and_the_same(toy, name, variant, backend, 
         gradients = [p.grad for part in made for p in part.parameters() if p.grad is not None]
         found.append([loss.detach(), *gradients])
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
+
+
+def test_training_with_compiled_steps_is_the_same(toy, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    options = {"epochs": 2, "batch_size": 64, "learning_rate": 0.02}
+    assert TrainConfig(compile=False).stored() == TrainConfig().stored()
+    assert "compile" not in TrainConfig().stored()
+    results = []
+    for compiles in (False, True):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        made = parts("sgl", "con", toy)
+        before = torch.get_rng_state()
+        results.append(train(*made, toy[0], {**options, "compile": compiles}))
+        assert torch.equal(before, torch.get_rng_state())
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == int(compiles)
+    np.testing.assert_allclose(results[1].users, results[0].users, rtol=1e-4, atol=1e-6)
+    assert results[1].epochs[-1]["valid"] == results[0].epochs[-1]["valid"]
+
+
+def test_what_cannot_be_compiled_says_so(toy, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no compiler is installed")
+
+    options = {"epochs": 1, "compile": True, "batch_size": 64}
+    with pytest.raises(
+        ConfigError, match=r"compile=true: the graph or the shapes of AutoCF .* leave compile out"
+    ):
+        train(*parts("autocf", "none", toy), toy[0], options)
+    sl = BACKBONES["mf"](toy[0].n_users, toy[0].n_items, loss="sl@k")
+    with pytest.raises(ConfigError, match="of MF with these options"):
+        train(sl, None, toy[0], options)
+    with pytest.raises(ConfigError, match="2 processes"):
+        compiled.check_compilable(parts("mf", "none", toy)[0], torch.device("cpu"), 2)
+    with pytest.raises(ConfigError, match="expected a device of cpu or cuda, got mps"):
+        compiled.check_compilable(parts("mf", "none", toy)[0], torch.device("mps"), 1)
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    with pytest.raises(
+        ConfigError, match=r"cannot compile the step here \(.*no compiler is installed.*C\+\+"
+    ):
+        train(*parts("mf", "none", toy), toy[0], options)
 
 
 def test_the_device_draws_every_interaction_once_and_true_negatives_evenly(accelerator):

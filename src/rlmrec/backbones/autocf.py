@@ -97,6 +97,8 @@ class AutoCF(Backbone):
         self._graphs: tuple[int, Graph, Graph, Graph] | None = None
         self._known: dict[str, tuple[Tensor, int, int]] = {}
 
+    has_static_steps = False  # a new mask every few batches
+
     def encode(self, x: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Sum the layers, nothing masked; return (U, d) and (I, d)."""
         return self._propagate(x, graph, graph)

@@ -204,6 +204,12 @@ class Backbone(Labelled, nn.Module):
         }
         return self.separate_columns and first["separate_columns"] == min(first.values())
 
+    @property
+    def has_static_steps(self) -> bool:
+        """Whether every step has the same graph and shapes, so that it can be compiled; SL@K's steps have not."""
+        config = getattr(self, "config", None)  # a wrapped model has none
+        return not (isinstance(config, RankingConfig) and config.loss == "sl@k")
+
     def last_layer_messages(self, x: Tensor, graph: Graph) -> Tensor | None:
         """Return the messages m of the last propagation step, (N, d'), or None where that step is not linear.
 

@@ -12,7 +12,7 @@ from rlmrec.config import Config
 class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
-    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users", "initial_embeddings"})
+    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users", "initial_embeddings", "compile"})
 
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(default=4096, ge=1, description="B, triples per batch")
@@ -31,5 +31,9 @@ class TrainConfig(Config):
     initial_embeddings: Literal["random", "spectral"] = Field(
         default="random",
         description="where training begins. random: the paper's; spectral: the leading singular vectors of the "
-        "interactions, which saves most of the epochs",
+        "interactions, which saves most of the epochs in large data",
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile each step by torch.compile, on CUDA with CUDA graphs. The first step takes a minute",
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import is_accelerator
+from rlmrec.batch import Batch, is_accelerator
 from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
@@ -29,6 +29,7 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
 from rlmrec.training import checkpoint
+from rlmrec.training.compiled import check_compilable, compiled, default_generator
 from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
@@ -135,11 +136,14 @@ def train(
         alignment = Alignment()
     check_fit(backbone, alignment, dataset)
     device = check_trainable(dataset, device, early_stopping)
-    run = _Run(
-        backbone, alignment, dataset, config, seed, device, None if folder is None else Path(folder), early_stopping
-    )  # fmt: skip
-    run.resume()
-    with exact_products_by_onednn(), _progress(progress, config.epochs) as show:
+    place = None if folder is None else Path(folder)
+    with (
+        default_generator(device, config.compile) as rng,
+        exact_products_by_onednn(),
+        _progress(progress, config.epochs) as show,
+    ):
+        run = _Run(backbone, alignment, dataset, config, seed, device, place, rng, early_stopping)
+        run.resume()
         while not run.finished:
             record = run.epoch()
             show(record)
@@ -328,6 +332,7 @@ class _Run:
         seed: int,
         device: torch.device,
         folder: Path | None,
+        rng: torch.Generator,
         early_stopping: bool = True,
     ) -> None:
         self.backbone, self.alignment = backbone, alignment
@@ -353,15 +358,18 @@ class _Run:
         # Two streams from one seed: the sampler's draws do not move when a model draws more or fewer.
         sampler_seed, model_seed = np.random.SeedSequence(seed).spawn(2)
         self.sampler_rng = np.random.default_rng(sampler_seed)
-        self.model_rng = torch.Generator(device).manual_seed(
-            int(model_seed.generate_state(1, np.uint64)[0] >> 1)
-        )
+        self.model_rng = rng.manual_seed(int(model_seed.generate_state(1, np.uint64)[0] >> 1))
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=config.learning_rate,
             fused=device.type in ("cpu", "cuda"),
             capturable=device.type == "cuda",
         )
+        self._compiled = None
+        if config.compile:
+            check_compilable(backbone, device, 1 if self.columns is None else self.columns.count)
+            _ = self.graph.transpose  # made now: the compiler cannot follow how it is made when first needed
+            self._compiled = compiled(self._terms, device)
         self.history = History()
         self.best_parameters: dict[str, Tensor] = {}
         read = getattr(alignment, "input_digests", {})
@@ -417,7 +425,8 @@ class _Run:
         self.model.train()
         sums: dict[str, Tensor] = {}
         for batch in self.sampler.epoch(self.sampler_rng):
-            terms = step(self.backbone, self.alignment, self.graph, batch, self.config.l2, self.model_rng)
+            is_whole = len(batch.users) == self.config.batch_size  # the last of an epoch is mostly smaller
+            terms = (self._compiled if self._compiled and is_whole else self._terms)(batch)
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             if self.columns is not None:
@@ -429,6 +438,9 @@ class _Run:
         means = {name: total / self.sampler.n_batches for name, total in zip(sums, totals, strict=True)}
         self._demand(all(map(math.isfinite, means.values())), "the loss")
         return means
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        return step(self.backbone, self.alignment, self.graph, batch, self.config.l2, self.model_rng)
 
     def _demand(self, finite: bool, what: str) -> None:
         if not finite:
