@@ -82,6 +82,13 @@ TextEmbeddingsOption = Annotated[
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of initialisation and training.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda or mps. With --jobs, cuda spreads the trials over all devices of this machine, and "
+        "cuda:0,cuda:2 over those two."
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing run and start again.")
 ]

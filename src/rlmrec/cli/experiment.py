@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
     AddressOption,
-    DeviceOption,
+    DevicesOption,
     EngineOption,
     EpochsOption,
     JobsOption,
@@ -76,7 +76,7 @@ def experiment(
     ] = None,
     jobs: JobsOption = 1,
     threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    device: DevicesOption = "cpu",
     preset: PresetOption = DEFAULT_PRESET,
     settings: SettingsOption = None,
     epochs: EpochsOption = None,

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rlmrec.cli.arguments import (
     DEFAULT_WORKSPACE,
     AddressOption,
-    DeviceOption,
+    DevicesOption,
     EngineOption,
     JobsOption,
     JsonOption,
@@ -44,7 +44,7 @@ def sweep(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     jobs: JobsOption = 1,
     threads: ThreadsOption = None,
-    device: DeviceOption = "cpu",
+    device: DevicesOption = "cpu",
     engine: EngineOption = "local",
     address: AddressOption = None,
     as_json: JsonOption = False,

@@ -118,7 +118,8 @@ def run_trials(
         results: where the records are written.
         jobs: trials at a time.
         threads: of each trial; None shares the cores among the trials.
-        device: "cpu", "cuda" or "mps"; "cuda" spreads the processes over all CUDA devices of this machine.
+        device: "cpu", "cuda" or "mps"; "cuda" spreads the processes over all CUDA devices of this machine,
+            "cuda:0,cuda:2" over those two.
         on_progress: called with the progress and, when a trial has ended, its record.
         engine: a ``RayEngine``; by default each trial runs in a process of its own here.
         prune: says after each validation whether a trial is ended there; None ends none. A trial that was pruned is
@@ -161,13 +162,15 @@ def unique(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def devices(device: str, count: int) -> list[str]:
-    """Return the devices that jobs are spread over: "cuda" stands for all of a machine, "cuda:1" for that one.
+    """Return the devices that jobs are spread over: "cuda" is all of a machine, "cuda:0,cuda:2" are these two.
 
     Args:
         device: as the user named it.
         count: number of CUDA devices of this machine.
     """
-    return [f"cuda:{i}" for i in range(count)] if device == "cuda" and count else [device]
+    if device == "cuda" and count:
+        return [f"cuda:{i}" for i in range(count)]
+    return [name.strip() for name in device.split(",")]
 
 
 class _Worker:
