@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from rlmrec.errors import DataError
 from rlmrec.trust import TYPES, read_tensors, write_tensors
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -35,6 +36,14 @@ def test_arrays_are_written_as_the_library_of_the_format_writes_them(tmp_path):
         for name, array in load_file(ours).items():
             np.testing.assert_array_equal(array, arrays[name])
             np.testing.assert_array_equal(read[name], arrays[name])
+
+
+def test_arrays_that_cannot_be_written_are_refused(tmp_path):
+    with pytest.raises(DataError, match="array 'half' has type float16"):
+        write_tensors(tmp_path / "x", {"half": np.zeros(3, np.float16)})
+    if Path("/dev/full").exists():
+        with pytest.raises(OSError, match="No space"):
+            write_tensors(Path("/dev/full"), {"a": np.zeros(3, np.float32)})
 
 
 @pytest.mark.parametrize(

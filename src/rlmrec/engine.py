@@ -282,6 +282,10 @@ def open_engine(
             raise ConfigError(f"--address {address} is of a Ray cluster: add --engine ray")
         yield Engine()
         return
+    if "," in device:
+        raise ConfigError(
+            f"--device {device}: Ray assigns devices itself, give --device cuda with --engine ray"
+        )
     if say is not None:
         say("starting Ray on this machine" if address is None else "joining the Ray cluster")
     engine = RayEngine(address, gpus=int(device == "cuda"))

@@ -467,6 +467,7 @@ def _keep_for_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
     ctx.rest = keep_rate, layers, accumulate, transposed
 
 
+@torch.autograd.function.once_differentiable
 def _product_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """With G the gradient of S x, that of x is Sᵀ G, and that of the values G_i · x_j on the edges."""
     x, *tensors = ctx.saved_tensors
@@ -488,6 +489,7 @@ def _keep_for_dot(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
+@torch.autograd.function.once_differentiable
 def _dot_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """With g the gradient as the values of a matrix, da = g b and db = gᵀ a."""
     a, b, indptr, indices, opposite = ctx.saved_tensors

@@ -64,7 +64,8 @@ class Secrets:
     def __init__(self, key: str, url: str) -> None:
         parts = urlsplit(url)
         login = parts.netloc.rpartition("@")[0]
-        basic = base64.b64encode(unquote(login).encode()).decode()  # as the header has it
+        sent = unquote(login) if ":" in login else f"{unquote(login)}:"
+        basic = base64.b64encode(sent.encode()).decode()  # as the header has it
         values = [pair.partition("=")[2] for pair in parts.query.split("&")]
         secrets = [key, login.partition(":")[2], basic, *(value for value in values if len(value) >= 16)]
         # A short login is removed only before an @, so that no other word is damaged.
@@ -520,6 +521,7 @@ async def _session(base_url: str, key: str) -> AsyncGenerator[Any]:
     parts = urlsplit(base_url)
     headers = {"Content-Type": "application/json", "User-Agent": f"rlmrec/{__version__}"}
     login = unquote(parts.netloc.rpartition("@")[0])
+    login = f"{login}:" if login and ":" not in login else login
     if login or key:
         basic = base64.b64encode(login.encode()).decode()
         headers["Authorization"] = f"Basic {basic}" if login else f"Bearer {key}"
@@ -540,6 +542,11 @@ def _proxy(parts: SplitResult) -> str | None:
     if proxy is None or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if _port(urlsplit(proxy)) is None and proxy.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{parts.scheme.upper()}_PROXY of the environment is not an address: expected http://HOST:PORT, with the "
+            "characters / ? # @ of a name or password written as %2F %3F %23 %40"
+        )
     if not proxy.startswith(("http://", "https://")):
         raise ConfigError(
             f"the proxy {without_secrets(proxy)} of the environment is not an HTTP proxy: name one in "
@@ -578,13 +585,21 @@ def _redirected(url: str, location: str) -> str:
     """
     named = urljoin(url, location)
     before, after = urlsplit(url), urlsplit(named)
-    same = (before.scheme, before.netloc) == (after.scheme, after.netloc)
+    same = (before.scheme, before.hostname, _port(before)) == (after.scheme, after.hostname, _port(after))
     if not same and (before.hostname, before.scheme, after.scheme) != (after.hostname, "http", "https"):
         raise AccessError(
             f"the endpoint redirects to another host, {without_secrets(named)[:200]}: nothing was sent there; "
             "pass that address as --base-url if you trust it"
         )
     return named
+
+
+def _port(parts: SplitResult) -> int | None:
+    """Return the port of an address, that of its scheme by default."""
+    try:
+        return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:  # it is no number
+        return None
 
 
 def _is_same_model(asked: str, named: str) -> bool:

@@ -101,9 +101,12 @@ def write_tensors(
     """Write arrays, and metadata, as a safetensors file: the same bytes as the library, which copies all arrays first.
 
     Raises:
-        KeyError: an array has a type that is not in ``TYPES``.
+        DataError: an array has a type that is not in ``TYPES``.
     """
     names = {np.dtype(kind): name for name, kind in TYPES.items()}
+    for name, array in arrays.items():
+        if array.dtype not in names:
+            raise DataError(f"array {name!r} has type {array.dtype}, expected {', '.join(map(str, names))}")
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     place = 0
     order = sorted(arrays, key=lambda name: (list(TYPES).index(names[arrays[name].dtype]), name))
@@ -117,7 +120,8 @@ def write_tensors(
     with path.open("wb") as file:
         file.write(len(described).to_bytes(8, "little") + described)
         for name in order:
-            np.ascontiguousarray(arrays[name]).tofile(file)
+            if arrays[name].size:  # not tofile, which reports no full disk
+                file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
 
 
 def read_tensors(path: Path, mmap: bool = False) -> tuple[dict[str, AnyArray], dict[str, str]]:

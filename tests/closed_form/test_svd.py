@@ -87,3 +87,16 @@ def test_refuses(matrix):
     broken.data[3] = np.nan
     with pytest.raises(DataError, match="NaN or infinity"):
         right_singular_vectors(broken, 3)
+
+
+def test_a_value_that_many_groups_share_is_found_as_often():
+    rng = np.random.default_rng(0)
+    groups = [(rng.random((rng.integers(4, 9), 6)) < 0.6) | np.eye(6, dtype=bool)[:1] for _ in range(200)]
+    groups = [
+        group / np.sqrt(np.outer(np.maximum(group.sum(1), 1), np.maximum(group.sum(0), 1)))
+        for group in groups
+    ]
+    whole = sp.csr_array(sp.block_diag(groups, format="csr").astype(np.float32))
+    found = right_singular_vectors(whole, 128)
+    np.testing.assert_allclose(found.values, 1, atol=1e-3)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(128), atol=1e-4)

@@ -9,7 +9,7 @@ from rlmrec.backbones.wrap import wrap
 from rlmrec.errors import ConfigError
 from rlmrec.testing import blocks
 from rlmrec.training.config import TrainConfig
-from rlmrec.training.spectral import spectral_embeddings
+from rlmrec.training.spectral import put_spectral_embeddings, spectral_embeddings
 from rlmrec.training.trainer import embeddings, train
 
 
@@ -53,13 +53,24 @@ def test_training_begins_there(dataset):
 
 
 def test_columns_beyond_the_rank_stay_random(dataset):
-    rank = min(dataset.n_users, dataset.n_items)
+    rank = np.linalg.matrix_rank(adjacency(dataset)[1], tol=1e-3)
     backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=rank + 3)
     before = backbone.user_embedding.detach().clone()
     train(backbone, None, dataset, {"initial_embeddings": "spectral", "epochs": 1, "learning_rate": 1e-9})
     after = backbone.user_embedding.detach()
     torch.testing.assert_close(after[:, rank:], before[:, rank:], atol=1e-6, rtol=0)
     assert (after[:, :rank] - before[:, :rank]).abs().max() > 0.01
+
+
+def test_who_has_no_interactions_keeps_the_random_vector():
+    few = blocks(density=0.1)[0]
+    alone = np.flatnonzero(few.train.item_degrees() == 0)
+    assert len(alone)
+    backbone = LightGCN(few.n_users, few.n_items, embedding_size=6)
+    before = backbone.item_embedding.detach().clone()
+    put_spectral_embeddings(backbone, few)
+    changed = (backbone.item_embedding.detach() != before).any(1).numpy()
+    np.testing.assert_array_equal(np.flatnonzero(~changed), alone)
 
 
 def test_a_model_without_the_tables_is_refused(dataset):

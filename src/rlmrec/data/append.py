@@ -145,8 +145,8 @@ def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
             findings.append(
                 Finding(
                     "below-k-core",
-                    f"of {len(ids) - size:,} new {ids.kind}s have fewer than {k} interactions, which --k-core {k} "
-                    "left out when the dataset was made",
+                    f"of {len(ids) - size:,} new {ids.kind}s have fewer than {k} interactions; when the dataset was "
+                    f"made, --k-core {k} left such {ids.kind}s out",
                     len(few),
                     f"{ids.id(int(few[0]))!r} with {degrees[few[0]]}",
                     "append keeps them, as it applies no k-core; to apply it again, give the command that made the "

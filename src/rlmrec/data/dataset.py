@@ -512,9 +512,8 @@ class Dataset:
             cold=_interactions(tables["cold"], *shape) if "cold" in tables else None,
             left_out=tables.get("left_out"),
         )
-        if (
-            "content" in manifest
-        ):  # of these very tables, as their checksums say; it takes seconds for a million items
+        # It is of these very tables, as their checksums say; to compute it takes seconds for a million items.
+        if "content" in manifest:
             found.__dict__["content"] = expect(manifest["content"], str, "the content")
         return found
 

@@ -253,7 +253,8 @@ NO_TEXT = AMOUNTS | {
     *("currency", "währung"),
     *("row", "rowid", "rownumber", "zeile", "zeilennummer", "sku", "ean", "gtin", "barcode"),
 }
-_AMOUNT = r"^(?:[€$£¥]|[A-Z]{3})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£¥%]|[A-Z]{3})?$"
+_CURRENCIES = "EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|BRL|TRY"
+_AMOUNT = rf"^(?:[€$£¥]|{_CURRENCIES})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£¥%]|{_CURRENCIES})?$"
 
 
 def columns_of_text(table: pl.DataFrame) -> list[str]:
@@ -327,20 +328,22 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
 
 
 def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
-    """Find columns of prices and stock that are no numbers throughout, such as "12,50 €" or "on request"."""
+    """Find columns of prices and stock that are not all numbers, such as "12,50 €" or "on request"."""
     findings = []
     for name in columns:
         values = table.texts(name).drop_nulls().str.strip_chars()
         is_number = values.cast(pl.Float64, strict=False).is_not_null()
         is_amount = values.str.contains(_AMOUNT)
-        has_unit = is_amount & ~is_number & values.str.contains(r"[€$£¥]|^[A-Z]{3}\b|\b[A-Z]{3}$")
+        has_unit = (
+            is_amount & ~is_number & values.str.contains(rf"[€$£¥]|^({_CURRENCIES})\b|\b({_CURRENCIES})$")
+        )
         is_named = plain_name(name) in AMOUNTS and 2 * int((is_number | is_amount).sum()) >= len(values)
         odd = values.filter(~is_number)
         if len(odd) and (is_named or 2 * int(has_unit.sum()) >= len(values)):
             findings.append(
                 Finding(
                     "amounts as text",
-                    f"of {len(values):,} values of the column {name!r} of {table.path} are no plain numbers",
+                    f"of {len(values):,} values of the column {name!r} of {table.path} are not plain numbers",
                     len(odd),
                     repr(odd[0]),
                     "it stays a column of text, so a condition such as  price < 20  does not hold for it; write "

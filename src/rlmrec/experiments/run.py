@@ -180,7 +180,7 @@ def run(
     """
     if start is not None and spec.training.initial_embeddings != "random":
         raise ConfigError(
-            "--start-from and initial_embeddings=spectral both say where training begins: give one"
+            "this run starts from the embeddings of another run: leave out initial_embeddings=spectral"
         )
     config = run_config(spec, dataset, text_embeddings, start, final)
     if kept := _kept(folder, config, overwrite):
@@ -203,12 +203,12 @@ def run(
 
     from rlmrec.columns import Columns
     from rlmrec.training import checkpoint
-    from rlmrec.training.trainer import check_trainable, train
+    from rlmrec.training.trainer import check_options, check_trainable, train
 
     backbone, alignment = build(spec, dataset, text_embeddings)
     if start is not None:
         start.put_into(backbone, dataset)
-    check_trainable(dataset, device, early_stopping=not final)
+    check_options(backbone, spec.training, check_trainable(dataset, device, early_stopping=not final))
     columns = Columns.current()
     if columns is not None and not columns.is_first:
         train(

@@ -376,10 +376,8 @@ class Store(SqliteFile):
         )
         with damaged(self.path, REMEDY):
             keys: list[RawId] = parse_json(f"[{','.join(key for (key,) in cursor.fetchall())}]")
-            if not {*map(type, keys)} <= {
-                int,
-                str,
-            }:  # a call of ``expect`` for each takes seconds for a million
+            # A call of ``expect`` for each takes seconds for a million.
+            if not {*map(type, keys)} <= {int, str}:
                 raise DataError("the keys of its profiles hold something other than integers and texts")
             return keys
 

@@ -198,9 +198,11 @@ class Recommender:
             ConfigError: the item neighbours are too many for it, or there are no embeddings.
         """
         if self.parts is not None and not self.is_inner_product and not self._adds_sums:
+            if not self.items.shape[1]:
+                raise ConfigError("an index needs embeddings of items, and this run has only item neighbours")
             raise ConfigError(
-                f"an index needs items with embeddings and at most one in {LIGHT} of all pairs of items as neighbours, "
-                "and this run has more: train graph-filter with fewer, such as --set neighbours=50"
+                f"an index needs at most one in {LIGHT} of all pairs of items as neighbours, and this run has more: "
+                "train graph-filter with fewer, such as --set neighbours=50"
             )
 
     @property

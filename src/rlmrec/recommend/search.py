@@ -15,6 +15,7 @@ from rlmrec.topk import MEMORY_BUDGET, TILE, map_blocks, top_k, top_k_products
 from rlmrec.types import Float32Array, IntArray
 
 INDEX_BLOCK = 1024  # queries per call of an index
+WIDEST = 1 << 22  # candidates of a block of queries at a time
 PRODUCTS = 1 << 15  # dot products of single pairs made at a time
 Found = tuple[IntArray, Float32Array]
 
@@ -182,6 +183,13 @@ def _with_added(
         added: sparse B x I; each entry occurs once.
     """
     wanted, counts = found.shape[1], np.diff(added.indptr)
+    half = len(found) // 2
+    if half and len(found) * int(counts.max()) > WIDEST:  # some user has a very long history
+        parts = [
+            _with_added(found[rows], scores[rows], vectors[rows], items, sp.csr_array(added[rows]))
+            for rows in (slice(half), slice(half, None))
+        ]
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([best for _, best in parts])
     rows = np.repeat(np.arange(len(found)), counts)
     products = np.empty(added.nnz, np.float32)
     for start in range(0, added.nnz, PRODUCTS):

@@ -28,12 +28,13 @@ from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.files import write_text
 from rlmrec.graph import Graph
+from rlmrec.shards import Shards
 from rlmrec.training import checkpoint
 from rlmrec.training.compiled import check_compilable, compiled, default_generator
 from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
 from rlmrec.training.sampler import Sampler
-from rlmrec.training.spectral import put_spectral_embeddings
+from rlmrec.training.spectral import check_tables, put_spectral_embeddings
 from rlmrec.training.step import step
 from rlmrec.training.validation import DeviceValidation
 from rlmrec.trust import damaged, expect
@@ -315,6 +316,19 @@ def check_trainable(
     return found
 
 
+def check_options(backbone: Backbone, config: TrainConfig, device: torch.device) -> None:
+    """Check that a backbone can be trained with these options.
+
+    Raises:
+        ConfigError: its steps cannot be compiled, or it has no tables for spectral initial embeddings.
+    """
+    if config.compile:
+        columns = Columns.current()
+        check_compilable(backbone, device, 1 if columns is None else columns.count)
+    if config.initial_embeddings == "spectral":
+        check_tables(backbone)
+
+
 def _options(module: nn.Module) -> dict[str, Any]:
     config = getattr(module, "config", None)
     return {"class": type(module).__qualname__, **(config.stored() if isinstance(config, Config) else {})}
@@ -338,10 +352,12 @@ class _Run:
         self.backbone, self.alignment = backbone, alignment
         self.early_stopping = early_stopping
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
-        if config.initial_embeddings == "spectral":
-            put_spectral_embeddings(backbone, dataset, seed)
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         self.columns = Columns.current()
+        check_options(backbone, config, device)
+        is_new = folder is None or not any(folder.glob("checkpoint-*.safetensors"))
+        if config.initial_embeddings == "spectral" and is_new:
+            put_spectral_embeddings(backbone, dataset, seed, Shards.current())
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         if self.columns is not None:
             self.columns.split(backbone, alignment)
             self.columns.wait()  # until the first has set aside what it overwrites
@@ -367,7 +383,6 @@ class _Run:
         )
         self._compiled = None
         if config.compile:
-            check_compilable(backbone, device, 1 if self.columns is None else self.columns.count)
             _ = self.graph.transpose  # made now: the compiler cannot follow how it is made when first needed
             self._compiled = compiled(self._terms, device)
         self.history = History()
