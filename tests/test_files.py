@@ -241,7 +241,7 @@ def test_every_module_imports_without_what_windows_lacks():
     """The modules and functions of Linux that other systems lack are hidden, then everything is imported."""
     code = """
 import asyncio, importlib, multiprocessing, os, pkgutil, select, signal, socket, subprocess, sys, tempfile
-import filelock, torch, polars, openai, sqlite3  # may know their platform; ours may not
+import filelock, torch, polars, aiohttp, sqlite3  # may know their platform; ours may not
 try:
     import fastapi, mcp.server.mcpserver, prometheus_client, uvicorn, optuna, matplotlib.pyplot
 except ImportError:

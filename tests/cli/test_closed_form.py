@@ -163,7 +163,7 @@ def test_the_commands_treat_it_like_every_run(place, call_json, tmp_path):
     assert call_json("export", *w, "--run", "plain", "--out", tmp_path / "out")[0] == 0
     code, _, err = call_json("index", *w, "--run", "my-ease")
     assert code == 2
-    assert "dot products" in err
+    assert "an index needs embeddings of items" in err
     (tmp_path / "s.toml").write_text(
         'backbones = ["itemknn"]\nalignments = ["none"]\nseeds = [0]\n[grid]\nneighbours = [5, 10]\n'
     )

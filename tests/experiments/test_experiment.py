@@ -406,7 +406,7 @@ def test_the_command(place, tmp_path, capsys):
     before = (results / "table2" / "blocks.jsonl").read_text()
     code, _, err = call(*command)
     assert code == 0
-    assert "3/3" in err
+    assert "trials: 3 of 3" in err
     assert (results / "table2" / "blocks.jsonl").read_text() == before
     model = folders["Base"] / "model.safetensors"
     made = model.stat().st_mtime_ns
