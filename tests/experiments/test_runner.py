@@ -212,7 +212,7 @@ def test_progress_says_how_long_it_takes(monkeypatch):
 def test_processes_are_spread_over_the_devices_of_the_machine(place, tmp_path, monkeypatch):
     assert devices("cuda", 3) == ["cuda:0", "cuda:1", "cuda:2"]
     assert devices("cuda:1", 3) == ["cuda:1"]
-    assert devices("cuda:0, cuda:2", 3) == ["cuda:0", "cuda:2"]
+    assert devices("cuda:0, cuda:2,", 3) == ["cuda:0", "cuda:2"]
     assert devices("cuda", 0) == ["cuda"]
     assert devices("cpu", 3) == ["cpu"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -170,7 +170,7 @@ def devices(device: str, count: int) -> list[str]:
     """
     if device == "cuda" and count:
         return [f"cuda:{i}" for i in range(count)]
-    return [name.strip() for name in device.split(",")]
+    return [name.strip() for name in device.split(",") if name.strip()]
 
 
 class _Worker:

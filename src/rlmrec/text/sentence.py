@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,18 +65,17 @@ class SentenceEncoder(TextEncoder):
         # The environment is read again: the hub's own package reads it once, when it is imported.
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
         is_here = offline or folder.is_dir()
-        hub_answers = is_here or _hub_answers()
+        silent = "" if is_here else _why_hub_is_silent()
         try:
             self._model = SentenceTransformer(
                 str(model), device=device, revision=revision, trust_remote_code=False,
-                local_files_only=is_here or not hub_answers,
+                local_files_only=is_here or bool(silent),
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, ImportError) as error:  # the library's ways of saying no
-            if not hub_answers:
+            if silent:
                 raise ConfigError(
                     f"sentence-transformers cannot load {str(model)!r}: there is no such folder, no earlier download, "
-                    f"and the hub does not answer within {HUB_SECONDS:.0f} s: check the name and the network, or give "
-                    "a folder"
+                    f"and the hub does not answer ({silent}): check the name and the network, or give a folder"
                 ) from None
             reason = " ".join(str(error).split())
             raise ConfigError(
@@ -128,22 +126,24 @@ class SentenceEncoder(TextEncoder):
         return truncated
 
 
-def _hub_answers() -> bool:
-    """Return whether the hub answers one request, whatever the answer is."""
+def _why_hub_is_silent() -> str:
+    """Return why the hub does not answer a request; "" if it answers, whatever the answer is."""
     import huggingface_hub
 
-    answered = threading.Event()
+    reasons = [f"no reply within {HUB_SECONDS:.0f} s"]
 
     def ask() -> None:
-        with suppress(Exception):  # versions of the client use different packages for HTTP
+        try:
             huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_SECONDS)
-            answered.set()
+            reasons.append("")
+        except Exception as error:  # versions of the client use different packages for HTTP
+            reasons.append(f"{type(error).__name__}: {error}"[:200])
 
     # In a thread, as looking up the host's name has no limit of time.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)
-    return answered.is_set()
+    return reasons[-1]
 
 
 def split_instruction(argument: str) -> tuple[str, str | None]:
