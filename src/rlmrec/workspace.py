@@ -19,7 +19,7 @@ _OLD_NAMES = {"text_embeddings": "semantics", "trials": "cells"}
 
 class Workspace:
     """dataset/ · profiles.sqlite · text_embeddings/<name>.safetensors · runs/<name>/ · trials/<id>/ · experiments/ ·
-    cold_items.sqlite · releases/<number>/ · published.json
+    teachers/ · cold_items.sqlite · releases/<number>/ · published.json
 
     Args:
         path: the folder; created by the first write.
@@ -75,6 +75,11 @@ class Workspace:
     def trials_path(self) -> Path:
         """Return the folder of the trials of sweeps and experiments."""
         return self._folder("trials")
+
+    @property
+    def teachers_path(self) -> Path:
+        """Return the folder of the fitted teachers, a cache that may be deleted."""
+        return self.path / "teachers"
 
     @property
     def experiments_path(self) -> Path:

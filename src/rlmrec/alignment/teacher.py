@@ -4,24 +4,129 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from rlmrec import __version__
 from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.closed_form.base import Texts, chosen_options
-from rlmrec.config import make
+from rlmrec.config import Config, make
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import DataError
+from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.evaluation.ranking import Scorer
+from rlmrec.files import atomic_file, locked
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+from rlmrec.trust import check_rows, damaged, expect, parse_json, read_tensors, write_tensors
 from rlmrec.types import BoolArray, Float32Array, FloatArray, Int32Array
 
 BISECTIONS = 60  # of log T: the interval of 80 shrinks below the precision of float64
+FORMAT = 1  # of the stored teachers: raise it when a closed form changes, or what it reads
+logger = logging.getLogger("rlmrec.alignment")
+_folder: ContextVar[Path | None] = ContextVar("teachers_folder", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class BestItems:
+    """The M best items of each user by a recommender, and their scores.
+
+    Args:
+        items: int32[U, M], item rows, the best first; 0 in places without an item.
+        scores: float32[U, M], in descending order; −∞ in places without an item.
+        options: what the recommender was fitted with, those among them that it chose by validation.
+    """
+
+    items: Int32Array
+    scores: Float32Array
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scorer: Scorer, dataset: Dataset, length: int, teacher: str) -> BestItems:
+        """Take each user's best items by a scorer, without training items; arguments as ``TeacherLists.of``.
+
+        Raises:
+            DataError: scores of another shape than (B, I).
+        """
+        trained = dataset.train.csr()
+        length = min(length, dataset.n_items)
+
+        def best(block: slice) -> tuple[Int32Array, Float32Array]:
+            scores = np.ascontiguousarray(scorer.score(np.arange(block.start, block.stop)))
+            if scores.shape != (block.stop - block.start, dataset.n_items):
+                raise DataError(
+                    f"{teacher} scores {scores.shape}, expected {(block.stop - block.start, dataset.n_items)}: "
+                    "fit it on this dataset"
+                )
+            of_rows = trained.indptr[block.start : block.stop + 1]
+            rows = np.repeat(np.arange(len(scores)), np.diff(of_rows))
+            scores[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
+            listed, best_scores = top_k(scores, length)
+            return np.where(best_scores > -np.inf, listed, 0).astype(np.int32), best_scores
+
+        threads = None if getattr(scorer, "is_thread_safe", False) else 1
+        blocks = list(map_blocks(best, dataset.n_users, dataset.n_items, MEMORY_BUDGET, threads))
+        items, scores = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return cls(items, scores)
+
+    def probabilities(self, spread: float) -> Float32Array:
+        """Compute π, float32[U, M], of the perplexity that ``spread`` names (``spread_to_perplexity``)."""
+
+        def spread_block(block: slice) -> Float32Array:
+            return spread_to_perplexity(self.scores[block], spread).astype(np.float32)
+
+        n_users, length = self.scores.shape
+        # The bisection works on arrays of float64: blocks of an eighth of the usual size stay in the cache.
+        return np.concatenate(list(map_blocks(spread_block, n_users, 8 * length)))
+
+    def save(self, path: Path, fitted_for: str) -> None:
+        """Write one safetensors file; atomic.
+
+        Args:
+            path: the file.
+            fitted_for: everything that the fit depends on, as JSON.
+        """
+        with atomic_file(path) as temporary:
+            write_tensors(
+                temporary,
+                {"items": self.items, "scores": self.scores},
+                {"fitted_for": fitted_for, "options": json.dumps(self.options)},
+            )
+
+    @classmethod
+    def load(cls, path: Path, fitted_for: str, n_items: int, shape: tuple[int, int]) -> Self:
+        """Read what ``save`` wrote.
+
+        Args:
+            path: the file.
+            fitted_for: as for ``save``.
+            n_items: I.
+            shape: (U, M).
+
+        Raises:
+            WorkspaceError: the file is damaged, or was fitted for something else.
+        """
+        with damaged(path, "the teacher is fitted again"):
+            arrays, metadata = read_tensors(path)
+            if metadata.get("fitted_for") != fitted_for:
+                raise DataError("it was fitted for something else than its name says")
+            items, scores = arrays["items"], arrays["scores"]
+            for name, array, kind in (("items", items, np.int32), ("scores", scores, np.float32)):
+                if array.dtype != kind or array.shape != shape:
+                    raise DataError(
+                        f"{name} are {array.dtype} of shape {array.shape}, expected {np.dtype(kind)} of shape {shape}"
+                    )
+            check_rows(items, n_items, "the items")
+            if not ((scores < np.inf).all() and (scores[:, 1:] <= scores[:, :-1]).all()):
+                raise DataError("its scores are not in descending order")
+            return cls(items, scores, expect(parse_json(metadata["options"]), dict, "its options"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,28 +183,8 @@ class TeacherLists:
         Raises:
             DataError: scores of another shape than (B, I).
         """
-        trained = dataset.train.csr()
-        length = min(length, dataset.n_items)
-
-        def best(block: slice) -> tuple[Int32Array, Float32Array]:
-            scores = np.ascontiguousarray(scorer.score(np.arange(block.start, block.stop)))
-            if scores.shape != (block.stop - block.start, dataset.n_items):
-                raise DataError(
-                    f"{teacher} scores {scores.shape}, expected {(block.stop - block.start, dataset.n_items)}: "
-                    "fit it on this dataset"
-                )
-            of_rows = trained.indptr[block.start : block.stop + 1]
-            rows = np.repeat(np.arange(len(scores)), np.diff(of_rows))
-            scores[rows, trained.indices[of_rows[0] : of_rows[-1]]] = -np.inf
-            listed, best_scores = top_k(scores, length)
-            present = best_scores > -np.inf
-            probabilities = spread_to_perplexity(best_scores, spread)
-            return np.where(present, listed, 0).astype(np.int32), probabilities.astype(np.float32)
-
-        threads = None if getattr(scorer, "is_thread_safe", False) else 1
-        blocks = list(map_blocks(best, dataset.n_users, dataset.n_items, MEMORY_BUDGET, threads))
-        items, probabilities = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        return cls(items, probabilities, teacher, dataset.fingerprint)
+        best = BestItems.of(scorer, dataset, length, teacher)
+        return cls(best.items, best.probabilities(spread), teacher, dataset.fingerprint)
 
     @cached_property
     def digest(self) -> str:
@@ -107,7 +192,7 @@ class TeacherLists:
         return hashlib.sha256(self.items.tobytes() + self.probabilities.tobytes()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=2)  # the seeds of an experiment share their teacher, which takes longer than an epoch
+@lru_cache(maxsize=2)  # for the seeds of an experiment
 def fitted_lists(
     name: str,
     dataset: Dataset,
@@ -117,6 +202,9 @@ def fitted_lists(
     options: str = "{}",
 ) -> TeacherLists:
     """Fit a closed-form recommender and return its lists.
+
+    It is fitted once in a process for all values of ``spread``, and once in all processes that share a folder
+    (``teachers_kept_in``).
 
     Args:
         name: name of the recommender, such as "graph-filter", or the path of your own class.
@@ -129,15 +217,87 @@ def fitted_lists(
     Raises:
         ConfigError: no closed-form recommender of this name, or an option that it does not have.
     """
-    kind = RECOMMENDERS.resolve(name)
-    texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
-    config = make(kind.Config, json.loads(options))
-    model = kind.fit(dataset, texts, config)
-    named = name if texts is None else f"{name} with text"
-    lists = TeacherLists.of(model, dataset, length, spread, named)
-    return replace(
-        lists, options={**config.model_dump(exclude_none=True), **chosen_options(model.record, config)}
+    best = _fitted(name, dataset, text_embeddings, length, options)
+    named = name if text_embeddings is None else f"{name} with text"
+    return TeacherLists(
+        best.items, best.probabilities(spread), named, dataset.fingerprint, options=best.options
     )
+
+
+@contextmanager
+def teachers_kept_in(folder: Path) -> Iterator[None]:
+    """Keep the teachers that are fitted in this block in a folder, and take from it those that it has.
+
+    Several processes may share the folder: one fits a teacher, the others wait for it. The folder may be deleted: it
+    only saves time. Teachers that are the user's own classes are not kept, since their code may change.
+
+    Args:
+        folder: ``Workspace.teachers_path``; made when it is first needed.
+
+    Example:
+        >>> with teachers_kept_in(workspace.teachers_path):
+        ...     alignment = Distilled.create(text_embeddings, backbone, dataset=dataset)
+    """
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+@lru_cache(maxsize=2)  # a fit takes longer than an epoch, and lists of another spread need no other
+def _fitted(
+    name: str, dataset: Dataset, text_embeddings: TextEmbeddings | None, length: int, options: str
+) -> BestItems:
+    """Return the best items by a teacher: from the folder of the fitted teachers if it has them, else fitted."""
+    kind = RECOMMENDERS.resolve(name)
+    config = make(kind.Config, json.loads(options))
+
+    def fit() -> BestItems:
+        texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
+        model = kind.fit(dataset, texts, config)
+        best = BestItems.of(model, dataset, length, name)
+        chosen = {**config.model_dump(exclude_none=True), **chosen_options(model.record, config)}
+        return replace(best, options=chosen)
+
+    folder = _folder.get()
+    if folder is None or name not in RECOMMENDERS:
+        return fit()
+    shape = (dataset.n_users, min(length, dataset.n_items))
+    fitted_for = _fitted_for(name, dataset, text_embeddings, shape[1], config)
+    path = folder / f"{hashlib.sha256(fitted_for.encode()).hexdigest()[:16]}.safetensors"
+    with locked(path):
+        if path.exists():
+            try:
+                return BestItems.load(path, fitted_for, dataset.n_items, shape)
+            except WorkspaceError as error:
+                logger.warning("%s", error)
+        best = fit()
+        best.save(path, fitted_for)
+    return best
+
+
+def _fitted_for(
+    name: str, dataset: Dataset, text_embeddings: TextEmbeddings | None, length: int, config: Config
+) -> str:
+    """Return everything that the best items by a teacher depend on, as JSON."""
+    # The dataset of a final run has the fingerprint of the one with held-out pairs, so the splits count too.
+    parts = (dataset.train, dataset.valid, dataset.unranked)
+    pairs = hashlib.sha256(
+        b"|".join(b"" if part is None else np.sort(part.keys()).tobytes() for part in parts)
+    )
+    read = None if text_embeddings is None else text_embeddings.unwhitened or text_embeddings
+    values = {
+        "format": FORMAT,
+        "rlmrec": __version__,
+        "teacher": name,
+        "options": config.model_dump(mode="json"),
+        "length": length,
+        "dataset": dataset.fingerprint,
+        "pairs": pairs.hexdigest()[:16],
+        "texts": None if read is None else read.digest,
+    }
+    return json.dumps(values, sort_keys=True)
 
 
 def spread_to_perplexity(scores: Float32Array, spread: float) -> FloatArray:

@@ -108,6 +108,7 @@ def train(
 
     `torchrun --nproc-per-node 4 -m rlmrec train -w amazon --backbone lightgcn`   (four processes share the embeddings)
     """
+    from rlmrec.alignment.teacher import teachers_kept_in
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
@@ -151,7 +152,7 @@ def train(
         parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
-    with _processes(spec, device) as (is_first, device):
+    with _processes(spec, device) as (is_first, device), teachers_kept_in(place.teachers_path):
         if not is_first:
             run(
                 spec, dataset, text_embeddings, place.run(name),

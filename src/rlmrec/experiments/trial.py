@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlmrec.alignment import ALIGNMENTS
+from rlmrec.alignment.teacher import teachers_kept_in
 from rlmrec.closed_form.base import own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -360,7 +361,7 @@ def run_trial(
     """
     folder = inputs.place.trial(trial.id)
     dataset, text_embeddings = inputs.of(trial)
-    with locked(folder):
+    with locked(folder), teachers_kept_in(inputs.place.teachers_path):
         if trial.spec is None:
             if text_embeddings is None:
                 raise ConfigError("scoring by text embeddings alone needs some: run 'rlmrec encode' first")
