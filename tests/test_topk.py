@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from rlmrec import topk
 from rlmrec.errors import DataError
-from rlmrec.topk import map_blocks, top_k, top_k_products
+from rlmrec.topk import ByLength, map_blocks, top_k, top_k_by_length, top_k_products
 
 
 def reference(scores, k):
@@ -176,6 +176,60 @@ def test_products_with_a_sparse_sum(n_items, monkeypatch):
     np.testing.assert_array_equal(best, expected)
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(ids[finite], expected_ids[finite])
+
+
+@pytest.mark.parametrize("k", [1, 20, 300])
+@pytest.mark.parametrize("n_rows", [1, 40])
+@pytest.mark.parametrize("parts", ["", "added", "excluded banned", "added excluded banned"])
+def test_items_by_length_give_the_same(k, n_rows, parts):
+    rng = np.random.default_rng(k + n_rows + len(parts))
+    n_items = 20_000
+    # Small integers with many ties, items of length 0, and a query of length 0.
+    queries = rng.integers(-3, 4, (n_rows, 4)).astype(np.float32)
+    queries[-1] *= n_rows == 1
+    items = (rng.integers(-3, 4, (n_items, 4)) * rng.choice([0, 1, 1, 2, 9], (n_items, 1))).astype(np.float32)
+    options = {}
+    if "added" in parts:
+        added = sp.csr_array(sp.random_array((n_rows, n_items), density=0.01, rng=rng, dtype=np.float32))
+        added.data = np.round(150 * added.data - 50).astype(np.float32)
+        options["added"] = added
+    if "excluded" in parts:
+        options["excluded"] = sp.csr_array(rng.random((n_rows, n_items)) < 0.05)
+        options["banned"] = np.flatnonzero(rng.random(n_items) < 0.1)
+    by_length = ByLength.of(items)
+    ids, best = top_k_by_length(queries, items, k, by_length, **options)
+    expected_ids, expected = top_k_products(queries, items, k, **options)
+    np.testing.assert_array_equal(best, expected)
+    np.testing.assert_array_equal(ids, expected_ids)
+
+
+def test_most_products_with_short_items_are_left_out(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, items = (rng.standard_normal((n, 16), np.float32) for n in (50, 40_000))
+    items *= (rng.pareto(1.5, 40_000).astype(np.float32) + 0.01)[:, None]
+    by_length = ByLength.of(items)
+    scored = []
+    finish = topk._finish
+    monkeypatch.setattr(
+        topk, "_finish", lambda scores, *rest: (scored.append(scores.size), finish(scores, *rest))
+    )
+    ids, best = top_k_by_length(queries, items, 20, by_length)
+    expected_ids, expected = top_k_products(queries, items, 20)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(best, expected, rtol=1e-5)
+    assert sum(scored) < 0.4 * queries.shape[0] * len(items)
+
+
+def test_items_of_one_length_or_few_items_are_not_ordered():
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((10_000, 8), np.float32)
+    assert ByLength.of(topk.unit_rows(items)) is None
+    assert ByLength.of(items[:100]) is None
+    assert ByLength.of(np.empty((10_000, 0), np.float32)) is None
+    uneven = items * rng.random((10_000, 1), np.float32) ** 4
+    by_length = ByLength.of(uneven)
+    with pytest.raises(DataError, match="k must be at least 1"):
+        top_k_by_length(items, uneven, 0, by_length)
 
 
 def test_products_of_no_query_and_a_bad_k():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from rlmrec.errors import DataError
 from rlmrec.machine import available_cores
-from rlmrec.types import AnyArray, Float32Array, IntArray
+from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
 Result = TypeVar("Result")
 
@@ -26,6 +27,10 @@ BLOCK = 1 << 20
 # d = 64, 100,000 items, microseconds per row: product 102, comparison 14, collecting the greater scores 8; the
 # product of 32 whole rows takes 225.
 TILE = 1 << 11
+# Items are taken by length where the median is below this share of the greatest: equal lengths would leave nothing out.
+MEDIAN_LENGTH = 0.7
+FIRST_TILES = 4  # tiles at once of a few queries, so that those after them can be left out
+PAIRS = 1 << 15  # dot products of single pairs made at a time
 BLOCK_ROWS = 32  # with fewer rows the matrix product is slow, whatever the cache
 # Memory per score while the top k is searched: the score, a copy, a mask.
 BYTES_PER_SCORE = 10
@@ -191,6 +196,164 @@ def top_k_products(
             bar = _decode(keys[:, -1:])[1]
             waiting, n_waiting = [], 0
     return _decode(keys)
+
+
+@dataclass(frozen=True, eq=False)
+class ByLength:
+    """Items in the order of descending length: an item whose length is small enough needs no product.
+
+    As u·v ≤ |u| |v|, no item from position j on can score more than |u| times the length at j.
+
+    Args:
+        order: items, int64[I], the longest first; among equal ones the lower index first.
+        place: position of each item in ``order``, int64[I].
+        lengths: float64[I], descending.
+        head: the longest eighth of the items, which most queries end in, one after the other.
+    """
+
+    order: IntArray
+    place: IntArray
+    lengths: FloatArray
+    head: Float32Array
+
+    @classmethod
+    def of(cls, items: Float32Array) -> Self | None:
+        """Order items float32[I, d]; None where they are few or about equally long, so that it would save nothing."""
+        if len(items) <= FIRST_TILES * TILE or not items.shape[1]:
+            return None
+        lengths = np.sqrt(np.einsum("id,id->i", items, items, dtype=np.float64))
+        if not np.isfinite(lengths).all() or np.median(lengths) > MEDIAN_LENGTH * lengths.max():
+            return None
+        order = np.argsort(-lengths, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return cls(order, place, lengths[order], items[order[: len(order) // 8]])
+
+    def moved(self, matrix: sp.csr_array | None) -> sp.csr_array | None:
+        """Return a B x I matrix with its columns in this order."""
+        if matrix is None:
+            return None
+        return sp.csr_array((matrix.data, self.place[matrix.indices], matrix.indptr), shape=matrix.shape)
+
+
+def top_k_by_length(
+    queries: Float32Array,
+    items: Float32Array,
+    k: int,
+    by_length: ByLength,
+    excluded: sp.csr_array | None = None,
+    banned: IntArray | None = None,
+    added: sp.csr_array | None = None,
+) -> tuple[IntArray, Float32Array]:
+    """Compute ``top_k_products``, leaving out the products that cannot be among the k best; the result is the same.
+
+    Items come tile by tile, the longest first. A query has no further tile once the bound of ``ByLength`` is below its
+    k-th best score. An item after that may still be among the best by what is added to it: then it is scored alone.
+
+    Args:
+        queries: float32[B, d].
+        items: float32[I, d].
+        k: number of items, at least 1.
+        by_length: ``ByLength.of(items)``.
+        excluded: as ``top_k_products``.
+        banned: likewise.
+        added: likewise.
+
+    Returns:
+        as ``top_k_products``.
+
+    Raises:
+        DataError: k < 1.
+    """
+    if k < 1:
+        raise DataError(f"k must be at least 1, got {k}")
+    (n_rows, size), n_items = queries.shape, len(items)
+    left_out, more = _ByTile(by_length.moved(excluded)), _ByTile(by_length.moved(added))
+    without = None if banned is None else np.unique(by_length.place[banned])
+    # A sum of d products in float32 is at most this much above the bound.
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1) * (1 + size * 2.0**-22)
+    best = min(k, n_items)
+    keys = np.full((n_rows, best), np.iinfo(np.uint64).max)
+    bar = np.full(n_rows, -np.inf, np.float32)
+    scored = np.zeros(n_rows, np.int64)  # items of each query that have been scored
+    active = np.arange(n_rows)
+    tile = -(-max(16 * k, min(BLOCK // max(1, n_rows), FIRST_TILES * TILE)) // TILE) * TILE
+    start = 0
+    while start < n_items and len(active):
+        columns = by_length.order[start : start + tile]
+        part = by_length.head[start : start + tile]
+        part = part if len(part) == len(columns) else items[columns]
+        scores = (queries if len(active) == n_rows else queries[active]) @ part.T
+        _finish(scores, start, active, n_rows, left_out, more, without)
+        if not start:
+            bar = top_k(scores, k)[1][:, -1]
+        rows, places = np.divmod(np.flatnonzero(scores >= bar[active, None]), len(columns))
+        found = _keys(scores[rows, places], columns[places])
+        rows = active[rows]
+        keys, bar = _with_better(keys, bar, rows, found)
+        start += len(columns)
+        scored[active] = start
+        if start < n_items:
+            active = active[lengths[active] * by_length.lengths[start] >= bar[active]]
+    if more.rows.size:
+        late = more.columns >= scored[more.rows]
+        late &= more.values + lengths[more.rows] * by_length.lengths[more.columns] >= bar[more.rows]
+        rows, places, values = more.rows[late], more.columns[late], more.values[late]
+        gone = np.isin(rows * n_items + places, left_out.rows * n_items + left_out.columns)
+        if without is not None:
+            gone |= np.isin(places, without)
+        rows, columns, values = rows[~gone], by_length.order[places[~gone]], values[~gone]
+        for first in range(0, len(rows), PAIRS):
+            some = slice(first, first + PAIRS)
+            values[some] += np.einsum("nd,nd->n", queries[rows[some]], items[columns[some]])
+        keys, bar = _with_better(keys, bar, rows, _keys(values, columns))
+    return _decode(keys)
+
+
+def _finish(
+    scores: Float32Array,
+    start: int,
+    active: IntArray,
+    n_rows: int,
+    left_out: _ByTile,
+    more: _ByTile,
+    without: IntArray | None,
+) -> None:
+    """Add to a tile of some rows what is added, then write −∞ over what is left out; in place.
+
+    Args:
+        scores: float32[A, w] of the items from position ``start`` on.
+        start: a multiple of TILE.
+        active: the rows, ascending, int64[A].
+        n_rows: B.
+        left_out: excluded items.
+        more: what is added.
+        without: items that are excluded from every row, ascending.
+    """
+    at = np.full(n_rows, -1)
+    at[active] = np.arange(len(active))
+    rows, columns, values = more.within(start, scores.shape[1])
+    here = at[rows] >= 0
+    scores[at[rows[here]], columns[here]] += values[here]
+    rows, columns, _ = left_out.within(start, scores.shape[1])
+    here = at[rows] >= 0
+    scores[at[rows[here]], columns[here]] = -np.inf
+    if without is not None:
+        stop = start + scores.shape[1]
+        scores[:, without[slice(*np.searchsorted(without, (start, stop)))] - start] = -np.inf
+
+
+def _with_better(
+    keys: npt.NDArray[np.uint64], bar: Float32Array, rows: IntArray, found: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.uint64], Float32Array]:
+    """Merge keys found for rows into the k smallest of each row; return these and each row's k-th best score."""
+    better = found < keys[rows, -1]
+    if not better.any():
+        return keys, bar
+    keys = _merged(keys, [(rows[better], found[better])])
+    last = keys[:, -1]
+    full = last < np.iinfo(np.uint64).max
+    return keys, np.where(full, _decode(last)[1], bar).astype(np.float32)
 
 
 class _ByTile:

@@ -242,7 +242,8 @@ class Lists:
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         k = self.length(k)
-        empty = np.diff(self.recommender.seen.indptr)[users] == 0
+        indptr = self.recommender.seen.indptr
+        empty = indptr[users] == indptr[users + 1]
         texts = None if self.recommender.parts is None else self.recommender.parts.user_texts
         has_text = np.zeros(len(users), bool) if texts is None else np.asarray(texts[users]).any(axis=1)
         by_text, by_popularity = empty & has_text, empty & ~has_text
