@@ -5,6 +5,10 @@ import pytest
 
 from rlmrec.closed_form import GraphFilter, Texts, graph_filter, graph_rule, load_state, svd
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
+from rlmrec.data.dataset import Dataset
+from rlmrec.data.interactions import Interactions
+from rlmrec.data.split import split_by_ratio
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
 
@@ -209,6 +213,44 @@ def test_same_on_every_run(noisy):
     first, second = (GraphFilter.fit(*noisy, seed=3) for _ in range(2))
     assert first.record == second.record
     np.testing.assert_array_equal(first.users, second.users)
+
+
+def test_scores_that_are_computed_anew_choose_the_same(noisy, monkeypatch):
+    kept = GraphFilter.fit(*noisy)
+    monkeypatch.setattr(graph_filter, "KEPT_CELLS", 0)
+    anew = GraphFilter.fit(*noisy)
+    assert anew.record == kept.record
+    np.testing.assert_array_equal(anew.users, kept.users)
+
+
+def test_exponents_from_a_sample_of_users(noisy, monkeypatch):
+    whole = GraphFilter.fit(*noisy)
+    monkeypatch.setattr(graph_filter, "TRIAL_INTERACTIONS", len(noisy[0].train) // 2)
+    some = GraphFilter.fit(*noisy)
+    assert some.record["validation"]["recall@20"] > 0.9 * whole.record["validation"]["recall@20"]
+    # Exponents that the sample cannot tell apart are compared by accurate vectors.
+    closely = [trial for trial in some.record["trials"] if {"user_exponent", "rank"} <= trial.keys()]
+    assert len(closely) in (0, 2)
+    if closely:
+        best = max(closely, key=lambda trial: trial["recall@20"] + trial["ndcg@20"])
+        for name in ("user_exponent", "item_exponent"):
+            assert some.record["chosen"][name] == best[name]
+
+
+def test_a_higher_rank_is_tried_only_if_spare_vectors_promise_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    groups = rng.integers(12, size=700), rng.integers(12, size=600)
+    matrix = (groups[0][:, None] == groups[1]) & (rng.random((700, 600)) < 0.35)
+    every = Interactions(*np.nonzero(matrix), 700, 600)
+    names = (Vocabulary((f"{kind}{i}" for i in range(n)), kind) for kind, n in (("user", 700), ("item", 600)))
+    dataset = Dataset("groups", *split_by_ratio(every, (3, 1, 1), rng), *names)
+    monkeypatch.setattr(graph_filter, "RANK", 16)
+    # Twelve groups: more than 16 vectors hold noise alone.
+    ranks = {trial["rank"] for trial in GraphFilter.fit(dataset).record["trials"] if "rank" in trial}
+    assert max(ranks) == 32
+    monkeypatch.setattr(graph_filter, "RANK", 4)
+    ranks = {trial["rank"] for trial in GraphFilter.fit(dataset).record["trials"] if "rank" in trial}
+    assert max(ranks) >= 16
 
 
 def test_text_that_helps_is_used_and_shuffled_text_is_not(noisy):

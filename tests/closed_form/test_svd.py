@@ -80,6 +80,17 @@ def test_rank_above_what_the_values_hold():
     assert (found.values[2:] < 1e-2 * found.values[0]).all()
 
 
+def test_spare_vectors_come_after_the_accurate_ones():
+    matrix = sp.csr_array(
+        sp.random_array((900, 700), density=0.03, rng=np.random.default_rng(0), dtype=np.float32)
+    )
+    plain, wide = (right_singular_vectors(matrix, 40, spare=spare) for spare in (False, True))
+    assert wide.vectors.shape[1] == len(wide.values) == 56
+    np.testing.assert_array_equal(wide.vectors[:, :40], plain.vectors)
+    assert wide.error == plain.error
+    np.testing.assert_allclose(wide.vectors.T @ wide.vectors, np.eye(56), atol=1e-4)
+
+
 def test_refuses(matrix):
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         right_singular_vectors(matrix, 0)

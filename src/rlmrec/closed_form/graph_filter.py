@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +53,10 @@ DEFAULT_WEIGHTS = {"neighbours": 1.0, "item_text": 0.2, "user_text": 1.0}
 STEP = 0.1
 TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
+# Interactions that the coarse filters are computed from: those of a sample of users where there are more.
+TRIAL_INTERACTIONS = 1 << 21
 NEIGHBOURS = 50, 200, 1000
+KEPT_CELLS = 1 << 26  # scores of a part that are kept while options are tried: 256 MiB in float32
 ENTRIES = 1 << 26  # of the item neighbours at most where their number is chosen: 512 MiB
 RIDGES = 1.0, 2.0, 3.0, 5.0, 8.0
 # Users without a history: what is hidden to choose their weights, and what is tried beside the filter.
@@ -173,6 +177,9 @@ class _Fit:
         self.train = dataset.train.csr()
         self.degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
         self.smoothing: sp.csr_array | None = None
+        self.accurate: SingularVectors | None = (
+            None  # of the chosen exponents, where they were compared by them
+        )
         self.notes: list[str] = []
         self.chosen: dict[str, Any] = {}
         self.validation: Validation | None = None
@@ -180,7 +187,7 @@ class _Fit:
             self.validation = Validation(dataset, seed, shards=shards)
         else:
             self.notes.append("no validation split: options left open have their defaults")
-        self.parts: dict[str, Float32Array] = {}
+        self.parts: dict[str, _Scores] = {}
         self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None
         self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}
         self.figures: dict[str, float] = {}
@@ -246,14 +253,14 @@ class _Fit:
         best = [default if value is None else value for value, default in zip(given, EXPONENTS, strict=True)]
         free = [axis for axis in (1, 0) if given[axis] is None]
         if self.validation is not None and free:
-            tried: dict[tuple[float, ...], float] = {}
+            tried: dict[tuple[float, ...], Quality] = {}
             start: Float32Array | None = None
 
             def try_out(point: tuple[float, ...]) -> float:
                 nonlocal start
                 if point not in tried:
                     tried[point], start = self._trial(point[0], point[1], start)
-                return tried[point]
+                return tried[point].mean
 
             point, moved = tuple(best), True
             while moved:
@@ -267,15 +274,59 @@ class _Fit:
                             value = round(value + sign * STEP, 2)
                             other = (value, point[1]) if axis == 0 else (point[0], value)
             best = list(point)
+            if self.trial_users is not None:
+                best = list(self._compared_closely(point, tried))
         self.chosen |= {"user_exponent": best[0], "item_exponent": best[1]}
         return best[0], best[1]
 
-    def _trial(self, a: float, b: float, start: Float32Array | None) -> tuple[float, Float32Array]:
+    @cached_property
+    def trial_users(self) -> IntArray | None:
+        """Rows of the users whose interactions the coarse filters are computed from; None for all."""
+        n_users, share = self.train.shape[0], TRIAL_INTERACTIONS / max(1, self.train.nnz)
+        if share >= 1:
+            return None
+        rng = np.random.default_rng(self.seed)
+        return np.sort(rng.choice(n_users, max(1, int(share * n_users)), replace=False))
+
+    def _compared_closely(
+        self, best: tuple[float, ...], tried: dict[tuple[float, ...], Quality]
+    ) -> tuple[float, ...]:
+        """The better of the best exponents and the next, by accurate vectors, if coarse filters cannot tell them apart.
+
+        In a large catalogue a coarse filter of few vectors hides what the exponents change.
+
+        Args:
+            best: a and b.
+            tried: what validation says of the coarse filters.
+        """
+        assert self.validation is not None
+        rivals = {point: tried[best].gain_over(quality) for point, quality in tried.items() if point != best}
+        close = [point for point, (gain, error) in rivals.items() if gain <= error]
+        if not close:
+            return best
+        rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
+        points = best, max(close, key=lambda point: tried[point].mean)
+        means: list[float] = []
+        found: list[SingularVectors] = []
+        for point in points:
+            scaled = self._scaled(*point)
+            found.append(self._svd(scaled, rank, found[-1].vectors if found else None))
+            self._keep_filter(scaled, _cut(found[-1], rank), RIDGE)
+            quality = self.validation.quality(self.parts["filter"].__getitem__)
+            means.append(quality.mean)
+            exponents = {"user_exponent": point[0], "item_exponent": point[1]}
+            self.trials.append({**exponents, "rank": rank, **quality.figures()})
+        number = int(np.argmax(means))
+        if not self.config.smoothing:  # which comes after the exponents
+            self.accurate = found[number]
+        return points[number]
+
+    def _trial(self, a: float, b: float, start: Float32Array | None) -> tuple[Quality, Float32Array]:
         """What validation says of a coarse filter with these exponents, and its singular vectors."""
         assert self.validation is not None
         scaled = self._scaled(a, b)
         found = right_singular_vectors(
-            scaled,
+            scaled if self.trial_users is None else scaled[self.trial_users],
             TRIAL_RANK,
             smoothing=self.smoothing,
             tolerance=TRIAL_TOLERANCE,
@@ -299,7 +350,7 @@ class _Fit:
 
         best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
         self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
-        return best.mean, found.vectors
+        return best, found.vectors
 
     def _item_weights(self, b: float) -> Float32Array:
         """float32[I]: D_i^−b."""
@@ -340,10 +391,11 @@ class _Fit:
         graphs = [_columns(whole, count) for count in counts]
 
         def scores(block: slice) -> Iterator[Float32Array]:
+            of_filter = self.parts["filter"][block]
             for graph in graphs:
                 part = _unit(sp.csr_array(rows[block] @ graph).toarray())
                 for weight in TRIAL_WEIGHTS:
-                    yield self.parts["filter"][block] + np.float32(weight) * part
+                    yield of_filter + np.float32(weight) * part
 
         means = [quality.mean for quality in self.validation.qualities(scores)]
         best = int(np.argmax(means)) // len(TRIAL_WEIGHTS)
@@ -353,7 +405,7 @@ class _Fit:
         self.parts["neighbours"] = self._neighbour_scores(rows, graphs[best])
         return graphs[best]
 
-    def _neighbour_scores(self, rows: sp.csr_array, graph: sp.csr_array) -> Float32Array:
+    def _neighbour_scores(self, rows: sp.csr_array, graph: sp.csr_array) -> _Scores:
         """float32[n, I]: z(R̃_u G) of the validation users."""
 
         def work(block: slice) -> Float32Array:
@@ -361,8 +413,11 @@ class _Fit:
 
         return self._stacked(work)
 
-    def _stacked(self, work: Callable[[slice], Float32Array]) -> Float32Array:
+    def _stacked(self, work: Callable[[slice], Float32Array]) -> _Scores:
+        """The scores of all validation users, kept where they are few enough and else computed whenever needed."""
         assert self.validation is not None
+        if len(self.validation) * self.dataset.n_items > KEPT_CELLS:
+            return _Recomputed(work)
         return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
 
     def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, int, float, sp.csr_array | None]:
@@ -371,7 +426,8 @@ class _Fit:
         rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
         if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
-        found = self._svd(scaled, rank, None)
+        wide = self._svd(scaled, rank, None) if self.accurate is None else self.accurate
+        found = _cut(wide, rank)
         ridge = RIDGE if config.ridge is None else config.ridge
         if self.validation is not None:
             self._keep_filter(scaled, found, ridge)
@@ -383,23 +439,33 @@ class _Fit:
         if self.validation is not None:
             if graph is not None and given is None:
                 self._pick("neighbours")
-            found, rank, ridge = self._search_rank(scaled, found)
+            found, rank, ridge = self._search_rank(scaled, wide, rank)
             self._keep_filter(scaled, _cut(found, rank), ridge)
         self.chosen |= {"rank": rank, "ridge": ridge, "svd_error": round(found.error, 4)}
         return found, rank, ridge, graph
 
     def _search_rank(
-        self, scaled: sp.csr_array, found: SingularVectors
+        self, scaled: sp.csr_array, wide: SingularVectors, rank: int
     ) -> tuple[SingularVectors, int, float]:
-        rank, ridge, best = self._choose_rank(scaled, found, _parts_of(len(found.values)))
+        """All singular vectors found, r and μ / σ_r.
+
+        Args:
+            scaled: R̃.
+            wide: its leading singular vectors, with the spare ones of the search for them.
+            rank: how many of them are accurate.
+        """
         most = min(*scaled.shape, self.config.max_rank)
-        while self.config.rank is None and rank == len(found.values) and 2 * rank <= most:
-            found = self._svd(scaled, 2 * rank, found.vectors)
-            wider, wider_ridge, quality = self._choose_rank(scaled, found, [3 * rank // 2, 2 * rank])
+        found = _cut(wide, rank)
+        chosen, ridge, best, more = self._choose_rank(scaled, wide, rank, _parts_of(rank))
+        while more and 2 * rank <= most:
+            rank *= 2
+            wide = self._svd(scaled, rank, found.vectors)
+            found = _cut(wide, rank)
+            wider, wider_ridge, quality, more = self._choose_rank(scaled, wide, rank, [3 * rank // 4, rank])
             if quality.mean <= best.mean:
                 break
-            rank, ridge, best = wider, wider_ridge, quality
-        return found, rank, ridge
+            chosen, ridge, best = wider, wider_ridge, quality
+        return found, chosen, ridge
 
     def _svd(self, scaled: sp.csr_array, rank: int, start: Float32Array | None) -> SingularVectors:
         return right_singular_vectors(
@@ -410,21 +476,34 @@ class _Fit:
             seed=self.seed,
             start=start,
             shards=self.shards,
+            spare=True,
         )
 
     def _choose_rank(
-        self, scaled: sp.csr_array, found: SingularVectors, ranks: list[int]
-    ) -> tuple[int, float, Quality]:
-        """The best of ``ranks`` at a middling ridge, then the best ridge at that rank."""
+        self, scaled: sp.csr_array, wide: SingularVectors, most: int, ranks: list[int]
+    ) -> tuple[int, float, Quality, bool]:
+        """The best of ``ranks`` at a middling ridge, then the best ridge at that rank.
+
+        Args:
+            scaled: R̃.
+            wide: its leading singular vectors, with the spare ones.
+            most: how many of them are accurate, the last of ``ranks``.
+            ranks: what is tried, unless the rank is given.
+
+        Returns:
+            rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the spare
+            vectors, where there are any, still add to it.
+        """
         assert self.validation is not None
         config, rows = self.config, self._smoothed(scaled[self.validation.users])
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
-        ranks = sorted({min(rank, len(found.values)) for rank in ranks})
+        ranks = sorted({min(rank, most) for rank in ranks})
+        spare = [] if config.rank is not None or len(wide.values) == most else [len(wide.values)]
         middle = 3.0 if config.ridge is None else config.ridge
         beside = np.float32(self.weights["neighbours"])
 
         def qualities(pairs: list[tuple[int, float]]) -> list[Quality]:
-            cuts = [(_cut(found, rank), ridge) for rank, ridge in pairs]
+            cuts = [(_cut(wide, rank), ridge) for rank, ridge in pairs]
             filters = [(_filter_users(rows, cut, ridge), cut.vectors) for cut, ridge in cuts]
 
             def scores(block: slice) -> Iterator[Float32Array]:
@@ -437,12 +516,13 @@ class _Fit:
                 self.trials.append({"rank": rank, "ridge": ridge, **quality.figures()})
             return results
 
-        by_rank = qualities([(rank, middle) for rank in ranks])
-        rank = ranks[int(np.argmax([quality.mean for quality in by_rank]))]
+        by_rank = [quality.mean for quality in qualities([(rank, middle) for rank in ranks + spare])]
+        rank = ranks[int(np.argmax(by_rank[: len(ranks)]))]
+        more = config.rank is None and rank == most and max(by_rank[len(ranks) - 1 :]) == by_rank[-1]
         ridges = RIDGES if config.ridge is None else (config.ridge,)
         by_ridge = qualities([(rank, ridge) for ridge in ridges])
         best = int(np.argmax([quality.mean for quality in by_ridge]))
-        return rank, ridges[best], by_ridge[best]
+        return rank, ridges[best], by_ridge[best], more
 
     # The texts.
 
@@ -531,12 +611,17 @@ class _Fit:
         assert self.validation is not None
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            others = self._sum(block, leave_out=name)
+            others, part = self._sum(block, leave_out=name), self.parts[name][block]
             for weight in WEIGHTS[name]:
-                yield others + np.float32(weight) * self.parts[name][block]
+                yield others + np.float32(weight) * part
 
         results = self.validation.qualities(scores)
         best = int(np.argmax([quality.mean for quality in results]))
+        if (
+            name == "neighbours" and self.trial_users is not None
+        ):  # in large data they double the time of a list
+            gain, error = results[best].gain_over(results[0])
+            best = best if gain > error else 0
         for weight, quality in zip(WEIGHTS[name], results, strict=True):
             self.trials.append({WEIGHT_NAMES[name]: weight, **quality.figures()})
         self.weights[name] = WEIGHTS[name][best]
@@ -570,11 +655,12 @@ class _Fit:
             text = sums * reciprocal(lengths)[:, None] + item_texts.own(own, len(users))
             scales = reciprocal(deviations(text, covariance(item_texts.vectors)))
             scaled = np.asarray(text * scales[:, None], np.float32)
-            self.parts["item_text"] = scaled @ item_texts.vectors.T
+            self.parts["item_text"] = self._stacked(lambda block: scaled[block] @ item_texts.vectors.T)
         if user_texts is not None:
             found = user_texts.rows(user_texts.vectors[users], users)
             amounts = 1 / (1 + np.sqrt(self.degrees[0][users]))
-            self.parts["user_text"] = scale_rows(found, amounts).toarray()
+            of_users = scale_rows(found, amounts)
+            self.parts["user_text"] = self._stacked(lambda block: sp.csr_array(of_users[block]).toarray())
 
     # The model.
 
@@ -735,6 +821,23 @@ class _Fit:
         texts = NEW_ITEM_TEXTS if hidden.by_items.size else (0.0,)
         pairs = [(text, users) for text in texts for users in NEW_USER_TEXTS]
         return chosen, (1.0, *pairs[best_of([chosen], pairs)])
+
+
+class _Recomputed:
+    """Scores of validation users that are computed anew for each block, so that memory does not grow with the users.
+
+    Args:
+        work: gives float32[B, I] for a slice of the users.
+    """
+
+    def __init__(self, work: Callable[[slice], Float32Array]) -> None:
+        self.work = work
+
+    def __getitem__(self, block: slice) -> Float32Array:
+        return self.work(block)
+
+
+_Scores = Float32Array | _Recomputed
 
 
 @dataclass(frozen=True, eq=False)

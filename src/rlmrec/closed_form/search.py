@@ -15,9 +15,9 @@ from rlmrec.topk import map_blocks, top_k
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 K = 20
-# Scores of one part that are kept while options are tried: 128 MiB in float32. In a large catalogue that would be so
-# few users that chance chooses: there it is up to 1 GiB, for 512 users or fewer.
-CELLS, MOST_CELLS, USERS = 1 << 25, 1 << 28, 512
+# Scores that are computed for each way to score. In a large catalogue that would be so few users that chance chooses:
+# there it is more, for this number of users.
+CELLS, USERS = 1 << 25, 2048
 
 
 class Quality(NamedTuple):
@@ -64,7 +64,7 @@ class Validation:
     Args:
         dataset: its ``excluded()`` items are left out of the candidates, the validation items are sought.
         seed: of the sample.
-        cells: users times items; a large catalogue gets more, see ``MOST_CELLS``.
+        cells: users times items; a large catalogue gets more, for ``USERS`` users.
         shards: processes of which each ranks for its own users; all of them get the qualities of all users.
 
     Attributes:
@@ -75,7 +75,7 @@ class Validation:
         self, dataset: Dataset, seed: int = 0, cells: int = CELLS, shards: Shards | None = None
     ) -> None:
         users = np.flatnonzero(dataset.valid.user_degrees())
-        size = min(len(users), max(1, min(USERS, MOST_CELLS // dataset.n_items), cells // dataset.n_items))
+        size = min(len(users), max(USERS, cells // dataset.n_items))
         if size < len(users):
             users = np.sort(np.random.default_rng(seed).choice(users, size, replace=False))
         self.shards = shards_for(len(users), shards)

@@ -53,6 +53,7 @@ def right_singular_vectors(
     seed: int = 0,
     start: Float32Array | None = None,
     shards: Shards | None = None,
+    spare: bool = False,
 ) -> SingularVectors:
     """Compute the r leading right singular vectors of a sparse matrix A, or of A S, without U x r memory.
 
@@ -75,6 +76,7 @@ def right_singular_vectors(
         start: float32[I, k], columns to begin with, such as the vectors of a similar matrix or a lower rank.
         shards: processes that compute it together, each of which is given all of A and multiplies its own rows: an
             all-reduce of I x (r + p) numbers for each product with AᵀA. All of them get the same result.
+        spare: return all r + p columns of the block, where it was iterated; those beyond r are less accurate.
 
     Returns:
         vectors, values and the error that was reached, above ``tolerance`` only if ``MAX_ROUNDS`` rounds did
@@ -107,8 +109,8 @@ def right_singular_vectors(
         if shards.count > 1:
             mine = shards.rows(matrix.shape[0])
             part = _Shared(rows_of(matrix, mine.start, mine.stop), smoothing, pool, shards)
-            return _iterate(part, block, rank, tolerance, shards)
-        return _iterate(_Tiles(matrix, smoothing, pool), block, rank, tolerance, shards)
+            return _iterate(part, block, rank, tolerance, shards, spare)
+        return _iterate(_Tiles(matrix, smoothing, pool), block, rank, tolerance, shards, spare)
 
 
 class Gram:
@@ -230,7 +232,7 @@ def _narrow(matrix: sp.csr_array) -> sp.csr_array:
 
 
 def _iterate(
-    gram: _Tiles, block: Float32Array, rank: int, tolerance: float, shards: Shards
+    gram: _Tiles, block: Float32Array, rank: int, tolerance: float, shards: Shards, spare: bool
 ) -> SingularVectors:
     # What machines may round differently is taken from the first process, so that all of them stop at the same round.
     block = shards.from_first(_orthonormal(block))
@@ -253,7 +255,8 @@ def _iterate(
         cut = max(float(squares[-1]), 1e-6 * top)
         block = shards.from_first(_orthonormal(gram.chebyshev(block, image, cut, top)))
         image = gram(block)
-    return SingularVectors(shards.from_first(_signed(block[:, :rank])), np.sqrt(squares[:rank]), error)
+    kept = block.shape[1] if spare else rank
+    return SingularVectors(shards.from_first(_signed(block[:, :kept])), np.sqrt(squares[:kept]), error)
 
 
 def _orthonormal(block: Float32Array) -> Float32Array:
