@@ -8,9 +8,12 @@ Without --data, interactions and texts have the sizes of amazon-book and random 
 - steps: every backbone with every variant, one step on the device in float32 against one in float64 on the CPU with the
   same batch and parameters. A device draws other random numbers, so noise is switched off by its options, and what an
   alignment or AutoCF's mask draws is taken from the CPU. The script ends with 1 if one differs.
+- captured: every backbone with every variant trained for two epochs with the steps as CUDA graphs, and without; the
+  largest difference of the embeddings relative to their largest number, the loss of the last epoch likewise.
 - repeats: two trainings with the same seed; equal or the largest difference.
-- times: seconds of epochs (base, Con and Gen), of a validation, of encoding texts with MiniLM, and of a truncated SVD
-  of the training matrix by ``torch.svd_lowrank``, as closed forms need it.
+- times: seconds of epochs of LightGCN (base, Con, Gen, softmax and distillation; as they are, as CUDA graphs,
+  and in TF32), of a validation, of encoding texts with MiniLM, and of a truncated SVD of the training matrix
+  by ``torch.svd_lowrank``, as closed forms need it. ``--compile`` adds epochs compiled by torch.compile.
 """
 
 from __future__ import annotations
@@ -44,7 +47,6 @@ from rlmrec.evaluation.ranking import DotProduct
 from rlmrec.graph import Edges, Graph
 from rlmrec.testing import blocks, sample_batch
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import train
 from rlmrec.training.validation import DeviceValidation
@@ -61,10 +63,15 @@ TOLERANCE = 2e-4  # of a float32 gradient, relative to its largest number
 LIMIT = 8 * 60.0
 
 
-def make(name: str, variant: str, dataset: Dataset, texts: TextEmbeddings) -> tuple[Any, Any]:
-    """Make a backbone and an alignment from seed 0."""
+def make(
+    name: str, variant: str, dataset: Dataset, texts: TextEmbeddings, noise: bool = False
+) -> tuple[Any, Any]:
+    """Make a backbone and an alignment from seed 0, by default without random draws in the backbone's objective."""
     torch.manual_seed(0)
-    options = {**WITHOUT_NOISE.get(name, {}), **({"loss": "softmax"} if variant == "softmax" else {})}
+    options = {
+        **({} if noise else WITHOUT_NOISE.get(name, {})),
+        **({"loss": "softmax"} if variant == "softmax" else {}),
+    }
     backbone = BACKBONES[name].create(dataset.n_users, dataset.n_items, options, texts)
     if variant == "gen":
         return backbone, Generative(texts, backbone)
@@ -215,46 +222,94 @@ def seconds(call: Callable[[], object], device: str, repeats: int = 2) -> float:
     return min(times[1:])
 
 
-def epoch_times(dataset: Dataset, device: str, small: bool) -> list[dict[str, Any]]:
+def check_captured(device: str, names: Iterable[str] = BACKBONES) -> list[dict[str, Any]]:
+    """Compare trainings whose steps are CUDA graphs with the same ones launched kernel by kernel."""
+    dataset, texts = blocks()
+    results = []
+    for name in names:
+        for variant in VARIANTS:
+            if name == "autocf":
+                continue  # its graph changes
+            record: dict[str, Any] = {"backbone": name, "variant": variant}
+            try:
+                found = []
+                for captured in (True, False):
+                    backbone, alignment = make(name, variant, dataset, texts, noise=True)
+                    options = {"epochs": 2, "batch_size": 64, "learning_rate": 0.01}
+                    options["cuda_graphs"] = captured and device.startswith("cuda")
+                    found.append(train(backbone, alignment, dataset, options, device=device, progress=False))
+                scale = float(np.abs(found[1].users).max())
+                apart = float(np.abs(found[0].users - found[1].users).max()) / scale
+                losses = [sum(one.epochs[-1]["loss"].values()) for one in found]
+                record |= {"error": apart, "loss": abs(losses[0] / losses[1] - 1), "passed": apart < 1e-3}
+            except (RlmrecError, RuntimeError) as error:
+                message = f"{type(error).__name__}: {error}"[:300]
+                record |= {"error": None, "passed": False, "message": message}
+            results.append(record)
+    return results
+
+
+def epoch_times(dataset: Dataset, device: str, small: bool, compiles: bool = False) -> list[dict[str, Any]]:
     """Time an epoch of each variant and a validation."""
     results: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
-    for variant, size in (("none", 0), ("con", 384), ("con batch", 384), ("gen", 384), ("con", 1536)):
-        size = min(size, 32) if small else size
+    is_cuda = device.startswith("cuda")
+    forms: dict[str, dict[str, Any]] = {"": {}}
+    if is_cuda:
+        graphs = {"cuda_graphs": True}
+        forms |= {", CUDA graphs": graphs, ", CUDA graphs, TF32": {**graphs, "tf32": True}}
+        forms |= {", compiled": {"compile": True}} if compiles else {}
+    sizes = {
+        "none": 0,
+        "softmax": 0,
+        "distilled": 0,
+        "con": 384,
+        "con batch": 384,
+        "gen": 384,
+        "con 1536": 1536,
+    }
+    for variant, wide in sizes.items():
+        size = min(wide, 32) if small else wide
         texts = TextEmbeddings(
             rng.standard_normal((dataset.n_users, size or 1), np.float32),
             rng.standard_normal((dataset.n_items, size or 1), np.float32),
         )
-        torch.manual_seed(0)
-        backbone = BACKBONES["lightgcn"](
-            dataset.n_users, dataset.n_items, layers=2 if variant == "gen" else 3
-        )
-        alignment: Any = Alignment()
-        if variant.startswith("con"):
-            negatives = "batch" if "batch" in variant else "all-users"
-            alignment = Contrastive(texts, backbone, negatives=negatives)
-        elif variant == "gen":
-            alignment = Generative(texts, backbone, mask_ratio=0.15)
-        model = nn.ModuleList([backbone, alignment]).to(device)
-        graph = Graph.from_interactions(dataset.train, device=device)
-        sampler, draws = Sampler(dataset.train, 4096, device), np.random.default_rng(0)
-        adam = torch.optim.Adam(model.parameters(), fused=True, capturable=device.startswith("cuda"))
-        noise = torch.Generator(device).manual_seed(0)
-
-        def epoch(
-            backbone: Any = backbone, alignment: Any = alignment, graph: Graph = graph, adam: Any = adam,
-            sampler: Sampler = sampler, draws: np.random.Generator = draws, noise: Any = noise,
-        ) -> None:  # fmt: skip
-            for batch in sampler.epoch(draws):
-                terms = step(backbone, alignment, graph, batch, 1e-6, noise)
-                adam.zero_grad()
-                torch.stack(list(terms.values())).sum().backward()
-                adam.step()
-
-        results.append(
-            {"what": f"epoch, {variant}" + f", d_s {size}" * bool(size), "seconds": seconds(epoch, device)}
-        )
-    users, items = backbone.encode(backbone.initial(), graph)
+        for form, options in forms.items():
+            torch.manual_seed(0)
+            backbone = BACKBONES["lightgcn"].create(
+                dataset.n_users,
+                dataset.n_items,
+                {
+                    "layers": 2 if variant == "gen" else 3,
+                    "loss": "softmax" if variant in ("softmax", "distilled") else "bpr",
+                },
+                texts,
+            )
+            alignment: Any = Alignment()
+            if variant.startswith("con"):
+                alignment = Contrastive(
+                    texts, backbone, negatives="batch" if "batch" in variant else "all-users"
+                )
+            elif variant == "gen":
+                alignment = Generative(texts, backbone, mask_ratio=0.15)
+            elif variant == "distilled":
+                vectors = rng.standard_normal((2, max(dataset.n_users, dataset.n_items), 8), np.float32)
+                scores = DotProduct.cosine(vectors[0][: dataset.n_users], vectors[1][: dataset.n_items])
+                alignment = Distilled(TeacherLists.of(scores, dataset, 100), backbone)
+            record: dict[str, Any] = {"what": f"epoch, {variant}" + f", d_s {size}" * bool(size) + form}
+            try:
+                result = train(
+                    backbone, alignment, dataset, {"epochs": 3 if small else 4, **options},
+                    device=device, progress=False, early_stopping=False,
+                )  # fmt: skip
+                record["seconds"] = min(one["seconds"] for one in result.epochs[1:])
+            except (RlmrecError, RuntimeError) as error:
+                record |= {"seconds": None, "message": f"{type(error).__name__}: {error}"[:300]}
+            results.append(record)
+    graph = Graph.from_interactions(dataset.train, device=device)
+    with torch.no_grad():
+        backbone = backbone.to(device)
+        users, items = backbone.encode(backbone.initial(), graph)
     validation = DeviceValidation(dataset, None, device)
     validate = seconds(lambda: validation.metrics(users, items)[0].item(), device)
     return [*results, {"what": "validation", "seconds": validate}]
@@ -298,6 +353,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data", type=Path, help="a published folder of the paper; by default random data")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
+    parser.add_argument(
+        "--parts", default="", help="some of steps,repeats,captured,times,more times; by default all"
+    )
+    parser.add_argument("--compile", action="store_true", help="time epochs compiled by torch.compile too")
     parser.add_argument("--small", action="store_true", help="small sizes, to try the script itself")
     options = parser.parse_args()
     device, start = options.device, time.perf_counter()
@@ -314,35 +373,43 @@ def main() -> None:
     parts: tuple[tuple[str, Callable[[], list[dict[str, Any]]]], ...] = (
         ("steps", lambda: check_steps(device)),
         ("repeats", lambda: check_repeats(device)),
-        ("times", lambda: epoch_times(dataset, device, options.small)),
+        ("captured", lambda: check_captured(device)),
+        ("times", lambda: epoch_times(dataset, device, options.small, options.compile)),
         ("more times", lambda: other_times(dataset, device, options.small)),
     )
     for part, call in parts:
+        if options.parts and part not in options.parts.split(","):
+            continue
         if time.perf_counter() - start > LIMIT:
             found[part] = "left out: the time was over"
             continue
         found[part] = call()
         found["seconds"] = time.perf_counter() - start
-        options.json.write_text(
-            json.dumps(found, indent=1)
-        )  # after each part: what there is survives a limit
+        # After each part: what there is survives a limit.
+        options.json.write_text(json.dumps(found, indent=1))
     table = Table("what", "result", title=f"{name}, torch {torch.__version__}")
-    steps = found["steps"]
-    passed = [one for one in steps if one["passed"]]
-    table.add_row("steps as on the CPU in float64", f"{len(passed)} of {len(steps)}")
-    for one in steps:
-        if not one["passed"]:
+    measured = {part: found[part] for part, _ in parts if isinstance(found.get(part), list)}
+    failed = 0
+    for part, text in (
+        ("steps", "steps as on the CPU in float64"),
+        ("captured", "trained with captured steps as without"),
+    ):
+        checked = measured.get(part, [])
+        wrong = [one for one in checked if not one["passed"]]
+        failed += len(wrong)
+        if checked:
+            table.add_row(text, f"{len(checked) - len(wrong)} of {len(checked)}")
+        for one in wrong:
             table.add_row(f"  {one['backbone']}, {one['variant']}", str(one.get("message") or one["error"]))
-    for one in found["repeats"] if isinstance(found["repeats"], list) else []:
+    for one in measured.get("repeats", []):
         equal = "equal" if one["difference"] == 0 else f"{one['difference']:.1e} apart"
         table.add_row(f"two trainings, {one['backbone']} {one['variant']}", equal)
-    for part in ("times", "more times"):
-        for one in found[part] if isinstance(found[part], list) else []:
-            shown = one.get("message", "") if one["seconds"] is None else f"{one['seconds']:.3f} s"
-            table.add_row(one["what"], shown)
+    for one in [*measured.get("times", []), *measured.get("more times", [])]:
+        shown = one.get("message", "") if one["seconds"] is None else f"{one['seconds']:.4f} s"
+        table.add_row(one["what"], shown)
     table.add_row("all", f"{found['seconds']:.0f} s")
     Console().print(table)
-    if len(passed) < len(steps):
+    if failed:
         sys.exit(1)
 
 

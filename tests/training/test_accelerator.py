@@ -26,7 +26,9 @@ from rlmrec.evaluation.ranking import DotProduct, evaluate
 from rlmrec.graph import Graph
 from rlmrec.testing import sample_batch
 from rlmrec.training import checkpoint, compiled
+from rlmrec.training.captured import check_capturable
 from rlmrec.training.config import TrainConfig
+from rlmrec.training.precision import tf32_products
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import train
@@ -219,6 +221,39 @@ def test_what_cannot_be_compiled_says_so(toy, monkeypatch):
         ConfigError, match=r"cannot compile the step here \(.*no compiler is installed.*C\+\+"
     ):
         train(*parts("mf", "none", toy), toy[0], options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cuda_graphs": True}, "cuda_graphs=true: expected a CUDA device, got cpu"),
+        ({"tf32": True}, "tf32=true: expected a CUDA device, got cpu"),
+        ({"cuda_graphs": True, "compile": True}, "leave out compile or cuda_graphs"),
+    ],
+)
+def test_options_of_cuda_are_refused_elsewhere(toy, options, message):
+    assert TrainConfig().stored().keys().isdisjoint(options)
+    with pytest.raises(ConfigError, match=message):
+        train(*parts("mf", "none", toy), toy[0], {"epochs": 1, **options})
+
+
+def test_what_cannot_be_captured_says_so(toy):
+    cuda = torch.device("cuda")
+    with pytest.raises(ConfigError, match="cuda_graphs=true: the graph or the shapes of AutoCF"):
+        check_capturable(parts("autocf", "none", toy)[0], cuda, 1)
+    with pytest.raises(ConfigError, match="cuda_graphs=true: 2 processes"):
+        check_capturable(parts("mf", "none", toy)[0], cuda, 2)
+    check_capturable(parts("mf", "none", toy)[0], cuda, 1)
+
+
+def test_tf32_is_set_for_the_block_alone():
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    with tf32_products(False):
+        assert settings.fp32_precision == before
+    with tf32_products(True):
+        assert settings.fp32_precision == "tf32"
+    assert settings.fp32_precision == before
 
 
 def test_the_device_draws_every_interaction_once_and_true_negatives_evenly(accelerator):

@@ -12,7 +12,9 @@ from rlmrec.config import Config
 class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
-    later_options: ClassVar[frozenset[str]] = frozenset({"validation_users", "initial_embeddings", "compile"})
+    later_options: ClassVar[frozenset[str]] = frozenset(
+        {"validation_users", "initial_embeddings", "compile", "cuda_graphs", "tf32"}
+    )
 
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(default=4096, ge=1, description="B, triples per batch")
@@ -36,4 +38,13 @@ class TrainConfig(Config):
     compile: bool = Field(
         default=False,
         description="compile each step by torch.compile, on CUDA with CUDA graphs. The first step takes a minute",
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="on CUDA, launch all kernels of a step together, as a CUDA graph that is recorded once",
+    )
+    tf32: bool = Field(
+        default=False,
+        description="on CUDA, compute dense products (projectors, logits) in TF32: faster, with 10 bits of mantissa "
+        "instead of 23",
     )

@@ -30,9 +30,11 @@ from rlmrec.files import write_text
 from rlmrec.graph import Graph
 from rlmrec.shards import Shards
 from rlmrec.training import checkpoint
+from rlmrec.training.captured import CapturedUpdate, check_capturable
 from rlmrec.training.compiled import check_compilable, compiled, default_generator
 from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
+from rlmrec.training.precision import tf32_products
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.spectral import check_tables, put_spectral_embeddings
 from rlmrec.training.step import step
@@ -141,6 +143,7 @@ def train(
     with (
         default_generator(device, config.compile) as rng,
         exact_products_by_onednn(),
+        tf32_products(config.tf32),
         _progress(progress, config.epochs) as show,
     ):
         run = _Run(backbone, alignment, dataset, config, seed, device, place, rng, early_stopping)
@@ -320,11 +323,19 @@ def check_options(backbone: Backbone, config: TrainConfig, device: torch.device)
     """Check that a backbone can be trained with these options.
 
     Raises:
-        ConfigError: its steps cannot be compiled, or it has no tables for spectral initial embeddings.
+        ConfigError: its steps cannot be compiled or captured, the device has no TF32, or the backbone has no tables for
+            spectral initial embeddings.
     """
+    columns = Columns.current()
+    processes = 1 if columns is None else columns.count
+    if config.compile and config.cuda_graphs:
+        raise ConfigError("compile=true uses CUDA graphs of its own: leave out compile or cuda_graphs")
     if config.compile:
-        columns = Columns.current()
-        check_compilable(backbone, device, 1 if columns is None else columns.count)
+        check_compilable(backbone, device, processes)
+    if config.cuda_graphs:
+        check_capturable(backbone, device, processes)
+    if config.tf32 and device.type != "cuda":
+        raise ConfigError(f"tf32=true: expected a CUDA device, got {device}: leave tf32 out")
     if config.initial_embeddings == "spectral":
         check_tables(backbone)
 
@@ -381,10 +392,12 @@ class _Run:
             fused=device.type in ("cpu", "cuda"),
             capturable=device.type == "cuda",
         )
-        self._compiled = None
+        self._compiled = self._captured = None
         if config.compile:
             _ = self.graph.transpose  # made now: the compiler cannot follow how it is made when first needed
             self._compiled = compiled(self._terms, device)
+        if config.cuda_graphs:
+            self._captured = CapturedUpdate(self._update, self.model_rng)
         self.history = History()
         self.best_parameters: dict[str, Tensor] = {}
         read = getattr(alignment, "input_digests", {})
@@ -441,18 +454,24 @@ class _Run:
         sums: dict[str, Tensor] = {}
         for batch in self.sampler.epoch(self.sampler_rng):
             is_whole = len(batch.users) == self.config.batch_size  # the last of an epoch is mostly smaller
-            terms = (self._compiled if self._compiled and is_whole else self._terms)(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-            if self.columns is not None:
-                self.columns.average_gradients(self.model.parameters())
-            self.optimizer.step()
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach()
+            update = self._captured if self._captured and is_whole else self._update
+            for name, term in update(batch).items():
+                sums[name] = sums.get(name, 0) + term
         totals = torch.stack(list(sums.values())).tolist()  # once an epoch: the host waits for a GPU here
         means = {name: total / self.sampler.n_batches for name, total in zip(sums, totals, strict=True)}
         self._demand(all(map(math.isfinite, means.values())), "the loss")
         return means
+
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        """Update the parameters with a batch; return the terms of its loss, without gradients."""
+        is_whole = len(batch.users) == self.config.batch_size
+        terms = (self._compiled if self._compiled and is_whole else self._terms)(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.columns is not None:
+            self.columns.average_gradients(self.model.parameters())
+        self.optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         return step(self.backbone, self.alignment, self.graph, batch, self.config.l2, self.model_rng)
