@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from rlmrec import topk
 from rlmrec.errors import DataError
-from rlmrec.topk import ByLength, map_blocks, top_k, top_k_by_length, top_k_products
+from rlmrec.topk import ByNorm, map_blocks, top_k, top_k_by_norm, top_k_products
 
 
 def reference(scores, k):
@@ -179,57 +179,77 @@ def test_products_with_a_sparse_sum(n_items, monkeypatch):
 
 
 @pytest.mark.parametrize("k", [1, 20, 300])
-@pytest.mark.parametrize("n_rows", [1, 40])
+@pytest.mark.parametrize("n_rows", [1, 40, 300])  # tiles of 8,192 to 2,048 items, with and without ``head``
 @pytest.mark.parametrize("parts", ["", "added", "excluded banned", "added excluded banned"])
-def test_items_by_length_give_the_same(k, n_rows, parts):
+def test_items_by_norm_give_the_same(k, n_rows, parts):
     rng = np.random.default_rng(k + n_rows + len(parts))
-    n_items = 20_000
-    # Small integers with many ties, items of length 0, and a query of length 0.
+    n_items = 40_000
+    # Small integers, so that products are exact and many are equal; some items are 0.
     queries = rng.integers(-3, 4, (n_rows, 4)).astype(np.float32)
-    queries[-1] *= n_rows == 1
-    items = (rng.integers(-3, 4, (n_items, 4)) * rng.choice([0, 1, 1, 2, 9], (n_items, 1))).astype(np.float32)
+    if n_rows > 1:
+        queries[[0, -1]] = 0
+    factors = rng.choice([0, 1, 1, 1, 2, 9], (n_items, 1), p=[0.1, 0.3, 0.3, 0.2, 0.06, 0.04])
+    items = (rng.integers(-3, 4, (n_items, 4)) * factors).astype(np.float32)
+    by_norm = ByNorm.of(items)
     options = {}
     if "added" in parts:
-        added = sp.csr_array(sp.random_array((n_rows, n_items), density=0.01, rng=rng, dtype=np.float32))
-        added.data = np.round(150 * added.data - 50).astype(np.float32)
+        kind = np.float64 if k == 1 else np.float32
+        added = sp.csr_array(sp.random_array((n_rows, n_items), density=0.005, rng=rng, dtype=kind))
+        added.data = np.round(150 * added.data - 50).astype(kind)
         options["added"] = added
     if "excluded" in parts:
-        options["excluded"] = sp.csr_array(rng.random((n_rows, n_items)) < 0.05)
-        options["banned"] = np.flatnonzero(rng.random(n_items) < 0.1)
-    by_length = ByLength.of(items)
-    ids, best = top_k_by_length(queries, items, k, by_length, **options)
+        excluded = rng.random((n_rows, n_items)) < 0.05
+        excluded[n_rows // 2, by_norm.order[:15_000]] = True  # nothing is left in the first tiles
+        excluded[n_rows // 3] = True
+        options["excluded"] = sp.csr_array(excluded)
+        options["banned"] = np.sort(by_norm.order[: n_items // 4])
+    ids, best = top_k_by_norm(queries, items, k, by_norm, **options)
     expected_ids, expected = top_k_products(queries, items, k, **options)
     np.testing.assert_array_equal(best, expected)
-    np.testing.assert_array_equal(ids, expected_ids)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(ids[finite], expected_ids[finite])
 
 
-def test_most_products_with_short_items_are_left_out(monkeypatch):
+def test_what_is_added_decides_between_scores_that_round_to_the_same():
+    items = np.ones((40_000, 1), np.float32)
+    items[:36_000] = 1.5 * 2**-25
+    added = sp.csr_array(([np.float32(1 - 2**-24)], ([0], [5000])), shape=(1, 40_000))
+    query = np.ones((1, 1), np.float32)
+    by_norm = ByNorm.of(items)
+    assert by_norm is not None
+    assert top_k_by_norm(query, items, 1, by_norm, added=added)[0] == [[5000]]
+
+
+def test_most_products_with_items_of_small_norm_are_left_out(monkeypatch):
     rng = np.random.default_rng(0)
     queries, items = (rng.standard_normal((n, 16), np.float32) for n in (50, 40_000))
     items *= (rng.pareto(1.5, 40_000).astype(np.float32) + 0.01)[:, None]
-    by_length = ByLength.of(items)
     scored = []
     finish = topk._finish
     monkeypatch.setattr(
-        topk, "_finish", lambda scores, *rest: (scored.append(scores.size), finish(scores, *rest))
+        topk, "_finish", lambda scores, *rest: (scored.append(scores.size), finish(scores, *rest))[1]
     )
-    ids, best = top_k_by_length(queries, items, 20, by_length)
+    ids, best = top_k_by_norm(queries, items, 20, ByNorm.of(items))
+    assert sum(scored) < 0.4 * queries.shape[0] * len(items)
     expected_ids, expected = top_k_products(queries, items, 20)
     np.testing.assert_array_equal(ids, expected_ids)
     np.testing.assert_allclose(best, expected, rtol=1e-5)
-    assert sum(scored) < 0.4 * queries.shape[0] * len(items)
 
 
-def test_items_of_one_length_or_few_items_are_not_ordered():
+def test_items_of_one_norm_or_few_items_are_not_ordered():
     rng = np.random.default_rng(0)
     items = rng.standard_normal((10_000, 8), np.float32)
-    assert ByLength.of(topk.unit_rows(items)) is None
-    assert ByLength.of(items[:100]) is None
-    assert ByLength.of(np.empty((10_000, 0), np.float32)) is None
+    unit = topk.unit_rows(items)
+    assert ByNorm.of(unit) is None
+    unit[7] *= 100
+    assert ByNorm.of(unit) is None
+    assert ByNorm.of(0 * items) is None
+    assert ByNorm.of(items[:100]) is None
+    assert ByNorm.of(np.empty((10_000, 0), np.float32)) is None
     uneven = items * rng.random((10_000, 1), np.float32) ** 4
-    by_length = ByLength.of(uneven)
+    by_norm = ByNorm.of(uneven)
     with pytest.raises(DataError, match="k must be at least 1"):
-        top_k_by_length(items, uneven, 0, by_length)
+        top_k_by_norm(items, uneven, 0, by_norm)
 
 
 def test_products_of_no_query_and_a_bad_k():

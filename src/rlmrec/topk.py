@@ -27,9 +27,10 @@ BLOCK = 1 << 20
 # d = 64, 100,000 items, microseconds per row: product 102, comparison 14, collecting the greater scores 8; the
 # product of 32 whole rows takes 225.
 TILE = 1 << 11
-# Items are taken by length where the median is below this share of the greatest: equal lengths would leave nothing out.
-MEDIAN_LENGTH = 0.7
+# Items are searched by norm where the median is below this share of the norm that a sixteenth of the items exceed.
+MEDIAN_NORM = 0.7
 FIRST_TILES = 4  # tiles at once of a few queries, so that those after them can be left out
+NO_KEY = np.iinfo(np.uint64).max  # after every key
 PAIRS = 1 << 15  # dot products of single pairs made at a time
 BLOCK_ROWS = 32  # with fewer rows the matrix product is slow, whatever the cache
 # Memory per score while the top k is searched: the score, a copy, a mask.
@@ -156,20 +157,8 @@ def top_k_products(
     left_out, more = _ByTile(excluded), _ByTile(added)
     without = None if banned is None else np.unique(banned)
 
-    def finish(scores: Float32Array, start: int) -> Float32Array:
-        """Add ``added`` to a tile that begins at item ``start``, then write −∞ over what is left out; in place."""
-        rows, columns, values = more.within(start, scores.shape[1])
-        if len(rows):
-            scores[rows, columns] += values
-        rows, columns, _ = left_out.within(start, scores.shape[1])
-        scores[rows, columns] = -np.inf
-        if without is not None:
-            stop = start + scores.shape[1]
-            scores[:, without[slice(*np.searchsorted(without, (start, stop)))] - start] = -np.inf
-        return scores
-
     tile = -(-max(16 * k, BLOCK // max(1, n_rows)) // TILE) * TILE
-    ids, best = top_k(finish(queries @ items[:tile].T, 0), k)
+    ids, best = top_k(_finish(queries @ items[:tile].T, 0, left_out, more, without), k)
     k = min(k, n_items)
     if n_items <= tile or not n_rows:
         return ids, best
@@ -185,7 +174,7 @@ def top_k_products(
         scores = buffer.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         above = passed.ravel()[: n_rows * len(part)].reshape(n_rows, -1)
         np.matmul(queries, part.T, out=scores)
-        finish(scores, start)
+        _finish(scores, start, left_out, more, without)
         np.greater(scores, bar, out=above)
         found = np.flatnonzero(above)
         rows, columns = np.divmod(found, len(part))
@@ -199,148 +188,205 @@ def top_k_products(
 
 
 @dataclass(frozen=True, eq=False)
-class ByLength:
-    """Items in the order of descending length: an item whose length is small enough needs no product.
+class ByNorm:
+    """Items in the order of descending norm: an item whose norm is small enough needs no product.
 
-    As u·v ≤ |u| |v|, no item from position j on can score more than |u| times the length at j.
+    As u·v ≤ |u| |v|, no item from position j on can score more than |u| times the norm at j.
 
     Args:
-        order: items, int64[I], the longest first; among equal ones the lower index first.
-        place: position of each item in ``order``, int64[I].
-        lengths: float64[I], descending.
-        head: the longest eighth of the items, which most queries end in, one after the other.
+        order: items, the largest norm first; among equal ones the lower index first. int64[J], J = I without banned
+            items.
+        place: position of each item in ``order``, int64[I]; −1 for a banned item.
+        norms: float64[J], descending.
+        head: vectors of the first items in this order, so that they need not be gathered.
+
+    Source: Teflioudi, Gemulla and Mykytiuk, "LEMP: Fast Retrieval of Large Entries in a Matrix Product", SIGMOD 2015.
     """
 
     order: IntArray
     place: IntArray
-    lengths: FloatArray
+    norms: FloatArray
     head: Float32Array
 
     @classmethod
     def of(cls, items: Float32Array) -> Self | None:
-        """Order items float32[I, d]; None where they are few or about equally long, so that it would save nothing."""
+        """Order items float32[I, d]; None where they are few or have much the same norms, which would save nothing."""
         if len(items) <= FIRST_TILES * TILE or not items.shape[1]:
             return None
-        lengths = np.sqrt(np.einsum("id,id->i", items, items, dtype=np.float64))
-        if not np.isfinite(lengths).all() or np.median(lengths) > MEDIAN_LENGTH * lengths.max():
+        norms = np.sqrt(np.einsum("id,id->i", items, items, dtype=np.float64))
+        order = np.argsort(-norms, kind="stable")
+        norms = norms[order]
+        if not np.isfinite(norms).all() or norms[len(norms) // 2] >= MEDIAN_NORM * norms[len(norms) // 16]:
             return None
-        order = np.argsort(-lengths, kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        return cls(order, place, lengths[order], items[order[: len(order) // 8]])
+        return cls(order, _places(order, len(items)), norms, items[order[: len(order) // 8]])
 
-    def moved(self, matrix: sp.csr_array | None) -> sp.csr_array | None:
-        """Return a B x I matrix with its columns in this order."""
+    def without(self, banned: IntArray | None) -> ByNorm:
+        """Return the order of the other items."""
+        if banned is None or not len(banned):
+            return self
+        kept = np.ones(len(self.place), bool)
+        kept[banned] = False
+        kept = kept[self.order]
+        order = self.order[kept]
+        return ByNorm(order, _places(order, len(self.place)), self.norms[kept], self.head[:0])
+
+    def reordered(self, matrix: sp.csr_array | None) -> sp.csr_array | None:
+        """Return a sparse B x I matrix as B x J with its columns in this order, in float32."""
         if matrix is None:
             return None
-        return sp.csr_array((matrix.data, self.place[matrix.indices], matrix.indptr), shape=matrix.shape)
+        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+        columns = self.place[matrix.indices]
+        kept = columns >= 0
+        counts = np.bincount(rows[kept], minlength=matrix.shape[0])
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        values = matrix.data[kept].astype(np.float32)
+        return sp.csr_array((values, columns[kept], indptr), shape=(matrix.shape[0], len(self.order)))
 
 
-def top_k_by_length(
+def _places(order: IntArray, n_items: int) -> IntArray:
+    """Return the position of each item in an order, int64[I]; −1 for one that is not in it."""
+    place = np.full(n_items, -1)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def top_k_by_norm(
     queries: Float32Array,
     items: Float32Array,
     k: int,
-    by_length: ByLength,
+    by_norm: ByNorm,
     excluded: sp.csr_array | None = None,
     banned: IntArray | None = None,
     added: sp.csr_array | None = None,
 ) -> tuple[IntArray, Float32Array]:
-    """Compute ``top_k_products``, leaving out the products that cannot be among the k best; the result is the same.
+    """Compute ``top_k_products`` without the products that cannot be among the k best.
 
-    Items come tile by tile, the longest first. A query has no further tile once the bound of ``ByLength`` is below its
-    k-th best score. An item after that may still be among the best by what is added to it: then it is scored alone.
+    The result is the same up to the rounding of float32 products. Items come tile by tile, the largest norm first. A
+    query stops when the bound of ``ByNorm`` falls below its k-th best score. An item after that may still be among the
+    best by what is added to it: then it is scored by itself.
 
     Args:
         queries: float32[B, d].
         items: float32[I, d].
         k: number of items, at least 1.
-        by_length: ``ByLength.of(items)``.
+        by_norm: ``ByNorm.of(items)``.
         excluded: as ``top_k_products``.
         banned: likewise.
         added: likewise.
 
     Returns:
-        as ``top_k_products``.
+        as ``top_k_products``; places without an item have the score −∞.
 
     Raises:
-        DataError: k < 1.
+        DataError: k < 1, or the first products contain NaN.
     """
     if k < 1:
         raise DataError(f"k must be at least 1, got {k}")
-    (n_rows, size), n_items = queries.shape, len(items)
-    left_out, more = _ByTile(by_length.moved(excluded)), _ByTile(by_length.moved(added))
-    without = None if banned is None else np.unique(by_length.place[banned])
     # A sum of d products in float32 is at most this much above the bound.
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1) * (1 + size * 2.0**-22)
-    best = min(k, n_items)
-    keys = np.full((n_rows, best), np.iinfo(np.uint64).max)
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1) * (1 + queries.shape[1] * 2.0**-22)
+    zero = np.flatnonzero(norms == 0)
+    if not len(zero):
+        return _top_k_by_norm(queries, norms, items, k, by_norm.without(banned), excluded, added)
+    # All products of such a query are 0, which no bound tells apart.
+    other = np.flatnonzero(norms > 0)
+    k = min(k, len(items))
+    ids, best = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+
+    def of(matrix: sp.csr_array | None, rows: IntArray) -> sp.csr_array | None:
+        return None if matrix is None else sp.csr_array(matrix[rows])
+
+    ids[zero], best[zero] = top_k_products(
+        queries[zero], items, k, of(excluded, zero), banned, of(added, zero)
+    )
+    ids[other], best[other] = _top_k_by_norm(
+        queries[other], norms[other], items, k, by_norm.without(banned), of(excluded, other), of(added, other)
+    )
+    return ids, best
+
+
+def _top_k_by_norm(
+    queries: Float32Array,
+    norms: FloatArray,
+    items: Float32Array,
+    k: int,
+    by_norm: ByNorm,
+    excluded: sp.csr_array | None,
+    added: sp.csr_array | None,
+) -> tuple[IntArray, Float32Array]:
+    """Compute ``top_k_by_norm`` of queries that are not 0, over the items of ``by_norm``."""
+    n_rows, n_items = len(queries), len(by_norm.order)
+    left_out, more = _ByTile(by_norm.reordered(excluded)), _ByTile(by_norm.reordered(added))
+    keys = np.full((n_rows, min(k, len(items))), NO_KEY)
     bar = np.full(n_rows, -np.inf, np.float32)
     scored = np.zeros(n_rows, np.int64)  # items of each query that have been scored
     active = np.arange(n_rows)
     tile = -(-max(16 * k, min(BLOCK // max(1, n_rows), FIRST_TILES * TILE)) // TILE) * TILE
     start = 0
     while start < n_items and len(active):
-        columns = by_length.order[start : start + tile]
-        part = by_length.head[start : start + tile]
+        columns = by_norm.order[start : start + tile]
+        part = by_norm.head[start : start + tile]
         part = part if len(part) == len(columns) else items[columns]
         scores = (queries if len(active) == n_rows else queries[active]) @ part.T
-        _finish(scores, start, active, n_rows, left_out, more, without)
+        _finish(scores, start, left_out, more, None, None if len(active) == n_rows else active)
         if not start:
-            bar = top_k(scores, k)[1][:, -1]
-        rows, places = np.divmod(np.flatnonzero(scores >= bar[active, None]), len(columns))
-        found = _keys(scores[rows, places], columns[places])
-        rows = active[rows]
-        keys, bar = _with_better(keys, bar, rows, found)
+            bar = top_k(scores, min(k, len(columns)))[1][:, -1]
+        above = scores >= bar[active, None]
+        if start:  # among equal scores the lower index counts; in the first tile all are still to be compared
+            last = (keys[active, -1] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            above &= (scores > bar[active, None]) | (columns < last[:, None])
+        rows, places = np.divmod(np.flatnonzero(above), len(columns))
+        keys, bar = _with_better(keys, bar, active[rows], _keys(scores[rows, places], columns[places]))
         start += len(columns)
         scored[active] = start
         if start < n_items:
-            active = active[lengths[active] * by_length.lengths[start] >= bar[active]]
+            active = active[norms[active] * by_norm.norms[start] >= bar[active]]
     if more.rows.size:
-        late = more.columns >= scored[more.rows]
-        late &= more.values + lengths[more.rows] * by_length.lengths[more.columns] >= bar[more.rows]
+        bound = more.values + norms[more.rows] * by_norm.norms[more.columns]
+        # Rounded as the scores are: among equal ones the lower index counts.
+        late = (more.columns >= scored[more.rows]) & (bound.astype(np.float32) >= bar[more.rows])
         rows, places, values = more.rows[late], more.columns[late], more.values[late]
-        gone = np.isin(rows * n_items + places, left_out.rows * n_items + left_out.columns)
-        if without is not None:
-            gone |= np.isin(places, without)
-        rows, columns, values = rows[~gone], by_length.order[places[~gone]], values[~gone]
+        kept = ~np.isin(rows * n_items + places, left_out.rows * n_items + left_out.columns)
+        rows, columns, values = rows[kept], by_norm.order[places[kept]], values[kept]
         for first in range(0, len(rows), PAIRS):
             some = slice(first, first + PAIRS)
             values[some] += np.einsum("nd,nd->n", queries[rows[some]], items[columns[some]])
         keys, bar = _with_better(keys, bar, rows, _keys(values, columns))
+    keys[keys == NO_KEY] = _keys(np.full(1, -np.inf, np.float32), np.zeros(1, np.int64))[0]
     return _decode(keys)
 
 
 def _finish(
     scores: Float32Array,
     start: int,
-    active: IntArray,
-    n_rows: int,
     left_out: _ByTile,
     more: _ByTile,
     without: IntArray | None,
-) -> None:
-    """Add to a tile of some rows what is added, then write −∞ over what is left out; in place.
+    kept: IntArray | None = None,
+) -> Float32Array:
+    """Add to a tile what is added, then write −∞ over what is left out; in place.
 
     Args:
         scores: float32[A, w] of the items from position ``start`` on.
         start: a multiple of TILE.
-        active: the rows, ascending, int64[A].
-        n_rows: B.
-        left_out: excluded items.
+        left_out: excluded items of each row.
         more: what is added.
         without: items that are excluded from every row, ascending.
+        kept: the rows that ``scores`` has, ascending, int64[A]; None for all.
     """
-    at = np.full(n_rows, -1)
-    at[active] = np.arange(len(active))
-    rows, columns, values = more.within(start, scores.shape[1])
-    here = at[rows] >= 0
-    scores[at[rows[here]], columns[here]] += values[here]
-    rows, columns, _ = left_out.within(start, scores.shape[1])
-    here = at[rows] >= 0
-    scores[at[rows[here]], columns[here]] = -np.inf
+    for entries, is_added in ((more, True), (left_out, False)):
+        rows, columns, values = entries.within(start, scores.shape[1])
+        if kept is not None:
+            at = np.minimum(np.searchsorted(kept, rows), len(kept) - 1)
+            here = kept[at] == rows
+            rows, columns, values = at[here], columns[here], values[here]
+        if is_added and len(rows):
+            scores[rows, columns] += values
+        elif not is_added:
+            scores[rows, columns] = -np.inf
     if without is not None:
         stop = start + scores.shape[1]
         scores[:, without[slice(*np.searchsorted(without, (start, stop)))] - start] = -np.inf
+    return scores
 
 
 def _with_better(
@@ -352,8 +398,7 @@ def _with_better(
         return keys, bar
     keys = _merged(keys, [(rows[better], found[better])])
     last = keys[:, -1]
-    full = last < np.iinfo(np.uint64).max
-    return keys, np.where(full, _decode(last)[1], bar).astype(np.float32)
+    return keys, np.where(last < NO_KEY, _decode(last)[1], bar).astype(np.float32)
 
 
 class _ByTile:

@@ -105,7 +105,7 @@ def test_a_teacher_is_fitted_again_for_whatever_it_depends_on(toy, fits, tmp_pat
         for name, data, texts, length, options in asked:
             in_new_process(tmp_path, name, data, texts, length, 0.4, options)
         assert len(fits) == len(asked), "once for each, none in the second round"
-    monkeypatch.setattr(teacher, "FORMAT", 0)
+    monkeypatch.setattr(teacher, "_sources", lambda: "other code")
     in_new_process(tmp_path, "ease", dataset, None, 20, 0.4)
     monkeypatch.setattr(teacher, "__version__", "0.0")
     in_new_process(tmp_path, "ease", dataset, None, 20, 0.4)
@@ -168,6 +168,30 @@ def test_a_damaged_file_is_told_and_replaced(toy, fits, tmp_path, caplog, damage
     assert path.read_bytes() == whole
     in_new_process(tmp_path, *asked)
     assert len(fits) == 2
+
+
+@pytest.mark.parametrize("broken", ["folder", "file", "disk"])
+def test_what_cannot_be_kept_is_used_all_the_same(toy, fits, tmp_path, caplog, monkeypatch, broken):
+    folder = tmp_path / "teachers"
+    if broken == "folder":
+        folder.write_text("a file in its place")
+    elif broken == "file":
+        with teachers_kept_in(folder):
+            fitted_lists("popularity", toy[0], None, 5, 0.4)
+        (path,) = folder.glob("*.safetensors")
+        path.unlink()
+        path.mkdir()
+        forget()
+    else:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(teacher, "write_tensors", full)
+    with caplog.at_level(logging.WARNING), teachers_kept_in(folder):
+        lists = fitted_lists("popularity", toy[0], None, 5, 0.4)
+    assert lists.items.shape == (toy[0].n_users, 5)
+    assert caplog.records
 
 
 def test_a_class_of_your_own_is_fitted_in_every_process(toy, fits, tmp_path, monkeypatch):

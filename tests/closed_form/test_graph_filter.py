@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlmrec.closed_form import GraphFilter, Texts, graph_filter, graph_rule, load_state, svd
+from rlmrec.closed_form import GraphFilter, Texts, graph_filter, graph_rule, load_state, search, svd
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -228,16 +228,24 @@ def test_exponents_from_a_sample_of_users(noisy, monkeypatch):
     monkeypatch.setattr(graph_filter, "TRIAL_INTERACTIONS", len(noisy[0].train) // 2)
     some = GraphFilter.fit(*noisy)
     assert some.record["validation"]["recall@20"] > 0.9 * whole.record["validation"]["recall@20"]
-    # Exponents that the sample cannot tell apart are compared by accurate vectors.
-    closely = [trial for trial in some.record["trials"] if {"user_exponent", "rank"} <= trial.keys()]
-    assert len(closely) in (0, 2)
-    if closely:
-        best = max(closely, key=lambda trial: trial["recall@20"] + trial["ndcg@20"])
-        for name in ("user_exponent", "item_exponent"):
-            assert some.record["chosen"][name] == best[name]
 
 
-def test_a_higher_rank_is_tried_only_if_spare_vectors_promise_it(monkeypatch):
+def test_exponents_that_coarse_filters_cannot_tell_apart(noisy, monkeypatch):
+    monkeypatch.setattr(graph_filter, "TRIAL_INTERACTIONS", len(noisy[0].train) // 2)
+    monkeypatch.setattr(search.Quality, "gain_over", lambda self, base: (self.mean - base.mean, 1.0))
+    for options in ({}, {"smoothing": 0.2}, {"rank": 30}, {"user_exponent": 0.3}):
+        model = GraphFilter.fit(*noisy, GraphFilterConfig(**options))
+        closely = [trial for trial in model.record["trials"] if trial.get("accurate")]
+        assert len(closely) == (0 if "smoothing" in options else 2)
+        if closely:
+            best = max(closely, key=lambda trial: trial["recall@20"] + trial["ndcg@20"])
+            for name in ("user_exponent", "item_exponent"):
+                assert model.record["chosen"][name] == best[name]
+        # Neighbours never gain more than this standard error.
+        assert model.record["chosen"]["neighbour_weight"] == 0
+
+
+def test_a_higher_rank_is_tried_only_if_oversampling_vectors_rank_better(monkeypatch):
     rng = np.random.default_rng(0)
     groups = rng.integers(12, size=700), rng.integers(12, size=600)
     matrix = (groups[0][:, None] == groups[1]) & (rng.random((700, 600)) < 0.35)

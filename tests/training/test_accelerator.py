@@ -28,7 +28,6 @@ from rlmrec.testing import sample_batch
 from rlmrec.training import checkpoint, compiled
 from rlmrec.training.captured import check_capturable
 from rlmrec.training.config import TrainConfig
-from rlmrec.training.precision import tf32_products
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.step import step
 from rlmrec.training.trainer import train
@@ -227,7 +226,6 @@ def test_what_cannot_be_compiled_says_so(toy, monkeypatch):
     ("options", "message"),
     [
         ({"cuda_graphs": True}, "cuda_graphs=true: expected a CUDA device, got cpu"),
-        ({"tf32": True}, "tf32=true: expected a CUDA device, got cpu"),
         ({"cuda_graphs": True, "compile": True}, "leave out compile or cuda_graphs"),
     ],
 )
@@ -244,16 +242,6 @@ def test_what_cannot_be_captured_says_so(toy):
     with pytest.raises(ConfigError, match="cuda_graphs=true: 2 processes"):
         check_capturable(parts("mf", "none", toy)[0], cuda, 2)
     check_capturable(parts("mf", "none", toy)[0], cuda, 1)
-
-
-def test_tf32_is_set_for_the_block_alone():
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    with tf32_products(False):
-        assert settings.fp32_precision == before
-    with tf32_products(True):
-        assert settings.fp32_precision == "tf32"
-    assert settings.fp32_precision == before
 
 
 def test_the_device_draws_every_interaction_once_and_true_negatives_evenly(accelerator):

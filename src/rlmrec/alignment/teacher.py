@@ -6,16 +6,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from rlmrec import __version__
+from rlmrec import __version__, closed_form
 from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.closed_form.base import Texts, chosen_options
 from rlmrec.config import Config, make
@@ -29,7 +29,6 @@ from rlmrec.trust import check_rows, damaged, expect, parse_json, read_tensors, 
 from rlmrec.types import BoolArray, Float32Array, FloatArray, Int32Array
 
 BISECTIONS = 60  # of log T: the interval of 80 shrinks below the precision of float64
-FORMAT = 1  # of the stored teachers: raise it when a closed form changes, or what it reads
 logger = logging.getLogger("rlmrec.alignment")
 _folder: ContextVar[Path | None] = ContextVar("teachers_folder", default=None)
 
@@ -266,15 +265,28 @@ def _fitted(
     shape = (dataset.n_users, min(length, dataset.n_items))
     fitted_for = _fitted_for(name, dataset, text_embeddings, shape[1], config)
     path = folder / f"{hashlib.sha256(fitted_for.encode()).hexdigest()[:16]}.safetensors"
-    with locked(path):
-        if path.exists():
-            try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+            if path.exists():
                 return BestItems.load(path, fitted_for, dataset.n_items, shape)
-            except WorkspaceError as error:
-                logger.warning("%s", error)
+        except (OSError, WorkspaceError) as error:
+            logger.warning("%s", error)
         best = fit()
-        best.save(path, fitted_for)
+        try:
+            best.save(path, fitted_for)
+        except (OSError, WorkspaceError) as error:  # such as a full disk: what was fitted is still good
+            logger.warning("the teacher is not kept: %s", error)
     return best
+
+
+@cache
+def _sources() -> str:
+    """Return a hash of the code of the closed forms, whose changes a stored teacher must not outlive."""
+    found = hashlib.sha256()
+    for path in sorted(Path(closed_form.__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _fitted_for(
@@ -288,8 +300,8 @@ def _fitted_for(
     )
     read = None if text_embeddings is None else text_embeddings.unwhitened or text_embeddings
     values = {
-        "format": FORMAT,
         "rlmrec": __version__,
+        "code": _sources(),
         "teacher": name,
         "options": config.model_dump(mode="json"),
         "length": length,

@@ -274,8 +274,8 @@ class _Fit:
                             value = round(value + sign * STEP, 2)
                             other = (value, point[1]) if axis == 0 else (point[0], value)
             best = list(point)
-            if self.trial_users is not None:
-                best = list(self._compared_closely(point, tried))
+            if self.trial_users is not None and not self.config.smoothing:  # which comes after the exponents
+                best = list(self._compared_by_accurate_vectors(point, tried))
         self.chosen |= {"user_exponent": best[0], "item_exponent": best[1]}
         return best[0], best[1]
 
@@ -288,10 +288,10 @@ class _Fit:
         rng = np.random.default_rng(self.seed)
         return np.sort(rng.choice(n_users, max(1, int(share * n_users)), replace=False))
 
-    def _compared_closely(
+    def _compared_by_accurate_vectors(
         self, best: tuple[float, ...], tried: dict[tuple[float, ...], Quality]
     ) -> tuple[float, ...]:
-        """The better of the best exponents and the next, by accurate vectors, if coarse filters cannot tell them apart.
+        """The better of the two best exponents by accurate singular vectors, where coarse ones cannot tell them apart.
 
         In a large catalogue a coarse filter of few vectors hides what the exponents change.
 
@@ -299,27 +299,25 @@ class _Fit:
             best: a and b.
             tried: what validation says of the coarse filters.
         """
-        assert self.validation is not None
-        rivals = {point: tried[best].gain_over(quality) for point, quality in tried.items() if point != best}
-        close = [point for point, (gain, error) in rivals.items() if gain <= error]
+        gains = {point: tried[best].gain_over(quality) for point, quality in tried.items() if point != best}
+        close = [point for point, (gain, error) in gains.items() if gain <= error]
         if not close:
             return best
         rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
-        points = best, max(close, key=lambda point: tried[point].mean)
-        means: list[float] = []
-        found: list[SingularVectors] = []
-        for point in points:
+        rival = max(close, key=lambda point: tried[point].mean)
+        means = []
+        start = None
+        for point in (best, rival):
             scaled = self._scaled(*point)
-            found.append(self._svd(scaled, rank, found[-1].vectors if found else None))
-            self._keep_filter(scaled, _cut(found[-1], rank), RIDGE)
-            quality = self.validation.quality(self.parts["filter"].__getitem__)
-            means.append(quality.mean)
+            found = self._svd(scaled, rank, start)
+            quality = self._quality_beside_neighbours(scaled, _cut(found, rank), *point)
             exponents = {"user_exponent": point[0], "item_exponent": point[1]}
-            self.trials.append({**exponents, "rank": rank, **quality.figures()})
-        number = int(np.argmax(means))
-        if not self.config.smoothing:  # which comes after the exponents
-            self.accurate = found[number]
-        return points[number]
+            self.trials.append({**exponents, "accurate": True, **quality.figures()})
+            means.append(quality.mean)
+            if len(means) == 1 or means[1] > means[0]:
+                self.accurate = found
+            start = found.vectors
+        return rival if means[1] > means[0] else best
 
     def _trial(self, a: float, b: float, start: Float32Array | None) -> tuple[Quality, Float32Array]:
         """What validation says of a coarse filter with these exponents, and its singular vectors."""
@@ -334,6 +332,15 @@ class _Fit:
             start=start,
             shards=self.shards,
         )
+        best = self._quality_beside_neighbours(scaled, found, a, b)
+        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
+        return best, found.vectors
+
+    def _quality_beside_neighbours(
+        self, scaled: sp.csr_array, found: SingularVectors, a: float, b: float
+    ) -> Quality:
+        """What validation says of a filter with all item neighbours beside it, at their best weight."""
+        assert self.validation is not None
         rows = scaled[self.validation.users]
         filtered = _filter_users(self._smoothed(rows), found, RIDGE)
         of_items = self._item_weights(b)
@@ -348,9 +355,7 @@ class _Fit:
             for weight in TRIAL_WEIGHTS:
                 yield of_block + np.float32(weight) * alike
 
-        best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
-        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
-        return best, found.vectors
+        return max(self.validation.qualities(scores), key=lambda quality: quality.mean)
 
     def _item_weights(self, b: float) -> Float32Array:
         """float32[I]: D_i^−b."""
@@ -427,6 +432,7 @@ class _Fit:
         if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
         wide = self._svd(scaled, rank, None) if self.accurate is None else self.accurate
+        self.accurate = None
         found = _cut(wide, rank)
         ridge = RIDGE if config.ridge is None else config.ridge
         if self.validation is not None:
@@ -451,7 +457,7 @@ class _Fit:
 
         Args:
             scaled: R̃.
-            wide: its leading singular vectors, with the spare ones of the search for them.
+            wide: its leading singular vectors, the oversampling ones after them.
             rank: how many of them are accurate.
         """
         most = min(*scaled.shape, self.config.max_rank)
@@ -486,19 +492,21 @@ class _Fit:
 
         Args:
             scaled: R̃.
-            wide: its leading singular vectors, with the spare ones.
+            wide: its leading singular vectors, the oversampling ones after them.
             most: how many of them are accurate, the last of ``ranks``.
             ranks: what is tried, unless the rank is given.
 
         Returns:
-            rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the spare
-            vectors, where there are any, still add to it.
+            rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the
+            oversampling vectors, where there are any, still add to it.
         """
         assert self.validation is not None
         config, rows = self.config, self._smoothed(scaled[self.validation.users])
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, most) for rank in ranks})
-        spare = [] if config.rank is not None or len(wide.values) == most else [len(wide.values)]
+        # Oversampling vectors say whether a higher rank may pay. They are less accurate, so they are no choice.
+        is_last = config.rank is not None or 2 * most > min(*scaled.shape, config.max_rank)
+        spare = [] if is_last or len(wide.values) == most else [len(wide.values)]
         middle = 3.0 if config.ridge is None else config.ridge
         beside = np.float32(self.weights["neighbours"])
 
@@ -577,7 +585,7 @@ class _Fit:
         }
         for name, there in present.items():
             value = given[name]
-            if there:
+            if there and not (name == "neighbours" and value is None and self.trial_users is not None):
                 self.weights[name] = DEFAULT_WEIGHTS[name] if value is None else value
         if self.validation is None:
             self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}

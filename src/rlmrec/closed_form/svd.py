@@ -76,7 +76,7 @@ def right_singular_vectors(
         start: float32[I, k], columns to begin with, such as the vectors of a similar matrix or a lower rank.
         shards: processes that compute it together, each of which is given all of A and multiplies its own rows: an
             all-reduce of I x (r + p) numbers for each product with AᵀA. All of them get the same result.
-        spare: return all r + p columns of the block, where it was iterated; those beyond r are less accurate.
+        spare: return the p oversampling columns too, where the block was iterated; they are less accurate.
 
     Returns:
         vectors, values and the error that was reached, above ``tolerance`` only if ``MAX_ROUNDS`` rounds did

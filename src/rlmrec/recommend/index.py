@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file, read_json, sha256, write_json
-from rlmrec.topk import ByLength, top_k
+from rlmrec.topk import ByNorm, top_k
 from rlmrec.trust import damaged, expect
 from rlmrec.types import Float32Array, IntArray
 
@@ -260,7 +260,7 @@ def build_index(
     left_out = None if seen is None else sp.csr_array(seen[chosen]).__getitem__
     more = None if added is None else added(chosen).__getitem__
     sample = search.Queries(len(chosen), queries[chosen].__getitem__, left_out, added=more)
-    exact = search.exact(sample, items, K, by_length=ByLength.of(items))[0]
+    exact = search.exact(sample, items, K, by_norm=ByNorm.of(items))[0]
     manifest: dict[str, Any] = {
         "kind": kind,
         "items": len(items),

@@ -24,7 +24,7 @@ from rlmrec.recommend.card import card
 from rlmrec.recommend.index import Index, build_index
 from rlmrec.recommend.search import Found, Queries
 from rlmrec.recommend.sparse_parts import LIGHT, SparseParts
-from rlmrec.topk import MEMORY_BUDGET, ByLength, top_k
+from rlmrec.topk import MEMORY_BUDGET, ByNorm, top_k
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 RawIds = RawId | Sequence[RawId] | AnyArray
@@ -709,11 +709,11 @@ class Recommender:
         if allowed is None or allowed.all():
             if self.index is not None and k >= 1:
                 return search.approximate(queries, self.index, k, self.items, self.memory_budget)
-            return search.exact(queries, self.items, k, None, self.memory_budget, self._by_length)
+            return search.exact(queries, self.items, k, None, self.memory_budget, self._by_norm)
         chosen = np.flatnonzero(allowed)  # (M,)
         if 2 * len(chosen) > len(allowed):  # excluding a few is cheaper than copying the others
             banned = np.flatnonzero(~allowed)
-            return search.exact(queries, self.items, k, banned, self.memory_budget, self._by_length)
+            return search.exact(queries, self.items, k, banned, self.memory_budget, self._by_norm)
         found, scores = search.exact(queries.among(chosen), self.items[chosen], k, None, self.memory_budget)
         return (np.where(found >= 0, chosen[found], -1) if len(chosen) else found), scores
 
@@ -727,7 +727,7 @@ class Recommender:
             summed = queries._replace(added=lambda block: parts.sums(of_block(block)))
             if self.index is not None and banned is None and k >= 1:
                 return search.approximate(summed, self.index, k, self.items, self.memory_budget)
-            return search.exact(summed, self.items, k, banned, self.memory_budget, self._by_length)
+            return search.exact(summed, self.items, k, banned, self.memory_budget, self._by_norm)
 
         def score(block: slice) -> Float32Array:
             return self.score_parts(of_block(block))
@@ -808,11 +808,14 @@ class Recommender:
         return {name: getattr(self, name) for name in names}
 
     def _replace(self, **changes: Any) -> Recommender:
-        return Recommender(**{**self._parts(), **changes})
+        made = Recommender(**{**self._parts(), **changes})
+        if made.items is self.items and "_by_norm" in self.__dict__:
+            made.__dict__["_by_norm"] = self._by_norm
+        return made
 
     @cached_property
-    def _by_length(self) -> ByLength | None:
-        return ByLength.of(self.items)
+    def _by_norm(self) -> ByNorm | None:
+        return ByNorm.of(self.items)
 
     @cached_property
     def _unit_users(self) -> Float32Array | sp.csr_array:

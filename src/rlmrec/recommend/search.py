@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from rlmrec.closed_form.base import UserParts
 from rlmrec.errors import ConfigError
 from rlmrec.recommend.index import Index
-from rlmrec.topk import MEMORY_BUDGET, TILE, ByLength, map_blocks, top_k, top_k_by_length, top_k_products
+from rlmrec.topk import MEMORY_BUDGET, TILE, ByNorm, map_blocks, top_k, top_k_by_norm, top_k_products
 from rlmrec.types import Float32Array, IntArray
 
 INDEX_BLOCK = 1024  # queries per call of an index
@@ -51,7 +51,7 @@ def exact(
     k: int,
     banned: IntArray | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    by_length: ByLength | None = None,
+    by_norm: ByNorm | None = None,
 ) -> Found:
     """Find the k largest dot products of each query, with what is added to them.
 
@@ -61,7 +61,7 @@ def exact(
         k: how many.
         banned: rows of items that no query may find.
         memory_budget: bytes that blocks of scores may take together.
-        by_length: ``ByLength.of(items)``, with which most products are left out; the result is the same.
+        by_norm: ``ByNorm.of(items)``, with which most products are left out; the result is the same.
 
     Returns:
         item rows int64[B, k] and scores float32[B, k], best first, padded with −1 and −∞.
@@ -76,8 +76,8 @@ def exact(
         excluded = None if queries.excluded is None else queries.excluded(block)
         added = None if queries.added is None else queries.added(block)
         vectors = queries.vectors(block)
-        if by_length is not None:
-            return top_k_by_length(vectors, items, k, by_length, excluded, banned, added)
+        if by_norm is not None:
+            return top_k_by_norm(vectors, items, k, by_norm, excluded, banned, added)
         return top_k_products(vectors, items, k, excluded, banned, added)
 
     columns = min(len(items), max(TILE, 16 * k))

@@ -11,7 +11,7 @@ from rlmrec.backbones.base import Backbone
 from rlmrec.batch import Batch
 from rlmrec.errors import ConfigError
 
-WARM_UP_STEPS = 3  # before a capture: libraries then have made their handles and workspaces
+WARM_UP_STEPS = 3  # before a capture; libraries create their handles and workspaces in them
 
 
 def check_capturable(backbone: Backbone, device: torch.device, processes: int) -> None:
@@ -68,8 +68,8 @@ class CapturedUpdate:
             return result
         if self._captured is None:
             self._captured = self._capture(batch)
-        graph, there, result = self._captured
-        for column, values in zip(there, batch, strict=True):
+        graph, static_batch, result = self._captured
+        for column, values in zip(static_batch, batch, strict=True):
             column.copy_(values)
         graph.replay()
         return result
@@ -78,13 +78,14 @@ class CapturedUpdate:
         """Record the update of a batch of this size, without computing anything."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.rng)
-        there = Batch(*(column.clone() for column in batch))
+        static_batch = Batch(*(column.clone() for column in batch))
         try:
             with torch.cuda.graph(graph, stream=self.stream):
-                result = self.update(there)
+                result = self.update(static_batch)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
+            first = error.__context__ or error  # ending a failed capture fails too
+            reason = " ".join(str(first).split())[:300]
             raise ConfigError(
                 f"the training step cannot be captured as a CUDA graph ({reason}): leave cuda_graphs out"
             ) from error
-        return graph, there, result
+        return graph, static_batch, result

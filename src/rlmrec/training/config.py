@@ -13,7 +13,7 @@ class TrainConfig(Config):
     """Options of training; the defaults are the paper's (Section 4.1.4)."""
 
     later_options: ClassVar[frozenset[str]] = frozenset(
-        {"validation_users", "initial_embeddings", "compile", "cuda_graphs", "tf32"}
+        {"validation_users", "initial_embeddings", "compile", "cuda_graphs"}
     )
 
     learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of Adam")
@@ -42,9 +42,4 @@ class TrainConfig(Config):
     cuda_graphs: bool = Field(
         default=False,
         description="on CUDA, launch all kernels of a step together, as a CUDA graph that is recorded once",
-    )
-    tf32: bool = Field(
-        default=False,
-        description="on CUDA, compute dense products (projectors, logits) in TF32: faster, with 10 bits of mantissa "
-        "instead of 23",
     )

@@ -34,7 +34,6 @@ from rlmrec.training.captured import CapturedUpdate, check_capturable
 from rlmrec.training.compiled import check_compilable, compiled, default_generator
 from rlmrec.training.config import TrainConfig
 from rlmrec.training.onednn import exact_products_by_onednn
-from rlmrec.training.precision import tf32_products
 from rlmrec.training.sampler import Sampler
 from rlmrec.training.spectral import check_tables, put_spectral_embeddings
 from rlmrec.training.step import step
@@ -143,7 +142,6 @@ def train(
     with (
         default_generator(device, config.compile) as rng,
         exact_products_by_onednn(),
-        tf32_products(config.tf32),
         _progress(progress, config.epochs) as show,
     ):
         run = _Run(backbone, alignment, dataset, config, seed, device, place, rng, early_stopping)
@@ -323,8 +321,7 @@ def check_options(backbone: Backbone, config: TrainConfig, device: torch.device)
     """Check that a backbone can be trained with these options.
 
     Raises:
-        ConfigError: its steps cannot be compiled or captured, the device has no TF32, or the backbone has no tables for
-            spectral initial embeddings.
+        ConfigError: its steps cannot be compiled or captured, or it has no tables for spectral initial embeddings.
     """
     columns = Columns.current()
     processes = 1 if columns is None else columns.count
@@ -334,8 +331,6 @@ def check_options(backbone: Backbone, config: TrainConfig, device: torch.device)
         check_compilable(backbone, device, processes)
     if config.cuda_graphs:
         check_capturable(backbone, device, processes)
-    if config.tf32 and device.type != "cuda":
-        raise ConfigError(f"tf32=true: expected a CUDA device, got {device}: leave tf32 out")
     if config.initial_embeddings == "spectral":
         check_tables(backbone)
 
