@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from rlmrec.closed_form import GraphFilter, svd
+from rlmrec.closed_form import GraphFilter, graph_filter, svd
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
 from rlmrec.closed_form.neighbours import largest_products
 from rlmrec.errors import ConfigError
@@ -22,6 +22,8 @@ RANK = GraphFilterConfig(rank=12, accuracy=1e-3, user_exponent=0.3, item_exponen
 CASES = {
     "with texts": (True, RANK),
     "without texts": (False, GraphFilterConfig(max_rank=48, neighbours=30)),
+    # As in large data: coarse filters of a sample, exponents compared again, scores computed anew.
+    "of a sample": (True, GraphFilterConfig(max_rank=48, neighbours=30)),
     "smoothed": (True, RANK.model_copy(update={"smoothing": 0.2, "neighbours": 0})),
 }
 
@@ -34,7 +36,11 @@ def cases_of(count):
 def fitted(case, dataset, texts, shards):
     """Fit a case; its arrays and its record, as arrays."""
     with_texts, config = CASES[case]
-    model = GraphFilter.fit(dataset, texts if with_texts else None, config, seed=3, shards=shards)
+    with pytest.MonkeyPatch.context() as constants:
+        if case == "of a sample":
+            constants.setattr(graph_filter, "TRIAL_INTERACTIONS", len(dataset.train) // 2)
+            constants.setattr(graph_filter, "KEPT_CELLS", 0)
+        model = GraphFilter.fit(dataset, texts if with_texts else None, config, seed=3, shards=shards)
     scores = model.score(np.arange(len(model.users)))
     found = {"users": model.users, "items": model.items, "scores": scores, **model.state()}
     return found | {"record": np.array(json.dumps(model.record, default=float))}
