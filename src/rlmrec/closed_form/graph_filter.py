@@ -293,7 +293,8 @@ class _Fit:
     ) -> tuple[float, ...]:
         """The better of the two best exponents by accurate singular vectors, where coarse ones cannot tell them apart.
 
-        In a large catalogue a coarse filter of few vectors hides what the exponents change.
+        In a large catalogue a coarse filter of few vectors hides what the exponents change. The filters are compared
+        alone, as item neighbours come later and must gain more than chance.
 
         Args:
             best: a and b.
@@ -303,14 +304,18 @@ class _Fit:
         close = [point for point, (gain, error) in gains.items() if gain <= error]
         if not close:
             return best
+        assert self.validation is not None
         rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
+        ridge = RIDGE if self.config.ridge is None else self.config.ridge
         rival = max(close, key=lambda point: tried[point].mean)
         means = []
         start = None
         for point in (best, rival):
             scaled = self._scaled(*point)
             found = self._svd(scaled, rank, start)
-            quality = self._quality_beside_neighbours(scaled, _cut(found, rank), *point)
+            users = _filter_users(self._smoothed(scaled[self.validation.users]), _cut(found, rank), ridge)
+            vectors = found.vectors[:, :rank]
+            quality = self.validation.quality(_scores_of(users, vectors))
             exponents = {"user_exponent": point[0], "item_exponent": point[1]}
             self.trials.append({**exponents, "accurate": True, **quality.figures()})
             means.append(quality.mean)
@@ -332,15 +337,6 @@ class _Fit:
             start=start,
             shards=self.shards,
         )
-        best = self._quality_beside_neighbours(scaled, found, a, b)
-        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
-        return best, found.vectors
-
-    def _quality_beside_neighbours(
-        self, scaled: sp.csr_array, found: SingularVectors, a: float, b: float
-    ) -> Quality:
-        """What validation says of a filter with all item neighbours beside it, at their best weight."""
-        assert self.validation is not None
         rows = scaled[self.validation.users]
         filtered = _filter_users(self._smoothed(rows), found, RIDGE)
         of_items = self._item_weights(b)
@@ -355,7 +351,9 @@ class _Fit:
             for weight in TRIAL_WEIGHTS:
                 yield of_block + np.float32(weight) * alike
 
-        return max(self.validation.qualities(scores), key=lambda quality: quality.mean)
+        best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
+        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
+        return best, found.vectors
 
     def _item_weights(self, b: float) -> Float32Array:
         """float32[I]: D_i^−b."""
@@ -944,6 +942,11 @@ def _filter_users(rows: sp.csr_array, found: SingularVectors, ridge: float) -> F
     users = (rows @ found.vectors) * _gains(found.values, ridge, len(found.values))
     users *= reciprocal(deviations(users, covariance(found.vectors)))[:, None]
     return users
+
+
+def _scores_of(users: Float32Array, vectors: Float32Array) -> Callable[[slice], Float32Array]:
+    """The scores of a slice of users, float32[n, r], for items float32[I, r]."""
+    return lambda block: users[block] @ vectors.T
 
 
 def _cut(found: SingularVectors, rank: int) -> SingularVectors:
