@@ -222,7 +222,7 @@ class ByNorm:
 
     def without(self, banned: IntArray | None) -> ByNorm:
         """Return the order of the other items."""
-        if banned is None or not len(banned):
+        if banned is None or (self.place[banned] < 0).all():
             return self
         kept = np.ones(len(self.place), bool)
         kept[banned] = False

@@ -177,9 +177,8 @@ class _Fit:
         self.train = dataset.train.csr()
         self.degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
         self.smoothing: sp.csr_array | None = None
-        self.accurate: SingularVectors | None = (
-            None  # of the chosen exponents, where they were compared by them
-        )
+        # Singular vectors of the chosen exponents, where these were compared by accurate ones.
+        self.accurate: SingularVectors | None = None
         self.notes: list[str] = []
         self.chosen: dict[str, Any] = {}
         self.validation: Validation | None = None
@@ -314,8 +313,7 @@ class _Fit:
             scaled = self._scaled(*point)
             found = self._svd(scaled, rank, start)
             users = _filter_users(self._smoothed(scaled[self.validation.users]), _cut(found, rank), ridge)
-            vectors = found.vectors[:, :rank]
-            quality = self.validation.quality(_scores_of(users, vectors))
+            quality = self.validation.quality(_scores_of(users, found.vectors[:, :rank]))
             exponents = {"user_exponent": point[0], "item_exponent": point[1]}
             self.trials.append({**exponents, "accurate": True, **quality.figures()})
             means.append(quality.mean)
@@ -623,9 +621,8 @@ class _Fit:
 
         results = self.validation.qualities(scores)
         best = int(np.argmax([quality.mean for quality in results]))
-        if (
-            name == "neighbours" and self.trial_users is not None
-        ):  # in large data they double the time of a list
+        # In large data item neighbours double the time of a list.
+        if name == "neighbours" and self.trial_users is not None:
             gain, error = results[best].gain_over(results[0])
             best = best if gain > error else 0
         for weight, quality in zip(WEIGHTS[name], results, strict=True):
@@ -649,7 +646,7 @@ class _Fit:
     def _keep_filter(self, scaled: sp.csr_array, found: SingularVectors, ridge: float) -> None:
         assert self.validation is not None
         users = _filter_users(self._smoothed(scaled[self.validation.users]), found, ridge)
-        self.parts["filter"] = self._stacked(lambda block: users[block] @ found.vectors.T)
+        self.parts["filter"] = self._stacked(_scores_of(users, found.vectors))
 
     def _score_texts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
         assert self.validation is not None

@@ -61,7 +61,7 @@ def exact(
         k: how many.
         banned: rows of items that no query may find.
         memory_budget: bytes that blocks of scores may take together.
-        by_norm: ``ByNorm.of(items)``, with which most products are left out; the result is the same.
+        by_norm: ``ByNorm.of(items)``, with which most products are left out; the result is the same up to rounding.
 
     Returns:
         item rows int64[B, k] and scores float32[B, k], best first, padded with −1 and −∞.
@@ -71,6 +71,8 @@ def exact(
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
+
+    by_norm = None if by_norm is None else by_norm.without(banned)
 
     def best(block: slice) -> Found:
         excluded = None if queries.excluded is None else queries.excluded(block)

@@ -232,7 +232,7 @@ class Browser:
         if not len(have):
             return []
         sample = have[np.unique(np.linspace(0, len(have) - 1, min(SAMPLED, len(have))).astype(int))]
-        by_norm = sample[np.argsort(history[sample], kind="stable")]
+        by_length = sample[np.argsort(history[sample], kind="stable")]
         chosen: dict[int, str] = {}
         groups: list[tuple[IntArray, int, str]] = []
         if base is not None:
@@ -240,8 +240,8 @@ class Browser:
             order = np.argsort(-changed, kind="stable")
             some = (changed[order] > 0) & (3 * changed[order] <= 2 * LOOKED_AT)
             groups = [(sample[order][some], 2, "list changes")]
-        middle = np.roll(by_norm, -(len(by_norm) // 2))
-        groups += [(by_norm[::-1], 2, "has a lot"), (by_norm, 1, "has little"), (middle, 2, "typical")]
+        middle = np.roll(by_length, -(len(by_length) // 2))
+        groups += [(by_length[::-1], 2, "has a lot"), (by_length, 1, "has little"), (middle, 2, "typical")]
         for rows, number, note in groups:
             fresh = [row for row in rows.tolist() if row not in chosen][:number]
             chosen.update((row, note) for row in fresh)
