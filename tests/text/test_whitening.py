@@ -13,10 +13,18 @@ from rlmrec.experiments.spec import RunSpec
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks, check_text_encoder
-from rlmrec.text import TextEmbeddings, TextEncoder, VectorCache, encode_dataset, encode_texts, encoder_of
+from rlmrec.text import (
+    TextEmbeddings,
+    TextEncoder,
+    VectorCache,
+    encode_dataset,
+    encode_texts,
+    encoder_of,
+    whitening,
+)
 from rlmrec.text.encoder import CombinedEncoder
 from rlmrec.text.tfidf import Tfidf
-from rlmrec.text.whitening import WhitenedEncoder, Whitening
+from rlmrec.text.whitening import WhitenedEncoder, Whitening, gram_matrix
 
 
 class Letters(TextEncoder):
@@ -219,3 +227,13 @@ def test_a_damaged_whitening_is_one_line(dataset, tmp_path):
         save_file({**arrays, f"whitening.{name}": array}, path, metadata)
         with pytest.raises(WorkspaceError, match=r"damaged: .*; run 'rlmrec encode' again"):
             TextEmbeddings.load(path)
+
+
+def test_the_gram_matrix_is_that_of_one_product_however_many_rows_are_summed_at_a_time(monkeypatch):
+    monkeypatch.setattr(whitening, "WIDE_ROWS", 7)
+    rows = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32) + 3
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(gram_matrix(rows), wide.T @ wide, rtol=1e-12)
+    mean = wide.mean(axis=0)
+    np.testing.assert_allclose(gram_matrix(rows, mean), (wide - mean).T @ (wide - mean), rtol=1e-12)
+    assert not gram_matrix(rows[:0]).any()

@@ -22,7 +22,7 @@ from rlmrec.closed_form.base import (
     sparse_state,
 )
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
-from rlmrec.text.whitening import Whitening, unit_rows
+from rlmrec.text.whitening import Whitening, gram_matrix, unit_rows
 from rlmrec.topk import map_blocks
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
@@ -501,9 +501,8 @@ class GraphRule(FoldIn):
 
 def covariance(vectors: Float32Array) -> Float32Array:
     """float32[d, d]: the covariance of the rows, with which a user's standard deviation of scores is √(eᵀ C e)."""
-    wide = vectors.astype(np.float64)
-    wide = wide - wide.mean(axis=0)
-    return np.asarray(wide.T @ wide / max(len(wide), 1), np.float32)
+    n = max(len(vectors), 1)
+    return np.asarray(gram_matrix(vectors, vectors.sum(axis=0, dtype=np.float64) / n) / n, np.float32)
 
 
 def deviations(users: Float32Array, item_covariance: Float32Array) -> Float32Array:

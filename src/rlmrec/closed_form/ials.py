@@ -24,6 +24,7 @@ from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
+from rlmrec.text.whitening import gram_matrix
 from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
 REGULARIZATIONS = 0.1, 1.0, 10.0, 30.0, 100.0, 300.0
@@ -57,8 +58,7 @@ class LeastSquaresRule(FoldIn):
 
     @cached_property
     def _gram(self) -> FloatArray:
-        wide = self.items.astype(np.float64)
-        gram: FloatArray = wide.T @ wide
+        gram = gram_matrix(self.items)
         gram[np.diag_indices_from(gram)] += self.regularization + 1e-9
         return gram
 

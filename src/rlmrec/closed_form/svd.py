@@ -14,6 +14,7 @@ from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.machine import available_cores
 from rlmrec.shards import Shards
+from rlmrec.text.whitening import WIDE_ROWS, gram_matrix
 from rlmrec.types import Float32Array, FloatArray
 
 # Up to this size of the smaller side the Gram matrix is decomposed as a whole: 50 ms, and exact.
@@ -26,8 +27,6 @@ MAX_ROUNDS = 12
 TILE = 32
 # Rows multiplied at once: what is kept of them is 32 MiB in each thread, however many rows there are.
 ROWS = 1 << 18
-# Rows that are in float64 at a time.
-WIDE_ROWS = 1 << 15
 
 
 class SingularVectors(NamedTuple):
@@ -269,12 +268,8 @@ def _orthonormal(block: Float32Array) -> Float32Array:
     block = np.ascontiguousarray(block / np.where(lengths > 0, lengths, 1), np.float32)
     parts = [block[start : start + WIDE_ROWS] for start in range(0, len(block), WIDE_ROWS)]
     for _ in range(2):  # the second pass removes what the first left by rounding
-        products = np.zeros((block.shape[1],) * 2)
-        for part in parts:
-            wide = part.astype(np.float64)
-            products += wide.T @ wide
         try:
-            factor = np.linalg.cholesky(products)
+            factor = np.linalg.cholesky(gram_matrix(block))
         except np.linalg.LinAlgError:
             return np.ascontiguousarray(np.linalg.qr(block)[0])
         for part in parts:
