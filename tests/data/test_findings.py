@@ -85,6 +85,17 @@ def test_texts_that_say_that_a_value_is_missing_are_found(tmp_path):
     )
 
 
+def test_a_dash_is_no_text(tmp_path):
+    text = found(dataset(tmp_path, items=items(["-", "\u2013", "b-c", "--", "c", "d"])))["missing text"]
+    assert text.startswith("3 texts of items stand for a missing value, for example '-' as title of item 10")
+
+
+def test_items_without_a_title_are_told(tmp_path):
+    table = "item_id,title,brand\n10,,x\n11,A,x\n12,,\n" + "".join(f"{i},T,x\n" for i in range(13, 16))
+    [told] = [str(finding) for finding in dataset(tmp_path, items=table).findings if finding.ordinary]
+    assert told == "1 of 6 items have no title, for example 10: lists call them by their id"
+
+
 def test_few_items_with_a_text_are_found(tmp_path):
     text = found(dataset(tmp_path, items=items(["a", "", "b", "", "c", "d"])))["without text"]
     assert text.startswith("2 of 6 items have no text, for example 11")

@@ -87,15 +87,24 @@ def append(
     counts |= {f"to {name}": int((place == number).sum()) for number, name in enumerate((*parts, "cold"))}
     item_texts, changed = _updated(dataset.item_texts, all_items, items, columns.item, title, counts)
     user_texts, changed_users = _updated(dataset.user_texts, all_users, users, columns.user, None, counts)
+    described = [] if item_texts is None else _changed_texts(dataset, item_texts)
+    if items is not None:
+        counts["known items with another text"] = len(described)
+        counts["known items with other values alone"] = int(changed[: dataset.n_items].sum()) - len(described)
+    if users is not None:
+        counts["known users with other values"] = int(changed_users[: dataset.n_users].sum())
     findings = _findings(dataset, new, all_users, all_items)
     for table, ids, column in ((items, all_items, columns.item), (users, all_users, columns.user)):
         findings += [] if table is None else check_table(table, ids, column)
     if item_texts is not None and len(all_items) > dataset.n_items:
         fresh = Vocabulary(all_items.ids[dataset.n_items :], "item")
         findings += check_texts(item_texts[dataset.n_items :], fresh)
+    if item_texts is not None and described:
+        changed_ids = Vocabulary([all_items.id(row) for row in described], "item")
+        of_changed = check_texts(item_texts[described], changed_ids)
+        findings += [finding for finding in of_changed if finding.kind == "missing text"]
     if not len(new) and not changed.any() and not changed_users.any():
         return Appended(dataset, counts, [], [], tuple(findings))
-    described = [] if item_texts is None else _changed_texts(dataset, item_texts)
     ancestor = {
         "fingerprint": dataset.fingerprint,
         "content": dataset.content,

@@ -27,6 +27,10 @@ MISSING = (
     "k.a.",
     "k. a.",
     "keine angabe",
+    "-",
+    "--",
+    "\N{EN DASH}",
+    "\N{EM DASH}",
 )
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
@@ -166,12 +170,14 @@ def index_columns(frame: pl.DataFrame) -> list[str]:
 
 
 def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
-    """Find texts that stand for a missing value, and items without any text.
+    """Find texts that stand for a missing value, items without any text, and items without a title.
 
     Args:
         texts: one row per item.
         ids: of the items.
     """
+    from rlmrec.data.metadata import TITLE_COLUMNS  # here, as it imports the dataset, which imports this
+
     if texts is None or not texts.width or not len(texts):
         return []
     findings = []
@@ -190,6 +196,19 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
             )
         )
     has = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    title = next((name for name in TITLE_COLUMNS if name in texts.columns), None)
+    untitled = has & (np.False_ if title is None else texts[title].is_null().to_numpy())
+    if untitled.any():
+        findings.append(
+            Finding(
+                "without title",
+                f"of {len(has):,} {ids.kind}s have no {title}",
+                int(untitled.sum()),
+                repr(ids.id(int(np.argmax(untitled)))),
+                "lists call them by their id",
+                ordinary=True,
+            )
+        )
     if has.mean() < WITH_TEXT:
         findings.append(
             Finding(
