@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def monitor(
-    lists: Annotated[Path, typer.Argument(help="File of 'rlmrec recommend --all', .parquet or .jsonl.")],
+    lists: Annotated[
+        Path, typer.Argument(help="File of 'rlmrec recommend --all', .parquet, .csv or .jsonl.")
+    ],
     orders: Annotated[
         str,
         typer.Argument(help="File or database of what was bought after the lists were made.", metavar="PATH"),
@@ -41,6 +46,7 @@ def monitor(
     from rlmrec.data.file_format import FileFormat
     from rlmrec.data.tables import Columns, read_interactions
     from rlmrec.files import read_json_lines
+    from rlmrec.recommend.export import LISTS
     from rlmrec.trust import damaged
     from rlmrec.workspace import Workspace
 
@@ -50,8 +56,12 @@ def monitor(
     columns = Columns(recorded.get("user", "user_id"), recorded.get("item", "item_id"))
     if not lists.is_file():
         raise DataError(f"{lists} does not exist: expected a file of 'rlmrec recommend --all'")
+    if lists.suffix not in LISTS:
+        raise ConfigError(
+            f"{lists}: the name must end in one of {', '.join(LISTS)}, as 'rlmrec recommend' writes it"
+        )
     with damaged(lists, "write it again with 'rlmrec recommend --all'"):
-        table = pl.read_ndjson(lists) if lists.suffix == ".jsonl" else pl.read_parquet(lists)
+        table = _read_lists(lists)
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     form = FileFormat(**dataset.provenance.get("format", {}))
@@ -86,6 +96,20 @@ def monitor(
         [[name.replace("_", " "), _shown(line[name]), _shown(last.get(name))] for name in names],
     )
     output.result(line)
+
+
+def _read_lists(path: Path) -> pl.DataFrame:
+    """Read a file of lists: one row per user. CSV has one row per item instead, best first."""
+    import polars as pl
+
+    if path.suffix == ".csv":
+        rows = pl.read_csv(path, infer_schema=False)  # ids stay text: 007 is not 7
+        if not {"user", "item", "score", "source"} <= set(rows.columns):
+            return rows
+        return rows.group_by("user", maintain_order=True).agg(
+            items="item", scores=pl.col("score").cast(pl.Float64), source=pl.col("source").first()
+        )
+    return pl.read_ndjson(path) if path.suffix == ".jsonl" else pl.read_parquet(path)
 
 
 def _shown(value: object) -> str:
