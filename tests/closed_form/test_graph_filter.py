@@ -1,9 +1,19 @@
 """The graph filter against a dense reference, and all that must follow from its parts."""
 
 import numpy as np
+import polars as pl
 import pytest
 
-from rlmrec.closed_form import GraphFilter, Texts, graph_filter, graph_rule, load_state, search, svd
+from rlmrec.closed_form import (
+    RECOMMENDERS,
+    GraphFilter,
+    Texts,
+    graph_filter,
+    graph_rule,
+    load_state,
+    search,
+    svd,
+)
 from rlmrec.closed_form.graph_filter import GraphFilterConfig
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
@@ -292,7 +302,27 @@ def test_no_validation_split_takes_defaults(noisy, without_held_out):
     model = GraphFilter.fit(without_held_out(dataset), texts)
     assert any("no validation split" in note for note in model.record["notes"])
     assert model.record["chosen"]["rank"] == 128
+    fixed = GraphFilter.fit(without_held_out(dataset), texts, FIXED)
+    assert not any("no validation split" in note for note in fixed.record["notes"]), "nothing was left open"
     assert np.isfinite(model.score(np.arange(dataset.n_users))).all()
+
+
+def test_a_model_is_shown_in_one_line(noisy):
+    dataset, texts = noisy
+    shown = repr(GraphFilter.fit(dataset, texts, FIXED))
+    assert shown.startswith(
+        f"ClosedFormModel(graph-filter, {dataset.n_users} users, {dataset.n_items} items, "
+    )
+    assert "text_weight=" in shown
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_a_data_frame_instead_of_a_dataset_is_named(name):
+    with pytest.raises(
+        ConfigError, match=r"dataset has type DataFrame: expected a Dataset, such as Dataset\.from_fr"
+    ):
+        RECOMMENDERS.resolve(name).fit(pl.DataFrame({"user_id": [1], "item_id": [2]}))
 
 
 @pytest.mark.parametrize("case", ["equal", "none", "zero", "masked"])

@@ -187,7 +187,7 @@ def chosen_options(record: Mapping[str, Any], options: Config) -> dict[str, Any]
     }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClosedFormModel:
     """A fitted closed-form recommender: score(u, ·) = e_u · e_i + history_u · neighbours + direct_u.
 
@@ -227,6 +227,13 @@ class ClosedFormModel:
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != shape:
                 raise DataError(f"{name} has shape {matrix.shape}, expected {shape}")
+
+    def __repr__(self) -> str:
+        chosen = "".join(f", {name}={value}" for name, value in self.record.get("chosen", {}).items())
+        return (
+            f"ClosedFormModel({self.record.get('recommender', type(self.rule).__name__)}, {len(self.users):,} users, "
+            f"{len(self.items):,} items, embedding size {self.users.shape[1]}{chosen})"
+        )
 
     @property
     def is_inner_product(self) -> bool:

@@ -76,6 +76,7 @@ class EASE(ClosedForm):
             ConfigError: ``text_ridge`` without texts.
             DataError: more items than an I x I matrix can be made for.
         """
+        Dataset.check(dataset)
         options: EASEConfig = check_config(config, EASEConfig)
         if options.text_ridge and texts is None:
             raise ConfigError(

@@ -153,6 +153,7 @@ class GraphFilter(ClosedForm):
                 users, the item neighbours, the ranking of the validation users and the users' parts are divided.
                 The first process gets the model; in the others it holds their own users alone.
         """
+        Dataset.check(dataset)
         options: GraphFilterConfig = check_config(config, GraphFilterConfig)
         return _Fit(dataset, texts, options, seed, shards or Shards()).model()
 
@@ -184,7 +185,7 @@ class _Fit:
         self.validation: Validation | None = None
         if len(dataset.valid):
             self.validation = Validation(dataset, seed, shards=shards)
-        else:
+        elif any(getattr(config, name) is None for name in type(config).model_fields):
             self.notes.append("no validation split: options left open have their defaults")
         self.parts: dict[str, _Scores] = {}
         self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None

@@ -126,6 +126,7 @@ class IALS(ClosedForm):
             ConfigError: the ``benchmark`` extra is not installed.
         """
         del texts
+        Dataset.check(dataset)
         options: IALSConfig = check_config(config, IALSConfig)
         validation = None
         tried: tuple[float, ...] = (DEFAULT_REGULARIZATION,)

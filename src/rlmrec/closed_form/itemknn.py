@@ -54,9 +54,15 @@ class ItemKNN(ClosedForm):
     ) -> ClosedFormModel:
         """Fit to the training split; see ``ClosedForm.fit``."""
         del texts
+        Dataset.check(dataset)
         options: ItemKNNConfig = check_config(config, ItemKNNConfig)
         validation = Validation(dataset, seed) if len(dataset.valid) else None
-        notes = [] if validation else ["no validation split: options left open have their defaults"]
+        is_open = any(getattr(options, name) is None for name in type(options).model_fields)
+        notes = (
+            ["no validation split: options left open have their defaults"]
+            if is_open and not validation
+            else []
+        )
         a, b = _exponents(dataset, options, validation)
         scaled = scaled_interactions(dataset, a, b)
         count = options.neighbours

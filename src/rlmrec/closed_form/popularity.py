@@ -72,6 +72,7 @@ class Popularity(ClosedForm):
     ) -> ClosedFormModel:
         """Count the training interactions; see ``ClosedForm.fit``."""
         del texts, seed
+        Dataset.check(dataset)
         check_config(config, PopularityConfig)
         items = (dataset.train.item_degrees() / dataset.n_users).astype(np.float32)[:, None]
         rule = ConstantRule(np.ones(1, np.float32))

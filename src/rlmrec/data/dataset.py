@@ -129,6 +129,18 @@ class Dataset:
                     f"{self.users.id(int(orphans[0]))!r}: drop them or give each one at least one"
                 )
 
+    @staticmethod
+    def check(dataset: object) -> None:
+        """Check that something is a dataset, and not a data frame or a model.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        if not isinstance(dataset, Dataset):
+            raise ConfigError(
+                f"dataset has type {type(dataset).__name__}: expected a Dataset, such as Dataset.from_frame makes"
+            )
+
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(self.split(split)):,} {split}" for split in SPLITS)
         density = len(self.train) / (self.n_users * self.n_items)

@@ -105,7 +105,7 @@ class WithUnknownItems:
         return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ranking:
     """Ranked lists of n users up to rank K, and the counts that the metrics need.
 
@@ -129,6 +129,12 @@ class Ranking:
     popularity: IntArray
     n_users: int
     k: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        lengths = ", ".join(map(str, self.k))
+        return (
+            f"Ranking({len(self):,} users with held-out items, lists of {lengths}; metrics() has the values)"
+        )
 
     def __len__(self) -> int:
         return len(self.users)
@@ -235,6 +241,7 @@ def evaluate(
         raise DataError(
             f"scores is a {type(scores).__name__}: expected DotProduct(users, items), or an object with score(users)"
         )
+    Dataset.check(dataset)
     lengths = tuple(sorted(set(k)))
     if not lengths or lengths[0] < 1:
         raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")

@@ -183,6 +183,7 @@ class Recommender:
             manifest: as in the class.
             user_texts: float32[U, d_s], the users' own text vectors that it was fitted with, zeros for none.
         """
+        Dataset.check(dataset)
         recommender = cls.of(dataset, model.users, model.items, manifest)
         return recommender._replace(parts=SparseParts.of(model, user_texts))
 

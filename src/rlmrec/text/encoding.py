@@ -224,6 +224,7 @@ def encode_dataset(
         engine: encodes; by default this process.
 
     Raises:
+        ConfigError: ``dataset`` is something else.
         DataError: not one text per row, no text at all, or an encoder that returns something else than vectors.
 
     Example:
@@ -237,6 +238,7 @@ def encode_dataset(
         >>> made.size, made.has_item.tolist()
         (26, [True, True, True, False, True, True])
     """
+    Dataset.check(dataset)
     if isinstance(encoder, str):
         manifest = {"made_by": encoder_spec(encoder), **(manifest or {})}
         encoder = make_encoder(encoder)
