@@ -8,11 +8,35 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close."""
     close = get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def wrong_value(problem: Any) -> str:
+    """Say what a value is and what was expected, from one entry of the ``errors()`` of a pydantic ``ValidationError``.
+
+    Example:
+        >>> wrong_value({"msg": "Input should be greater than or equal to 1", "input": "0"})
+        "got '0', expected at least 1"
+    """
+    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
+    for theirs, ours in (
+        ("Input should be greater than or equal to ", "expected at least "),
+        ("Input should be less than or equal to ", "expected at most "),
+        ("Input should be greater than ", "expected more than "),
+        ("Input should be ", "expected "),
+    ):
+        if message.startswith(theirs):
+            got = repr(problem.get("input"))
+            return (
+                f"{f'got {got}, ' if len(got) <= LONGEST_SHOWN else ''}{ours}{message.removeprefix(theirs)}"
+            )
+    return message
 
 
 class RlmrecError(Exception):

@@ -202,7 +202,7 @@ def test_publishing(place, files, call):
     assert [one["name"] for one in shown] == ["000002", "000001"]
     assert shown[0]["users"] > shown[1]["users"]
     said = " ".join(call("publish", "-w", place.path, "--rollback")[1].split())
-    assert "published run live as release 000001; servers that keep added items in " in said
+    assert "published run live as release 000001; running servers of this workspace change to it" in said
     assert "000001 (published)" in call("publish", "-w", place.path)[1]
     assert call("publish", "-w", place.path, "--rollback")[0] == 1
     assert call("publish", "-w", place.path, "--rollback", "--run", "live")[0] == 2
@@ -228,8 +228,49 @@ def test_lists_by_rules(place, files, call, tmp_path):
     assert found.group_by("user", "category").len()["len"].max() == 2
     code, out, _ = call(*recommend, "--user", "stranger", "-k", 3)
     assert "user 'stranger' is not in the dataset" in " ".join(out.split())
+    code, out, _ = call(*recommend, "--user", "C000001", "-k", 3)
+    assert "user 'C000001' is not in the dataset, did you mean 'c000001'?" in " ".join(out.split())
+    assert "did you mean 'price'?" in call(*recommend, "--user", "c000001", "--where", "Price < 3")[2]
+    assert (
+        "invalid value for '-k': got '0', expected at least 1: see"
+        in call(*recommend, "--user", "c", "-k", 0)[2]
+    )
+    assert "at least two runs, got live" in call("compare", "-w", place.path, "live")[2]
     assert call(*recommend, "--user", "c000001", "--at-most", "brand")[0] == 2
     assert "expected an SQL condition" in call(*recommend, "--user", "c000001", "--where", "colour = 1")[2]
+
+
+def test_lists_of_every_form_are_watched_alike(place, files, call, tmp_path):
+    assert call("train", "-w", place.path, "--name", "live")[0] == 0
+    found, scores = [], []
+    for ending in ("parquet", "csv", "jsonl"):
+        lists = tmp_path / f"lists.{ending}"
+        assert call("recommend", "-w", place.path, "--run", "live", "--all", "--out", lists, "-k", 5)[0] == 0
+        code, out, err = call("monitor", lists, files / "next_day.csv", "-w", place.path, "--json")
+        assert code == 0, err
+        line = json.loads(out)
+        found.append([line[name] for name in ("buyers", "hit_rate", "found", "coverage", "popular")])
+        scores.append(line["score"])
+    assert found[0] == found[1] == found[2]
+    assert scores == pytest.approx([scores[0]] * 3)
+    assert found[0][0] > 0
+    (tmp_path / "lists.txt").write_text("")
+    code, _, err = call("monitor", tmp_path / "lists.txt", files / "next_day.csv", "-w", place.path)
+    assert code == 2
+    assert "the name must end in one of .parquet, .csv, .jsonl" in err
+
+
+def test_tables_that_call_the_ids_differently_are_told_apart(files, call, tmp_path):
+    pl.read_csv(files / "products.csv").rename({"product_id": "sku"}).write_csv(tmp_path / "p.csv")
+    code, _, err = call(
+        "data", "table", files / "orders.csv", *TABLE, "--items", tmp_path / "p.csv", "-w", tmp_path / "w"
+    )
+    assert code == 2
+    assert (
+        "the column of item ids must have the same name in both tables (item, --item-column), so rename one"
+        in err
+    )
+    assert "p.csv has no column 'product_id'" in err
 
 
 def test_who_was_left_out_is_told(files, tmp_path, call):

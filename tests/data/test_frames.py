@@ -94,6 +94,7 @@ def test_dates_are_seconds(make):
         ({"user_id": [True, False, True]}, {}, "user_id'.* ids must be integers or text"),
         ({"stars": [1.0, float("inf"), 2.0]}, {"rating": "stars"}, "column 'stars': expected a finite number, got inf"),
         ({}, {"user": "userid"}, "df has no column 'userid': its columns are .*; did you mean 'user_id'"),
+        ({}, {"user": "who"}, "df has no column 'who': its columns are .*; name the columns .user, item and so on"),
         ({}, {"k_core": 5}, "the 5-core is empty"),
     ],
 )  # fmt: skip

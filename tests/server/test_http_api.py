@@ -397,6 +397,17 @@ def test_invalid_values_name_their_field(client, method, path, body, field):
     assert any(problem["field"].startswith(field) and problem["message"] for problem in problems), problems
 
 
+def test_messages_say_what_was_got_and_expected(client):
+    def message(query):
+        [problem] = client.get(f"/v1/users/u7/recommendations?{query}").json()["fields"]
+        return problem["message"]
+
+    assert message("k=0") == "got '0', expected at least 1"
+    assert message("k=many").startswith("got 'many', expected a valid integer")
+    expected = message("K=3").removeprefix("unknown parameter: expected one of ").split(", ")
+    assert len(expected) == len(set(expected)) > 3
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -914,6 +925,18 @@ def test_mistakes_on_the_command_line(workspace, capsys, options, code, message)
     told = capsys.readouterr().err
     assert message in told
     assert "Traceback" not in told
+
+
+def test_a_port_that_is_taken_is_named(workspace, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_cli("serve", "-w", workspace.path, "--run", "con", "--port", port) == 2
+    assert (
+        f"cannot listen on 127.0.0.1:{port}, as the line above says: give a free port"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])

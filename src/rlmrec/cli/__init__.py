@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rlmrec import __version__
-from rlmrec.errors import ConfigError, RlmrecError, did_you_mean
+from rlmrec.errors import ConfigError, RlmrecError, did_you_mean, wrong_value
 
 LEFT_OUT = ("torch", "aiohttp", "jinja2")  # of what rlmrec needs, by rlmrec-serve
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -206,6 +206,8 @@ def _wrong_use(error: Any) -> str:
     if type(error).__name__ == "NoSuchOption":
         known = [] if error.ctx is None else [name for one in error.ctx.command.params for name in one.opts]
         message = f"unknown option {error.option_name!r}{did_you_mean(error.option_name, known)}"
+    if (cause := getattr(error, "__cause__", None)) is not None and hasattr(cause, "errors"):
+        message = f"{message.removesuffix(str(error.message).rstrip('.'))}{wrong_value(cause.errors()[0])}"
     message = re.sub(
         r"\. (Did you mean .*\?)", lambda found: f" ({found[1][0].lower()}{found[1][1:]})", message
     )

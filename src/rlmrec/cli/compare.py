@@ -59,7 +59,9 @@ def compare(
 
     place, output = Workspace(workspace), Output(as_json)
     if len(runs) < 2:
-        raise ConfigError("compare needs at least two runs")
+        raise ConfigError(
+            f"compare needs at least two runs, got {', '.join(runs)}: name a second one, such as popularity"
+        )
     groups = [_group(place, name, output) for name in dict.fromkeys(runs)]
     members = [run.name for group in groups for run in group.runs]
     repeated = sorted({name for name in members if members.count(name) > 1}) or sorted(

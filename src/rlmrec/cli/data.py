@@ -443,7 +443,7 @@ def append_command(
     """
     from rlmrec.data.append import append
     from rlmrec.data.file_format import FileFormat
-    from rlmrec.data.tables import Columns, read_interactions, read_table
+    from rlmrec.data.tables import Columns, read_described, read_interactions
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -476,10 +476,10 @@ def append_command(
             dataset,
             None if file is None else read_interactions(file, columns, form, query),
             columns,
-            items=read_table(items, ids=(columns.item,), form=form, query=items_query)
+            items=read_described(items, "item", columns.item, form, items_query)
             if items is not None
             else None,
-            users=read_table(users, ids=(columns.user,), form=form, query=users_query)
+            users=read_described(users, "user", columns.user, form, users_query)
             if users is not None
             else None,
             title=title,

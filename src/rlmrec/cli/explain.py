@@ -99,6 +99,6 @@ def _rows(found: Explanation, own_label: str) -> list[list[str]]:
     if n_others:
         others = found.score - found.own - sum(reason.contribution for reason in found.because)
         rows.append(
-            ["", "the other item" if n_others == 1 else f"the other {n_others} items", f"{others:.3f}"]
+            ["", "the other item" if n_others == 1 else f"the other {n_others} items", f"{others:z.3f}"]
         )
-    return [*rows, ["", f"the user ({own_label})", f"{found.own:.3f}"], ["", "score", f"{found.score:.3f}"]]
+    return [*rows, ["", f"the user ({own_label})", f"{found.own:z.3f}"], ["", "score", f"{found.score:z.3f}"]]

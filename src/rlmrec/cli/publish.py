@@ -43,7 +43,11 @@ def publish(
         raise ConfigError("--rollback goes back to what was published: leave out --run")
     place, output = Workspace(workspace), Output(as_json)
     store = item_store(place, added_items)  # a mistake in its address is found before anything is published
-    kept_in = shown(added_items) if added_items else str(place.added_items_path)
+    servers, others = (
+        (f"servers with --added-items {escape(shown(added_items))}", "")
+        if added_items
+        else ("running servers of this workspace", ", except those with --added-items")
+    )
     if run is not None:
         release = publish(place, run, keep)
     elif back:
@@ -56,8 +60,7 @@ def publish(
                 f"release {release.name} is published, but running servers do not know of it yet: {error}"
             ) from None
         output.say(
-            f"published run {escape(release.run)} as release {release.name}; servers that keep added items in "
-            f"{escape(kept_in)} change to it"
+            f"published run {escape(release.run)} as release {release.name}; {servers} change to it{others}"
         )
     found = releases(place)
     output.table(

@@ -128,7 +128,7 @@ def recommend(
         return
     [raw] = parse_ids(recommender.user_ids, [str(user)])
     if raw not in recommender.user_ids:
-        output.say(f"[yellow]{escape(_why_unknown(dataset, raw))}[/]: here is what is popular")
+        output.say(f"[yellow]{escape(_why_unknown(dataset, raw))}[/]; here is what is popular")
     answer, source = show_recommendations(lists, raw, k, output, rules)
     output.result({"run": run, "user": raw, "source": source, "skipped": skipped, "items": answer})
 
@@ -161,6 +161,9 @@ def _why_unknown(dataset: Dataset, user: RawId) -> str:
             "--k-core 1 keeps everybody" if "core" in found[0] else "other filters of 'rlmrec data' keep them"
         )
         return f"user {user!r} was left out of the dataset ({found[0]}): {remedy}"
+    alike = dataset.users.similar(user)
+    if alike is not None:
+        return f"user {user!r} is not in the dataset, did you mean {alike!r}?"
     return (
         f"user {user!r} is not in the dataset: 'rlmrec data append' adds new users with what they bought, "
         "'rlmrec cold user' recommends from a text or from items"

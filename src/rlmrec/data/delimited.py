@@ -22,6 +22,7 @@ SEPARATORS = ",;\t|"
 _BLOCK = 1 << 20  # bytes that are looked at in one go
 _SAMPLE = 1 << 16  # bytes by which the separator is chosen
 _SAMPLE_RECORDS = 50
+TOO_MANY = "drop the line, or put a text that holds a separator into quotes"
 
 
 def read_delimited(
@@ -149,7 +150,8 @@ def _source(text: TextFile, records: Records, width: int, is_odd: bool) -> Path 
     for line, fields in records():
         if len(fields) > width:
             raise DataError(
-                f"{text.path} cannot be read: line {line} has {len(fields)} fields, the first line has {width}"
+                f"{text.path} cannot be read: line {line} has {len(fields)} fields, the first line has {width}: "
+                f"{TOO_MANY}"
             )
         if fields:
             writer.writerow([*fields, *[""] * (width - len(fields))])
@@ -266,7 +268,7 @@ def _why(records: Records, error: BaseException) -> str:
         for line, fields in records():
             width = len(fields) if width is None else width
             if len(fields) > width:
-                return f"line {line} has {len(fields)} fields, the first line has {width}"
+                return f"line {line} has {len(fields)} fields, the first line has {width}: {TOO_MANY}"
     except (*UNREADABLE, csv.Error) as again:
         return first_line(again)
     return first_line(error)

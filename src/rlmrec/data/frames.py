@@ -18,8 +18,8 @@ from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.nested import list_of_ids, with_paths
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
-from rlmrec.data.tables import Columns, read_columns, single_rows, to_source
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.data.tables import Columns, of_both_tables, read_columns, single_rows, to_source
+from rlmrec.errors import ColumnError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -55,22 +55,34 @@ def read_frames(
     given = [(label, frame) for label, frame in frames if frame is not None]
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
-    tables = [
-        single_rows(
-            replace(read_frame(frame, label, read_columns(columns, form), columns[:2]), form=form), columns
-        )
-        for label, frame in given
-    ]  # fmt: skip
+    try:
+        tables = [
+            single_rows(
+                replace(read_frame(frame, label, read_columns(columns, form), columns[:2]), form=form),
+                columns,
+            )
+            for label, frame in given
+        ]
+    except ColumnError as error:
+        if str(error).endswith("?"):  # it names the column that was meant
+            raise
+        raise ColumnError(f"{error}; name the columns (user, item and so on)") from None
     return to_source(
         name,
         tables,
         columns,
-        items=read_frame(items, "items", ids=(columns.item,)) if items is not None else None,
-        users=read_frame(users, "users", ids=(columns.user,)) if users is not None else None,
+        items=None if items is None else _described(items, "item", columns.item),
+        users=None if users is None else _described(users, "user", columns.user),
         title=title,
         text_columns=text_columns,
         provenance={"source": "data frame", **({"format": form.given()} if form != PLAIN else {})},
     )
+
+
+def _described(frame: IntoDataFrame, kind: str, id_column: str) -> Table:
+    """Read the columns of items or users."""
+    with of_both_tables(kind):
+        return read_frame(frame, f"{kind}s", ids=(id_column,))
 
 
 def read_frame(

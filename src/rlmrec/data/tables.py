@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -149,12 +150,8 @@ def read_tables(
         first.stem if file is not None else first.resolve().parent.name,
         tables,
         columns,
-        items=read_table(items, ids=(item_column,), form=form, query=items_query)
-        if items is not None
-        else None,
-        users=read_table(users, ids=(user_column,), form=form, query=users_query)
-        if users is not None
-        else None,
+        items=read_described(items, "item", item_column, form, items_query) if items is not None else None,
+        users=read_described(users, "user", user_column, form, users_query) if users is not None else None,
         title=title_column,
         text_columns=None if text_columns is None else [name.strip() for name in text_columns.split(",")],
         provenance={
@@ -457,6 +454,26 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
         pl.DataFrame([ids.alias("id"), *texts]), on="id", how="left", maintain_order="left"
     )
     return joined.drop("id").rename({str(position): name for position, name in enumerate(names)})
+
+
+@contextmanager
+def of_both_tables(kind: str) -> Iterator[None]:
+    """Say in the error of a missing column of ids that the table of items or users must call it like the other one."""
+    try:
+        yield
+    except ColumnError as error:
+        raise ColumnError(
+            f"the column of {kind} ids must have the same name in both tables ({kind}, --{kind}-column), so rename "
+            f"one: {error}"
+        ) from None
+
+
+def read_described(
+    path: Path | str, kind: str, id_column: str, form: FileFormat = PLAIN, query: str | None = None
+) -> Table:
+    """Read the table of items or users, one row each, as ``read_table`` does."""
+    with of_both_tables(kind):
+        return read_table(path, ids=(id_column,), form=form, query=query)
 
 
 def read_interactions(

@@ -96,11 +96,15 @@ class Vocabulary:
                 f"{'text' if self.is_text else 'integers'} here, pass {twin!r}"
             )
         examples = ", ".join(repr(i) for i in self.ids[:3])
-        similar = self._by_bare.get(_bare(raw))
+        similar = self.similar(raw)
         meant = "" if similar is None else f"; did you mean {similar!r}?"
         raise UnknownIdError(
             f"unknown {self.kind} {raw!r}: not among the {len(self)} ids ({examples}, …){meant}"
         )
+
+    def similar(self, raw: AnyId) -> RawId | None:
+        """Return the id that differs in case, outer blanks and leading zeros alone; None without one."""
+        return self._by_bare.get(_bare(raw))
 
     def rows(self, raw: Sequence[AnyId] | AnyArray) -> IntArray:
         """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""

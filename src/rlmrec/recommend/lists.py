@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -164,10 +165,20 @@ class Lists:
             try:
                 found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"].cast(pl.Boolean)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-                why = (str(error) or type(error).__name__).splitlines()[0]
+                why = (str(error) or type(error).__name__).splitlines()[0].partition("; valid columns: ")[0]
+                by_case = {name.casefold(): name for name in self.columns.columns}
+                meant = next(
+                    (
+                        by_case[word.casefold()]
+                        for word in re.findall(r'"(.+?)"', why)
+                        if word.casefold() in by_case
+                    ),
+                    None,
+                )
                 raise ConfigError(
-                    f"filter {where!r}: {why}; expected an SQL condition such as  in_stock and price < 20  over the "
-                    f"columns {', '.join(self.columns.columns)}"
+                    f"filter {where!r}: {why}{'' if meant is None else f' (did you mean {meant!r}?)'}; expected an SQL "
+                    "condition such as  in_stock and price < 20  over the columns "
+                    f"{', '.join(self.columns.columns)}"
                 ) from None
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.clear()

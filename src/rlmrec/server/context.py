@@ -156,7 +156,7 @@ async def known_parameters(request: Request) -> None:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute) or not request.query_params:
         return
-    known = list(_query_parameters(route.dependant))
+    known = list(dict.fromkeys(_query_parameters(route.dependant)))
     for name in request.query_params:
         if name not in known:
             raise FieldError(

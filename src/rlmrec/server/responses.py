@@ -11,7 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from rlmrec.errors import ConfigError, DataError, LLMError, UnavailableError, UnknownIdError, WorkspaceError
+from rlmrec.errors import (
+    ConfigError,
+    DataError,
+    LLMError,
+    UnavailableError,
+    UnknownIdError,
+    WorkspaceError,
+    wrong_value,
+)
 from rlmrec.server import schemas
 
 Responses = dict[int | str, dict[str, Any]]
@@ -85,7 +93,7 @@ def handle_errors(app: FastAPI) -> None:
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         fields = [
-            {"field": ".".join(map(str, problem["loc"])), "message": problem["msg"]}
+            {"field": ".".join(map(str, problem["loc"])), "message": wrong_value(problem)}
             for problem in error.errors()
         ]
         return refusal(422, "a field has an invalid value", fields)

@@ -15,7 +15,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-from rlmrec.errors import RlmrecError
+from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.server.added_items import ItemStore
 from rlmrec.server.middleware import ENDING
 from rlmrec.server.settings import Settings, application
@@ -43,6 +43,7 @@ def run_server(
         announce: called with the URL when the server listens.
 
     Raises:
+        ConfigError: nothing can listen on the host and port.
         RlmrecError: the settings or the run cannot be used.
     """
     settings.token()
@@ -63,9 +64,15 @@ def run_server(
     )
     if workers > 1:
         settings.load()  # so that a mistake is reported once and not by every worker
-    listening = config.bind_socket()
-    listening.listen(config.backlog)  # clients that connect before the workers are ready wait for them
     name = f"[{host}]" if ":" in host else host
+    try:
+        listening = config.bind_socket()
+    except SystemExit:  # uvicorn has logged why
+        raise ConfigError(
+            f"cannot listen on {name}:{port}, as the line above says: give a free port (--port, 0 takes any), "
+            "an address of this machine (--host), or end the program that listens there"
+        ) from None
+    listening.listen(config.backlog)  # clients that connect before the workers are ready wait for them
     announce(f"http://{name}:{listening.getsockname()[1]}")
     if workers == 1:
         uvicorn.Server(config).run([listening])
