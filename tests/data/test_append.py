@@ -1,5 +1,7 @@
 """A shop's next day: rows, held-out pairs and profiles stay; what is new joins by the rule of the split."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -194,18 +196,23 @@ def test_what_is_unusual_about_a_new_day_is_found(market):
 def test_texts_of_known_items_that_change_are_counted(market):
     dataset = made(market)
     counts = next_day(market, dataset).counts
-    assert counts["known items with another text"] == 0
-    assert counts["known items with other values alone"] > 0
+    assert counts["known items with a changed text"] == 0
+    assert counts["known items with other changes only"] > 0
     worse = market.products.with_columns(
         description=pl.when(pl.int_range(pl.len()) < 3).then(pl.lit("n/a")).otherwise("description")
     )
     known = dataset.items.ids
     worn = int(worse.head(3)["product_id"].is_in(known).sum())
     appended = append(dataset, None, COLUMNS, read_frame(worse, "products", ids=("product_id",)))
-    assert appended.counts["known items with another text"] == worn > 0
-    assert appended.counts["known items with other values alone"] == 0
+    assert appended.counts["known items with a changed text"] == worn > 0
+    assert appended.counts["known items with other changes only"] == 0
     [found] = [finding for finding in appended.findings if finding.kind == "missing text"]
     assert found.count == worn
+    bare = replace(dataset, item_texts=None)
+    one = market.products.filter(pl.col("product_id") == known[0])
+    described = append(bare, None, COLUMNS, read_frame(one, "products", ids=("product_id",)))
+    assert described.counts["known items with a changed text"] == 1
+    assert described.counts["known items with other changes only"] == 0
 
 
 def test_new_users_and_items_below_the_k_core_are_told(market):

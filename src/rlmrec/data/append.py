@@ -89,10 +89,12 @@ def append(
     user_texts, changed_users = _updated(dataset.user_texts, all_users, users, columns.user, None, counts)
     described = [] if item_texts is None else _changed_texts(dataset, item_texts)
     if items is not None:
-        counts["known items with another text"] = len(described)
-        counts["known items with other values alone"] = int(changed[: dataset.n_items].sum()) - len(described)
+        others = changed[: dataset.n_items].copy()
+        others[described] = False
+        counts["known items with a changed text"] = int(changed[described].sum())
+        counts["known items with other changes only"] = int(others.sum())
     if users is not None:
-        counts["known users with other values"] = int(changed_users[: dataset.n_users].sum())
+        counts["known users with changes"] = int(changed_users[: dataset.n_users].sum())
     findings = _findings(dataset, new, all_users, all_items)
     for table, ids, column in ((items, all_items, columns.item), (users, all_users, columns.user)):
         findings += [] if table is None else check_table(table, ids, column)
@@ -307,8 +309,10 @@ def _updated(
         fresh = given[name].cast(stored.dtype) if name in given.columns else stored
         columns[name] = fresh.zip_with(listed, stored).alias(name)
     grown = pl.DataFrame(columns)
-    changed = np.arange(size) >= (0 if old is None else len(old))
-    if old is not None:
+    if old is None:
+        changed = listed.to_numpy()
+    else:
+        changed = np.arange(size) >= len(old)
         same = grown[: len(old)].select(
             pl.col(name).eq_missing(old[name]) if name in old.columns else pl.col(name).is_null()
             for name in grown.columns
