@@ -12,9 +12,13 @@ LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close."""
-    close = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close.
+
+    Case does not count.
+    """
+    by_case = {one.casefold(): one for one in known}
+    close = get_close_matches(name.casefold(), by_case, n=1)
+    return f" (did you mean {by_case[close[0]]!r}?)" if close else ""
 
 
 def wrong_value(problem: Any) -> str:
@@ -24,7 +28,7 @@ def wrong_value(problem: Any) -> str:
         >>> wrong_value({"msg": "Input should be greater than or equal to 1", "input": "0"})
         "got '0', expected at least 1"
     """
-    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
+    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".").partition(", unable to parse ")[0]
     for theirs, ours in (
         ("Input should be greater than or equal to ", "expected at least "),
         ("Input should be less than or equal to ", "expected at most "),

@@ -403,7 +403,7 @@ def test_messages_say_what_was_got_and_expected(client):
         return problem["message"]
 
     assert message("k=0") == "got '0', expected at least 1"
-    assert message("k=many").startswith("got 'many', expected a valid integer")
+    assert message("k=many") == "got 'many', expected a valid integer"
     expected = message("K=3").removeprefix("unknown parameter: expected one of ").split(", ")
     assert len(expected) == len(set(expected)) > 3
 

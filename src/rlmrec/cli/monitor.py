@@ -99,7 +99,10 @@ def monitor(
 
 
 def _read_lists(path: Path) -> pl.DataFrame:
-    """Read a file of lists: one row per user. CSV has one row per item instead, best first."""
+    """Read a file of lists: one row per user.
+
+    CSV has one row per item instead, best first, so users with an empty list are not in it.
+    """
     import polars as pl
 
     if path.suffix == ".csv":

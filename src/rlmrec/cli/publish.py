@@ -44,9 +44,9 @@ def publish(
     place, output = Workspace(workspace), Output(as_json)
     store = item_store(place, added_items)  # a mistake in its address is found before anything is published
     servers, others = (
-        (f"servers with --added-items {escape(shown(added_items))}", "")
+        (f"running servers with --added-items {escape(shown(added_items))}", "--run")
         if added_items
-        else ("running servers of this workspace", ", except those with --added-items")
+        else ("running servers of this workspace", "--run or --added-items")
     )
     if run is not None:
         release = publish(place, run, keep)
@@ -60,7 +60,8 @@ def publish(
                 f"release {release.name} is published, but running servers do not know of it yet: {error}"
             ) from None
         output.say(
-            f"published run {escape(release.run)} as release {release.name}; {servers} change to it{others}"
+            f"published run {escape(release.run)} as release {release.name}; {servers} change to it, "
+            f"except those with {others}"
         )
     found = releases(place)
     output.table(

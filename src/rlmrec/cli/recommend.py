@@ -163,7 +163,7 @@ def _why_unknown(dataset: Dataset, user: RawId) -> str:
         return f"user {user!r} was left out of the dataset ({found[0]}): {remedy}"
     alike = dataset.users.similar(user)
     if alike is not None:
-        return f"user {user!r} is not in the dataset, did you mean {alike!r}?"
+        return f"user {user!r} is not in the dataset (did you mean {alike!r}?)"
     return (
         f"user {user!r} is not in the dataset: 'rlmrec data append' adds new users with what they bought, "
         "'rlmrec cold user' recommends from a text or from items"

@@ -22,7 +22,7 @@ SEPARATORS = ",;\t|"
 _BLOCK = 1 << 20  # bytes that are looked at in one go
 _SAMPLE = 1 << 16  # bytes by which the separator is chosen
 _SAMPLE_RECORDS = 50
-TOO_MANY = "drop the line, or put a text that holds a separator into quotes"
+TOO_MANY = "drop the line, or put texts that contain the separator in quotes"
 
 
 def read_delimited(

@@ -18,7 +18,7 @@ from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.nested import list_of_ids, with_paths
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
-from rlmrec.data.tables import Columns, of_both_tables, read_columns, single_rows, to_source
+from rlmrec.data.tables import Columns, of_all_tables, read_columns, single_rows, to_source
 from rlmrec.errors import ColumnError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def read_frames(
 
 def _described(frame: IntoDataFrame, kind: str, id_column: str) -> Table:
     """Read the columns of items or users."""
-    with of_both_tables(kind):
+    with of_all_tables(kind):
         return read_frame(frame, f"{kind}s", ids=(id_column,))
 
 

@@ -457,14 +457,14 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
 
 
 @contextmanager
-def of_both_tables(kind: str) -> Iterator[None]:
-    """Say in the error of a missing column of ids that the table of items or users must call it like the other one."""
+def of_all_tables(kind: str) -> Iterator[None]:
+    """Say in the error of a missing column of ids that it must have the same name in all tables."""
     try:
         yield
     except ColumnError as error:
         raise ColumnError(
-            f"the column of {kind} ids must have the same name in both tables ({kind}, --{kind}-column), so rename "
-            f"one: {error}"
+            f"the column of {kind} ids must have the same name in all tables: give that name ({kind}, "
+            f"--{kind}-column) or rename the column: {error}"
         ) from None
 
 
@@ -472,7 +472,7 @@ def read_described(
     path: Path | str, kind: str, id_column: str, form: FileFormat = PLAIN, query: str | None = None
 ) -> Table:
     """Read the table of items or users, one row each, as ``read_table`` does."""
-    with of_both_tables(kind):
+    with of_all_tables(kind):
         return read_table(path, ids=(id_column,), form=form, query=query)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels
 from rlmrec.data.vocabulary import RawId
-from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.errors import ColumnError, ConfigError, did_you_mean
 from rlmrec.html import html_table
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
@@ -166,19 +166,11 @@ class Lists:
                 found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"].cast(pl.Boolean)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 why = (str(error) or type(error).__name__).splitlines()[0].partition("; valid columns: ")[0]
-                by_case = {name.casefold(): name for name in self.columns.columns}
-                meant = next(
-                    (
-                        by_case[word.casefold()]
-                        for word in re.findall(r'"(.+?)"', why)
-                        if word.casefold() in by_case
-                    ),
-                    None,
-                )
+                unknown = re.match(r'unable to find column "(.+)"', why)
+                meant = "" if unknown is None else did_you_mean(unknown[1], self.columns.columns)
                 raise ConfigError(
-                    f"filter {where!r}: {why}{'' if meant is None else f' (did you mean {meant!r}?)'}; expected an SQL "
-                    "condition such as  in_stock and price < 20  over the columns "
-                    f"{', '.join(self.columns.columns)}"
+                    f"filter {where!r}: {why}{meant}; expected an SQL condition such as  in_stock and price < 20  over "
+                    f"the columns {', '.join(self.columns.columns)}"
                 ) from None
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.clear()

@@ -69,8 +69,8 @@ def run_server(
         listening = config.bind_socket()
     except SystemExit:  # uvicorn has logged why
         raise ConfigError(
-            f"cannot listen on {name}:{port}, as the line above says: give a free port (--port, 0 takes any), "
-            "an address of this machine (--host), or end the program that listens there"
+            f"cannot listen on {name}:{port}, as the line above says: give a free port (--port, 0 takes any) "
+            "or an address of this machine (--host), or end the program that listens there"
         ) from None
     listening.listen(config.backlog)  # clients that connect before the workers are ready wait for them
     announce(f"http://{name}:{listening.getsockname()[1]}")

@@ -184,7 +184,7 @@ def whitened_name(encoder: str, power: float, whitening: Whitening) -> str:
 def gram_matrix(rows: Float32Array, mean: FloatArray | None = None) -> FloatArray:
     """Return AᵀA, float64[d, d], for A = ``rows`` − ``mean``, summed over ``WIDE_ROWS`` rows at a time.
 
-    So only these are copied to float64. One product of a million rows with themselves takes BLAS ten times as long.
+    Only these are copied to float64 at a time. BLAS takes ten times as long for one product of a million rows.
 
     Args:
         rows: float32[n, d].
