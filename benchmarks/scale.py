@@ -6,9 +6,9 @@ Interactions come from ``benchmarks/synthetic.py``, 10 of each user and 100 of e
 Parquet, splits and stores the dataset; ``fit`` chooses and fits the graph filter; ``index`` builds an approximate index
 from 200,000 items on; ``lists`` writes everybody's 20 items as Parquet, by the index where there is one; ``graph``
 builds the graph of trained backbones and passes three layers of 64 columns forward and back; ``pyg`` passes them by
-PyTorch Geometric; ``als`` fits 64 factors by implicit in 15 iterations, on the same training matrix. First ``pip
-install 'rlmrec[benchmark]'``. FOLDER keeps what was made and ``scale.jsonl``, one line for each measurement; delete
-it afterwards, 10^7 interactions take 1 GiB and 10^8 ten.
+PyTorch Geometric; ``als`` fits 64 factors by implicit in 15 iterations, on the same training matrix. The script
+needs ``pip install 'rlmrec[benchmark]'``. FOLDER keeps what was made and ``scale.jsonl``, one line for each
+measurement; delete it afterwards, 10^7 interactions take 1 GiB and 10^8 ten.
 
 Where other work shares the cores, seconds of processor time say more than those of the clock.
 """
