@@ -32,7 +32,7 @@ def monitor(
 
     hit rate: share of the buyers with a list who bought something from it. found: share of the bought pairs that are
     in a list. coverage: share of the catalogue in all lists. popular: share of the lists that are only what is
-    popular. score: mean score of the first places, whose drift tells of a model that has changed.
+    popular. score: mean score of the first places; a jump means that the model has changed.
 
     **Example:**  `rlmrec monitor lists-2026-11-27.parquet orders-2026-11-27.csv -w shop`
     """
