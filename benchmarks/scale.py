@@ -3,12 +3,13 @@
     python benchmarks/scale.py FOLDER [--sizes 100000 1000000 10000000] [--like pairs.csv] [--stages data fit lists als]
 
 Interactions come from ``benchmarks/synthetic.py``, 10 of each user and 100 of each item. Stages: ``data`` reads
-Parquet, splits and stores the dataset; ``fit`` chooses and fits the graph filter; ``index`` builds an approximate index
-from 200,000 items on; ``lists`` writes everybody's 20 items as Parquet, by the index where there is one; ``graph``
-builds the graph of trained backbones and passes three layers of 64 columns forward and back; ``pyg`` passes them by
-PyTorch Geometric; ``als`` fits 64 factors by implicit in 15 iterations, on the same training matrix. The script
-needs ``pip install 'rlmrec[benchmark]'``. FOLDER keeps what was made and ``scale.jsonl``, one line for each
-measurement; delete it afterwards, 10^7 interactions take 1 GiB and 10^8 ten.
+Parquet, splits and stores the dataset; ``fit`` chooses and fits the graph filter; ``index`` builds an approximate
+index from 200,000 items on; ``lists`` writes everybody's 20 items as Parquet, by the index where there is one;
+``graph`` builds the graph of trained backbones and passes three layers of 64 columns forward and back; ``steps``
+trains LightGCN in batches of 65,536 for a few steps, alone and with Con over drawn candidates (made-up vectors of
+384 numbers); ``pyg`` passes the graph by PyTorch Geometric; ``als`` fits 64 factors by implicit in 15 iterations,
+on the same training matrix. The script needs ``pip install 'rlmrec[benchmark]'``. FOLDER keeps what was made and
+``scale.jsonl``, one line for each measurement; delete it afterwards, 10^7 interactions take 1 GiB and 10^8 ten.
 
 Where other work shares the cores, seconds of processor time say more than those of the clock.
 """
@@ -33,8 +34,10 @@ from synthetic import Structure, write
 if TYPE_CHECKING:
     from torch import Tensor
 
-STAGES = ("data", "fit", "index", "lists", "graph", "pyg", "als")
-SIZE, LAYERS = 64, 3  # of the graph pass
+STAGES = ("data", "fit", "index", "lists", "graph", "steps", "pyg", "als")
+SIZE, LAYERS = 64, 3  # of the graph pass and of LightGCN
+BATCH, STEPS, TEXT_SIZE = 65_536, 4, 384
+CANDIDATES = 1024, 2048, 4096, 8192
 
 
 def data(folder: Path) -> dict[str, Any]:
@@ -105,6 +108,53 @@ def graph(folder: Path) -> dict[str, Any]:
     return {"edges": edges, "build": build, "bytes_resident": resident / edges, "pass": seconds}
 
 
+def steps(folder: Path) -> dict[str, Any]:
+    """Train LightGCN for a few steps, alone and with Con and several numbers of candidates."""
+    import numpy as np
+    import torch
+
+    from rlmrec.alignment import Alignment, Contrastive
+    from rlmrec.alignment.contrastive import ContrastiveConfig
+    from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.graph import Graph
+    from rlmrec.text.embeddings import TextEmbeddings
+    from rlmrec.training.onednn import exact_products_by_onednn
+    from rlmrec.training.sampler import Sampler
+    from rlmrec.training.step import step
+
+    dataset = Dataset.load(folder / "dataset")
+    rng = np.random.default_rng(0)
+    of_users, of_items = (
+        rng.standard_normal((n, TEXT_SIZE), np.float32) for n in (dataset.n_users, dataset.n_items)
+    )
+    texts = TextEmbeddings(of_users, of_items)
+    graph, sampler = Graph.from_interactions(dataset.train), Sampler(dataset.train, BATCH)
+
+    def median(alignment: Alignment) -> float:
+        torch.manual_seed(0)
+        options = LightGCNConfig(layers=LAYERS, embedding_size=SIZE)
+        backbone = LightGCN(dataset.n_users, dataset.n_items, options)
+        optimizer = torch.optim.Adam([*backbone.parameters(), *alignment.parameters()], lr=1e-3, fused=True)
+        generator, times = torch.Generator().manual_seed(0), []
+        for _, batch in zip(range(STEPS + 1), sampler.epoch(np.random.default_rng(0)), strict=False):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            torch.stack(
+                list(step(backbone, alignment, graph, batch, 1e-6, generator).values())
+            ).sum().backward()
+            optimizer.step()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times[1:] or times))
+
+    with exact_products_by_onednn():
+        found = {"base": median(Alignment())}
+        for n in CANDIDATES:
+            options = ContrastiveConfig(negatives="all-users", candidates=n)
+            found[f"con, {n} candidates"] = median(Contrastive(texts, SIZE, options))
+    return {"steps_an_epoch": sampler.n_batches, "seconds_a_step": found}
+
+
 def pyg(folder: Path) -> dict[str, Any]:
     """Propagate over three layers, forward and back, by the LightGCN of PyTorch Geometric."""
     from torch_geometric.nn import LightGCN
@@ -158,6 +208,7 @@ def measure(stage: str, folder: Path) -> None:
         "index": index,
         "lists": lists,
         "graph": graph,
+        "steps": steps,
         "pyg": pyg,
         "als": als,
     }[stage](folder)
