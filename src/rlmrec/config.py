@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, expectation
 
 
 class Config(BaseModel):
@@ -78,7 +78,7 @@ def make(kind: type[C], values: Mapping[str, Any]) -> C:
                 known = ", ".join(kind.model_fields)
                 problems.append(f"unknown option {name!r}; {kind.__name__} has {known or 'no options'}")
             else:
-                problems.append(f"{name} = {problem['input']!r}: {problem['msg'].lower()}")
+                problems.append(f"{name} = {problem['input']!r}: {expectation(problem['msg']).lower()}")
         raise ConfigError("; ".join(problems)) from None
 
 

@@ -28,7 +28,13 @@ def wrong_value(problem: Any) -> str:
         >>> wrong_value({"msg": "Input should be greater than or equal to 1", "input": "0"})
         "got '0', expected at least 1"
     """
-    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".").partition(", unable to parse ")[0]
+    found, got = expectation(str(problem["msg"])), repr(problem.get("input"))
+    return f"got {got}, {found}" if found.startswith("expected ") and len(got) <= LONGEST_SHOWN else found
+
+
+def expectation(message: str) -> str:
+    """Return what pydantic expected of a value, in the words of this package's messages."""
+    message = message.removeprefix("Value error, ").rstrip(".").partition(", unable to parse ")[0]
     for theirs, ours in (
         ("Input should be greater than or equal to ", "expected at least "),
         ("Input should be less than or equal to ", "expected at most "),
@@ -36,10 +42,7 @@ def wrong_value(problem: Any) -> str:
         ("Input should be ", "expected "),
     ):
         if message.startswith(theirs):
-            got = repr(problem.get("input"))
-            return (
-                f"{f'got {got}, ' if len(got) <= LONGEST_SHOWN else ''}{ours}{message.removeprefix(theirs)}"
-            )
+            return ours + message.removeprefix(theirs)
     return message
 
 

@@ -50,7 +50,7 @@ def test_settings_override_the_preset():
         ({"preset": "amazn"}, "unknown preset 'amazn'"),
         ({"options": {"tau": 0.1}}, "unknown option 'tau'.*known are batch_size"),
         ({"options": {"layers": "many"}}, "layers = 'many'"),
-        ({"options": {"layers": -1}}, "layers = -1: .*greater than or equal to 0"),
+        ({"options": {"layers": -1}}, "layers = -1: expected at least 0"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

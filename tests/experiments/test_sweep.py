@@ -137,7 +137,7 @@ def test_a_best_preset_is_a_preset(tmp_path):
         ("[search]\nl2 = 3", "l2 = 3: expected"),
         ("[search]\nlr = [1]", "unknown option 'lr'"),
         ("[search]\nweight = [1]", r"tables of these, \[search.ALIGNMENT\] or \[search.BACKBONE\]"),
-        ("[search]\nl2 = [1e-5, -1]", "l2 = -1: .*greater than or equal to 0"),
+        ("[search]\nl2 = [1e-5, -1]", "l2 = -1: expected at least 0"),
         ("[search]\nl2 = {low = 1e-5, high = -1.0}", "l2 = -1.0: .*greater than or equal to 0|low is above"),
         ("[search]\nl2 = {low = 1e-3, high = 1e-5}", "low is above high"),
         ("[search]\nl2 = {low = 0.0, high = 1e-5, log = true}", "log needs a low above 0"),

@@ -180,11 +180,18 @@ class FoldIn(ABC):
 
 def chosen_options(record: Mapping[str, Any], options: Config) -> dict[str, Any]:
     """Return the options that were left open and what a fit chose for them, from the record of the fit."""
-    return {
-        name: value
-        for name, value in record.get("chosen", {}).items()
-        if name in type(options).model_fields and getattr(options, name) is None
-    }
+    left_open = open_options(options)
+    return {name: value for name, value in record.get("chosen", {}).items() if name in left_open}
+
+
+def open_options(options: Config) -> list[str]:
+    """Return the names of the options that are None, so that a fit chooses them."""
+    return [name for name in type(options).model_fields if getattr(options, name) is None]
+
+
+def notes_without_validation(options: Config) -> list[str]:
+    """Return the notes of a fit that has no validation split to choose options on."""
+    return ["no validation split: options left open have their defaults"] if open_options(options) else []
 
 
 @dataclass(frozen=True, eq=False, repr=False)

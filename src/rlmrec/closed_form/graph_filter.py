@@ -20,6 +20,7 @@ from rlmrec.closed_form.base import (
     TextVectors,
     UserParts,
     check_config,
+    notes_without_validation,
 )
 from rlmrec.closed_form.graph_rule import (
     ROWS,
@@ -185,8 +186,8 @@ class _Fit:
         self.validation: Validation | None = None
         if len(dataset.valid):
             self.validation = Validation(dataset, seed, shards=shards)
-        elif any(getattr(config, name) is None for name in type(config).model_fields):
-            self.notes.append("no validation split: options left open have their defaults")
+        else:
+            self.notes += notes_without_validation(config)
         self.parts: dict[str, _Scores] = {}
         self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None
         self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}

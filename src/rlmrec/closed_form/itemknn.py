@@ -17,6 +17,7 @@ from rlmrec.closed_form.base import (
     State,
     TextVectors,
     check_config,
+    notes_without_validation,
 )
 from rlmrec.closed_form.linear import HistoryRule, climb, item_item_model, scaled_interactions
 from rlmrec.closed_form.neighbours import largest, largest_products, times_products
@@ -57,12 +58,7 @@ class ItemKNN(ClosedForm):
         Dataset.check(dataset)
         options: ItemKNNConfig = check_config(config, ItemKNNConfig)
         validation = Validation(dataset, seed) if len(dataset.valid) else None
-        is_open = any(getattr(options, name) is None for name in type(options).model_fields)
-        notes = (
-            ["no validation split: options left open have their defaults"]
-            if is_open and not validation
-            else []
-        )
+        notes = [] if validation else notes_without_validation(options)
         a, b = _exponents(dataset, options, validation)
         scaled = scaled_interactions(dataset, a, b)
         count = options.neighbours

@@ -18,8 +18,15 @@ from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.nested import list_of_ids, with_paths
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
-from rlmrec.data.tables import Columns, of_all_tables, read_columns, single_rows, to_source
-from rlmrec.errors import ColumnError, ConfigError, DataError
+from rlmrec.data.tables import (
+    Columns,
+    of_all_tables,
+    read_columns,
+    single_rows,
+    to_source,
+    told_to_name_columns,
+)
+from rlmrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -55,7 +62,7 @@ def read_frames(
     given = [(label, frame) for label, frame in frames if frame is not None]
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
-    try:
+    with told_to_name_columns("user, item"):
         tables = [
             single_rows(
                 replace(read_frame(frame, label, read_columns(columns, form), columns[:2]), form=form),
@@ -63,10 +70,6 @@ def read_frames(
             )
             for label, frame in given
         ]
-    except ColumnError as error:
-        if str(error).endswith("?"):  # it names the column that was meant
-            raise
-        raise ColumnError(f"{error}; name the columns (user, item and so on)") from None
     return to_source(
         name,
         tables,

@@ -481,13 +481,20 @@ def read_interactions(
 ) -> Table:
     """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
     names = read_columns(columns, form)
-    try:
+    with told_to_name_columns("--user-column, --item-column"):
         table = read_table(path, names, ids=columns[:2], form=form, query=query)
-    except ColumnError as error:
-        if str(error).endswith("?"):  # it names the column that was meant
-            raise
-        raise ColumnError(f"{error}; name the columns (--user-column, --item-column and so on)") from None
     return single_rows(table, columns)
+
+
+@contextmanager
+def told_to_name_columns(options: str) -> Iterator[None]:
+    """Say in the error of a missing column which options name columns, unless it names the one that was meant."""
+    try:
+        yield
+    except ColumnError as error:
+        if str(error).endswith("?"):
+            raise
+        raise ColumnError(f"{error}; name the columns ({options} and so on)") from None
 
 
 def read_columns(columns: Columns, form: FileFormat) -> list[str]:
