@@ -28,6 +28,7 @@ title = "Small"
 metrics = ["recall@20"]
 rows = ["backbone", "variant", "text_embeddings", "shuffle", "dimension"]
 against = { variant = "Base", text_embeddings = "–", shuffle = "none" }
+reference = { variant = "Base" }
 seeds = 2
 details = true
 [options]
@@ -109,7 +110,7 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
 def test_groups_and_what_is_not_measured_are_in_the_tables(file, place, capsys):
     assert command(file, place, "--only", "backbone=popularity,graph-filter") == 0
     tables = capsys.readouterr().out
-    assert "| LightGCN | Con | default | none | 8 | – | – | not measured |" in tables
+    assert "| LightGCN | Con | default | none | 8 | – | – | not measured | – |" in tables
     plan = Experiment.read(file)
     path = results_path(place.experiments_path, "small", "blocks")
     summary = summarize(plan, path)

@@ -313,8 +313,9 @@ def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[V
     """Return the body of a table with a line for each row of the grids that was not run."""
     experiment = summary.experiment
     lines = {row.row: line for row, line in zip(summary.rows, body, strict=True)}
+    numbers = [NOT_MEASURED] * len(experiment.metrics) + [None] * len(_reference_columns(experiment))
     for row in experiment.known_rows:
-        lines.setdefault(row, [*row, "–", "–", *[NOT_MEASURED] * len(experiment.metrics)])
+        lines.setdefault(row, [*row, "–", "–", *numbers])
     return [lines[row] for row in sorted(lines, key=experiment.sort_key)]
 
 
