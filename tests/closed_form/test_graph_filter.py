@@ -7,6 +7,7 @@ import pytest
 from rlmrec.closed_form import (
     RECOMMENDERS,
     GraphFilter,
+    Popularity,
     Texts,
     graph_filter,
     graph_rule,
@@ -21,6 +22,7 @@ from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
+from rlmrec.experiments.history import cut_history
 
 OPTIONS = {
     "user_exponent": 0.3,
@@ -29,6 +31,7 @@ OPTIONS = {
     "ridge": 2,
     "neighbours": 30,
     "neighbour_weight": 0.7,
+    "popularity_weight": 0.8,
     "text_weight": 0.4,
     "user_text_weight": 1.5,
 }
@@ -84,7 +87,8 @@ def reference(dataset, texts):
         best = np.argsort(-of_row, kind="stable")[:50]
         row[best] = np.maximum(of_row[best], 0) ** 3
     similar = weights / weights.sum(axis=1, keepdims=True) @ train
-    return total + 1.5 / (1 + np.sqrt(train.sum(axis=1)))[:, None] * z(similar)
+    by_length = 1 / (1 + np.sqrt(train.sum(axis=1)))[:, None]
+    return total + 1.5 * by_length * z(similar) + 0.8 * by_length * z(np.sqrt(train.sum(axis=0))[None])
 
 
 def test_ranks_as_the_fused_z_scores(noisy, fitted):
@@ -142,6 +146,7 @@ def test_fold_in_of_a_known_user_is_its_own_parts(noisy, fitted):
 def test_explanation_sums_to_the_score(noisy, fitted):
     dataset, texts = noisy
     train = dataset.train.csr()
+    popularity = 0.8 * z(np.sqrt(dataset.train.item_degrees())[None])[0]
     for user in (0, 5, 17):
         items = train.indices[train.indptr[user] : train.indptr[user + 1]]
         for text in (texts.users[user], None):
@@ -151,7 +156,7 @@ def test_explanation_sums_to_the_score(noisy, fitted):
                 total = found.contributions.sum() + found.text + found.neighbours + found.constant
                 assert total == pytest.approx(found.score, abs=1e-5)
                 assert found.score == pytest.approx(float(fitted.score_parts(parts)[0, item]), abs=1e-4)
-                assert found.constant == pytest.approx(0, abs=1e-4)
+                assert found.constant == pytest.approx(popularity[item] / (1 + np.sqrt(len(items))), abs=1e-4)
                 assert (found.text == pytest.approx(0, abs=1e-5)) == (text is None)
 
 
@@ -173,6 +178,37 @@ def test_state_round_trip(noisy, fitted):
     parts, again = (model.fold_in([1, 4], text=texts.users[3]) for model in (fitted, restored))
     np.testing.assert_array_equal(parts.vectors, again.vectors)
     np.testing.assert_array_equal(restored.add_items(texts.items[:2]), fitted.add_items(texts.items[:2]))
+
+
+def test_a_model_stored_without_popularity_is_restored(noisy):
+    config = GraphFilterConfig(**OPTIONS | {"popularity_weight": 0})
+    model = GraphFilter.fit(*noisy, config)
+    arrays = model.state()
+    assert "rule.popularity" not in arrays
+    arrays["rule.weights"] = arrays["rule.weights"][:3]  # as version 0.1 stored it
+    restored = load_state(arrays, model.record)
+    for items in ([], [1, 4]):
+        parts, again = (one.fold_in(items) for one in (model, restored))
+        np.testing.assert_array_equal(parts.vectors, again.vectors)
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_short_histories_are_ranked_no_worse_than_by_popularity(noisy, history):
+    dataset, _ = noisy
+    short = cut_history(dataset, history)
+    values = [
+        evaluate(kind.fit(short), short, k=(20,)).metrics()["recall@20"] for kind in (GraphFilter, Popularity)
+    ]
+    assert values[0] > 0.98 * values[1]
+    # The smallest weight only orders what would tie: items that nothing else speaks for.
+    tied, without = (
+        GraphFilter.fit(short, config=GraphFilterConfig(**OPTIONS | {"popularity_weight": weight}))
+        for weight in (graph_filter.CARRIED, 0)
+    )
+    users = np.flatnonzero(short.train.user_degrees())
+    np.testing.assert_allclose(tied.score(users), without.score(users), atol=5e-3)
+    better, worse = (evaluate(model, short, k=(20,)).metrics()["recall@20"] for model in (tied, without))
+    assert better > worse
 
 
 def test_new_user_by_text_and_new_item_by_text(noisy):

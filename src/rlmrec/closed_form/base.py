@@ -118,7 +118,7 @@ class Explanation(NamedTuple):
         contributions: float32[n], the share of each history item.
         text: share of the user's own text.
         neighbours: share of the users whose text is similar.
-        constant: what every user gets, such as an item's popularity.
+        constant: what does not depend on which items the history has, such as an item's popularity.
         score: the score.
     """
 

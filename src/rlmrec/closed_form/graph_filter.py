@@ -49,7 +49,7 @@ from rlmrec.types import Float32Array, FloatArray, IntArray
 EXPONENTS = 0.3, 0.3
 RANK = 128
 RIDGE = 2.0
-DEFAULT_WEIGHTS = {"neighbours": 1.0, "item_text": 0.2, "user_text": 1.0}
+DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
 TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
@@ -68,16 +68,18 @@ NEW_USER_TEXTS = 0.0, 0.5, 1.0, 2.0
 MAP_WIDTH, USER_RIDGE, ITEM_RIDGE = 1.0, 0.1, 0.3
 # Weight of a new item's text beside the place found for it, and items that tell how far such places spread.
 NEW_ITEM_WEIGHT, SPREAD_ITEMS = 0.4, 1000
-# Weight of item texts that validation left out: too small to change a ranking of known items, but a new item's
-# text finds its users by it.
+# Weight of popularity and item texts that validation left out: too small to change a ranking of known items that
+# anything else speaks for, but popularity orders the others, and a new item's text finds its users by it.
 CARRIED = 1e-3
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
+    "popularity": "popularity_weight",
     "item_text": "text_weight",
     "user_text": "user_text_weight",
 }
 WEIGHTS = {
     "neighbours": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0),
+    "popularity": (CARRIED, 0.5, 1.0, 2.0, 4.0, 8.0),
     "item_text": (0.0, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2),
     "user_text": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
 }
@@ -94,6 +96,9 @@ class GraphFilterConfig(ExponentsConfig):
         None, ge=0, description="M, items kept in each column of R̃ᵀR̃; 0 leaves the part out"
     )
     neighbour_weight: float | None = Field(None, ge=0, description="v, weight of the item neighbours")
+    popularity_weight: float | None = Field(
+        None, ge=0, description="p of p_u = p / (1 + √d_u), weight of the items' popularity"
+    )
     text_weight: float | None = Field(None, ge=0, description="w, weight of the item texts")
     text_power: float = Field(
         0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully"
@@ -113,19 +118,21 @@ class GraphFilterConfig(ExponentsConfig):
 
 
 class GraphFilter(ClosedForm):
-    """Low-rank ridge filter of the interactions, fused with item neighbours and text; no gradient, no epochs.
+    """Low-rank ridge filter of the interactions, fused with item neighbours, popularity and text; no epochs.
 
-        score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(R̃_u G) + w_u z(n_u)
+        score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(R̃_u G) + w_u z(n_u) + p_u z(√d)
 
     R̃ = D_u^−a R D_i^−b are the scaled training interactions, Q their leading right singular vectors and
     c_u = R̃_u Q diag(h) with h = σ² / (σ² + μ²). T are the whitened item texts and t_u the mean of the user's
     items, with the user's own text where there is one. G holds the largest entries of R̃ᵀR̃, and n_u averages the
-    histories of the users with the most similar texts, w_u = s / (1 + √d_u). z divides a user's scores by their
-    standard deviation over the items; the mean is left out, as it does not change the order. So the first two
-    terms are one inner product, and without the other two it is all of the model.
+    histories of the users with the most similar texts, w_u = s / (1 + √d_u). √d are the square roots of the items'
+    numbers of users, p_u = p / (1 + √d_u): the shorter the history, the more popularity counts. z divides a user's
+    scores by their standard deviation over the items; the mean is left out, as it does not change the order. So all
+    but the item neighbours and n_u are one inner product, and without these two it is all of the model.
 
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
-    validation split; a text is used only if that gains more than its standard error.
+    validation split; a text is used only if that gains more than its standard error, beyond what popularity gains.
+    The smallest weight of popularity only orders items of equal score.
     """
 
     NAME: ClassVar[str] = "graph-filter"
@@ -190,7 +197,7 @@ class _Fit:
             self.notes += notes_without_validation(config)
         self.parts: dict[str, _Scores] = {}
         self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None
-        self.weights = {"neighbours": 0.0, "item_text": 0.0, "user_text": 0.0}
+        self.weights = dict.fromkeys(WEIGHT_NAMES, 0.0)
         self.figures: dict[str, float] = {}
         self.trials: list[dict[str, float]] = []
 
@@ -570,14 +577,14 @@ class _Fit:
         return np.where(self.texts.has_user[:, None], self.texts.users, 0).astype(np.float32)
 
     def _choose_weights(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
-        """v, w and s, one after the other and once more; a text whose gain is not beyond chance is left out."""
-        given = {
-            "neighbours": self.config.neighbour_weight,
-            "item_text": self.config.text_weight,
-            "user_text": self.config.user_text_weight,
-        }
+        """v, p, w and s, one after the other and once more; a text whose gain is not beyond chance is left out.
+
+        Popularity comes before the texts, so that nothing is put down to them that it does as well.
+        """
+        given = {name: getattr(self.config, option) for name, option in WEIGHT_NAMES.items()}
         present = {
             "neighbours": self.config.neighbours != 0,
+            "popularity": True,
             "item_text": item_texts is not None,
             "user_text": user_texts is not None,
         }
@@ -588,15 +595,16 @@ class _Fit:
         if self.validation is None:
             self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
             return
-        self._score_texts(item_texts, user_texts)
+        self._score_parts(item_texts, user_texts)
         free = [name for name, there in present.items() if there and given[name] is None]
-        texts = [name for name in free if name != "neighbours"]
-        self.weights |= dict.fromkeys(texts, 0.0)
-        for name in texts:
+        added = [name for name in free if name != "neighbours"]
+        self.weights |= {name: WEIGHTS[name][0] for name in added}
+        for name in added:
             before = self._quality()
             after = self._pick(name)
-            self._keep_if_better(name, before, after)
-        for name in [name for name in free if self.weights[name]]:
+            if name != "popularity":
+                self._keep_if_better(name, before, after)
+        for name in [name for name in free if self.weights[name] > CARRIED]:
             self._pick(name)
         quality = self._quality()
         self.figures = quality.figures()
@@ -650,9 +658,18 @@ class _Fit:
         users = _filter_users(self._smoothed(scaled[self.validation.users]), found, ridge)
         self.parts["filter"] = self._stacked(_scores_of(users, found.vectors))
 
-    def _score_texts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
+    def _popularity(self) -> Float32Array:
+        """float32[I]: z(√d), d_i the number of users of an item."""
+        roots = np.sqrt(self.degrees[1])[None]
+        found: Float32Array = _unit(np.asarray(roots - roots.mean(), np.float32))[0]
+        return found
+
+    def _score_parts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
         assert self.validation is not None
         users = self.validation.users
+        by_length = (1 / (1 + np.sqrt(self.degrees[0][users]))).astype(np.float32)
+        popularity = self._popularity()
+        self.parts["popularity"] = _Recomputed(lambda block: by_length[block, None] * popularity)
         own = None if self.texts is None else self._known_texts()
         own = None if own is None else own[users]
         if item_texts is not None:
@@ -663,8 +680,7 @@ class _Fit:
             self.parts["item_text"] = self._stacked(lambda block: scaled[block] @ item_texts.vectors.T)
         if user_texts is not None:
             found = user_texts.rows(user_texts.vectors[users], users)
-            amounts = 1 / (1 + np.sqrt(self.degrees[0][users]))
-            of_users = scale_rows(found, amounts)
+            of_users = scale_rows(found, by_length)
             self.parts["user_text"] = self._stacked(lambda block: sp.csr_array(of_users[block]).toarray())
 
     # The model.
@@ -682,24 +698,30 @@ class _Fit:
     ) -> GraphRule:
         of_items = self._item_weights(exponents[1])
         gains = _gains(spectrum.values, ridge, rank)
-        weights = self.weights["neighbours"], self.weights["item_text"], self.weights["user_text"]
+        weights = dict(self.weights)
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
         new_users, width = self._new_users(scaled, spread, spectrum, (rank, ridge), item_texts, user_texts)
         factors = spread[:, :rank] * gains[:rank]
         average, moments = _moments(scaled, factors, item_texts is not None, self.shards)
-        if item_texts is not None and not weights[1]:
-            weights = weights[0], CARRIED, weights[2]
+        if item_texts is not None and not weights["item_text"]:
+            weights["item_text"] = CARRIED
         return GraphRule(
             factors=of_items[:, None] * (spread * gains)[:, :width],
             vectors=np.ascontiguousarray(spectrum.vectors[:, :width]),
             item_weights=of_items,
-            neighbours=graph if weights[0] else None,
+            neighbours=graph if weights["neighbours"] else None,
             item_texts=item_texts,
-            user_texts=user_texts if weights[2] or new_users is not None else None,
+            user_texts=user_texts if weights["user_text"] or new_users is not None else None,
             new_users=new_users,
             average=np.pad(average, (0, width - rank)),
-            weights=weights,
+            weights=(
+                weights["neighbours"],
+                weights["item_text"],
+                weights["user_text"],
+                weights["popularity"],
+            ),
             of_new_items=self._of_new_items(moments, spectrum.vectors[:, :rank], item_texts),
+            popularity=self._popularity() if weights["popularity"] else None,
         )
 
     def _of_new_items(

@@ -24,7 +24,7 @@ from rlmrec.closed_form.base import (
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
 from rlmrec.text.whitening import Whitening, gram_matrix, unit_rows
 from rlmrec.topk import map_blocks
-from rlmrec.types import BoolArray, Float32Array, IntArray
+from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # Added to the diagonal of a kernel matrix: above the rounding of its float32 entries, below any ridge in use.
 JITTER = 1e-4
@@ -279,7 +279,7 @@ class NewUsers:
 
 @dataclass(frozen=True, eq=False)
 class GraphRule(FoldIn):
-    """score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(h_u G) + w_u z(n_u), with what a user's parts are made of.
+    """score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(h_u G) + w_u z(n_u) + p_u z(√d), with what these are made of.
 
     Args:
         factors: float32[I, r], S-smoothed D_i^−b Q diag(h): c_u is their sum over the history.
@@ -290,8 +290,9 @@ class GraphRule(FoldIn):
         user_texts: None leaves the part out.
         new_users: what a user with a text and no history gets; None treats it as one without a text.
         average: float32[r], the mean of all c_u: what a user with neither history nor text gets.
-        weights: v, w and s, w_u being s / (1 + √d_u).
+        weights: v, w, s and p; w_u = s / (1 + √d_u) and p_u = p / (1 + √d_u).
         of_new_items: where an item goes that is known by text alone; None refuses it.
+        popularity: z(√d), float32[I], d_i the users of an item; None leaves the part out.
     """
 
     factors: Float32Array
@@ -302,15 +303,17 @@ class GraphRule(FoldIn):
     user_texts: UserTexts | None
     new_users: NewUsers | None
     average: Float32Array
-    weights: tuple[float, float, float]
+    weights: tuple[float, float, float, float]
     of_new_items: NewItems | None = None
+    popularity: Float32Array | None = None
 
     @cached_property
     def items(self) -> Float32Array:
-        """float32[I, d]: [Q ; T]."""
-        if self.item_texts is None:
-            return self.vectors
-        return np.concatenate([self.vectors, self.item_texts.vectors], axis=1)
+        """float32[I, d]: [Q ; T ; z(√d)]."""
+        texts = [] if self.item_texts is None else [self.item_texts.vectors]
+        popularity = [] if self.popularity is None else [self.popularity[:, None]]
+        parts = [self.vectors, *texts, *popularity]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     @cached_property
     def _covariances(self) -> tuple[Float32Array, Float32Array | None]:
@@ -344,7 +347,11 @@ class GraphRule(FoldIn):
         degrees = np.asarray(histories.sum(axis=1)).ravel()
         is_new = degrees <= 0
         queries = self._queries(texts)
-        vectors = self._vectors(histories, texts, queries, is_new)
+        by_length = 1 / (1 + np.sqrt(degrees))
+        popularity = self.weights[3] * by_length
+        if texts is not None and self.new_users is not None:
+            popularity[is_new & with_text(texts)] = 0  # their weights were chosen without it
+        vectors = self._vectors(histories, texts, queries, is_new, popularity)
         history = None
         if self.neighbours is not None:
             history = scale_rows(histories, np.ones(n_users, np.float32), self.item_weights)
@@ -356,7 +363,7 @@ class GraphRule(FoldIn):
                 none = np.zeros((n_users, 0), np.float32)
                 direct = weighted_rows(np.zeros((n_users, 0), np.int64), none, n_items)
             else:
-                amounts = self.weights[2] / (1 + np.sqrt(degrees))
+                amounts = self.weights[2] * by_length
                 if self.new_users is not None:
                     amounts = np.where(is_new, self.new_users.weights[2], amounts)
                 asked = np.where((amounts > 0)[:, None], queries, 0)  # zeros find no neighbour
@@ -374,12 +381,15 @@ class GraphRule(FoldIn):
         texts: Float32Array | None,
         queries: Float32Array | None,
         is_new: BoolArray,
+        popularity: FloatArray,
     ) -> Float32Array:
         filtered, scales, text, text_scales = self._unscaled(histories, texts, queries, is_new)
-        vectors = filtered * scales[:, None]
-        if self.item_texts is None:
-            return vectors
-        return np.concatenate([vectors, text * text_scales[:, None]], axis=1)
+        parts = [filtered * scales[:, None]]
+        if self.item_texts is not None:
+            parts.append(text * text_scales[:, None])
+        if self.popularity is not None:
+            parts.append(popularity.astype(np.float32)[:, None])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _unscaled(
         self,
@@ -440,8 +450,9 @@ class GraphRule(FoldIn):
         if self.item_texts is not None:
             _, lengths = self.item_texts.means(histories)
             of_items = weights[:, None] * self.item_texts.vectors[items] * reciprocal(lengths)[0]
-            shares[:-1, rank:] = of_items * text_scales[0]
-            shares[-1, rank:] = texted[0] * text_scales[0] - shares[:-1, rank:].sum(axis=0)
+            by_text = slice(rank, rank + texted.shape[1])
+            shares[:-1, by_text] = of_items * text_scales[0]
+            shares[-1, by_text] = texted[0] * text_scales[0] - shares[:-1, by_text].sum(axis=0)
         return shares
 
     @property
@@ -450,7 +461,7 @@ class GraphRule(FoldIn):
         return self.item_texts is not None or self.user_texts is not None
 
     def new_items(self, texts: Float32Array) -> Float32Array:
-        """[Q̂ ; T] of items that are known by text alone; see ``FoldIn.new_items``."""
+        """[Q̂ ; T ; 0] of items that are known by text alone: of average popularity; see ``FoldIn.new_items``."""
         if self.item_texts is None or self.of_new_items is None:
             return super().new_items(texts)
         of_new, whitened = self.of_new_items, self.item_texts.whitening(texts)
@@ -458,7 +469,9 @@ class GraphRule(FoldIn):
         # Further columns of Q serve new users alone: a history gives them no weight.
         directions = of_new.directions(whitened, self.item_texts.vectors, self.vectors[:, :rank])
         more = np.zeros((len(whitened), self.vectors.shape[1] - rank), np.float32)
-        parts = np.float32(of_new.length) * directions, more, np.float32(of_new.text_weight) * whitened
+        parts = [np.float32(of_new.length) * directions, more, np.float32(of_new.text_weight) * whitened]
+        if self.popularity is not None:
+            parts.append(np.zeros((len(whitened), 1), np.float32))
         return np.concatenate(parts, axis=1)
 
     def state(self) -> State:
@@ -470,6 +483,8 @@ class GraphRule(FoldIn):
             "average": self.average,
             "weights": np.array(self.weights),
         }
+        if self.popularity is not None:
+            arrays["popularity"] = self.popularity
         for name in ("item_texts", "user_texts", "new_users", "of_new_items"):
             part = getattr(self, name)
             if part is not None:
@@ -484,7 +499,8 @@ class GraphRule(FoldIn):
             inner = nested(name, state)
             return restore(inner) if inner else None
 
-        neighbour, item_text, user_text = state["weights"].tolist()
+        # Models of older versions have no popularity.
+        neighbour, item_text, user_text, popularity = (*state["weights"].tolist(), 0.0)[:4]
         return cls(
             state["factors"],
             state["vectors"],
@@ -494,8 +510,9 @@ class GraphRule(FoldIn):
             part("user_texts", UserTexts.from_state),  # type: ignore[arg-type]
             part("new_users", NewUsers.from_state),  # type: ignore[arg-type]
             state["average"],
-            (neighbour, item_text, user_text),
+            (neighbour, item_text, user_text, popularity),
             part("of_new_items", NewItems.from_state),  # type: ignore[arg-type]
+            state.get("popularity"),
         )
 
 
