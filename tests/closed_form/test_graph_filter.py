@@ -23,6 +23,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.experiments.history import cut_history
+from rlmrec.testing import blocks
 
 OPTIONS = {
     "user_exponent": 0.3,
@@ -305,6 +306,14 @@ def test_a_higher_rank_is_tried_only_if_oversampling_vectors_rank_better(monkeyp
     monkeypatch.setattr(graph_filter, "RANK", 4)
     ranks = {trial["rank"] for trial in GraphFilter.fit(dataset).record["trials"] if "rank" in trial}
     assert max(ranks) >= 16
+
+
+def test_lower_ranks_are_tried_where_a_few_groups_are_all_there_is():
+    dataset, _ = blocks(6, users=50, items=50, density=0.1)
+    record = GraphFilter.fit(dataset, config=GraphFilterConfig(neighbours=0)).record
+    assert record["chosen"]["rank"] < graph_filter.RANK // 4
+    tried = {trial["rank"] for trial in record["trials"] if "rank" in trial}
+    assert min(tried) == max(graph_filter.LEAST_RANK, record["chosen"]["rank"] // 2)
 
 
 def test_text_that_helps_is_used_and_shuffled_text_is_not(noisy):

@@ -47,7 +47,7 @@ from rlmrec.types import Float32Array, FloatArray, IntArray
 
 # What an option left open is where no validation split can choose it: the middle of what four datasets chose.
 EXPONENTS = 0.3, 0.3
-RANK = 128
+RANK, LEAST_RANK = 128, 4
 RIDGE = 2.0
 DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
@@ -467,7 +467,7 @@ class _Fit:
         """
         most = min(*scaled.shape, self.config.max_rank)
         found = _cut(wide, rank)
-        chosen, ridge, best, more = self._choose_rank(scaled, wide, rank, _parts_of(rank))
+        chosen, ridge, best, more = self._choose_rank(scaled, wide, rank, _parts_of(rank), lower=True)
         while more and 2 * rank <= most:
             rank *= 2
             wide = self._svd(scaled, rank, found.vectors)
@@ -491,7 +491,7 @@ class _Fit:
         )
 
     def _choose_rank(
-        self, scaled: sp.csr_array, wide: SingularVectors, most: int, ranks: list[int]
+        self, scaled: sp.csr_array, wide: SingularVectors, most: int, ranks: list[int], lower: bool = False
     ) -> tuple[int, float, Quality, bool]:
         """The best of ``ranks`` at a middling ridge, then the best ridge at that rank.
 
@@ -500,6 +500,7 @@ class _Fit:
             wide: its leading singular vectors, the oversampling ones after them.
             most: how many of them are accurate, the last of ``ranks``.
             ranks: what is tried, unless the rank is given.
+            lower: whether to go below the least of them, by halves, for as long as that ranks better.
 
         Returns:
             rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the
@@ -531,6 +532,12 @@ class _Fit:
 
         by_rank = [quality.mean for quality in qualities([(rank, middle) for rank in ranks + spare])]
         rank = ranks[int(np.argmax(by_rank[: len(ranks)]))]
+        value = max(by_rank[: len(ranks)])
+        while lower and config.rank is None and rank <= ranks[0] and rank // 2 >= LEAST_RANK:
+            half = qualities([(rank // 2, middle)])[0].mean
+            if half <= value:
+                break
+            rank, value = rank // 2, half
         more = config.rank is None and rank == most and max(by_rank[len(ranks) - 1 :]) == by_rank[-1]
         ridges = RIDGES if config.ridge is None else (config.ridge,)
         by_ridge = qualities([(rank, ridge) for ridge in ridges])
