@@ -1,18 +1,23 @@
 import json
 import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import pandas as pd
 import pytest
 from fault_server import GOOD
 from pydantic import BaseModel, ConfigDict
 
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ConfigError, DataError, RequestError
 from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.client import OpenAIChat
 from rlmrec.llm.store import Store
 from rlmrec.profiles.batch import read_batch, write_batch
+from rlmrec.profiles.parse import SCHEMA
 from rlmrec.profiles.profiler import Profiler
-from rlmrec.profiles.ray_data import answer_batch, asked
+from rlmrec.profiles.ray_data import answer_batch, asked, vllm_processor
 
 
 @pytest.fixture
@@ -288,3 +293,67 @@ def test_ray_data_refuses_the_file_of_another_model(profiler, dataset, tmp_path)
     assert asked(profiler.llm, line)["custom_id"] == line["custom_id"]
     with pytest.raises(DataError, match="is not one of another"):  # before Ray is started
         answer_batch(tmp_path / "out.jsonl", tmp_path / "parts", OpenAIChat("another"), pytest.fail)
+
+
+class Rows(list):
+    """What is used of a ray.data.Dataset, in one block."""
+
+    def map(self, change):
+        return Rows(map(change, self))
+
+    def map_batches(self, change, batch_format):
+        assert batch_format == "pandas"
+        return Rows(change(pd.DataFrame(self)).to_dict("records"))
+
+    def iter_rows(self):
+        return iter(self)
+
+
+def test_vllm_inside_rays_workers(monkeypatch, profiler, dataset, tmp_path):
+    """The columns are those of Ray 2.60 with vLLM 0.32; like Ray, rows with an error pass by the last function."""
+    out, parts, config, builder, asked_of_vllm = tmp_path / "out.jsonl", tmp_path / "parts", {}, {}, []
+
+    def build(_, preprocess, postprocess, builder_kwargs):
+        builder.update(builder_kwargs)
+
+        def generate(row):
+            row |= preprocess(row)
+            asked_of_vllm.append(row)
+            number = len(asked_of_vllm)
+            error = "VLLMValidationError: This model's maximum context length is 64" if number == 1 else ""
+            text = {1: "", 2: GOOD[:-1]}.get(number, GOOD)
+            counts = {"num_input_tokens": 50 + number, "num_generated_tokens": number}
+            row |= {"prompt": "<s>", "generated_text": text, **counts, "__inference_error__": error}
+            return row if error else {**postprocess(row), "__inference_error__": ""}
+
+        return lambda rows: rows.map(generate)
+
+    read = SimpleNamespace(read_json=lambda path: Rows(requests(Path(path))))
+    llm = SimpleNamespace(vLLMEngineProcessorConfig=config.update, build_processor=build)
+    monkeypatch.setitem(sys.modules, "ray.data", read)
+    monkeypatch.setitem(sys.modules, "ray.data.llm", llm)
+    plain = {"top_k": 9}
+    profiler.llm = OpenAIChat(
+        "m", seed=5, extra_body={"chat_template_kwargs": {"enable_thinking": False}} | plain
+    )
+    assert write_batch(profiler, dataset, "item", out) == 8
+
+    processor = vllm_processor(profiler.llm, concurrency=3, max_model_len=64)
+    assert (config["model_source"], config["concurrency"]) == ("m", 3)
+    assert (config["engine_kwargs"], config["placement_group_config"]) == ({"max_model_len": 64}, None)
+    assert builder == {"chat_template_kwargs": {"enable_thinking": False}}
+    vllm_processor(profiler.llm, cpus=2)
+    assert config["placement_group_config"] == {"bundles": [{"CPU": 2}]}
+
+    with pytest.raises(RequestError, match=r"1 of 8 requests got no answer.*maximum context length is 64"):
+        answer_batch(out, parts, profiler.llm, processor)
+    lines = requests(out)
+    assert [row["messages"] for row in asked_of_vllm] == [line["body"]["messages"] for line in lines]
+    sampling = {"temperature": 0.0, "max_tokens": 600, "seed": 5, "structured_outputs": {"json": SCHEMA}}
+    assert asked_of_vllm[0]["sampling_params"] == sampling | plain
+    assert profiler.store.take_parts(parts) == (7, 0)
+    answers = [profiler.store.answer(line["custom_id"]) for line in lines]
+    assert answers[0] is None
+    assert [answer.finish for answer in answers[1:]] == ["length"] + ["stop"] * 6
+    assert answers[7].usage == (58, 8, 0)
+    assert profiler.settle(dataset, "item").profiled == 7
