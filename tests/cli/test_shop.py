@@ -263,17 +263,36 @@ def test_lists_of_every_form_are_watched_alike(place, files, call, tmp_path):
     assert "the name must end in one of .parquet, .csv, .jsonl" in err
 
 
-def test_tables_that_call_the_ids_differently_are_told_apart(files, call, tmp_path):
-    pl.read_csv(files / "products.csv").rename({"product_id": "sku"}).write_csv(tmp_path / "p.csv")
-    code, _, err = call(
-        "data", "table", files / "orders.csv", *TABLE, "--items", tmp_path / "p.csv", "-w", tmp_path / "w"
-    )
+def test_tables_may_call_the_ids_differently(place, files, call, tmp_path):
+    other = tmp_path / "other"
+    for name in ("products", "next_products"):
+        table = pl.read_csv(files / f"{name}.csv", infer_schema=False).rename({"product_id": "sku"})
+        # A column that is called as the ids of the orders is then a column like others.
+        table.with_columns(product_id=pl.lit("made to order")).write_csv(tmp_path / f"{name}.csv")
+    pl.read_csv(tmp_path / "products.csv").drop("product_id").write_csv(tmp_path / "p.csv")
+    command = ("data", "table", files / "orders.csv", *TABLE, "--split", "temporal 8:1:1", "-w", other)
+    code, _, err = call(*command, "--items", tmp_path / "p.csv")
     assert code == 2
-    assert (
-        "the column of item ids must have the same name in all tables: give that name (item, --item-column)"
-        in err
-    )
+    assert "name the column of item ids in the table of items (items_id, --items-id-column)" in err
     assert "p.csv has no column 'product_id'" in err
+    code, _, err = call(*command, "--items-id-column", "sku")
+    assert code == 2
+    assert "items_id names a column of the table of items: give that, too (items, --items)" in err
+    code, _, err = call(*command, "--items", tmp_path / "products.csv", "--items-id-column", "sku")
+    assert code == 0, err
+    made, dataset = Dataset.load(other / "dataset"), place.dataset()
+    assert made.fingerprint == dataset.fingerprint
+    assert made.item_texts.drop("product_id").equals(dataset.item_texts)
+    assert set(made.item_texts["product_id"].drop_nulls()) == {"made to order"}
+    # The next day the name is known.
+    grown = []
+    for workspace, folder in ((other, tmp_path), (place.path, files)):
+        code, _, err = call(
+            "data", "append", files / "next_day.csv", "--items", folder / "next_products.csv", "-w", workspace
+        )
+        assert code == 0, err
+        grown.append(Dataset.load(workspace / "dataset").item_texts)
+    assert grown[0].drop("product_id").equals(grown[1])
 
 
 def test_who_was_left_out_is_told(files, tmp_path, call):

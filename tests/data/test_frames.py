@@ -58,7 +58,8 @@ def test_a_frame_gives_what_the_csv_gives(make, tmp_path):
     options = {f"{kind}_column": name for kind, name in NAMES.items()}
     source = read_tables(tmp_path / "r.csv", items=tmp_path / "i.csv", title_column="name", **options)
     expected = Dataset.from_source(source, **FILTERS)
-    made = Dataset.from_frame(make(columns()), **NAMES, items=make(ITEMS), title="name", **FILTERS)
+    items = make({"sku" if name == "item_id" else name: values for name, values in ITEMS.items()})
+    made = Dataset.from_frame(make(columns()), **NAMES, items=items, items_id="sku", title="name", **FILTERS)
     assert plain(made) == plain(expected)
     assert made.content == expected.content
 

@@ -408,8 +408,10 @@ def append_command(
         ),
     ] = None,
     items_query: QueryOption = None,
+    items_id_column: ColumnOption = None,
     users: Annotated[str | None, typer.Option(help="File of users, likewise.", metavar="PATH")] = None,
     users_query: QueryOption = None,
+    users_id_column: ColumnOption = None,
     user_column: ColumnOption = None,
     item_column: ColumnOption = None,
     rating_column: ColumnOption = None,
@@ -454,11 +456,16 @@ def append_command(
         raise ConfigError("nothing to append: give a file of interactions, --items FILE or --users FILE")
     with place.changing_dataset(), output.step("appending"):
         dataset = place.dataset()
-        given = (user_column, item_column, rating_column, timestamp_column, review_column, title_column)
         recorded = dataset.provenance.get("columns", {})
-        names = ("user", "item", "rating", "timestamp", "review", "title")
-        *chosen, title = (own or recorded.get(name) for name, own in zip(names, given, strict=True))
-        columns = Columns(chosen[0] or "user_id", chosen[1] or "item_id", *chosen[2:])
+        columns = Columns(
+            user_column or recorded.get("user") or "user_id",
+            item_column or recorded.get("item") or "item_id",
+            rating_column or recorded.get("rating"),
+            timestamp_column or recorded.get("timestamp"),
+            review_column or recorded.get("review"),
+        )
+        items_id = items_id_column or recorded.get("items_id") or columns.item
+        users_id = users_id_column or recorded.get("users_id") or columns.user
         written = {
             "delimiter": delimiter,
             "decimal": decimal,
@@ -476,13 +483,11 @@ def append_command(
             dataset,
             None if file is None else read_interactions(file, columns, form, query),
             columns,
-            items=read_described(items, "item", columns.item, form, items_query)
-            if items is not None
-            else None,
-            users=read_described(users, "user", columns.user, form, users_query)
-            if users is not None
-            else None,
-            title=title,
+            items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
+            users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
+            title=title_column or recorded.get("title"),
+            items_id=items_id,
+            users_id=users_id,
         )
         grown = appended.dataset
         if strict:

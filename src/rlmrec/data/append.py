@@ -52,6 +52,8 @@ def append(
     items: Table | None = None,
     users: Table | None = None,
     title: str | None = None,
+    items_id: str | None = None,
+    users_id: str | None = None,
 ) -> Appended:
     """Append interactions to a dataset, and add or update the columns of items and users.
 
@@ -67,11 +69,13 @@ def append(
         items: table of items, of which those that have interactions are taken; None without one.
         users: table of users, likewise.
         title: column of ``items`` with the titles.
+        items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
 
     Raises:
         DataError: ids of another type, a column that the dataset has is missing, or a value cannot be used.
     """
     columns = columns or Columns()
+    items_id, users_id = items_id or columns.item, users_id or columns.user
     counts: dict[str, int] = {}
     new, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
     parts = {
@@ -85,8 +89,8 @@ def append(
     if (place == 3).any():
         cold = new.take(place == 3) if cold is None else joined([cold, new.take(place == 3)])
     counts |= {f"to {name}": int((place == number).sum()) for number, name in enumerate((*parts, "cold"))}
-    item_texts, changed = _updated(dataset.item_texts, all_items, items, columns.item, title, counts)
-    user_texts, changed_users = _updated(dataset.user_texts, all_users, users, columns.user, None, counts)
+    item_texts, changed = _updated(dataset.item_texts, all_items, items, items_id, title, counts)
+    user_texts, changed_users = _updated(dataset.user_texts, all_users, users, users_id, None, counts)
     described = [] if item_texts is None else _changed_texts(dataset, item_texts)
     if items is not None:
         others = changed[: dataset.n_items].copy()
@@ -96,7 +100,7 @@ def append(
     if users is not None:
         counts["known users with changes"] = int(changed_users[: dataset.n_users].sum())
     findings = _findings(dataset, new, all_users, all_items)
-    for table, ids, column in ((items, all_items, columns.item), (users, all_users, columns.user)):
+    for table, ids, column in ((items, all_items, items_id), (users, all_users, users_id)):
         findings += [] if table is None else check_table(table, ids, column)
     if item_texts is not None and len(all_items) > dataset.n_items:
         fresh = Vocabulary(all_items.ids[dataset.n_items :], "item")

@@ -394,9 +394,11 @@ class Dataset:
         weight: str | None = None,
         min_weight: float | None = None,
         items: IntoDataFrame | None = None,
+        items_id: str | None = None,
         title: str | None = None,
         text_columns: Sequence[str] | None = None,
         users: IntoDataFrame | None = None,
+        users_id: str | None = None,
         train: IntoDataFrame | None = None,
         valid: IntoDataFrame | None = None,
         test: IntoDataFrame | None = None,
@@ -415,8 +417,8 @@ class Dataset:
         Args:
             df: interactions, one row each, to be filtered and split.
             name: the dataset's name.
-            user: column of user ids, in ``users`` too.
-            item: column of item ids, in ``items`` too.
+            user: column of user ids.
+            item: column of item ids.
             rating: column of ratings; None: there are none.
             timestamp: column of times: seconds since 1970, dates, or their text in one of the usual forms.
             review: column of review texts.
@@ -426,10 +428,12 @@ class Dataset:
                 than 0, count. No model weighs pairs by them.
             min_weight: see ``weight``.
             items: columns of items, one row per item.
+            items_id: column of item ids in ``items``; by default ``item``.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             text_columns: columns of ``items`` that go into prompts and text vectors, the title always among them; by
                 default those of texts, not prices, stock and other numbers.
             users: user texts, one row per user.
+            users_id: column of user ids in ``users``; by default ``user``.
             train, valid, test: interactions of a ready-made split, instead of ``df``.
             min_rating, period, sample_users, k_core, split, cold, seed: as in ``from_source``.
 
@@ -456,7 +460,7 @@ class Dataset:
                 decimal=decimal, timestamp_format=timestamp_format, item_separator=item_separator,
                 weight_column=weight, min_weight=min_weight,
             ),
-            text_columns,
+            text_columns, items_id, users_id,
         )  # fmt: skip
         dataset = cls.from_source(
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,

@@ -20,11 +20,11 @@ from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
 from rlmrec.data.tables import (
     Columns,
-    of_all_tables,
     read_columns,
     single_rows,
     to_source,
     told_to_name_columns,
+    told_to_name_ids,
 )
 from rlmrec.errors import ConfigError, DataError
 
@@ -41,6 +41,8 @@ def read_frames(
     title: str | None = None,
     form: FileFormat = PLAIN,
     text_columns: Sequence[str] | None = None,
+    items_id: str | None = None,
+    users_id: str | None = None,
 ) -> Source:
     """Read interactions and texts from data frames.
 
@@ -54,6 +56,7 @@ def read_frames(
         title: column of ``items`` with the titles.
         form: how texts in them write numbers and times.
         text_columns: columns of ``items`` that go into prompts and vectors; None chooses those of texts.
+        items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
 
     Raises:
         ConfigError: neither one frame nor three are given.
@@ -74,8 +77,10 @@ def read_frames(
         name,
         tables,
         columns,
-        items=None if items is None else _described(items, "item", columns.item),
-        users=None if users is None else _described(users, "user", columns.user),
+        items=None if items is None else _described(items, "item", items_id or columns.item),
+        users=None if users is None else _described(users, "user", users_id or columns.user),
+        items_id=items_id,
+        users_id=users_id,
         title=title,
         text_columns=text_columns,
         provenance={"source": "data frame", **({"format": form.given()} if form != PLAIN else {})},
@@ -84,7 +89,7 @@ def read_frames(
 
 def _described(frame: IntoDataFrame, kind: str, id_column: str) -> Table:
     """Read the columns of items or users."""
-    with of_all_tables(kind):
+    with told_to_name_ids(kind):
         return read_frame(frame, f"{kind}s", ids=(id_column,))
 
 

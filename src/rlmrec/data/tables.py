@@ -78,10 +78,12 @@ def read_tables(
     review_column: str | None = None,
     items: Path | str | None = None,
     items_query: str | None = None,
+    items_id_column: str | None = None,
     title_column: str | None = None,
     text_columns: str | None = None,
     users: Path | str | None = None,
     users_query: str | None = None,
+    users_id_column: str | None = None,
     delimiter: str | None = None,
     decimal: str = ".",
     encoding: str | None = None,
@@ -100,19 +102,21 @@ def read_tables(
         valid: Ready-made split: file of validation interactions.
         test: Ready-made split: file of test interactions.
         user_column: Column of user ids.
-        item_column: Column of item ids, in the file of --items too.
+        item_column: Column of item ids.
         rating_column: Column of ratings.
         timestamp_column: Column of times: seconds since 1970, or dates. Of a repeated pair the latest is kept.
             Dates are recognised where all rows agree: 2026-12-31 23:59, 31.12.2026 23:59, 12/31/2026, 20261231.
         review_column: Column of review texts.
         items: File of item texts, one row per item; or a database.
         items_query: What to read of the items' database, by default that of the interactions.
+        items_id_column: Column of item ids in the file of --items; by default that of --item-column.
         title_column: Column of the items' titles in the file of --items; by default title, name or similar, in any
             case, else the first.
         text_columns: Columns of --items, separated by commas, that go into the prompts of language models and
             into the text vectors; the title always does. By default all of texts, none of prices, stock and numbers.
         users: File of user texts, one row per user; or a database.
         users_query: What to read of the users' database, by default that of the interactions.
+        users_id_column: Column of user ids in the file of --users; by default that of --user-column.
         delimiter: Character between the fields of CSV and TSV files, or tab. By default the first lines decide.
         decimal: Decimal separator of numbers in text files: . or a comma.
         encoding: Encoding of text files. By default UTF-8, UTF-16 or Windows-1252, whichever it looks like.
@@ -145,18 +149,26 @@ def read_tables(
     items, users = (
         own if of is None else own or file for own, of in ((items, items_query), (users, users_query))
     )
+    items_id, users_id = items_id_column or item_column, users_id_column or user_column
     first = Path(shown(paths[0]).partition("?")[0])
     return to_source(
         first.stem if file is not None else first.resolve().parent.name,
         tables,
         columns,
-        items=read_described(items, "item", item_column, form, items_query) if items is not None else None,
-        users=read_described(users, "user", user_column, form, users_query) if users is not None else None,
+        items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
+        users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
+        items_id=items_id_column,
+        users_id=users_id_column,
         title=title_column,
         text_columns=None if text_columns is None else [name.strip() for name in text_columns.split(",")],
         provenance={
             "files": [shown(path) for path in paths],
-            "columns": {**columns._asdict(), "title": title_column},
+            "columns": {
+                **columns._asdict(),
+                "title": title_column,
+                "items_id": items_id_column,
+                "users_id": users_id_column,
+            },
             **({"format": form.given()} if form != PLAIN else {}),
         },
     )
@@ -169,6 +181,8 @@ def to_source(
     *,
     items: Table | None = None,
     users: Table | None = None,
+    items_id: str | None = None,
+    users_id: str | None = None,
     title: str | None = None,
     text_columns: Sequence[str] | None = None,
     provenance: dict[str, Any] | None = None,
@@ -181,6 +195,7 @@ def to_source(
         columns: their columns.
         items: item texts with the column of item ids, one row per item.
         users: user texts, likewise.
+        items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
         title: column of ``items`` with the titles.
         text_columns: columns of ``items`` that go into prompts and vectors; None chooses those of texts.
         provenance: where the tables came from; JSON.
@@ -193,15 +208,21 @@ def to_source(
         raise ConfigError(
             "columns of titles and texts are in the table of items: give that, too (items, --items)"
         )
+    for kind, table, id_column in (("item", items, items_id), ("user", users, users_id)):
+        if table is None and id_column is not None:
+            raise ConfigError(
+                f"{kind}s_id names a column of the table of {kind}s: give that, too ({kind}s, --{kind}s)"
+            )
+    items_id, users_id = items_id or columns.item, users_id or columns.user
     parts, user_ids, item_ids = assemble(tables, *columns)
-    item_texts = without_markup(align(items, item_ids, columns.item)) if items is not None else None
-    user_texts = without_markup(align(users, user_ids, columns.user)) if users is not None else None
+    item_texts = without_markup(align(items, item_ids, items_id)) if items is not None else None
+    user_texts = without_markup(align(users, user_ids, users_id)) if users is not None else None
     findings = list(
         dict.fromkeys(found for table in (*tables, items, users) if table for found in table.findings)
     )
     findings += [
         finding
-        for table, ids, column in ((items, item_ids, columns.item), (users, user_ids, columns.user))
+        for table, ids, column in ((items, item_ids, items_id), (users, user_ids, users_id))
         if table is not None
         for finding in check_table(table, ids, column)
     ]
@@ -457,14 +478,13 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
 
 
 @contextmanager
-def of_all_tables(kind: str) -> Iterator[None]:
-    """Say in the error of a missing column of ids that it must have the same name in all tables."""
+def told_to_name_ids(kind: str) -> Iterator[None]:
+    """Say in the error of a missing column of ids of the table of items or users how to name it."""
     try:
         yield
     except ColumnError as error:
         raise ColumnError(
-            f"the column of {kind} ids must have the same name in all tables: give that name ({kind}, "
-            f"--{kind}-column) or rename the column: {error}"
+            f"name the column of {kind} ids in the table of {kind}s ({kind}s_id, --{kind}s-id-column): {error}"
         ) from None
 
 
@@ -472,7 +492,7 @@ def read_described(
     path: Path | str, kind: str, id_column: str, form: FileFormat = PLAIN, query: str | None = None
 ) -> Table:
     """Read the table of items or users, one row each, as ``read_table`` does."""
-    with of_all_tables(kind):
+    with told_to_name_ids(kind):
         return read_table(path, ids=(id_column,), form=form, query=query)
 
 
