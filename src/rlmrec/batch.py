@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlmrec.errors import ConfigError
+
 
 @dataclass
 class ListTargets:
@@ -70,6 +72,26 @@ def has_static_shapes(tensor: Tensor) -> bool:
 def is_accelerator(device: torch.device | str) -> bool:
     """Return whether the host should queue work for a device and never wait for its numbers."""
     return torch.device(device).type not in DYNAMIC_DEVICES
+
+
+def available_device(device: torch.device | str) -> torch.device:
+    """Return a device of PyTorch that this machine has.
+
+    Raises:
+        ConfigError: it has no such device.
+    """
+    present = ["cpu"]
+    present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError):  # PyTorch's ways of saying no
+        found = None
+    if found is None or found.type not in present:
+        raise ConfigError(
+            f"device {str(device)!r} is not available here: expected one of {', '.join(present)}"
+        )
+    return found
 
 
 def stream(rng: torch.Generator | None) -> torch.Generator | None:

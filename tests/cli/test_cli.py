@@ -452,6 +452,11 @@ def test_overwrite_deletes_nothing_before_the_new_run_can_start(call, workspace)
     assert "not available" in err
     assert len(err.strip().splitlines()) == 1, "and before a progress bar"
     assert (workspace.run("keep") / "metrics.json").exists()
+    # What does not use a device refuses a wrong one, too.
+    for command in (("train", "--backbone", "graph-filter"), ("encode", "--encoder", "tfidf")):
+        code, _, err = call(*command, "-w", workspace.path, "--device", "gpu")
+        assert code == 2
+        assert "device 'gpu' is not available here: expected one of cpu" in err
 
 
 def test_runs_of_different_datasets_are_not_compared(call, workspace):

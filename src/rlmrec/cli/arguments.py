@@ -81,7 +81,9 @@ TextEmbeddingsOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of initialisation and training.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda or mps. Closed forms such as graph-filter use the CPU.")
+]
 DevicesOption = Annotated[
     str,
     typer.Option(

@@ -194,6 +194,10 @@ def encode(
         raise ConfigError(
             f"--user-vectors {user_vectors} does not use --users {users}: leave one of them out"
         )
+    if device != "cpu" and engine == "local":  # Ray's devices may be on other machines
+        from rlmrec.batch import available_device
+
+        available_device(device)
     dataset = place.dataset()
     selection = select_texts(
         dataset, place.profiles_path, profiles, user_vectors,

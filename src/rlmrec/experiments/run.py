@@ -164,7 +164,7 @@ def run(
         text_embeddings: text vectors; None when nothing needs them.
         folder: the run's folder.
         start: initial embeddings to start from; None for random ones.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda" or "mps"; a closed form is computed on the CPU.
         overwrite: start again even if the folder holds a run.
         text_embeddings_name: name of the vectors in their workspace, for the record; their hash identifies them.
         on_start: called when all is checked and training begins; not for a run that has finished before.
@@ -195,6 +195,10 @@ def run(
     if spec.is_closed_form:
         if start is not None:
             raise ConfigError(f"{spec.backbone} is computed, not trained: it starts from no other run")
+        if device != "cpu":  # it is not used, but a wrong one is a mistake here as elsewhere
+            from rlmrec.batch import available_device
+
+            available_device(device)
         if on_start is not None:
             on_start()
         return _fit(spec, dataset, text_embeddings if spec.reads_text else None, folder, config)

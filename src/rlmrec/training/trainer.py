@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone
-from rlmrec.batch import Batch, is_accelerator
+from rlmrec.batch import Batch, available_device, is_accelerator
 from rlmrec.columns import Columns
 from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
@@ -303,18 +303,7 @@ def check_trainable(
         raise ConfigError(
             "the validation split is empty, so training cannot be stopped: split with e.g. 3:1:1"
         )
-    present = ["cpu"]
-    present += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError):  # PyTorch's ways of saying no
-        found = None
-    if found is None or found.type not in present:
-        raise ConfigError(
-            f"device {str(device)!r} is not available here: expected one of {', '.join(present)}"
-        )
-    return found
+    return available_device(device)
 
 
 def check_options(backbone: Backbone, config: TrainConfig, device: torch.device) -> None:
