@@ -1,7 +1,7 @@
 """Every error that rlmrec raises on purpose.
 
-A message names what was got, what was expected and what to do. The command line prints it as one line;
-anything that is not an ``RlmrecError`` is a defect and shows its traceback.
+A message names what was got, what was expected and what to do. The command line prints it as one line, or one for each
+kind of broken rows; anything that is not an ``RlmrecError`` is a defect and shows its traceback.
 """
 
 from collections.abc import Iterable
@@ -52,6 +52,10 @@ class RlmrecError(Exception):
 
 class DataError(RlmrecError):
     """Input that cannot be used: a file, a row, a column, a matrix, a vector."""
+
+
+class BrokenRowsError(DataError):
+    """Several kinds of rows that cannot be used: a line for each."""
 
 
 class ConfigError(RlmrecError):

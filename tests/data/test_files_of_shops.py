@@ -283,15 +283,19 @@ def test_the_usual_forms_of_times(tmp_path, values, expected):
         (["3-4-26 10:00", "5-6-26 11:00"], r"--timestamp-format '%d-%m-%y %H:%M' or '%m-%d-%y %H:%M'"),
         (
             ["31.12.2026", "12/31/2026"],
-            r"line 3, .*got '12/31/2026', expected .* like the others \('31.12.2026'\)",
+            r"line 3, .*got '12/31/2026' \(1 such in all\), expected .* like the others \('31.12.2026'\)",
         ),
         (["13/13/2026", "1/2/2026"], "line 2, .*is no date of the calendar"),
         (["31.02.2026", "1.2.2026"], "line 2, .*is no date of the calendar"),
         (["12/31/2026 13:00 pm"], "is no date of the calendar"),
         (["20261231", "20260101", "20261301"], "line 4, .*is not a date, and the column looks like dates"),
         (["20261231", "20260101", "2026101"], "line 4, .*is not a date, and the column looks like dates"),
-        (["yesterday", "today"], "line 2, .*got 'yesterday', expected seconds since 1970 or a date"),
-        (["31.12.2026", ""], "line 3, .*got '', expected"),
+        (
+            ["yesterday", "today"],
+            r"line 2, .*got 'yesterday' \(2 such in all\), expected seconds since 1970 or a date",
+        ),
+        (["100", ""], r"line 3, .*the time is missing \(1 in all\)"),
+        (["31.12.2026", ""], r"line 3, .*the time is missing \(1 in all\): fill it in"),
     ],
 )
 def test_times_that_cannot_be_told_are_refused_with_the_remedy(tmp_path, values, message):
@@ -316,7 +320,9 @@ def test_a_named_form_of_times(tmp_path, form, values, expected):
 
 
 def test_a_named_form_that_does_not_fit(tmp_path):
-    with pytest.raises(DataError, match=r"line 3, .*got '2026', expected a time written as '%d.%m.%Y'"):
+    with pytest.raises(
+        DataError, match=r"line 3, .*got '2026' \(1 such in all\), expected a time written as '%d.%m.%Y'"
+    ):
         times(tmp_path, ["1.2.2026", "2026"], "%d.%m.%Y")
     with pytest.raises(DataError, match=r"expected a time written as '%!'"):
         times(tmp_path, ["1.2.2026"], "%!")

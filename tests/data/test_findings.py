@@ -154,7 +154,7 @@ def test_compact_dates_are_dates(tmp_path, written, seconds):
 
 
 def test_a_compact_date_that_is_none_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"line 3, column 'day': '20171399' is not a date"):
+    with pytest.raises(DataError, match=r"line 3, column 'day': '20171399' .1 such in all. is not a date"):
         dataset(tmp_path, "a,1,20170714\nb,2,20171399\n", "user_id,item_id,day", timestamp_column="day")
 
 

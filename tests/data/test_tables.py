@@ -180,10 +180,7 @@ def test_a_rating_may_be_missing_and_then_it_is_not_high_enough(tmp_path):
     assert [users.id(row) for row in interactions.min_rating(3).users.tolist()] == [1]
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [*product(["rating", "timestamp"], ["x", "nan", "inf", "1_0"]), ("timestamp", "")],
-)
+@pytest.mark.parametrize(("column", "value"), product(["rating", "timestamp"], ["x", "nan", "inf", "1_0"]))
 def test_what_is_not_a_number_is_refused_with_its_place(tmp_path, column, value):
     path = tmp_path / "t.csv"
     path.write_text(f'user_id,item_id,{column},note\n1,1,5,"two\nlines"\n\n2,1,{value},\n')
@@ -205,6 +202,55 @@ def test_nan_in_parquet_and_json_is_refused(tmp_path):
     pl.DataFrame({"user_id": [1], "item_id": [1], "stars": [True]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match="column 'stars' holds Boolean, expected numbers"):
         read_interactions(tmp_path / "t.parquet", rating="stars")
+
+
+def test_all_kinds_of_broken_rows_are_told_at_once(tmp_path, call):
+    orders, items = tmp_path / "orders.csv", tmp_path / "items.csv"
+    orders.write_text(
+        "user_id,item_id,stars,at,n\nann,1,5,31.12.2026,1\n,1,5,31.12.2026,1\nbob,1,good,,1\n\ncat,,bad,12/31/2026,x\n"
+        ",2,5,1.2.2026,1\ncat,3,5,3.4.2026,1\n"
+    )
+    items.write_text("item_id,title\n1,One\n1,Uno\n,None\n2,Two\n")
+    columns = {"rating_column": "stars", "timestamp_column": "at"}
+    told = [
+        f"{orders}, line 3, column 'user_id': the user id is missing (2 in all): fill it in or drop the row",
+        f"{orders}, line 6, column 'item_id': the item id is missing (1 in all): fill it in or drop the row",
+        f"{orders}, line 4, column 'stars': expected a finite number, got 'good' (2 such in all)",
+        f"{orders}, line 4, column 'at': the time is missing (1 in all): fill it in or drop the row",
+        f"{orders}, line 6, column 'at': got '12/31/2026' (1 such in all), expected seconds since 1970 or a date such "
+        "as 2018-07-07 22:09:11, written like the others ('31.12.2026'), or say how times are written "
+        "(timestamp_format, --timestamp-format)",
+    ]
+    of_items = (
+        f"{items}, line 4, column 'item_id': the item id is missing (1 in all): fill it in or drop the row"
+    )
+    with pytest.raises(DataError) as caught:
+        read_tables(orders, items=items, **columns)
+    assert str(caught.value).splitlines() == ["6 kinds of problems:", *told, of_items]
+    options = ("--rating-column", "stars", "--timestamp-column", "at", "-w", tmp_path / "w")
+    code, _, err = call("data", "table", orders, "--items", items, *options)
+    assert code == 1
+    assert err.splitlines()[-7:] == [
+        "error: 6 kinds of problems:",
+        *(f"  {line}" for line in (*told, of_items)),
+    ]
+    weights = f"{orders}, line 6, column 'n': expected a finite number, got 'x' (1 such in all)"
+    with pytest.raises(DataError) as caught:
+        read_tables(orders, weight_column="n", **columns)
+    assert sorted(str(caught.value).splitlines()) == sorted(["6 kinds of problems:", *told, weights])
+    # Lines with too many fields are told beside the others, not counted among them.
+    lines = orders.read_text()
+    for quote in ("", '12" '):
+        wide = f",1,5,31.12.2026,1,{quote}more\n,1,5,31.12.2026,1,and,more\n"
+        orders.write_text(f"\n{lines}{wide}")
+        with pytest.raises(DataError) as caught:
+            read_tables(orders, **columns)
+        first, *others = str(caught.value).splitlines()[1:]
+        assert first.startswith(
+            f"{orders} cannot be read: line 10 has 6 fields, the first line has 5 (2 such in all)"
+        )
+        places = zip((4, 7, 5, 5, 7), others, strict=True)
+        assert all(f"line {line}, column" in one for line, one in places)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +462,8 @@ def test_an_id_twice_is_refused(tmp_path, ending, places):
     with pytest.raises(DataError) as caught:
         read_texts(path, Vocabulary(["b"], "item"), "id")
     assert str(caught.value) == (
-        f"{path}, {word} {places[0]}, column 'id': item 'a' is in {word} {places[1]} already: "
+        f"{path}, {word} {places[0]}, column 'id': item 'a' is in {word} {places[1]} already "
+        "(1 such in all): "
         "keep one row per item"
     )
 
@@ -480,7 +527,7 @@ def test_dates_become_seconds(tmp_path, ending):
     rows[2]["time"] = "07/07/2018"
     with pytest.raises(
         DataError,
-        match=r"line \d, column 'time': got '07/07/2018', expected seconds since 1970 or a date .* like the others",
+        match=r"line \d, column 'time': got '07/07/2018' \(1 such in all\), expected seconds .* like the others",
     ):
         read_interactions(write(tmp_path / f"t.{ending}", rows), timestamp="time")
     rows[2]["time"] = 5

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rlmrec import __version__
-from rlmrec.errors import ConfigError, RlmrecError, did_you_mean, wrong_value
+from rlmrec.errors import BrokenRowsError, ConfigError, RlmrecError, did_you_mean, wrong_value
 
 LEFT_OUT = ("torch", "aiohttp", "jinja2")  # of what rlmrec needs, by rlmrec-serve
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -140,7 +140,7 @@ def _run_or_fail(arguments: list[str]) -> NoReturn:
             print(json.dumps({"error": message, "exit_code": code}), flush=True)
         if "--debug" in arguments:
             sys.exit(code)
-        _fail(message, code)
+        _fail(message, code, isinstance(error, BrokenRowsError))
 
 
 def _output_context(wanted: bool) -> AbstractContextManager[None]:
@@ -215,10 +215,10 @@ def _wrong_use(error: Any) -> str:
     return f"{message[0].lower()}{message[1:]}: see {where} --help"
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(message: str, code: int, several: bool = False) -> NoReturn:
     from rlmrec.cli.output import error
 
-    error(message)
+    error(*(message.splitlines() if several else [message]))
     sys.exit(code)
 
 

@@ -56,9 +56,12 @@ def quiet() -> Iterator[None]:
         _quiet = False
 
 
-def error(message: str) -> None:
-    """Print one line on stderr."""
-    _stderr.print(f"[bold red]error[/]: {escape(' '.join(printable(message).split()))}", soft_wrap=True)
+def error(message: str, *more: str) -> None:
+    """Print a message on stderr, each argument as a line of its own."""
+    first, *others = (escape(" ".join(printable(line).split())) for line in (message, *more))
+    _stderr.print(
+        "\n".join([f"[bold red]error[/]: {first}", *(f"  {line}" for line in others)]), soft_wrap=True
+    )
 
 
 class Output:

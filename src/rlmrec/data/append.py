@@ -16,7 +16,7 @@ from rlmrec.data.markup import without_markup
 from rlmrec.data.metadata import text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
-from rlmrec.data.tables import Columns, align, assemble, check_table, similar_title, titled
+from rlmrec.data.tables import Columns, align, assemble, check_table, similar_title, telling_all, titled
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.findings import Finding
@@ -77,7 +77,10 @@ def append(
     columns = columns or Columns()
     items_id, users_id = items_id or columns.item, users_id or columns.user
     counts: dict[str, int] = {}
-    new, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
+    with telling_all(
+        [] if orders is None else [orders], columns, [("item", items, items_id), ("user", users, users_id)]
+    ):
+        new, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
     parts = {
         name: replace(part, n_users=len(all_users), n_items=len(all_items))
         for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))

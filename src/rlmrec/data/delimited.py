@@ -13,7 +13,15 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.encodings import TextFile
-from rlmrec.data.table import UNREADABLE, Records, Table, check_columns, first_line, refuse_absent
+from rlmrec.data.table import (
+    UNREADABLE,
+    BrokenLinesError,
+    Records,
+    Table,
+    check_columns,
+    first_line,
+    refuse_absent,
+)
 from rlmrec.errors import DataError
 from rlmrec.files import longest_line, too_long
 from rlmrec.findings import Finding
@@ -48,9 +56,12 @@ def read_delimited(
         required: columns that must be present, whether ``columns`` names them or not.
 
     Raises:
+        BrokenLinesError: lines have more fields than the first one.
         DataError: as ``read_table``.
     """
     refuse_absent(path)
+    skipped = 0 if names else 1
+    header: list[str] | None = None
     try:
         text = TextFile.of(path, encoding)
         separator = separator or _separator(text)
@@ -72,8 +83,14 @@ def read_delimited(
         if columns is not None:  # only now: Polars overlooks lines with too many fields in columns not read
             frame = frame.select(list(dict.fromkeys(columns)))
     except (*UNREADABLE, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {_why(records, error)}") from None
-    skipped = 0 if names else 1
+        why, is_wide = _why(records, error)
+        if is_wide and header is not None:
+            wanted = {name: header.index(name) for name in (*(columns or ()), *required)}
+            rest = partial(
+                _without_wide_lines, path, partial(_after_header, records, skipped), wanted, len(header)
+            )
+            raise BrokenLinesError(f"{path} cannot be read: {why}", rest) from None
+        raise DataError(f"{path} cannot be read: {why}") from None
     body = partial(_after_header, records, skipped)
     lines = _after_header(records, skipped, whole=True)
     # Polars makes a row of a blank line; records that are written regularly for it have none of these.
@@ -147,12 +164,9 @@ def _source(text: TextFile, records: Records, width: int, is_odd: bool) -> Path 
             return io.BytesIO(stream.read())
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for line, fields in records():
+    for _, fields in records():
         if len(fields) > width:
-            raise DataError(
-                f"{text.path} cannot be read: line {line} has {len(fields)} fields, the first line has {width}: "
-                f"{TOO_MANY}"
-            )
+            raise csv.Error("too many fields")  # ``_why`` finds all such lines
         if fields:
             writer.writerow([*fields, *[""] * (width - len(fields))])
     return io.BytesIO(out.getvalue().encode())
@@ -261,14 +275,28 @@ def _has_values(fields: Sequence[str]) -> bool:
     return any(field.strip(" ") for field in fields)
 
 
-def _why(records: Records, error: BaseException) -> str:
-    """Find the line that Polars could not read, which its error does not name."""
-    width = None
+def _why(records: Records, error: BaseException) -> tuple[str, bool]:
+    """Find what Polars could not read, which its error does not name; say whether it is lines with many fields."""
+    width = 0
+    said, count = "", 0
     try:
         for line, fields in records():
-            width = len(fields) if width is None else width
+            width = width or len(fields)  # blank lines above the header do not count
             if len(fields) > width:
-                return f"line {line} has {len(fields)} fields, the first line has {width}: {TOO_MANY}"
+                said = said or f"line {line} has {len(fields)} fields, the first line has {width}"
+                count += 1
     except (*UNREADABLE, csv.Error) as again:
-        return first_line(again)
-    return first_line(error)
+        return first_line(again), False
+    return (f"{said} ({count} such in all): {TOO_MANY}", True) if count else (first_line(error), False)
+
+
+def _without_wide_lines(path: Path, body: Records, places: dict[str, int], width: int) -> Table:
+    """Read columns, given their places, of the lines that have at most as many fields as the first one."""
+
+    def narrow() -> Iterator[tuple[int, Any]]:
+        for line, fields in body():
+            yield line, fields if len(fields) <= width else []
+
+    rows = [fields + [""] * (width - len(fields)) for _, fields in narrow() if fields]
+    frame = pl.DataFrame({name: [row[place] for row in rows] for name, place in places.items()})
+    return Table(path, frame.cast(pl.String), typed=False, records=narrow)

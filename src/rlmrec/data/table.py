@@ -7,7 +7,8 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.times import UNITS, compact_dates, is_compact_date, parse_times, read_times
-from rlmrec.errors import ColumnError, DataError
+from rlmrec.errors import BrokenRowsError, ColumnError, DataError
 from rlmrec.findings import Finding
 from rlmrec.types import FloatArray, IntArray
 
@@ -69,17 +70,18 @@ class Table:
         Raises:
             DataError: an id is missing, or the column holds something else.
         """
-        raw = self.frame[column]
+        raw, told = self.frame[column], []
         if raw.dtype.is_float():
             raw = raw.fill_nan(None)
             odd = (raw != raw.round()).fill_null(False) | (raw.abs() >= _EXACT).fill_null(False)
             if odd.any():
-                raise DataError(
+                told.append(
                     f"{self.path}, {self.place(first_true(odd))}, column {column!r}: got {raw[first_true(odd)]!r} "
                     f"({odd.sum()} such in all), {kind} ids must be integers or text: convert the column"
                 )
-            raw = raw.cast(pl.Int64)
-        if raw.dtype.is_integer():
+            missing = raw.is_null()
+            raw = raw.cast(pl.Int64, strict=False)
+        elif raw.dtype.is_integer():
             try:
                 raw = raw.cast(pl.Int64)
             except pl.exceptions.InvalidOperationError:
@@ -96,11 +98,16 @@ class Table:
                 "convert the column"
             )
         if missing.any():
-            raise DataError(
-                f"{self.path}, {self.place(first_true(missing))}, column {column!r}: the {kind} id is missing "
-                f"({missing.sum()} in all): fill it in or drop the row"
-            )
+            told.append(self._missing(column, missing, f"{kind} id"))
+        if told:
+            raise (DataError if len(told) == 1 else BrokenRowsError)("\n".join(told))
         return raw
+
+    def _missing(self, column: str, missing: pl.Series, what: str) -> str:
+        return (
+            f"{self.path}, {self.place(first_true(missing))}, column {column!r}: the {what} is missing "
+            f"({missing.sum()} in all): fill it in or drop the row"
+        )
 
     def numbers(self, column: str, missing: bool = False) -> FloatArray:
         """Return the column as float64[n]; dates become seconds since 1970.
@@ -152,11 +159,19 @@ class Table:
             DataError: a value is none of these, the forms are mixed, or day and month cannot be told apart.
         """
         raw, form = self.frame[column], self.form.timestamp_format
+        missing = raw.is_null() if raw.dtype != pl.String else raw.fill_null("").str.strip_chars() == ""
+        if missing.any():
+            told = [self._missing(column, missing, "time")]
+            rows = np.flatnonzero(~missing.to_numpy())
+            if len(rows):
+                places = rows if self.rows is None else self.rows[rows]
+                told += problems([partial(replace(self, frame=self.frame[rows], rows=places).times, column)])
+            raise (DataError if len(told) == 1 else BrokenRowsError)("\n".join(told))
         if raw.dtype in (pl.Date, pl.Datetime):
             return self.numbers(column)
         if form in UNITS:
             return self.numbers(column) / UNITS[form]
-        texts = raw.fill_null("").str.strip_chars() if raw.dtype == pl.String else raw
+        texts = raw.str.strip_chars() if raw.dtype == pl.String else raw
         numeric = raw.dtype != pl.String or texts.cast(pl.Float64, strict=False).is_not_null().any()
         if form is not None:
             if texts.dtype != pl.String:
@@ -170,8 +185,8 @@ class Table:
         else:
             reading = read_times(texts)
         if reading.seconds is None:
-            value = raw[reading.row] or ""
-            said = f"got {value!r}, " if reading.problem.startswith("expected") else f"{value!r} "
+            said = f"{raw[reading.row]!r}" + (f" ({reading.number} such in all)" if reading.number else "")
+            said = f"got {said}, " if reading.problem.startswith("expected") else f"{said} "
             raise DataError(
                 f"{self.path}, {self.place(reading.row)}, column {column!r}: {said}{reading.problem}"
             )
@@ -188,6 +203,30 @@ class Table:
             raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected text") from None
         raw = raw.set(raw == "", None)
         return with_points(raw) if self.form.decimal == "," else raw
+
+
+class BrokenLinesError(DataError):
+    """Lines of a text file with more fields than the first one.
+
+    Args:
+        message: what they are.
+        rest: reads the ids and the columns that were asked for from the other lines, for what else is wrong.
+    """
+
+    def __init__(self, message: str, rest: Callable[[], Table]) -> None:
+        super().__init__(message)
+        self.rest = rest
+
+
+def problems(checks: Sequence[Callable[[], object]]) -> list[str]:
+    """Return what the checks of values refuse: one line for each kind, with count, place and example."""
+    told: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except DataError as error:
+            told += str(error).splitlines()
+    return list(dict.fromkeys(told))
 
 
 def decimal_points(texts: pl.Series) -> pl.Series:

@@ -7,7 +7,7 @@ integers only if every value is written as one (``7``, not ``007`` or ``+7``), a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,7 @@ from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_basket
 from rlmrec.data.source import Source
 from rlmrec.data.table import (
     UNREADABLE,
+    BrokenLinesError,
     Table,
     as_ids,
     as_text,
@@ -36,10 +37,11 @@ from rlmrec.data.table import (
     first_line,
     first_true,
     plain_name,
+    problems,
     refuse_absent,
 )
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import ColumnError, ConfigError, DataError
+from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError
 from rlmrec.files import bounded_lines
 from rlmrec.findings import Finding
 from rlmrec.types import IntArray
@@ -214,9 +216,10 @@ def to_source(
                 f"{kind}s_id names a column of the table of {kind}s: give that, too ({kind}s, --{kind}s)"
             )
     items_id, users_id = items_id or columns.item, users_id or columns.user
-    parts, user_ids, item_ids = assemble(tables, *columns)
-    item_texts = without_markup(align(items, item_ids, items_id)) if items is not None else None
-    user_texts = without_markup(align(users, user_ids, users_id)) if users is not None else None
+    with telling_all(tables, columns, [("item", items, items_id), ("user", users, users_id)]):
+        parts, user_ids, item_ids = assemble(tables, *columns)
+        item_texts = without_markup(align(items, item_ids, items_id)) if items is not None else None
+        user_texts = without_markup(align(users, user_ids, users_id)) if users is not None else None
     findings = list(
         dict.fromkeys(found for table in (*tables, items, users) if table for found in table.findings)
     )
@@ -445,14 +448,8 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
 
     A column that holds the index of a data frame is left out.
     """
-    kind, ids = vocabulary.kind, table.ids(id_column, vocabulary.kind)
-    if ids.n_unique() < len(ids):
-        twice = first_true(~ids.is_first_distinct())
-        first = first_true(ids == ids[twice])
-        raise DataError(
-            f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} is in "
-            f"{table.place(first)} already: keep one row per {kind}"
-        )
+    kind = vocabulary.kind
+    ids = _distinct_ids(table, id_column, kind)
     dtype = pl.String if vocabulary.is_text else pl.Int64
     if table.typed and ids.dtype != dtype:
         raise DataError(
@@ -475,6 +472,56 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
         pl.DataFrame([ids.alias("id"), *texts]), on="id", how="left", maintain_order="left"
     )
     return joined.drop("id").rename({str(position): name for position, name in enumerate(names)})
+
+
+def _distinct_ids(table: Table, id_column: str, kind: str) -> pl.Series:
+    """Return the ids of a table of items or users, one row each."""
+    ids = table.ids(id_column, kind)
+    again = ~ids.is_first_distinct()
+    if again.any():
+        twice = first_true(again)
+        first = first_true(ids == ids[twice])
+        raise DataError(
+            f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} is in "
+            f"{table.place(first)} already ({again.sum()} such in all): keep one row per {kind}"
+        )
+    return ids
+
+
+@contextmanager
+def telling_all(
+    tables: Sequence[Table], columns: Columns, described: Sequence[tuple[str, Table | None, str]] = ()
+) -> Iterator[None]:
+    """Add to the error of a value those of all other values, so that one run tells all kinds of broken rows.
+
+    Args:
+        tables: of interactions.
+        columns: their columns.
+        described: "item" or "user", their table if there is one, and its column of ids.
+    """
+    try:
+        yield
+    except ColumnError:
+        raise
+    except DataError as error:
+        checks: list[Callable[[], object]] = []
+        for table in tables:
+            checks += [partial(table.ids, columns.user, "user"), partial(table.ids, columns.item, "item")]
+            if columns.rating is not None:
+                checks.append(partial(table.numbers, columns.rating, missing=True))
+            if columns.timestamp is not None:
+                checks.append(partial(table.times, columns.timestamp))
+            if table.form.weight_column is not None:
+                checks.append(partial(table.numbers, table.form.weight_column))
+        checks += [
+            partial(_distinct_ids, table, column, kind)
+            for kind, table, column in described
+            if table is not None
+        ]
+        told = list(dict.fromkeys([*str(error).splitlines(), *problems(checks)]))
+        if len(told) == 1:
+            raise
+        raise BrokenRowsError("\n".join([f"{len(told)} kinds of problems:", *told])) from None
 
 
 @contextmanager
@@ -502,7 +549,11 @@ def read_interactions(
     """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
     names = read_columns(columns, form)
     with told_to_name_columns("--user-column, --item-column"):
-        table = read_table(path, names, ids=columns[:2], form=form, query=query)
+        try:
+            table = read_table(path, names, ids=columns[:2], form=form, query=query)
+        except BrokenLinesError as error:
+            with telling_all([replace(error.rest(), form=form)], columns):
+                raise
     return single_rows(table, columns)
 
 
@@ -528,7 +579,9 @@ def single_rows(table: Table, columns: Columns) -> Table:
     table = without_baskets(table, columns.item, read_columns(columns, form), form.item_separator)
     if form.weight_column is None:
         return table
-    pairs = table.frame.select(user=columns.user, item=columns.item, weight=table.numbers(form.weight_column))
+    with telling_all([table], columns):
+        weight = table.numbers(form.weight_column)
+    pairs = table.frame.select(user=columns.user, item=columns.item, weight=weight)
     sums = pairs.select(pl.col("weight").sum().over("user", "item")).to_series()
     light = sums <= 0 if form.min_weight is None else sums < form.min_weight
     if not light.any():

@@ -43,11 +43,13 @@ class Reading(NamedTuple):
         seconds: float64[n], seconds since 1970 (UTC); None if there is a problem.
         row: the row of the problem.
         problem: what was expected or what to do.
+        number: how many times have this problem; 0 where it is one of the whole column.
     """
 
     seconds: FloatArray | None
     row: int = 0
     problem: str = ""
+    number: int = 0
 
 
 def is_compact_date(numbers: FloatArray) -> BoolArray:
@@ -66,7 +68,7 @@ def compact_dates(numbers: FloatArray) -> Reading:
             "is not a date, and the column looks like dates such as 20170714: correct it, or say how times are written "
             "(timestamp_format, --timestamp-format), for example as seconds"
         )
-        return Reading(None, int(np.argmax(odd)), problem)
+        return Reading(None, int(np.argmax(odd)), problem, int(odd.sum()))
     return Reading(_seconds(moments))
 
 
@@ -116,10 +118,12 @@ def read_times(texts: pl.Series) -> Reading:
     expected = "expected seconds since 1970 or a date such as 2018-07-07 22:09:11"
     if best[2]:
         expected += f", written like the others ({best[2]!r})"
+    first_odd, number = (best[1], len(texts) - best[0]) if best[2] else _odd(texts)
     return Reading(
         None,
-        best[1] if best[2] else _first_odd(texts),
+        first_odd,
         f"{expected}, or say how times are written (timestamp_format, --timestamp-format)",
+        number,
     )
 
 
@@ -129,19 +133,22 @@ def parse_times(texts: pl.Series, form: str) -> Reading:
     try:
         moments = texts.str.to_datetime(form, time_unit="us", strict=False)
     except pl.exceptions.PolarsError:
-        return Reading(None, 0, problem)
+        return Reading(None, 0, problem, len(texts))
     if moments.is_null().any():
-        return Reading(None, int(np.argmax(moments.is_null().to_numpy())), problem)
+        odd = moments.is_null().to_numpy()
+        return Reading(None, int(np.argmax(odd)), problem, int(odd.sum()))
     return Reading(_seconds(moments))
 
 
-def _first_odd(texts: pl.Series) -> int:
+def _odd(texts: pl.Series) -> tuple[int, int]:
+    """Return the first row that is no time, and the number of such rows."""
+    odd = []
     for row, text in enumerate(texts):
         try:
             iso_seconds(text)
         except ValueError:
-            return row
-    return 0
+            odd.append(row)
+    return odd[0], len(odd)
 
 
 def _ambiguous(text: str) -> str:
@@ -196,9 +203,8 @@ def _moments(parts: pl.DataFrame) -> pl.Series:
 
 def _checked(seconds: pl.Series) -> Reading:
     if seconds.is_null().any():
-        return Reading(
-            None, int(np.argmax(seconds.is_null().to_numpy())), "is no date of the calendar: correct it"
-        )
+        odd = seconds.is_null().to_numpy()
+        return Reading(None, int(np.argmax(odd)), "is no date of the calendar: correct it", int(odd.sum()))
     return Reading(cast(FloatArray, seconds.to_numpy()))
 
 
