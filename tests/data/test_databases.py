@@ -186,7 +186,41 @@ def test_an_excel_file_gives_what_a_csv_file_gives(book, by_csv):
     assert source.item_texts["price"].cast(pl.Float64).equals(by_csv.item_texts["price"].cast(pl.Float64))
 
 
+def test_rows_without_values_are_left_out_and_rows_are_counted_as_excel_does(tmp_path):
+    from xlsxwriter import Workbook
+
+    path = tmp_path / "t.xlsx"
+    with Workbook(path) as book:
+        sheet = book.add_worksheet()
+        for row, values in enumerate(
+            [("user_id", "item_id"), (1, "007"), (), (" ", ""), (2, "008"), (None, "9")]
+        ):
+            sheet.write_row(row, 0, values)
+        sheet.write(9, 4, " ")  # outside the table
+    table = read_table(path)
+    assert table.frame.columns == ["user_id", "item_id"]
+    assert table.frame.rows() == [("1", "007"), ("2", "008"), (None, "9")]
+    with pytest.raises(
+        DataError, match=r"t\.xlsx, row 6, column 'user_id': the user id is missing \(1 in all\)"
+    ):
+        read_tables(path)
+
+
 def test_wrong_excel_files(book, tmp_path, monkeypatch):
+    with pytest.raises(
+        DataError,
+        match=r"this is the first sheet, 'Orders'; the others are 'Products' \(shop\.xlsx#Products\)",
+    ):
+        read_table(book, ["title"])
+    from xlsxwriter import Workbook
+
+    with Workbook(tmp_path / "headed.xlsx") as headed:
+        headed.add_worksheet().write_column(0, 0, ["Orders of 2026", "user_id", "1"])
+        headed.get_worksheet_by_name("Sheet1").write_column(1, 1, ["item_id", "2"])
+    with pytest.raises(
+        DataError, match="'Orders of 2026', '__UNNAMED__1'; the first row must name the columns"
+    ):
+        read_table(tmp_path / "headed.xlsx", ["user_id"])
     with pytest.raises(DataError, match=r"has no sheet 'Nowhere': its sheets are 'Orders', 'Products'"):
         read_table(f"{book}#Nowhere")
     with pytest.raises(DataError, match=r"#Products has no column 'stars'"):

@@ -54,6 +54,33 @@ def test_the_usual_encodings_are_recognised_and_named(tmp_path, encoding, name, 
     assert named.findings == ()
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp850", "Kaffeekännchen weiß"), ("mac-roman", "Käse"), ("cp1250", "Żółta łyżka"), ("iso8859-2", "łyżka"),
+        ("cp1251", "Чайная ложка"), ("cp1253", "κουτάλι"), ("gbk", "咖啡杯"),
+    ],
+)  # fmt: skip
+def test_what_would_be_garbled_as_windows_1252_is_refused(tmp_path, encoding, text):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"user_id,item_id,title\n1,1,{text}\n".encode(encoding))
+    with pytest.raises(DataError, match=r"neither UTF-8 nor UTF-16 nor Windows-1252.*name its encoding"):
+        read_table(path)
+    assert read_table(path, form=FileFormat(encoding=encoding)).frame["title"].to_list() == [text]
+
+
+def test_western_texts_are_not_refused(tmp_path):
+    texts = "L´Oréal Crème Brûlée 5€|Škoda Œuvre|don’t – “quoted” Lego®Duplo|3½ m² H²O|Ærø øl ßö|¿Qué? ¡Sí! 1ª|Größe XL"
+    (tmp_path / "t.csv").write_bytes(f"title\n{texts.replace('|', chr(10))}\n".encode("cp1252"))
+    assert read_table(tmp_path / "t.csv").frame["title"].to_list() == texts.split("|")
+
+
+def test_a_zip_archive_is_no_csv_file(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match=r"is no text but a zip archive, as Excel files are: call it \.xlsx"):
+        read_table(tmp_path / "t.csv")
+
+
 def test_a_wrong_encoding_is_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes(GERMAN.encode("cp1252"))
     with pytest.raises(DataError, match=r"line 1 is not UTF-8 .* \(--encoding\)"):

@@ -233,6 +233,36 @@ def test_python_users_are_warned():
         Dataset.from_frame(pd.concat([frame, pd.DataFrame({"user_id": ["nan"] * 3, "item_id": list("uvw")})]))
 
 
+def test_garbled_ids_and_texts_are_found(tmp_path):
+    good = ["SÃO PAULO", "AMANHÃ – ÇA", "ÂGE", "Käse", "5 €", "√2"]
+    items = "item_id,title\n" + "".join(f"{10 + row},{title}\n" for row, title in enumerate(good))
+    assert dataset(tmp_path, items=items).findings == ()
+    for row, way in enumerate([("utf-8", "cp1252"), ("utf-8", "mac-roman"), ("cp1252", "latin-1")]):
+        title = "Käse – groß".encode(way[0]).decode(way[1])
+        rows = f"M{title},10\nM{title},11\n"
+        made = dataset(tmp_path, GOOD + rows, items=items.replace(good[row], title))
+        garbled = [str(one) for one in made.findings if one.kind == "garbled"]
+        assert garbled[0].startswith(
+            f"1 user ids have signs of a wrong encoding, for example {'M' + title!r}: name"
+        )
+        assert (
+            f"1 texts of items have signs of a wrong encoding, for example {title!r} as title" in garbled[1]
+        )
+        assert not any(one.ordinary for one in made.findings if one.kind == "garbled")
+
+
+def test_decimal_commas_of_prices_are_told_and_read(tmp_path):
+    prices = [f"{row},50" for row in range(6)]
+    items = pl.DataFrame({"item_id": range(10, 16), "title": ["a film"] * 6, "price": prices})
+    told = [
+        one for one in dataset(tmp_path, items=items.write_csv()).findings if one.kind == "amounts as text"
+    ]
+    assert "for decimal commas say so (decimal, --decimal ,); else write" in str(told[0])
+    frame = pl.read_csv(tmp_path / "r.csv")
+    made = Dataset.from_frame(frame, items=items, decimal=",")
+    assert made.item_texts["price"].to_list() == [price.replace(",", ".") for price in prices]
+
+
 @pytest.mark.parametrize(
     ("name", "values", "count", "example"),
     [

@@ -111,7 +111,7 @@ def append(
     if item_texts is not None and described:
         changed_ids = Vocabulary([all_items.id(row) for row in described], "item")
         of_changed = check_texts(item_texts[described], changed_ids)
-        findings += [finding for finding in of_changed if finding.kind == "missing text"]
+        findings += [finding for finding in of_changed if finding.kind in ("missing text", "garbled")]
     if not len(new) and not changed.any() and not changed_users.any():
         return Appended(dataset, counts, [], [], tuple(findings))
     ancestor = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
+from rlmrec.errors import LONGEST_SHOWN
 from rlmrec.findings import Finding
 from rlmrec.types import IntArray
 
@@ -31,6 +33,12 @@ MISSING = (
     "--",
     "\N{EN DASH}",
     "\N{EM DASH}",
+)
+# UTF-8 that was read as Windows-1252 (Ã¼ for ü) or Mac Roman (√º), Windows-1252 read as Latin-1, and lost characters.
+_GARBLED = "Ã[¡-º¼-¿Ÿœ‰„]|Â[\u00a0-º¼-¿]|â€|√[§∂º©®±ü]|[\u0080-\u009f]|\ufffd"
+_GARBLED_SAYS = "have signs of a wrong encoding"
+_GARBLED_REMEDY = (
+    "name the encoding of the file (--encoding); if it is so in the file, export it again as UTF-8"
 )
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
@@ -59,7 +67,25 @@ def check_ids(ids: Vocabulary, degrees: list[IntArray]) -> list[Finding]:
     if not ids.is_text:
         return []
     raw = pl.Series(ids.ids, dtype=pl.String)
-    return [*_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)), *_twins(ids, raw, degrees)]
+    return [
+        *_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)),
+        *_twins(ids, raw, degrees),
+        *_garbled_ids(ids, raw),
+    ]
+
+
+def is_garbled(texts: pl.Series) -> pl.Series:
+    """Return whether each text has signs of a wrong encoding."""
+    return texts.str.contains(_GARBLED).fill_null(False)
+
+
+def _garbled_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
+    garbled = raw.filter(is_garbled(raw))
+    if not len(garbled):
+        return []
+    return [
+        Finding("garbled", f"{ids.kind} ids {_GARBLED_SAYS}", len(garbled), repr(garbled[0]), _GARBLED_REMEDY)
+    ]
 
 
 def _missing_ids(ids: Vocabulary, raw: pl.Series, degrees: IntArray) -> list[Finding]:
@@ -180,21 +206,13 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
 
     if texts is None or not texts.width or not len(texts):
         return []
-    findings = []
-    words = {name: is_missing(texts[name]) for name in texts.columns if texts[name].dtype == pl.String}
-    total = sum(int(mask.sum()) for mask in words.values())
-    if total:
-        name = next(name for name, mask in words.items() if mask.any())
-        row = int(np.argmax(words[name].to_numpy()))
-        findings.append(
-            Finding(
-                "missing text",
-                f"texts of {ids.kind}s stand for a missing value",
-                total,
-                f"{texts[name][row]!r} as {name} of {ids.kind} {ids.id(row)!r}",
-                "leave such cells empty, otherwise they are encoded as texts",
-            )
-        )
+    findings = [
+        *_of_texts(
+            texts, ids, is_missing, "missing text", "stand for a missing value",
+            "leave such cells empty, otherwise they are encoded as texts",
+        ),
+        *_of_texts(texts, ids, is_garbled, "garbled", _GARBLED_SAYS, _GARBLED_REMEDY),
+    ]  # fmt: skip
     has = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     title = next((name for name in TITLE_COLUMNS if name in texts.columns), None)
     untitled = has & (np.False_ if title is None else texts[title].is_null().to_numpy())
@@ -220,6 +238,25 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
             )
         )
     return findings
+
+
+def _of_texts(
+    texts: pl.DataFrame,
+    ids: Vocabulary,
+    test: Callable[[pl.Series], pl.Series],
+    kind: str,
+    what: str,
+    remedy: str,
+) -> list[Finding]:
+    """Find texts that a test says yes to."""
+    masks = {name: test(texts[name]) for name in texts.columns if texts[name].dtype == pl.String}
+    total = sum(int(mask.sum()) for mask in masks.values())
+    if not total:
+        return []
+    name = next(name for name, mask in masks.items() if mask.any())
+    row = int(np.argmax(masks[name].to_numpy()))
+    example = f"{texts[name][row][:LONGEST_SHOWN]!r} as {name} of {ids.kind} {ids.id(row)!r}"
+    return [Finding(kind, f"texts of {ids.kind}s {what}", total, example, remedy)]
 
 
 def check_values(

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import polars as pl
 
-from rlmrec.data.table import UNREADABLE, first_line, refuse_absent
+from rlmrec.data.table import UNREADABLE, first_line, is_blank, refuse_absent
 from rlmrec.errors import ConfigError, DataError, UnavailableError
 from rlmrec.files import check_unpacked_size
 
@@ -19,6 +19,7 @@ _CONNECTION = re.compile(r"^([a-z][a-z0-9+]+)://", re.IGNORECASE)
 POSTGRES = ("postgresql", "postgres")
 INSTALL = "pip install 'rlmrec[postgres]'"
 CONNECT_SECONDS = 5
+UNNAMED = "__UNNAMED__"  # how fastexcel begins the name of a column without one
 _PASSWORDS = re.compile(r"(?<=://)([^:/@]*):(.*)@|([?&](?:password|sslpassword)=)([^&]*)", re.IGNORECASE)
 
 # What libpq puts around a reason: its own name, the query once more, and a question that we answer ourselves.
@@ -174,8 +175,10 @@ def error_without_secrets(error: BaseException, connection: str) -> str:
     return text.replace(connection, shown(connection))
 
 
-def read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
-    """Return a sheet of an Excel file, the first if none is named; all values are text.
+def read_sheet(path: Path, sheet: str | None) -> tuple[pl.DataFrame, list[str]]:
+    """Return a sheet of an Excel file, the first if none is named, and the names of all; all values are text.
+
+    Columns without name and values, as formats and blanks outside a table make them, are left out.
 
     Raises:
         DataError: the file is absent or damaged, has no such sheet, or the package for it is missing.
@@ -193,6 +196,8 @@ def read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
             raise DataError(
                 f"{path} has no sheet {sheet!r}: its sheets are {', '.join(map(repr, book.sheet_names))}"
             )
-        return pl.DataFrame(book.load_sheet(sheet or 0, dtypes="string"))
+        frame = pl.DataFrame(book.load_sheet(sheet or 0, dtypes="string"))
     except (*UNREADABLE, zipfile.BadZipFile, fastexcel.FastExcelError) as error:
         raise DataError(f"{path} is not a readable Excel file: {first_line(error)}") from None
+    named = [name for name in frame.columns if not (name.startswith(UNNAMED) and is_blank(frame[name]).all())]
+    return frame.select(named), book.sheet_names

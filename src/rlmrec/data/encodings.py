@@ -26,6 +26,13 @@ _NAMES = {
 }  # fmt: skip
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _UNUSED_IN_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_LETTER = rb"[A-Za-z\xc0-\xd6\xd8-\xf6\xf8-\xff]"
+# What texts in Windows-1252 hardly ever have: symbols between two letters, a capital such as Š inside a word, and four
+# letters with accents in a row. Files of MS-DOS and of old Macs and those in other alphabets have them when read so.
+_ODD_IN_1252 = re.compile(
+    rb"(?<=" + _LETTER + rb")(?:[\x80\x82-\x84\x86-\x89\x8b\x93\x94\x98\x9b\xa1-\xac\xaf-\xb3\xb5\xb6\xb8-\xbf](?="
+    + _LETTER + rb")|[\x8a\x8c\x8e\x9f](?=[a-z]))|[\xa1-\xff]{4,}"
+)  # fmt: skip
 _WORD = re.compile(rb"[^\s,;|\"]*[\x80-\xff][^\s,;|\"]*")
 
 
@@ -155,6 +162,10 @@ def _guess(path: Path) -> TextFile:
     """Guess the encoding of a file by its byte order mark, its zero bytes, and whether it is UTF-8."""
     with open_unpacked(path) as stream:
         start = stream.read(4096)
+    if start.startswith(b"PK\x03\x04"):
+        raise DataError(
+            f"{path} is no text but a zip archive, as Excel files are: call it .xlsx if it is one, else unpack it"
+        )
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return TextFile(
@@ -187,22 +198,26 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _eight_bits(path: Path) -> TextFile:
-    """Return the file as Windows-1252, unless it is rather UTF-8 with damaged places."""
-    in_sequences = high = 0
+    """Return the file as Windows-1252, unless it is rather UTF-8 with damaged places or has words of no language."""
+    in_sequences = high = odd = 0
     unused, example = False, b""
     for chunk in _chunks(path):
         high += len(chunk) - len(chunk.translate(None, bytes(range(128, 256))))
         in_sequences += sum(map(len, _UTF8_SEQUENCE.findall(chunk)))
         unused = unused or _UNUSED_IN_1252.search(chunk) is not None
+        odd += sum(map(len, _ODD_IN_1252.findall(chunk)))
         if not example and (word := _WORD.search(chunk)):
             example = word.group()[:40]
     if in_sequences >= high - in_sequences:
         raise TextFile(path).undecodable()
-    if unused:
+    guessed = example.decode("cp1252", "replace")
+    if unused or 4 * odd >= high:
+        read = "" if unused else f" (in which it has {guessed!r})"
         raise DataError(
-            f"{path} is neither UTF-8 nor UTF-16 nor Windows-1252: name its encoding (--encoding), for example cp850"
+            f"{path} is neither UTF-8 nor UTF-16 nor Windows-1252{read}: name its encoding (--encoding), for example "
+            "cp850, mac-roman, cp1250, cp1251 or gbk; cp1252 if it is Windows-1252 all the same"
         )
-    return TextFile(path, "cp1252", guessed=example.decode("cp1252"))
+    return TextFile(path, "cp1252", guessed=guessed)
 
 
 def _first_word(path: Path, encoding: str) -> str:

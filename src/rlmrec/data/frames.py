@@ -77,8 +77,8 @@ def read_frames(
         name,
         tables,
         columns,
-        items=None if items is None else _described(items, "item", items_id or columns.item),
-        users=None if users is None else _described(users, "user", users_id or columns.user),
+        items=None if items is None else _described(items, "item", items_id or columns.item, form),
+        users=None if users is None else _described(users, "user", users_id or columns.user, form),
         items_id=items_id,
         users_id=users_id,
         title=title,
@@ -87,10 +87,10 @@ def read_frames(
     )
 
 
-def _described(frame: IntoDataFrame, kind: str, id_column: str) -> Table:
+def _described(frame: IntoDataFrame, kind: str, id_column: str, form: FileFormat) -> Table:
     """Read the columns of items or users."""
     with told_to_name_ids(kind):
-        return read_frame(frame, f"{kind}s", ids=(id_column,))
+        return replace(read_frame(frame, f"{kind}s", ids=(id_column,)), form=form)
 
 
 def read_frame(

@@ -130,8 +130,7 @@ class Table:
             raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected numbers")
         bad = ~values.is_finite().fill_null(False)
         if missing:
-            empty = raw.is_null() if raw.dtype != pl.String else raw.fill_null("").str.strip_chars() == ""
-            bad &= ~empty
+            bad &= ~is_blank(raw)
         if bad.any():
             row = first_true(bad)
             value = "" if raw[row] is None else raw[row]
@@ -159,7 +158,7 @@ class Table:
             DataError: a value is none of these, the forms are mixed, or day and month cannot be told apart.
         """
         raw, form = self.frame[column], self.form.timestamp_format
-        missing = raw.is_null() if raw.dtype != pl.String else raw.fill_null("").str.strip_chars() == ""
+        missing = is_blank(raw)
         if missing.any():
             told = [self._missing(column, missing, "time")]
             rows = np.flatnonzero(~missing.to_numpy())
@@ -325,6 +324,11 @@ def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]
 def plain_name(name: str) -> str:
     """Return the name of a column without case, underscores and blanks."""
     return name.casefold().replace("_", "").replace(" ", "")
+
+
+def is_blank(values: pl.Series) -> pl.Series:
+    """Return whether each value is missing or a text of blanks alone."""
+    return values.is_null() if values.dtype != pl.String else values.fill_null("").str.strip_chars() == ""
 
 
 def first_true(mask: pl.Series) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.checks import check_join, index_columns
-from rlmrec.data.databases import is_connection, read_query, read_sheet, shown
+from rlmrec.data.databases import UNNAMED, is_connection, read_query, read_sheet, shown
 from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
@@ -34,8 +34,10 @@ from rlmrec.data.table import (
     as_ids,
     as_text,
     check_columns,
+    decimal_points,
     first_line,
     first_true,
+    is_blank,
     plain_name,
     problems,
     refuse_absent,
@@ -360,6 +362,8 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
         )
         is_named = plain_name(name) in AMOUNTS and 2 * int((is_number | is_amount).sum()) >= len(values)
         odd = values.filter(~is_number)
+        has_commas = table.form.decimal == "." and 2 * decimal_points(odd).is_not_null().sum() >= len(odd) > 0
+        commas = "for decimal commas say so (decimal, --decimal ,); else " if has_commas else ""
         if len(odd) and (is_named or 2 * int(has_unit.sum()) >= len(values)):
             findings.append(
                 Finding(
@@ -367,8 +371,8 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
                     f"of {len(values):,} values of the column {name!r} of {table.path} are not plain numbers",
                     len(odd),
                     repr(odd[0]),
-                    "it stays a column of text, so a condition such as  price < 20  does not hold for it; write "
-                    "numbers such as 12.50, and nothing where there is none",
+                    "it stays a column of text, so a condition such as  price < 20  does not hold for it; "
+                    f"{commas}write numbers such as 12.50, and nothing where there is none",
                     ordinary=True,
                 )
             )
@@ -641,7 +645,7 @@ def read_table(
     file, _, sheet = str(path).partition(".xlsx#")
     if path.suffix.lower() == ".xlsx" or (sheet and not path.exists()):
         book = Path(f"{file}.xlsx") if sheet and not path.exists() else path
-        table = _selected(Table(path, read_sheet(book, sheet or None), typed=False), columns, ids)
+        table = _read_excel(path, book, sheet or None, columns, ids)
         return replace(table, form=replace(form, decimal="."))  # cells hold numbers, not their spelling
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] != [] and suffixes[-1] in _PACKED
@@ -669,6 +673,29 @@ def _selected(table: Table, columns: Sequence[str] | None, ids: Sequence[str]) -
     return (
         table if columns is None else replace(table, frame=table.frame.select(list(dict.fromkeys(columns))))
     )
+
+
+def _read_excel(
+    path: Path, book: Path, sheet: str | None, columns: Sequence[str] | None, ids: Sequence[str]
+) -> Table:
+    """Read columns of a sheet; rows without values are left out, as blank lines of a text file are."""
+    frame, sheets = read_sheet(book, sheet)
+    rows = np.flatnonzero(
+        ~frame.select(pl.all_horizontal(pl.all().map_batches(is_blank))).to_series().to_numpy()
+    )
+    table = Table(path, frame[rows], typed=False, first_row=2, rows=rows)  # Excel counts the header as row 1
+    try:
+        return _selected(table, columns, ids)
+    except ColumnError as error:
+        hints = []
+        if any(name.startswith(UNNAMED) for name in frame.columns):
+            hints.append("the first row must name the columns")
+        if sheet is None and len(sheets) > 1:
+            others = ", ".join(map(repr, sheets[1:]))
+            hints.append(
+                f"this is the first sheet, {sheets[0]!r}; the others are {others} ({book.name}#{sheets[1]})"
+            )
+        raise ColumnError("; ".join([str(error), *hints])) from None
 
 
 def _read_json_lines(
