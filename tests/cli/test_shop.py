@@ -1,6 +1,7 @@
 """A shop's way on the command line: choose on held-out orders, train on everything, go on the next day."""
 
 import json
+import shlex
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,9 @@ from safetensors.numpy import load_file
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.recommend.open import open_recommender
+from rlmrec.report import record
+from rlmrec.report.blocks import Options
+from rlmrec.report.collect import collect
 from rlmrec.testing.shop import shop
 from rlmrec.workspace import Workspace
 
@@ -136,6 +140,15 @@ def test_the_next_day(place, files, call):
     assert "nothing new" in out
     assert Dataset.load(place.dataset_path).fingerprint == after.fingerprint
     assert "nothing to append" in call("data", "append", "-w", place.path)[2]
+    # The report has the commands, and they give the same dataset.
+    *_, block = record.repeat(collect(place), Options()).blocks
+    told = block.text.split("\n\n")[0].splitlines()
+    assert len(told) == 2
+    for line in told:
+        program, *words, _, workspace = shlex.split(line)
+        assert (program, workspace) == ("rlmrec", place.path.name)
+        assert call(*words, "-w", place.path / "again")[0] == 0
+    assert Dataset.load(place.path / "again" / "dataset").fingerprint == after.fingerprint
     odd = place.path / "odd.csv"
     odd.write_text("customer_id,product_id,ordered_at\nnan,p00001,2026-11-28 09:00:00\n")
     code, out, err = call("data", "append", odd, "-w", place.path, "--strict")

@@ -215,7 +215,10 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         command = "\n".join(command_of(run, place, experiment_of) for run in group.runs)
         blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
-        blocks.append(Code("the dataset", _toml(inputs.dataset.provenance)))
+        made = dict(inputs.dataset.provenance)
+        workspace = f"-w {shlex.quote(place)}"  # the commands name their files as they were given
+        commands = "\n".join(f"{command} {workspace}" for command in made.pop("commands", []))
+        blocks.append(Code("the dataset", f"{commands}\n\n{_toml(made)}".strip()))
     if inputs.text_embeddings is not None:
         blocks.append(Code("the text embeddings", _toml(inputs.text_embeddings.manifest)))
     return Section("repeat", "How to repeat it", blocks) if blocks else None
