@@ -733,9 +733,10 @@ def _filtered(
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)
         steps.append(_Step.of("not in the sample of users", kept))
-    kept = kept.k_core(k_core)
-    counts[f"in the {k_core}-core"] = len(kept)
-    steps.append(_Step.of(f"not in the {k_core}-core", kept))
+    if k_core > 1:
+        kept = kept.k_core(k_core)
+        counts[f"in the {k_core}-core"] = len(kept)
+        steps.append(_Step.of(f"not in the {k_core}-core", kept))
     return kept, counts, _left_out(source, steps)
 
 
