@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from rlmrec.cli.compare import show_metrics
+from rlmrec.cli.data import PANELS
 from rlmrec.cli.output import Output
 from rlmrec.cli.quickstart.steps import profile_live
 from rlmrec.data.dataset import SPLITS
@@ -377,6 +378,12 @@ def test_help_has_examples(call, command):
     code, out, _ = call(*command, "--help")
     assert code == 0
     assert "Example" in out
+
+
+def test_the_help_of_data_table_has_groups(call):
+    out = call("data", "table", "--help")[1]
+    assert not [panel for panel in PANELS.values() if out.count(f" {panel} ") != 1]
+    assert not [name for name in PANELS if name.replace("_", "-") not in out and name not in ("start", "end")]
 
 
 def test_a_class_of_your_own_trains(call, workspace, tmp_path, monkeypatch):

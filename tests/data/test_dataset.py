@@ -79,7 +79,10 @@ def test_a_ready_made_split_is_kept_and_takes_no_filter():
 
 def test_repeated_pairs_are_noted_with_a_count_and_an_example():
     made = build(k_core=1, min_rating=None)
-    assert [*made.provenance["interactions"]] == ["read", "distinct pairs"]  # no word of a 1-core, which is everybody
+    assert [*made.provenance["interactions"]] == [
+        "read",
+        "distinct pairs",
+    ]  # no word of a 1-core, which is everybody
     repeated = np.unique(raw().keys(), return_counts=True)[1]
     [repeated_pairs] = [str(found) for found in made.findings if found.kind == "repeated pair"]
     assert repeated_pairs.startswith(

@@ -46,6 +46,19 @@ StrictOption = Annotated[
     bool,
     typer.Option(help="End with an error and write nothing if something in the data looks like a mistake."),
 ]
+# Where the help of a command shows an option; those that are not here come first.
+PANELS = {
+    option: panel
+    for panel, options in {
+        "Columns of interactions": "user_column item_column rating_column timestamp_column review_column weight_column "
+        "min_weight",
+        "Items and users": "items items_query items_id_column title_column text_columns users users_query "
+        "users_id_column",
+        "How values are written": "delimiter decimal encoding timestamp_format item_separator",
+        "Filters and split": "min_rating start end sample_users k_core split cold seed",
+    }.items()
+    for option in options.split()
+}
 MUCH = 0.05  # share of the users or items that are left out, above which a command warns
 DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
 # The options of every command whose source is filtered and split: name → type with help, default.
@@ -54,33 +67,31 @@ FILTERS: dict[str, tuple[Any, Any]] = {
     "start": (
         Annotated[
             str | None,
-            typer.Option("--from", help="Keep interactions of this day (UTC, 2012-01-31) and later."),
+            typer.Option("--from", help="Keep what is of this day (2012-01-31, UTC) or later."),
         ],
         None,
     ),
     "end": (
-        Annotated[str | None, typer.Option("--until", help="Keep interactions of this day and earlier.")],
+        Annotated[str | None, typer.Option("--until", help="Keep what is of this day or earlier.")],
         None,
     ),
     "sample_users": (
         Annotated[
             float | None,
-            typer.Option(min=0, help="Users to keep, at random: a share up to 1, or their number."),
+            typer.Option(min=0, help="Users to keep at random: a share up to 1, or their number."),
         ],
         None,
     ),
     "k_core": (
-        Annotated[int, typer.Option(min=1, help="Each user and item keeps at least this many interactions.")],
+        Annotated[int, typer.Option(min=1, help="Least interactions of each user and item.")],
         10,
     ),
     "split": (
         Annotated[
             str,
             typer.Option(
-                help="Training, validation and test. 3:1:1: at random in this ratio. 'hash 3:1:1': by a hash of user "
-                "and item, so that a pair keeps its place when data is added. 'temporal 8:1:1' or 'temporal 2026-11-01 "
-                "2026-11-15': the earlier for training, by share or by the moments where validation and test begin. "
-                "'leave-last 1': each user's last for test, the one before for validation."
+                help="Training, validation and test: 3:1:1 at random, 'hash 3:1:1', 'temporal 8:1:1', 'temporal "
+                "2026-11-01 2026-11-15' or 'leave-last 1'; see docs/data.md."
             ),
         ],
         "3:1:1",
@@ -89,8 +100,7 @@ FILTERS: dict[str, tuple[Any, Any]] = {
         Annotated[
             str,
             typer.Option(
-                help="Held-out interactions of users and items without training, which a split by time makes. keep: "
-                "known and part of a final model, but not evaluated. drop: left out."
+                help="keep or drop held-out interactions of users and items without training, as a split by time has."
             ),
         ],
         "keep",
@@ -191,6 +201,9 @@ def _is_argument(parameter: inspect.Parameter) -> bool:
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """Return a parameter of a command; an option gets its place in the help."""
+    if name in PANELS:
+        annotation.__metadata__[0].rich_help_panel = PANELS[name]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -99,36 +99,32 @@ def read_tables(
     """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
     Args:
-        file: File of interactions, to be filtered and split; or postgresql://user@host/database or
-            duckdb:///file.db. A sheet of an Excel file is orders.xlsx#NAME, by default the first.
-        query: What to read of a database, in SQL.
-        train: Ready-made split: file of training interactions.
-        valid: Ready-made split: file of validation interactions.
-        test: Ready-made split: file of test interactions.
+        file: Table of interactions, to be filtered and split: a file, orders.xlsx#SHEET,
+            postgresql://user@host/database or duckdb:///file.db.
+        query: SQL, if file is a database.
+        train: Ready-made split: training interactions.
+        valid: Its validation interactions.
+        test: Its test interactions.
         user_column: Column of user ids.
         item_column: Column of item ids.
         rating_column: Column of ratings.
-        timestamp_column: Column of times: seconds since 1970, or dates. Of a repeated pair the latest is kept.
-            Dates are recognised where all rows agree: 2026-12-31 23:59, 31.12.2026 23:59, 12/31/2026, 20261231.
+        timestamp_column: Column of times: dates, or seconds since 1970. Of a repeated pair the latest is kept.
         review_column: Column of review texts.
-        items: File of item texts, one row per item; or a database.
-        items_query: What to read of the items' database, by default that of the interactions.
-        items_id_column: Column of item ids in the file of --items; by default that of --item-column.
-        title_column: Column of the items' titles in the file of --items; by default title, name or similar, in any
-            case, else the first.
-        text_columns: Columns of --items, separated by commas, that go into the prompts of language models and
-            into the text vectors; the title always does. By default all of texts, none of prices, stock and numbers.
-        users: File of user texts, one row per user; or a database.
-        users_query: What to read of the users' database, by default that of the interactions.
-        users_id_column: Column of user ids in the file of --users; by default that of --user-column.
-        delimiter: Character between the fields of CSV and TSV files, or tab. By default the first lines decide.
-        decimal: Decimal separator of numbers in text files: . or a comma.
-        encoding: Encoding of text files. By default UTF-8, UTF-16 or Windows-1252, whichever it looks like.
-        timestamp_format: How times are written, as for strptime ('%d.%m.%y %H.%M'), or seconds or milliseconds.
-        item_separator: What stands between the ids where one row holds a whole basket, as in 'a|b|c'. Lists need none.
-        weight_column: Column of quantities or counts, added up for each user and item. No model weighs pairs by them:
-            they only decide which pairs count.
-        min_weight: Least sum of weights of a pair that counts; by default more than 0, so that returns cancel orders.
+        items: Table of items, one row each.
+        items_query: SQL, if --items is a database; by default the one of the interactions.
+        items_id_column: Column of item ids in --items; by default that of --item-column.
+        title_column: Column of titles; by default title, name or similar.
+        text_columns: Columns for language models and text vectors, separated by commas; by default all texts.
+        users: Table of users, one row each.
+        users_query: SQL, if --users is a database; likewise.
+        users_id_column: Column of user ids in --users; by default that of --user-column.
+        delimiter: Character between the fields, or tab; by default found in the file.
+        decimal: Decimal separator: . or a comma.
+        encoding: Encoding; by default UTF-8, UTF-16 or Windows-1252, as the file looks.
+        timestamp_format: How times are written: for strptime, seconds or milliseconds; by default found.
+        item_separator: What stands between the ids where a row holds a basket, such as a|b|c.
+        weight_column: Column of quantities, added up for each user and item to decide which pairs count.
+        min_weight: Least sum of quantities of a pair; by default more than 0.
 
     Returns:
         the interactions in the order of the file (their ids are counted through a ready-made split), the users
