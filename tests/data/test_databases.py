@@ -206,6 +206,20 @@ def test_rows_without_values_are_left_out_and_rows_are_counted_as_excel_does(tmp
         read_tables(path)
 
 
+def test_decimal_commas_in_cells_of_text(tmp_path):
+    from xlsxwriter import Workbook
+
+    with Workbook(tmp_path / "t.xlsx") as book:
+        sheet = book.add_worksheet()
+        for row, values in enumerate(
+            [("user_id", "item_id", "stars"), ("a", "1,5", "4,5"), ("b", "2", 3.25)]
+        ):
+            sheet.write_row(row, 0, values)
+    source = read_tables(tmp_path / "t.xlsx", rating_column="stars", decimal=",")
+    assert source.interactions.rating.tolist() == [4.5, 3.25]
+    assert source.items.ids == ["1,5", "2"]  # ids stay
+
+
 def test_wrong_excel_files(book, tmp_path, monkeypatch):
     with pytest.raises(
         DataError,

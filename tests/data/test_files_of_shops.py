@@ -75,6 +75,15 @@ def test_western_texts_are_not_refused(tmp_path):
     assert read_table(tmp_path / "t.csv").frame["title"].to_list() == texts.split("|")
 
 
+@pytest.mark.parametrize("above", ["sep=;\n", "Orders of 2026\n\n"])
+def test_a_line_above_the_header_is_told(tmp_path, above):
+    (tmp_path / "t.csv").write_text(f"{above}kunde;artikel\n1;2\n")
+    with pytest.raises(
+        DataError, match=r"has no column 'kunde'.*the first line must name the columns, separated by"
+    ):
+        read_table(tmp_path / "t.csv", ["kunde"])
+
+
 def test_a_zip_archive_is_no_csv_file(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(DataError, match=r"is no text but a zip archive, as Excel files are: call it \.xlsx"):

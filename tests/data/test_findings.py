@@ -264,6 +264,27 @@ def test_decimal_commas_of_prices_are_told_and_read(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        (["1.000", "2", "12.345", "3"], 2), (["1.000", "2.000", "1.500", "3.250"], 0),
+        (["0.125", "2", "3", "1.000"], 0), (["1.5", "2", "1.000", "3"], 0), (["1", "2", "3", "4"], 0),
+    ],
+)  # fmt: skip
+def test_points_that_seem_to_separate_thousands_are_told(tmp_path, values, count):
+    rows = "".join(f"u{row % 2},{10 + row},{value}\n" for row, value in enumerate(values))
+    items = "item_id,title,price\n" + "".join(
+        f"{10 + row},a film,{value}\n" for row, value in enumerate(values)
+    )
+    header = "user_id,item_id,n"
+    made = dataset(tmp_path, rows, header, items, {"split": (2, 1, 1)}, weight_column="n")
+    told = [one for one in made.findings if one.kind == "thousands"]
+    assert [one.count for one in told] == [count, count] * bool(count)
+    if count:
+        made = dataset(tmp_path, rows, header, items, {"split": (2, 1, 1)}, weight_column="n", decimal=",")
+        assert made.item_texts["price"].to_list() == [value.replace(".", "") for value in values]
+
+
+@pytest.mark.parametrize(
     ("name", "values", "count", "example"),
     [
         ("price", ["12,50 €", "9.90", "8", "7", "6", "5"], 1, "'12,50 €'"),

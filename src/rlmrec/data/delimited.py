@@ -22,7 +22,7 @@ from rlmrec.data.table import (
     first_line,
     refuse_absent,
 )
-from rlmrec.errors import DataError
+from rlmrec.errors import ColumnError, DataError
 from rlmrec.files import longest_line, too_long
 from rlmrec.findings import Finding
 
@@ -70,7 +70,15 @@ def read_delimited(
         header = list(names) if names else next((fields for _, fields in records() if fields), None)
         if header is None:
             raise DataError(f"{path} is empty: expected a header and rows")
-        check_columns(path, header, [*(columns or ()), *required])
+        try:
+            check_columns(path, header, [*(columns or ()), *required])
+        except ColumnError as error:
+            if len(header) > 1 and "" not in header:
+                raise
+            raise ColumnError(
+                f"{error}; the first line must name the columns, separated by a comma, semicolon, tab, bar or what "
+                "--delimiter says"
+            ) from None
         frame = pl.read_csv(
             _source(text, records, len(header), is_odd),
             has_header=names is None,

@@ -243,8 +243,22 @@ def decimal_points(texts: pl.Series) -> pl.Series:
 def with_points(texts: pl.Series) -> pl.Series:
     """Return a column of numbers with decimal commas, such as prices, with points; other columns as they are."""
     numbers = decimal_points(texts.str.strip_chars())
-    commas = texts.str.contains(",", literal=True).any()
-    return numbers if commas and numbers.null_count() == texts.null_count() else texts
+    return numbers if numbers.null_count() == texts.null_count() else texts
+
+
+def commas_to_points(texts: pl.Series) -> pl.Series:
+    """Return a column of numbers of which some have decimal commas, with points; other columns as they are.
+
+    Example:
+        >>> commas_to_points(pl.Series(["1.5", "1.234,50", "none", None])).to_list()
+        ['1.5', '1234.50', 'none', None]
+    """
+    points = decimal_points(
+        texts.str.strip_chars().set(~texts.str.contains(",", literal=True).fill_null(False), None)
+    )
+    mixed = pl.select(pl.coalesce(points, texts)).to_series()
+    numbers = mixed.cast(pl.Float64, strict=False).is_not_null().sum()
+    return mixed.rename(texts.name) if 2 * numbers >= len(texts.drop_nulls()) else texts
 
 
 def as_ids(table: Table, column: str, values: list[Any]) -> pl.Series:

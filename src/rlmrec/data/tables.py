@@ -34,6 +34,7 @@ from rlmrec.data.table import (
     as_ids,
     as_text,
     check_columns,
+    commas_to_points,
     decimal_points,
     first_line,
     first_true,
@@ -221,6 +222,8 @@ def to_source(
     findings = list(
         dict.fromkeys(found for table in (*tables, items, users) if table for found in table.findings)
     )
+    amounts = [name for name in (columns.rating, *(table.form.weight_column for table in tables[:1])) if name]
+    findings += [found for table in tables for found in check_thousands(table, amounts)]
     findings += [
         finding
         for table, ids, column in ((items, item_ids, items_id), (users, user_ids, users_id))
@@ -348,7 +351,7 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
 
 def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
     """Find columns of prices and stock that are not all numbers, such as "12,50 €" or "on request"."""
-    findings = []
+    findings = check_thousands(table, columns)
     for name in columns:
         values = table.texts(name).drop_nulls().str.strip_chars()
         is_number = values.cast(pl.Float64, strict=False).is_not_null()
@@ -369,6 +372,30 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
                     repr(odd[0]),
                     "it stays a column of text, so a condition such as  price < 20  does not hold for it; "
                     f"{commas}write numbers such as 12.50, and nothing where there is none",
+                    ordinary=True,
+                )
+            )
+    return findings
+
+
+def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
+    """Find columns of integers in which points seem to separate thousands, which makes 1.000 a 1."""
+    findings = []
+    for name in columns if table.form.decimal == "." else ():
+        raw = table.frame[name]
+        if raw.dtype != pl.String:
+            continue
+        values = raw.drop_nulls().str.strip_chars()
+        thousands = values.str.contains(r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
+        whole = values.str.contains(r"^[+-]?\d*$")
+        if thousands.any() and whole.any() and (thousands | whole).all():
+            findings.append(
+                Finding(
+                    "thousands",
+                    f"values of the column {name!r} of {table.path} have a point and three digits, the others no point",
+                    int(thousands.sum()),
+                    repr(values.filter(thousands)[0]),
+                    "the point is read as that of decimals; if it separates thousands, say so (decimal, --decimal ,)",
                     ordinary=True,
                 )
             )
@@ -642,7 +669,12 @@ def read_table(
     if path.suffix.lower() == ".xlsx" or (sheet and not path.exists()):
         book = Path(f"{file}.xlsx") if sheet and not path.exists() else path
         table = _read_excel(path, book, sheet or None, columns, ids)
-        return replace(table, form=replace(form, decimal="."))  # cells hold numbers, not their spelling
+        if form.decimal == ",":  # only cells of text have a spelling, those of numbers none
+            others = [name for name in table.frame.columns if name not in ids]
+            table = replace(
+                table, frame=table.frame.with_columns(commas_to_points(table.frame[n]) for n in others)
+            )
+        return replace(table, form=replace(form, decimal="."))
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] != [] and suffixes[-1] in _PACKED
     ending = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
