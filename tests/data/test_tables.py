@@ -480,6 +480,18 @@ def test_texts_of_other_items_are_refused(tmp_path):
         DataError, match="none of its 1 ids is a known item: got for example 'x', expected ids like 7"
     ):
         read_texts(path, Vocabulary([7], "item"), "id")
+    write(
+        path,
+        [
+            {"id": "a", "stock": 0, "sku": 7},
+            {"id": "b", "stock": 7, "sku": 8},
+            {"id": "c", "stock": 0, "sku": 6},
+        ],
+    )
+    with pytest.raises(
+        DataError, match=r"like 7; the column 'sku' has such ids \(items_id, --items-id-column\)$"
+    ):
+        read_texts(path, Vocabulary([7, 8], "item"), "id")
 
 
 def test_a_missing_text_column_is_refused(tmp_path):

@@ -487,9 +487,15 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
     if ids.dtype != dtype:  # an untyped file; text that is not an integer matches no id
         known = known.cast(pl.String)
     if not known.is_in(ids.implode()).any():
+        others = [name for name in table.frame.columns if name != id_column]
+        known_texts = known.cast(pl.String).implode()
+        meant = next(
+            (name for name in others if 2 * table.texts(name).is_in(known_texts).sum() >= len(ids)), None
+        )
+        hint = f"; the column {meant!r} has such ids ({kind}s_id, --{kind}s-id-column)" if meant else ""
         raise DataError(
             f"{table.path}, column {id_column!r}: none of its {len(ids)} ids is a known {kind}: "
-            f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}"
+            f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}{hint}"
         )
     texts_only = table.frame.drop(id_column)
     names = [name for name in texts_only.columns if name not in index_columns(texts_only)]
