@@ -5,6 +5,7 @@ python experiments/render.py
 
 from pathlib import Path
 
+from rlmrec.experiments.experiment import Experiment
 from rlmrec.files import write_text
 from rlmrec.paper.grids import grid, grids
 from rlmrec.paper.studies import STUDIES
@@ -14,6 +15,7 @@ from rlmrec.report.history import NAME, gain_chart
 from rlmrec.report.tables import as_markdown
 
 HERE = Path(__file__).parent
+PLANS = [*grids(), Experiment.read(HERE / "distilled.toml")]
 INTRODUCTION = """\
 # Experiments
 
@@ -27,7 +29,7 @@ def readme(results: Path) -> str:
     """Return the tables of everything that was run, as README.md shows them."""
     tables = {
         plan.name: [table for summary in summaries_of(plan, results) for table in tables_of(summary)]
-        for plan in grids()
+        for plan in PLANS
     }
     tables |= {name: study.tables(results) for name, study in STUDIES.items()}
     parts = [INTRODUCTION + _older_results(results)]
@@ -53,7 +55,7 @@ def _older_results(results: Path) -> str:
 
 
 if __name__ == "__main__":
-    for plan in grids():
+    for plan in PLANS:
         if summaries_of(plan, HERE / "results"):
             write_experiment(plan, HERE / "results")
     for study in STUDIES.values():

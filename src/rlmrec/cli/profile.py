@@ -266,6 +266,7 @@ def profile(
             elif parts_in is not None:
                 progress = profiler.settle(dataset, kind)
                 _show(progress, output, replayed=True)
+                _say_left(progress.total - progress.done, output)
                 results[kind] = {**_plain(progress), "answers": taken.new}
                 incomplete |= progress.profiled < progress.total
             else:
@@ -409,7 +410,10 @@ def _show_batch(read: BatchRead, output: Output) -> None:
             + ", ".join(map(str, read.malformed))
         )
     _show(read.progress, output)
-    left = read.progress.total - read.progress.done + read.progress.n_unanswered
+    _say_left(read.progress.total - read.progress.done + read.progress.n_unanswered, output)
+
+
+def _say_left(left: int, output: Output) -> None:
     if left:
         output.say(f"  {left:,} still need an answer: write the next file with --batch-out FILE")
 
