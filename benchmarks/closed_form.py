@@ -28,8 +28,8 @@ from rlmrec.data.tables import read_tables
 from rlmrec.evaluation import metrics
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.evaluation.significance import compare
+from rlmrec.linalg import unit_rows
 from rlmrec.text.tfidf import TfidfEncoder
-from rlmrec.text.whitening import unit_rows
 from rlmrec.topk import top_k
 
 NAMES = ("movielens-100k", "amazon-book", "debian-packages", "yelp-profiles")

@@ -20,9 +20,10 @@ from rlmrec.cli.train import train_with_progress
 from rlmrec.closed_form import GraphFilter, Texts
 from rlmrec.experiments.hidden import Hidden
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.linalg import unit_rows
 from rlmrec.recommend.cold_start import KernelMap, ProjectorMap
 from rlmrec.recommend.open import open_recommender
-from rlmrec.topk import top_k, unit_rows
+from rlmrec.topk import top_k
 from rlmrec.workspace import Workspace
 
 K = 20

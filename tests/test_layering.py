@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "rlmrec"
 LAYERS = [
     {"errors", "types", "lazy", "findings", "html", "durations"},
     {"machine", "shards", "trust", "engine", "batch"},
-    {"files", "sqlite", "config", "topk", "http_client", "registry"},
+    {"files", "sqlite", "config", "topk", "linalg", "http_client", "registry"},
     {"parts"},
     {"data", "llm", "losses", "hub"},
     {"graph", "text", "profiles", "evaluation", "columns"},
@@ -44,6 +44,7 @@ NUMPY_ONLY = {
     "hub",
     "sqlite",
     "topk",
+    "linalg",
     "data",
     "evaluation",
     "closed_form",

@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from rlmrec import topk
 from rlmrec.errors import DataError
+from rlmrec.linalg import unit_rows
 from rlmrec.topk import ByNorm, map_blocks, top_k, top_k_by_norm, top_k_products
 
 
@@ -239,7 +240,7 @@ def test_most_products_with_items_of_small_norm_are_left_out(monkeypatch):
 def test_items_of_one_norm_or_few_items_are_not_ordered():
     rng = np.random.default_rng(0)
     items = rng.standard_normal((10_000, 8), np.float32)
-    unit = topk.unit_rows(items)
+    unit = unit_rows(items)
     assert ByNorm.of(unit) is None
     unit[7] *= 100
     assert ByNorm.of(unit) is None

@@ -510,10 +510,3 @@ def _sorted_keys(scores: Float32Array, k: int) -> npt.NDArray[np.uint64]:
         best[start : start + step] = np.partition(keys, k - 1, axis=1)[:, :k]
     best.sort(axis=1)
     return best
-
-
-def unit_rows(rows: Float32Array) -> Float32Array:
-    """Scale rows float32[n, d] to length 1; a zero row stays zero."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Float32Array = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return scaled

@@ -14,8 +14,9 @@ from rlmrec.closed_form.neighbours import (
     times_products,
 )
 from rlmrec.errors import DataError
+from rlmrec.linalg import unit_rows
 from rlmrec.text.tfidf import TfidfConfig, TfidfEncoder
-from rlmrec.text.whitening import Whitening, unit_rows
+from rlmrec.text.whitening import Whitening
 
 TEXTS = [
     "a space opera",

@@ -11,10 +11,10 @@ from rlmrec.experiments.experiment import Experiment, coordinates
 from rlmrec.experiments.hidden import Hidden
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
+from rlmrec.linalg import unit_rows
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.topk import unit_rows
 
 QUICK = {"epochs": 20, "learning_rate": 0.05, "batch_size": 256}
 

@@ -7,9 +7,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from rlmrec import linalg
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
+from rlmrec.linalg import gram_matrix
 from rlmrec.recommend.cold_start import ColdStart
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks, check_text_encoder
@@ -20,11 +22,10 @@ from rlmrec.text import (
     encode_dataset,
     encode_texts,
     encoder_of,
-    whitening,
 )
 from rlmrec.text.encoder import CombinedEncoder
 from rlmrec.text.tfidf import Tfidf
-from rlmrec.text.whitening import WhitenedEncoder, Whitening, gram_matrix
+from rlmrec.text.whitening import WhitenedEncoder, Whitening
 
 
 class Letters(TextEncoder):
@@ -230,7 +231,7 @@ def test_a_damaged_whitening_is_one_line(dataset, tmp_path):
 
 
 def test_the_gram_matrix_is_that_of_one_product_however_many_rows_are_summed_at_a_time(monkeypatch):
-    monkeypatch.setattr(whitening, "WIDE_ROWS", 7)
+    monkeypatch.setattr(linalg, "WIDE_ROWS", 7)
     rows = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32) + 3
     wide = rows.astype(np.float64)
     np.testing.assert_allclose(gram_matrix(rows), wide.T @ wide, rtol=1e-12)

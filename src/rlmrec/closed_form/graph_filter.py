@@ -40,8 +40,9 @@ from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors, rows_of
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
+from rlmrec.linalg import ROUNDING, unit_rows
 from rlmrec.shards import Shards
-from rlmrec.text.whitening import Whitening, unit_rows
+from rlmrec.text.whitening import Whitening
 from rlmrec.topk import map_blocks
 from rlmrec.types import Float32Array, FloatArray, IntArray
 
@@ -748,7 +749,7 @@ class _Fit:
         if not len(rows):
             return None
         text_map = TextMap.fit(
-            texts[rows], unit_rows(vectors[rows]), gamma=MAP_WIDTH, ridge=ITEM_RIDGE, seed=self.seed
+            texts[rows], unit_rows(vectors[rows], ROUNDING), gamma=MAP_WIDTH, ridge=ITEM_RIDGE, seed=self.seed
         )
         rng = np.random.default_rng(self.seed)
         some = np.sort(rng.choice(rows, min(len(rows), SPREAD_ITEMS), replace=False))
@@ -786,7 +787,7 @@ class _Fit:
         if hidden is not None:
             chosen, weights = self._choose_new_users(hidden, values)
         width = max(rank, chosen[0])
-        targets = unit_rows(projected * _gains(values, chosen[1], chosen[0]))[:, :width]
+        targets = unit_rows(projected * _gains(values, chosen[1], chosen[0]), ROUNDING)[:, :width]
         text_map = _map_users(user_texts.vectors[known], targets, self.seed)
         self.chosen |= {
             "new_user_rank": chosen[0],
@@ -839,7 +840,9 @@ class _Fit:
         chosen = ranks[-1], 3.0 if config.ridge is None else config.ridge
 
         def best_of(filters: list[tuple[int, float]], pairs: list[tuple[float, float]]) -> int:
-            targets = [unit_rows(hidden.projected * _gains(values, ridge, rank)) for rank, ridge in filters]
+            targets = [
+                unit_rows(hidden.projected * _gains(values, ridge, rank), ROUNDING) for rank, ridge in filters
+            ]
             results = hidden.qualities(targets, pairs, self.seed)
             for (rank, ridge), (text, users), quality in zip(
                 [one for one in filters for _ in pairs], pairs * len(filters), results, strict=True
@@ -938,7 +941,7 @@ def _moments(
     total, second = np.zeros(rank), np.zeros((rank, rank))
     mine = shards.rows(n_users)
     for start in range(mine.start, mine.stop, ROWS):
-        users = unit_rows(scaled[start : min(start + ROWS, mine.stop)] @ factors)
+        users = unit_rows(scaled[start : min(start + ROWS, mine.stop)] @ factors, ROUNDING)
         total += users.sum(axis=0, dtype=np.float64)
         if squares:
             second += users.T @ users

@@ -22,7 +22,8 @@ from rlmrec.closed_form.base import (
     sparse_state,
 )
 from rlmrec.closed_form.neighbours import nearest, weighted_rows
-from rlmrec.text.whitening import Whitening, gram_matrix, unit_rows
+from rlmrec.linalg import ROUNDING, gram_matrix, unit_rows
+from rlmrec.text.whitening import Whitening
 from rlmrec.topk import map_blocks
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
@@ -237,9 +238,9 @@ class NewItems:
         """
         ids, cosines = nearest(queries, texts, SIMILAR_ITEMS, own)
         weights = np.maximum(cosines, 0) ** 2
-        similar = weighted_rows(ids, weights, len(texts)) @ unit_rows(vectors)
+        similar = weighted_rows(ids, weights, len(texts)) @ unit_rows(vectors, ROUNDING)
         scaled = similar * reciprocal(np.linalg.norm(similar, axis=1))[:, None]
-        return unit_rows(unit_rows(self.text_map(queries)) + scaled)
+        return unit_rows(unit_rows(self.text_map(queries), ROUNDING) + scaled, ROUNDING)
 
     def state(self) -> State:
         """The arrays that ``from_state`` restores."""

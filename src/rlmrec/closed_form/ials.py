@@ -24,7 +24,7 @@ from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
-from rlmrec.text.whitening import gram_matrix
+from rlmrec.linalg import gram_matrix
 from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
 REGULARIZATIONS = 0.1, 1.0, 10.0, 30.0, 100.0, 300.0

@@ -12,9 +12,9 @@ from scipy.linalg import solve_triangular
 
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.linalg import WIDE_ROWS, gram_matrix
 from rlmrec.machine import available_cores
 from rlmrec.shards import Shards
-from rlmrec.text.whitening import WIDE_ROWS, gram_matrix
 from rlmrec.types import Float32Array, FloatArray
 
 # Up to this size of the smaller side the Gram matrix is decomposed as a whole: 50 ms, and exact.

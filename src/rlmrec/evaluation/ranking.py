@@ -14,7 +14,8 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation import metrics
 from rlmrec.files import atomic_file
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k, unit_rows
+from rlmrec.linalg import unit_rows
+from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
 from rlmrec.trust import damaged
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 

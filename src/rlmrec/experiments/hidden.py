@@ -14,10 +14,11 @@ from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import Ranking
+from rlmrec.linalg import unit_rows
 from rlmrec.recommend.cold_start import ColdStart, RuleColdStart, TextModel, has_rule_for_texts
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
-from rlmrec.topk import top_k, unit_rows
+from rlmrec.topk import top_k
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
 SHARES = {"users": 0.1, "items": 0.2}  # which are hidden, and how many of them

@@ -23,10 +23,11 @@ from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.significance import compare
 from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
+from rlmrec.linalg import unit_rows
 from rlmrec.profiles.parse import cut_words
 from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, unit_rows
+from rlmrec.topk import MEMORY_BUDGET, map_blocks
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 from rlmrec.workspace import Workspace
 

@@ -18,10 +18,10 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.linalg import unit_rows
 from rlmrec.recommend.index import digest
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import unit_rows
 from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors, write_tensors
 from rlmrec.types import Float32Array, IntArray
 

@@ -16,9 +16,9 @@ from rlmrec.data.metadata import item_labels
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ColumnError, ConfigError, did_you_mean
 from rlmrec.html import html_table
+from rlmrec.linalg import unit_rows
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
-from rlmrec.topk import unit_rows
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
 POOL = 100  # items of a user among which caps and diversity choose; at least POOL_OF_K · k

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from rlmrec.topk import unit_rows
+from rlmrec.linalg import unit_rows
 from rlmrec.types import Float32Array, IntArray
 
 SIMILAR = 50  # users that count as similar

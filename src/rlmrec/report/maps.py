@@ -16,11 +16,11 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import described_items, item_labels
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail
+from rlmrec.linalg import unit_rows
 from rlmrec.profiles.parse import cut_words
 from rlmrec.report.blocks import Block, Chart, Options, Section, Text
 from rlmrec.report.charts import scatter
 from rlmrec.report.collect import Inputs
-from rlmrec.topk import unit_rows
 from rlmrec.types import Float32Array, FloatArray, IntArray
 
 MAP_POINTS = 1500  # more would overlap, and make the file large

@@ -16,6 +16,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import metadata_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import WorkspaceError
+from rlmrec.linalg import unit_rows
 from rlmrec.llm.store import Profile, Store
 from rlmrec.recommend.cold_start import TextModel
 from rlmrec.recommend.explain import Explainer, plain_reasons
@@ -25,7 +26,7 @@ from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
 from rlmrec.server.browse import Browser
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import top_k, unit_rows
+from rlmrec.topk import top_k
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
 MAX_HISTORY = 500  # training items in a profile

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.findings import Finding
-from rlmrec.topk import unit_rows
+from rlmrec.linalg import unit_rows
 from rlmrec.types import AnyArray, BoolArray, Float32Array
 
 Sink = Callable[[Sequence[int], AnyArray], None]  # takes the vectors of some rows of the texts

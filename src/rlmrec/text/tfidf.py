@@ -16,8 +16,8 @@ from pydantic import Field
 from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.linalg import unit_rows
 from rlmrec.text.encoder import TextEncoder
-from rlmrec.topk import unit_rows
 from rlmrec.trust import check_finite, damaged, matrix, read_tensors, write_tensors
 from rlmrec.types import AnyArray, Float32Array
 

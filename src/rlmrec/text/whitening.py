@@ -12,14 +12,13 @@ import numpy as np
 
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import atomic_file
+from rlmrec.linalg import ROUNDING, gram_matrix, unit_rows
 from rlmrec.text.encoder import DerivedEncoder, TextEncoder
 from rlmrec.trust import damaged, matrix, read_tensors, write_tensors
-from rlmrec.types import AnyArray, BoolArray, Float32Array, FloatArray
+from rlmrec.types import AnyArray, BoolArray, Float32Array
 
 # Directions whose singular value is below this share of the largest are rounding, not text.
 NEGLIGIBLE = 1e-4
-# Rows that are in float64 at a time.
-WIDE_ROWS = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class Whitening:
         mapped = np.asarray((vectors - self.mean) @ self.map, np.float32)
         if mask is not None:
             mapped[~mask] = 0
-        return unit_rows(mapped)
+        return unit_rows(mapped, ROUNDING)
 
     @property
     def size(self) -> int:
@@ -179,31 +178,6 @@ class WhitenedEncoder(DerivedEncoder):
 def whitened_name(encoder: str, power: float, whitening: Whitening) -> str:
     """Name of the encoder of whitened vectors, from that of the vectors before."""
     return f"{encoder}, whitened {power:g} ({whitening.digest})"
-
-
-def gram_matrix(rows: Float32Array, mean: FloatArray | None = None) -> FloatArray:
-    """Return AᵀA, float64[d, d], for A = ``rows`` − ``mean``, summed over ``WIDE_ROWS`` rows at a time.
-
-    Only these are copied to float64 at a time. BLAS takes ten times as long for one product of a million rows.
-
-    Args:
-        rows: float32[n, d].
-        mean: float64[d]; None subtracts nothing.
-    """
-    total = np.zeros((rows.shape[1],) * 2)
-    for start in range(0, len(rows), WIDE_ROWS):
-        wide = rows[start : start + WIDE_ROWS].astype(np.float64)
-        if mean is not None:
-            wide -= mean
-        total += wide.T @ wide
-    return total
-
-
-def unit_rows(rows: Float32Array) -> Float32Array:
-    """``rows`` scaled to unit length; a row shorter than float32 can tell from 0 becomes zeros."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Float32Array = np.where(lengths > 1e-6, rows / np.maximum(lengths, 1e-6), 0).astype(np.float32)
-    return scaled
 
 
 def _check(vectors: Float32Array) -> None:
