@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlmrec.alignment.base import Alignment, ConfigLike
 from rlmrec.alignment.contrastive import Contrastive
@@ -28,7 +28,7 @@ class DistilledConfig(Config):
     later_options = frozenset({"teacher_options"})
     weight: float = Field(default=1.0, ge=0, description="w, weight of the term beside the backbone's loss")
     temperature: float = Field(
-        default=0.15, gt=0, description="τ of the student's cosines; inner products have a learned factor"
+        default=0.15, gt=0, description="τ of the student's cosines; inner products are taken as they are"
     )
     teacher: str = Field(
         default="graph-filter", description="closed-form recommender that is the teacher, or your own class"
@@ -60,9 +60,8 @@ class Distilled(Alignment):
     w · mean over the distinct users u of the batch of Σ_{i in list_u} π_ui · [−s_ui + log Σ_c exp(s_uc)]
 
     π are the teacher's probabilities (``TeacherLists``) and the candidates c are all items. s_ui is the score that
-    the backbone ranks by: cos(e_u, e_i)/τ where it ranks by cosine (``loss=softmax``), else κ e_u · e_i. κ is learned
-    and starts at 1: a list tells an order, and not how long the embeddings should be. A user without a list takes
-    no part.
+    the backbone ranks by: cos(e_u, e_i)/τ where it ranks by cosine (``loss=softmax``), else e_u · e_i. A user
+    without a list takes no part.
 
     With ``contrastive_weight`` the contrastive alignment is added, with the texts of the batch as candidates.
 
@@ -115,7 +114,6 @@ class Distilled(Alignment):
             _check_fit(lists, backbone)
         self.register_buffer("list_items", torch.from_numpy(lists.items), persistent=False)
         self.register_buffer("list_weights", torch.from_numpy(lists.probabilities), persistent=False)
-        self.log_factor = None if self.by_cosine else nn.Parameter(torch.zeros(()))  # log κ
         self.contrastive: Contrastive | None = None
         if self.config.contrastive_weight > 0:
             if text_embeddings is None:
@@ -201,8 +199,6 @@ class Distilled(Alignment):
             if self.by_cosine:
                 anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
                 temperature = self.config.temperature
-            elif self.log_factor is not None:
-                anchors = anchors * self.log_factor.exp()
             listed, probabilities, shares = self._lists(rows, taught)
             total = listwise_cross_entropy(anchors, every, shares, temperature, listed, probabilities)
         terms = {"distilled": self.config.weight * total}
