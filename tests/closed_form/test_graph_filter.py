@@ -23,6 +23,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.experiments.history import cut_history
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 
 OPTIONS = {
@@ -233,6 +234,24 @@ def test_new_user_by_text_and_new_item_by_text(noisy):
     scores, own = model.users @ embeddings.T, model.users @ model.items.T
     agreement = [np.corrcoef(scores[:, item], own[:, item])[0, 1] for item in range(dataset.n_items)]
     assert np.median(agreement) > 0.5
+
+
+def test_cosines_do_not_compare_popularity(noisy, fitted):
+    dataset, _ = noisy
+    plain = GraphFilter.fit(*noisy, GraphFilterConfig(**OPTIONS | {"popularity_weight": 0}))
+    assert fitted.items.shape[1] == plain.items.shape[1] + 1
+    both = [Recommender.of_model(dataset, model) for model in (fitted, plain)]
+    vector = plain.add_items(noisy[1].items[:1])[0]
+    for alike in (
+        lambda one: one.similar_items("i1"),
+        lambda one: one.similar_users("u1"),
+        lambda one: one.items_for(np.pad(vector, (0, one.items.shape[1] - len(vector)), constant_values=9)),
+    ):
+        (ids, cosines), (expected, values) = map(alike, both)
+        assert ids.tolist() == expected.tolist()
+        np.testing.assert_allclose(cosines, values, atol=1e-5)
+    # The column is as long as the singular vectors beside it, so that indexes and norms are not about it alone.
+    assert np.linalg.norm(fitted.items[:, -1]) == pytest.approx(1, abs=1e-5)
 
 
 def test_user_with_neither_history_nor_text_gets_what_is_popular(noisy, fitted):

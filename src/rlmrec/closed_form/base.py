@@ -157,6 +157,11 @@ class FoldIn(ABC):
         """Whether new users and items can be given by a text alone."""
         return False
 
+    @property
+    def cosine_columns(self) -> slice:
+        """The columns of e_u and e_i that cosines compare: all but those that say nothing about taste."""
+        return slice(None)
+
     def new_items(self, texts: Float32Array) -> Float32Array:
         """float32[n, d]: item embeddings from texts float32[n, d_s].
 

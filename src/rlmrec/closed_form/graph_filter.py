@@ -729,7 +729,7 @@ class _Fit:
                 weights["popularity"],
             ),
             of_new_items=self._of_new_items(moments, spectrum.vectors[:, :rank], item_texts),
-            popularity=self._popularity() if weights["popularity"] else None,
+            popularity=unit_rows(self._popularity()[None])[0] if weights["popularity"] else None,
         )
 
     def _of_new_items(

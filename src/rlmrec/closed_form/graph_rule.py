@@ -293,7 +293,8 @@ class GraphRule(FoldIn):
         average: float32[r], the mean of all c_u: what a user with neither history nor text gets.
         weights: v, w, s and p; w_u = s / (1 + √d_u) and p_u = p / (1 + √d_u).
         of_new_items: where an item goes that is known by text alone; None refuses it.
-        popularity: z(√d), float32[I], d_i the users of an item; None leaves the part out.
+        popularity: √d less its mean, at unit length as the columns of Q, float32[I], d_i the users of an item; None
+            leaves the part out.
     """
 
     factors: Float32Array
@@ -310,7 +311,7 @@ class GraphRule(FoldIn):
 
     @cached_property
     def items(self) -> Float32Array:
-        """float32[I, d]: [Q ; T ; z(√d)]."""
+        """float32[I, d]: [Q ; T ; popularity]."""
         texts = [] if self.item_texts is None else [self.item_texts.vectors]
         popularity = [] if self.popularity is None else [self.popularity[:, None]]
         parts = [self.vectors, *texts, *popularity]
@@ -320,6 +321,13 @@ class GraphRule(FoldIn):
     def _covariances(self) -> tuple[Float32Array, Float32Array | None]:
         texts = None if self.item_texts is None else covariance(self.item_texts.vectors)
         return covariance(self.vectors), texts
+
+    @cached_property
+    def _popularity_scale(self) -> float:
+        """The factor that makes the standard deviation of ``popularity`` 1."""
+        if self.popularity is None:
+            return 0.0
+        return float(reciprocal(self.popularity.std(dtype=np.float64, keepdims=True))[0])
 
     def parts(
         self, histories: sp.csr_array, texts: Float32Array | None = None, own: IntArray | None = None
@@ -349,7 +357,7 @@ class GraphRule(FoldIn):
         is_new = degrees <= 0
         queries = self._queries(texts)
         by_length = 1 / (1 + np.sqrt(degrees))
-        popularity = self.weights[3] * by_length
+        popularity = self.weights[3] * by_length * self._popularity_scale
         if texts is not None and self.new_users is not None:
             popularity[is_new & with_text(texts)] = 0  # their weights were chosen without it
         vectors = self._vectors(histories, texts, queries, is_new, popularity)
@@ -460,6 +468,11 @@ class GraphRule(FoldIn):
     def reads_texts(self) -> bool:
         """Whether the model was fitted with texts that it uses."""
         return self.item_texts is not None or self.user_texts is not None
+
+    @property
+    def cosine_columns(self) -> slice:
+        """All but the popularity: two items are not alike because both are popular."""
+        return slice(None if self.popularity is None else -1)
 
     def new_items(self, texts: Float32Array) -> Float32Array:
         """[Q̂ ; T ; 0] of items that are known by text alone: of average popularity; see ``FoldIn.new_items``."""

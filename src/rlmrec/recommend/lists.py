@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels
@@ -148,11 +149,13 @@ class Lists:
         order: IntArray = np.argsort(-self.popularity, kind="stable")
         return order
 
-    @cached_property
+    @property
     def _unit_items(self) -> Float32Array:
         if not self.recommender.items.shape[1]:
             raise ConfigError("diversity needs embeddings of items, and this run has only item neighbours")
-        return unit_rows(self.recommender.items)
+        unit = self.recommender.unit_items
+        assert not isinstance(unit, sp.csr_array)
+        return unit
 
     def matching(self, where: str) -> BoolArray:
         """Return bool[I], the items for which an SQL expression is true; a missing value is never true.

@@ -490,7 +490,7 @@ class Recommender:
 
     def items_for(self, vectors: Float32Array, k: int = 20) -> Answer:
         """Return the k items with the highest cosine to each item vector; arguments as in ``users_for``."""
-        return self._near(vectors, self._unit_items, self._raw_items, k)
+        return self._near(vectors, self.unit_items, self._raw_items, k)
 
     def with_items(self, ids: Sequence[RawId], vectors: Float32Array) -> Recommender:
         """Return a recommender with items appended, which are recommended like any other.
@@ -584,7 +584,7 @@ class Recommender:
         Where items have no embeddings (itemknn, ease), the cosine is that of their columns of the item-item matrix.
         """
         rows, scalar = _rows(self.item_ids, item_ids)
-        return _answer(self._raw_items, self._similar(self._unit_items, rows, k), scalar)
+        return _answer(self._raw_items, self._similar(self.unit_items, rows, k), scalar)
 
     def similar_users(self, user_ids: RawIds, k: int = 10) -> Answer:
         """Return the k users with the highest cosine to each user, without the user itself."""
@@ -601,9 +601,10 @@ class Recommender:
             user rows int64[≤ k] and cosines or scores float32[≤ k], best first.
         """
         if self.is_inner_product:
-            unit = self._unit_users
+            unit, of_items = self._unit_users, self.unit_items
             assert not isinstance(unit, sp.csr_array)
-            values = np.asarray(unit @ _unit(self.items[[item]])[0], np.float32)
+            assert not isinstance(of_items, sp.csr_array)
+            values = np.asarray(unit @ of_items[item], np.float32)
         else:
             starts = range(0, len(self.users), USERS_AT_ONCE)
             blocks = [np.arange(start, min(start + USERS_AT_ONCE, len(self.users))) for start in starts]
@@ -615,7 +616,7 @@ class Recommender:
 
     def item_cosines(self, item: int, others: IntArray) -> Float32Array:
         """Return the cosines float32[n] of an item (a row) to others (rows), as in ``similar_items``."""
-        unit = self._unit_items
+        unit = self.unit_items
         found = unit[others] @ unit[[item]].T
         dense = found.toarray() if isinstance(found, sp.csr_array) else found
         return np.asarray(dense, np.float32)[:, 0]
@@ -770,7 +771,7 @@ class Recommender:
     ) -> Answer:
         vectors, scalar = self._checked(vectors)
         assert not isinstance(unit, sp.csr_array)
-        queries = Queries(len(vectors), _unit(vectors).__getitem__)
+        queries = Queries(len(vectors), _unit(vectors[:, self._cosine_columns]).__getitem__)
         return _answer(raw, self._cosines(queries, unit, k), scalar)
 
     def _cosines(self, queries: Queries, unit: Float32Array, k: int) -> Found:
@@ -822,13 +823,19 @@ class Recommender:
     def _unit_users(self) -> Float32Array | sp.csr_array:
         if self.parts is not None and self.parts.history is not None and not self.users.shape[1]:
             return _sparse_unit(self.parts.history)
-        return _unit(self.users)
+        return _unit(self.users[:, self._cosine_columns])
+
+    @property
+    def _cosine_columns(self) -> slice:
+        rule = None if self.parts is None else self.parts.rule
+        return slice(None) if rule is None else rule.cosine_columns
 
     @cached_property
-    def _unit_items(self) -> Float32Array | sp.csr_array:
+    def unit_items(self) -> Float32Array | sp.csr_array:
+        """What cosines of items are computed from, at unit length: [I, d], or sparse [I, I] without embeddings."""
         if self.parts is not None and self.parts.neighbours is not None and not self.items.shape[1]:
             return _sparse_unit(sp.csr_array(self.parts.neighbours.T))
-        return _unit(self.items)
+        return _unit(self.items[:, self._cosine_columns])
 
     @cached_property
     def _raw_users(self) -> AnyArray:

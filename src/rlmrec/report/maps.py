@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -64,7 +65,9 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
         if recommender is not None and recommender.items.shape[1] > 1:
             seen.add(group.first.variant)
             when = ": before alignment" if group.first.is_base else AFTER
-            spaces.append((f"{group.name}{when}", group.first.is_base, recommender.items))
+            unit = recommender.unit_items
+            assert not isinstance(unit, sp.csr_array)
+            spaces.append((f"{group.name}{when}", group.first.is_base, unit))
     if not spaces:
         return None
     attribute, names, classes = item_classes(data, options.colour_by)
