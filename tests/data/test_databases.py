@@ -193,15 +193,15 @@ def test_rows_without_values_are_left_out_and_rows_are_counted_as_excel_does(tmp
     with Workbook(path) as book:
         sheet = book.add_worksheet()
         for row, values in enumerate(
-            [("user_id", "item_id"), (1, "007"), (), (" ", ""), (2, "008"), (None, "9")]
+            [(), (), ("user_id", "item_id"), (1, "007"), (), (" ", ""), (2, "008"), (None, "9")]
         ):
             sheet.write_row(row, 0, values)
-        sheet.write(9, 4, " ")  # outside the table
+        sheet.write(11, 4, " ")  # outside the table
     table = read_table(path)
     assert table.frame.columns == ["user_id", "item_id"]
     assert table.frame.rows() == [("1", "007"), ("2", "008"), (None, "9")]
     with pytest.raises(
-        DataError, match=r"t\.xlsx, row 6, column 'user_id': the user id is missing \(1 in all\)"
+        DataError, match=r"t\.xlsx, row 8, column 'user_id': the user id is missing \(1 in all\)"
     ):
         read_tables(path)
 

@@ -259,8 +259,9 @@ def test_decimal_commas_of_prices_are_told_and_read(tmp_path):
     ]
     assert "for decimal commas say so (decimal, --decimal ,); else write" in str(told[0])
     frame = pl.read_csv(tmp_path / "r.csv")
-    made = Dataset.from_frame(frame, items=items, decimal=",")
+    made = Dataset.from_frame(frame, items=items.with_columns(weight=pl.lit(1.125)), decimal=",")
     assert made.item_texts["price"].to_list() == [price.replace(",", ".") for price in prices]
+    assert set(made.item_texts["weight"]) == {"1.125"}  # a number has no decimal comma
 
 
 @pytest.mark.parametrize(

@@ -175,10 +175,11 @@ def error_without_secrets(error: BaseException, connection: str) -> str:
     return text.replace(connection, shown(connection))
 
 
-def read_sheet(path: Path, sheet: str | None) -> tuple[pl.DataFrame, list[str]]:
-    """Return a sheet of an Excel file, the first if none is named, and the names of all; all values are text.
+def read_sheet(path: Path, sheet: str | None) -> tuple[pl.DataFrame, list[str], int]:
+    """Return a sheet of an Excel file, the first if none is named, the names of all, and the row of its header.
 
-    Columns without name and values, as formats and blanks outside a table make them, are left out.
+    All values are text. Rows are counted from 1, as Excel does; empty ones above the header are left out, and columns
+    without name and values, too, as formats and blanks outside a table make them.
 
     Raises:
         DataError: the file is absent or damaged, has no such sheet, or the package for it is missing.
@@ -196,8 +197,10 @@ def read_sheet(path: Path, sheet: str | None) -> tuple[pl.DataFrame, list[str]]:
             raise DataError(
                 f"{path} has no sheet {sheet!r}: its sheets are {', '.join(map(repr, book.sheet_names))}"
             )
-        frame = pl.DataFrame(book.load_sheet(sheet or 0, dtypes="string"))
+        loaded = book.load_sheet(sheet or 0, dtypes="string")
+        whole = book.load_sheet(sheet or 0, dtypes="string", header_row=None, skip_rows=0, n_rows=1)
+        frame = pl.DataFrame(loaded)
     except (*UNREADABLE, zipfile.BadZipFile, fastexcel.FastExcelError) as error:
         raise DataError(f"{path} is not a readable Excel file: {first_line(error)}") from None
     named = [name for name in frame.columns if not (name.startswith(UNNAMED) and is_blank(frame[name]).all())]
-    return frame.select(named), book.sheet_names
+    return frame.select(named), book.sheet_names, whole.total_height - loaded.total_height

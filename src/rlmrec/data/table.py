@@ -201,7 +201,8 @@ class Table:
         except pl.exceptions.PolarsError:
             raise DataError(f"{self.path}: column {column!r} holds {raw.dtype}, expected text") from None
         raw = raw.set(raw == "", None)
-        return with_points(raw) if self.form.decimal == "," else raw
+        is_number = self.frame[column].dtype.is_numeric()  # of a data frame or Parquet: printed with a point
+        return with_points(raw) if self.form.decimal == "," and not is_number else raw
 
 
 class BrokenLinesError(DataError):
@@ -232,10 +233,10 @@ def decimal_points(texts: pl.Series) -> pl.Series:
     """Return numbers with decimal commas, such as 1.234,50, with points instead; other texts become null.
 
     Example:
-        >>> decimal_points(pl.Series(["1.234,50", "-3,5", "7", "2.5"])).to_list()
-        ['1234.50', '-3.5', '7', None]
+        >>> decimal_points(pl.Series(["1.234,50", "-3,5", "7", "2.5", "0.125"])).to_list()
+        ['1234.50', '-3.5', '7', None, None]
     """
-    number = texts.str.contains(r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d*)?([eE][+-]?\d+)?$")
+    number = texts.str.contains(r"^[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d*)?([eE][+-]?\d+)?$")
     plain = texts.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
     return plain.set(~number.fill_null(False), None)
 

@@ -381,6 +381,8 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
 def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
     """Find columns of integers in which points seem to separate thousands, which makes 1.000 a 1."""
     findings = []
+    # Cells of numbers have no spelling, so that naming it changes nothing.
+    remedy = "make the cells numbers" if ".xlsx" in str(table.path) else "say so (decimal, --decimal ,)"
     for name in columns if table.form.decimal == "." else ():
         raw = table.frame[name]
         if raw.dtype != pl.String:
@@ -395,7 +397,7 @@ def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
                     f"values of the column {name!r} of {table.path} have a point and three digits, the others no point",
                     int(thousands.sum()),
                     repr(values.filter(thousands)[0]),
-                    "the point is read as that of decimals; if it separates thousands, say so (decimal, --decimal ,)",
+                    f"the point is read as that of decimals; if it separates thousands, {remedy}",
                     ordinary=True,
                 )
             )
@@ -713,11 +715,11 @@ def _read_excel(
     path: Path, book: Path, sheet: str | None, columns: Sequence[str] | None, ids: Sequence[str]
 ) -> Table:
     """Read columns of a sheet; rows without values are left out, as blank lines of a text file are."""
-    frame, sheets = read_sheet(book, sheet)
+    frame, sheets, header = read_sheet(book, sheet)
     rows = np.flatnonzero(
         ~frame.select(pl.all_horizontal(pl.all().map_batches(is_blank))).to_series().to_numpy()
     )
-    table = Table(path, frame[rows], typed=False, first_row=2, rows=rows)  # Excel counts the header as row 1
+    table = Table(path, frame[rows], typed=False, first_row=header + 1, rows=rows)
     try:
         return _selected(table, columns, ids)
     except ColumnError as error:
