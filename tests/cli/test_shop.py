@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation.compare import FinishedRun
+from rlmrec.experiments.final import final_spec
+from rlmrec.files import write_json
 from rlmrec.recommend.open import open_recommender
 from rlmrec.report import record
 from rlmrec.report.blocks import Options
@@ -102,6 +104,18 @@ def test_a_final_run_keeps_the_options_of_its_teacher(place, call):
     assert live["config"]["alignment"]["teacher_options"] == options
     assert live["chosen"]["teacher_options"] == options
     assert "teacher_options" not in taught["config"]["alignment"]  # as in runs of before
+    # A graph filter of before popularity was a part of it chose nothing for it, and a final one does without.
+    del options["popularity_weight"]
+    write_json(place.run("taught") / "metrics.json", taught)
+    assert final_spec(place.run("taught")).alignment_config.teacher_options == options | {
+        "popularity_weight": 0
+    }
+    assert call("train", "-w", place.path, "--name", "alone")[0] == 0
+    alone = FinishedRun.read(place.finished_run("alone")).metrics
+    assert final_spec(place.run("alone")).backbone_config.popularity_weight > 0
+    del alone["fit"]["chosen"]["popularity_weight"]
+    write_json(place.run("alone") / "metrics.json", alone)
+    assert final_spec(place.run("alone")).backbone_config.popularity_weight == 0
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.closed_form.base import chosen_options
-from rlmrec.closed_form.graph_filter import CARRIED
+from rlmrec.closed_form.graph_filter import CARRIED, GraphFilter, GraphFilterConfig
 from rlmrec.config import make
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.run import SEMANTIC_ONLY
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.registry import is_path
+
+# What a run of a graph filter means that chose nothing about popularity: it is older than that part.
+_WITHOUT_POPULARITY = {"popularity_weight": 0.0}
 
 
 def final_spec(folder: Path, named: Collection[str] = ()) -> RunSpec:
@@ -48,14 +51,18 @@ def final_spec(folder: Path, named: Collection[str] = ()) -> RunSpec:
     spec = RunSpec.from_dict(config)
     if not spec.is_closed_form:
         epochs = int(found.metrics["best_epoch"]) + 1
-        aligned = spec.alignment_config
+        aligned, chosen = spec.alignment_config, dict(found.metrics.get("chosen", {}))
+        if own["teacher"] == GraphFilter.NAME and "teacher_options" in chosen:
+            chosen["teacher_options"] = _WITHOUT_POPULARITY | chosen["teacher_options"]
         return replace(
             spec,
             training=spec.training.model_copy(update={"epochs": epochs}),
-            alignment_config=make(type(aligned), {**aligned.model_dump(), **found.metrics.get("chosen", {})}),
+            alignment_config=make(type(aligned), {**aligned.model_dump(), **chosen}),
         )
     options = spec.backbone_config
     chosen = chosen_options(found.metrics.get("fit", {}), options)
+    if isinstance(options, GraphFilterConfig) and options.popularity_weight is None:
+        chosen = _WITHOUT_POPULARITY | chosen
     if chosen.get("text_weight") == 0:  # the text stays with the model, as it finds the users of new items
         chosen["text_weight"] = CARRIED
     return replace(spec, backbone_config=type(options)(**{**options.model_dump(), **chosen}))
