@@ -304,13 +304,16 @@ def test_tables_may_call_the_ids_differently(place, files, call, tmp_path):
     assert "p.csv has no column 'product_id'" in err
     code, _, err = call(*command, "--items-id-column", "sku")
     assert code == 2
-    assert "items_id names a column of the table of items: give that, too (items, --items)" in err
+    assert "items_id names a column of the table of items: give that table, too (items, --items)" in err
     code, _, err = call(*command, "--items", tmp_path / "products.csv", "--items-id-column", "sku")
     assert code == 0, err
     made, dataset = Dataset.load(other / "dataset"), place.dataset()
     assert made.fingerprint == dataset.fingerprint
     assert made.item_texts.drop("product_id").equals(dataset.item_texts)
     assert set(made.item_texts["product_id"].drop_nulls()) == {"made to order"}
+    code, _, err = call("data", "append", files / "next_day.csv", "--items-id-column", "sku", "-w", other)
+    assert code == 2
+    assert "items_id names a column of the table of items" in err
     # The next day the name is known.
     grown = []
     for workspace, folder in ((other, tmp_path), (place.path, files)):

@@ -86,7 +86,7 @@ def test_a_line_above_the_header_is_told(tmp_path, above):
 
 def test_a_zip_archive_is_no_csv_file(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(DataError, match=r"is no text but a zip archive, as Excel files are: call it \.xlsx"):
+    with pytest.raises(DataError, match=r"is a zip archive and no text: rename it to \.xlsx"):
         read_table(tmp_path / "t.csv")
 
 

@@ -12,7 +12,8 @@ from rlmrec.data.append import append
 from rlmrec.data.checks import spelling
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.frames import read_frame
-from rlmrec.data.tables import Columns, read_tables
+from rlmrec.data.table import Table
+from rlmrec.data.tables import Columns, check_thousands, read_tables
 from rlmrec.errors import DataError
 
 HEAD = "user_id,item_id\n"
@@ -279,6 +280,8 @@ def test_points_that_seem_to_separate_thousands_are_told(tmp_path, values, count
     header = "user_id,item_id,n"
     made = dataset(tmp_path, rows, header, items, {"split": (2, 1, 1)}, weight_column="n")
     told = [one for one in made.findings if one.kind == "thousands"]
+    blanks = Table("t", pl.DataFrame({"n": ["1.000", " ", None]}), typed=False)
+    assert check_thousands(blanks, ["n"]) == []
     assert [one.count for one in told] == [count, count] * bool(count)
     if count:
         made = dataset(tmp_path, rows, header, items, {"split": (2, 1, 1)}, weight_column="n", decimal=",")

@@ -67,12 +67,12 @@ FILTERS: dict[str, tuple[Any, Any]] = {
     "start": (
         Annotated[
             str | None,
-            typer.Option("--from", help="Keep what is of this day (2012-01-31, UTC) or later."),
+            typer.Option("--from", help="Keep interactions of this day (2012-01-31, UTC) or later."),
         ],
         None,
     ),
     "end": (
-        Annotated[str | None, typer.Option("--until", help="Keep what is of this day or earlier.")],
+        Annotated[str | None, typer.Option("--until", help="Keep interactions of this day or earlier.")],
         None,
     ),
     "sample_users": (
@@ -83,7 +83,7 @@ FILTERS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "k_core": (
-        Annotated[int, typer.Option(min=1, help="Least interactions of each user and item.")],
+        Annotated[int, typer.Option(min=1, help="Smallest number of interactions of each user and item.")],
         10,
     ),
     "split": (
@@ -100,7 +100,7 @@ FILTERS: dict[str, tuple[Any, Any]] = {
         Annotated[
             str,
             typer.Option(
-                help="keep or drop held-out interactions of users and items without training, as a split by time has."
+                help="Held-out interactions of users and items without training, as a split by time has: keep or drop."
             ),
         ],
         "keep",
@@ -480,7 +480,7 @@ def append_command(
     """
     from rlmrec.data.append import append
     from rlmrec.data.file_format import FileFormat
-    from rlmrec.data.tables import Columns, read_described, read_interactions
+    from rlmrec.data.tables import Columns, read_described, read_interactions, without_table
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -489,6 +489,9 @@ def append_command(
     )
     if file is None and items is None and users is None:
         raise ConfigError("nothing to append: give a file of interactions, --items FILE or --users FILE")
+    for kind, path, column in (("item", items, items_id_column), ("user", users, users_id_column)):
+        if path is None and column is not None:
+            raise without_table(kind)
     with place.changing_dataset(), output.step("appending"):
         dataset = place.dataset()
         recorded = dataset.provenance.get("columns", {})

@@ -133,7 +133,7 @@ class GraphFilter(ClosedForm):
 
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
     validation split; a text is used only if that gains more than its standard error, beyond what popularity gains.
-    The smallest weight of popularity only orders items of equal score.
+    The smallest weight of popularity only breaks ties.
     """
 
     NAME: ClassVar[str] = "graph-filter"

@@ -38,7 +38,7 @@ MISSING = (
 _GARBLED = "Ã[¡-º¼-¿Ÿœ‰„]|Â[\u00a0-º¼-¿]|â€|√[§∂º©®±ü]|[\u0080-\u009f]|\ufffd"
 _GARBLED_SAYS = "have signs of a wrong encoding"
 _GARBLED_REMEDY = (
-    "name the encoding of the file (--encoding); if it is so in the file, export it again as UTF-8"
+    "name the encoding of the file (--encoding); if the file itself is garbled, export it again as UTF-8"
 )
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.

@@ -164,7 +164,7 @@ def _guess(path: Path) -> TextFile:
         start = stream.read(4096)
     if start.startswith(b"PK\x03\x04"):
         raise DataError(
-            f"{path} is no text but a zip archive, as Excel files are: call it .xlsx if it is one, else unpack it"
+            f"{path} is a zip archive and no text: rename it to .xlsx if it is an Excel file, else unpack it"
         )
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
@@ -212,10 +212,10 @@ def _eight_bits(path: Path) -> TextFile:
         raise TextFile(path).undecodable()
     guessed = example.decode("cp1252", "replace")
     if unused or 4 * odd >= high:
-        read = "" if unused else f" (in which it has {guessed!r})"
+        read = "" if unused else f" (as which it has {guessed!r})"
         raise DataError(
             f"{path} is neither UTF-8 nor UTF-16 nor Windows-1252{read}: name its encoding (--encoding), for example "
-            "cp850, mac-roman, cp1250, cp1251 or gbk; cp1252 if it is Windows-1252 all the same"
+            "cp850, mac-roman, cp1250, cp1251 or gbk, or cp1252 if it is Windows-1252 after all"
         )
     return TextFile(path, "cp1252", guessed=guessed)
 

@@ -117,15 +117,15 @@ def read_tables(
         title_column: Column of titles; by default title, name or similar.
         text_columns: Columns for language models and text vectors, separated by commas; by default all texts.
         users: Table of users, one row each.
-        users_query: SQL, if --users is a database; likewise.
+        users_query: SQL, if --users is a database; by default the one of the interactions.
         users_id_column: Column of user ids in --users; by default that of --user-column.
         delimiter: Character between the fields, or tab; by default found in the file.
         decimal: Decimal separator: . or a comma.
-        encoding: Encoding; by default UTF-8, UTF-16 or Windows-1252, as the file looks.
-        timestamp_format: How times are written: for strptime, seconds or milliseconds; by default found.
+        encoding: Encoding; by default UTF-8, UTF-16 or Windows-1252, whichever the file looks like.
+        timestamp_format: How times are written: as for strptime, seconds or milliseconds; by default found in the file.
         item_separator: What stands between the ids where a row holds a basket, such as a|b|c.
         weight_column: Column of quantities, added up for each user and item to decide which pairs count.
-        min_weight: Least sum of quantities of a pair; by default more than 0.
+        min_weight: Smallest sum of quantities of a pair that counts; by default more than 0.
 
     Returns:
         the interactions in the order of the file (their ids are counted through a ready-made split), the users
@@ -211,9 +211,7 @@ def to_source(
         )
     for kind, table, id_column in (("item", items, items_id), ("user", users, users_id)):
         if table is None and id_column is not None:
-            raise ConfigError(
-                f"{kind}s_id names a column of the table of {kind}s: give that, too ({kind}s, --{kind}s)"
-            )
+            raise without_table(kind)
     items_id, users_id = items_id or columns.item, users_id or columns.user
     with telling_all(tables, columns, [("item", items, items_id), ("user", users, users_id)]):
         parts, user_ids, item_ids = assemble(tables, *columns)
@@ -387,14 +385,14 @@ def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
         raw = table.frame[name]
         if raw.dtype != pl.String:
             continue
-        values = raw.drop_nulls().str.strip_chars()
+        values = raw.filter(~is_blank(raw)).str.strip_chars()
         thousands = values.str.contains(r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$")
-        whole = values.str.contains(r"^[+-]?\d*$")
+        whole = values.str.contains(r"^[+-]?\d+$")
         if thousands.any() and whole.any() and (thousands | whole).all():
             findings.append(
                 Finding(
                     "thousands",
-                    f"values of the column {name!r} of {table.path} have a point and three digits, the others no point",
+                    f"values of the column {name!r} of {table.path} have a point before three digits, the others none",
                     int(thousands.sum()),
                     repr(values.filter(thousands)[0]),
                     f"the point is read as that of decimals; if it separates thousands, {remedy}",
@@ -557,6 +555,13 @@ def telling_all(
         if len(told) == 1:
             raise
         raise BrokenRowsError("\n".join([f"{len(told)} kinds of problems:", *told])) from None
+
+
+def without_table(kind: str) -> ConfigError:
+    """Return the error of a column of ids for a table of items or users that is not given."""
+    return ConfigError(
+        f"{kind}s_id names a column of the table of {kind}s: give that table, too ({kind}s, --{kind}s)"
+    )
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def answer_batch(requests: Path | str, folder: Path | str, llm: OpenAIChat, proc
             failed, first = failed + 1, first or row[ERROR]
     if failed:
         raise RequestError(
-            f"{failed:,} of {count:,} requests got no answer, the others' are in {folder}; the first reason: {first}"
+            f"{failed:,} of {count:,} requests got no answer; the answers to the others are in {folder}; "
+            f"the first reason: {first}"
         )
 
 
@@ -65,12 +66,12 @@ def vllm_processor(
 ) -> Processor:
     """Return a processor that generates with vLLM inside Ray's workers.
 
-    Run with vLLM 0.32.0 and Ray 2.60.0 on the CPU; not run on a GPU.
+    It was run with vLLM 0.32.0 and Ray 2.60.0 on the CPU, not on a GPU.
 
     Args:
         llm: gives the model's name, the temperature, the seed and the length of answers. Of ``extra_body``,
             ``chat_template_kwargs`` go to the chat template, all else to vLLM's ``SamplingParams``.
-        concurrency: most copies of the model.
+        concurrency: largest number of copies of the model.
         batch_size: requests that a copy receives at once.
         cpus: cores of a copy where vLLM was built for the CPU; None gives each copy as many GPUs as
             ``tensor_parallel_size`` says, 1 by default, and Ray waits until it has them.
