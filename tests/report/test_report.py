@@ -292,7 +292,11 @@ def test_maps_before_and_after_share_their_plane(full, monkeypatch):
         monkeypatch.setattr(
             inputs,
             "recommender",
-            lambda group: SimpleNamespace(items=spaces[group.name]) if group.name in spaces else None,
+            lambda group: (
+                SimpleNamespace(items=spaces[group.name], unit_items=spaces[group.name])
+                if group.name in spaces
+                else None
+            ),
         )
         drawn.clear()
         maps.maps(inputs, Options())
