@@ -95,24 +95,6 @@ def test_one_pass_with_the_softmax_changes_nothing(toy, options):
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-14)
 
 
-def test_inner_products_have_a_learned_factor(toy):
-    dataset, _ = toy
-    scores = DotProduct(torch.randn(dataset.n_users, 2).numpy(), torch.randn(dataset.n_items, 2).numpy())
-    lists = TeacherLists.of(scores, dataset, 5)
-    alignment = Distilled(lists, 8)
-    users, items = torch.randn(dataset.n_users, 8), torch.randn(dataset.n_items, 8)
-    batch = sample_batch(dataset)
-    twice = alignment.loss(2 * users, items, batch)["distilled"]
-    with torch.no_grad():
-        alignment.log_factor.fill_(np.log(2))
-    torch.testing.assert_close(alignment.loss(users, items, batch)["distilled"], twice)
-    backbone = MF(dataset.n_users, dataset.n_items, embedding_size=8)
-    learned = Distilled(lists, backbone)
-    train(backbone, learned, dataset, {"epochs": 3})
-    assert learned.log_factor.abs() > 0
-    assert Distilled(lists, MF(dataset.n_users, dataset.n_items, loss="softmax")).log_factor is None
-
-
 def test_a_teacher_that_is_right_makes_a_student_that_is_right():
     """Nothing else teaches the student: its own loss is off, and only the teacher's text knows the groups."""
     dataset, text_embeddings = blocks(4, users=25, items=25, density=0.2)
