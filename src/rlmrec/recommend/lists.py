@@ -17,7 +17,6 @@ from rlmrec.data.metadata import item_labels
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ColumnError, ConfigError, did_you_mean
 from rlmrec.html import html_table
-from rlmrec.linalg import unit_rows
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
 from rlmrec.types import BoolArray, Float32Array, IntArray
