@@ -80,7 +80,7 @@ WEIGHT_NAMES = {
 }
 WEIGHTS = {
     "neighbours": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0),
-    "popularity": (CARRIED, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "popularity": (CARRIED, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0),
     "item_text": (0.0, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2),
     "user_text": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
 }
