@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -72,6 +72,7 @@ NEW_ITEM_WEIGHT, SPREAD_ITEMS = 0.4, 1000
 # Weight of popularity and item texts that validation left out: too small to change a ranking of known items that
 # anything else speaks for, but popularity orders the others, and a new item's text finds its users by it.
 CARRIED = 1e-3
+DROWNS = 2.0  # weight of popularity above which a text is also tried with smaller ones
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "popularity": "popularity_weight",
@@ -608,34 +609,46 @@ class _Fit:
         added = [name for name in free if name != "neighbours"]
         self.weights |= {name: WEIGHTS[name][0] for name in added}
         for name in added:
-            before = self._quality()
-            after = self._pick(name)
-            if name != "popularity":
-                self._keep_if_better(name, before, after)
+            before, popularity = self._quality(), self.weights["popularity"]
+            after = self._pick(name, self._beside(name, given["popularity"] is None))
+            if name != "popularity" and not self._is_better(name, before, after):
+                self.weights |= {name: 0.0, "popularity": popularity}
         for name in [name for name in free if self.weights[name] > CARRIED]:
             self._pick(name)
         quality = self._quality()
         self.figures = quality.figures()
         self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
 
-    def _keep_if_better(self, name: str, before: Quality, after: Quality) -> None:
+    def _beside(self, name: str, is_free: bool) -> tuple[float, ...]:
+        """The weights of popularity that a part is tried with: no text shows beside one that drowns the filter."""
+        chosen = self.weights["popularity"]
+        if name == "popularity" or not is_free or chosen <= DROWNS:
+            return (chosen,)
+        return tuple(weight for weight in WEIGHTS["popularity"] if weight <= chosen)
+
+    def _is_better(self, name: str, before: Quality, after: Quality) -> bool:
         gain, error = after.gain_over(before)
         kept = gain > error
-        if not kept:
-            self.weights[name] = 0.0
         self.notes.append(
             f"{name.replace('_', ' ')}: {'used' if kept else 'not used'}, "
             f"validation changes by {gain:+.4f} (standard error {error:.4f})"
         )
+        return kept
 
-    def _pick(self, name: str) -> Quality:
-        """Set the weight that ranks best, the others staying."""
+    def _pick(self, name: str, beside: tuple[float, ...] = ()) -> Quality:
+        """Set the weight that ranks best, the others staying, but for popularity where ``beside`` has several of it."""
         assert self.validation is not None
+        tried = [
+            {name: weight, **({"popularity": popularity} if len(beside) > 1 else {})}
+            for popularity in (beside if len(beside) > 1 else (0.0,))
+            for weight in WEIGHTS[name]
+        ]
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            others, part = self._sum(block, leave_out=name), self.parts[name][block]
-            for weight in WEIGHTS[name]:
-                yield others + np.float32(weight) * part
+            others = self._sum(block, leave_out=tried[0])
+            parts = {one: self.parts[one][block] for one in tried[0]}
+            for weights in tried:
+                yield others + sum(np.float32(weight) * parts[one] for one, weight in weights.items())
 
         results = self.validation.qualities(scores)
         best = int(np.argmax([quality.mean for quality in results]))
@@ -643,9 +656,10 @@ class _Fit:
         if name == "neighbours" and self.trial_users is not None:
             gain, error = results[best].gain_over(results[0])
             best = best if gain > error else 0
-        for weight, quality in zip(WEIGHTS[name], results, strict=True):
-            self.trials.append({WEIGHT_NAMES[name]: weight, **quality.figures()})
-        self.weights[name] = WEIGHTS[name][best]
+        for weights, quality in zip(tried, results, strict=True):
+            named = {WEIGHT_NAMES[one]: weight for one, weight in weights.items()}
+            self.trials.append({**named, **quality.figures()})
+        self.weights |= tried[best]
         return results[best]
 
     def _quality(self) -> Quality:
@@ -653,11 +667,11 @@ class _Fit:
         assert self.validation is not None
         return self.validation.quality(self._sum)
 
-    def _sum(self, block: slice, leave_out: str = "") -> Float32Array:
+    def _sum(self, block: slice, leave_out: Collection[str] = ()) -> Float32Array:
         """float32[B, I]: the weighted sum of the parts."""
         total = self.parts["filter"][block].copy()
         for name, weight in self.weights.items():
-            if weight and name != leave_out:
+            if weight and name not in leave_out:
                 total += np.float32(weight) * self.parts[name][block]
         return total
 
