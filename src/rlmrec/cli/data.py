@@ -523,7 +523,8 @@ def append_command(
             columns,
             items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
             users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
-            title=title_column or recorded.get("title"),
+            title=title_column,
+            usual_title=recorded.get("title"),
             items_id=items_id,
             users_id=users_id,
         )

@@ -54,6 +54,7 @@ def append(
     title: str | None = None,
     items_id: str | None = None,
     users_id: str | None = None,
+    usual_title: str | None = None,
 ) -> Appended:
     """Append interactions to a dataset, and add or update the columns of items and users.
 
@@ -70,8 +71,10 @@ def append(
         users: table of users, likewise.
         title: column of ``items`` with the titles.
         items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
+        usual_title: column of titles if ``title`` is None and ``items`` has it, such as when the dataset was made.
 
     Raises:
+        ColumnError: there is no column ``title``.
         DataError: ids of another type, a column that the dataset has is missing, or a value cannot be used.
     """
     columns = columns or Columns()
@@ -85,6 +88,8 @@ def append(
         name: replace(part, n_users=len(all_users), n_items=len(all_items))
         for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))
     }
+    if title is None and items is not None and usual_title in items.frame.columns:
+        title = usual_title
     cold = dataset.cold and replace(dataset.cold, n_users=len(all_users), n_items=len(all_items))
     place = _places(dataset, parts, new, all_users, all_items)
     for number, name in enumerate(parts):
@@ -299,7 +304,8 @@ def _updated(
         return grown, np.arange(size) >= len(old)
     given = without_markup(align(table, ids, id_column))
     if title is None and old is not None and "title" in old.columns:
-        title = similar_title(given)
+        similar = similar_title(given)
+        title = None if similar in old.columns else similar  # else it is a column of its own
     if title is not None:
         given = titled(given, title)
     named = set(table.ids(id_column, ids.kind).cast(pl.String))
