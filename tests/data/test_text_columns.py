@@ -123,6 +123,26 @@ def test_the_choice_is_shown(files, call):
     shown = " ".join(out.split())
     assert "title, category" in shown
     assert "not in prompts and vectors" in shown
+    assert "user texts │ none" in shown
+    (files / "users.csv").write_text("user_id,Ort,Plz\nu1,Kiel,24103\nu2,,74314\n")
+    code, out, err = call(*command, "--text-columns", "category", "--users", files / "users.csv")
+    assert code == 0, err
+    shown = " ".join(out.split())
+    assert "user texts │ Ort" in shown
+    assert "not in vectors of users │ Plz" in shown
+    assert "users with a text │ 1 of 8" in shown
+    dataset = Dataset.load(files / "w" / "dataset")
+    assert metadata_of(dataset, "user") == [None, "Kiel.", *[None] * 6]
+    encode = ("encode", "-w", files / "w", "--encoder", "tfidf", "--set", "dim=4")
+    code, out, err = call(*encode)
+    assert code == 0, err
+    assert "1 of 8 users have a text of their own; --user-vectors texts uses them" in " ".join(out.split())
+    code, out, err = call(*encode, "--user-vectors", "texts")
+    assert "users: their texts; 7 of 8 have none" in out
+    assert "not used" not in out
+    plain = Dataset.from_frame(pl.read_csv(files / "orders.csv"), split=(2, 1, 1))
+    users = Table("users", pl.read_csv(files / "users.csv"), typed=True)
+    assert text_columns(append(plain, users=users).dataset, "user") == ["Ort"]
     code, out, err = call("profile", "-w", files / "w", "--items", "--dry-run")
     assert code == 0, err
     assert "columns of items in the prompts: title, category\n" in out

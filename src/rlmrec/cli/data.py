@@ -370,10 +370,9 @@ def _refuse_findings(findings: Sequence[Finding], output: Output) -> None:
 def describe(dataset: Dataset, output: Output) -> None:
     """Print the sizes, texts and filters of a dataset as a table."""
     import numpy as np
-    import polars as pl
 
     from rlmrec.data.dataset import SPLITS
-    from rlmrec.data.metadata import text_columns
+    from rlmrec.data.metadata import text_columns, with_text
 
     degrees = dataset.train.user_degrees()
     rows = [
@@ -381,14 +380,18 @@ def describe(dataset: Dataset, output: Output) -> None:
         ["train / valid / test", " / ".join(f"{len(dataset.split(part)):,}" for part in SPLITS)],
         ["density of training", f"{len(dataset.train) / (dataset.n_users * dataset.n_items):.2e}"],
         ["training items per user", f"median {np.median(degrees):.0f}, least {degrees.min()}"],
-        ["item texts", ", ".join(text_columns(dataset)) or "none"],
     ]
-    if dataset.item_texts is not None:
-        others = [name for name in dataset.item_texts.columns if name not in text_columns(dataset)]
-        if others:
-            rows.append(["not in prompts and vectors", ", ".join(others)])
-        with_text = int(dataset.item_texts.select(pl.any_horizontal(pl.all().is_not_null())).sum().item())
-        rows.append(["items with a text", f"{with_text:,} of {dataset.n_items:,}"])
+    for kind, table, size, unused in (
+        ("item", dataset.item_texts, dataset.n_items, "not in prompts and vectors"),
+        ("user", dataset.user_texts, dataset.n_users, "not in vectors of users"),
+    ):
+        names = text_columns(dataset, kind)
+        rows.append([f"{kind} texts", ", ".join(names) or "none"])
+        if table is not None:
+            others = [name for name in table.columns if name not in names]
+            if others:
+                rows.append([unused, ", ".join(others)])
+            rows.append([f"{kind}s with a text", f"{with_text(dataset, kind):,} of {size:,}"])
     if "domain" in dataset.provenance:
         rows.append(["domain of the prompts", str(dataset.provenance["domain"])])
     steps = {

@@ -13,10 +13,19 @@ from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.markup import without_markup
-from rlmrec.data.metadata import text_columns
+from rlmrec.data.metadata import TEXT_COLUMNS, text_columns
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
-from rlmrec.data.tables import Columns, align, assemble, check_table, similar_title, telling_all, titled
+from rlmrec.data.tables import (
+    Columns,
+    align,
+    assemble,
+    check_table,
+    columns_of_text,
+    similar_title,
+    telling_all,
+    titled,
+)
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.findings import Finding
@@ -128,6 +137,12 @@ def append(
         "changed": described,
     }
     provenance = {**dataset.provenance, "lineage": [*dataset.lineage, ancestor][-LONGEST_LINEAGE:]}
+    for kind, before, after in (
+        ("item", dataset.item_texts, item_texts),
+        ("user", dataset.user_texts, user_texts),
+    ):
+        if before is None and after is not None:
+            provenance[TEXT_COLUMNS[kind]] = columns_of_text(after)
     grown = Dataset(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
         item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out,

@@ -9,6 +9,10 @@ from rlmrec.errors import ColumnError
 from rlmrec.types import IntArray
 
 TITLE_COLUMNS = ("title", "name", "movie_title", "app_name", "item_name")
+TEXT_COLUMNS = {
+    "item": "text_columns",
+    "user": "user_text_columns",
+}  # where a dataset's provenance records them
 
 
 def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str | None]:
@@ -47,15 +51,29 @@ def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> lis
     return texts
 
 
-def text_columns(dataset: Dataset) -> list[str]:
-    """Return the columns of items that describe them: what is encoded and what a language model reads.
+def text_columns(dataset: Dataset, kind: str = "item") -> list[str]:
+    """Return the columns of items or users that describe them: what is encoded and what a language model reads.
 
-    A dataset of one's own tables records the choice (``--text-columns``); of others they are all columns.
+    A dataset of one's own tables records the choice (of items ``--text-columns``); of others they are all columns.
+
+    Args:
+        dataset: the dataset.
+        kind: "item" or "user".
     """
-    if dataset.item_texts is None:
+    table = dataset.item_texts if kind == "item" else dataset.user_texts
+    if table is None:
         return []
-    recorded = dataset.provenance.get("text_columns", dataset.item_texts.columns)
-    return [name for name in recorded if name in dataset.item_texts.columns]
+    recorded = dataset.provenance.get(TEXT_COLUMNS[kind], table.columns)
+    return [name for name in recorded if name in table.columns]
+
+
+def with_text(dataset: Dataset, kind: str) -> int:
+    """Return how many items or users have a value in a column that describes them."""
+    table = dataset.item_texts if kind == "item" else dataset.user_texts
+    names = text_columns(dataset, kind)
+    if table is None or not names:
+        return 0
+    return int(table.select(pl.any_horizontal(pl.col(names).is_not_null())).to_series().sum())
 
 
 def described_items(dataset: Dataset) -> pl.DataFrame | None:

@@ -24,7 +24,7 @@ from rlmrec.data.encodings import TextFile
 from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.interactions import Interactions, index_type
 from rlmrec.data.markup import check_markup, without_markup
-from rlmrec.data.metadata import TITLE_COLUMNS
+from rlmrec.data.metadata import TEXT_COLUMNS, TITLE_COLUMNS
 from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_baskets
 from rlmrec.data.source import Source
 from rlmrec.data.table import (
@@ -250,7 +250,9 @@ def to_source(
         if text_columns is not None:
             names, odd = chosen_columns(item_texts, text_columns, title)
             findings += odd
-        described = {"text_columns": names, "prompt_attributes": True}
+        described = {TEXT_COLUMNS["item"]: names, "prompt_attributes": True}
+    if user_texts is not None:
+        described[TEXT_COLUMNS["user"]] = columns_of_text(user_texts)
     return Source(
         name,
         parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
@@ -278,7 +280,7 @@ _AMOUNT = rf"^(?:[€$£¥]|{_CURRENCIES})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£
 
 
 def columns_of_text(table: pl.DataFrame) -> list[str]:
-    """Return the columns that describe an item: not those of numbers or of true and false, except a year.
+    """Return the columns that describe an item or a user: not those of numbers or of true and false, except a year.
 
     A price, a stock, a row number or an address of a picture says nothing to an encoder or a language model.
     """

@@ -85,7 +85,7 @@ class Hidden:
         if not own.any():
             raise ConfigError(
                 "no user has a text of their own: their vectors are means over the items that are to be found. "
-                "Encode texts of users (rlmrec encode), or hide items alone (--only hidden=items)"
+                "Encode texts of users (rlmrec encode --user-vectors texts), or hide items alone (--only hidden=items)"
             )
         return np.where(own[self.rows, None], text_embeddings.users[self.rows], np.float32(0))
 

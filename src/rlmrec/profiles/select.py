@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts, text_columns
+from rlmrec.data.metadata import metadata_texts, text_columns, with_text
 from rlmrec.data.tables import read_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
@@ -91,7 +91,7 @@ class TextSelection:
         users: one of ``USER_VECTORS``.
         item_profiles: of all items.
         user_profiles: of all users.
-        unused: a line for each set of profiles that exists and is not used.
+        unused: a line for each set of profiles or users' texts that exists and is not used.
     """
 
     items: str
@@ -115,7 +115,7 @@ class TextSelection:
         }
 
     def describe(self, items: NodeTexts, users: NodeTexts | None) -> Iterator[str]:
-        """Yield a line about the items' texts, one about the users', and those about unused profiles."""
+        """Yield a line about the items' texts, one about the users', and those about what is not used."""
         if self.items == "metadata":
             yield f"items: their metadata; {items.missing:,} of {len(items.texts):,} have none"
         else:
@@ -201,6 +201,11 @@ def select_texts(
                 f"not used: profiles of {found.profiled:,} of {len(found.texts):,} {nodes} in {store}; "
                 f"{option} uses them"
             )
+    own = with_text(dataset, "user")
+    if own and users != "texts":
+        unused.append(
+            f"not used: {own:,} of {dataset.n_users:,} users have a text of their own; --user-vectors texts uses them"
+        )
     return TextSelection(items, users, item, user, unused)
 
 
@@ -286,7 +291,7 @@ def metadata_of(
         kind: "item" or "user".
         file: a table of texts; by default those of the dataset.
         id_column: the file's column of ids; by default "item_id" or "user_id".
-        columns: the columns to use; by default all.
+        columns: the columns to use; by default all of the file, and of the dataset those that describe.
 
     Raises:
         ConfigError: there is no file, and the dataset has no texts.
@@ -298,14 +303,14 @@ def metadata_of(
     texts = dataset.item_texts if kind == "item" else dataset.user_texts
     if texts is None:
         raise ConfigError(f"this dataset has no {kind} texts: give a file of them with --{kind}s FILE")
-    if columns or kind == "user":
-        return metadata_texts(texts, columns or None)
-    if not text_columns(dataset):
+    columns = columns or text_columns(dataset, kind)
+    if not columns:
+        named = "name some when the dataset is made (text_columns, --text-columns), or " * (kind == "item")
         raise ConfigError(
-            f"the items have no column of texts, only {', '.join(texts.columns)}: name some when the dataset is made "
-            "(text_columns, --text-columns), or give a file of texts with --items FILE"
+            f"the {kind}s have no column of texts, only {', '.join(texts.columns)}: {named}give a file of texts with "
+            f"--{kind}s FILE"
         )
-    return metadata_texts(texts, text_columns(dataset))
+    return metadata_texts(texts, columns)
 
 
 def node_texts(
