@@ -6,6 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+def by_number(count: int, one: str, many: str) -> str:
+    """Return the words that follow a number: those for 1 or those for others.
+
+    Example:
+        >>> by_number(1, "pair occurs", "pairs occur")
+        'pair occurs'
+    """
+    return one if count == 1 else many
+
+
 @dataclass(frozen=True)
 class Finding:
     """One kind of finding, with its number and an example; ``str`` gives the sentence for the user.

@@ -692,6 +692,12 @@ def test_tensorboard_files(call, workspace):
 
 def test_a_column_that_is_not_there_is_wrong_use(call, tmp_path):
     (tmp_path / "t.csv").write_text("user_id,item_id\n1,2\n")
+    same = ("--user-column", "item_id", "--item-column", "item_id")
+    code, _, err = call("data", "table", tmp_path / "t.csv", *same, "-w", tmp_path / "w")
+    assert code == 2
+    assert (
+        "user and item are both the column 'item_id': name two columns (--user-column, --item-column)" in err
+    )
     code, _, err = call("data", "table", tmp_path / "t.csv", "--rating-column", "stars", "-w", tmp_path / "w")
     assert code == 2
     assert "has no column 'stars': its columns are 'user_id', 'item_id'" in err

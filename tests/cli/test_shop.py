@@ -6,8 +6,11 @@ import shlex
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
+from rlmrec.cli.data import describe
+from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.final import final_spec
@@ -47,10 +50,26 @@ def bought(dataset, user):
     return {dataset.items.id(row) for row in every.items[every.users == dataset.users.row(user)].tolist()}
 
 
-def test_everybody_is_kept_and_what_was_bought_is_not_offered(place, call):
+def test_everybody_is_kept_and_what_was_bought_is_not_offered(place, files, call):
     dataset = place.dataset()
     assert dataset.provenance["options"]["k_core"] == 1
     assert dataset.provenance["text_columns"] == ["title", "category", "brand", "description"]
+    _, printed, _ = call(
+        "data", "table", files / "orders.csv", *TABLE, "--items", files / "products.csv",
+        "--split", "temporal 8:1:1", "-w", place.path, "--json",
+    )  # fmt: skip
+    made = json.loads(printed)
+    assert made["cold"] == len(dataset.cold) > 0
+    products = pl.read_csv(files / "products.csv")
+    unsold = int((~products["product_id"].is_in(dataset.items.ids)).sum())
+    assert made["texts"] == {"items of the table without an interaction": unsold}
+    output = Output(as_json=False)
+    output.console = Console(record=True, width=120)
+    describe(dataset, output)
+    shown = " ".join(output.console.export_text().split())
+    assert f"held out, user without training │ {made['cold']}" in shown
+    assert f"items of the table without an interaction │ {unsold}" in shown
+    assert "interactions: distinct pairs" in shown
     assert call("train", "-w", place.path)[0] == 0
     out = place.path / "all.parquet"
     assert (
@@ -148,6 +167,7 @@ def test_the_next_day(place, files, call):
     assert code == 0, err
     counts = json.loads(out)
     after = Dataset.load(place.dataset_path)
+    assert {"items of the table without an interaction", "to cold"} <= counts["counts"].keys()
     assert counts["new_users"] == after.n_users - before.n_users > 0
     assert after.descends_from(before.fingerprint)
     code, out, _ = call(*command)
@@ -300,11 +320,11 @@ def test_tables_may_call_the_ids_differently(place, files, call, tmp_path):
     command = ("data", "table", files / "orders.csv", *TABLE, "--split", "temporal 8:1:1", "-w", other)
     code, _, err = call(*command, "--items", tmp_path / "p.csv")
     assert code == 2
-    assert "name the column of item ids in the table of items (items_id, --items-id-column)" in err
+    assert "name the column of item ids in the table of items (--items-id-column)" in err
     assert "p.csv has no column 'product_id'" in err
     code, _, err = call(*command, "--items-id-column", "sku")
     assert code == 2
-    assert "items_id names a column of the table of items: give that table, too (items, --items)" in err
+    assert "item ids (--items-id-column) is in the table of items: give that table, too (--items)" in err
     code, _, err = call(*command, "--items", tmp_path / "products.csv", "--items-id-column", "sku")
     assert code == 0, err
     made, dataset = Dataset.load(other / "dataset"), place.dataset()

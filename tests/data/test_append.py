@@ -191,6 +191,9 @@ def test_what_is_unusual_about_a_new_day_is_found(market):
         read_frame(undescribed.select("product_id", "title"), "products", ids=("product_id",)),
     )
     assert [finding.kind for finding in bare.findings] == ["without text"]
+    assert "write the ids alike" in bare.findings[0].remedy
+    (found,) = next_day(market, dataset, items=False).findings
+    assert "give the table of items as well (items, --items)" in found.remedy
 
 
 def test_texts_of_known_items_that_change_are_counted(market):
@@ -226,7 +229,8 @@ def test_new_users_and_items_below_the_k_core_are_told(market):
     ):
         few = [raw for raw, degree in zip(new, degrees[size:], strict=True) if degree < 5]
         kind = "users" if new is appended.new_users else "items"
-        [finding] = [f for f in found if f"{len(new)} new {kind} have fewer than 5" in str(f)]
+        have = "has" if len(few) == 1 else "have"
+        [finding] = [f for f in found if f"{len(new)} new {kind} {have} fewer than 5" in str(f)]
         assert finding.count == len(few) > 0
         assert finding.example.startswith(repr(few[0]))
         assert "all interactions and --k-core 5" in finding.remedy

@@ -226,13 +226,13 @@ def test_no_training_interaction_is_refused():
 
 
 def test_a_user_without_training_is_refused():
-    with pytest.raises(DataError, match="1 users of valid have no training interaction, for example 'b'"):
+    with pytest.raises(DataError, match="1 user of valid has no training interaction, for example 'b'"):
         small(train=((0, 0),), valid=((1, 1),))
 
 
 def test_a_pair_in_two_splits_is_refused():
     with pytest.raises(
-        DataError, match="1 pairs occur in more than one split, for example user 'b' with item 2"
+        DataError, match="1 pair occurs in more than one split, for example user 'b' with item 2"
     ):
         small(test=((1, 1),))
 

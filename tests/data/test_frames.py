@@ -118,10 +118,10 @@ def test_an_empty_frame_and_what_is_no_frame(make):
 def test_repeated_pairs_and_missing_titles_are_warned_of(make):
     table = columns()
     table = {name: [*values, values[0]] for name, values in table.items()}
-    with pytest.warns(UserWarning, match="occur more than once") as caught:
+    with pytest.warns(UserWarning, match="occurs more than once") as caught:
         Dataset.from_frame(make(table), items=make({"item_id": ITEMS["item_id"], "art": ["x"] * 25}))
     told = "\n".join(str(warning.message) for warning in caught)
-    assert f"1 pairs of user and item occur more than once, for example user {table['user_id'][0]!r}" in told
+    assert f"1 pair of user and item occurs more than once, for example user {table['user_id'][0]!r}" in told
     assert "no column of titles" in told
     assert all(warning.filename == __file__ for warning in caught)
 

@@ -133,11 +133,14 @@ def test_pairs_count_by_the_sum_of_their_weights(tmp_path, least, expected):
 def test_weights_of_a_data_frame_and_of_an_append(tmp_path, call):
     rows = [(f"u{user}", item, 2) for user in range(6) for item in "abc"] + [("u1", "z", 1)]
     table = pl.DataFrame(rows, schema=["user_id", "item_id", "n"], orient="row")
-    with pytest.warns(UserWarning, match="1 interactions of df are left out"):
+    with pytest.warns(UserWarning, match="1 interaction of df is left out"):
         dataset = Dataset.from_frame(table, weight="n", min_weight=2)
     assert dataset.items.ids == ["a", "b", "c"]
     dataset.save(tmp_path / "w" / "dataset")
     (tmp_path / "n.csv").write_text("user_id,item_id,n\nu1,z,1\nu2,y,1\nu2,y,1\n")
     code, out, err = call("data", "append", tmp_path / "n.csv", "-w", tmp_path / "w", "--json")
     assert code == 0, err
-    assert json.loads(out)["new_items"] == 1
+    told = json.loads(out)
+    assert told["new_items"] == 1
+    (found,) = [found for found in told["findings"] if found["kind"] == "weight"]
+    assert (found["count"], found["example"]) == (1, "1 of user 'u1' with item 'z'")

@@ -95,7 +95,7 @@ def test_a_choice_in_python_and_of_a_renamed_title(files):
         pl.read_csv(files / "items.csv").rename({"title": "produkt"}),
     )
     with pytest.warns(
-        UserWarning, match="1 chosen columns of texts hold numbers, prices, .* for example 'price'"
+        UserWarning, match="1 chosen column of texts holds numbers, prices, .* for example 'price'"
     ):
         dataset = Dataset.from_frame(
             orders, items=items, title="produkt", text_columns=["produkt", "price"], split=(2, 1, 1)
@@ -170,7 +170,7 @@ def test_html_in_texts_becomes_plain_and_is_counted(files):
     ]
     [finding] = [one for one in source.findings if one.kind == "markup"]
     assert str(finding).startswith(
-        f"1 texts of {files / 'items.csv'} are HTML, for example '<p>A <b>pan</b> &amp; lid"
+        f"1 text of {files / 'items.csv'} is HTML, for example '<p>A <b>pan</b> &amp; lid"
     )
     # The same table again changes nothing.
     again = append(dataset, None, items=Table("items", pl.read_csv(files / "items.csv"), typed=True))

@@ -344,6 +344,7 @@ def _store(
             "users": dataset.n_users,
             "items": dataset.n_items,
             **{part: len(dataset.split(part)) for part in SPLITS},
+            "cold": 0 if dataset.cold is None else len(dataset.cold),
             "fingerprint": dataset.fingerprint,
             "findings": [finding.plain() for finding in dataset.findings],
             **{
@@ -378,6 +379,7 @@ def describe(dataset: Dataset, output: Output) -> None:
     rows = [
         ["users x items", f"{dataset.n_users:,} x {dataset.n_items:,}"],
         ["train / valid / test", " / ".join(f"{len(dataset.split(part)):,}" for part in SPLITS)],
+        *([["held out, user without training", f"{len(dataset.cold):,}"]] if dataset.cold else []),
         ["density of training", f"{len(dataset.train) / (dataset.n_users * dataset.n_items):.2e}"],
         ["training items per user", f"median {np.median(degrees):.0f}, least {degrees.min()}"],
     ]
@@ -396,7 +398,7 @@ def describe(dataset: Dataset, output: Output) -> None:
         rows.append(["domain of the prompts", str(dataset.provenance["domain"])])
     steps = {
         **{
-            f"interactions {label}": count
+            f"interactions: {label}": count
             for label, count in dataset.provenance.get("interactions", {}).items()
         },
         **dataset.provenance.get("texts", {}),
@@ -416,7 +418,9 @@ def _say_left_out(dataset: Dataset, output: Output) -> None:
         total = sum(reasons.values())
         if not total:
             continue
-        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        why = ", ".join(
+            f"{count:,} {reason}" if len(reasons) > 1 else reason for reason, count in reasons.items()
+        )
         line = f"left out: {total:,} of {total + size:,} {kind} ({why})"
         if total > MUCH * (total + size):
             core = any("core" in reason for reason in reasons)

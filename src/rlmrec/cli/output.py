@@ -56,9 +56,19 @@ def quiet() -> Iterator[None]:
         _quiet = False
 
 
+def of_options(message: str) -> str:
+    """Return a message with the options of the command line alone, without their names in Python.
+
+    Example:
+        >>> of_options("say so (decimal, --decimal ,); or name them (items_id, --items-id-column)")
+        'say so (--decimal ,); or name them (--items-id-column)'
+    """
+    return re.sub(r"\((?:[a-z_]+, )+(--[a-z])", r"(\1", message)
+
+
 def error(message: str, *more: str) -> None:
     """Print a message on stderr, each argument as a line of its own."""
-    first, *others = (escape(" ".join(printable(line).split())) for line in (message, *more))
+    first, *others = (escape(" ".join(printable(of_options(line)).split())) for line in (message, *more))
     _stderr.print(
         "\n".join([f"[bold red]error[/]: {first}", *(f"  {line}" for line in others)]), soft_wrap=True
     )
@@ -87,7 +97,7 @@ class Output:
     def findings(self, findings: Iterable[Finding]) -> None:
         """Print findings: in yellow what looks like a mistake."""
         for finding in findings:
-            text = escape(str(finding))
+            text = escape(of_options(str(finding)))
             if finding.ordinary:
                 self.say(f"note: {text}")
             else:

@@ -20,15 +20,17 @@ from rlmrec.data.tables import (
     Columns,
     align,
     assemble,
-    check_table,
+    check_tables,
     columns_of_text,
+    is_listed,
     similar_title,
     telling_all,
     titled,
+    unordered,
 )
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 from rlmrec.types import BoolArray, IntArray
 
 LONGEST_LINEAGE = 1000  # appends; of a dataset that is older, vectors and runs are made again
@@ -116,12 +118,15 @@ def append(
         counts["known items with other changes only"] = int(others.sum())
     if users is not None:
         counts["known users with changes"] = int(changed_users[: dataset.n_users].sum())
-    findings = _findings(dataset, new, all_users, all_items)
-    for table, ids, column in ((items, all_items, items_id), (users, all_users, users_id)):
-        findings += [] if table is None else check_table(table, ids, column)
+    findings = check_tables(
+        [] if orders is None else [orders],
+        columns,
+        [(items, all_items, items_id), (users, all_users, users_id)],
+    )
+    findings += _findings(dataset, new, all_users, all_items)
     if item_texts is not None and len(all_items) > dataset.n_items:
         fresh = Vocabulary(all_items.ids[dataset.n_items :], "item")
-        findings += check_texts(item_texts[dataset.n_items :], fresh)
+        findings += check_texts(item_texts[dataset.n_items :], fresh, given=items is not None)
     if item_texts is not None and described:
         changed_ids = Vocabulary([all_items.id(row) for row in described], "item")
         of_changed = check_texts(item_texts[described], changed_ids)
@@ -183,8 +188,8 @@ def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
             findings.append(
                 Finding(
                     "below-k-core",
-                    f"of {len(ids) - size:,} new {ids.kind}s have fewer than {k} interactions; when the dataset was "
-                    f"made, --k-core {k} left such {ids.kind}s out",
+                    f"of {len(ids) - size:,} new {ids.kind}s {by_number(len(few), 'has', 'have')} fewer than {k} "
+                    f"interactions; when the dataset was made, --k-core {k} left such {ids.kind}s out",
                     len(few),
                     f"{ids.id(int(few[0]))!r} with {degrees[few[0]]}",
                     "append keeps them, as it applies no k-core; to apply it again, give the command that made the "
@@ -323,9 +328,8 @@ def _updated(
         title = None if similar in old.columns else similar  # else it is a column of its own
     if title is not None:
         given = titled(given, title)
-    named = set(table.ids(id_column, ids.kind).cast(pl.String))
-    listed = pl.Series([str(raw) in named for raw in ids.ids])
-    counts[f"{ids.kind}s of the table without an interaction"] = len(named) - int(listed.sum())
+    listed = is_listed(table, ids, id_column)
+    counts[unordered(ids.kind)] = len(table.frame) - int(listed.sum())
     before = old if old is not None else pl.DataFrame({"": [None] * size}).select([])
     columns: dict[str, pl.Series] = {}
     for name in dict.fromkeys([*before.columns, *given.columns]):

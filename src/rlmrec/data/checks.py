@@ -11,7 +11,7 @@ import polars as pl
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import LONGEST_SHOWN
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 from rlmrec.types import IntArray
 
 WITH_TEXT = 0.9  # share of the items that should have a text
@@ -34,11 +34,12 @@ MISSING = (
     "\N{EN DASH}",
     "\N{EM DASH}",
 )
-# UTF-8 that was read as Windows-1252 (Ã¼ for ü) or Mac Roman (√º), Windows-1252 read as Latin-1, and lost characters.
-_GARBLED = "Ã[¡-º¼-¿Ÿœ‰„]|Â[\u00a0-º¼-¿]|â€|√[§∂º©®±ü]|[\u0080-\u009f]|\ufffd"
-_GARBLED_SAYS = "have signs of a wrong encoding"
+# UTF-8 that was read as Windows-1252 (Ã¼ for ü) or Mac Roman (√º), Windows-1252 read as Latin-1 or as code page 850
+# (÷ for ö, ▀ for ß), and lost characters.
+_GARBLED = "Ã[¡-º¼-¿Ÿœ‰„]|Â[\u00a0-º¼-¿]|â€|√[§∂º©®±ü]|[\u0080-\u009f]|\ufffd|\\p{L}[÷\u2500-\u259f]+\\p{L}"
+_GARBLED_SAYS = ("has signs of a wrong encoding", "have signs of a wrong encoding")
 _GARBLED_REMEDY = (
-    "name the encoding of the file (--encoding); if the file itself is garbled, export it again as UTF-8"
+    "name the right encoding of the file (--encoding); if the file itself is garbled, export it again as UTF-8"
 )
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
@@ -83,9 +84,9 @@ def _garbled_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
     garbled = raw.filter(is_garbled(raw))
     if not len(garbled):
         return []
-    return [
-        Finding("garbled", f"{ids.kind} ids {_GARBLED_SAYS}", len(garbled), repr(garbled[0]), _GARBLED_REMEDY)
-    ]
+    one, many = _GARBLED_SAYS
+    what = by_number(len(garbled), f"{ids.kind} id {one}", f"{ids.kind} ids {many}")
+    return [Finding("garbled", what, len(garbled), repr(garbled[0]), _GARBLED_REMEDY)]
 
 
 def _missing_ids(ids: Vocabulary, raw: pl.Series, degrees: IntArray) -> list[Finding]:
@@ -96,7 +97,8 @@ def _missing_ids(ids: Vocabulary, raw: pl.Series, degrees: IntArray) -> list[Fin
     return [
         Finding(
             "missing id",
-            f"interactions have {_a(ids.kind)} id that stands for a missing value",
+            by_number(int(degrees[rows].sum()), "interaction has", "interactions have")
+            + f" {_a(ids.kind)} id that stands for a missing value",
             int(degrees[rows].sum()),
             f"{degrees[worst]:,} times {ids.id(worst)!r}",
             "leave these rows out or fill in the id",
@@ -126,7 +128,10 @@ def _twins(ids: Vocabulary, raw: pl.Series, degrees: list[IntArray]) -> list[Fin
         findings.append(
             Finding(
                 "held-out spelling",
-                f"held-out {ids.kind} ids never occur in training and look like one that does",
+                by_number(
+                    len(lost), f"held-out {ids.kind} id never occurs", f"held-out {ids.kind} ids never occur"
+                )
+                + f" in training and {by_number(len(lost), 'looks', 'look')} like one that does",
                 len(lost),
                 f"{ids.id(row)!r} for {ids.id(trained)!r}",
                 "write each id in one form, otherwise its held-out interactions cannot be found",
@@ -137,7 +142,7 @@ def _twins(ids: Vocabulary, raw: pl.Series, degrees: list[IntArray]) -> list[Fin
         findings.append(
             Finding(
                 "spelling",
-                f"{ids.kind} ids occur in two forms",
+                by_number(len(others), f"{ids.kind} id occurs", f"{ids.kind} ids occur") + " in two forms",
                 len(others),
                 " and ".join(repr(ids.id(row)) for row in others[0][:2]),
                 "they count as different; write each id in one form",
@@ -175,7 +180,9 @@ def check_join(kind: str, table_ids: pl.Series, known: Vocabulary) -> list[Findi
     return [
         Finding(
             "text spelling",
-            f"{kind} ids have another form in the table of texts, so these {kind}s get no text",
+            by_number(len(both), f"{kind} id has", f"{kind} ids have")
+            + " another form in the table of texts, so "
+            + by_number(len(both), f"this {kind} gets no text", f"these {kind}s get no text"),
             len(both),
             f"{both['id'][0]!r} for {both['other'][0]!r}",
             "write each id in one form (a column read as numbers loses leading zeros)",
@@ -195,12 +202,13 @@ def index_columns(frame: pl.DataFrame) -> list[str]:
     return [name for name in frame.columns if name in INDEX_COLUMNS or (name in possible and counts(name))]
 
 
-def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
+def check_texts(texts: pl.DataFrame | None, ids: Vocabulary, given: bool = True) -> list[Finding]:
     """Find texts that stand for a missing value, items without any text, and items without a title.
 
     Args:
         texts: one row per item.
         ids: of the items.
+        given: whether a table of items came with them.
     """
     from rlmrec.data.metadata import TITLE_COLUMNS  # here, as it imports the dataset, which imports this
 
@@ -208,7 +216,7 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
         return []
     findings = [
         *_of_texts(
-            texts, ids, is_missing, "missing text", "stand for a missing value",
+            texts, ids, is_missing, "missing text", ("stands for a missing value", "stand for a missing value"),
             "leave such cells empty, otherwise they are encoded as texts",
         ),
         *_of_texts(texts, ids, is_garbled, "garbled", _GARBLED_SAYS, _GARBLED_REMEDY),
@@ -220,7 +228,7 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
         findings.append(
             Finding(
                 "without title",
-                f"of {len(has):,} {ids.kind}s have no {title}",
+                f"of {len(has):,} {ids.kind}s {by_number(int(untitled.sum()), 'has', 'have')} no {title}",
                 int(untitled.sum()),
                 repr(ids.id(int(np.argmax(untitled)))),
                 "lists call them by their id",
@@ -231,10 +239,12 @@ def check_texts(texts: pl.DataFrame | None, ids: Vocabulary) -> list[Finding]:
         findings.append(
             Finding(
                 "without text",
-                f"of {len(has):,} {ids.kind}s have no text",
+                f"of {len(has):,} {ids.kind}s {by_number(int((~has).sum()), 'has', 'have')} no text",
                 int((~has).sum()),
                 repr(ids.id(int(np.argmin(has)))),
-                "check that both tables write the ids alike",
+                "check that both tables write the ids alike"
+                if given
+                else "give the table of items as well (items, --items), for vectors of their texts",
             )
         )
     return findings
@@ -245,10 +255,10 @@ def _of_texts(
     ids: Vocabulary,
     test: Callable[[pl.Series], pl.Series],
     kind: str,
-    what: str,
+    says: tuple[str, str],
     remedy: str,
 ) -> list[Finding]:
-    """Find texts that a test says yes to."""
+    """Find texts that a test says yes to; ``says`` is what one or many of them do."""
     masks = {name: test(texts[name]) for name in texts.columns if texts[name].dtype == pl.String}
     total = sum(int(mask.sum()) for mask in masks.values())
     if not total:
@@ -256,7 +266,9 @@ def _of_texts(
     name = next(name for name, mask in masks.items() if mask.any())
     row = int(np.argmax(masks[name].to_numpy()))
     example = f"{texts[name][row][:LONGEST_SHOWN]!r} as {name} of {ids.kind} {ids.id(row)!r}"
-    return [Finding(kind, f"texts of {ids.kind}s {what}", total, example, remedy)]
+    one, many = says
+    what = by_number(total, f"text of {ids.kind}s {one}", f"texts of {ids.kind}s {many}")
+    return [Finding(kind, what, total, example, remedy)]
 
 
 def check_values(
@@ -270,7 +282,7 @@ def check_values(
         rated: whether low ratings are left out (``min_rating``).
     """
 
-    def found(kind: str, what: str, masks: list[Any], remedy: str, value: str) -> list[Finding]:
+    def found(kind: str, says: tuple[str, str], masks: list[Any], remedy: str, value: str) -> list[Finding]:
         total = sum(int(mask.sum()) for mask in masks)
         if not total:
             return []
@@ -278,6 +290,7 @@ def check_values(
         row = int(np.argmax(mask))
         pair = f"user {users.id(int(part.users[row]))!r} with item {items.id(int(part.items[row]))!r}"
         number = getattr(part, value)[row]
+        what = by_number(total, *says)
         return [Finding(kind, what, total, pair if np.isnan(number) else f"{number:.15g} of {pair}", remedy)]
 
     nothing = np.zeros(0, bool)
@@ -287,18 +300,28 @@ def check_values(
     early = [nothing if part.timestamp is None else part.timestamp < -_YEAR_2100 for part in parts]
     return [
         *found(
-            "low rating", "interactions are rated 0 or lower and count like all others", low,
+            "low rating",
+            (
+                "interaction is rated 0 or lower and counts like all others",
+                "interactions are rated 0 or lower and count like all others",
+            ),
+            low,
             "leave them out (min_rating, --min-rating)", "rating",
         ),
         *found(
-            "no rating", "interactions have no rating and are left out", unrated,
+            "no rating",
+            ("interaction has no rating and is left out", "interactions have no rating and are left out"),
+            unrated,
             "give them one, or leave out --min-rating, which keeps them", "rating",
         ),
         *found(
-            "time", "times lie after the year 2100", late,
+            "time", ("time lies after the year 2100", "times lie after the year 2100"), late,
             "they must be seconds since 1970: divide milliseconds by 1000", "timestamp",
         ),
-        *found("time", "times lie before the year 1840", early, "they must be seconds since 1970", "timestamp"),
+        *found(
+            "time", ("time lies before the year 1840", "times lie before the year 1840"), early,
+            "they must be seconds since 1970", "timestamp",
+        ),
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from rlmrec.data.split import SplitRule
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, complete_folder, read_json, read_unchanged, sha256, write_json
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 from rlmrec.html import html_table
 from rlmrec.trust import damaged, expect
 from rlmrec.types import BoolArray, IntArray
@@ -110,13 +110,13 @@ class Dataset:
         twice = shared if shared.size else repeats(np.concatenate(keys))
         user, item = divmod(int(twice[0]), self.n_items)
         example = f"for example user {self.users.id(user)!r} with item {self.items.id(item)!r}"
+        occur = by_number(len(twice), "pair occurs", "pairs occur")
         if shared.size:
             raise DataError(
-                f"{len(shared)} pairs occur in more than one split, {example}: "
-                "a held-out pair must not be in training"
+                f"{len(twice)} {occur} in more than one split, {example}: a held-out pair must not be in training"
             )
         raise DataError(
-            f"{len(twice)} pairs occur more than once in a split, {example}: merge them with Interactions.merged()"
+            f"{len(twice)} {occur} more than once in a split, {example}: merge them with Interactions.merged()"
         )
 
     def _refuse_untrained_users(self) -> None:
@@ -124,8 +124,9 @@ class Dataset:
         for split in ("valid", "test"):
             orphans = np.flatnonzero(untrained & (self.split(split).user_degrees() > 0))
             if len(orphans):
+                have = by_number(len(orphans), "user", "users"), by_number(len(orphans), "has", "have")
                 raise DataError(
-                    f"{len(orphans)} users of {split} have no training interaction, for example "
+                    f"{len(orphans)} {have[0]} of {split} {have[1]} no training interaction, for example "
                     f"{self.users.id(int(orphans[0]))!r}: drop them or give each one at least one"
                 )
 
@@ -451,8 +452,6 @@ class Dataset:
         from rlmrec.data.frames import read_frames  # Narwhals is imported only here
         from rlmrec.data.tables import Columns
 
-        if user == item:
-            raise ConfigError(f"user and item are both the column {user!r}: name two columns")
         source = read_frames(
             [("df", df), ("train", train), ("valid", valid), ("test", test)],
             name, Columns(user, item, rating, timestamp, review), items, users, title,
@@ -664,18 +663,19 @@ def _without_cold(
     new_items = np.unique(held_out.items[is_new_item[held_out.items]])
     if len(new_users) or len(new_items):
         provenance["cold"] = {"users": len(new_users), "items": len(new_items)}
-        remedy = (
-            "their interactions are left out"
-            if cold == "drop"
-            else "they are kept: such users are not evaluated, such items cannot be found from interactions"
-        )
+        remedy = {
+            "user": "they are kept and not evaluated",
+            "item": "interactions alone cannot find them",
+        }
+        if cold == "drop":
+            remedy = dict.fromkeys(remedy, "their interactions are left out")
         findings += [
             Finding(
                 "cold",
-                f"{ids.kind}s have no training interaction",
+                by_number(len(rows), f"{ids.kind} has", f"{ids.kind}s have") + " no training interaction",
                 len(rows),
                 repr(ids.id(int(rows[0]))),
-                f"{remedy} (cold, --cold keep or drop)",
+                f"{remedy[ids.kind]} (cold, --cold keep or drop)",
                 ordinary=True,
             )
             for rows, ids in ((new_users, sides[0]), (new_items, sides[1]))
@@ -720,7 +720,7 @@ def _filtered(
     if period is not None and period != (None, None):
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
-        steps.append(_Step.of("nothing in the period", kept))
+        steps.append(_Step.of("without an interaction in the period", kept))
     if min_rating is not None:
         kept = kept.rated()  # otherwise a later interaction without a rating would hide one with a rating
     kept = _merged(kept, source, findings)
@@ -728,7 +728,7 @@ def _filtered(
     if min_rating is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
-        steps.append(_Step.of(f"no rating of at least {min_rating:g}", kept))
+        steps.append(_Step.of(f"without a rating of at least {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)
@@ -749,7 +749,8 @@ def _merged(part: Interactions, source: Source, findings: list[Finding]) -> Inte
         findings.append(
             Finding(
                 "repeated pair",
-                "pairs of user and item occur more than once",
+                by_number(len(twice), "pair of user and item occurs", "pairs of user and item occur")
+                + " more than once",
                 len(twice),
                 f"user {source.users.id(user)!r} with item {source.items.id(item)!r}",
                 f"the {'last' if part.timestamp is None else 'latest'} interaction of each is kept",

@@ -8,7 +8,7 @@ from html.entities import html5
 
 import polars as pl
 
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 
 _INLINE = "a|abbr|b|code|del|em|font|i|ins|s|small|span|strike|strong|sub|sup|u"
 _BLOCKS = (
@@ -84,4 +84,5 @@ def check_markup(path: object, table: pl.DataFrame) -> list[Finding]:
     if not count:
         return []
     remedy = "their tags are left out, entities become characters"
-    return [Finding("markup", f"texts of {path} are HTML", count, example, remedy, ordinary=True)]
+    what = by_number(count, f"text of {path} is HTML", f"texts of {path} are HTML")
+    return [Finding("markup", what, count, example, remedy, ordinary=True)]

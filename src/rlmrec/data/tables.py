@@ -46,7 +46,7 @@ from rlmrec.data.table import (
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError
 from rlmrec.files import bounded_lines
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 from rlmrec.types import IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -217,17 +217,8 @@ def to_source(
         parts, user_ids, item_ids = assemble(tables, *columns)
         item_texts = without_markup(align(items, item_ids, items_id)) if items is not None else None
         user_texts = without_markup(align(users, user_ids, users_id)) if users is not None else None
-    findings = list(
-        dict.fromkeys(found for table in (*tables, items, users) if table for found in table.findings)
-    )
-    amounts = [name for name in (columns.rating, *(table.form.weight_column for table in tables[:1])) if name]
-    findings += [found for table in tables for found in check_thousands(table, amounts)]
-    findings += [
-        finding
-        for table, ids, column in ((items, item_ids, items_id), (users, user_ids, users_id))
-        if table is not None
-        for finding in check_table(table, ids, column)
-    ]
+    described = [(items, item_ids, items_id), (users, user_ids, users_id)]
+    findings = check_tables(tables, columns, described)
     if item_texts is not None and title is None:
         title = similar_title(item_texts)
     if item_texts is not None and title is not None:
@@ -244,15 +235,22 @@ def to_source(
                 ordinary=True,
             )
         )
-    described: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    unused = {
+        unordered(ids.kind): len(table.frame) - int(is_listed(table, ids, column).sum())
+        for table, ids, column in described
+        if table is not None
+    }
+    if unused:
+        recorded["texts"] = unused
     if item_texts is not None:
         names = columns_of_text(item_texts)
         if text_columns is not None:
             names, odd = chosen_columns(item_texts, text_columns, title)
             findings += odd
-        described = {TEXT_COLUMNS["item"]: names, "prompt_attributes": True}
+        recorded |= {TEXT_COLUMNS["item"]: names, "prompt_attributes": True}
     if user_texts is not None:
-        described[TEXT_COLUMNS["user"]] = columns_of_text(user_texts)
+        recorded[TEXT_COLUMNS["user"]] = columns_of_text(user_texts)
     return Source(
         name,
         parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
@@ -261,8 +259,19 @@ def to_source(
         item_texts,
         user_texts,
         findings=findings,
-        provenance={**(provenance or {}), **described},
+        provenance={**(provenance or {}), **recorded},
     )
+
+
+def unordered(kind: str) -> str:
+    """Return what the number of items or users of a table without an interaction is called."""
+    return f"{kind}s of the table without an interaction"
+
+
+def is_listed(table: Table, ids: Vocabulary, id_column: str) -> pl.Series:
+    """Return whether each id of ``ids`` is in a table of items or users."""
+    named = table.ids(id_column, ids.kind).cast(pl.String)
+    return pl.Series(ids.ids).cast(pl.String).is_in(named.implode())
 
 
 # Names of columns that tell nothing about taste, whatever they hold; as ``plain_name`` writes them.
@@ -322,12 +331,33 @@ def chosen_columns(
     return kept, [
         Finding(
             "text column",
-            "chosen columns of texts hold numbers, prices, stock or the like",
+            by_number(len(odd), "chosen column of texts holds", "chosen columns of texts hold")
+            + " numbers, prices, stock or the like",
             len(odd),
             repr(odd[0]),
             "they go into prompts and vectors as you chose; leave them out of text_columns (--text-columns)",
         )
     ]
+
+
+def check_tables(
+    orders: Sequence[Table],
+    columns: Columns,
+    described: Sequence[tuple[Table | None, Vocabulary, str]],
+) -> list[Finding]:
+    """Return what was found while tables were read, and what is unusual about their columns.
+
+    Args:
+        orders: tables of interactions.
+        columns: their columns.
+        described: table of items or users, if there is one, the ids of the interactions, and its column of ids.
+    """
+    others = [(table, ids, column) for table, ids, column in described if table is not None]
+    every = [*orders, *(table for table, _, _ in others)]
+    findings = list(dict.fromkeys(found for table in every for found in table.findings))
+    amounts = [name for name in (columns.rating, *(table.form.weight_column for table in orders[:1])) if name]
+    findings += [found for table in orders for found in check_thousands(table, amounts)]
+    return findings + [found for table, ids, column in others for found in check_table(table, ids, column)]
 
 
 def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Finding]:
@@ -340,10 +370,13 @@ def check_table(table: Table, vocabulary: Vocabulary, id_column: str) -> list[Fi
         findings.append(
             Finding(
                 "index column",
-                f"columns of {table.path} only count its rows",
+                by_number(
+                    len(index), f"column of {table.path} only counts", f"columns of {table.path} only count"
+                )
+                + " its rows",
                 len(index),
                 repr(index[0]),
-                "they are left out of the texts; write the table without its index (pandas: index=False)",
+                "left out of the texts; write the table without its index (pandas: index=False)",
             )
         )
     return findings
@@ -367,7 +400,8 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
             findings.append(
                 Finding(
                     "amounts as text",
-                    f"of {len(values):,} values of the column {name!r} of {table.path} are not plain numbers",
+                    f"of {len(values):,} values of the column {name!r} of {table.path} "
+                    + by_number(len(odd), "is not a plain number", "are not plain numbers"),
                     len(odd),
                     repr(odd[0]),
                     "it stays a column of text, so a condition such as  price < 20  does not hold for it; "
@@ -394,7 +428,8 @@ def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
             findings.append(
                 Finding(
                     "thousands",
-                    f"values of the column {name!r} of {table.path} have a point before three digits, the others none",
+                    by_number(int(thousands.sum()), "value", "values")
+                    + f" of the column {name!r} of {table.path} with a point before three digits, the others with none",
                     int(thousands.sum()),
                     repr(values.filter(thousands)[0]),
                     f"the point is read as that of decimals; if it separates thousands, {remedy}",
@@ -562,7 +597,8 @@ def telling_all(
 def without_table(kind: str) -> ConfigError:
     """Return the error of a column of ids for a table of items or users that is not given."""
     return ConfigError(
-        f"{kind}s_id names a column of the table of {kind}s: give that table, too ({kind}s, --{kind}s)"
+        f"the column of {kind} ids ({kind}s_id, --{kind}s-id-column) is in the table of {kind}s: give that table, too "
+        f"({kind}s, --{kind}s)"
     )
 
 
@@ -611,7 +647,16 @@ def told_to_name_columns(options: str) -> Iterator[None]:
 
 
 def read_columns(columns: Columns, form: FileFormat) -> list[str]:
-    """Return the names of the columns of interactions that are read, that of weights among them."""
+    """Return the names of the columns of interactions that are read, that of weights among them.
+
+    Raises:
+        ConfigError: users and items are the same column.
+    """
+    if columns.user == columns.item:
+        raise ConfigError(
+            f"user and item are both the column {columns.user!r}: name two columns (user, item, --user-column, "
+            "--item-column)"
+        )
     return [*columns.present, *([form.weight_column] if form.weight_column is not None else [])]
 
 
@@ -637,7 +682,8 @@ def single_rows(table: Table, columns: Columns) -> Table:
     least = "more than 0" if form.min_weight is None else f"at least {form.min_weight:g}"
     finding = Finding(
         "weight",
-        f"interactions of {table.path} are left out, since the weights of their pair add up to too little",
+        by_number(int(light.sum()), f"interaction of {table.path} is", f"interactions of {table.path} are")
+        + " left out, since the weights of their pair add up to too little",
         int(light.sum()),
         f"{sums[first]:g} of user {pairs['user'][first]!r} with item {pairs['item'][first]!r}",
         f"expected {least} (min_weight, --min-weight)",
