@@ -237,6 +237,15 @@ def test_a_column_of_titles_by_another_name(call, tmp_path):
     assert code == 0
     assert "no column of titles" not in out
     assert item_labels(place.dataset())[3].startswith("Käse Nr.")
+    assert "item texts │ art, title (titel)" in " ".join(out.split())
+    assert call("train", "-w", place.path, "--backbone", "popularity", "--name", "p")[0] == 0
+    for column in ("title", "titel"):
+        where = f"{column} = 'Käse Nr. 2'"
+        code, out, err = call(
+            "recommend", "-w", place.path, "--run", "p", "--user", 99, "--where", where, "--json"
+        )
+        assert code == 0, err
+        assert [item["id"] for item in last_json(out)["items"]] == [2]
     # Appended tables need the column only if they have titles, or if it is named again.
     (tmp_path / "stock.csv").write_text("artikel;lager\n3;7\n")
     append = ["data", "append", "--items", tmp_path / "stock.csv", "-w", place.path]

@@ -373,7 +373,7 @@ def describe(dataset: Dataset, output: Output) -> None:
     import numpy as np
 
     from rlmrec.data.dataset import SPLITS
-    from rlmrec.data.metadata import text_columns, with_text
+    from rlmrec.data.metadata import listed_columns, text_columns, with_text
 
     degrees = dataset.train.user_degrees()
     rows = [
@@ -388,7 +388,8 @@ def describe(dataset: Dataset, output: Output) -> None:
         ("user", dataset.user_texts, dataset.n_users, "not in vectors of users"),
     ):
         names = text_columns(dataset, kind)
-        rows.append([f"{kind} texts", ", ".join(names) or "none"])
+        shown = listed_columns(dataset, names) if kind == "item" else ", ".join(names)
+        rows.append([f"{kind} texts", shown or "none"])
         if table is not None:
             others = [name for name in table.columns if name not in names]
             if others:
@@ -531,7 +532,6 @@ def append_command(
             items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
             users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
             title=title_column,
-            usual_title=recorded.get("title"),
             items_id=items_id,
             users_id=users_id,
         )

@@ -13,7 +13,7 @@ from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.markup import without_markup
-from rlmrec.data.metadata import TEXT_COLUMNS, text_columns
+from rlmrec.data.metadata import TEXT_COLUMNS, text_columns, title_origin
 from rlmrec.data.split import SplitRule, last_places, untrained
 from rlmrec.data.table import Table
 from rlmrec.data.tables import (
@@ -65,7 +65,6 @@ def append(
     title: str | None = None,
     items_id: str | None = None,
     users_id: str | None = None,
-    usual_title: str | None = None,
 ) -> Appended:
     """Append interactions to a dataset, and add or update the columns of items and users.
 
@@ -80,9 +79,8 @@ def append(
         columns: their columns.
         items: table of items, of which those that have interactions are taken; None without one.
         users: table of users, likewise.
-        title: column of ``items`` with the titles.
+        title: column of ``items`` with the titles; by default as when the dataset was made, if it is there.
         items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
-        usual_title: column of titles if ``title`` is None and ``items`` has it, such as when the dataset was made.
 
     Raises:
         ColumnError: there is no column ``title``.
@@ -99,8 +97,9 @@ def append(
         name: replace(part, n_users=len(all_users), n_items=len(all_items))
         for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))
     }
-    if title is None and items is not None and usual_title in items.frame.columns:
-        title = usual_title
+    usual = title_origin(dataset)
+    if title is None and items is not None and usual in items.frame.columns:
+        title = usual
     cold = dataset.cold and replace(dataset.cold, n_users=len(all_users), n_items=len(all_items))
     place = _places(dataset, parts, new, all_users, all_items)
     for number, name in enumerate(parts):

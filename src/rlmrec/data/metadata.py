@@ -67,6 +67,21 @@ def text_columns(dataset: Dataset, kind: str = "item") -> list[str]:
     return [name for name in recorded if name in table.columns]
 
 
+def title_origin(dataset: Dataset) -> str | None:
+    """Return what the column ``title`` of items is called in one's own tables; None if it is called so there."""
+    named = (dataset.provenance.get("columns") or {}).get(
+        "title"
+    )  # all that datasets of before have recorded
+    origin: str | None = dataset.provenance.get("title_column", named)
+    return None if origin == "title" else origin
+
+
+def listed_columns(dataset: Dataset, names: list[str]) -> str:
+    """Return names of columns of items for a message, the title with what it is called in one's own tables."""
+    origin = title_origin(dataset)
+    return ", ".join(f"title ({origin})" if name == "title" and origin else name for name in names)
+
+
 def with_text(dataset: Dataset, kind: str) -> int:
     """Return how many items or users have a value in a column that describes them."""
     table = dataset.item_texts if kind == "item" else dataset.user_texts

@@ -248,6 +248,8 @@ def to_source(
         if text_columns is not None:
             names, odd = chosen_columns(item_texts, text_columns, title)
             findings += odd
+        if title not in (None, "title"):
+            recorded["title_column"] = title
         recorded |= {TEXT_COLUMNS["item"]: names, "prompt_attributes": True}
     if user_texts is not None:
         recorded[TEXT_COLUMNS["user"]] = columns_of_text(user_texts)

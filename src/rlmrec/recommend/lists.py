@@ -13,7 +13,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import item_labels
+from rlmrec.data.metadata import item_labels, title_origin
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ColumnError, ConfigError, did_you_mean
 from rlmrec.html import html_table
@@ -134,6 +134,11 @@ class Lists:
         table = pl.concat(
             [table[: len(known)], pl.DataFrame(schema=table.schema).clear(n_items - len(known))]
         )
+        origin = title_origin(self.dataset)
+        if origin not in (None, "id", *table.columns) and "title" in table.columns:
+            table = table.with_columns(
+                table["title"].alias(origin)
+            )  # a filter may call it as the user's table does
         return ids.hstack([_typed(table[name]) for name in table.columns if name != "id"])
 
     @cached_property
