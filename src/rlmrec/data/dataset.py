@@ -293,8 +293,9 @@ class Dataset:
     ) -> Dataset:
         """Filter and split the interactions of a source, in the paper's order (Section 4.1.1).
 
-        Keep a period → merge repeated pairs → drop low ratings → sample users → k-core → renumber what is
-        left → split. So a user's latest rating of an item counts. What is unusual is in ``findings``.
+        Keep a period → drop missing ratings (with ``min_rating``) → merge repeated pairs → drop low ratings → sample
+        users → k-core → renumber what is left → split. So a user's latest rating of an item counts. What is unusual
+        is in ``findings``.
         A ready-made split is kept; only repeated pairs are merged.
 
         Args:
