@@ -253,7 +253,7 @@ def test_the_protocol_of_a_dataset_holds(tmp_path):
     kept = published(write(tmp_path, trn=matrix(TRAIN[:2])))
     assert len(kept.cold)
     cold = next(str(finding) for finding in kept.findings if finding.kind == "cold")
-    assert "users have no training interaction, for example" in cold
+    assert "user has no training interaction, for example" in cold
     assert "they are kept" in cold
     with pytest.raises(DataError, match="more than one split"):
         published(write(tmp_path, val=matrix(TRAIN[:1])))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlmrec.cli.output import of_options
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_table, read_tables, read_texts
 from rlmrec.data.vocabulary import Vocabulary
@@ -232,7 +233,7 @@ def test_all_kinds_of_broken_rows_are_told_at_once(tmp_path, call):
     assert code == 1
     assert err.splitlines()[-7:] == [
         "error: 6 kinds of problems:",
-        *(f"  {line}" for line in (*told, of_items)),
+        *(f"  {of_options(line)}" for line in (*told, of_items)),
     ]
     weights = f"{orders}, line 6, column 'n': expected a finite number, got 'x' (1 such in all)"
     with pytest.raises(DataError) as caught:

@@ -135,10 +135,9 @@ class Lists:
             [table[: len(known)], pl.DataFrame(schema=table.schema).clear(n_items - len(known))]
         )
         origin = title_origin(self.dataset)
-        if origin not in (None, "id", *table.columns) and "title" in table.columns:
-            table = table.with_columns(
-                table["title"].alias(origin)
-            )  # a filter may call it as the user's table does
+        if origin is not None and origin not in ("id", *table.columns) and "title" in table.columns:
+            # A filter may call it as the user's table does.
+            table = table.with_columns(table["title"].alias(origin))
         return ids.hstack([_typed(table[name]) for name in table.columns if name != "id"])
 
     @cached_property
