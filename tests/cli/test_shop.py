@@ -333,7 +333,7 @@ def test_tables_may_call_the_ids_differently(place, files, call, tmp_path):
     assert set(made.item_texts["product_id"].drop_nulls()) == {"made to order"}
     code, _, err = call("data", "append", files / "next_day.csv", "--items-id-column", "sku", "-w", other)
     assert code == 2
-    assert "items_id names a column of the table of items" in err
+    assert "(--items-id-column) is in the table of items" in err
     # The next day the name is known.
     grown = []
     for workspace, folder in ((other, tmp_path), (place.path, files)):
