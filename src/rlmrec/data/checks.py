@@ -38,7 +38,9 @@ MISSING = (
 # (÷ for ö, ▀ for ß), and lost characters.
 _GARBLED = "Ã[¡-º¼-¿Ÿœ‰„]|Â[\u00a0-º¼-¿]|â€|√[§∂º©®±ü]|[\u0080-\u009f]|\ufffd|\\p{L}[÷\u2500-\u259f]+\\p{L}"
 _GARBLED_SAYS = ("has signs of a wrong encoding", "have signs of a wrong encoding")
-_GARBLED_REMEDY = "name the right encoding of the file (--encoding); if the file itself is garbled, export it again as UTF-8"
+_GARBLED_REMEDY = (
+    "name the right encoding (--encoding); if the file itself is garbled, export it again as UTF-8"
+)
 _YEAR_2100 = 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
