@@ -481,6 +481,37 @@ def test_cells_stand_beside_runs_but_no_noise_and_no_trial(full, tmp_path):
     assert [line for line in left.left_out if "its description is missing" in line]
 
 
+def test_a_trial_on_changed_data_is_no_further_seed_of_a_run(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    inputs = TrialInputs(place)
+    specs = [RunSpec.resolve("popularity", "none", seed=seed) for seed in (1, 2, 3)]
+    run(specs[0], inputs.dataset, None, place.run("popular"))
+    hidden = Trial(
+        specs[1], inputs.dataset.fingerprint, hidden="users"
+    )  # other test users than those of the run
+    short = Trial(specs[2], inputs.dataset.fingerprint, history=2)  # as many as the run has
+    for trial in (hidden, short):
+        run_trial(trial, inputs)
+    found = collect(place)
+    assert [one.name for group in found.groups for one in group.runs if one.backbone == "popularity"] == [
+        "popular"
+    ]
+    assert {group.name for group in found.others} == {hidden.name, short.name}
+    experiment_of = {hidden.id: "hidden", short.id: "history"}
+    commands = [record.command_of(group.first, "w", experiment_of) for group in found.others]
+    for words in ("experiment hidden -w w --seeds 2", "experiment history -w w --seeds 3"):
+        assert any(words in command for command in commands)
+    for words in ("--only hidden=users", "--only history=2 --only keep=random"):
+        assert any(words in command for command in commands)
+    write_report(place, tmp_path / "report.html")
+
+    def kind(**data):
+        return Run("one", tmp_path, {}, {"cell": {"run": {"backbone": "popularity"}, "data": data}}).kind
+
+    changes = {"noise": 0.1, "shuffle": "users", "period": "later", "history": 2, "hidden": "items"}
+    assert len({kind(), *(kind(**{name: value}) for name, value in changes.items())}) == len(changes) + 1
+
+
 def test_the_table_of_an_experiment_stands_there_as_in_its_markdown(page, full):
     [table] = summaries_of(paper_grid("figure5"), full.experiments_path)
     assert [entry.row for entry in table.rows] == [

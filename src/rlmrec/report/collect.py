@@ -82,12 +82,14 @@ class Run(FinishedRun):
     def conditions(self) -> set[str]:
         """The conditions of training that forbid comparisons with other runs.
 
-        Of "noise", "shuffle", "period", "start" and "timing".
+        Of "noise", "shuffle", "period", "history", "hidden", "start" and "timing".
         """
         present = {
             "noise": self.noise > 0,
             "shuffle": self.option("data", "shuffle") not in (None, "none"),
             "period": bool(self.option("data", "period")),
+            "history": bool(self.option("data", "history")),
+            "hidden": bool(self.option("data", "hidden")),
             "start": bool(self.config.get("start") or self.option("data", "start")),
             "timing": bool(self.config.get("timing")),
         }
@@ -104,11 +106,10 @@ class Run(FinishedRun):
         }
         for name in ("seed", "preset"):
             parts["run"].pop(name, None)
-        data = {
-            name: self.option("data", name) for name in ("dataset", "texts", "shuffle", "noise", "period")
-        }
-        data["shuffle"] = None if data["shuffle"] == "none" else data["shuffle"]
-        data["noise"] = data["noise"] or None
+        # Whatever a trial changes in the data stands there: results on changed data are never another seed of a run.
+        data = {**(self.config.get("data") or {}), "semantics": None, "start": None}
+        data["shuffle"] = None if data.get("shuffle") == "none" else data.get("shuffle")
+        data["noise"] = data.get("noise") or None
         start = self.option("start", "alignment") or self.option("data", "start")
         every = {**parts, "data": data, "start": start, "timing": self.config.get("timing")}
         return json.dumps(_without_unset(every), sort_keys=True, default=str)
@@ -163,7 +164,8 @@ class Inputs:
             alignment first. The trials of sweeps are not among them, nor are the following.
         noisy: trials with noise added to the training split.
         shuffled: trials whose text embeddings were given to the wrong nodes.
-        others: trials of a part of the history, started from others, or timed: they appear in tables only.
+        others: trials of a part of the history, with hidden users or items, started from others, or timed: they
+            appear in tables only.
         left_out: what could not be read, in words.
     """
 

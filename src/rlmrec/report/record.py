@@ -252,7 +252,7 @@ def command_of(run: Run, place: str, experiment_of: Mapping[str, str]) -> str:
         return ""
     # A preset that is a file may be missing by now: the command sets every option, so that none is needed.
     preset = str(run.option("run", "preset"))
-    if run.conditions & {"noise", "shuffle", "period", "timing"}:  # rlmrec train has no options for these
+    if run.conditions - {"start"}:  # rlmrec train has no options for these
         name = experiment_of.get(run.folder.name)
         if name is None:
             return f"# trial {run.folder.name}: no experiment of this workspace has it"
@@ -284,6 +284,7 @@ def _point(run: Run) -> dict[str, Any]:
     if run.option("data", "semantics"):
         found |= {"text_embeddings": data["semantics"], "shuffle": data["shuffle"]}
     found |= {"noise": f"{run.noise:g}"} if run.noise else {}
+    found |= {name: data[name] for name in ("history", "keep", "hidden") if data.get(name)}
     if data.get("period"):
         period, cut = split_period(data["period"])
         found |= {"period": period, "cut": cut, "start": "random" if start is None else start["alignment"]}
