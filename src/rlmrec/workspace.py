@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import locked
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
@@ -124,7 +125,14 @@ class Workspace:
         """
         path = self.text_embeddings_path(name)
         if path.exists():
-            return TextEmbeddings.load(path).check(dataset)
+            try:
+                return TextEmbeddings.load(path).check(dataset)
+            except DataError as error:
+                own = "" if name == DEFAULT_TEXT_EMBEDDINGS else f" --name {name}"
+                raise DataError(
+                    f"text embeddings {name!r}: {error} (rlmrec encode -w {shlex.quote(str(self.path))}{own}, with the "
+                    "other options as before)"
+                ) from None
         old = self.path / "semantics.safetensors"
         if old.exists() and name == DEFAULT_TEXT_EMBEDDINGS:
             raise WorkspaceError(f"{old} lies where earlier versions looked for it: move it to {path}")

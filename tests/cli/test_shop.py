@@ -20,6 +20,7 @@ from rlmrec.report import record
 from rlmrec.report.blocks import Options
 from rlmrec.report.collect import collect
 from rlmrec.testing.shop import shop
+from rlmrec.text.registry import encoder_of
 from rlmrec.workspace import Workspace
 
 TABLE = ("--user-column", "customer_id", "--item-column", "product_id", "--timestamp-column", "ordered_at")
@@ -79,6 +80,38 @@ def test_everybody_is_kept_and_what_was_bought_is_not_offered(place, files, call
     ids, _ = recommender.recommend(dataset.users.ids, k=10)
     for user, row in zip(dataset.users.ids, ids.tolist(), strict=True):
         assert not set(row) & bought(dataset, user)
+
+
+def test_similar_users_of_a_new_one(place, files, call):
+    """Who has an item is counted in what the run was trained on; where they cannot be shown, it is said why."""
+    texts = ("--set", "text_weight=0.5")
+    assert call("train", "-w", place.path, *texts, "--name", "chosen")[0] == 0
+    assert call("train", "-w", place.path, "--final", "--like", "chosen", "--name", "live")[0] == 0
+    dataset = place.dataset()
+    vectors = place.text_embeddings(dataset)
+    encoder = encoder_of(vectors.manifest, folder=place.encoders_path)
+    [text] = encoder.encode(["coffee"])
+    lengths = np.linalg.norm(vectors.users, axis=1) * np.linalg.norm(text)
+    order = np.argsort(-(vectors.users @ text) / np.maximum(lengths, 1e-12), kind="stable")[:50]
+    order = order[vectors.users[order] @ text > 0]
+    for name, interactions in (("chosen", dataset.train), ("live", dataset.everything())):
+        code, out, err = call("cold", "user", "-w", place.path, "--run", name, "--text", "coffee", "--json")
+        assert code == 0, err
+        assert "similar users" in err
+        items = json.loads(out)["items"]
+        rows = [dataset.items.row(item["id"]) for item in items]
+        expected = (interactions.csr()[order][:, rows] != 0).sum(axis=0)
+        assert [item["similar_users"] for item in items] == expected.tolist()
+    assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
+    cold = ("cold", "user", "-w", place.path, "--run", "chosen", "--text", "coffee")
+    code, out, err = call(*cold)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "similar users are not shown: text embeddings 'default': there are text vectors for" in said
+    assert f"encode them for this dataset (rlmrec encode -w {place.path}, with the other options" in said
+    assert call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")[0] == 0
+    said = " ".join(call(*cold)[1].split())
+    assert "the text embeddings 'default' are not those that run 'chosen' was trained with" in said
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rlmrec.cli.arguments import (
     RunOption,
     WorkspaceOption,
 )
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,7 +193,7 @@ def user(
         liked = parse_id_lists(recommender.item_ids, likes)
         titles = item_labels(dataset)
         output.say(escape("likes: " + ", ".join(titles[dataset.items.row(raw)] for raw in liked)))
-        answer = _show_list(dataset, *recommender.recommend_from_items(liked, k), None, output)
+        answer = _show_list(recommender, dataset, *recommender.recommend_from_items(liked, k), None, output)
         output.result({"run": run, "text": None, "likes": liked, "items": answer})
         return
     dataset, recommender, cold = _opened(place, run)
@@ -204,7 +204,11 @@ def user(
         output.say(
             "the encoder knows no word of this text, so it tells nothing about a taste: choose other words"
         )
-    texts = open_text_embeddings(place, run, dataset)
+    try:
+        texts = open_text_embeddings(place, run, dataset)
+    except RlmrecError as error:
+        output.say(f"[yellow]similar users are not shown: {escape(str(error))}[/]")
+        texts = None
     answer = show_new_user(recommender, cold, dataset, vector, texts, k, output)
     output.result({"run": run, "text": text, "likes": [], "items": answer})
 
@@ -221,10 +225,11 @@ def show_new_user(
     """Print and return the items for a new user's text vector; with text embeddings, who similar has them."""
     [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k)
     similar = None if text_embeddings is None else (vector, text_embeddings.users)
-    return _show_list(dataset, ids, scores, similar, output)
+    return _show_list(recommender, dataset, ids, scores, similar, output)
 
 
 def _show_list(
+    recommender: Recommender,
     dataset: Dataset,
     ids: np.ndarray,
     scores: Float32Array,
@@ -234,6 +239,7 @@ def _show_list(
     """Print and return a list of items.
 
     Args:
+        recommender: that recommends them.
         dataset: has their titles.
         ids: raw ids of the items.
         scores: their scores; those that are not finite are left out.
@@ -243,7 +249,7 @@ def _show_list(
     import numpy as np
 
     from rlmrec.data.metadata import item_labels, user_labels
-    from rlmrec.recommend.similar import SIMILAR, similar_holders
+    from rlmrec.recommend.similar import similar_holders
 
     titles = item_labels(dataset)
     answer: list[dict[str, Any]] = [
@@ -253,16 +259,16 @@ def _show_list(
     ]
     shown = [[str(row["id"]), str(row["title"]), f"{row['score']:.3f}"] for row in answer]
     columns = ["id", "item", "score"]
-    if similar is not None:
+    if similar is not None and answer:
         rows = np.array([dataset.items.row(row["id"]) for row in answer], np.int64)
         names = user_labels(dataset)
-        found = similar_holders(*similar, dataset.train.csr(), rows)
+        found = similar_holders(*similar, recommender, rows)
         for row, cells, holders in zip(answer, shown, found, strict=True):
             row["similar_users"] = holders.n
             cells[2:2] = [
                 f"{holders.n}" + ": " * bool(holders.n) + ", ".join(names[user] for user in holders.nearest)
             ]
-        columns[2:2] = [f"of {SIMILAR} similar users"]
+        columns[2:2] = [f"of {found[0].of} similar users"]
     output.table("recommended", columns, shown, text_columns=len(columns) - 1)
     return answer
 

@@ -127,7 +127,7 @@ def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) ->
 def open_text_embeddings(
     workspace: Workspace, run: str, dataset: Dataset, vectors: Workspace | None = None
 ) -> TextEmbeddings | None:
-    """Load the text embeddings that a run was trained with; None if the workspace has others by now, or none.
+    """Load the text embeddings that a run was trained with; None if it was trained without any.
 
     Args:
         workspace: that holds the run.
@@ -136,16 +136,23 @@ def open_text_embeddings(
         vectors: the workspace that holds them; the run's by default. A release has none of its own.
 
     Raises:
-        WorkspaceError: there is no such run, or the file is damaged.
+        WorkspaceError: there is no such run, the workspace has other text embeddings by now or none, or the file is
+            damaged.
+        DataError: the text embeddings are those of another dataset, such as the one before ``rlmrec data append``.
     """
     metrics = read_json(workspace.finished_run(run) / "metrics.json")
     config = metrics.get("config", {}) if isinstance(metrics, dict) else {}
     name = config.get("names", {}).get("semantics")
-    holder = vectors or workspace
-    if name is None or not holder.text_embeddings_path(name).exists():
+    digest = config.get("data", {}).get("texts")
+    if name is None or digest is None:
         return None
-    text_embeddings = holder.text_embeddings(dataset, name)
-    return text_embeddings if text_embeddings.digest == config["data"].get("texts") else None
+    text_embeddings = (vectors or workspace).text_embeddings(dataset, name)
+    if text_embeddings.digest != digest:
+        raise WorkspaceError(
+            f"the text embeddings {name!r} are not those that run {run!r} was trained with: train it again with "
+            "--overwrite"
+        )
+    return text_embeddings
 
 
 def open_explainer(workspace: Workspace, run: str, dataset: Dataset) -> Explainer:

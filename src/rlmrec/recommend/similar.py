@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from rlmrec.linalg import unit_rows
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import Float32Array, IntArray
 
 SIMILAR = 50  # users that count as similar
@@ -19,16 +19,18 @@ class Holders(NamedTuple):
     Args:
         n: how many.
         nearest: rows of the nearest of them, nearest first.
+        of: how many users count as similar at most.
     """
 
     n: int
     nearest: list[int]
+    of: int
 
 
 def similar_holders(
     text: Float32Array,
     users: Float32Array,
-    history: sp.csr_array,
+    recommender: Recommender,
     items: IntArray,
     *,
     similar: int = SIMILAR,
@@ -39,7 +41,7 @@ def similar_holders(
     Args:
         text: float32[d_s], the text vector of the new user.
         users: float32[U, d_s], the text vectors of the users.
-        history: [U, I], the training interactions.
+        recommender: has the interactions that it was trained on; of a final run these are all.
         items: int[n], rows of items.
         similar: how many users count as similar at most, by the cosine of the text vectors, which must be positive.
         nearest: how many of them to return for an item.
@@ -50,5 +52,6 @@ def similar_holders(
     cosines = unit_rows(users) @ (text / max(float(np.linalg.norm(text)), 1e-12))
     rows = np.argsort(-cosines, kind="stable")[:similar]
     rows = rows[cosines[rows] > 0]  # a text without a known word is like none
-    have = history[rows][:, items].toarray() != 0
-    return [Holders(int(of_item.sum()), rows[of_item][:nearest].tolist()) for of_item in have.T]
+    have = recommender.seen[rows][:, items].toarray() != 0
+    of = min(similar, len(users))
+    return [Holders(int(of_item.sum()), rows[of_item][:nearest].tolist(), of) for of_item in have.T]

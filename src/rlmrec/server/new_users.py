@@ -10,7 +10,7 @@ from rlmrec.data.vocabulary import RawId
 from rlmrec.recommend.cold_start import new_user
 from rlmrec.recommend.explain import listed, words_in_common
 from rlmrec.recommend.lists import Rules
-from rlmrec.recommend.similar import SIMILAR, Holders, similar_holders
+from rlmrec.recommend.similar import Holders, similar_holders
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.types import Float32Array, IntArray
@@ -75,7 +75,7 @@ def _why(
             order = np.argsort(-cosines, kind="stable")[:2]
             near = [_item(catalogue, int(mine[place])) for place in order if cosines[place] >= ALIKE]
         similar = holders and schemas.SimilarUsers(
-            of=min(SIMILAR, len(catalogue.recommender.users)),
+            of=holders.of,
             have=holders.n,
             nearest=[_user(catalogue, user) for user in holders.nearest],
         )
@@ -95,7 +95,7 @@ def _holders(catalogue: Catalogue, rows: IntArray, vector: Float32Array | None) 
     texts = catalogue.text_embeddings
     if vector is None or texts is None or len(texts.users) != len(catalogue.recommender.users):
         return [None] * len(rows)
-    return similar_holders(vector, texts.users, catalogue.recommender.seen, rows)
+    return similar_holders(vector, texts.users, catalogue.recommender, rows)
 
 
 def _item(catalogue: Catalogue, row: int) -> schemas.Named:

@@ -181,7 +181,7 @@ class TextEmbeddings:
                 )
         made_for = self.manifest.get("dataset")
         if made_for is not None and made_for != dataset.fingerprint:
-            raise DataError("these text vectors were made for another dataset: run 'rlmrec encode' again")
+            raise DataError("these text vectors were made for another dataset: encode them for this dataset")
         return self
 
     def whitened(
