@@ -1,6 +1,7 @@
 """A shop's way on the command line: choose on held-out orders, train on everything, go on the next day."""
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -308,6 +309,26 @@ def test_lists_by_rules(place, files, call, tmp_path):
     assert found["in_stock"].all()
     assert found["price"].max() < 40
     assert found.group_by("user", "category").len()["len"].max() == 2
+    # A condition that no item fulfils leaves yesterday's file as it is.
+    before = out_file.read_bytes()
+    for condition, told in (
+        (
+            "category = 'Tyres' and price < 40",
+            rf"'{products['category'][0]}'.*price has {products['price'][0]}",
+        ),
+        ("in_stock = true and in_stock = false", r"in_stock has true, false|in_stock has false, true"),
+    ):
+        code, _, err = call(*recommend, "--all", "--out", out_file, "--where", condition)
+        assert (code, out_file.read_bytes()) == (2, before)
+        said = " ".join(err.split())
+        assert f"no item fulfils the condition {condition!r}: " in said.replace('\\"', '"')
+        assert re.search(told, said)
+    (tmp_path / "gone.txt").write_text("gone\n")
+    code, _, err = call(*recommend, "--all", "--out", out_file, "--candidates", tmp_path / "gone.txt")
+    assert (code, out_file.read_bytes()) == (2, before)
+    assert "no item is left" in err
+    said = " ".join(call(*recommend, "--all", "--out", out_file, "--where", "category")[2].split())
+    assert "it is a text, expected an SQL condition such as category = '" in said
     code, out, _ = call(*recommend, "--user", "stranger", "-k", 3)
     assert "user 'stranger' is not in the dataset" in " ".join(out.split())
     code, out, _ = call(*recommend, "--user", "C000001", "-k", 3)

@@ -72,7 +72,8 @@ def recommend(
 
     The file of `--all` has one row per user, in the order of the dataset: `user`, the lists `items` and `scores`, best
     first, and `source`: history, text, or popularity where nothing is known of a user. CSV has one row per item: user,
-    rank, item, score, source. It is written in groups of users, so memory does not grow with their number.
+    rank, item, score, source. It is written in groups of users, so memory does not grow with their number. Where no
+    item fulfils `--where`, the command fails and writes nothing: a file that was there stays.
 
     **Examples:**
 
@@ -110,6 +111,7 @@ def recommend(
     )
     if skipped := lists.allowed(rules)[1]:
         output.say(f"[yellow]{skipped:,} ids of --candidates and --exclude are unknown and skipped[/]")
+    lists.check_some_left(rules)
     if out is not None:
         with (
             open_engine(engine, address, say=output.say) as opened,

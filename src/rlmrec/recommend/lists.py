@@ -169,19 +169,46 @@ class Lists:
         kept = self._filters.get(where)
         if kept is None:
             try:
-                found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"].cast(pl.Boolean)
+                found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"]
+                if found.dtype == pl.String:
+                    raise ConfigError(f"filter {where!r}: it is a text, {self._expected(where)}")
+                found = found.cast(pl.Boolean)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 why = (str(error) or type(error).__name__).splitlines()[0].partition("; valid columns: ")[0]
                 unknown = re.match(r'unable to find column "(.+)"', why)
                 meant = "" if unknown is None else did_you_mean(unknown[1], self.columns.columns)
-                raise ConfigError(
-                    f"filter {where!r}: {why}{meant}; expected an SQL condition such as  in_stock and price < 20  over "
-                    f"the columns {', '.join(self.columns.columns)}"
-                ) from None
+                raise ConfigError(f"filter {where!r}: {why}{meant}; {self._expected()}") from None
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.clear()
             self._filters[where] = kept = found.fill_null(False).to_numpy().astype(bool)
         return kept  # another thread may have cleared the filters
+
+    def _expected(self, column: str = "") -> str:
+        """Say what a condition is, with an example; of a column of text, with one of its values."""
+        example = "in_stock and price < 20"
+        if column in self.columns.columns and (values := _examples(self.columns[column])):
+            example = f"{column} = {values[0]}"
+        return f"expected an SQL condition such as  {example}  over the columns {', '.join(self.columns.columns)}"
+
+    def check_some_left(self, rules: Rules) -> None:
+        """Refuse rules that no item fulfils, by which every list would be empty.
+
+        Raises:
+            ConfigError: there is no such item; the message tells values of the columns of ``where``.
+        """
+        if rules.where is not None and not self.matching(rules.where).any():
+            names = dict.fromkeys(pl.sql_expr(rules.where).meta.root_names())
+            values = [
+                f"{name} has {', '.join(_examples(self.columns[name])) or 'no value'}" for name in names
+            ]
+            told = f": {'; '.join(values)}, for example" if values else ""
+            raise ConfigError(f"no item fulfils the condition {rules.where!r}{told}")
+        mask, _ = self.allowed(rules)
+        if mask is not None and not mask.any():
+            raise ConfigError(
+                "no item is left by the condition, the candidates and the excluded items together: leave one of them "
+                "out"
+            )
 
     def allowed(self, rules: Rules) -> tuple[BoolArray | None, int]:
         """Return bool[I], the items that may be recommended (None: all), and how many ids of the rules are unknown."""
@@ -366,6 +393,15 @@ def _typed(column: pl.Series) -> pl.Series:
         if numbers.null_count() == values.null_count():
             return numbers
     return column
+
+
+def _examples(column: pl.Series) -> list[str]:
+    """Return the first three distinct values of a column as SQL writes them."""
+    values = column.drop_nulls().unique(maintain_order=True).head(3).to_list()
+    return [
+        "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value).lower()
+        for value in values
+    ]
 
 
 def _scaled(scores: Float32Array, free: BoolArray) -> Float32Array:
