@@ -554,6 +554,12 @@ def test_an_added_item_is_recommended_and_survives_a_restart(place):
         assert client.delete("/v1/cold/items/new", headers=BEARER).status_code == 204
         assert client.get("/v1/items/new").status_code == 404
         assert client.delete("/v1/cold/items/new", headers=BEARER).status_code == 404
+        counted = client.get("/metrics").text
+        for told in (
+            '"GET",path="/v1/cold/items",status="200"',
+            '"DELETE",path="/v1/cold/items/{item_id}",status="204"',
+        ):
+            assert f"rlmrec_requests_total{{method={told}}} 1.0" in counted
     other.follow()
     assert "new" not in other.catalogue.recommender.item_ids
 

@@ -60,8 +60,8 @@ def create_app(service: Service, token: str | None = None, limits: Limits | None
     app.state.context = Context(service, token, metrics, limits.texts)
     app.add_middleware(RequestMiddleware, limits=limits, metrics=metrics)
     handle_errors(app)
-    for routes in (users, items, cold, admin):
-        app.include_router(routes.router)
+    for router in (users.router, items.router, cold.guarded, cold.router, admin.router):
+        app.include_router(router)
     app.mount("/web", StaticFiles(directory=admin.WEB))
     return app
 
