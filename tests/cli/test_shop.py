@@ -142,6 +142,23 @@ def test_a_final_run(place, call, name, options):
     assert "trained on everything" in call("compare", "-w", place.path, "live", name)[2]
     again = call("train", "-w", place.path, "--final", "--like", name, "--name", "live")
     assert "already finished" in again[1]
+    said = " ".join(call("train", "-w", place.path, "--final", "--like", "live", "--name", "twin")[1].split())
+    assert "no test figure of its own; neither has live, which is a final run itself" in said
+
+
+def test_a_run_whose_texts_are_switched_off_reads_none(place, call):
+    off = ("--set", "text_weight=0", "--set", "user_text_weight=0")
+    for options in (off, ("--final", "--like", "off")):
+        code, out, err = call(
+            "train", "-w", place.path, *options, "--name", "off" if options is off else "live"
+        )
+        assert code == 0, err
+        assert "texts: none are used with these options" in out
+    for name in ("off", "live"):
+        config = FinishedRun.read(place.finished_run(name)).metrics["config"]
+        assert "texts" not in config["data"]
+        assert "names" not in config
+        assert config["backbone"]["text_weight"] == 0
 
 
 def test_a_final_run_keeps_the_options_of_its_teacher(place, call):

@@ -113,7 +113,7 @@ def train(
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
     from rlmrec.experiments.baselines import default_texts
-    from rlmrec.experiments.run import InitialEmbeddings, run
+    from rlmrec.experiments.run import InitialEmbeddings, read_config, run
     from rlmrec.experiments.spec import RunSpec
     from rlmrec.models import default_backbone
     from rlmrec.registry import short_name
@@ -167,10 +167,13 @@ def train(
         )  # fmt: skip
     metrics = finished.metrics
     if final:
+        figure = f": that of {like} stands for the choice of options"
+        if read_config(place.finished_run(str(like)))["data"].get("final"):
+            figure = f"; neither has {like}, which is a final run itself: see the run whose options it took"
         output.say(
             escape(
                 f"trained on all {len(dataset.everything()):,} interactions like {like}; nothing was held out, so this "
-                f"run has no test figure of its own: that of {like} stands for the choice of options"
+                f"run has no test figure of its own{figure}"
             )
         )
     else:
@@ -269,7 +272,9 @@ def _describe_fit(
     fit = metrics["fit"]
     if texts is not None:
         output.say(escape(f"texts: the text embeddings {texts!r}"))
-    elif getattr(MODELS.resolve(spec.backbone), "reads_text", False):
+    elif not spec.reads_text and getattr(MODELS.resolve(spec.backbone), "reads_text", False):
+        output.say("texts: none are used with these options")
+    elif spec.reads_text:
         output.say("texts: none; 'rlmrec encode' makes text embeddings, then train again with --overwrite")
     if fit.get("chosen"):
         output.say(

@@ -144,6 +144,11 @@ class GraphFilter(ClosedForm):
     Config: ClassVar[type[Config]] = GraphFilterConfig
 
     @classmethod
+    def uses_text(cls, config: Any) -> bool:
+        """Return whether any of the three weights of texts is above 0, or left open."""
+        return any(weight != 0 for weight in (config.text_weight, config.user_text_weight, config.smoothing))
+
+    @classmethod
     def fit(
         cls,
         dataset: Dataset,
