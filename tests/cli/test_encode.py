@@ -97,6 +97,11 @@ def test_the_same_again_asks_nothing_and_a_changed_text_alone(call, place):
     code, result, err = call()
     assert (code, result["skipped"], result["tokens"]) == (0, True, 0)
     assert "kept" in err
+    # What repeats it, in another workspace too: nothing of the price, and no password.
+    address = call.server.url.replace("://", "://me:pw@")
+    _, secret, _ = call("--price", 50, encoder=("--encoder", "openai:fake", "--base-url", address))
+    for told in (result, secret):
+        assert told["command"] == f"rlmrec encode --encoder openai:fake --base-url {call.server.url}"
     assert call.server.requests == before
     dataset = place.dataset()
     titles = dataset.item_texts.with_columns(

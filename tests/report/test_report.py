@@ -601,6 +601,20 @@ def test_the_map_of_texts_is_of_the_vectors_that_runs_were_trained_with(full, tm
     place.text_embeddings_path().rename(place.text_embeddings_path("used"))
     used.shuffled(np.random.default_rng(0)).save(place.text_embeddings_path("another"))
     assert collect(place).text_embeddings.digest == used.digest
+    # Of what no run read, nothing has to be repeated; of all that runs read there is the command.
+    other = used.shuffled(np.random.default_rng(1))
+    other.manifest["command"] = "rlmrec encode --name second --encoder tfidf"
+    other.save(place.text_embeddings_path("second"))
+    run(RunSpec.resolve("graph-filter", options={"text_weight": 0.5}), dataset, other, place.run("by-second"))
+    told = {block.title: block.text for block in record.repeat(collect(place), Options()).blocks[1:]}
+    assert {"the text embeddings used", "the text embeddings second"} <= told.keys()
+    assert "the text embeddings another" not in told
+    assert told["the text embeddings second"].startswith(
+        f"rlmrec encode --name second --encoder tfidf -w {place.path.name}\n\n"
+    )
+    assert "command" not in told["the text embeddings second"].partition("\n\n")[2]
+    shutil.rmtree(place.run("by-second"))
+    place.text_embeddings_path("second").unlink()
     place.text_embeddings_path("used").unlink()
     assert collect(place).text_embeddings.digest == place.text_embeddings(dataset, "another").digest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -137,3 +139,37 @@ def is_given(context: typer.Context, option: str) -> bool:
     """Return whether an option, by the name of its parameter, was set by the user."""
     source = context.get_parameter_source(option)
     return source is not None and source.name != "DEFAULT"
+
+
+def command_line(context: typer.Context, *group: str, without: Collection[str] = ()) -> str:
+    """Return the command that was given, without the workspace, --json and passwords in addresses.
+
+    Args:
+        context: of the command.
+        group: the command's group, such as "data".
+        without: further options that are left out, by the names of their parameters.
+    """
+    words = ["rlmrec", *group, str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        if not is_given(context, name) or name in ("workspace", "as_json", *without):
+            continue
+        option, *_ = parameter.opts
+        if parameter.param_type_name == "argument":
+            words.append(_without_password(str(value)))
+        elif isinstance(value, bool):
+            words.append(option if value else parameter.secondary_opts[0])
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [option, _without_password(str(one))]
+    return shlex.join(words)
+
+
+def _without_password(value: str) -> str:
+    if value.startswith(("http://", "https://")):
+        from rlmrec.http_client import without_secrets
+
+        return without_secrets(value)
+    from rlmrec.data.databases import shown
+
+    return shown(value)

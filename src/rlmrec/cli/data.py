@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, is_given
+from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, command_line
 from rlmrec.cli.output import Output
 from rlmrec.data.lines import Progress
 from rlmrec.data.readers import READERS, Reader
@@ -149,7 +148,7 @@ def make_command(reader: Reader) -> Callable[..., None]:
             dataset = Dataset.from_source(read.pop(), **options)
         if values["strict"]:
             _refuse_findings(dataset.findings, output)
-        dataset.provenance["commands"] = [_command_line(context)]
+        dataset.provenance["commands"] = [command_line(context, "data")]
         _store(dataset, vectors, place, output)
 
     required = [parameter for parameter in own.values() if parameter.default is parameter.empty]
@@ -174,25 +173,6 @@ def make_command(reader: Reader) -> Callable[..., None]:
     examples = "\n\n".join(f"`rlmrec data {example}`" for example in reader.examples)
     command.__doc__ = f"{summary}\n\n**Example:**  {examples}"
     return command
-
-
-def _command_line(context: typer.Context) -> str:
-    """Return the command that was given, without the workspace, --json and the passwords of connection strings."""
-    from rlmrec.data.databases import shown
-
-    words = ["rlmrec", "data", str(context.info_name)]
-    for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
-        if not is_given(context, str(parameter.name)) or parameter.name in ("workspace", "as_json"):
-            continue
-        option, *_ = parameter.opts
-        if parameter.param_type_name == "argument":
-            words.append(shown(str(value)))
-        elif isinstance(value, bool):
-            words.append(option if value else parameter.secondary_opts[0])
-        else:
-            words += [option, shown(str(value))]
-    return shlex.join(words)
 
 
 def _is_argument(parameter: inspect.Parameter) -> bool:
@@ -540,7 +520,7 @@ def append_command(
             _refuse_findings(appended.findings, output)
         if grown is not dataset:
             if made_by := dataset.provenance.get("commands"):  # a dataset made otherwise has none to repeat
-                grown.provenance["commands"] = [*made_by, _command_line(context)]
+                grown.provenance["commands"] = [*made_by, command_line(context, "data")]
             grown.save(place.dataset_path)
     rows = [[label, f"{count:,}"] for label, count in appended.counts.items()]
     rows += [

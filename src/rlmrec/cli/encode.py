@@ -19,6 +19,7 @@ from rlmrec.cli.arguments import (
     RequestsAMinute,
     TokensAMinute,
     WorkspaceOption,
+    command_line,
     is_given,
 )
 from rlmrec.cli.output import Output
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 PROFILES = (*SOURCES, "mean")
 USER_VECTORS = ("profiles", "texts", "mean")
 SHOWN = 20  # refused texts in the output
+# What a repetition may choose anew: how fast, where and at which price texts are encoded.
+NOT_REPEATED = ("concurrency", "rpm", "tpm", "price", "device", "parts_in", "parts_out", "engine", "address")
 USED_WITH_VECTORS = {
     "workspace", "vectors", "user_vectors", "whiten", "name", "item_column", "user_column", "as_json"
 }  # fmt: skip
@@ -166,6 +169,7 @@ def encode(
 
     place, output = Workspace(workspace), Output(as_json)
     path = place.text_embeddings_path(name)  # an invalid name is refused before any work
+    command = command_line(context, without=NOT_REPEATED)
     if vectors is not None:
         unused = [option for option in context.params if is_given(context, option)]
         if unused := [option for option in unused if option not in USED_WITH_VECTORS]:
@@ -177,6 +181,7 @@ def encode(
         )
         if whiten is not None:
             given = given.whitened(whiten, None if of_users is None else given.has_user)
+        given.manifest["command"] = command
         findings = given.findings(place.dataset())
         output.result(_report(path, given, save_if_changed(path, given), findings, output))
         return
@@ -242,6 +247,7 @@ def encode(
             manifest={
                 "made_by": encoder_spec(encoder, base_url, key_env, options),
                 **selection.manifest(item_nodes, user_nodes, on_missing),
+                "command": command,
             },
             engine=opened,
         )  # fmt: skip

@@ -160,6 +160,7 @@ class Inputs:
         experiments: whose records may be in it.
         dataset: None if there is none that can be read.
         text_embeddings: of its runs; None likewise.
+        text_manifests: name → manifest of all text embeddings that its runs read, or of ``text_embeddings`` alone.
         groups: runs on this dataset (without one, on the dataset of most runs) by all but their seed, those without
             alignment first. The trials of sweeps are not among them, nor are the following.
         noisy: trials with noise added to the training split.
@@ -173,6 +174,7 @@ class Inputs:
     experiments: Sequence[Experiment] = ()
     dataset: Dataset | None = None
     text_embeddings: TextEmbeddings | None = None
+    text_manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     noisy: list[Group] = field(default_factory=list)
     shuffled: list[Group] = field(default_factory=list)
@@ -266,7 +268,7 @@ def collect(
     elsewhere = [run.name for run in runs if run not in here]
     if elsewhere:
         inputs.leave_out(f"runs on another dataset: {', '.join(elsewhere)}")
-    inputs.text_embeddings = _text_embeddings(inputs)
+    _read_text_embeddings(inputs)
     return inputs
 
 
@@ -352,16 +354,22 @@ def _read(folder: Path, is_trial: bool) -> Run:
     return run
 
 
-def _text_embeddings(inputs: Inputs) -> TextEmbeddings | None:
-    """Return text embeddings that a run was trained with; if there are none, the first that can be read."""
+def _read_text_embeddings(inputs: Inputs) -> None:
+    """Set the text embeddings that a run was trained with, or the first that can be read, and the manifests of all."""
     dataset = inputs.dataset
     if dataset is None:
-        return None
-    used = {group.first.option("data", "texts") for group in inputs.groups}
-    readable: list[TextEmbeddings] = []
+        return
+    every = (*inputs.groups, *inputs.noisy, *inputs.shuffled, *inputs.others)
+    used = [group.first.option("data", "texts") for group in every]
+    found: dict[str, TextEmbeddings] = {}
     for name in inputs.workspace.text_embeddings_names():
-        readable += _tried(inputs, "", lambda: inputs.workspace.text_embeddings(dataset, name))  # noqa: B023
-    return next((one for one in readable if one.digest in used), readable[0] if readable else None)
+        for one in _tried(inputs, "", lambda: inputs.workspace.text_embeddings(dataset, name)):  # noqa: B023
+            found[name] = one
+    of_runs = {name: one for name, one in found.items() if one.digest in used} or dict([*found.items()][:1])
+    shown = {group.first.option("data", "texts") for group in inputs.groups}
+    of_groups = [one for one in of_runs.values() if one.digest in shown]
+    inputs.text_embeddings = next(iter([*of_groups, *of_runs.values()]), None)
+    inputs.text_manifests = {name: one.manifest for name, one in of_runs.items()}
 
 
 def _without_unset(values: dict[str, Any]) -> dict[str, Any]:

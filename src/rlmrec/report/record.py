@@ -201,6 +201,7 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Return the configuration of everything, and the commands that repeat it."""
     blocks: list[Block] = []
     place = inputs.workspace.path.name or "."
+    workspace = f"-w {shlex.quote(place)}"  # the commands name their files as they were given
     if inputs.groups or inputs.others:
         blocks.append(
             Text(
@@ -216,11 +217,13 @@ def repeat(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
         blocks.append(Code(group.name, f"{command}\n\n{_toml(group.first.config)}".strip()))
     if inputs.dataset is not None:
         made = dict(inputs.dataset.provenance)
-        workspace = f"-w {shlex.quote(place)}"  # the commands name their files as they were given
         commands = "\n".join(f"{command} {workspace}" for command in made.pop("commands", []))
         blocks.append(Code("the dataset", f"{commands}\n\n{_toml(made)}".strip()))
-    if inputs.text_embeddings is not None:
-        blocks.append(Code("the text embeddings", _toml(inputs.text_embeddings.manifest)))
+    for name, manifest in inputs.text_manifests.items():
+        kept = dict(manifest)
+        own = "" if name == DEFAULT_TEXT_EMBEDDINGS else f" {name}"
+        command = f"{kept.pop('command')} {workspace}" if "command" in kept else ""
+        blocks.append(Code(f"the text embeddings{own}", f"{command}\n\n{_toml(kept)}".strip()))
     return Section("repeat", "How to repeat it", blocks) if blocks else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -339,7 +339,9 @@ class TextEmbeddings:
         }
         sections = {"Load": LOAD.format(repo=repo), "Limits": LIMITS}
         with TemporaryDirectory() as temporary:
-            self.save(Path(temporary) / ON_HUB)
+            # The command names files of this machine, which are nobody else's business.
+            manifest = {name: value for name, value in self.manifest.items() if name != "command"}
+            replace(self, manifest=manifest).save(Path(temporary) / ON_HUB)
             card = hub.model_card(f"Text vectors {repo}", facts, sections, license)
             return hub.push([Path(temporary) / ON_HUB], repo, card, public)
 
