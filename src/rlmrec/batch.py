@@ -88,9 +88,7 @@ def available_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError):  # PyTorch's ways of saying no
         found = None
     if found is None or found.type not in present:
-        raise ConfigError(
-            f"device {str(device)!r} is not available here: expected one of {', '.join(present)}"
-        )
+        raise ConfigError(f"device {str(device)!r} is not available here: expected {' or '.join(present)}")
     return found
 
 

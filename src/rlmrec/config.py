@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlmrec.errors import ConfigError, expectation
+from rlmrec.errors import ConfigError, did_you_mean, expectation
 
 
 class Config(BaseModel):
@@ -76,7 +76,10 @@ def make(kind: type[C], values: Mapping[str, Any]) -> C:
             name = ".".join(str(part) for part in problem["loc"]) or kind.__name__
             if problem["type"] == "extra_forbidden":
                 known = ", ".join(kind.model_fields)
-                problems.append(f"unknown option {name!r}; {kind.__name__} has {known or 'no options'}")
+                meant = did_you_mean(name, kind.model_fields)
+                problems.append(
+                    f"unknown option {name!r}{meant}: expected {f'one of {known}' if known else 'none'}"
+                )
             else:
                 problems.append(f"{name} = {problem['input']!r}: {expectation(problem['msg']).lower()}")
         raise ConfigError("; ".join(problems)) from None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError, did_you_mean
 from rlmrec.files import locked
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
@@ -136,10 +136,11 @@ class Workspace:
         old = self.path / "semantics.safetensors"
         if old.exists() and name == DEFAULT_TEXT_EMBEDDINGS:
             raise WorkspaceError(f"{old} lies where earlier versions looked for it: move it to {path}")
-        known = ", ".join(self.text_embeddings_names()) or "none yet"
+        names = self.text_embeddings_names()
+        known = ", ".join(names) or "none yet"
         raise WorkspaceError(
-            f"no text vectors {name!r} in {self.path}: there are {known}; make them with 'rlmrec encode'"
-            + ("" if name == DEFAULT_TEXT_EMBEDDINGS else f" --name {name}")
+            f"no text vectors {name!r} in {self.path}{did_you_mean(name, names)}: there are {known}; make them "
+            "with 'rlmrec encode'" + ("" if name == DEFAULT_TEXT_EMBEDDINGS else f" --name {name}")
         )
 
     def run(self, name: str) -> Path:
@@ -182,7 +183,9 @@ class Workspace:
                 f"run {name!r} is not finished: give the same 'rlmrec train' command again to resume it"
             )
         names = sorted(path.parent.name for path in self.path.glob("runs/[!.]*/metrics.json"))
-        raise WorkspaceError(f"no run {name!r} in {self.path}: there are {', '.join(names) or 'none yet'}")
+        raise WorkspaceError(
+            f"no run {name!r} in {self.path}{did_you_mean(name, names)}: there are {', '.join(names) or 'none yet'}"
+        )
 
     def recommender_path(self, run: str) -> Path:
         """Return the folder of a finished run's recommender, which also holds its index and cold-start model.

@@ -341,7 +341,10 @@ def test_whitened_vectors_of_two_encoders_encode_new_texts_alike(call, place):
     again = encoder_of(found.manifest, folder=place.encoders_path)
     np.testing.assert_allclose(again.encode(texts[3:4]), found.items[[3]], atol=1e-5)
     code, _, err = call("--set", "size=3", encoder=("--encoder", "tfidf+tfidf"))
-    assert (code, "none of tfidf, tfidf has that option" in err) == (2, True)
+    assert (code, "none of tfidf, tfidf has the option 'size': expected one of dim" in err) == (2, True)
+    code, _, err = call("--set", "dimm=3", encoder=("--encoder", "tfidf"))
+    assert (code, "unknown option 'dimm' (did you mean 'dim'?): expected one of dim" in err) == (2, True)
+    assert "Config" not in err
     code, _, err = call("--whiten", 2)
     assert code == 2
     assert "'--whiten'" in err

@@ -311,6 +311,7 @@ def test_publishing(place, files, call):
 def test_lists_by_rules(place, files, call, tmp_path):
     assert call("train", "-w", place.path, "--name", "live")[0] == 0
     (tmp_path / "stock.txt").write_text("p00001\np00002\np00007\ngone\n")
+    (tmp_path / "one.txt").write_text("p00001\n")
     recommend = ("recommend", "-w", place.path, "--run", "live")
     code, out, err = call(*recommend, "--user", "c000001", "--candidates", tmp_path / "stock.txt", "--json")
     assert code == 0, err
@@ -348,6 +349,15 @@ def test_lists_by_rules(place, files, call, tmp_path):
     assert "it is a text, expected an SQL condition such as category = '" in said
     code, out, _ = call(*recommend, "--user", "stranger", "-k", 3)
     assert "user 'stranger' is not in the dataset" in " ".join(out.split())
+    assert "history" not in out
+    code, out, _ = call(
+        *recommend, "--all", "--out", tmp_path / "few.csv", "-k", 3, "--candidates", tmp_path / "stock.txt",
+        "--exclude", tmp_path / "one.txt", "--where", "id <> 'p00007'",
+    )  # fmt: skip
+    listed, n_users = len(pl.read_csv(tmp_path / "few.csv")), place.dataset().n_users
+    assert f"{listed / n_users:.1f} instead of 3 for each on average" in " ".join(out.split())
+    meant = call("recommend", "-w", place.path, "--run", "liv", "--user", "c000001")[2]
+    assert "(did you mean 'live'?): there are live" in " ".join(meant.split())
     code, out, _ = call(*recommend, "--user", "C000001", "-k", 3)
     assert "user 'C000001' is not in the dataset (did you mean 'c000001'?); here is" in " ".join(out.split())
     assert "(did you mean 'price'?)" in call(*recommend, "--user", "c000001", "--where", "PRICE < 3")[2]

@@ -210,7 +210,7 @@ def test_nothing_to_validate_on(toy):
 
 
 def test_a_device_that_is_not_there(toy):
-    with pytest.raises(ConfigError, match=r"device 'abacus' is not available here: expected one of cpu"):
+    with pytest.raises(ConfigError, match=r"device 'abacus' is not available here: expected cpu"):
         train(*make(toy), toy[0], SHORT, device="abacus")
 
 

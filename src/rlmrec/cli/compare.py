@@ -220,7 +220,7 @@ def show_significance(comparisons: Comparisons, output: Output) -> None:
                     rows.append(
                         [name, metric, over, shown, f"{tests.p_holm:.2g}", f"{tests.p_wilcoxon_holm:.2g}"]
                     )
-    columns = ["run", "metric", "over", "difference, 95 %", "p, t", "p, Wilcoxon"]
+    columns = ["run", "metric", "tested over", "difference, 95 %", "p, t", "p, Wilcoxon"]
     output.table(
         "p-values after Holm's correction; each interval is of its difference alone",
         columns,

@@ -120,7 +120,10 @@ def recommend(
             written = write_lists(lists, out, k, rules, update, engine=opened)
         n_users, listed_items, sources = len(recommender.users), written.listed, written.sources
         full = (
-            "" if listed_items == k * n_users else f", {k * n_users - listed_items:,} fewer than {k} for each"
+            ""
+            if listed_items == k * n_users
+            else f", {listed_items / n_users:.1f} instead of {k} for each on average, as there were no more to choose "
+            "from"
         )
         output.say(f"wrote {escape(str(out))}: {listed_items:,} items for {n_users:,} users{full}")
         if sources["popularity"]:
@@ -191,15 +194,15 @@ def show_recommendations(
         for raw, score in zip(found.items, found.scores.tolist(), strict=True)
     ]
     shown = history[: max(k, 10)]
+    count = f"{len(history)} item{'s' * (len(history) != 1)} in training, {len(shown)} shown"
     left = [*shown, *[""] * (len(answer) - len(shown))]
     right = [[str(row["id"]), str(row["title"]), f"{row['score']:.3f}"] for row in answer]
     right += [["", "", ""]] * (len(left) - len(right))
-    output.table(
-        f"user {user}",
-        [f"history ({len(history)} items in training, {len(shown)} shown)", "id", "recommended", "score"],
-        [[item, *cells] for item, cells in zip(left, right, strict=True)],
-        text_columns=3,
-    )
+    columns, rows = ["id", "recommended", "score"], right
+    if history:  # of an unknown user there is no column to be empty
+        columns = [f"history ({count})", *columns]
+        rows = [[item, *cells] for item, cells in zip(left, right, strict=True)]
+    output.table(f"user {user}", columns, rows, text_columns=len(columns) - 1)
     if found.source == "popularity" and known:
         output.say("this user has no training interaction: the list is what is popular")
     return answer, found.source

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import RlmrecError, UnknownIdError
+from rlmrec.errors import RlmrecError, UnknownIdError, did_you_mean
 from rlmrec.files import read_json
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
@@ -53,7 +53,10 @@ class Runs:
         if kept is not None:
             return kept
         if name not in self.names():
-            raise UnknownIdError(f"no finished run {name!r}: there are {', '.join(self.names())}")
+            names = self.names()
+            raise UnknownIdError(
+                f"no finished run {name!r}{did_you_mean(name, names)}: there are {', '.join(names)}"
+            )
         with self._lock:
             opening = self._opening.setdefault(name, threading.Lock())
         with opening:  # who asks for another run meanwhile does not wait

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmrec.config import Config, make
-from rlmrec.errors import ConfigError, WorkspaceError
+from rlmrec.errors import ConfigError, WorkspaceError, did_you_mean
 from rlmrec.http_client import without_secrets
 from rlmrec.registry import construct, is_path
 from rlmrec.text import ENCODERS
@@ -76,7 +76,12 @@ def _combined(
     """Make the encoders of a combination; each gets the options that it has and, if it is one, the endpoint."""
     known = [_options_of(part) for part in parts]
     if unknown := set(options).difference(*known):
-        raise ConfigError(f"--set {', '.join(sorted(unknown))}: none of {', '.join(parts)} has that option")
+        names = sorted(set().union(*known))
+        listed = ", ".join(f"{name!r}{did_you_mean(name, names)}" for name in sorted(unknown))
+        raise ConfigError(
+            f"--set: none of {', '.join(parts)} has the option {listed}: expected "
+            + (f"one of {', '.join(names)}" if names else "none")
+        )
     if base_url is not None and not any(part.startswith("openai:") for part in parts):
         raise ConfigError(f"--base-url belongs to --encoder openai:MODEL, not to {'+'.join(parts)!r}")
     return CombinedEncoder(
