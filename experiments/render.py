@@ -15,7 +15,8 @@ from rlmrec.report.history import NAME, gain_chart
 from rlmrec.report.tables import as_markdown
 
 HERE = Path(__file__).parent
-PLANS = [*grids(), Experiment.read(HERE / "distilled.toml")]
+OWN = {"distilled": "experiments/distilled.toml"}  # experiments of this folder
+PLANS = [*grids(), *(Experiment.read(HERE.parent / path) for path in OWN.values())]
 INTRODUCTION = """\
 # Experiments
 
@@ -35,7 +36,9 @@ def readme(results: Path) -> str:
     parts = [INTRODUCTION + _older_results(results)]
     for name in sorted(tables):
         if tables[name]:
-            command = f"paper {STUDIES[name].command}" if name in STUDIES else f"experiment {name}"
+            command = (
+                f"paper {STUDIES[name].command}" if name in STUDIES else f"experiment {OWN.get(name, name)}"
+            )
             parts.append(f"{as_markdown(tables[name])}\n`rlmrec {command}`\n")
     missing = [name for name in sorted(tables) if not tables[name]]
     return "\n".join([*parts, *([f"Not run yet: {', '.join(missing)}.\n"] if missing else [])])
