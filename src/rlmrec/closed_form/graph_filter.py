@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -72,7 +72,7 @@ NEW_ITEM_WEIGHT, SPREAD_ITEMS = 0.4, 1000
 # Weight of popularity and item texts that validation left out: too small to change a ranking of known items that
 # anything else speaks for, but popularity orders the others, and a new item's text finds its users by it.
 CARRIED = 1e-3
-DROWNS = 2.0  # weight of popularity above which a text is also tried with smaller ones
+DROWNS = 2.0  # weight of popularity beside which no text shows: texts are then chosen beside smaller ones
 WEIGHT_NAMES = {
     "neighbours": "neighbour_weight",
     "popularity": "popularity_weight",
@@ -593,7 +593,8 @@ class _Fit:
     def _choose_weights(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
         """v, p, w and s, one after the other and once more; a text whose gain is not beyond chance is left out.
 
-        Popularity comes before the texts, so that nothing is put down to them that it does as well.
+        Popularity comes before the texts, so that nothing is put down to them that it does as well. Where it drowns
+        everything else, texts are chosen beside smaller weights of it.
         """
         given = {name: getattr(self.config, option) for name, option in WEIGHT_NAMES.items()}
         present = {
@@ -611,49 +612,63 @@ class _Fit:
             return
         self._score_parts(item_texts, user_texts)
         free = [name for name, there in present.items() if there and given[name] is None]
-        added = [name for name in free if name != "neighbours"]
-        self.weights |= {name: WEIGHTS[name][0] for name in added}
-        for name in added:
-            before, popularity = self._quality(), self.weights["popularity"]
-            after = self._pick(name, self._beside(name, given["popularity"] is None))
-            if name != "popularity" and not self._is_better(name, before, after):
-                self.weights |= {name: 0.0, "popularity": popularity}
+        texts = [name for name in free if name in ("item_text", "user_text")]
+        self.weights |= dict.fromkeys(texts, 0.0)
+        if "popularity" in free:
+            self._pick("popularity")
+        if "popularity" in free and texts and self.weights["popularity"] > DROWNS:
+            self._add_texts_beside_popularity(texts)
+        else:
+            for name in texts:
+                self._add_text(name)
         for name in [name for name in free if self.weights[name] > CARRIED]:
             self._pick(name)
         quality = self._quality()
         self.figures = quality.figures()
         self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
 
-    def _beside(self, name: str, is_free: bool) -> tuple[float, ...]:
-        """The weights of popularity that a part is tried with: no text shows beside one that drowns the filter."""
-        chosen = self.weights["popularity"]
-        if name == "popularity" or not is_free or chosen <= DROWNS:
-            return (chosen,)
-        return tuple(weight for weight in WEIGHTS["popularity"] if weight <= chosen)
+    def _add_texts_beside_popularity(self, texts: list[str]) -> None:
+        """Choose the weights of the texts beside each smaller weight of popularity, then that of popularity again.
 
-    def _is_better(self, name: str, before: Quality, after: Quality) -> bool:
-        gain, error = after.gain_over(before)
+        All weights stay as they were if the best of this does not gain more than chance over popularity alone.
+        """
+        without, quality, notes = dict(self.weights), self._quality(), list(self.notes)
+        found: list[tuple[Quality, dict[str, float], list[str]]] = []
+        for start in WEIGHTS["popularity"]:
+            if start <= without["popularity"]:
+                self.weights, self.notes = {**without, "popularity": start}, []
+                for name in texts:
+                    self._add_text(name)
+                found.append((self._pick("popularity"), dict(self.weights), self.notes))
+        best, weights, said = max(found, key=lambda one: one[0].mean)
+        gain, error = best.gain_over(quality)
+        self.weights, self.notes = weights, notes + said
+        if gain <= error:
+            self.weights = without
+            self.notes.append(
+                f"texts: not used, beside popularity validation changes by {gain:+.4f} (standard error {error:.4f})"
+            )
+
+    def _add_text(self, name: str) -> None:
+        """Choose the weight of a text, which stays 0 if the gain is not beyond chance."""
+        before = self._quality()
+        gain, error = self._pick(name).gain_over(before)
         kept = gain > error
+        if not kept:
+            self.weights[name] = 0.0
         self.notes.append(
             f"{name.replace('_', ' ')}: {'used' if kept else 'not used'}, "
             f"validation changes by {gain:+.4f} (standard error {error:.4f})"
         )
-        return kept
 
-    def _pick(self, name: str, beside: tuple[float, ...] = ()) -> Quality:
-        """Set the weight that ranks best, the others staying, but for popularity where ``beside`` has several of it."""
+    def _pick(self, name: str) -> Quality:
+        """Set the weight that ranks best, the others staying."""
         assert self.validation is not None
-        tried = [
-            {name: weight, **({"popularity": popularity} if len(beside) > 1 else {})}
-            for popularity in (beside if len(beside) > 1 else (0.0,))
-            for weight in WEIGHTS[name]
-        ]
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            others = self._sum(block, leave_out=tried[0])
-            parts = {one: self.parts[one][block] for one in tried[0]}
-            for weights in tried:
-                yield others + sum(np.float32(weight) * parts[one] for one, weight in weights.items())
+            others, part = self._sum(block, leave_out=name), self.parts[name][block]
+            for weight in WEIGHTS[name]:
+                yield others + np.float32(weight) * part
 
         results = self.validation.qualities(scores)
         best = int(np.argmax([quality.mean for quality in results]))
@@ -661,10 +676,9 @@ class _Fit:
         if name == "neighbours" and self.trial_users is not None:
             gain, error = results[best].gain_over(results[0])
             best = best if gain > error else 0
-        for weights, quality in zip(tried, results, strict=True):
-            named = {WEIGHT_NAMES[one]: weight for one, weight in weights.items()}
-            self.trials.append({**named, **quality.figures()})
-        self.weights |= tried[best]
+        for weight, quality in zip(WEIGHTS[name], results, strict=True):
+            self.trials.append({WEIGHT_NAMES[name]: weight, **quality.figures()})
+        self.weights[name] = WEIGHTS[name][best]
         return results[best]
 
     def _quality(self) -> Quality:
@@ -672,11 +686,11 @@ class _Fit:
         assert self.validation is not None
         return self.validation.quality(self._sum)
 
-    def _sum(self, block: slice, leave_out: Collection[str] = ()) -> Float32Array:
+    def _sum(self, block: slice, leave_out: str = "") -> Float32Array:
         """float32[B, I]: the weighted sum of the parts."""
         total = self.parts["filter"][block].copy()
         for name, weight in self.weights.items():
-            if weight and name not in leave_out:
+            if weight and name != leave_out:
                 total += np.float32(weight) * self.parts[name][block]
         return total
 
