@@ -196,12 +196,16 @@ def test_a_model_stored_without_popularity_is_restored(noisy):
 
 @pytest.mark.parametrize("history", [1, 2])
 def test_short_histories_are_ranked_no_worse_than_by_popularity(noisy, history):
-    dataset, _ = noisy
+    dataset, texts = noisy
     short = cut_history(dataset, history)
     values = [
         evaluate(kind.fit(short), short, k=(20,)).metrics()["recall@20"] for kind in (GraphFilter, Popularity)
     ]
     assert values[0] > 0.98 * values[1]
+    # Texts are found beside popularity, however large its weight.
+    model = GraphFilter.fit(short, texts)
+    assert model.record["chosen"]["user_text_weight"] > 0
+    assert evaluate(model, short, k=(20,)).metrics()["recall@20"] > 1.1 * max(values)
     # The smallest weight only orders what would tie: items that nothing else speaks for.
     tied, without = (
         GraphFilter.fit(short, config=GraphFilterConfig(**OPTIONS | {"popularity_weight": weight}))

@@ -671,7 +671,12 @@ class _Fit:
                 yield others + np.float32(weight) * part
 
         results = self.validation.qualities(scores)
-        best = int(np.argmax([quality.mean for quality in results]))
+        means = [quality.mean for quality in results]
+        best = int(np.argmax(means))
+        if (
+            name == "popularity" and means[-1] == means[best]
+        ):  # the filter says nothing: it must not be left to ties
+            best = len(means) - 1
         # In large data item neighbours double the time of a list.
         if name == "neighbours" and self.trial_users is not None:
             gain, error = results[best].gain_over(results[0])
