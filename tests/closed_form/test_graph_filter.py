@@ -182,6 +182,19 @@ def test_state_round_trip(noisy, fitted):
     np.testing.assert_array_equal(restored.add_items(texts.items[:2]), fitted.add_items(texts.items[:2]))
 
 
+def test_a_recommender_with_items_added_is_stored_and_restored(noisy, fitted, tmp_path):
+    dataset, texts = noisy
+    more = Recommender.of_model(dataset, fitted).with_items(["new", "newer"], fitted.add_items(texts.items[:2]))
+    more.save(tmp_path / "recommender")
+    again = Recommender.load(tmp_path / "recommender")
+    for items in (["new", dataset.items.id(3)], [dataset.items.id(5)]):
+        one, two = (recommender.recommend_from_items(items, k=30) for recommender in (more, again))
+        assert one[0].tolist() == two[0].tolist()
+        np.testing.assert_array_equal(one[1], two[1])
+    user = dataset.users.id(7)
+    assert again.recommend(user, k=20)[0].tolist() == more.recommend(user, k=20)[0].tolist()
+
+
 def test_a_model_stored_without_popularity_is_restored(noisy):
     config = GraphFilterConfig(**OPTIONS | {"popularity_weight": 0})
     model = GraphFilter.fit(*noisy, config)

@@ -190,6 +190,21 @@ class Backbone(Labelled, nn.Module):
         del x, graph
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
+    def initial_for(self, final: Tensor, graph: Graph) -> Tensor:
+        """Return initial embeddings x whose final embeddings are near given ones; by default these themselves.
+
+        Training may begin there (``initial_embeddings=spectral``). A subclass whose ``encode`` is linear can do better.
+
+        Args:
+            final: [e_u ; e_v], (N, r), r at most d.
+            graph: of the training interactions.
+
+        Returns:
+            x, (N, r).
+        """
+        del graph
+        return final
+
     def split(self, nodes: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return final embeddings (N, d') as those of users (U, d') and items (I, d'), with all processes' columns."""
         return graph.split(nodes if self.columns is None else self.columns.gather(nodes))

@@ -234,7 +234,12 @@ class SparseParts:
         matrices = {name: sparse_from_state(name, arrays) for name in MATRICES}
         rule = None
         if rule_name is not None:
-            shared = {name: array for name, array in arrays.items() if name.startswith("neighbours.")}
+            graph = matrices["neighbours"]
+            if (
+                graph is not None and graph.shape[0] > n_items
+            ):  # items were added, which the rule does not know
+                graph = sp.csr_array(graph[:n_items, :n_items])
+            shared = {} if graph is None else sparse_state("neighbours", graph)
             rule = RULES[rule_name].from_state(nested("rule", arrays) | shared)
         user_texts = matrix(arrays, "user_texts") if "user_texts" in arrays else None
         return cls(n_items, rule, user_texts=user_texts, **matrices)
@@ -243,19 +248,19 @@ class SparseParts:
         """Fold in one history and one text, so that arrays of a rule that do not fit together are found at once.
 
         Args:
-            n_items: I of the recommender.
+            n_items: I of the recommender, items that were added later included.
             size: of its embeddings.
             text_size: of the texts that the rule reads; None if it reads none.
 
         Raises:
             DataError: they do not fit.
         """
-        if self.n_items != n_items:
+        if not 0 <= self.n_items <= n_items:
             raise DataError(f"the rule is for {self.n_items} items, there are {n_items}")
         if self.rule is None:
             return
         text = None if text_size is None or not self.reads_texts else np.zeros(text_size, np.float32)
-        rows = np.arange(min(2, n_items))
+        rows = np.arange(min(2, self.n_items))
         parts = self.fold_in(rows, None, text, n_items)
         shares = self.rule.split(rows, np.ones(len(rows), np.float32), text)
         if parts.vectors.shape != (1, size) or shares.shape != (len(rows) + 1, size):

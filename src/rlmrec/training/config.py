@@ -32,8 +32,8 @@ class TrainConfig(Config):
     )
     initial_embeddings: Literal["random", "spectral"] = Field(
         default="random",
-        description="where training begins. random: the paper's; spectral: the leading singular vectors of the "
-        "interactions, which saves most of the epochs in large data",
+        description="where training begins. random: the paper's; spectral: at a low-rank filter of the interactions, "
+        "which saves most of the epochs in large data",
     )
     compile: bool = Field(
         default=False,

@@ -349,16 +349,16 @@ class _Run:
         self.model = nn.ModuleDict({"backbone": backbone, "alignment": alignment}).to(device)
         self.columns = Columns.current()
         check_options(backbone, config, device)
+        dtype = next(backbone.parameters()).dtype
+        self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         is_new = folder is None or not any(folder.glob("checkpoint-*.safetensors"))
         if config.initial_embeddings == "spectral" and is_new:
-            put_spectral_embeddings(backbone, dataset, seed, Shards.current())
+            put_spectral_embeddings(backbone, dataset, self.graph, seed, Shards.current())
         shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         if self.columns is not None:
             self.columns.split(backbone, alignment)
             self.columns.wait()  # until the first has set aside what it overwrites
         self.dataset, self.config, self.folder = dataset, config, folder
-        dtype = next(backbone.parameters()).dtype
-        self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         self.sampler = Sampler(dataset.train, config.batch_size, device, dataset.users)
         self.validation_users = validation_sample(dataset, config.validation_users, seed)
         self.device_validation = (
