@@ -72,7 +72,8 @@ def index(folder: Path) -> dict[str, Any]:
     if len(recommender.items) < EXACT_BELOW:
         return {"index": None}
     built = recommender.build_index()
-    built.save(folder / "recommender")
+    if built.is_faster:
+        built.save(folder / "recommender")
     return {"index": built.manifest}
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,9 @@ from rlmrec.cli.ids import parse_id_lists
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import UnknownIdError
+from rlmrec.recommend import index
 from rlmrec.recommend.cold_start import ColdStart
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
@@ -260,6 +263,28 @@ def test_index_is_not_needed_here(call):
     code, out, _ = call("index", "--run", "con", "--json")
     assert code == 0
     assert last_json(out) == {"run": "con", "built": False, "items": 45}
+
+
+def test_an_index_that_is_slower_than_exact_search_is_not_kept(call, monkeypatch):
+    kept = []
+    manifest = {
+        "kind": "IVF4,Flat",
+        "seconds": 1.0,
+        "probes": 4,
+        "milliseconds": {"exact": 0.7, "index": 9.7},
+    }
+    built = SimpleNamespace(manifest=manifest, recall=0.99, is_faster=False, save=kept.append)
+    monkeypatch.setattr(Recommender, "build_index", lambda *_: built)
+    monkeypatch.setattr(index, "EXACT_BELOW", 10)
+    code, out, err = call("index", "--run", "con", "--json")
+    assert code == 0
+    assert not last_json(out)["built"]
+    assert not kept
+    assert "9.7 ms, by exact search in 0.7 ms" in " ".join(err.split())
+    assert "exact search is faster for this run" in " ".join(err.split())
+    code, out, _ = call("index", "--run", "con", "--force", "--json")
+    assert last_json(out)["built"]
+    assert len(kept) == 1
 
 
 def test_export(call, tmp_path):

@@ -184,7 +184,9 @@ def test_state_round_trip(noisy, fitted):
 
 def test_a_recommender_with_items_added_is_stored_and_restored(noisy, fitted, tmp_path):
     dataset, texts = noisy
-    more = Recommender.of_model(dataset, fitted).with_items(["new", "newer"], fitted.add_items(texts.items[:2]))
+    more = Recommender.of_model(dataset, fitted).with_items(
+        ["new", "newer"], fitted.add_items(texts.items[:2])
+    )
     more.save(tmp_path / "recommender")
     again = Recommender.load(tmp_path / "recommender")
     for items in (["new", dataset.items.id(3)], [dataset.items.id(5)]):

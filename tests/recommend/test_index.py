@@ -6,7 +6,9 @@ import scipy.sparse as sp
 
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.recommend import index as index_module
 from rlmrec.recommend import index as module
+from rlmrec.recommend import search
 from rlmrec.recommend.index import Index, build_index
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.sparse_parts import SparseParts
@@ -52,6 +54,23 @@ def test_a_recall_of_one_is_exact(vectors):
     users, items = vectors
     built = build_index(items, users, recall=1.0)
     np.testing.assert_array_equal(built.search(users, 5)[0], exact(users, items, 5))
+
+
+def test_searches_are_timed_for_one_user_each(vectors, index, monkeypatch):
+    assert set(index.manifest["milliseconds"]) == {"exact", "index"}
+    assert min(index.manifest["milliseconds"].values()) > 0
+    users, items = vectors
+    sample = search.Queries(300, users.__getitem__)
+    one = search.exact(sample.row(7), items, 5)[0]
+    np.testing.assert_array_equal(one, exact(users[7:8], items, 5))
+    for times, faster in (([0.7, 9.7], False), ([2.0, 0.4], True)):
+        left = iter(times)
+        monkeypatch.setattr(index_module, "_milliseconds", lambda work, rows, left=left: next(left))
+        built = build_index(items, users, recall=0.5)
+        assert built.manifest["milliseconds"] == dict(zip(("exact", "index"), times, strict=True))
+        assert built.is_faster is faster
+    del built.manifest["milliseconds"]  # as version 0.1 stored it
+    assert built.is_faster
 
 
 def test_the_same_seed_gives_the_same_index(vectors, index):

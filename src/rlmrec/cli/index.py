@@ -15,14 +15,17 @@ def index(
     recall: Annotated[
         float, typer.Option(help="Recall of the exact 20 best items that the index must reach.")
     ] = 0.95,
-    force: Annotated[bool, typer.Option("--force", help="Build it even if exact search is faster.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build and keep it even if exact search is faster.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the clusters and of the sample.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Build an approximate index for a large catalogue, which recommendations then use.
 
-    Below 200,000 items, exact search is fast enough and nothing is built without `--force`. Above 10 million the
-    index keeps short codes instead of vectors (product quantisation), and the best candidates are scored again exactly.
+    Below 200,000 items, exact search is fast enough and nothing is built without `--force`. Above, both are timed on
+    users of the run, and an index that is slower than exact search is not kept. Above 10 million items the index
+    keeps short codes instead of vectors (product quantisation), and the best candidates are scored again exactly.
 
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
@@ -44,7 +47,6 @@ def index(
     size = estimate_bytes(n_items, recommender.items.shape[1])
     output.say(f"the index will take about {size / 2**20:,.0f} MiB, on disk and in memory")
     built = recommender.build_index(recall, seed)
-    built.save(place.recommender_path(run))
     output.say(
         f"{built.manifest['kind']} over {n_items:,} items in {built.manifest['seconds']:.1f} s: recall@20 "
         f"{built.recall:.4f} against exact search, {built.manifest['probes']} clusters/query"
@@ -54,4 +56,11 @@ def index(
             else ""
         )
     )
-    output.result({"run": run, "built": True, **built.manifest})
+    times = built.manifest["milliseconds"]
+    output.say(f"one user in {times['index']:g} ms, by exact search in {times['exact']:g} ms (medians)")
+    kept = built.is_faster or force
+    if kept:
+        built.save(place.recommender_path(run))
+    else:
+        output.say("exact search is faster for this run, so the index is not kept (--force keeps it)")
+    output.result({"run": run, "built": kept, **built.manifest})

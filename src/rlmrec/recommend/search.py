@@ -37,6 +37,20 @@ class Queries(NamedTuple):
     sparse: Callable[[slice], UserParts] | None = None
     added: Callable[[slice], sp.csr_array] | None = None
 
+    def row(self, row: int) -> Queries:
+        """Return one of the queries alone; without ``sparse``."""
+        excluded, added = self.excluded, self.added
+
+        def only(_: slice) -> slice:
+            return slice(row, row + 1)
+
+        return Queries(
+            1,
+            lambda block: self.vectors(only(block)),
+            None if excluded is None else lambda block: excluded(only(block)),
+            added=None if added is None else lambda block: added(only(block)),
+        )
+
     def among(self, columns: IntArray) -> Queries:
         """Return the same queries over these columns (items) alone."""
         excluded = self.excluded
