@@ -9,15 +9,16 @@ from difflib import get_close_matches
 from typing import Any
 
 LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
+CLOSE = 0.65  # of difflib's ratio: "eval" is close to "evaluate", "interactions" not to "min-rating"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close.
 
-    Case does not count.
+    Neither case nor the dashes before an option count.
     """
-    by_case = {one.casefold(): one for one in known}
-    close = get_close_matches(name.casefold(), by_case, n=1)
+    by_case = {one.casefold().lstrip("-"): one for one in known}
+    close = get_close_matches(name.casefold().lstrip("-"), by_case, n=1, cutoff=CLOSE)
     return f" (did you mean {by_case[close[0]]!r}?)" if close else ""
 
 

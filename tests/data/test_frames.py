@@ -1,5 +1,6 @@
 """Data frames give what the same CSV gives, and name what is wrong with them."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -211,7 +212,10 @@ def test_reprs_help():
     assert repr(made).startswith(
         "Dataset('shop': 30 users x 25 items, interactions 240 train / 80 valid / 80 test"
     )
-    assert repr(made).endswith("item texts: name, pages)")
+    assert repr(made).endswith("item texts: name)")
+    page = made._repr_html_()
+    assert re.search("texts of items<[^>]*><[^>]*>name<", page)
+    assert re.search("other columns of items<[^>]*><[^>]*>pages<", page)
     assert repr(made.items) == "Vocabulary(25 items: 0, 1, 2, …)"
     assert repr(made.train) == "Interactions(240 of 30 users with 25 items; rating)"
 

@@ -124,7 +124,9 @@ def test_pairs_count_by_the_sum_of_their_weights(tmp_path, least, expected):
     (found,) = [found for found in source.findings if found.kind == "weight"]
     assert found.count == 6 - len(expected)
     assert found.example == "0 of user '1' with item 'a'"
-    with pytest.raises(DataError, match="no pair of user and item has enough weight; the largest sum is 3"):
+    with pytest.raises(
+        DataError, match="has enough weight, such as 0 of user '1' with item 'a'; expected at least 9"
+    ):
         read_tables(tmp_path / "t.csv", weight_column="n", min_weight=9)
     with pytest.raises(ConfigError, match="needs a column of weights"):
         read_tables(tmp_path / "t.csv", min_weight=1)

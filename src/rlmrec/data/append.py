@@ -204,6 +204,8 @@ def _new_interactions(
 ) -> tuple[Interactions, Vocabulary, Vocabulary]:
     """Return the pairs that the dataset does not have, over the vocabularies with new ids behind the old ones."""
     everything = dataset.everything()
+    if orders is not None and orders.frame.is_empty():  # returns alone
+        counts["read"], orders = 0, None
     if orders is None:
         return everything.take(np.empty(0, np.int64)), dataset.users, dataset.items
     [read], users, items = assemble([orders], *columns)

@@ -145,7 +145,9 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(self.split(split)):,} {split}" for split in SPLITS)
         density = len(self.train) / (self.n_users * self.n_items)
-        texts = ", ".join(self.item_texts.columns) if self.item_texts is not None else "none"
+        from rlmrec.data.metadata import text_columns  # which imports this module
+
+        texts = ", ".join(text_columns(self)) or "none"
         return (
             f"Dataset({self.name!r}: {self.n_users:,} users x {self.n_items:,} items, interactions {sizes}, "
             f"training density {density:.2e}, item texts: {texts})"
@@ -153,6 +155,8 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """Return a table of sizes for notebooks."""
+        from rlmrec.data.metadata import text_columns  # which imports this module
+
         train, valid, test = (f"{len(self.split(split)):,}" for split in SPLITS)
         rows: list[tuple[str, object]] = [
             ("users", f"{self.n_users:,}"),
@@ -161,10 +165,11 @@ class Dataset:
             ("training interactions of a user", f"median {np.median(self.train.user_degrees()):g}"),
             ("density of training", f"{len(self.train) / (self.n_users * self.n_items):.2e}"),
         ]
-        if self.item_texts is not None:
-            rows.append(("texts of items", ", ".join(self.item_texts.columns)))
-        if self.user_texts is not None:
-            rows.append(("texts of users", ", ".join(self.user_texts.columns)))
+        for kind, table in (("item", self.item_texts), ("user", self.user_texts)):
+            texts = text_columns(self, kind)
+            others = [] if table is None else [name for name in table.columns if name not in texts]
+            rows += [(f"texts of {kind}s", ", ".join(texts))] if texts else []
+            rows += [(f"other columns of {kind}s", ", ".join(others))] if others else []
         return html_table(f"Dataset {self.name}", (), rows, text_columns=2)
 
     @property

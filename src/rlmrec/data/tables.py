@@ -213,6 +213,12 @@ def to_source(
         if table is None and id_column is not None:
             raise without_table(kind)
     items_id, users_id = items_id or columns.item, users_id or columns.user
+    for table in tables:
+        if table.frame.is_empty():  # a file without rows is refused when it is read
+            raise DataError(
+                f"{table.path}, column {table.form.weight_column!r}: no pair of user and item has enough weight, such "
+                f"as {table.findings[-1].example}; {table.findings[-1].remedy}"
+            )
     with telling_all(tables, columns, [("item", items, items_id), ("user", users, users_id)]):
         parts, user_ids, item_ids = assemble(tables, *columns)
         item_texts = without_markup(align(items, item_ids, items_id)) if items is not None else None
@@ -663,7 +669,10 @@ def read_columns(columns: Columns, form: FileFormat) -> list[str]:
 
 
 def single_rows(table: Table, columns: Columns) -> Table:
-    """Return a table of interactions with one row for each item of a basket, of the pairs of enough weight."""
+    """Return a table of interactions with one row for each item of a basket, of the pairs of enough weight.
+
+    No row is left of a day that has returns alone.
+    """
     form = table.form
     table = without_baskets(table, columns.item, read_columns(columns, form), form.item_separator)
     if form.weight_column is None:
@@ -675,11 +684,6 @@ def single_rows(table: Table, columns: Columns) -> Table:
     light = sums <= 0 if form.min_weight is None else sums < form.min_weight
     if not light.any():
         return table
-    if light.all():
-        raise DataError(
-            f"{table.path}, column {form.weight_column!r}: no pair of user and item has enough weight; the largest sum "
-            f"is {float(sums.to_numpy().max()):g}"
-        )
     first = first_true(light)
     least = "more than 0" if form.min_weight is None else f"at least {form.min_weight:g}"
     finding = Finding(
