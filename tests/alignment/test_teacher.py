@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -168,6 +169,29 @@ def test_a_damaged_file_is_told_and_replaced(toy, fits, tmp_path, caplog, damage
     assert path.read_bytes() == whole
     in_new_process(tmp_path, *asked)
     assert len(fits) == 2
+
+
+def test_the_teachers_that_were_not_used_for_longest_are_removed(toy, fits, tmp_path, monkeypatch):
+    def use(length):
+        in_new_process(tmp_path, "popularity", toy[0], None, length, 0.4)
+        for path in tmp_path.glob("*.safetensors"):  # an hour later
+            times = path.stat()
+            os.utime(path, ns=(times.st_atime_ns - 3600 * 10**9, times.st_mtime_ns - 3600 * 10**9))
+
+    use(20)
+    size = next(tmp_path.glob("*.safetensors")).stat().st_size
+    monkeypatch.setattr(teacher, "KEPT", int(2.5 * size))
+    use(19)
+    use(20)
+    use(18)  # one too many
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    use(20)
+    assert fits == ["popularity"] * 3
+    use(19)
+    assert len(fits) == 4
+    monkeypatch.setattr(teacher, "KEPT", 1)
+    use(17)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1, "the newest stays, whatever its size"
 
 
 @pytest.mark.parametrize("broken", ["folder", "file", "disk"])
