@@ -217,6 +217,13 @@ def test_the_mistyped_option_of_a_grid_is_named(place):
     plan = Experiment("x", {**values, "grid": [{"tries": [{"layer": 2}]}]})
     with pytest.raises(ConfigError, match="no trial of x has an option layer"):
         plan.methods(TrialInputs(place), "general", {})
+    only = {"backbone": ["mf"]}
+    plan = Experiment("x", {**values, "grid": [{"backbone": ["mf", "lightgcn"], "options": {"layers": 2}}]})
+    ((method,),) = plan.methods(TrialInputs(place), "general", {}, only=only)[0]
+    assert method.runs[0][0].spec.backbone == "mf", "layers is an option of the other backbone of the grid"
+    plan = Experiment("x", {**values, "grid": [{"backbone": ["mf", "lightgcn"], "tries": [{"layer": 2}]}]})
+    with pytest.raises(ConfigError, match="no trial of x has an option layer"):
+        plan.methods(TrialInputs(place), "general", {}, only=only)
 
 
 @pytest.mark.parametrize("name", ["table1", "figure4", "figure5", "table3"])

@@ -310,7 +310,8 @@ class Experiment:
         chosen = {**self.values.get("options", {}), **options}
         try_options = self.values.get("try_options", {})
         names = inputs.place.text_embeddings_names()
-        points = _select(list(self.points(names, seeds)), only or {}, self.name)
+        every = list(self.points(names, seeds))
+        points = _select(every, only or {}, self.name)
         if not points:
             raise ConfigError(
                 f"{self.name} has no trial with all of --only"
@@ -320,6 +321,15 @@ class Experiment:
         if any(point["period"] for point in points):
             of_period(inputs.dataset, None, "later")  # reports missing timestamps once, not for every trial
         used: set[str] = set()
+        mistyped: set[str] = set()
+        known: dict[
+            int, set[str]
+        ] = {}  # options of each grid's methods, those that --only leaves out among them
+        for number, backbone, alignment in {
+            (point["grid"], point["backbone"], point["alignment"]) for point in every
+        }:
+            if backbone != SEMANTIC_ONLY:
+                known.setdefault(number, set()).update(option_names(backbone, alignment))
         named = set(flat_options(options))  # options of the file may belong to trials that --only leaves out
         if not only:
             named |= {*flat_options(chosen), *(flat_options(try_options) if self.has_tries else ())}
@@ -340,10 +350,12 @@ class Experiment:
                 continue
             first = {**alike[0], "seed": 1}
             tries = [trial_of(first, {**choice, **try_options}) for choice in choices if "tries" in grid]
-            named.update(name for choice in choices for name in flat_options(choice))
+            mistyped |= {name for choice in choices for name in flat_options(choice)} - known.get(
+                alike[0]["grid"], set()
+            )
             stage = alike[0]["grid"] if self.has_tries else 0
             stages.setdefault(stage, []).append(Method(tuple(tries), tuple(runs)))
-        unknown = named - used
+        unknown = mistyped | (named - used)
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
         return list(stages.values()), lacking
