@@ -54,6 +54,20 @@ def test_training_begins_there(dataset, layers):
     )
 
 
+def test_a_run_that_was_killed_in_its_first_checkpoint_begins_there_again(dataset, tmp_path):
+    def run():
+        torch.manual_seed(0)
+        backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=6)
+        return train(
+            backbone, None, dataset, {"initial_embeddings": "spectral", "epochs": 1}, folder=tmp_path
+        )
+
+    first = run()
+    (tmp_path / "checkpoint.json").unlink()  # written after the tensors
+    assert list(tmp_path.glob("checkpoint-*.safetensors"))
+    np.testing.assert_array_equal(run().users, first.users)
+
+
 def test_initial_embeddings_solve_the_regularised_least_squares(dataset):
     backbone = LightGCN(dataset.n_users, dataset.n_items, embedding_size=3).double()
     graph = Graph.from_interactions(dataset.train, dtype=torch.float64)

@@ -29,13 +29,18 @@ def save(folder: Path, epoch: int, tensors: dict[str, Tensor], state: dict[str, 
             old.unlink()
 
 
+def exists(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint; its tensors alone are what a kill before the first one has left."""
+    return (folder / "checkpoint.json").exists()
+
+
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the tensors and the state of the last checkpoint, or None if there is none.
 
     Raises:
         WorkspaceError: it is damaged.
     """
-    if not (folder / "checkpoint.json").exists():
+    if not exists(folder):
         return None
     state = read_json(folder / "checkpoint.json")
     if not isinstance(state, dict) or not {"tensors", "sha256", "identity"} <= state.keys():

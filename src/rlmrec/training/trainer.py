@@ -351,7 +351,7 @@ class _Run:
         check_options(backbone, config, device)
         dtype = next(backbone.parameters()).dtype
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
-        is_new = folder is None or not any(folder.glob("checkpoint-*.safetensors"))
+        is_new = folder is None or not checkpoint.exists(folder)
         if config.initial_embeddings == "spectral" and is_new:
             put_spectral_embeddings(backbone, dataset, self.graph, seed, Shards.current())
         shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
