@@ -194,6 +194,24 @@ def test_the_teachers_that_were_not_used_for_longest_are_removed(toy, fits, tmp_
     assert len(list(tmp_path.glob("*.safetensors"))) == 1, "the newest stays, whatever its size"
 
 
+def test_a_teacher_that_another_process_removes_while_it_is_read_is_used(
+    toy, fits, tmp_path, caplog, monkeypatch
+):
+    in_new_process(tmp_path, "popularity", toy[0], None, 20, 0.4)
+    load = teacher.BestItems.load
+
+    def load_and_remove(path, *arguments):
+        found = load(path, *arguments)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(teacher.BestItems, "load", load_and_remove)
+    in_new_process(tmp_path, "popularity", toy[0], None, 20, 0.4)
+    assert fits == ["popularity"]
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("broken", ["folder", "file", "disk"])
 def test_what_cannot_be_kept_is_used_all_the_same(toy, fits, tmp_path, caplog, monkeypatch, broken):
     folder = tmp_path / "teachers"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
@@ -29,7 +30,7 @@ from rlmrec.trust import check_rows, damaged, expect, parse_json, read_tensors, 
 from rlmrec.types import BoolArray, Float32Array, FloatArray, Int32Array
 
 BISECTIONS = 60  # of log T: the interval of 80 shrinks below the precision of float64
-KEPT = 2 << 30  # bytes of stored teachers, beyond which those go that were not used for longest
+KEPT = 2 << 30  # bytes of stored teachers, beyond which those that have been unused for longest are removed
 logger = logging.getLogger("rlmrec.alignment")
 _folder: ContextVar[Path | None] = ContextVar("teachers_folder", default=None)
 
@@ -229,8 +230,8 @@ def teachers_kept_in(folder: Path) -> Iterator[None]:
     """Keep the teachers that are fitted in this block in a folder, and take from it those that it has.
 
     Several processes may share the folder: one fits a teacher, the others wait for it. The folder may be deleted: it
-    only saves time. Beyond 2 GiB the teachers that were not used for longest are removed. Teachers that are the user's
-    own classes are not kept, since their code may change.
+    only saves time. Beyond 2 GiB the teachers that have been unused for longest are removed. Teachers that are the
+    user's own classes are not kept, since their code may change.
 
     Args:
         folder: ``Workspace.teachers_path``; made when it is first needed.
@@ -272,23 +273,26 @@ def _fitted(
             stack.enter_context(locked(path))
             if path.exists():
                 found = BestItems.load(path, fitted_for, dataset.n_items, shape)
-                path.touch()  # it was used
+                with suppress(OSError):  # another process has removed it, or it is another user's: it is good all the same
+                    os.utime(path)  # it was used; unlike touch, this never makes an empty file
                 return found
         except (OSError, WorkspaceError) as error:
             logger.warning("%s", error)
         best = fit()
         try:
             best.save(path, fitted_for)
-            _remove_unused(folder, path)
+            with locked(folder):  # or two processes would remove the same file
+                _remove_unused(folder, path)
         except (OSError, WorkspaceError) as error:  # such as a full disk: what was fitted is still good
             logger.warning("the teacher is not kept: %s", error)
     return best
 
 
 def _remove_unused(folder: Path, newest: Path) -> None:
-    """Remove the stored teachers that were not used for longest until ``KEPT`` bytes are left; the newest stays.
+    """Remove the stored teachers that have been unused for longest until at most ``KEPT`` bytes are left.
 
-    A nightly job fits one for every day's dataset. A process that has just found a removed one fits it again.
+    A nightly job fits one for every day's dataset. The newest stays, whatever its size. A process that needs a removed
+    one fits it again.
     """
     size = newest.stat().st_size
     others = {path: path.stat() for path in folder.glob("*.safetensors") if path != newest}

@@ -353,7 +353,9 @@ class _Run:
         self.graph = Graph.from_interactions(dataset.train, backbone.self_loops, dtype, device)
         is_new = folder is None or not checkpoint.exists(folder)
         if config.initial_embeddings == "spectral" and is_new:
-            put_spectral_embeddings(backbone, dataset, self.graph, seed, Shards.current())
+            # NCCL moves no arrays of the CPU, so with GPUs each process decomposes alone.
+            shards = Shards.current() if device.type == "cpu" else Shards()
+            put_spectral_embeddings(backbone, dataset, self.graph, seed, shards)
         shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         if self.columns is not None:
             self.columns.split(backbone, alignment)
