@@ -221,6 +221,9 @@ def test_the_mistyped_option_of_a_grid_is_named(place):
     plan = Experiment("x", {**values, "grid": [{"backbone": ["mf", "lightgcn"], "options": {"layers": 2}}]})
     ((method,),) = plan.methods(TrialInputs(place), "general", {}, only=only)[0]
     assert method.runs[0][0].spec.backbone == "mf", "layers is an option of the other backbone of the grid"
+    start = {"start": ["distilled"], "options": {"spread": 0.2}}
+    ((method,),) = Experiment("x", {**values, "grid": [start]}).methods(TrialInputs(place), "general", {})[0]
+    assert method.runs[0][0].start.spec.alignment_config.spread == 0.2
     plan = Experiment("x", {**values, "grid": [{"backbone": ["mf", "lightgcn"], "tries": [{"layer": 2}]}]})
     with pytest.raises(ConfigError, match="no trial of x has an option layer"):
         plan.methods(TrialInputs(place), "general", {}, only=only)

@@ -322,14 +322,7 @@ class Experiment:
             of_period(inputs.dataset, None, "later")  # reports missing timestamps once, not for every trial
         used: set[str] = set()
         mistyped: set[str] = set()
-        known: dict[
-            int, set[str]
-        ] = {}  # options of each grid's methods, those that --only leaves out among them
-        for number, backbone, alignment in {
-            (point["grid"], point["backbone"], point["alignment"]) for point in every
-        }:
-            if backbone != SEMANTIC_ONLY:
-                known.setdefault(number, set()).update(option_names(backbone, alignment))
+        known = _known_options(every)
         named = set(flat_options(options))  # options of the file may belong to trials that --only leaves out
         if not only:
             named |= {*flat_options(chosen), *(flat_options(try_options) if self.has_tries else ())}
@@ -350,9 +343,8 @@ class Experiment:
                 continue
             first = {**alike[0], "seed": 1}
             tries = [trial_of(first, {**choice, **try_options}) for choice in choices if "tries" in grid]
-            mistyped |= {name for choice in choices for name in flat_options(choice)} - known.get(
-                alike[0]["grid"], set()
-            )
+            named_here = {name for choice in choices for name in flat_options(choice)}
+            mistyped |= named_here - known[alike[0]["grid"]]
             stage = alike[0]["grid"] if self.has_tries else 0
             stages.setdefault(stage, []).append(Method(tuple(tries), tuple(runs)))
         unknown = mistyped | (named - used)
@@ -534,6 +526,18 @@ def _coordinates(
 
 def _is_trained(backbone: str) -> bool:
     return backbone != SEMANTIC_ONLY and not names_closed_form(backbone)
+
+
+def _known_options(points: Sequence[Point]) -> dict[int, set[str]]:
+    """Return the options that the methods of each grid have, and those of the runs that they start from."""
+    known: dict[int, set[str]] = {point["grid"]: set() for point in points}
+    for grid, backbone, *alignments in {
+        (point["grid"], point["backbone"], point["alignment"], point["start"]) for point in points
+    }:
+        if backbone != SEMANTIC_ONLY:
+            for alignment in set(alignments) - {"random"}:
+                known[grid] |= option_names(backbone, alignment)
+    return known
 
 
 def _by_method(points: Sequence[Point]) -> list[list[Point]]:
