@@ -265,8 +265,10 @@ def test_index_is_not_needed_here(call):
     assert last_json(out) == {"run": "con", "built": False, "items": 45}
 
 
-def test_an_index_that_is_slower_than_exact_search_is_not_kept(call, monkeypatch):
+def test_an_index_that_is_slower_than_exact_search_is_not_kept(call, place, monkeypatch):
     kept = []
+    earlier = place.recommender_path("con") / index.MANIFEST
+    earlier.write_text("{}")  # a damaged one is built again, too
     manifest = {
         "kind": "IVF4,Flat",
         "seconds": 1.0,
@@ -280,8 +282,9 @@ def test_an_index_that_is_slower_than_exact_search_is_not_kept(call, monkeypatch
     assert code == 0
     assert not last_json(out)["built"]
     assert not kept
-    assert "9.7 ms, by exact search in 0.7 ms" in " ".join(err.split())
+    assert "one user takes 9.7 ms with the index, 0.7 ms by exact search" in " ".join(err.split())
     assert "exact search is faster for this run" in " ".join(err.split())
+    assert not earlier.exists(), "it would still be used"
     code, out, _ = call("index", "--run", "con", "--force", "--json")
     assert last_json(out)["built"]
     assert len(kept) == 1

@@ -6,7 +6,6 @@ import scipy.sparse as sp
 
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
-from rlmrec.recommend import index as index_module
 from rlmrec.recommend import index as module
 from rlmrec.recommend import search
 from rlmrec.recommend.index import Index, build_index
@@ -65,7 +64,7 @@ def test_searches_are_timed_for_one_user_each(vectors, index, monkeypatch):
     np.testing.assert_array_equal(one, exact(users[7:8], items, 5))
     for times, faster in (([0.7, 9.7], False), ([2.0, 0.4], True)):
         left = iter(times)
-        monkeypatch.setattr(index_module, "_milliseconds", lambda work, rows, left=left: next(left))
+        monkeypatch.setattr(module, "_milliseconds", lambda work, rows, left=left: next(left))
         built = build_index(items, users, recall=0.5)
         assert built.manifest["milliseconds"] == dict(zip(("exact", "index"), times, strict=True))
         assert built.is_faster is faster

@@ -23,19 +23,20 @@ def index(
 ) -> None:
     """Build an approximate index for a large catalogue, which recommendations then use.
 
-    Below 200,000 items, exact search is fast enough and nothing is built without `--force`. Above, both are timed on
-    users of the run, and an index that is slower than exact search is not kept. Above 10 million items the index
-    keeps short codes instead of vectors (product quantisation), and the best candidates are scored again exactly.
+    Below 200,000 items, exact search is fast enough and nothing is built without `--force`. For larger catalogues both
+    are timed on users of the run, and an index that is not faster than exact search is not kept. Above 10 million items
+    the index keeps short codes instead of vectors (product quantisation), and the best candidates are scored again
+    exactly.
 
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
     from rlmrec.cli.output import Output
-    from rlmrec.recommend.index import EXACT_BELOW, estimate_bytes
+    from rlmrec.recommend.index import EXACT_BELOW, estimate_bytes, remove_index
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
-    recommender = open_recommender(place, run, place.dataset())
+    recommender = open_recommender(place, run, place.dataset(), with_index=False)
     recommender.check_index()
     n_items = len(recommender.items)
     if n_items < EXACT_BELOW and not force:
@@ -57,10 +58,11 @@ def index(
         )
     )
     times = built.manifest["milliseconds"]
-    output.say(f"one user in {times['index']:g} ms, by exact search in {times['exact']:g} ms (medians)")
+    output.say(f"one user takes {times['index']:g} ms with the index, {times['exact']:g} ms by exact search (medians)")
     kept = built.is_faster or force
     if kept:
         built.save(place.recommender_path(run))
     else:
-        output.say("exact search is faster for this run, so the index is not kept (--force keeps it)")
+        remove_index(place.recommender_path(run))  # an earlier one would still be used
+        output.say("exact search is faster for this run, so no index is kept (--force keeps it)")
     output.result({"run": run, "built": kept, **built.manifest})

@@ -53,7 +53,9 @@ def open_scorer(workspace: Workspace, run: str, dataset: Dataset) -> tuple[Score
     return (WithUnknownItems(scores, dataset.n_items) if unknown else scores), unknown
 
 
-def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) -> Recommender:
+def open_recommender(
+    workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False, with_index: bool = True
+) -> Recommender:
     """Load the recommender of a finished run, with its index if it has one.
 
     A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, and new users
@@ -64,6 +66,7 @@ def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: boo
         run: its name.
         dataset: the dataset that it must have been trained on.
         mmap: map the arrays, so that processes share their memory.
+        with_index: False leaves out the index, which may be damaged where it is built again.
 
     Raises:
         WorkspaceError: there is no such run, its folder is damaged, or it was trained on another dataset.
@@ -72,7 +75,7 @@ def open_recommender(workspace: Workspace, run: str, dataset: Dataset, mmap: boo
     if recommender.manifest["fingerprint"] != dataset.fingerprint or recommender.known is recommender.seen:
         recommender = _up_to_date(recommender, dataset, dataset.everything())
     folder = workspace.recommender_path(run)
-    if has_index(folder):
+    if with_index and has_index(folder):
         return recommender.with_index(Index.load(folder, recommender.items, mmap))
     return recommender
 
