@@ -9,13 +9,15 @@ from difflib import get_close_matches
 from typing import Any
 
 LONGEST_SHOWN = 80  # characters of a wrong value that a message repeats
-CLOSE = 0.65  # of difflib's ratio: "eval" is close to "evaluate", "interactions" not to "min-rating"
+CLOSE = (
+    0.65  # least ratio of difflib: "eval" is close to "evaluate", "interactions" is not close to "min-rating"
+)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'lightgcn'?)" for a message about an unknown name; "" if no known name is close.
 
-    Neither case nor the dashes before an option count.
+    Case and the dashes before an option do not count.
     """
     by_case = {one.casefold().lstrip("-"): one for one in known}
     close = get_close_matches(name.casefold().lstrip("-"), by_case, n=1, cutoff=CLOSE)

@@ -125,7 +125,7 @@ def test_pairs_count_by_the_sum_of_their_weights(tmp_path, least, expected):
     assert found.count == 6 - len(expected)
     assert found.example == "0 of user '1' with item 'a'"
     with pytest.raises(
-        DataError, match="has enough weight, such as 0 of user '1' with item 'a'; expected at least 9"
+        DataError, match="has enough weight, for example 0 of user '1' with item 'a'; expected at least 9"
     ):
         read_tables(tmp_path / "t.csv", weight_column="n", min_weight=9)
     with pytest.raises(ConfigError, match="needs a column of weights"):

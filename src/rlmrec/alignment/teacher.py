@@ -273,7 +273,9 @@ def _fitted(
             stack.enter_context(locked(path))
             if path.exists():
                 found = BestItems.load(path, fitted_for, dataset.n_items, shape)
-                with suppress(OSError):  # another process has removed it, or it is another user's: it is good all the same
+                with suppress(
+                    OSError
+                ):  # another process has removed it, or it is another user's: it is good all the same
                     os.utime(path)  # it was used; unlike touch, this never makes an empty file
                 return found
         except (OSError, WorkspaceError) as error:

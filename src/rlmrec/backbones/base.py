@@ -191,12 +191,13 @@ class Backbone(Labelled, nn.Module):
         raise ConfigError(f"{type(self).__name__} must implement encode(x, graph): final users and items")
 
     def initial_for(self, final: Tensor, graph: Graph) -> Tensor:
-        """Return initial embeddings x whose final embeddings are near given ones; by default these themselves.
+        """Return initial embeddings whose final embeddings are near the given ones; by default the given ones.
 
-        Training may begin there (``initial_embeddings=spectral``). A subclass whose ``encode`` is linear can do better.
+        Training begins there with ``initial_embeddings=spectral``. Override it where ``encode`` is linear, so that the
+        given ones can be solved for.
 
         Args:
-            final: [e_u ; e_v], (N, r), r at most d.
+            final: [e_u ; e_v], (N, r); r ≤ d columns.
             graph: of the training interactions.
 
         Returns:

@@ -10,8 +10,8 @@ from rlmrec.backbones.base import Backbone, Objective, RankingConfig
 from rlmrec.batch import Batch
 from rlmrec.graph import Graph
 
-# Of ``LayerSum.initial_for``. P has eigenvalues from 0 to L + 1; after ten steps the final embeddings rank as the
-# given ones do (Recall@20 .1927 for .1927 with a million interactions).
+# Of ``LayerSum.initial_for``. P has eigenvalues from 0 to L + 1; after ten steps the final embeddings rank as well as
+# the given ones (Recall@20 .1927 for both, a million interactions).
 SOLVER_STEPS, SOLVER_RIDGE, TINY = 10, 1e-2, 1e-30
 
 
@@ -33,7 +33,15 @@ class LayerSum(Backbone):
         return self.split(graph.propagate_sum(x, self.config.layers), graph)
 
     def initial_for(self, final: Tensor, graph: Graph) -> Tensor:
-        """Solve min_x ||P x − E||² + ε ||x||² with P = I + Â + … + Â^L by conjugate gradients."""
+        """Solve min_x ||P x − E||² + ε ||x||² with P = I + Â + … + Â^L by conjugate gradients, all columns at once.
+
+        Args:
+            final: E, (N, r).
+            graph: of the training interactions.
+
+        Returns:
+            x, (N, r).
+        """
 
         def propagate(x: Tensor) -> Tensor:
             return graph.propagate_sum(x, self.config.layers)

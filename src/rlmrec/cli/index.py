@@ -58,7 +58,9 @@ def index(
         )
     )
     times = built.manifest["milliseconds"]
-    output.say(f"one user takes {times['index']:g} ms with the index, {times['exact']:g} ms by exact search (medians)")
+    output.say(
+        f"one user takes {times['index']:g} ms with the index, {times['exact']:g} ms by exact search (medians)"
+    )
     kept = built.is_faster or force
     if kept:
         built.save(place.recommender_path(run))

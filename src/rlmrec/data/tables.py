@@ -216,8 +216,8 @@ def to_source(
     for table in tables:
         if table.frame.is_empty():  # a file without rows is refused when it is read
             raise DataError(
-                f"{table.path}, column {table.form.weight_column!r}: no pair of user and item has enough weight, such "
-                f"as {table.findings[-1].example}; {table.findings[-1].remedy}"
+                f"{table.path}, column {table.form.weight_column!r}: no pair of user and item has enough weight, "
+                f"for example {table.findings[-1].example}; {table.findings[-1].remedy}"
             )
     with telling_all(tables, columns, [("item", items, items_id), ("user", users, users_id)]):
         parts, user_ids, item_ids = assemble(tables, *columns)
@@ -671,7 +671,7 @@ def read_columns(columns: Columns, form: FileFormat) -> list[str]:
 def single_rows(table: Table, columns: Columns) -> Table:
     """Return a table of interactions with one row for each item of a basket, of the pairs of enough weight.
 
-    No row is left of a day that has returns alone.
+    The table is empty where no pair has enough weight, as on a day with nothing but returns.
     """
     form = table.form
     table = without_baskets(table, columns.item, read_columns(columns, form), form.item_separator)

@@ -38,7 +38,7 @@ class Queries(NamedTuple):
     added: Callable[[slice], sp.csr_array] | None = None
 
     def row(self, row: int) -> Queries:
-        """Return one of the queries alone; without ``sparse``."""
+        """Return one of the queries alone, by its row; ``sparse`` is left out."""
         excluded, added = self.excluded, self.added
 
         def only(_: slice) -> slice:

@@ -235,9 +235,7 @@ class SparseParts:
         rule = None
         if rule_name is not None:
             graph = matrices["neighbours"]
-            if (
-                graph is not None and graph.shape[0] > n_items
-            ):  # items were added, which the rule does not know
+            if graph is not None and graph.shape[0] > n_items:  # the rule does not know the items added later
                 graph = sp.csr_array(graph[:n_items, :n_items])
             shared = {} if graph is None else sparse_state("neighbours", graph)
             rule = RULES[rule_name].from_state(nested("rule", arrays) | shared)

@@ -32,7 +32,7 @@ class TrainConfig(Config):
     )
     initial_embeddings: Literal["random", "spectral"] = Field(
         default="random",
-        description="where training begins. random: the paper's; spectral: at a low-rank filter of the interactions, "
+        description="where training begins. random: as in the paper; spectral: a low-rank filter of the interactions, "
         "which saves most of the epochs in large data",
     )
     compile: bool = Field(

@@ -14,9 +14,9 @@ from rlmrec.graph import Graph
 from rlmrec.shards import Shards
 from rlmrec.types import Float32Array
 
-# a and b of D_u^-a R D_i^-b. The filter ranks better with them than with ½, the exponents of LightGCN's graph
-# (Recall@20 of validation with d = 32: debian-packages .577 for .538, yelp-profiles .105 for .096, amazon-book .119
-# for .102, MovieLens .261 for .238).
+# a and b of D_u^-a R D_i^-b. With them the filter ranks better than with ½, as in LightGCN's graph: validation
+# Recall@20 with d = 32 is .577 and .538 on debian-packages, .105 and .096 on yelp-profiles, .119 and .102 on
+# amazon-book, .261 and .238 on MovieLens.
 EXPONENT = 0.4
 # Singular values below this share of the largest are 0 but for rounding.
 RANK_BELOW = 1e-3
@@ -42,17 +42,17 @@ def check_tables(backbone: Backbone) -> tuple[torch.nn.Parameter, torch.nn.Param
 def put_spectral_embeddings(
     backbone: Backbone, dataset: Dataset, graph: Graph, seed: int = 0, shards: Shards | None = None
 ) -> None:
-    """Replace a backbone's initial embeddings by those that make its final embeddings ``spectral_embeddings``.
+    """Replace a backbone's initial embeddings so that its final embeddings are near ``spectral_embeddings``.
 
-    ``Backbone.initial_for`` finds them. Columns beyond the rank of the interactions stay, and so do users and items
-    without training interactions.
+    ``Backbone.initial_for`` computes the initial embeddings. Columns beyond the rank of the interactions stay, and so
+    do users and items without training interactions.
 
     Args:
         backbone: its tables are changed in place.
         dataset: its training split is decomposed.
-        graph: of the training interactions.
+        graph: of the training interactions, with the dtype and on the device of the backbone.
         seed: of the decomposition.
-        shards: processes that compute it together and get equal tables.
+        shards: processes that compute it together and get equal tables; None for one process.
     """
     tables = check_tables(backbone)
     final = torch.from_numpy(np.concatenate(spectral_embeddings(dataset, tables[0].shape[1], seed, shards)))
