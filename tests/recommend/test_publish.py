@@ -124,11 +124,21 @@ def test_a_damaged_release_gives_way_to_the_one_before(place, caplog):
 @pytest.mark.parametrize(
     "content", ['{"releases": ["../../elsewhere"]}', '{"releases": 3}', "[]", "nothing", '{"releases": [7]}']
 )
-def test_a_file_of_releases_names_no_other_folder(place, content):
+def test_a_file_of_releases_names_no_other_folder_and_is_replaced_when_damaged(place, content):
     publish(place, "live")
     place.published_path.write_text(content)
     with pytest.raises(WorkspaceError, match=r"published\.json.*is damaged"):
         releases(place)
+    publish(place, "live")
+    assert [release.name for release in releases(place)] == ["000002", "000001"]
+
+
+def test_a_release_that_cannot_be_read_is_left_out_of_the_next_list(place):
+    first, second = publish(place, "live"), publish(place, "live")
+    (second.folder / "release.json").write_text("{}")
+    with pytest.raises(WorkspaceError, match="is damaged"):
+        releases(place)
+    assert [publish(place, "live"), first] == releases(place)
 
 
 def test_what_cannot_be_published(place):

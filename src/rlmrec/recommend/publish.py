@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,8 +50,8 @@ class Release:
 def publish(workspace: Workspace, run: str, keep: int = KEPT) -> Release:
     """Publish a finished run with the present dataset; a server without ``--run`` answers from it.
 
-    The files are copied by hard links where the file system has them. What is published before stays as it is until the
-    last step, which replaces one file.
+    The files are copied by hard links where the file system has them. What was published before stays as it is until the
+    last step, which replaces one file. If that file is damaged, the earlier releases that can be read are kept.
 
     Args:
         workspace: that holds the run.
@@ -83,7 +84,7 @@ def publish(workspace: Workspace, run: str, keep: int = KEPT) -> Release:
                     if (workspace.run(run) / name).exists():
                         _link(workspace.run(run) / name, of_run / name)
                 write_json(temporary / MARKER, record)
-        order = [folder.name, *(release.name for release in releases(workspace))]
+        order = [folder.name, *_earlier(workspace, numbers)]
         write_json(workspace.published_path, {"releases": order[:keep]})
         _remove_others(workspace, order[:keep])
     return Release(folder, run, record)
@@ -119,10 +120,27 @@ def releases(workspace: Workspace) -> list[Release]:
                 raise DataError(f"{name!r} is not the name of a release")
             folder = workspace.releases_path / name
             if (folder / MARKER).exists():
-                record = expect(read_json(folder / MARKER), dict, MARKER)
-                Workspace(folder).run(expect(record["run"], str, "the run"))  # raises if it is not a name
-                found.append(Release(folder, record["run"], record))
+                found.append(_read(folder))
     return found
+
+
+def _read(folder: Path) -> Release:
+    record = expect(read_json(folder / MARKER), dict, MARKER)
+    Workspace(folder).run(expect(record["run"], str, "the run"))  # raises if it is not a name
+    return Release(folder, record["run"], record)
+
+
+def _earlier(workspace: Workspace, numbers: list[int]) -> list[str]:
+    """Return the names of the releases so far; those that can be read, the newest first, if the list is damaged."""
+    try:
+        return [release.name for release in releases(workspace)]
+    except RlmrecError:
+        found = []
+        for number in sorted(numbers, reverse=True):
+            folder = workspace.releases_path / f"{number:06d}"
+            with suppress(RlmrecError), damaged(folder / MARKER, "publish again"):
+                found.append(_read(folder).name)
+        return found
 
 
 def first_usable(
