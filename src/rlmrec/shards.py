@@ -25,7 +25,7 @@ def started_processes() -> int:
     """Return the number of processes that torchrun, or a program like it, has started together; 1 without one.
 
     Raises:
-        ConfigError: ``RANK`` or ``WORLD_SIZE`` is not a number, or they do not fit to each other.
+        ConfigError: ``RANK`` or ``WORLD_SIZE`` is not a number, or they do not fit each other.
     """
     if not all(name in os.environ for name in VARIABLES):
         return 1

@@ -66,7 +66,8 @@ def vllm_processor(
 ) -> Processor:
     """Return a processor that generates with vLLM inside Ray's workers.
 
-    It was run with vLLM 0.32.0 and Ray 2.60.0 on the CPU, not on a GPU.
+    It was run with vLLM 0.32.0 and Ray 2.60.0 on the CPU, not on a GPU. Neither of them reports usage unless
+    RAY_USAGE_STATS_ENABLED=1 or VLLM_NO_USAGE_STATS=0 is set.
 
     Args:
         llm: gives the model's name, the temperature, the seed and the length of answers. Of ``extra_body``,
@@ -76,8 +77,6 @@ def vllm_processor(
         cpus: cores of a copy where vLLM was built for the CPU; None gives each copy as many GPUs as
             ``tensor_parallel_size`` says, 1 by default, and Ray waits until it has them.
         engine: options of vLLM, such as ``tensor_parallel_size`` or ``max_model_len``.
-
-    Neither Ray nor vLLM reports usage unless RAY_USAGE_STATS_ENABLED=1 or VLLM_NO_USAGE_STATS=0 is set.
 
     Raises:
         ConfigError: Ray or vLLM is not installed.

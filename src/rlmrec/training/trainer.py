@@ -505,9 +505,7 @@ class _Run:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{slot}": value for slot, value in slots.items()}
         tensors["model_rng"] = self.model_rng.get_state()
-        if (
-            self.columns is not None
-        ):  # the file is that of one process, so any number of them can go on from it
+        if self.columns is not None:  # the file is that of one process: any number of them can go on from it
             tensors = {
                 name: self.columns.gather(tensor) if self._is_split(name) else tensor
                 for name, tensor in tensors.items()
