@@ -121,6 +121,18 @@ def test_a_model_without_the_tables_is_refused(dataset):
         train(model, None, dataset, {"initial_embeddings": "spectral", "epochs": 1})
 
 
+def test_initial_embeddings_of_another_shape_are_refused(dataset):
+    class Transposed(LightGCN):
+        def initial_for(self, final, graph):
+            return final.T
+
+    backbone = Transposed(dataset.n_users, dataset.n_items, embedding_size=6)
+    with pytest.raises(
+        ConfigError, match=r"initial_for of Transposed returned \(6, 105\), expected \(105, 6\)"
+    ):
+        train(backbone, None, dataset, {"initial_embeddings": "spectral", "epochs": 1})
+
+
 def test_the_default_is_not_stored():
     assert "initial_embeddings" not in TrainConfig().stored()
     assert TrainConfig(initial_embeddings="spectral").stored()["initial_embeddings"] == "spectral"

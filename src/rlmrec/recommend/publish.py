@@ -50,7 +50,7 @@ class Release:
 def publish(workspace: Workspace, run: str, keep: int = KEPT) -> Release:
     """Publish a finished run with the present dataset; a server without ``--run`` answers from it.
 
-    The files are copied by hard links where the file system has them. What was published before stays as it is until the
+    The files are copied by hard links where the file system has them. What was published before stays until the
     last step, which replaces one file. If that file is damaged, the earlier releases that can be read are kept.
 
     Args:

@@ -53,10 +53,19 @@ def put_spectral_embeddings(
         graph: of the training interactions, with the dtype and on the device of the backbone.
         seed: of the decomposition.
         shards: processes that compute it together and get equal tables; None for one process.
+
+    Raises:
+        ConfigError: the backbone has no such tables, or its ``initial_for`` returns another shape.
     """
     tables = check_tables(backbone)
     final = torch.from_numpy(np.concatenate(spectral_embeddings(dataset, tables[0].shape[1], seed, shards)))
-    found = torch.split(backbone.initial_for(final.to(tables[0]), graph), [len(table) for table in tables])
+    initial = backbone.initial_for(final.to(tables[0]), graph)
+    if initial.shape != final.shape:
+        raise ConfigError(
+            f"initial_for of {type(backbone).__name__} returned {tuple(initial.shape)}, expected {tuple(final.shape)}: "
+            "one row for each user and item, as many columns as it was given"
+        )
+    found = torch.split(initial, [len(table) for table in tables])
     degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
     for table, values, degree in zip(tables, found, degrees, strict=True):
         rows = torch.from_numpy(np.flatnonzero(degree)).to(table.device)
