@@ -13,7 +13,7 @@ from rlmrec.closed_form.neighbours import (
     similarity_graph,
     times_products,
 )
-from rlmrec.errors import DataError
+from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.linalg import unit_rows
 from rlmrec.text.tfidf import TfidfConfig, TfidfEncoder
 from rlmrec.text.whitening import Whitening
@@ -131,6 +131,23 @@ def test_tfidf_round_trip_and_new_texts():
     assert not encoder.encode(new)[1:].any()
     assert (restored.name, restored.dim) == (encoder.name, encoder.dim)
     assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+@pytest.mark.parametrize(
+    "fitted",
+    [
+        TfidfEncoder.fit(TEXTS, TfidfConfig(dim=3)),
+        Whitening.fit(np.random.default_rng(0).standard_normal((9, 3), np.float32)),
+    ],
+    ids=["tfidf", "whitening"],
+)
+def test_a_damaged_file_of_an_encoder_is_written_again(fitted, tmp_path):
+    path = tmp_path / fitted.save(tmp_path)
+    path.write_bytes(b"x")
+    with pytest.raises(WorkspaceError, match=r"damaged.*; encode the texts again"):
+        type(fitted).load(path)
+    fitted.save(tmp_path)
+    assert type(fitted).load(path).digest == fitted.digest
 
 
 def test_tfidf_of_next_to_nothing():

@@ -85,9 +85,8 @@ class TfidfEncoder(TextEncoder):
     def save(self, folder: Path) -> str:
         """Write the encoder into a folder as a safetensors file named after its hash; return the file's name."""
         path = Path(folder) / f"tfidf-{self.digest}.safetensors"
-        if not path.exists():
-            with atomic_file(path) as temporary:
-                write_tensors(temporary, self.state())
+        with atomic_file(path) as temporary:  # one that is there may be damaged
+            write_tensors(temporary, self.state())
         return path.name
 
     def stored(self, folder: Path) -> dict[str, Any]:

@@ -118,9 +118,8 @@ class Whitening:
     def save(self, folder: Path) -> str:
         """Write mean and map into a folder as a safetensors file named after their hash; return the file's name."""
         path = Path(folder) / f"whitening-{self.digest}.safetensors"
-        if not path.exists():
-            with atomic_file(path) as temporary:
-                write_tensors(temporary, self.state())
+        with atomic_file(path) as temporary:  # one that is there may be damaged
+            write_tensors(temporary, self.state())
         return path.name
 
     @classmethod
