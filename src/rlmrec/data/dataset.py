@@ -152,6 +152,8 @@ class Dataset:
         from rlmrec.data.metadata import text_columns  # which imports this module
 
         texts = ", ".join(text_columns(self)) or "none"
+        if of_users := text_columns(self, "user"):
+            texts += f", user texts: {', '.join(of_users)}"
         return (
             f"Dataset({self.name!r}: {self.n_users:,} users x {self.n_items:,} items, interactions {sizes}, "
             f"training density {density:.2e}, item texts: {texts})"
