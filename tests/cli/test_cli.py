@@ -313,6 +313,8 @@ def test_the_last_day_of_the_calendar_is_a_day(call, tmp_path):
         (["encode", "-w", "{w}"], 2, "--items FILE"),
         (["evaluate", "-w", "{w}"], 2, "either --run NAME or --semantic-only"),
         (["evaluate", "-w", "{w}", "--run", "x", "--semantic-only"], 2, "either --run NAME"),
+        (["evaluate", "-w", "{w}", "--run", "x", "--text-embeddings", "y"], 2, "goes with --semantic-only"),
+        (["evaluate", "-w", "{w}", "--semantic-only", "--text-embeddings", "y"], 1, "no text vectors 'y'"),
         (["options", "--backbone", "x"], 2, "unknown backbone 'x'"),
     ],
 )

@@ -1,5 +1,6 @@
 """A shop's next day: rows, held-out pairs and profiles stay; what is new joins by the rule of the split."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,54 @@ def pairs(dataset, split):
         (dataset.users.id(u), dataset.items.id(i))
         for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)
     }
+
+
+def test_what_is_rated_low_is_known_and_in_no_split(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame(
+        {
+            "user_id": rng.integers(30, size=900),
+            "item_id": rng.integers(25, size=900),
+            "stars": rng.choice([1.0, 2.0, 3.0, 4.0, 5.0, None], size=900).tolist(),
+            "t": np.arange(900.0),
+        }
+    )
+    columns = Columns("user_id", "item_id", rating="stars", timestamp="t")
+
+    def low(rows):  # pairs without an interaction that counts: unrated ones are no opinion
+        rated = rows.drop_nulls("stars").unique(["user_id", "item_id"], keep="last", maintain_order=True)
+        high = set(rated.filter(pl.col("stars") >= 4).select("user_id", "item_id").rows())
+        return set(rows.select("user_id", "item_id").rows()) - high
+
+    def known_low(dataset):
+        part = dataset.low_rated
+        return {
+            (dataset.users.id(u), dataset.items.id(i))
+            for u, i in zip(part.users.tolist(), part.items.tolist(), strict=True)
+        }
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = Dataset.from_frame(table[:700], rating="stars", timestamp="t", min_rating=4)
+    assert known_low(made) == low(table[:700])
+    assert not (made.everything().csr().multiply(made.low_rated.csr())).nnz
+    assert (made.known().toarray() > 0).sum() == len(made.everything()) + len(made.low_rated)
+    assert not made.excluded().multiply(made.low_rated.csr()).nnz, "candidates in evaluation, as in the paper"
+    made.save(tmp_path / "dataset")
+    again = Dataset.load(tmp_path / "dataset")
+    assert known_low(again) == known_low(made)
+    assert known_low(again.final()) == known_low(made)
+
+    day = table[700:].filter(pl.col("user_id") < 29)
+    stranger = pl.DataFrame({"user_id": [77], "item_id": [3], "stars": [1.0], "t": [1000.0]})
+    orders = read_frame(pl.concat([day, stranger]), "day", columns.present, columns[:2])
+    grown = append(again, orders, columns).dataset
+    assert known_low(grown) == known_low(made) | low(day), "nobody joins by a low rating alone"
+    only_low = read_frame(day.filter(pl.col("stars") < 3)[:3], "day", columns.present, columns[:2])
+    assert append(grown, only_low, columns).dataset is grown
+    more = append(again, only_low, columns).dataset
+    assert (more.fingerprint, more.lineage) == (again.fingerprint, again.lineage)
+    assert len(more.low_rated) >= len(again.low_rated)
 
 
 def test_the_shop_is_the_same_for_the_same_seed(market):

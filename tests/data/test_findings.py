@@ -202,8 +202,9 @@ def test_a_later_dislike_counts_in_what_is_appended():
     )
     columns = Columns(rating="stars", timestamp="time")
     later = append(made, read_frame(OPINIONS[:2], "df", columns.present, columns[:2]), columns)
-    assert later.dataset is made
+    assert later.dataset.fingerprint == made.fingerprint
     assert later.counts["rated below 3 and left out"] == 1
+    assert later.dataset.low_rated.keys().tolist() == [0], "which is not recommended from now on"
 
 
 # -- the command ----------------------------------------------------------------------------------------

@@ -159,6 +159,7 @@ def test_damaged_tables(tmp_path):
 def test_wrong_input():
     dataset = random_dataset()
     scores = random_scores(dataset)
+    assert evaluate(scores, dataset, k=7).metrics() == evaluate(scores, dataset, k=(7,)).metrics()
     for k in ((), (0, 5)):
         with pytest.raises(ConfigError, match="k must be"):
             evaluate(scores, dataset, k=k)
@@ -166,7 +167,7 @@ def test_wrong_input():
         evaluate((np.ones((3, 2)), np.ones((4, 2))), dataset)
     with pytest.raises(ConfigError, match="never ranked"):
         evaluate(scores, dataset, split="train")
-    with pytest.raises(DataError, match="unknown split"):
+    with pytest.raises(ConfigError, match="unknown split 'tset': evaluate on 'valid' or 'test'"):
         evaluate(scores, dataset, split="tset")
     with pytest.raises(DataError, match="there are 3 user embeddings, but small has 70"):
         evaluate(DotProduct(scores.users[:3], scores.items), dataset)

@@ -156,6 +156,7 @@ def of_another_dataset(texts):
         (lambda d, t: train(Alignment(), LightGCN(d.n_users, d.n_items), d), "backbone has type Alignment"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), Contrastive(t, 7), d), "for embeddings of 7 dimensions"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, d, {"epochs": 0}), "epochs = 0"),
+        (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, d, seed=-1), "seed is -1: expected 0 or more"),
         (lambda d, t: embeddings(LightGCN(9, d.n_items), d), "LightGCN has 9 users"),
         (lambda d, t: train(LightGCN(d.n_users, d.n_items), None, "movies"), "dataset has type str: expected Dataset"),
         (lambda d, t: Generative(t, 8).corrupt(torch.zeros(105, 32), torch.Generator()), "make the alignment with"),

@@ -7,8 +7,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from rlmrec.cli.arguments import (
+    DEFAULT_WORKSPACE,
+    JsonOption,
+    TextEmbeddingsOption,
+    WorkspaceOption,
+)
 from rlmrec.errors import ConfigError
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 
 
 def evaluate(
@@ -21,6 +27,7 @@ def evaluate(
         ),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    text_embeddings: TextEmbeddingsOption = DEFAULT_TEXT_EMBEDDINGS,
     split: Annotated[str, typer.Option(help="test or valid.")] = "test",
     k: Annotated[
         list[int] | None,
@@ -46,6 +53,10 @@ def evaluate(
         raise ConfigError(f"--split {split!r}: expected test or valid")
     if (run is None) == (not semantic_only):
         raise ConfigError("expected either --run NAME or --semantic-only")
+    if run is not None and text_embeddings != DEFAULT_TEXT_EMBEDDINGS:
+        raise ConfigError(
+            "--text-embeddings goes with --semantic-only: a run keeps those it was trained with"
+        )
     place, output = Workspace(workspace), Output(as_json)
     lengths = tuple(sorted(k or (5, 10, 20)))
     dataset = place.dataset()
@@ -53,7 +64,7 @@ def evaluate(
         run = SEMANTIC_ONLY
         folder = place.run(run)
         # Vectors can change under a run that took no training to make, so the run is always made again.
-        run_semantic_only(dataset, place.text_embeddings(dataset), folder, overwrite=True)
+        run_semantic_only(dataset, place.text_embeddings(dataset, text_embeddings), folder, overwrite=True)
     scores, unknown = open_scorer(place, run, dataset)
     if unknown:
         output.say(

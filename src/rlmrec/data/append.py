@@ -92,7 +92,7 @@ def append(
     with telling_all(
         [] if orders is None else [orders], columns, [("item", items, items_id), ("user", users, users_id)]
     ):
-        new, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
+        new, low_rated, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
     parts = {
         name: replace(part, n_users=len(all_users), n_items=len(all_items))
         for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))
@@ -131,6 +131,8 @@ def append(
         of_changed = check_texts(item_texts[described], changed_ids)
         findings += [finding for finding in of_changed if finding.kind in ("missing text", "garbled")]
     if not len(new) and not changed.any() and not changed_users.any():
+        if low_rated is not None and (dataset.low_rated is None or len(low_rated) > len(dataset.low_rated)):
+            dataset = replace(dataset, low_rated=low_rated)
         return Appended(dataset, counts, [], [], tuple(findings))
     ancestor = {
         "fingerprint": dataset.fingerprint,
@@ -149,7 +151,7 @@ def append(
             provenance[TEXT_COLUMNS[kind]] = columns_of_text(after)
     grown = Dataset(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
-        item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out,
+        item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out, low_rated=low_rated,
     )  # fmt: skip
     findings += _below_core(dataset, grown)
     new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
@@ -201,13 +203,13 @@ def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
 
 def _new_interactions(
     dataset: Dataset, orders: Table | None, columns: Columns, counts: dict[str, int]
-) -> tuple[Interactions, Vocabulary, Vocabulary]:
-    """Return the pairs that the dataset does not have, over the vocabularies with new ids behind the old ones."""
+) -> tuple[Interactions, Interactions | None, Vocabulary, Vocabulary]:
+    """Return the pairs that the dataset does not have, all that are rated low, and the grown vocabularies."""
     everything = dataset.everything()
     if orders is not None and orders.frame.is_empty():  # returns alone
         counts["read"], orders = 0, None
     if orders is None:
-        return everything.take(np.empty(0, np.int64)), dataset.users, dataset.items
+        return everything.take(np.empty(0, np.int64)), dataset.low_rated, dataset.users, dataset.items
     [read], users, items = assemble([orders], *columns)
     counts["read"] = len(read)
     optional = everything.columns().keys() - {"users", "items", "id"}
@@ -220,7 +222,7 @@ def _new_interactions(
     unused: dict[str, Any] = dict.fromkeys({"rating", "timestamp", "review"} - optional)
     read = replace(read, **unused)
     least = (dataset.provenance.get("options") or {}).get("min_rating")
-    unrated = 0
+    unrated, every = 0, read
     if least is not None and read.rating is not None:
         has_rating = ~np.isnan(read.rating)
         unrated = int((~has_rating).sum())
@@ -241,12 +243,29 @@ def _new_interactions(
         n_users=len(all_users),
         n_items=len(all_items),
     )
+    low_rated = dataset.low_rated
+    if low_rated is not None:
+        low_rated = replace(low_rated, n_users=len(all_users), n_items=len(all_items))
+    if least is not None:
+        low = every.take(~np.isin(every.keys(), merged.keys()))
+        rows = _known_rows(all_users, users)[low.users], _known_rows(all_items, items)[low.items]
+        stay = (rows[0] >= 0) & (rows[1] >= 0)
+        pairs = Interactions(rows[0][stay], rows[1][stay], len(all_users), len(all_items))
+        both = (pairs if low_rated is None else joined([low_rated, pairs])).merged()
+        if len(both) > (0 if low_rated is None else len(low_rated)):
+            low_rated = both
     known = np.isin(new.keys(), everything.keys())
     counts["known already"] = int(known.sum())
     new = new.take(~known)
     first = int(np.max(np.asarray(everything.id), initial=-1)) + 1
     counts["new"] = len(new)
-    return replace(new, id=np.arange(first, first + len(new))), all_users, all_items
+    return replace(new, id=np.arange(first, first + len(new))), low_rated, all_users, all_items
+
+
+def _known_rows(ids: Vocabulary, read: Vocabulary) -> IntArray:
+    """Return the row of each id of a table in the vocabulary of the dataset, −1 for an id that it does not have."""
+    found = [str(raw) for raw in read.ids] if ids.is_text and not read.is_text else read.ids
+    return np.array([ids.row(raw) if raw in ids else -1 for raw in found], np.int64)
 
 
 def _extended(old: Vocabulary, read: Vocabulary, used: IntArray, path: str) -> tuple[IntArray, Vocabulary]:

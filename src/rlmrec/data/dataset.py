@@ -62,6 +62,8 @@ class Dataset:
         cold: interactions of users without a training interaction, as a split by time leaves them. They are known, so
             they are not recommended, and a final model learns from them; they are not evaluated. None without any.
         left_out: one row for each user of the source that no interaction is left of: ``id`` as text and ``reason``.
+        low_rated: pairs that ``min_rating`` left out. They are in no split and are candidates in evaluation, as in the
+            paper, but they are known, so they are not recommended. None without any.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -81,9 +83,11 @@ class Dataset:
     unranked: Interactions | None = None
     cold: Interactions | None = None
     left_out: pl.DataFrame | None = None
+    low_rated: Interactions | None = None
 
     def __post_init__(self) -> None:
-        for split, part in self._parts():
+        beside = [] if self.low_rated is None else [("low_rated", self.low_rated)]
+        for split, part in [*self._parts(), *beside]:
             if (part.n_users, part.n_items) != (self.n_users, self.n_items):
                 raise DataError(
                     f"{split} is {part.n_users} x {part.n_items} (users x items), "
@@ -148,6 +152,8 @@ class Dataset:
         from rlmrec.data.metadata import text_columns  # which imports this module
 
         texts = ", ".join(text_columns(self)) or "none"
+        if of_users := text_columns(self, "user"):
+            texts += f", user texts: {', '.join(of_users)}"
         return (
             f"Dataset({self.name!r}: {self.n_users:,} users x {self.n_items:,} items, interactions {sizes}, "
             f"training density {density:.2e}, item texts: {texts})"
@@ -204,9 +210,14 @@ class Dataset:
         return joined([part for _, part in self._parts()])
 
     def known(self) -> sp.csr_array:
-        """Return the U x I matrix of the pairs that are not recommended: everything that is known, and ``unranked``."""
+        """Return the U x I matrix of the pairs that are not recommended.
+
+        These are everything that is known, what ``min_rating`` left out, and ``unranked``.
+        """
         known = self.everything().csr()
-        return known if self.unranked is None else sp.csr_array(known + self.unranked.csr())
+        for more in (self.unranked, self.low_rated):
+            known = known if more is None else sp.csr_array(known + more.csr())
+        return known
 
     def final(self) -> Dataset:
         """Return this dataset with everything in training and nothing held out, for a model that goes into use.
@@ -349,16 +360,16 @@ class Dataset:
             if given:
                 raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
             train, valid, test = (_merged(part, source, findings) for part in source.interactions)
-            left_out = None
+            left_out = low_rated = None
         else:
             rng = np.random.default_rng(seed)
             kept = source.interactions
             nothing = kept.take(np.empty(0, np.int64))
             source = replace(source, interactions=nothing)  # so that what was read does not stay in memory
-            kept, counts, left_out = _filtered(
+            kept, low_rated, counts, left_out = _filtered(
                 kept, source, findings, min_rating, period, sample_users, k_core, rng
             )
-            kept, sides = _renumbered(kept, *sides)
+            kept, low_rated, sides = _renumbered(kept, low_rated, *sides)
             rule = rule.settled(kept)
             train, valid, test = rule.parts(kept, sides[0], sides[1], rng)
             del kept
@@ -377,7 +388,7 @@ class Dataset:
                 )
         dataset = cls(
             name or source.name, train, valid, test, *sides, provenance, tuple(findings),
-            cold=later, left_out=None if left_out is None else left_out.table,
+            cold=later, left_out=None if left_out is None else left_out.table, low_rated=low_rated,
         )  # fmt: skip
         if source.finish is not None:
             dataset = source.finish(dataset)
@@ -483,6 +494,8 @@ class Dataset:
             tables["items"] = _ids_and_texts(self.items, self.item_texts)
             if self.left_out is not None and len(self.left_out):
                 tables["left_out"] = self.left_out
+            if self.low_rated is not None:
+                tables["low_rated"] = _table(self.low_rated)
             for name, table in tables.items():
                 table.write_parquet(temporary / f"{name}.parquet")
             manifest = {
@@ -518,7 +531,7 @@ class Dataset:
     @classmethod
     def _load(cls, folder: Path) -> Self:
         manifest = _manifest(folder)
-        optional = [name for name in ("cold", "left_out") if name in manifest["sha256"]]
+        optional = [name for name in ("cold", "left_out", "low_rated") if name in manifest["sha256"]]
         tables = _tables(folder, manifest, [*SPLITS, "users", "items", *optional])
         sides = _sides(tables)
         shape = len(sides[0]), len(sides[1])
@@ -532,6 +545,7 @@ class Dataset:
             expect(manifest["provenance"], dict, "the provenance"),
             cold=_interactions(tables["cold"], *shape) if "cold" in tables else None,
             left_out=tables.get("left_out"),
+            low_rated=_interactions(tables["low_rated"], *shape) if "low_rated" in tables else None,
         )
         # It is of these very tables, as their checksums say; to compute it takes seconds for a million items.
         if "content" in manifest:
@@ -719,14 +733,20 @@ def _filtered(
     sample_users: float | None,
     k_core: int,
     rng: np.random.Generator,
-) -> tuple[Interactions, dict[str, int], _LeftOut]:
-    """Apply the filters; return what is left, the interactions after each filter, and who was left out."""
+) -> tuple[Interactions, Interactions | None, dict[str, int], _LeftOut]:
+    """Apply the filters.
+
+    Returns:
+        what is left, the pairs that ``min_rating`` leaves out, the interactions after each filter, and who was left
+        out.
+    """
     counts = {"read": len(kept)}
     steps = [_Step.of("", kept)]
     if period is not None and period != (None, None):
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
         steps.append(_Step.of("without an interaction in the period", kept))
+    every, low_rated = kept, None
     if min_rating is not None:
         kept = kept.rated()  # otherwise a later interaction without a rating would hide one with a rating
     kept = _merged(kept, source, findings)
@@ -734,6 +754,7 @@ def _filtered(
     if min_rating is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
+        low_rated = every.take(~np.isin(every.keys(), kept.keys())).merged()
         steps.append(_Step.of(f"without a rating of at least {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
@@ -743,7 +764,7 @@ def _filtered(
         kept = kept.k_core(k_core)
         counts[f"in the {k_core}-core"] = len(kept)
         steps.append(_Step.of(f"not in the {k_core}-core", kept))
-    return kept, counts, _left_out(source, steps)
+    return kept, low_rated, counts, _left_out(source, steps)
 
 
 def _merged(part: Interactions, source: Source, findings: list[Finding]) -> Interactions:
@@ -768,28 +789,43 @@ def _merged(part: Interactions, source: Source, findings: list[Finding]) -> Inte
 
 def _renumbered(
     kept: Interactions,
+    low_rated: Interactions | None,
     users: Vocabulary,
     items: Vocabulary,
     item_texts: pl.DataFrame | None,
     user_texts: pl.DataFrame | None,
-) -> tuple[Interactions, tuple[Vocabulary, Vocabulary, pl.DataFrame | None, pl.DataFrame | None]]:
-    """Drop the users and items without an interaction."""
-    user_rows, new_users = _renumber(kept.users, kept.n_users)
-    item_rows, new_items = _renumber(kept.items, kept.n_items)
-    kept = replace(kept, users=new_users, items=new_items, n_users=len(user_rows), n_items=len(item_rows))
-    return kept, (
-        Vocabulary((users.id(int(row)) for row in user_rows), "user"),
-        Vocabulary((items.id(int(row)) for row in item_rows), "item"),
-        item_texts[item_rows] if item_texts is not None else None,
-        user_texts[user_rows] if user_texts is not None else None,
+) -> tuple[
+    Interactions,
+    Interactions | None,
+    tuple[Vocabulary, Vocabulary, pl.DataFrame | None, pl.DataFrame | None],
+]:
+    """Drop the users and items without an interaction, and what these have among the pairs that were rated low."""
+    user_rows, of_users = _renumber(kept.users, kept.n_users)
+    item_rows, of_items = _renumber(kept.items, kept.n_items)
+    n_users, n_items = len(user_rows), len(item_rows)
+    users_kept, items_kept = of_users[kept.users], of_items[kept.items]
+    kept = replace(kept, users=users_kept, items=items_kept, n_users=n_users, n_items=n_items)
+    if low_rated is not None:
+        low_users, low_items = of_users[low_rated.users], of_items[low_rated.items]
+        stay = (low_users >= 0) & (low_items >= 0)
+        low_rated = Interactions(low_users[stay], low_items[stay], n_users, n_items) if stay.any() else None
+    return (
+        kept,
+        low_rated,
+        (
+            Vocabulary((users.id(int(row)) for row in user_rows), "user"),
+            Vocabulary((items.id(int(row)) for row in item_rows), "item"),
+            item_texts[item_rows] if item_texts is not None else None,
+            user_texts[user_rows] if user_texts is not None else None,
+        ),
     )
 
 
 def _renumber(rows: IntArray, size: int) -> tuple[IntArray, IntArray]:
-    """Return the rows that occur, ascending, and the position of each of ``rows`` among them."""
+    """Return the rows that occur, ascending, and int64[size]: the place of each row among them, −1 for the others."""
     present = np.zeros(size, bool)
     present[rows] = True
-    return np.flatnonzero(present), (np.cumsum(present) - 1)[rows]
+    return np.flatnonzero(present), np.where(present, np.cumsum(present) - 1, -1)
 
 
 def _table(interactions: Interactions) -> pl.DataFrame:

@@ -213,7 +213,7 @@ def read_table(path: Path) -> pl.DataFrame:
 def evaluate(
     scores: Scorer,
     dataset: Dataset,
-    k: Sequence[int] = (5, 10, 20),
+    k: int | Sequence[int] = (5, 10, 20),
     split: str = "test",
     memory_budget: int = MEMORY_BUDGET,
     users: IntArray | None = None,
@@ -228,7 +228,7 @@ def evaluate(
         scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is
             scored by one thread per core; others are called from this thread, with a block of users at a time.
         dataset: its ``excluded()`` pairs are left out of the lists, and the items of ``split`` count as relevant.
-        k: list lengths.
+        k: list lengths, or one.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
         users: only these rows, of those with held-out items; None ranks for all of them.
@@ -243,12 +243,13 @@ def evaluate(
             f"scores is a {type(scores).__name__}: expected DotProduct(users, items), or an object with score(users)"
         )
     Dataset.check(dataset)
-    lengths = tuple(sorted(set(k)))
+    lengths = tuple(sorted({k} if isinstance(k, int) else set(k)))
     if not lengths or lengths[0] < 1:
         raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")
+    if split not in ("valid", "test"):
+        never = "training items are never ranked: " if split == "train" else f"unknown split {split!r}: "
+        raise ConfigError(f"{never}evaluate on 'valid' or 'test'")
     held_out = dataset.split(split)
-    if split == "train":
-        raise ConfigError("training items are never ranked: evaluate on 'valid' or 'test'")
     found = np.flatnonzero(held_out.user_degrees())
     users = found if users is None else found[np.isin(found, users)]  # (n,)
     if not len(users):

@@ -11,6 +11,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, DataError
 from rlmrec.files import sha256
+from rlmrec.findings import by_number
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.registry import MADE_ELSEWHERE
 from rlmrec.types import AnyArray, Float32Array
@@ -171,13 +172,29 @@ def _rows(ids: pl.Series, path: Path, vocabulary: Vocabulary) -> AnyArray:
         raise DataError(f"{where}: {nulls:,} rows have no {kind} id: remove them")
     known = pl.Series("known", list(vocabulary.ids), dtype=expected)
     for wrong, problem, example in (
-        (ids.is_duplicated(), f"stand in several rows: keep one row per {kind}", ids),
-        (~ids.is_in(known.implode()), f"are no {kind}s of the dataset: remove them", ids),
-        (~known.is_in(ids.implode()), "have no vector: every one needs a row", known),
+        (
+            ids.is_duplicated(),
+            [f"{verb} in several rows: keep one row per {kind}" for verb in ("stands", "stand")],
+            ids,
+        ),
+        (
+            ~ids.is_in(known.implode()),
+            [f"is no {kind} of the dataset: remove it", f"are no {kind}s of the dataset: remove them"],
+            ids,
+        ),
+        (
+            ~known.is_in(ids.implode()),
+            [f"{verb} no vector: every {kind} needs a row" for verb in ("has", "have")],
+            known,
+        ),
     ):
-        if count := int(wrong.sum()):
-            first = example.filter(wrong)[0]
-            raise DataError(f"{where}: {count:,} {kind} ids, for example {first!r}, {problem}")
+        found = example.filter(wrong)
+        if len(found):
+            count = found.n_unique()
+            ids_of = by_number(count, f"{kind} id", f"{kind} ids")
+            raise DataError(
+                f"{where}: {count:,} {ids_of}, for example {found[0]!r}, {by_number(count, *problem)}"
+            )
     return np.array([vocabulary.row(raw) for raw in ids.to_list()], np.int64)
 
 

@@ -134,6 +134,8 @@ def train(
     Source: Ren et al., WWW 2024, Algorithms 1 and 2.
     """
     config = as_config(TrainConfig, config, {})
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}: expected 0 or more")
     if alignment is None:
         alignment = Alignment()
     check_fit(backbone, alignment, dataset)
