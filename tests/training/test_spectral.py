@@ -82,8 +82,14 @@ def test_initial_embeddings_solve_the_regularised_least_squares(dataset):
     torch.testing.assert_close(backbone.initial_for(zeros, graph), zeros)
 
 
-def test_a_backbone_without_propagation_begins_at_the_vectors_themselves(dataset):
-    backbone = MF(dataset.n_users, dataset.n_items, embedding_size=6)
+class OtherEncoder(LightGCN):
+    def encode(self, x, graph):
+        return self.split(2 * x, graph)
+
+
+@pytest.mark.parametrize("kind", [MF, OtherEncoder])
+def test_a_backbone_without_propagation_begins_at_the_vectors_themselves(dataset, kind):
+    backbone = kind(dataset.n_users, dataset.n_items, embedding_size=6)
     put_spectral_embeddings(backbone, dataset, Graph.from_interactions(dataset.train))
     for table, wanted in zip(
         (backbone.user_embedding, backbone.item_embedding), spectral_embeddings(dataset, 6), strict=True

@@ -220,6 +220,16 @@ class Backbone(Labelled, nn.Module):
         }
         return self.separate_columns and first["separate_columns"] == min(first.values())
 
+    def matches_encode(self, method: str) -> bool:
+        """Return whether a method is of the class that defines ``encode``, or of a subclass of that.
+
+        A subclass with an ``encode`` of its own would else inherit, for example, the messages of another encoder.
+        """
+        of_method, of_encode = (
+            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in (method, "encode")
+        )
+        return issubclass(of_method, of_encode)
+
     @property
     def has_static_steps(self) -> bool:
         """Whether every step has the same graph and shapes, so that it can be compiled; SL@K's steps have not."""

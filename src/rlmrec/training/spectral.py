@@ -44,8 +44,9 @@ def put_spectral_embeddings(
 ) -> None:
     """Replace a backbone's initial embeddings so that its final embeddings are near ``spectral_embeddings``.
 
-    ``Backbone.initial_for`` computes the initial embeddings. Columns beyond the rank of the interactions stay, and so
-    do users and items without training interactions.
+    ``Backbone.initial_for`` computes the initial embeddings. A subclass with an ``encode`` and no ``initial_for`` of
+    its own begins at the wanted final ones. Columns beyond the rank of the interactions stay, and so do users and items
+    without training interactions.
 
     Args:
         backbone: its tables are changed in place.
@@ -59,7 +60,8 @@ def put_spectral_embeddings(
     """
     tables = check_tables(backbone)
     final = torch.from_numpy(np.concatenate(spectral_embeddings(dataset, tables[0].shape[1], seed, shards)))
-    initial = backbone.initial_for(final.to(tables[0]), graph)
+    final = final.to(tables[0])
+    initial = backbone.initial_for(final, graph) if backbone.matches_encode("initial_for") else final
     if initial.shape != final.shape:
         raise ConfigError(
             f"initial_for of {type(backbone).__name__} returned {tuple(initial.shape)}, expected {tuple(final.shape)}: "

@@ -225,7 +225,7 @@ def item_messages(backbone: Backbone, dataset: Dataset, graph: Graph | None = No
         dataset: its training interactions make the graph.
         graph: that graph, if you have it already.
     """
-    if not issubclass(_home(backbone, "last_layer_messages"), _home(backbone, "encode")):
+    if not backbone.matches_encode("last_layer_messages"):
         return None
     x = backbone.initial()
     graph = graph or Graph.from_interactions(dataset.train, backbone.self_loops, x.dtype, x.device)
@@ -251,11 +251,6 @@ def validation_sample(dataset: Dataset, count: int | None, seed: int) -> IntArra
     if count is None or count >= len(users):
         return None
     return np.sort(np.random.default_rng([seed, len(users)]).choice(users, count, replace=False))
-
-
-def _home(backbone: Backbone, method: str) -> type:
-    """Return the class that defines this backbone's method."""
-    return next(kind for kind in type(backbone).__mro__ if method in vars(kind))
 
 
 def check_fit(backbone: Backbone, alignment: Alignment | None, dataset: Dataset) -> None:
