@@ -222,7 +222,7 @@ def test_a_table_of_known_numbers(tmp_path):
     assert "0.1500 (+25.0 %*)" in text, "R@20 is marked"
     assert text.count("%*") == 2, "in both tables, and no other metric is"
     assert "| LightGCN | Con | 0.1500 | 0.1483 | +1.1 % | +25.0 %* | +5.1 % |" in text
-    assert "1 trials failed." in text
+    assert "1 trial failed." in text
     records = list(csv.DictReader(io.StringIO(as_csv([_long_table(table)]))))
     assert len(records) == 12
     found = next(r for r in records if r["variant"] == "Con" and r["metric"] == "recall@20")
@@ -290,8 +290,9 @@ def test_rows_of_other_data_are_not_compared(tmp_path):
     assert [row.row for row in table.rows] == [("LightGCN", "Con")]
     assert table.rows[0].change == {}
     assert "In brackets" not in as_markdown(tables_of(table)), "there are none"
-    assert "1 runs with other options than the last ones of their row, or on other data" in as_markdown(
-        tables_of(table)
+    assert (
+        "1 run with other options than the last ones of their row, or on other data, is not"
+        in as_markdown(tables_of(table))
     )
     # What was run again last decides, in whatever order rows stand.
     kept, left_out = current_records(grid("table1"), [new, old])
@@ -402,7 +403,7 @@ def test_the_command(place, tmp_path, capsys):
     expected = compare_tables(tables["Con"], tables["Base"], "recall@20")
     assert tests[("LightGCN", "Con")]["recall@20"]["p_t"] == pytest.approx(expected.p_t)
     assert {path.name for path in (results / "table2").glob("[!.]*")} == {
-        "blocks.jsonl", "blocks.significance.json", "table2.md", "table2.csv", "table2.tex",
+        "blocks.jsonl", "blocks.asked.json", "blocks.significance.json", "table2.md", "table2.csv", "table2.tex",
     }  # fmt: skip
     # Again: nothing runs. Another experiment with the same trial: it is not run either, and has its own line.
     before = (results / "table2" / "blocks.jsonl").read_text()
@@ -462,7 +463,7 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     ]  # fmt: skip
     folder = place.experiments_path / "mine"
     assert {path.name for path in folder.glob("[!.]*")} == {
-        "blocks.jsonl", "blocks.significance.json", "mine.toml", "mine.md", "mine.csv", "mine.tex",
+        "blocks.jsonl", "blocks.asked.json", "blocks.significance.json", "mine.toml", "mine.md", "mine.csv", "mine.tex",
     }  # fmt: skip
     assert "Layers of noise: blocks" in (folder / "mine.md").read_text()
     assert call(folder / "mine.toml", "--render")[0] == 0, "by the copy beside the lines, too"
@@ -476,6 +477,47 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     code, _, err = call(tmp_path / "table1.toml")
     assert code == 2
     assert "table1 is a name of the paper's" in " ".join(err.split())
+
+
+def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
+    file = tmp_path / "q.toml"
+    file.write_text(
+        'title = "Q"\nmetrics = ["recall@20"]\nrows = ["variant"]\nseeds = 1\nagainst = { variant = "Base" }\n'
+        "[options]\nepochs = 1\nbatch_size = 256\n"
+        '[[grid]]\nalignment = ["none", "contrastive"]\n'
+    )
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["experiment", str(file), *arguments, "-w", str(place.path), "--threads", "1", "--json"])
+        assert end.value.code == 0
+        base, con = json.loads(capsys.readouterr().out)["rows"]
+        return base, con, (place.experiments_path / "q" / "q.md").read_text()
+
+    only = ("--only", "alignment=none")
+    base, con, text = call()
+    assert "In brackets the change to variant Base" in text
+    spectral, old, text = call(*only, "--set", "initial_embeddings=spectral")
+    assert spectral["recall@20"] != base["recall@20"]
+    assert old == {**con, "other_options": {"training.initial_embeddings": [None, "spectral"]}}
+    assert "In brackets" not in text, "rows with other options are not compared"
+    assert (
+        "† run with other options than the last command asked for: Con (initial_embeddings the default instead of "
+        "spectral)." in text
+    )
+    assert "| Con † | 1 | 1 |" in text
+    for again in ((), ("--render",)):
+        call(*only, "--set", "initial_embeddings=spectral")
+        assert call(*again)[:2] == (base, con), "what was trained last does not count"
+    assert "In brackets" in (text := call()[2])
+    assert "†" not in text
+    assert "1 run with other options than those shown, or on other data, is not shown." in text
+    # More seeds of one row: the comparison says so.
+    assert "Compared over different seeds: Con (1) with Base (1, 2)." in call(*only, "--seeds", "2")[2]
+    assert "Compared over different seeds" not in call("--seeds", "2")[2]
+    # A changed file: the row that did not run again has the options of before.
+    file.write_text(file.read_text().replace("epochs = 1", "epochs = 2"))
+    assert "Con (epochs 1 instead of 2)" in call(*only)[2]
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,9 @@ def experiment(
 
     Each trial that ends is a JSON line in RESULTS/NAME/DATASET.jsonl. A killed command continues when it is repeated,
     and trials that failed are run again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, earlier trials
-    are kept. The tables are written beside the records as Markdown, CSV and LaTeX; models and values per user are in
-    the workspace's trials/. Several datasets may share a results folder.
+    are kept. The table shows the trials with this command's options, also of rows that --only leaves out; † marks rows
+    of which only others were trained. The tables are written beside the records as Markdown, CSV and LaTeX; models and
+    values per user are in the workspace's trials/. Several datasets may share a results folder.
     A finished `rlmrec train` run of the workspace with the same configuration (preset, options, seed, dataset, text
     embeddings) is copied instead of trained again.
 
@@ -120,7 +121,14 @@ def experiment(
     from rlmrec.experiments.plan import planned_rows
     from rlmrec.experiments.results import Results, TrialRecord, results_path, tries_path
     from rlmrec.experiments.trial import TrialInputs
-    from rlmrec.report.experiments import run_tests, summaries_of, summarize, tables_of, write_experiment
+    from rlmrec.report.experiments import (
+        run_tests,
+        save_asked,
+        summaries_of,
+        summarize,
+        tables_of,
+        write_experiment,
+    )
     from rlmrec.report.tables import as_markdown
     from rlmrec.workspace import Workspace
 
@@ -128,16 +136,25 @@ def experiment(
     folder = results or place.experiments_path
     plan = _load(name)
     failed = 0
-    if not render:
-        options = parse_settings(settings or [])
-        if epochs is not None:
-            options["epochs"] = epochs
+    options = parse_settings(settings or [])
+    if epochs is not None:
+        options["epochs"] = epochs
+    share = threads or (torch.get_num_threads() if plan.is_timing else None)
+    timing = f"{device}, {share} threads" if plan.is_timing else ""
+    if render and place.dataset_path.exists():
         inputs = TrialInputs(place)
-        share = threads or (torch.get_num_threads() if plan.is_timing else None)
+        path = results_path(folder, plan.name, inputs.dataset.name)
+        if path.exists():
+            if options:
+                plan.methods(inputs, preset, options, seeds=seeds)  # names an option that no trial has
+            asked = plan.asked(inputs, preset, options, seeds=seeds)
+            save_asked(path, plan, asked, Results[TrialRecord](tries_path(path)))
+            run_tests(plan, path, inputs)
+    if not render:
+        inputs = TrialInputs(place)
         stages, lacking = plan.methods(
-            inputs, preset, options,
-            seeds=seeds, only=_parse_only(only or []), timing=f"{device}, {share} threads" if plan.is_timing else "",
-        )  # fmt: skip
+            inputs, preset, options, seeds=seeds, only=_parse_only(only or []), timing=timing
+        )
         if lacking:
             planned = sum(len(method.runs[0]) for stage in stages for method in stage)
             output.say(
@@ -154,6 +171,7 @@ def experiment(
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
+        asked = plan.asked(inputs, preset, options, seeds=seeds, timing=timing)
         with open_engine(engine, address, device, output.say) as opened:
             for number, stage in enumerate(stages, 1):
                 label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
@@ -166,6 +184,7 @@ def experiment(
                 ran = run_with_progress(trials, place, records, output, label, jobs, share, device, opened)
                 failed += sum(not tried.is_done(trial.id) for trial in tries)
                 failed += sum(record["status"] == "failed" for record in ran)
+                save_asked(path, plan, asked, tried)
                 run_tests(plan, path, inputs)  # after each part, so that one that is killed has its tests too
         output.console.print(
             printable(as_markdown(tables_of(summarize(plan, path)))), markup=False, soft_wrap=True
@@ -181,6 +200,7 @@ def experiment(
                 {
                     "dataset": summary.dataset, **dict(zip(plan.rows, row.row, strict=True)),
                     "seeds": row.seeds, **row.mean,
+                    **({"other_options": row.other_options} if row.other_options else {}),
                 }
                 for summary in summaries_of(plan, folder)
                 for row in summary.rows

@@ -327,30 +327,76 @@ class Experiment:
         if not only:
             named |= {*flat_options(chosen), *(flat_options(try_options) if self.has_tries else ())}
 
-        def trial_of(point: Point, more: Mapping[str, Any]) -> Trial:
-            trial = self._trial(point, inputs, names, preset, {**chosen, **more}, used)
-            return replace(trial, timing=timing) if self.is_timing else trial
-
         stages: dict[int, list[Method]] = {}
         lacking: list[Trial] = []
         for alike in _by_method(points):
-            grid = self.values["grid"][alike[0]["grid"]]
-            choices = [{**grid.get("options", {}), **one} for one in grid.get("tries", [{}])]
-            runs = [tuple(trial_of(point, choice) for point in alike) for choice in choices]
-            needs_text = grid.get("needs_text", False) or runs[0][0].needs_text
-            if needs_text and runs[0][0].texts is None:
-                lacking += runs[0]
+            number = alike[0]["grid"]
+            grid = self.values["grid"][number]
+            method = self._method(alike, inputs, names, preset, chosen, timing, used)
+            first = method.runs[0][0]
+            if first.texts is None and (grid.get("needs_text", False) or first.needs_text):
+                lacking += method.runs[0]
                 continue
-            first = {**alike[0], "seed": 1}
-            tries = [trial_of(first, {**choice, **try_options}) for choice in choices if "tries" in grid]
-            named_here = {name for choice in choices for name in flat_options(choice)}
-            mistyped |= named_here - known[alike[0]["grid"]]
-            stage = alike[0]["grid"] if self.has_tries else 0
-            stages.setdefault(stage, []).append(Method(tuple(tries), tuple(runs)))
+            given = {name for one in self._choices(number) for name in flat_options(one)}
+            mistyped |= given - known[number]
+            stages.setdefault(number if self.has_tries else 0, []).append(method)
         unknown = mistyped | (named - used)
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
         return list(stages.values()), lacking
+
+    def asked(
+        self,
+        inputs: TrialInputs,
+        preset: str,
+        options: Mapping[str, Any],
+        *,
+        seeds: int | None = None,
+        timing: str = "",
+    ) -> list[Method]:
+        """Return the methods of the whole grid with these options: what the table is to show, whatever ``--only`` runs.
+
+        Those that cannot be made with these options are not among them: a preset may have no table for them.
+        """
+        chosen = {**self.values.get("options", {}), **options}
+        names = inputs.place.text_embeddings_names()
+        found = []
+        for alike in _by_method(list(self.points(names, seeds))):
+            try:
+                found.append(self._method(alike, inputs, names, preset, chosen, timing, set()))
+            except ConfigError:  # of one that is to run, ``methods`` tells it
+                continue
+        return found
+
+    def _choices(self, number: int) -> list[dict[str, Any]]:
+        """Return the options of a grid, once for each of its tries."""
+        grid = self.values["grid"][number]
+        return [{**grid.get("options", {}), **one} for one in grid.get("tries", [{}])]
+
+    def _method(
+        self,
+        alike: Sequence[Point],
+        inputs: TrialInputs,
+        names: Sequence[str],
+        preset: str,
+        options: Mapping[str, Any],
+        timing: str,
+        used: set[str],
+    ) -> Method:
+        """Return the method of points that differ in their seed alone; ``used`` collects the options that it has."""
+
+        def trial_of(point: Point, more: Mapping[str, Any]) -> Trial:
+            trial = self._trial(point, inputs, names, preset, {**options, **more}, used)
+            return replace(trial, timing=timing) if self.is_timing else trial
+
+        number = alike[0]["grid"]
+        choices, try_options = self._choices(number), self.values.get("try_options", {})
+        first = {**alike[0], "seed": 1}
+        has_tries = "tries" in self.values["grid"][number]
+        return Method(
+            tuple(trial_of(first, {**choice, **try_options}) for choice in choices if has_tries),
+            tuple(tuple(trial_of(point, choice) for point in alike) for choice in choices),
+        )
 
     @property
     def has_details(self) -> bool:

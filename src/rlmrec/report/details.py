@@ -40,7 +40,7 @@ def _groups(summary: Summary) -> ResultTable | None:
     for row in summary.rows:
         own, base = (
             means[row.row],
-            means.get(summary.experiment.other_row(row.row, "against") or row.row, {}),
+            means.get(row.base or row.row, {}),
         )
         values: list[Value] = []
         for name in GROUPS:
@@ -143,10 +143,10 @@ def _stopping(summary: Summary) -> ResultTable | None:
     }
     if not stops:
         return None
-    records = {row.row: row.records for row in summary.rows}
+    rows = {row.row: row for row in summary.rows}
     body: list[list[Value]] = []
     for row, mine in stops.items():
-        base = stops.get(summary.experiment.other_row(row, "against") or row, mine)
+        base = stops.get(rows[row].base or row, mine)
         values: list[Value] = []
         for part in range(2):
             own = [one[part][1] for one in mine]
@@ -157,7 +157,7 @@ def _stopping(summary: Summary) -> ResultTable | None:
                 text += f" ({100 * change:+.1f} %)"
             epochs = ", ".join(f"{one[part][0]:g}" for one in mine)
             values += [epochs, text]
-        body.append([*row, *values, _gain_left(mine, base), _after_best(records[row])])
+        body.append([*row, *values, _gain_left(mine, base), _after_best(rows[row].records)])
     patience = summary.rows[-1].records[0]["cell"]["training"].get("patience", "")
     return ResultTable(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,37 @@ from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import LEVEL
-from rlmrec.experiments.experiment import ABSENT, Experiment, Row
-from rlmrec.experiments.results import TrialRecord, metric_value, read_trial_records, tries_path
+from rlmrec.experiments.experiment import ABSENT, Experiment, Method, Row
+from rlmrec.experiments.results import Results, TrialRecord, metric_value, read_trial_records, tries_path
 from rlmrec.experiments.trial import TrialInputs
 from rlmrec.files import read_json, write_json
+from rlmrec.findings import by_number
 from rlmrec.report.details import NOT_MEASURED, detail_tables
 from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
 POPULARITY = "popularity"  # the backbone that others are compared with
 Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]  # row → metric → the fields of ``SeededComparison``
+OTHER = "†"  # marks rows with other options than the command asked for
+OPTION_NAMES = {"data.semantics": "text_embeddings"}  # those that people know by another name
+# Option, as "part.name" → its value in a trial and the one that was asked for.
+Differences = Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """What the last command asked for in a row of the table.
+
+    Args:
+        seeds: of its trials.
+        trials: ``Trial.as_dict`` of one seed: of several grids that make the row, or of the choices as long as none is
+            made, there are several.
+    """
+
+    seeds: list[int]
+    trials: list[dict[str, Any]]
+
+
+Asked = Mapping[Row, AskedRow]
 
 
 @dataclass
@@ -37,6 +59,8 @@ class SummaryRow:
         mean: by metric.
         std: standard deviation by metric; None for one seed.
         records: of the trials.
+        other_options: in which it differs from what the last command asked for.
+        base: the row that it is compared with; None if there is none, or if that one has other options.
         tests: by metric, against the base row.
         change: relative change by metric, to the base row.
         to_reference: relative change by metric, to the reference row.
@@ -50,6 +74,8 @@ class SummaryRow:
     mean: dict[str, float]
     std: dict[str, float] | None
     records: list[TrialRecord]
+    other_options: Differences = field(default_factory=dict)
+    base: Row | None = None
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     change: dict[str, float] = field(default_factory=dict)
     to_reference: dict[str, float] = field(default_factory=dict)
@@ -76,7 +102,8 @@ class Summary:
         rows: in the order of the grids.
         published_dataset: whose published numbers are shown; None for none.
         encoders: name of text embeddings → their encoder.
-        left_out: records of rows that were run with other options before.
+        left_out: records of rows that are shown with other options.
+        asked: what the last command asked for; empty if that is not known.
         failed: trials whose last attempt failed.
         tries: row → records of the tries that its options were chosen from.
     """
@@ -89,6 +116,7 @@ class Summary:
     left_out: int = 0
     failed: int = 0
     tries: Mapping[Row, list[TrialRecord]] = field(default_factory=dict)
+    asked: Asked = field(default_factory=dict)
 
     @property
     def is_same_data(self) -> bool:
@@ -98,25 +126,77 @@ class Summary:
 
 
 def current_records(
-    experiment: Experiment, records: Sequence[TrialRecord]
+    experiment: Experiment, records: Sequence[TrialRecord], asked: Asked | None = None
 ) -> tuple[dict[Row, list[TrialRecord]], int]:
-    """Return the records of each row that share the options of its last one, and the number of the others.
+    """Return the records of each row that share all options, and the number of the others.
 
-    Means over seeds make sense only if nothing else differs. Rows are compared with each other, so all must be of
-    the dataset of the last record: a dataset that was split again under its old name shares the file.
+    Means over seeds make sense only if nothing else differs. Of several choices of options the nearest to what was
+    asked for is taken; of equally near ones, and where nothing is known to be asked for, that of the last record.
+    Rows are compared with each other, so all must be of one dataset, that asked for or that of the last record: a
+    dataset that was split again under its old name shares the file.
     """
     done = [
         (row, record)
         for record in records
         if record["status"] == "done" and (row := experiment.row(record["cell"])) is not None
     ]
-    latest = {row: _without_seed(record["cell"]) for row, record in done}
-    kept: dict[Row, list[TrialRecord]] = {}
+    wanted = {one["data"]["dataset"] for row in (asked or {}).values() for one in row.trials}
+    datasets = [record["cell"]["data"]["dataset"] for _, record in done]
+    dataset = next((one for one in reversed(datasets) if one in wanted), datasets[-1] if datasets else None)
+    alike: dict[Row, dict[str, list[TrialRecord]]] = {}
     for row, record in done:
-        dataset = done[-1][1]["cell"]["data"]["dataset"]
-        if _without_seed(record["cell"]) == latest[row] and record["cell"]["data"]["dataset"] == dataset:
-            kept.setdefault(row, []).append(record)
+        if record["cell"]["data"]["dataset"] == dataset:
+            by_options = alike.setdefault(row, {})
+            key = _without_seed(record["cell"])
+            by_options[key] = [*by_options.pop(key, []), record]  # the last one last
+    kept = {}
+    for row, by_options in alike.items():
+        trials = asked[row].trials if asked and row in asked else []
+        exact = {_without_seed(one) for one in trials}
+        nearest = min(
+            reversed(by_options),
+            key=lambda key: (key not in exact, len(_differences(by_options[key][0]["cell"], trials))),
+        )
+        kept[row] = by_options[nearest]
     return kept, len(done) - sum(map(len, kept.values()))
+
+
+def _differences(trial: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Return the options in which a trial differs from the nearest one that was asked for; none if none was."""
+    mine = _options(trial)
+    found = []
+    for other in map(_options, asked):
+        names = {**other, **mine}
+        if not other["run.timing"]:
+            del names["run.timing"]  # --render asks for seconds of no machine in particular
+        found.append(
+            {name: (mine.get(name), other.get(name)) for name in names if mine.get(name) != other.get(name)}
+        )
+    return min(found, key=len, default={})
+
+
+def _options(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that a trial's numbers depend on, apart from seed and dataset, as "part.name" → value."""
+    options = {
+        f"{part}.{name}": value
+        for part in ("backbone", "alignment", "training", "data")
+        for name, value in trial.get(part, {}).items()
+        if (part, name) != ("data", "dataset")
+    }
+    start = None if trial["start"] is None else trial["start"]["alignment"]
+    return {**options, "run.start": start, "run.timing": trial.get("timing", "")}
+
+
+def _is_alike(one: Differences, other: Differences) -> bool:
+    """Return whether two rows differ in the same way from what was asked for, so that they can be compared.
+
+    An alignment's own options are no others than those of its row.
+    """
+
+    def shared(differences: Differences) -> dict[str, Any]:
+        return {name: both for name, both in differences.items() if not name.startswith("alignment.")}
+
+    return shared(one) == shared(other)
 
 
 def _without_seed(trial: Mapping[str, Any]) -> str:
@@ -134,7 +214,10 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     tested; stored tests of other rows are kept.
     """
     tables: dict[Row, dict[int, pl.DataFrame]] = {}
-    for row, records in current_records(experiment, read_trial_records(path))[0].items():
+    asked = load_asked(path)
+    shown, _ = current_records(experiment, read_trial_records(path), asked)
+    other = _other_options(shown, asked)
+    for row, records in shown.items():
         for record in records:
             values = inputs.place.trial(record["id"]) / "test.parquet"
             if record["test"] is not None and values.exists():
@@ -142,11 +225,64 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     pairs = {}
     for row, by_seed in tables.items():
         base = experiment.other_row(row, "against")
-        if base is not None and base in tables:
+        if base is not None and base in tables and _is_alike(other[row], other[base]):
             pairs["\n".join(row)] = by_seed, tables[base]
     compared = compare_pairs(pairs, [metric for metric in experiment.metrics if "@" in metric])
     found = comparisons_as_dict(compared)
     save_tests(path, {**load_tests(path), **{tuple(key.split("\n")): value for key, value in found.items()}})
+
+
+def _other_options(shown: Mapping[Row, Sequence[TrialRecord]], asked: Asked) -> dict[Row, dict[str, Any]]:
+    """Return the options in which the records of each row differ from what was asked for."""
+    return {
+        row: _differences(records[0]["cell"], asked[row].trials if row in asked else [])
+        for row, records in shown.items()
+    }
+
+
+def save_asked(
+    path: Path, experiment: Experiment, methods: Iterable[Method], tried: Results[TrialRecord]
+) -> None:
+    """Write what a command asks for beside a file of records, so that its table, and no older one, is shown.
+
+    Args:
+        path: of the records.
+        experiment: of the methods.
+        methods: as ``Experiment.asked`` returns them.
+        tried: records of the tries.
+    """
+    rows: dict[Row, AskedRow] = {}
+    for method in methods:
+        chosen = method.chosen(tried)
+        for trials in [chosen] if chosen else method.runs:
+            row = experiment.row(trials[0].as_dict())
+            if row is not None:
+                asked = rows.setdefault(row, AskedRow([], []))
+                asked.trials.append(trials[0].as_dict())
+                asked.seeds.extend({trial.seed for trial in trials} - set(asked.seeds))
+    write_json(
+        _asked_path(path),
+        [{"row": list(row), "seeds": sorted(one.seeds), "trials": one.trials} for row, one in rows.items()],
+    )
+
+
+def load_asked(path: Path) -> Asked:
+    """Read what ``save_asked`` wrote; nothing if there is no file.
+
+    Raises:
+        WorkspaceError: it is damaged.
+    """
+    file = _asked_path(path)
+    if not file.exists():
+        return {}
+    try:
+        return {tuple(one["row"]): AskedRow(one["seeds"], one["trials"]) for one in read_json(file)}
+    except (TypeError, KeyError):
+        raise WorkspaceError(f"{file} is damaged: run the experiment again") from None
+
+
+def _asked_path(records: Path) -> Path:
+    return records.with_suffix(".asked.json")
 
 
 def _tests_path(records: Path) -> Path:
@@ -176,7 +312,9 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         WorkspaceError: the file or that of its tests is damaged.
     """
     records = read_trial_records(path)
-    by_row, left_out = current_records(experiment, records)
+    asked = load_asked(path)
+    by_row, left_out = current_records(experiment, records, asked)
+    other = _other_options(by_row, asked)
     tests = load_tests(path)
     rows = {row: _over_seeds(experiment, row, by_row[row]) for row in sorted(by_row, key=experiment.sort_key)}
     kept = [record for same in by_row.values() for record in same]
@@ -186,10 +324,14 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
     numbers = {} if published is None else published.numbers.get(published_dataset or "", {})
     for row, found in rows.items():
         base, reference = experiment.other_row(row, "against"), experiment.other_row(row, "reference")
+        found.other_options = other[row]
         found.tests = tests.get(row, {})
-        if base in rows:
+        if base in rows and _is_alike(other[row], other[base]):
+            found.base = base
             found.change = _changes(found.mean, rows[base].mean)
-        if reference in rows:
+        elif base in rows:
+            found.tests = {}
+        if reference in rows and _is_alike(other[row], other[reference]):
             found.to_reference = _changes(found.mean, rows[reference].mean)
         found.published = numbers.get(_published_row(experiment, row), {})
         if base is not None:
@@ -205,6 +347,7 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         left_out,
         sum(record["status"] == "failed" for record in records),
         _tries(experiment, path),
+        asked,
     )
 
 
@@ -299,7 +442,7 @@ def _our_table(summary: Summary) -> ResultTable:
                 text += f" ({_percent(row.change[metric])}{'*' * row.is_significant(metric)})"
             values.append(text)
         seeds = ", ".join(map(str, row.seeds))
-        body.append([*row.row, seeds, f"{row.epochs:.0f}", *values, *_reference_values(summary, row)])
+        body.append([*_marked(row), seeds, f"{row.epochs:.0f}", *values, *_reference_values(summary, row)])
     if experiment.has_details:
         body = _with_missing_rows(summary, body)
     columns = [*_columns(experiment), "seeds", "epochs", *map(short_metric, metrics)]
@@ -307,6 +450,57 @@ def _our_table(summary: Summary) -> ResultTable:
         [*columns, *_reference_columns(experiment)], body, experiment.title, _note(summary),
         summary.dataset, len(experiment.rows),
     )  # fmt: skip
+
+
+def _marked(row: SummaryRow) -> list[str]:
+    """Return the coordinates of a row, with a mark if its options are not those asked for."""
+    return [*row.row[:-1], row.row[-1] + f" {OTHER}" * bool(row.other_options)]
+
+
+def _other_options_note(summary: Summary) -> str | None:
+    """Say which rows have other options than the last command asked for, and which; None if there are none."""
+    rows: dict[str, list[str]] = {}
+    for row in summary.rows:
+        if row.other_options:
+            rows.setdefault(_in_words(row.other_options), []).append(" ".join(row.row))
+    if not rows:
+        return None
+    listed = "; ".join(f"{', '.join(names)} ({options})" for options, names in rows.items())
+    return (
+        f"{OTHER} run with other options than the last command asked for: {listed}. Rows are compared only where they "
+        "differ from it alike."
+    )
+
+
+def _in_words(differences: Differences) -> str:
+    """Name options that differ from what was asked for."""
+
+    def value(one: Any) -> str:
+        return "the default" if one is None else str(one)
+
+    parts = [
+        "text vectors of before" if name == "data.texts" else
+        f"{OPTION_NAMES.get(name, name.partition('.')[2])} {value(mine)} instead of {value(asked)}"
+        for name, (mine, asked) in differences.items()
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
+def _seeds_note(summary: Summary) -> str | None:
+    """Say which rows are compared over other seeds although the same were asked for; None if there are none."""
+    rows = {row.row: row for row in summary.rows}
+    found = []
+    for row in summary.rows:
+        base = rows.get(row.base) if row.base is not None else None
+        asked = [
+            summary.asked[one.row].seeds
+            for one in (row, base)
+            if one is not None and one.row in summary.asked
+        ]
+        if base is not None and len(asked) == 2 and asked[0] == asked[1] and row.seeds != base.seeds:
+            seeds = [", ".join(map(str, one.seeds)) for one in (row, base)]
+            found.append(f"{' '.join(row.row)} ({seeds[0]}) with {' '.join(base.row)} ({seeds[1]})")
+    return f"Compared over different seeds: {'; '.join(found)}." if found else None
 
 
 def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[Value]]:
@@ -384,7 +578,7 @@ def _printed_table(summary: Summary) -> ResultTable:
             if metric in row.published and metric in row.mean:
                 text += f" ({_number(metric, row.published[metric])})"
             values.append(text)
-        body.append([*row.row, str(len(row.seeds)), *values, *_reference_values(summary, row)])
+        body.append([*_marked(row), str(len(row.seeds)), *values, *_reference_values(summary, row)])
     notes = ["Means over the seeds"]
     if any("@" in metric for metric in metrics):
         notes[0] += "; R is Recall, N is NDCG, all items ranked"
@@ -399,6 +593,7 @@ def _printed_table(summary: Summary) -> ResultTable:
             f"* better and ↓ worse than {base}, p < {LEVEL} in a paired t-test over test users, with Holm's correction "
             "over the table"
         )
+    notes += [note.rstrip(".") for note in (_other_options_note(summary), _seeds_note(summary)) if note]
     columns = [*_columns(experiment), "seeds", *map(short_metric, metrics), *_reference_columns(experiment)]
     return ResultTable(
         columns, body, experiment.title, ". ".join(notes), summary.dataset, len(experiment.rows)
@@ -436,13 +631,15 @@ def _note(summary: Summary) -> str:
             f"Load of the machine {min(loads):g} to {max(loads):g}; a load above the number of threads means that "
             "other programs ran."
         )
+    notes += filter(None, [_other_options_note(summary), _seeds_note(summary)])
     if summary.left_out:
+        shown = "those shown" if summary.asked else "the last ones of their row"
         notes.append(
-            f"{summary.left_out} runs with other options than the last ones of their row, or on other data, are not "
-            "shown."
+            f"{summary.left_out} {by_number(summary.left_out, 'run', 'runs')} with other options than {shown}, or on "
+            f"other data, {by_number(summary.left_out, 'is', 'are')} not shown."
         )
     if summary.failed:
-        notes.append(f"{summary.failed} trials failed.")
+        notes.append(f"{summary.failed} {by_number(summary.failed, 'trial', 'trials')} failed.")
     return " ".join(notes)
 
 

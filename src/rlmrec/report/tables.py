@@ -18,6 +18,7 @@ SHORT_METRICS = {"recall": "R", "ndcg": "N"}
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$",
     "±": r"$\pm$", "≤": r"$\leq$", "<": "$<$", ">": "$>$", "…": r"\ldots{}", "*": "$^{*}$", "↓": r"$^{\downarrow}$",
+    "†": r"$^{\dagger}$",
 }  # fmt: skip
 
 
@@ -111,13 +112,13 @@ def as_latex(tables: Sequence[ResultTable]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return any text as LaTeX text; * and ↓ become superscripts.
+    """Return any text as LaTeX text; *, ↓ and † become superscripts.
 
     Example:
         >>> escape_latex("5 % of a_b*")
         '5 \\\\% of a\\\\_b$^{*}$'
     """
-    return re.sub(r"[\\~^%&_#${}–−±≤<>…*↓]", lambda found: _LATEX.get(found[0], "\\" + found[0]), text)
+    return re.sub(r"[\\~^%&_#${}–−±≤<>…*↓†]", lambda found: _LATEX.get(found[0], "\\" + found[0]), text)
 
 
 def write_tables(
