@@ -479,6 +479,40 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     assert "table1 is a name of the paper's" in " ".join(err.split())
 
 
+def test_a_row_is_tested_against_the_base_that_it_has(place, tmp_path):
+    text = (
+        'title = "x"\nmetrics = ["recall@20"]\nrows = ["backbone", "variant", "text_embeddings", "shuffle"]\n'
+        'seeds = 1\nagainst = { variant = "Base" }\n[[grid]]\nbackbone = ["lightgcn", "gccf"]\n'
+        'alignment = ["none", "contrastive"]\nshuffle = ["none", "users"]\ntext_embeddings = "*"\n'
+    )
+
+    def read(against):
+        (tmp_path / "x.toml").write_text(text.replace('variant = "Base"', against))
+        return Experiment.read(tmp_path / "x.toml")
+
+    base = ("GCCF", "Base", "–", "none")
+    for against in ('variant = "Base"', 'variant = "Base", text_embeddings = "none"'):
+        plan = read(against)
+        rows = [plan.row(trial.as_dict()) for trial in plan.trials(TrialInputs(place), "general", {})[0]]
+        assert base in rows
+        for row in rows:
+            expected = None if row[1] == "Base" else ("GCCF" if row[0] == "GCCF" else "LightGCN", *base[1:])
+            assert plan.other_row(row, "against", rows) == expected
+    con = ("GCCF", "Con", "other", "users")
+    unshuffled = (*con[:3], "none")
+    assert read('shuffle = "none"').other_row(con, "against", rows) == unshuffled
+    assert read('variant = "Gen"').other_row(con, "against", rows) not in rows, "there is none"
+    for against, message in (
+        (
+            'variant = "base"',
+            r"against has variant = 'base' \(did you mean 'Base'\?\), but no row: .* Base, Con",
+        ),
+        ('text_embeddings = ""', "text_embeddings = '', but no row: expected one of –, default, other"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read(against).trials(TrialInputs(place), "general", {})
+
+
 def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     file = tmp_path / "q.toml"
     file.write_text(

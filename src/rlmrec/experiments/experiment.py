@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlmrec.alignment import ALIGNMENTS, alignment_label
-from rlmrec.errors import ConfigError
+from rlmrec.errors import ConfigError, did_you_mean
 from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
@@ -49,6 +49,7 @@ ABSENT = "–"
 COORDINATES = (
     "backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start", "history", "hidden", "dimension",
 )  # fmt: skip
+WITHOUT_TEXT = {"text_embeddings": ABSENT, "shuffle": "none"}  # coordinates of a row that reads no text
 NO_TEXT = "none"  # in the place of a name of text embeddings: a closed form then reads none
 DEFAULT_LOSS = "bpr"  # not shown in the variant
 # Means over the users of the test split, and numbers of the record itself.
@@ -343,6 +344,11 @@ class Experiment:
         unknown = mistyped | (named - used)
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
+        planned = [method.runs[0][0] for stage in stages.values() for method in stage] + lacking
+        found = (
+            self.row(trial.as_dict()) for trial in planned
+        )  # with the options of the preset and the command
+        self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
         return list(stages.values()), lacking
 
     def asked(
@@ -450,18 +456,38 @@ class Experiment:
         found = coordinates(trial)
         return tuple(found[name] for name in self.rows)
 
-    def other_row(self, row: Row, key: str) -> Row | None:
-        """Return the row that ``row`` is tested "against", or its "reference"; None without any or if it is itself."""
+    def other_row(self, row: Row, key: str, rows: Collection[Row] = ()) -> Row | None:
+        """Return the row that ``row`` is tested "against", or its "reference"; None without any or if it is itself.
+
+        Coordinates that are not named there are those of ``row``. Where there is no such row, one without text
+        embeddings, or with those that were not shuffled, takes its place: a base reads none.
+
+        Args:
+            row: of the table.
+            key: "against" or "reference".
+            rows: the rows that there are; by default those of the grids.
+        """
         if key not in self.values:
             return None
-        other = tuple({**dict(zip(self.rows, row, strict=True)), **self.values[key]}.values())
-        return None if other == row else other
+        mine, named = dict(zip(self.rows, row, strict=True)), self.values[key]
+        free = {name: value for name, value in WITHOUT_TEXT.items() if name in mine and name not in named}
+        others = [
+            tuple({**mine, **named, **{name: free[name] for name in names if name in free}}.values())
+            for names in ((), ("shuffle",), ("text_embeddings",), tuple(WITHOUT_TEXT))
+        ]
+        if row == others[0]:
+            return None
+        return next((one for one in others if one in (rows or self.known_rows)), others[0])
 
     @cached_property
     def known_rows(self) -> list[Row]:
         """The rows in the order of the grids, with the default text embeddings for "*"."""
+        return self._rows([DEFAULT_TEXT_EMBEDDINGS])
+
+    def _rows(self, text_embeddings: Sequence[str]) -> list[Row]:
+        """Return the rows in the order of the grids, with these text embeddings for "*"."""
         rows: dict[Row, None] = {}
-        for point in self.points([DEFAULT_TEXT_EMBEDDINGS], 1):
+        for point in self.points(text_embeddings, 1):
             run = {"backbone": point["backbone"], "alignment": point["alignment"]}
             run |= own_labels(point["backbone"], point["alignment"])
             start = None if point["start"] == "random" else {"alignment": point["start"]}
@@ -471,6 +497,19 @@ class Experiment:
                 found = _coordinates(run, data, start, point["period"], point["cut"], *options)
                 rows[tuple(found[name] for name in self.rows)] = None
         return list(rows)
+
+    def _refuse_values_of_no_row(self, rows: Iterable[Row]) -> None:
+        """Refuse a value of "against" or "reference" that none of these rows has: nothing would be compared."""
+        columns = dict(zip(self.rows, zip(*rows, strict=True), strict=True))
+        for key in ("against", "reference"):
+            for name, value in self.values.get(key, {}).items():
+                known = list(dict.fromkeys(columns[name]))
+                if value not in known:
+                    meant = did_you_mean(str(value), known)
+                    raise ConfigError(
+                        f"{self.name}: {key} has {name} = {value!r}{meant}, but no row: expected one of "
+                        f"{', '.join(known)}"
+                    )
 
     def _known_options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any], bool]:
         """Return the options of backbone and alignment at a point, and whether text is read.
@@ -503,6 +542,8 @@ def _with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("against", "reference"):
         if key in found:
             found[key] = {OLD_NAMES.get(name, name): value for name, value in found[key].items()}
+            if found[key].get("text_embeddings") == NO_TEXT:
+                found[key]["text_embeddings"] = ABSENT
     found["rows"] = [OLD_NAMES.get(name, name) for name in found["rows"]]
     grids = []
     for grid in found["grid"]:

@@ -224,7 +224,7 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
                 tables.setdefault(row, {})[record["cell"]["run"]["seed"]] = read_table(values)
     pairs = {}
     for row, by_seed in tables.items():
-        base = experiment.other_row(row, "against")
+        base = experiment.other_row(row, "against", tables)
         if base is not None and base in tables and _is_alike(other[row], other[base]):
             pairs["\n".join(row)] = by_seed, tables[base]
     compared = compare_pairs(pairs, [metric for metric in experiment.metrics if "@" in metric])
@@ -323,7 +323,7 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
     published_dataset = None if published is None else published.dataset_for(dataset)
     numbers = {} if published is None else published.numbers.get(published_dataset or "", {})
     for row, found in rows.items():
-        base, reference = experiment.other_row(row, "against"), experiment.other_row(row, "reference")
+        base, reference = (experiment.other_row(row, key, rows) for key in ("against", "reference"))
         found.other_options = other[row]
         found.tests = tests.get(row, {})
         if base in rows and _is_alike(other[row], other[base]):
