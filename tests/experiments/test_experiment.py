@@ -554,11 +554,40 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     assert "Con (epochs 1 instead of 2)" in call(*only)[2]
 
 
+def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
+    def call(names):
+        file = tmp_path / "texts.toml"
+        file.write_text(
+            'title = "x"\nmetrics = ["recall@20"]\nrows = ["text_embeddings"]\nseeds = 1\n[options]\nepochs = 1\n'
+            f'batch_size = 256\n[[grid]]\nalignment = ["contrastive"]\ntext_embeddings = {names}\n'
+        )
+        with pytest.raises(SystemExit) as end:
+            main(["experiment", str(file), "-w", str(place.path), "--threads", "1"])
+        return end.value.code, " ".join("".join(capsys.readouterr()).split())
+
+    code, text = call(["othre"])
+    assert code == 2
+    assert (
+        "1 of 1 trial needs text embeddings 'othre' (did you mean 'other'?) that this workspace does not"
+        in text
+    )
+    assert "none is left: there are default, other; make them with 'rlmrec encode' --name othre" in text
+    assert "###" not in text, "no empty table"
+    code, text = call(["other", "missing"])
+    assert code == 0
+    assert (
+        "1 of 2 trials needs text embeddings 'missing' that this workspace does not have, and is left out"
+        in text
+    )
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ('title = "Layers of noise"', "", "has no title"),
         ("seeds = 1", 'seeds = "three"', "seeds = 'three', expected a number"),
+        ("seeds = 1", "seeds = -1", "mine: seeds = -1, expected a number of seeds, 1 or more"),
+        ("[[grid]]", "[[grid]]\nseeds = 0", "mine: seeds = 0, expected"),
         ("seeds = 1", "seed = 1\nseeds = 1", "the file has seed, expected some of title"),
         ('"precision@10"', '"recal@20"', "metrics has recal@20, expected some of"),
         ('"noise"]', '"cuts"]', "rows has cuts, expected some of backbone"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand
 
 from rlmrec.cli.arguments import (
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from rlmrec.cli.output import Output
     from rlmrec.experiments.experiment import Experiment
     from rlmrec.experiments.plan import PlannedRow
+    from rlmrec.experiments.trial import Trial
+    from rlmrec.workspace import Workspace
 
 
 class _Command(TyperCommand):
@@ -156,10 +159,8 @@ def experiment(
             inputs, preset, options, seeds=seeds, only=_parse_only(only or []), timing=timing
         )
         if lacking:
-            planned = sum(len(method.runs[0]) for stage in stages for method in stage)
-            output.say(
-                f"[yellow]{len(lacking)} of {len(lacking) + planned} trials need text embeddings that this "
-                "workspace does not have, and are left out: make them with rlmrec encode[/]"
+            report_lacking(
+                lacking, sum(len(method.runs[0]) for stage in stages for method in stage), place, output
             )
         if plan.is_timing and jobs > 1:
             output.say("[yellow]--jobs is ignored: seconds are measured one trial at a time[/]")
@@ -209,6 +210,32 @@ def experiment(
     )  # fmt: skip
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def report_lacking(lacking: Sequence[Trial], planned: int, place: Workspace, output: Output) -> None:
+    """Say which text embeddings are missing, and how many trials are left out for it.
+
+    Raises:
+        ConfigError: no trial is left.
+    """
+    from rlmrec.errors import did_you_mean
+    from rlmrec.findings import by_number
+    from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+
+    there = place.text_embeddings_names()
+    names = sorted({str(trial.text_embeddings) for trial in lacking})
+    named = ", ".join(f"{name!r}{did_you_mean(name, there)}" for name in names)
+    made = " or ".join(
+        "'rlmrec encode'" + f" --name {name}" * (name != DEFAULT_TEXT_EMBEDDINGS) for name in names
+    )
+    total = len(lacking) + planned
+    need = f"{len(lacking)} of {total} {by_number(total, 'trial', 'trials')} {by_number(len(lacking), 'needs', 'need')}"
+    message = f"{need} text embeddings {named} that this workspace does not have"
+    there_are = f"there are {', '.join(there) or 'none yet'}; make them with {made}"
+    if not planned:
+        raise ConfigError(f"{message}, and none is left: {there_are}")
+    left_out = by_number(len(lacking), "is", "are")
+    output.say(f"[yellow]{escape(message)}, and {left_out} left out: {escape(there_are)}[/]")
 
 
 def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Output) -> None:

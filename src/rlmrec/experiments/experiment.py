@@ -188,6 +188,12 @@ class Experiment:
                 is_list = isinstance(values, list) and values
                 if not is_list and not (axis == "text_embeddings" and values == "*"):
                     raise ConfigError(f"{self.name}: {axis} = {values!r}, expected a list of values")
+        for count in (
+            self.values["seeds"],
+            *(grid["seeds"] for grid in self.values["grid"] if "seeds" in grid),
+        ):
+            if isinstance(count, bool) or count < 1:
+                raise ConfigError(f"{self.name}: seeds = {count!r}, expected a number of seeds, 1 or more")
         self._refuse_unequal_budgets()
 
     def _refuse_unequal_budgets(self) -> None:
