@@ -394,6 +394,7 @@ def test_the_command(tmp_path, capsys):
     # What it says to train is what trains.
     said = [line.split() for line in err.splitlines() if line.startswith("  rlmrec train ")]
     assert [line[line.index("--alignment") + 1] for line in said] == ["none", "contrastive"]
+    assert {line[line.index("--seed") + 1] for line in said} == {"1"}, "the sweep's own"
     assert call(*said[1][1:], "--epochs", 1, "--set", "batch_size=256", "--name", "y")[0] == 0
     # Another file of the same name does not replace the best of this one; the same file moved is the same.
     other = tmp_path / "elsewhere" / "tiny.toml"
@@ -407,6 +408,13 @@ def test_the_command(tmp_path, capsys):
     other.write_text(file.read_text())
     assert call("sweep", "-w", place.path, other, "--threads", 1)[0] == 0
     assert call("sweep", "-w", place.path, file, "--threads", 1)[0] == 0
+    # Text embeddings that are not there are named as elsewhere.
+    other.write_text('text_embeddings = "defualt"\n' + file.read_text())
+    other = other.rename(other.with_name("typo.toml"))
+    code, _, err = call("sweep", "-w", place.path, other)
+    assert code == 1
+    assert "no text vectors 'defualt'" in err
+    assert "(did you mean 'default'?): there are default;" in " ".join(err.split())
     # A trial that fails leaves its mark on the exit code; the rest stands.
     file.write_text(file.read_text().replace("1e-1]", "1e30]").replace('"none", ', ""))
     code, out, err = call("sweep", "-w", place.path, file, "--threads", 1, "--json")

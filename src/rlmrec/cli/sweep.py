@@ -71,6 +71,9 @@ def sweep(
     With [search] instead of [grid], trials = 20 and ranges such as l2 = {low = 1e-7, high = 1e-4, log = true}, Optuna
     proposes the same number of trials for each variant. It ends those early whose validation falls behind the median
     of the others; prune = false in [search] trains all to their end, warmup = 15 is the number of epochs before that.
+
+    Further keys: metric = "recall@20", of validation; preset = "general", whose options are taken where the file sets
+    none; text_embeddings = "default", their name in the workspace.
     """
     from rlmrec.cli.output import Output
     from rlmrec.engine import open_engine
@@ -92,7 +95,9 @@ def sweep(
     plan = Sweep.read(file)
     dataset = place.dataset()
     name = plan.text_embeddings
-    has_texts = name in place.text_embeddings_names()
+    has_texts = (
+        name in place.text_embeddings_names() or plan.needs_text
+    )  # if there are none, that is told now
     make = trial_maker(dataset.fingerprint, place.text_embeddings(dataset, name) if has_texts else None, name)
     folder = place.path / "sweeps" / plan.name
     keep_to_one_file(folder, file)
@@ -140,8 +145,8 @@ def sweep(
             f"best of each variant by {plan.metric} on validation, as a preset ({folder / 'best.toml'}):\n"
         )
         output.say(escape(preset))
-        output.say("to train them:")
-        for command in train_commands(place, list(best), folder / "best.toml", name):
+        output.say("to train them" + ", with the first of the seeds" * (len(plan.seeds) > 1) + ":")
+        for command in train_commands(place, list(best), folder / "best.toml", name, plan.seeds[0]):
             output.say(f"  {escape(command)}")
     failed = [identity for one in candidates for identity in one.failures(results)]
     output.result(
@@ -183,14 +188,15 @@ def keep_to_one_file(folder: Path, file: Path) -> None:
 
 
 def train_commands(
-    place: Workspace, variants: Sequence[Variant], preset: Path, text_embeddings: str
+    place: Workspace, variants: Sequence[Variant], preset: Path, text_embeddings: str, seed: int
 ) -> list[str]:
-    """Return the command that trains each variant with a preset's options, for a shell."""
+    """Return the command that trains each variant with a preset's options and a seed, for a shell."""
     from rlmrec.experiments.spec import RunSpec
 
     commands = []
     for backbone, alignment in variants:
         words = ["rlmrec", "train", "-w", str(place.path), "--backbone", backbone, "--alignment", alignment]
+        words += ["--seed", str(seed)] * (seed != 0)
         if (
             text_embeddings != DEFAULT_TEXT_EMBEDDINGS
             and RunSpec.resolve(backbone, alignment, str(preset)).reads_text

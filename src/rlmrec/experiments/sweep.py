@@ -17,7 +17,7 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError, did_you_mean
 from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments import DEFAULT_PRESET
-from rlmrec.experiments.experiment import OLD_NAMES
+from rlmrec.experiments.experiment import NO_TEXT, OLD_NAMES
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import K
 from rlmrec.experiments.spec import (
@@ -57,6 +57,7 @@ class Sweep:
 
         metric = "recall@20"            # of validation; the best candidate has the highest mean over seeds
         preset = "general"
+        text_embeddings = "default"     # their name in the workspace
         backbones = ["lightgcn", "sgl"]
         alignments = ["none", "contrastive"]
         seeds = [1]
@@ -167,6 +168,13 @@ class Sweep:
     def text_embeddings(self) -> str:
         """The name of the text embeddings."""
         return str(self.values.get("text_embeddings", DEFAULT_TEXT_EMBEDDINGS))
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a candidate cannot do without the text embeddings, or reads those that the file names."""
+        specs = [self.spec(variant, self.base(variant), self.seeds[0]) for variant in self.variants]
+        is_named = self.values.get("text_embeddings", NO_TEXT) != NO_TEXT
+        return any(spec.needs_text or (spec.reads_text and is_named) for spec in specs)
 
     @property
     def seeds(self) -> list[int]:
