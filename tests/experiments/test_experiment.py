@@ -229,6 +229,7 @@ def test_a_table_of_known_numbers(tmp_path):
     assert (found["mean"], found["std"], found["p_t_holm"], found["paper"]) == ("0.15", "", "0.01", "0.1483")
     assert r"LightGCN & Con & 1 & 0.1500 (0.0608)" in as_latex([_printed_table(table)])
     assert "0.1500$^{*}$ (0.1483)" in as_latex([_printed_table(table)])
+    assert r"LightGCN & Base & 2 & 0.1200 $\pm$ 0.0283 (0.0" in as_latex([_printed_table(table)])
     assert as_latex([_printed_table(table)]).count(r"\begin{tabular}") == 1
     assert len(write_experiment(experiment, tmp_path)) == 3
 
@@ -332,6 +333,7 @@ def test_noise_is_shown_against_no_noise(tmp_path):
     assert [row.row for row in table.rows] == [("0 %", "Base"), ("10 %", "Base")]
     assert table.rows[1].to_reference["recall@20"] == pytest.approx(-0.25)
     assert "-25.0 %" in as_markdown(tables_of(table))
+    assert r"& $-$25.0 \%" in as_latex([_printed_table(table)])
 
 
 def test_coordinates():

@@ -241,6 +241,7 @@ def report_lacking(lacking: Sequence[Trial], planned: int, place: Workspace, out
 def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Output) -> None:
     """Print the rows that an experiment trains, in order, with the time that those left may take."""
     from rlmrec.durations import format_duration
+    from rlmrec.findings import by_number
 
     rows = [
         [
@@ -256,7 +257,7 @@ def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Out
     counted, seconds = sum(one.left for one in known), sum(one.seconds or 0.0 for one in known)
     unknown = "; ? marks rows of which nothing alike was trained yet" if counted < left else ""
     output.say(
-        f"{left} of {sum(one.trainings for one in planned)} trainings are left"
+        f"{left} of {sum(one.trainings for one in planned)} trainings {by_number(left, 'is', 'are')} left"
         + (f", about {format_duration(seconds)} for {counted} of them" if known else "")
         + unknown
     )

@@ -95,9 +95,8 @@ def sweep(
     plan = Sweep.read(file)
     dataset = place.dataset()
     name = plan.text_embeddings
-    has_texts = (
-        name in place.text_embeddings_names() or plan.needs_text
-    )  # if there are none, that is told now
+    # Where they are needed and not there, reading them tells it.
+    has_texts = name in place.text_embeddings_names() or plan.needs_text
     make = trial_maker(dataset.fingerprint, place.text_embeddings(dataset, name) if has_texts else None, name)
     folder = place.path / "sweeps" / plan.name
     keep_to_one_file(folder, file)
@@ -243,7 +242,8 @@ def show_candidates(
     seeds = f", mean of {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
     columns = ["backbone", "alignment", "rank", "options", f"valid {plan.metric}", "time"]
     budgets = sorted({str(count) for count in budget.values()}, key=int)
-    title = f"{plan.name}: best of the {' or '.join(budgets)} candidates of each variant on validation{seeds}"
+    noun = "candidate" if budgets == ["1"] else "candidates"
+    title = f"{plan.name}: best of the {' or '.join(budgets)} {noun} of each variant on validation{seeds}"
     output.table(title, columns, rows, text_columns=4)
 
 

@@ -435,9 +435,7 @@ def _our_table(summary: Summary) -> ResultTable:
     for row in summary.rows:
         values: list[Value] = []
         for metric in metrics:
-            text = _number(metric, row.mean.get(metric))
-            if row.std is not None and metric in row.std:
-                text += f" ± {_number(metric, row.std[metric])}"
+            text = _with_deviation(row, metric)
             if metric in row.change:
                 text += f" ({_percent(row.change[metric])}{'*' * row.is_significant(metric)})"
             values.append(text)
@@ -572,14 +570,17 @@ def _printed_table(summary: Summary) -> ResultTable:
     for row in summary.rows:
         values: list[Value] = []
         for metric in metrics:
-            text = _number(metric, row.mean.get(metric))
+            text = _with_deviation(row, metric)
             if row.is_significant(metric):
                 text += "*" if row.change.get(metric, 0) > 0 else "↓"
             if metric in row.published and metric in row.mean:
                 text += f" ({_number(metric, row.published[metric])})"
             values.append(text)
-        body.append([*_marked(row), str(len(row.seeds)), *values, *_reference_values(summary, row)])
+        changes = [str(value).replace("-", "−") for value in _reference_values(summary, row)]
+        body.append([*_marked(row), str(len(row.seeds)), *values, *changes])
     notes = ["Means over the seeds"]
+    if any(row.std for row in summary.rows):
+        notes[0] += " ± standard deviation"
     if any("@" in metric for metric in metrics):
         notes[0] += "; R is Recall, N is NDCG, all items ranked"
     if any(row.published for row in summary.rows):
@@ -597,6 +598,14 @@ def _printed_table(summary: Summary) -> ResultTable:
     columns = [*_columns(experiment), "seeds", *map(short_metric, metrics), *_reference_columns(experiment)]
     return ResultTable(
         columns, body, experiment.title, ". ".join(notes), summary.dataset, len(experiment.rows)
+    )
+
+
+def _with_deviation(row: SummaryRow, metric: str) -> str:
+    """Return a mean, with the standard deviation over the seeds if there are several."""
+    text = _number(metric, row.mean.get(metric))
+    return (
+        text if row.std is None or metric not in row.std else f"{text} ± {_number(metric, row.std[metric])}"
     )
 
 
