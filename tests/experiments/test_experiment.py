@@ -25,6 +25,7 @@ from rlmrec.report.experiments import (
     _printed_table,
     current_records,
     describe_environments,
+    load_asked,
     load_tests,
     save_tests,
     summaries_of,
@@ -359,6 +360,9 @@ def test_damaged_tests_are_named(tmp_path):
     (tmp_path / "x.significance.json").write_text("[1]")
     with pytest.raises(WorkspaceError, match="damaged"):
         load_tests(tmp_path / "x.jsonl")
+    (tmp_path / "x.asked.json").write_text('[{"row": ["x"], "seeds": [1], "trials": [{}]}]')
+    with pytest.raises(WorkspaceError, match=r"x\.asked\.json is damaged"):
+        load_asked(tmp_path / "x.jsonl")
 
 
 def test_the_readme_shows_the_stored_lines():
@@ -538,8 +542,8 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     assert old == {**con, "other_options": {"training.initial_embeddings": [None, "spectral"]}}
     assert "In brackets" not in text, "rows with other options are not compared"
     assert (
-        "† run with other options than the last command asked for: Con (initial_embeddings the default instead of "
-        "spectral)." in text
+        "† marks rows that were run with other options than the last command asked for: Con (initial_embeddings the "
+        "default instead of spectral)." in text
     )
     assert "| Con † | 1 | 1 |" in text
     for again in ((), ("--render",)):
@@ -557,11 +561,11 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
 
 
 def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
-    def call(names):
+    def call(names, grid='alignment = ["contrastive"]\noptions = {epochs = 1, batch_size = 256}'):
         file = tmp_path / "texts.toml"
         file.write_text(
-            'title = "x"\nmetrics = ["recall@20"]\nrows = ["text_embeddings"]\nseeds = 1\n[options]\nepochs = 1\n'
-            f'batch_size = 256\n[[grid]]\nalignment = ["contrastive"]\ntext_embeddings = {names}\n'
+            'title = "x"\nmetrics = ["recall@20"]\nrows = ["text_embeddings"]\nseeds = 1\n'
+            f"[[grid]]\n{grid}\ntext_embeddings = {names}\n"
         )
         with pytest.raises(SystemExit) as end:
             main(["experiment", str(file), "-w", str(place.path), "--threads", "1"])
@@ -575,6 +579,9 @@ def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
     )
     assert "none is left: there are default, other; make them with 'rlmrec encode' --name othre" in text
     assert "###" not in text, "no empty table"
+    code, text = call(["othre"], 'backbone = ["graph-filter"]')
+    assert code == 2
+    assert "text embeddings 'othre'" in text, "nor is a closed form fitted without the texts that are named"
     code, text = call(["other", "missing"])
     assert code == 0
     assert (

@@ -340,9 +340,12 @@ class Experiment:
             number = alike[0]["grid"]
             grid = self.values["grid"][number]
             method = self._method(alike, inputs, names, preset, chosen, timing, used)
-            first = method.runs[0][0]
-            if first.texts is None and (grid.get("needs_text", False) or first.needs_text):
-                lacking += method.runs[0]
+            first, name = method.runs[0][0], alike[0]["text_embeddings"]
+            is_named = "text_embeddings" in grid and name != NO_TEXT
+            reads_text = first.spec is not None and first.spec.reads_text
+            needs_text = grid.get("needs_text", False) or first.needs_text or (reads_text and is_named)
+            if first.texts is None and needs_text:
+                lacking += [replace(trial, text_embeddings=name) for trial in method.runs[0]]
                 continue
             given = {name for one in self._choices(number) for name in flat_options(one)}
             mistyped |= given - known[number]

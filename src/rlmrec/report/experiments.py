@@ -276,8 +276,11 @@ def load_asked(path: Path) -> Asked:
     if not file.exists():
         return {}
     try:
-        return {tuple(one["row"]): AskedRow(one["seeds"], one["trials"]) for one in read_json(file)}
-    except (TypeError, KeyError):
+        asked = {tuple(one["row"]): AskedRow(one["seeds"], one["trials"]) for one in read_json(file)}
+        for trial in (trial for one in asked.values() for trial in one.trials):
+            _ = _without_seed(trial), trial["data"]["dataset"]
+        return asked
+    except (AttributeError, TypeError, KeyError):
         raise WorkspaceError(f"{file} is damaged: run the experiment again") from None
 
 
@@ -460,14 +463,18 @@ def _other_options_note(summary: Summary) -> str | None:
     rows: dict[str, list[str]] = {}
     for row in summary.rows:
         if row.other_options:
-            rows.setdefault(_in_words(row.other_options), []).append(" ".join(row.row))
+            rows.setdefault(_in_words(row.other_options), []).append(_row_name(row.row))
     if not rows:
         return None
     listed = "; ".join(f"{', '.join(names)} ({options})" for options, names in rows.items())
     return (
-        f"{OTHER} run with other options than the last command asked for: {listed}. Rows are compared only where they "
-        "differ from it alike."
+        f"{OTHER} marks rows that were run with other options than the last command asked for: {listed}. They are "
+        "compared only with rows that differ from it alike."
     )
+
+
+def _row_name(row: Row) -> str:
+    return " ".join(value for value in row if value != ABSENT)
 
 
 def _in_words(differences: Differences) -> str:
@@ -497,7 +504,7 @@ def _seeds_note(summary: Summary) -> str | None:
         ]
         if base is not None and len(asked) == 2 and asked[0] == asked[1] and row.seeds != base.seeds:
             seeds = [", ".join(map(str, one.seeds)) for one in (row, base)]
-            found.append(f"{' '.join(row.row)} ({seeds[0]}) with {' '.join(base.row)} ({seeds[1]})")
+            found.append(f"{_row_name(row.row)} ({seeds[0]}) with {_row_name(base.row)} ({seeds[1]})")
     return f"Compared over different seeds: {'; '.join(found)}." if found else None
 
 
