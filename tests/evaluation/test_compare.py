@@ -1,7 +1,6 @@
 """Groups of runs over seeds, their tables and tests."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,12 +8,9 @@ import pytest
 
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.compare import (
-    FinishedRun,
-    RunGroup,
     compare_groups,
     compare_pairs,
     comparisons_as_dict,
-    differing_options,
     find_group,
     verdict,
 )
@@ -86,32 +82,3 @@ def test_a_name_without_a_seed_stands_for_its_runs(tmp_path):
     save_run(tmp_path / "con-seed6", 6, values[0], "generative")
     with pytest.raises(ConfigError, match="differ in more than their seed"):
         find_group(tmp_path, "con")
-
-
-def test_options_of_the_alignment_differ_only_between_runs_of_one_alignment():
-    def config(alignment, weight, texts, seed=0, backbone="lightgcn", **more):
-        return {
-            "run": {"backbone": backbone, "alignment": alignment, "preset": "general", "seed": seed},
-            "backbone": more,
-            "alignment": {"weight": weight},
-            "training": {"epochs": 9},
-            "data": {"dataset": "x", "texts": texts},
-        }
-
-    def differing(**groups):
-        return differing_options(
-            [
-                RunGroup(name, tuple(FinishedRun(name, Path(name), {"config": one}) for one in configs))
-                for name, configs in groups.items()
-            ]
-        )
-
-    con, gen = config("contrastive", 1, "abc", layers=2), config("generative", 2, "abc", layers=2)
-    assert differing(con=[con], gen=[gen]) == {}
-    named = {**config("contrastive", 3, "def", layers=2), "names": {"semantics": "by-llm"}}
-    assert differing(con=[con], other=[named]) == {"weight": ["1", "3"], "texts": ["abc", "by-llm (def)"]}
-    flat = config("none", 0, "abc", 1, "mf")
-    assert differing(con=[con, {**con, "run": {**con["run"], "seed": 1}}], mf=[flat]) == {
-        "backbone": ["lightgcn", "mf"],
-        "seed": ["0, 1", "1"],
-    }

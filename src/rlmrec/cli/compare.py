@@ -42,8 +42,8 @@ def compare(
     Where nothing is significant, the command says how large a difference had to be to show, how many users or seeds
     the observed one would need (80 % power, at the strictest level of Holm's correction), and what to try next.
 
-    Other options in which the runs differ are listed below the table: only where there are none is the difference
-    due to the alignment.
+    Other options in which the runs differ are listed below the table, those at their defaults included: only where
+    there are none is the difference due to the alignment.
 
     **Examples:**
 
@@ -54,7 +54,8 @@ def compare(
     from rich.markup import escape
 
     from rlmrec.cli.output import Output
-    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, differing_options
+    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict
+    from rlmrec.experiments.differences import differing_options
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)

@@ -1,4 +1,4 @@
-"""Comparison of finished runs: means over seeds, paired tests with Holm's correction, options that differ."""
+"""Comparison of finished runs: means over seeds, paired tests with Holm's correction."""
 
 from __future__ import annotations
 
@@ -319,36 +319,6 @@ def comparisons_as_dict(comparisons: Comparisons) -> dict[str, dict[str, dict[st
     return {
         name: {metric: found.as_dict() for metric, found in of_model.items()}
         for name, of_model in comparisons.items()
-    }
-
-
-def differing_options(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
-    """Return the options in which runs differ, apart from the alignment and its own options.
-
-    An alignment's own options are compared where all runs have the same alignment. An option that a run does not
-    have (a backbone without layers, a base without texts) is not a difference by itself.
-
-    Returns:
-        option → its value in each group, "–" for none.
-    """
-    found: dict[str, dict[str, str]] = {}
-    parts = ["run", "backbone", "training"]
-    if len({group.runs[0].config["run"]["alignment"] for group in groups}) == 1:
-        parts.append("alignment")
-    for group in groups:
-        config = group.runs[0].config
-        options = {option: value for part in parts for option, value in config.get(part, {}).items()}
-        options.pop("alignment", None)
-        options["seed"] = ", ".join(map(str, group.seeds))
-        options |= {key: value for key, value in config["data"].items() if key != "dataset"}
-        if "texts" in options and "names" in config:
-            options["texts"] = f"{config['names']['semantics']} ({options['texts'][:6]})"
-        for option, value in options.items():
-            found.setdefault(option, {})[group.name] = str(value)
-    return {
-        option: [values.get(group.name, "–") for group in groups]
-        for option, values in found.items()
-        if len(set(values.values())) > 1
     }
 
 
