@@ -54,9 +54,7 @@ GAIN, CHANCE, LOSS = compared(0.02), compared(0.002), compared(-0.02)
 
 
 def facts(change=GAIN, **more):
-    return Facts(
-        **{"runs": [CON, BASE], "new": CON, "base": BASE, "change": change, "backbone": "lightgcn", **more}
-    )
+    return Facts(**{"runs": [CON, BASE], "new": CON, "base": BASE, "change": change, **more})
 
 
 def test_a_significant_winner():
@@ -70,6 +68,13 @@ def test_a_significant_winner():
     assert texts(effect(found)) == [
         "con gains 10.0 % of Recall@20 against base. This is significant (p < 0.001 after Holm's correction)."
     ]
+
+
+def test_options_that_differ_are_told_with_the_change():
+    [text] = texts(effect(facts(apart="epochs 15 | 40")))
+    assert text.endswith("Options that differ (base | con): epochs 15 | 40.")
+    [text] = texts(winner(Facts([CON, BASE], lead=GAIN, lead_apart="loss bpr | softmax")))
+    assert text.endswith("Options that differ (base | con): loss bpr | softmax.")
 
 
 def test_a_lead_that_may_be_chance():
@@ -118,7 +123,7 @@ def test_a_gain_in_the_tail_alone():
     assert (
         sentence.text == "By popularity, these items gain: tail (+20.0 %). The others do not change clearly."
     )
-    assert (sentence.topic, sentence.anchor) == ("Items", "popularity-lightgcn")
+    assert (sentence.topic, sentence.anchor) == ("Items", "popularity-base")
 
 
 def test_everybody_gains_nobody_gains_some_lose():

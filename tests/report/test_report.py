@@ -231,6 +231,32 @@ def test_the_results_are_those_of_the_runs(full, page):
     assert f"{gen.mean('recall@5'):.4f}\n({change})" in text
 
 
+def test_a_gain_is_that_against_the_base_of_the_same_options(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    inputs = TrialInputs(place)
+
+    def trained(name, alignment="none", seed=1, **options):
+        spec = RunSpec.resolve("lightgcn", alignment, seed=seed, options={**OPTIONS, **options})
+        run(spec, inputs.dataset, inputs.text_embeddings("default"), place.run(name))
+
+    trained("a-base", epochs=1)  # before the other base by its name
+    found = collect(place)
+    groups = {group.name: group for group in found.groups}
+    assert found.base_of(groups["con"]) is groups["base"]
+    assert found.base_of(groups["base"]) is found.base_of(groups["a-base"]) is None
+    assert "Options that differ" not in accuracy.results(found, Options()).blocks[0].note
+    trained("con-2", "contrastive", epochs=2, layers=1)
+    trained("b-base", epochs=1, layers=1)
+    found = collect(place)
+    groups = {group.name: group for group in found.groups}
+    assert found.base_of(groups["con-2"]).name == "b-base", "it differs in one option, the others in two"
+    told = "Options that differ, so that a change is not due to text alone: b-base | con-2: epochs 1 | 2."
+    assert told in accuracy.results(found, Options()).blocks[0].note
+    bases = [(base.name, [group.name for group in mine]) for base, mine in found.by_base("lightgcn")]
+    assert bases == [("base", ["con", "gen"]), ("b-base", ["con-2"])]
+    write_report(place, tmp_path / "report.html")
+
+
 def test_head_and_tail_have_a_fifth_each():
     popularity = np.random.default_rng(0).zipf(1.6, 500)
     groups = head_mid_tail(popularity)
@@ -424,12 +450,24 @@ def test_shuffled_vectors_are_an_ablation(full, monkeypatch):
     [(names, series)] = drawn.values()
     assert names == ["con", "both shuffled", "users shuffled"]
     shuffled = {trial.shuffle: of_cell(full, trial) for trial in grid(full)}
-    base = collect(full).groups[0].mean("recall@20")
+    base = json.loads((full.run("base-seed1") / "metrics.json").read_text())["test"][
+        "recall@20"
+    ]  # their seed
     changes = [100 * (shuffled[kind] / base - 1) for kind in ("both", "users")]
     assert series[0].y[1:] == pytest.approx(changes)
     assert all(
         low <= y <= high for one in series for low, y, high in zip(one.low, one.y, one.high, strict=True)
     )
+    # A run of another seed is not compared with them.
+    inputs = collect(full)
+    alone = inputs.shuffled[0]
+    cell = json.loads(json.dumps(alone.first.trial))
+    cell["cell"]["run"]["seed"] = 5
+    inputs.shuffled[0] = replace(alone, runs=(replace(alone.first, trial=cell),))
+    drawn.clear()
+    accuracy.ablation(inputs, Options())
+    assert [len(names) for names, _ in drawn.values()] == [2]
+    assert inputs.left_out == [f"{alone.name}: no seed in common with con, so their texts are not compared"]
     # Vectors of the same name that are not the same ones are called by their runs.
     inputs = collect(full)
     con = next(group for group in inputs.groups if group.name == "con").first

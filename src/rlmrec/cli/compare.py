@@ -55,7 +55,7 @@ def compare(
 
     from rlmrec.cli.output import Output
     from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict
-    from rlmrec.experiments.differences import differing_options
+    from rlmrec.experiments.differences import differing_options, in_words
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -88,8 +88,7 @@ def compare(
     power = show_power(groups, comparisons, output)
     options = differing_options(groups)
     if options:
-        listed = "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
-        output.say(f"options that differ: {escape(listed)}")
+        output.say(f"options that differ: {escape(in_words(options))}")
     if place.dataset_path.exists() and place.dataset().fingerprint != trained_on:
         output.say("[yellow]these runs are of an earlier dataset than the present one of the workspace[/]")
     output.result(

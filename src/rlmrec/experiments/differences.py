@@ -50,10 +50,15 @@ def differing_options(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
     return found
 
 
+def in_words(options: Mapping[str, Sequence[str]]) -> str:
+    """Return options that differ in words: "epochs 15 | 40; layers 2 | 3"; "" for none."""
+    return "; ".join(f"{option} {' | '.join(values)}" for option, values in options.items())
+
+
 def _options(group: RunGroup, parts: Sequence[str]) -> dict[_Option, str]:
     """Return the options that the runs of a group record: (part, name) → value."""
     config = group.runs[0].config
-    options = {(part, name): str(value) for part in parts for name, value in config.get(part, {}).items()}
+    options = {(part, name): str(value) for part in parts for name, value in (config.get(part) or {}).items()}
     options.pop(("run", "alignment"), None)
     options["run", "seed"] = ", ".join(map(str, group.seeds))
     data = {name: value for name, value in config["data"].items() if name != "dataset" and value is not None}

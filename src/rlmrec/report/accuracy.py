@@ -16,9 +16,10 @@ from rlmrec.errors import ConfigError, DataError, RlmrecError
 from rlmrec.evaluation.compare import SHOWN_METRICS, Comparisons, SeededComparison, compare_pairs
 from rlmrec.evaluation.groups import ITEM_GROUPS, head_mid_tail, item_group_recall
 from rlmrec.evaluation.significance import LEVEL, bootstrap
+from rlmrec.experiments.differences import in_words
 from rlmrec.report.blocks import Block, Chart, Options, Section, anchor, p_value, signed
 from rlmrec.report.charts import SERIES, Series, bars, lines
-from rlmrec.report.collect import Group, Inputs, Run
+from rlmrec.report.collect import Group, Inputs, Run, options_apart
 from rlmrec.report.tables import ResultTable, Value, short_metric
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.types import FloatArray
@@ -44,16 +45,17 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             ["run", "backbone", "seeds", *map(short_metric, SHOWN_METRICS)],
             rows,
             "Test split, all items ranked",
-            "R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is relative to the base of the "
-            f"same backbone; * marks p < {LEVEL} in a paired t-test over users (values averaged over seeds), with "
-            "Holm's correction over all changes in this table.",
+            "R is Recall, N is NDCG; ± is the standard deviation over seeds. The change is relative to the base, the "
+            f"same backbone without text; * marks p < {LEVEL} in a paired t-test over users (values averaged over "
+            f"seeds), with Holm's correction over all changes in this table.{differences_from_bases(inputs, tested)}",
             text_columns=2,
             anchor="t-results",
         )
     ]
+    bases = {group.name: base.name for group in tested if (base := inputs.base_of(group)) is not None}
     significance: list[list[Value]] = [
         [
-            name, short_metric(metric), f"{test.users.base:.4f}", f"{test.users.new:.4f}",
+            name, bases[name], short_metric(metric), f"{test.users.base:.4f}", f"{test.users.new:.4f}",
             f"{signed(test.users.low, '.4f')} … {signed(test.users.high, '.4f')}",
             *map(p_value, (test.users.p_t, test.users.p_wilcoxon, test.users.p_holm)),
         ]
@@ -66,8 +68,9 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
             ResultTable(
                 [
                     "run",
-                    "metric",
                     "base",
+                    "metric",
+                    "base's",
                     "run's",
                     "difference, 95 % interval",
                     "p (t)",
@@ -78,7 +81,7 @@ def results(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
                 "Significance",
                 "Paired tests over the users of the test split; bootstrap intervals, each of its difference alone, "
                 "without the correction.",
-                text_columns=2,
+                text_columns=3,
                 anchor="t-significance",
             )
         )
@@ -113,11 +116,11 @@ def _three_digits(value: float) -> str:
 
 
 def tests_against_base(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
-    """Test each group against the base of its backbone."""
+    """Test each group against its base, where it has one."""
     pairs = {}
     for group in groups:
-        base = inputs.base_of(group.first.backbone)
-        if base is None or base is group:
+        base = inputs.base_of(group)
+        if base is None:
             continue
         if len(group.first.table) < 2:
             inputs.leave_out(f"{group.name}: a single user has test interactions, so nothing is tested")
@@ -130,6 +133,21 @@ def tests_against_base(inputs: Inputs, groups: Sequence[Group]) -> Comparisons:
             continue
         pairs[group.name] = by_seed(group), by_seed(base)
     return compare_pairs(pairs, SHOWN_METRICS)
+
+
+def differences_from_bases(inputs: Inputs, groups: Sequence[Group]) -> str:
+    """Return sentences for a note: in which options groups differ from their bases, the text apart; "" for none."""
+    pairs = [(inputs.base_of(group), group) for group in groups]
+    found = [
+        f"{base.name} | {group.name}: {in_words(apart)}"
+        for base, group in pairs
+        if base is not None and (apart := options_apart([base, group]))
+    ]
+    return (
+        f" Options that differ, so that a change is not due to text alone: {'. '.join(found)}."
+        if found
+        else ""
+    )
 
 
 def by_seed(group: Group) -> dict[int, pl.DataFrame]:
@@ -159,13 +177,11 @@ class Change(NamedTuple):
 def who_gains(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG001
     """Return the gain by the activity of the user, and by the popularity of the held-out items."""
     blocks: list[Block] = []
-    for backbone in inputs.backbones():
-        base = inputs.base_of(backbone)
-        every = [group for group in inputs.of_backbone(backbone) if group is not base]
+    for base, every in [pair for backbone in inputs.backbones() for pair in inputs.by_base(backbone)]:
         others = every[: len(SERIES) - 1]
-        if inputs.dataset is None or base is None or not others or base.mean("recall@20") is None:
+        if inputs.dataset is None or base.mean("recall@20") is None:
             continue
-        more = _more(every, others)
+        more = _more(every, others) + differences_from_bases(inputs, others)
         blocks += _by_activity(inputs.dataset, base, others, more)
         blocks += _by_popularity(inputs, inputs.dataset, base, others, more)
     return Section("who-gains", "Who gains", blocks) if blocks else None
@@ -215,7 +231,7 @@ def _by_activity(data: Dataset, base: Group, others: Sequence[Group], more: str 
         "quarters. Whiskers: 95 % bootstrap intervals of the difference, as a share of the base."
         f"{more}",
         "training interactions of the user",
-        anchor("activity", base.first.backbone),
+        anchor("activity", base.name),
     )
 
 
@@ -257,7 +273,7 @@ def _by_popularity(
         "have a fifth of the training interactions; tail: the least popular items that have a fifth. First seeds only."
         + more,
         "popularity of the item (number of items)",
-        anchor("popularity", base.first.backbone),
+        anchor("popularity", base.name),
     )
     if not chart:
         return []
@@ -344,7 +360,10 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> Series:
 
 
 def _same_seeds(groups: Sequence[Group]) -> list[Group]:
-    """Restrict groups to their common seeds, so that the points of a curve differ in noise alone."""
+    """Restrict groups to their common seeds, so that the points of a curve differ in noise alone.
+
+    Where there are none, all groups are returned as they are.
+    """
     seeds = [{run.option("run", "seed") for run in group.runs} for group in groups]
     common = set.intersection(*seeds)
     if not common:
@@ -353,6 +372,21 @@ def _same_seeds(groups: Sequence[Group]) -> list[Group]:
         replace(group, runs=tuple(run for run in group.runs if run.option("run", "seed") in common))
         for group in groups
     ]
+
+
+def _with_common_seeds(inputs: Inputs, groups: Sequence[Group]) -> list[Group]:
+    """Leave out groups that share no seed with the others, and note them."""
+    kept: list[Group] = []
+    common: set[int] = set()
+    for group in sorted(groups, key=lambda group: -len(group.runs)):
+        if not kept or common & {*group.seeds}:
+            common = {*group.seeds} & (common or {*group.seeds})
+            kept.append(group)
+        else:
+            inputs.leave_out(
+                f"{group.name}: no seed in common with {kept[0].name}, so their texts are not compared"
+            )
+    return [group for group in groups if group in kept]
 
 
 def _but(run: Run, *names: str) -> str:
@@ -371,12 +405,16 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
             aligned = group.first.backbone == backbone and not group.first.is_base
             if aligned and group.mean("recall@20") is not None:
                 alike.setdefault(_but(group.first, "texts", "shuffle"), []).append(group)
-        base = inputs.base_of(backbone)
-        for mine in alike.values():
+        for every in alike.values():
+            mine = _same_seeds(_with_common_seeds(inputs, every))
             if len(mine) < 2:
                 continue
             shown = mine[: len(SERIES)]
             more = _more(mine, shown)
+            base = inputs.base_of(every[0])
+            if base is not None:
+                base = _same_seeds([base, *shown])[0]
+                more += differences_from_bases(inputs, shown[:1])
             names = [_texts_label(group) for group in shown]
             # Text embeddings of one name may have been replaced: then the runs' names distinguish them.
             labels = [
@@ -384,7 +422,7 @@ def ablation(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
                 for name, group in zip(names, shown, strict=True)
             ]
             title = f"{mine[0].first.model} · {mine[0].first.variant}: effect of the text embeddings"
-            note = f"Runs that differ in their text embeddings alone; means over seeds.{more}"
+            note = f"Runs that differ in their text embeddings alone; means over their common seeds.{more}"
             chart, table = _by_texts(inputs, title, labels, shown, base, note)
             charts.append(chart)
             numbers.append(table)

@@ -18,6 +18,7 @@ from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.compare import FinishedRun, RunGroup, without_seed
 from rlmrec.evaluation.ranking import Ranking, evaluate
 from rlmrec.evaluation.significance import average
+from rlmrec.experiments.differences import differing_options
 from rlmrec.experiments.experiment import Experiment, backbone_label
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.files import read_json, read_json_lines
@@ -52,6 +53,11 @@ class Run(FinishedRun):
         return (self.config.get(part) or {}).get(name)
 
     @property
+    def seed(self) -> int:
+        """Its seed; 0 if it recorded none."""
+        return int(self.option("run", "seed") or 0)
+
+    @property
     def backbone(self) -> str:
         """The name of the backbone; "" if no model was trained."""
         return self.option("run", "backbone") or ""
@@ -66,6 +72,13 @@ class Run(FinishedRun):
     def is_base(self) -> bool:
         """Whether no text was aligned with the backbone or blended into its scores."""
         return self.option("run", "alignment") == "none" and self.option("run", "blend") is None
+
+    def is_base_of(self, other: Run) -> bool:
+        """Whether this is the recommender that another run adds texts to: by alignment, or by fitting them too."""
+        if not other.is_base:
+            return self.is_base
+        without, texts = (run.option("data", "texts") is None for run in (self, other))
+        return without and not texts and not other.metrics.get("epochs")
 
     @property
     def variant(self) -> str:
@@ -190,9 +203,29 @@ class Inputs:
         """Return its groups; those without alignment first."""
         return [group for group in self.groups if group.first.backbone == backbone]
 
-    def base_of(self, backbone: str) -> Group | None:
-        """Return the baseline of a backbone's other groups: its first group without alignment."""
-        return next((group for group in self.of_backbone(backbone) if group.first.is_base), None)
+    def base_of(self, group: Group) -> Group | None:
+        """Return what a group is compared with: of its backbone's groups without text, that of the nearest options.
+
+        None for a group without alignment, unless it is a closed form that was fitted with texts.
+        """
+        bases = [
+            base for base in self.of_backbone(group.first.backbone) if base.first.is_base_of(group.first)
+        ]
+        seeds = {*group.seeds}
+        return min(
+            bases,
+            key=lambda base: (len(options_apart([base, group])), -len(seeds & {*base.seeds})),
+            default=None,
+        )
+
+    def by_base(self, backbone: str) -> list[tuple[Group, list[Group]]]:
+        """Return each base of a backbone's groups with the groups that are compared with it."""
+        found: dict[str, tuple[Group, list[Group]]] = {}
+        for group in self.of_backbone(backbone):
+            base = self.base_of(group)
+            if base is not None:
+                found.setdefault(base.name, (base, []))[1].append(group)
+        return [*found.values()]
 
     def recommender(self, group: Group) -> Recommender | None:
         """Load the recommender of a group's first run; if that fails, note why and return None."""
@@ -229,6 +262,18 @@ class Inputs:
         """Note what could not be read; the report lists it."""
         if why not in self.left_out:
             self.left_out.append(why)
+
+
+def options_apart(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Return the options in which groups differ apart from text: not their alignment, nor the texts of one alone.
+
+    Seeds do not count, nor the preset's name: its options do.
+    """
+    found = differing_options(groups)
+    without = any(group.first.option("data", "texts") is None for group in groups)
+    for name in ("seed", "preset", *["texts"] * without):
+        found.pop(name, None)
+    return found
 
 
 def collect(

@@ -15,10 +15,11 @@ from rlmrec.evaluation.compare import SeededComparison, compare_pairs
 from rlmrec.evaluation.groups import ITEM_GROUPS
 from rlmrec.evaluation.power import next_steps, nothing_significant, power_sentences
 from rlmrec.evaluation.significance import LEAST_SEEDS
+from rlmrec.experiments.differences import in_words
 from rlmrec.report import accuracy
 from rlmrec.report.accuracy import Change
 from rlmrec.report.blocks import Block, Conclusion, Options, Section, Sentence, anchor, p_value, signed
-from rlmrec.report.collect import Group, Inputs
+from rlmrec.report.collect import Group, Inputs, options_apart
 from rlmrec.report.experiments import POPULARITY
 from rlmrec.report.hidden import ANCHOR, KnownByText, known_by_text
 from rlmrec.report.tables import ResultTable, Value
@@ -62,9 +63,10 @@ class Facts:
         new: the best run that is compared with a base, the same recommender without text; None if there is none.
         base: this base.
         change: their comparison.
+        apart: options in which the two differ apart from text, in words.
+        lead_apart: those in which the best two differ, where they have the same backbone.
         users: change for users of little to much activity: (training interactions, change).
         items: change for items by popularity: (head, middle or tail; change).
-        backbone: of both, for the links.
         cold: what a text tells of users and of items without a history, where it was measured.
         measure: the command that measures it; "" where nothing has a text.
     """
@@ -74,9 +76,10 @@ class Facts:
     new: RunFacts | None = None
     base: RunFacts | None = None
     change: SeededComparison | None = None
+    apart: str = ""
+    lead_apart: str = ""
     users: Sequence[tuple[str, Change]] = ()
     items: Sequence[tuple[str, Change]] = ()
-    backbone: str = ""
     cold: Sequence[KnownByText] = ()
     measure: str = ""
 
@@ -99,6 +102,7 @@ def winner(facts: Facts) -> list[Sentence]:
         text += f"{lead} which is {'significant' if users.significant else 'not significant'} ({p})."
         if not users.significant:
             text += " The two may be equally good."
+        text += _differ(facts.lead_apart, second, best)
     return [Sentence("Winner", text, "t-results")]
 
 
@@ -113,10 +117,12 @@ def effect(facts: Facts) -> list[Sentence]:
         verb = "gains" if users.difference > 0 else "loses"
         text = (
             f"{facts.new.name} {verb} {size} of {NAME} against {facts.base.name}. This is significant ({p})."
+            + _differ(facts.apart, facts.base, facts.new)
         )
         return [Sentence("Change", text, "t-significance")]
     sign = "−" if users.difference < 0 else "+"
     text = f"{facts.new.name} changes {NAME} of {facts.base.name} by {sign}{size}, which may be chance ({p})."
+    text += _differ(facts.apart, facts.base, facts.new)
     if nothing_significant([facts.change]):
         text = " ".join([text, *power_sentences(facts.change, NAME)])
     return [Sentence("Change", text, "t-significance")]
@@ -144,7 +150,8 @@ def who_gains(facts: Facts) -> list[Sentence]:
             parts = [f"No group of {topic.lower()}, by {what}, gains or loses clearly."]
         elif len(gaining) + len(losing) < len(changes):
             parts.append("The others do not change clearly.")
-        found.append(Sentence(topic, " ".join(parts), anchor(place, facts.backbone)))
+        base = "" if facts.base is None else facts.base.name
+        found.append(Sentence(topic, " ".join(parts), anchor(place, base)))
     return found
 
 
@@ -228,6 +235,11 @@ RULES: tuple[Callable[[Facts], list[Sentence]], ...] = (
 )
 
 
+def _differ(options: str, first: RunFacts, second: RunFacts) -> str:
+    """Return a sentence about the options in which two runs differ; "" if there are none."""
+    return f" Options that differ ({first.name} | {second.name}): {options}." if options else ""
+
+
 def _size(change: Change) -> str:
     return (
         f"{signed(100 * change.difference / change.base)} %"
@@ -271,7 +283,7 @@ def conclusion(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG
             ["run", NAME, "to its base", "NDCG@20", "training", "catalogue shown"],
             rows,
             "At a glance",
-            note + f" {left} more below." * bool(left),
+            note + f" {left} more below." * bool(left) + accuracy.differences_from_bases(inputs, groups),
             formats={"NDCG@20": ".4f"},
         )
     )
@@ -295,11 +307,14 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
             "rlmrec", "experiment", "hidden", "-w", str(inputs.workspace.path),
             "--only", "backbone=popularity,graph-filter",
         ])  # fmt: skip
+    lead_apart = ""
+    if len(groups) > 1 and groups[0].first.backbone == groups[1].first.backbone:
+        lead_apart = in_words(options_apart([groups[1], groups[0]]))
     number = next((number for number, group in enumerate(groups) if group.name in changes), None)
     if number is None:
-        return Facts(runs, lead, cold=cold, measure=measure)
+        return Facts(runs, lead, lead_apart=lead_apart, cold=cold, measure=measure)
     new = groups[number]
-    base = inputs.base_of(new.first.backbone)
+    base = inputs.base_of(new)
     assert base is not None  # what it was compared with
     users, items = [], []
     if inputs.dataset is not None:
@@ -307,9 +322,19 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
         users = [pair for _, _, mine in found for pair in zip(labels, mine, strict=True)]
         by_popularity = accuracy.changes_by_popularity(inputs, inputs.dataset, base, [new])
         items = [pair for _, _, mine in by_popularity for pair in zip(ITEM_GROUPS, mine, strict=True)]
-    backbone = new.first.backbone
+    apart = in_words(options_apart([base, new]))
     return Facts(
-        runs, lead, runs[number], _run(base), changes[new.name], users, items, backbone, cold, measure
+        runs,
+        lead,
+        runs[number],
+        _run(base),
+        changes[new.name],
+        apart,
+        lead_apart,
+        users,
+        items,
+        cold,
+        measure,
     )
 
 

@@ -54,10 +54,14 @@ def maps(inputs: Inputs, options: Options) -> Section | None:
     if inputs.text_embeddings is not None:
         spaces.append(("text embeddings", False, inputs.text_embeddings.items))
     # One backbone, with aligned runs if there is any: before and after alignment belong together.
-    backbones = [name for name in inputs.backbones() if inputs.base_of(name) is not None]
+    backbones = [
+        name for name in inputs.backbones() if any(group.first.is_base for group in inputs.of_backbone(name))
+    ]
     backbones.sort(key=lambda name: all(group.first.is_base for group in inputs.of_backbone(name)))
     backbone = next(iter(backbones), None)
     groups = inputs.of_backbone(backbone) if backbone is not None else []
+    bases = [inputs.base_of(group) for group in groups if not group.first.is_base]
+    groups.sort(key=lambda group: group not in bases[:1])  # the base of the first aligned run comes first
     seen: set[str] = set()
     for group in groups:  # one of each variant
         recommender = None if group.first.variant in seen else inputs.recommender(group)
