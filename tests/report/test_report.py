@@ -257,6 +257,38 @@ def test_a_gain_is_that_against_the_base_of_the_same_options(full, tmp_path):
     write_report(place, tmp_path / "report.html")
 
 
+def test_groups_and_closed_forms_are_called_by_what_they_are(full, tmp_path):
+    place = copy_of(full, tmp_path)
+    dataset, vectors = place.dataset(), place.text_embeddings(place.dataset())
+    for seed in (0, 1):
+        spec = RunSpec.resolve("mf", seed=seed, options={**OPTIONS, "epochs": 1})
+        run(spec, dataset, None, place.run(f"c12-{seed}"))
+    options = {
+        "rank": 4,
+        "neighbours": 0,
+        "text_weight": 0.3,
+        "user_text_weight": 0.0,
+        "popularity_weight": 0.0,
+    }
+    for name, weight in (("with", 0.3), ("without", 0.0)):
+        spec = RunSpec.resolve("graph-filter", options={**options, "text_weight": weight})
+        run(spec, dataset, vectors, place.run(name), text_embeddings_name="default")
+    inputs = collect(place)
+    names = {run.name: group.name for group in inputs.groups for run in group.runs}
+    assert names["c12-0"] == names["c12-1"] == "c12"
+    assert (names["with"], names["without"]) == ("with (text: default)", "without (no text)")
+    by_name = {group.name: group for group in inputs.groups}
+    with_text = by_name["with (text: default)"]
+    assert inputs.base_of(with_text) is by_name["without (no text)"]
+    assert inputs.base_of(by_name["without (no text)"]) is None
+    [table] = [
+        block for block in record.costs(inputs, Options()).blocks if getattr(block, "anchor", "") == "t-costs"
+    ]
+    [row] = [dict(zip(table.columns, row, strict=True)) for row in table.texts if row[0] == with_text.name]
+    assert (row["s/epoch"], row["epochs"]) == ("–", "–")
+    assert row["s of training"] != "–"
+
+
 def test_head_and_tail_have_a_fifth_each():
     popularity = np.random.default_rng(0).zipf(1.6, 500)
     groups = head_mid_tail(popularity)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import RlmrecError
 from rlmrec.evaluation.compare import FinishedRun
@@ -15,6 +17,7 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
+TEXT_WEIGHTS = ("text_weight", "user_text_weight", "smoothing")  # options of the graph filter
 CHEAP = 2_000_000  # training interactions, which take the graph filter about a minute
 
 
@@ -34,7 +37,8 @@ class Baselines:
 def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] = ()) -> Baselines:
     """Return the runs ``popularity`` and ``graph-filter`` of a workspace; fit those that are missing.
 
-    A finished run of these names is taken as it is, whatever its options. A dataset of more than two million training
+    A finished run of these names is taken as it is, whatever its options; a note says if its text embeddings are no
+    longer those that a fit would take. A dataset of more than two million training
     interactions is not fitted without being asked: train such a run once.
 
     Args:
@@ -52,6 +56,11 @@ def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] 
                 found = FinishedRun.read(folder)
                 if found.config["data"]["dataset"] == dataset.fingerprint:
                     runs.append(found)
+                    if why := _other_texts(place, dataset, found):
+                        again = (
+                            f"rlmrec train -w {shlex.quote(str(place.path))} --backbone {name} --overwrite"
+                        )
+                        notes.append(f"run {name} {why}: to fit it again, {again}")
                 else:
                     notes.append(f"run {name} is of another dataset: train it again with --overwrite")
             elif len(dataset.train) > CHEAP:
@@ -68,6 +77,45 @@ def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] 
         except RlmrecError as error:
             notes.append(f"{name} is left out: {error}")
     return Baselines(tuple(runs), tuple(notes))
+
+
+def _other_texts(place: Workspace, dataset: Dataset, found: FinishedRun) -> str:
+    """Return how the texts of a baseline differ from those that a fit would take now, in words; "" if they do not."""
+    backbone = found.config["run"]["backbone"]
+    if backbone not in RECOMMENDERS:  # a run of the user's, of a class that is not to be imported
+        return ""
+    spec = RunSpec.from_dict(found.config)
+    then = found.config["data"].get("texts")
+    name = found.config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
+    if not spec.reads_text or name not in place.text_embeddings_names():
+        return ""
+    if then is None:
+        return f"was fitted without text, and there are the text embeddings {name!r} now"
+    try:
+        now = place.text_embeddings(dataset, name).digest
+    except RlmrecError as error:
+        return f"was fitted with text embeddings that cannot be compared with the present ones ({error})"
+    return "" if then == now else f"was fitted with the text embeddings {name!r} of before they were replaced"
+
+
+def with_texts(name: str, run: FinishedRun) -> str:
+    """Return a name with the text embeddings that a closed form was fitted with, where it can read any.
+
+    Example:
+        "graph-filter (text: default)", "graph-filter (no text)"
+    """
+    config = run.config
+    backbone = config["run"].get("backbone")
+    if backbone not in RECOMMENDERS or not RECOMMENDERS[backbone].reads_text:
+        return name
+    data = config["data"]
+    if data.get("texts") is None:
+        return f"{name} (no text)"
+    texts = data.get("semantics") or config.get("names", {}).get("semantics") or data["texts"][:6]
+    options = {**(config.get("backbone") or {}), **run.metrics.get("fit", {}).get("chosen", {})}
+    weights = [options[one] for one in TEXT_WEIGHTS if one in options]
+    unused = ", weight 0" * (bool(weights) and not any(weight != 0 for weight in weights))
+    return f"{name} (text: {texts}{unused})"
 
 
 def default_texts(

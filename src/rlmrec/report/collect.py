@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.compare import FinishedRun, RunGroup, without_seed
 from rlmrec.evaluation.ranking import Ranking, evaluate
 from rlmrec.evaluation.significance import average
+from rlmrec.experiments.baselines import with_texts
 from rlmrec.experiments.differences import differing_options
 from rlmrec.experiments.experiment import Experiment, backbone_label
 from rlmrec.experiments.results import Results, TrialRecord
@@ -438,7 +440,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
         if trial is not None:
             name = trial["name"]
         else:
-            name = without_seed(same[0].name) if len(same) > 1 else same[0].name
+            name = with_texts(_common_name(same), same[0])
         groups.append(Group(name, tuple(same)))
     groups = [
         replace(group, name=f"{group.name}, {what}") if what else group
@@ -454,6 +456,20 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
         return run.backbone, not run.is_base, place, group.name
 
     return sorted(groups, key=sort_key)
+
+
+def _common_name(runs: Sequence[Run]) -> str:
+    """Return what the runs of one group are called together: if possible, their name without the seed."""
+    if len(runs) == 1:
+        return runs[0].name
+    runs = [run for run in runs if run.trial is None]
+    for names in (
+        {without_seed(run.name) for run in runs},
+        {re.sub(rf"[-_. ]*(seed|s)?[-_. ]*{run.seed}$", "", run.name) for run in runs},
+    ):
+        if len(names) == 1 and (name := names.pop()):
+            return name
+    return f"{runs[0].name} and {len(runs) - 1} more"
 
 
 def _difference(group: Group, namesakes: Sequence[Group]) -> str:

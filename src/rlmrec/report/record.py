@@ -156,14 +156,16 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
             return format(float(np.mean(values)), form) if values else None
 
         spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
+        spent = [one or run.metrics.get("seconds", 0.0) for one, run in zip(spent, group.runs, strict=True)]
+        trained = any(run.metrics.get("epochs") for run in group.runs)  # a closed form has no epochs
         rows.append(
             [
                 group.name,
                 group.first.model,
-                mean("seconds_per_epoch", ".3g"),
-                mean("epochs", ".0f"),
+                mean("seconds_per_epoch", ".3g") if trained else None,
+                mean("epochs", ".0f") if trained else None,
                 mean("best_epoch", ".0f"),
-                f"{np.mean(spent):.1f}" if any(spent) else None,
+                (f"{np.mean(spent):.1f}" if np.mean(spent) >= 0.05 else "<0.1") if any(spent) else None,
                 mean("seconds_evaluation", ".3g"),
                 _devices(group.runs),
             ]
