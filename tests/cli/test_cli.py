@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shlex
 import subprocess
 import sys
@@ -494,7 +495,32 @@ def test_runs_of_different_datasets_are_not_compared(call, workspace):
     assert train(call, workspace, "two")[0] == 0
     code, _, err = call("compare", "-w", workspace.path, "one", "two")
     assert code == 2
-    assert "different datasets" in err
+    told = " ".join(err.split())
+    assert re.search(r"different datasets: one of \w{8}; two of \w{8} \(the present one\)", told)
+
+
+def test_a_baseline_that_is_named_is_fitted(call, workspace):
+    assert train(call, workspace, "base")[0] == 0
+    code, out, err = call("compare", "-w", workspace.path, "base", "popularity", "--json")
+    assert code == 0, err
+    found = last_json(out)
+    assert (list(found["runs"]), list(found["baselines"])) == (["base", "popularity"], ["graph-filter"])
+    assert list(found["comparisons"]) == ["popularity"]
+    assert "fitted popularity in" in err
+    # What it was fitted with is told, and is not kept without a word when it is replaced.
+    replaced = "was fitted with the text embeddings 'default' of before they were replaced"
+    texts = workspace.text_embeddings(workspace.dataset())
+    texts.shuffled(np.random.default_rng(0)).save(workspace.text_embeddings_path())
+    for names in (("base", "graph-filter"), ("base", "popularity")):
+        code, _, err = call("compare", "-w", workspace.path, *names, "--json")
+        assert code == 0
+        assert (replaced in " ".join(err.split())) == (names[1] == "popularity")
+    workspace.text_embeddings_path().unlink()
+    assert call("train", "-w", workspace.path, "--overwrite")[0] == 0
+    texts.save(workspace.text_embeddings_path())
+    _, _, err = call("compare", "-w", workspace.path, "base", "popularity", "--json")
+    assert "was fitted without text" in err
+    assert "--backbone graph-filter --overwrite" in " ".join(err.split())
 
 
 def test_compare_says_what_else_differs(call, workspace):

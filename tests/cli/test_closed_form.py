@@ -154,6 +154,10 @@ def test_the_commands_treat_it_like_every_run(place, call_json, tmp_path):
     assert list(found["runs"]) == ["my-itemknn", "my-ease"]
     assert list(found["baselines"]) == ["popularity", "graph-filter"]
     assert place.run("popularity").exists()
+    _, _, err = call_json("compare", *w, "my-itemknn", "my-ease")
+    first = " ".join(line.split("│")[1].strip() for line in err.splitlines() if line.startswith("│"))
+    assert "graph-filter (text: default, weight 0)" in first, "validation did not choose them"
+    assert "was fitted with" not in err
     _, found, _ = call_json("compare", *w, "my-itemknn", "my-ease", "--no-baselines")
     assert found["baselines"] == {}
     code, _, _ = call_json("recommend", *w, "--run", "my-itemknn", "--all", "--out", tmp_path / "all.parquet")

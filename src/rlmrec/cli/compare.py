@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,8 @@ from rlmrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output
-    from rlmrec.evaluation.compare import Comparisons, RunGroup
+    from rlmrec.data.dataset import Dataset
+    from rlmrec.evaluation.compare import Comparisons, FinishedRun, RunGroup
     from rlmrec.workspace import Workspace
 
 
@@ -36,8 +37,9 @@ def compare(
     The p-values are those of paired t-tests and Wilcoxon signed-rank tests, each with Holm's correction over the
     whole table; * marks p < 0.05 of the t-test over users.
 
-    The last rows are popularity and the graph filter, unless `--no-baselines` is given. They are not tested, so the
-    p-values do not depend on them; to test one, name it.
+    The last rows are popularity and the graph filter, unless `--no-baselines` is given; the graph filter shows the
+    text embeddings that it was fitted with. They are not tested, so the p-values do not depend on them; to test one,
+    name it: it is fitted if it is missing.
 
     Where nothing is significant, the command says how large a difference had to be to show, how many users or seeds
     the observed one would need (80 % power, at the strictest level of Holm's correction), and what to try next.
@@ -114,7 +116,6 @@ def _evaluated_again(
 
     from rich.markup import escape
 
-    from rlmrec.evaluation.compare import FinishedRun
     from rlmrec.evaluation.ranking import evaluate
     from rlmrec.experiments.run import K
     from rlmrec.recommend.open import open_scorer
@@ -126,7 +127,16 @@ def _evaluated_again(
         if trained_on == dataset.fingerprint:
             return run
         if not dataset.descends_from(trained_on):
-            raise ConfigError("these runs are of different datasets: compare runs of one dataset and split")
+            of_runs: dict[str, list[str]] = {}
+            for each in (each for group in groups for each in group.runs):
+                of_runs.setdefault(each.config["data"]["dataset"], []).append(each.name)
+            listed = "; ".join(
+                f"{', '.join(names)} of {of[:8]}{' (the present one)' * (of == dataset.fingerprint)}"
+                for of, names in of_runs.items()
+            )
+            raise ConfigError(
+                f"these runs are of different datasets: {listed}. Compare runs of one dataset and split"
+            )
         scores, unknown = open_scorer(place, run.name, dataset)
         ranking = evaluate(scores, dataset, k=K)
         more = f"; {unknown:,} items that it does not know are in no list" if unknown else ""
@@ -142,32 +152,43 @@ def _evaluated_again(
 
 def _baselines(place: Workspace, trained_on: str, shown: Sequence[str], output: Output) -> list[RunGroup]:
     """Return the baselines that are not shown anyway, if the runs are of the workspace's present dataset."""
-    from rich.markup import escape
-
-    from rlmrec.experiments.baselines import find_baselines
-
     if not place.dataset_path.exists():
         return []
     dataset = place.dataset()
     if dataset.fingerprint != trained_on:
         return []
+    return [run.group() for run in _fitted(place, dataset, shown, output)]
+
+
+def _fitted(
+    place: Workspace, dataset: Dataset, besides: Collection[str], output: Output
+) -> tuple[FinishedRun, ...]:
+    """Return the baselines apart from some, fitted where they are missing, and print what is to be said of them."""
+    from rich.markup import escape
+
+    from rlmrec.experiments.baselines import find_baselines
+
     with output.step("baselines"):
-        found = find_baselines(place, dataset, shown)
+        found = find_baselines(place, dataset, besides)
     for note in found.notes:
         output.say(escape(note))
-    return [run.group() for run in found.runs]
+    return found.runs
 
 
 def _group(place: Workspace, name: str, output: Output) -> RunGroup:
-    """Return the runs that a name stands for.
+    """Return the runs that a name stands for; a baseline is fitted if it is missing.
 
     Raises:
         WorkspaceError: there is no finished run of that name.
         ConfigError: the runs differ in more than their seed, or two have the same.
     """
     from rlmrec.evaluation.compare import FinishedRun, find_group
+    from rlmrec.models import BASELINES
 
     group = find_group(place.run(name).parent, name)
+    if group is None and name in BASELINES and place.dataset_path.exists() and not place.run(name).exists():
+        for run in _fitted(place, place.dataset(), set(BASELINES) - {name}, output):
+            return run.group()
     if group is None:
         return FinishedRun.read(place.finished_run(name)).group()  # raises: it lists the runs
     if group.unfinished:
@@ -178,6 +199,8 @@ def _group(place: Workspace, name: str, output: Output) -> RunGroup:
 def show_metrics(groups: Sequence[RunGroup], output: Output, comparisons: Comparisons | None = None) -> None:
     """Print the table of runs: Recall and NDCG on test, change against the first run, seconds of training."""
     from rlmrec.evaluation.compare import SHOWN_METRICS
+    from rlmrec.experiments.baselines import with_texts
+    from rlmrec.models import BASELINES
 
     rows = []
     for group in groups:
@@ -191,7 +214,9 @@ def show_metrics(groups: Sequence[RunGroup], output: Output, comparisons: Compar
             if compared is not None and compared.users.base:
                 cell += f" {100 * compared.users.relative:+.1f}" + "*" * compared.users.significant
             cells.append(cell)
-        rows.append([group.name, *cells, show_seconds(group.seconds)])
+        # Other names may say it by themselves, and six metrics leave little room.
+        name = with_texts(group.name, group.runs[0]) if group.name in BASELINES else group.name
+        rows.append([name, *cells, show_seconds(group.seconds)])
     columns = [name.replace("recall", "R").replace("ndcg", "N") for name in SHOWN_METRICS]
     change = ", change in %" if comparisons else ""
     output.table(
