@@ -74,6 +74,15 @@ def test_a_run_that_had_hardly_begun_is_told(call, workspace):
         said.append(" ".join(out.split()))
     assert "stopped after 2 updates, 1 per epoch" in said[0]
     assert "stopped after" not in said[1]  # as many as were asked for
+    assert "best after 1 of 2 epochs" in said[1]
+    code, out, _ = call(
+        "train", "-w", workspace.path, "--backbone", "lightgcn", "--name", "short", "--epochs", 1
+    )
+    assert "best after 1 of 1 epochs" in " ".join(out.split())
+    assert "short (1 epoch): the limit of epochs ended training before patience did" in " ".join(out.split())
+    code, out, err = call("compare", "-w", workspace.path, "limited", "short", "--no-baselines", "--json")
+    assert last_json(out)["ended_by_limit"] == ["short"]
+    assert "may not be trained out" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

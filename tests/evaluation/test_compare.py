@@ -1,6 +1,7 @@
 """Groups of runs over seeds, their tables and tests."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,10 +9,12 @@ import pytest
 
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.compare import (
+    FinishedRun,
     compare_groups,
     compare_pairs,
     comparisons_as_dict,
     find_group,
+    limit_reached,
     verdict,
 )
 from rlmrec.evaluation.significance import holm
@@ -55,6 +58,23 @@ def test_pairs_are_corrected_together():
     assert compared[2].seeds is None
     nothing = comparisons_as_dict(compare_pairs({"x": (by_seed(base), by_seed(0 * base))}, ["recall@20"]))
     assert nothing["x"]["recall@20"]["relative"] is None, "JSON has no infinity"
+
+
+def test_runs_that_the_limit_of_epochs_ended():
+    def run(name, best, epochs, limit=15, data=(), **training):
+        training = {"epochs": limit, "evaluate_every": 3, "patience": 2, **training}
+        config = {"run": {"seed": 0}, "training": training, "data": {"dataset": "x", **dict(data)}}
+        return FinishedRun(name, Path(name), {"best_epoch": best, "epochs": epochs, "config": config})
+
+    # Validated after epochs 0, 3, 6, 9, 12 and, as it is the last, 14.
+    ended = [run("last", 14, 15), run("one-since", 12, 15)]
+    others = [run("two-since", 9, 15), run("stopped", 3, 10), run("closed", None, 0)]
+    others.append(run("final", 14, 15, data={"final": True}.items()))
+    assert [one.name for one in (*ended, *others) if one.ended_by_limit] == ["last", "one-since"]
+    told = limit_reached([one.group() for one in (*ended, *others)])
+    assert told.startswith("last (15 epochs), one-since (15 epochs): the limit of epochs ended training")
+    assert "--epochs 30" in told
+    assert limit_reached([one.group() for one in others]) == ""
 
 
 def test_a_name_without_a_seed_stands_for_its_runs(tmp_path):

@@ -18,6 +18,7 @@ from rlmrec.report.conclusion import (
     RunFacts,
     cost,
     effect,
+    trained_out,
     what_next,
     who_gains,
     who_is_known_by_text,
@@ -171,6 +172,12 @@ def test_what_to_do_next(found, steps):
     said = texts(what_next(found))
     assert len(said) == len(steps)
     assert all(text.startswith(step) for text, step in zip(said, steps, strict=True))
+
+
+def test_runs_that_may_not_be_trained_out_are_told():
+    [sentence] = trained_out(facts(limit="base (15 epochs): the limit of epochs ended training"))
+    assert sentence.text == "base (15 epochs): the limit of epochs ended training."
+    assert trained_out(facts()) == []
 
 
 def test_who_is_known_by_text_alone():

@@ -45,7 +45,8 @@ def compare(
     the observed one would need (80 % power, at the strictest level of Holm's correction), and what to try next.
 
     Other options in which the runs differ are listed below the table, those at their defaults included: only where
-    there are none is the difference due to the alignment.
+    there are none is the difference due to the alignment. Runs that the limit of epochs ended before patience did are
+    named, as they may not be trained out.
 
     **Examples:**
 
@@ -56,7 +57,7 @@ def compare(
     from rich.markup import escape
 
     from rlmrec.cli.output import Output
-    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict
+    from rlmrec.evaluation.compare import compare_groups, comparisons_as_dict, limit_reached
     from rlmrec.experiments.differences import differing_options, in_words
     from rlmrec.workspace import Workspace
 
@@ -91,6 +92,9 @@ def compare(
     options = differing_options(groups)
     if options:
         output.say(f"options that differ: {escape(in_words(options))}")
+    limit = limit_reached(groups)
+    if limit:
+        output.say(f"[yellow]{escape(limit)}[/]")
     if place.dataset_path.exists() and place.dataset().fingerprint != trained_on:
         output.say("[yellow]these runs are of an earlier dataset than the present one of the workspace[/]")
     output.result(
@@ -99,6 +103,7 @@ def compare(
             "baselines": {group.name: group.summary() for group in beside},
             "comparisons": comparisons_as_dict(comparisons),
             "options_that_differ": options,
+            "ended_by_limit": [run.name for group in groups for run in group.runs if run.ended_by_limit],
             "not_significant": power,
         }
     )

@@ -112,6 +112,7 @@ def train(
     from rlmrec.cli.compare import show_metrics, show_seconds
     from rlmrec.cli.output import Output
     from rlmrec.config import parse_settings
+    from rlmrec.evaluation.compare import limit_reached
     from rlmrec.experiments.baselines import default_texts
     from rlmrec.experiments.run import InitialEmbeddings, read_config, run
     from rlmrec.experiments.spec import RunSpec
@@ -186,13 +187,15 @@ def train(
     what = (
         f"{metrics['epochs']} epochs"
         if final
-        else f"best epoch {metrics['best_epoch']} of {metrics['epochs']}"
+        else f"best after {metrics['best_epoch'] + 1} of {metrics['epochs']} epochs"
     )
     output.say(
         escape(f"{what}, {show_seconds(metrics['seconds_per_epoch'])} s/epoch; saved in {finished.folder}")
     )
     if not final:
         _warn_of_few_updates(metrics["epochs"], spec, dataset, output)
+        if limit := limit_reached([finished.group()]):
+            output.say(f"[yellow]{escape(limit)}[/]")
     output.result({"run": name, **metrics})
 
 
@@ -352,14 +355,14 @@ def train_with_progress(
                 open_.enter_context(output.step(f"{label}: fitting and evaluating {spec.backbone}"))
             else:
                 # Where training stops early, the last epoch is a bound that is hardly ever reached.
-                what = f"{label}, epochs" if final else f"{label} (stops early), epochs"
+                what = f"{label}, epochs" if final else f"{label} (may stop early), epochs"
                 bar = output.progress(what, spec.training.epochs, remaining=final)
                 updates.append(open_.enter_context(bar))
 
         def on_epoch(record: dict[str, Any]) -> None:
             note = f"loss {sum(record['loss'].values()):.3f}"
             if best := record.get("best"):
-                note += f" · best valid R@20 {best['recall@20']:.4f} at {best['epoch']}"
+                note += f" · best valid R@20 {best['recall@20']:.4f} after {best['epoch'] + 1}"
             for update in updates:
                 update(record["epoch"] + 1, note)
             for log in list(opened):

@@ -59,6 +59,18 @@ class FinishedRun:
         """Its seed."""
         return int(self.config["run"]["seed"])
 
+    @property
+    def ended_by_limit(self) -> bool:
+        """Whether the limit of epochs ended its training before patience did, so that it may not be trained out."""
+        training, best = self.config.get("training") or {}, self.metrics.get("best_epoch")
+        final = self.config["data"].get("final")
+        if best is None or final or not {"epochs", "evaluate_every", "patience"} <= training.keys():
+            return False
+        limit, epochs = training["epochs"], self.metrics["epochs"]
+        since = range(best + 1, epochs)
+        validations = sum(epoch % training["evaluate_every"] == 0 or epoch == limit - 1 for epoch in since)
+        return bool(epochs >= limit and validations < training["patience"])
+
     def group(self) -> RunGroup:
         """Return the group of this run alone."""
         return RunGroup(self.name, (self,))
@@ -233,6 +245,22 @@ def find_group(runs: Path, name: str) -> RunGroup | None:
         of_runs = {run.name: run.seed for run in finished}
         raise ConfigError(f"two runs of {name} have the same seed: {of_runs}")
     return group
+
+
+def limit_reached(groups: Sequence[RunGroup]) -> str:
+    """Return a sentence about the runs that the limit of epochs ended before patience did; "" if there are none."""
+    epochs = {
+        group.name: max(run.metrics["epochs"] for run in group.runs)
+        for group in groups
+        if any(run.ended_by_limit for run in group.runs)
+    }
+    if not epochs:
+        return ""
+    names = ", ".join(f"{name} ({count:,} epoch{'s' * (count != 1)})" for name, count in epochs.items())
+    return (
+        f"{names}: the limit of epochs ended training before patience did, so the run may not be trained out. Train it "
+        f"longer, such as --epochs {2 * max(epochs.values())}, with another --name or --overwrite"
+    )
 
 
 def without_seed(name: str) -> str:

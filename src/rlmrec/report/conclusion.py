@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rlmrec.durations import format_duration
 from rlmrec.errors import RlmrecError
-from rlmrec.evaluation.compare import SeededComparison, compare_pairs
+from rlmrec.evaluation.compare import SeededComparison, compare_pairs, limit_reached
 from rlmrec.evaluation.groups import ITEM_GROUPS
 from rlmrec.evaluation.power import next_steps, nothing_significant, power_sentences
 from rlmrec.evaluation.significance import LEAST_SEEDS
@@ -69,6 +69,7 @@ class Facts:
         items: change for items by popularity: (head, middle or tail; change).
         cold: what a text tells of users and of items without a history, where it was measured.
         measure: the command that measures it; "" where nothing has a text.
+        limit: which runs the limit of epochs ended, in a sentence; "" for none.
     """
 
     runs: Sequence[RunFacts]
@@ -82,6 +83,7 @@ class Facts:
     items: Sequence[tuple[str, Change]] = ()
     cold: Sequence[KnownByText] = ()
     measure: str = ""
+    limit: str = ""
 
 
 def winner(facts: Facts) -> list[Sentence]:
@@ -200,6 +202,11 @@ def cost(facts: Facts) -> list[Sentence]:
     return found
 
 
+def trained_out(facts: Facts) -> list[Sentence]:
+    """Tell which runs may not be trained out, as the limit of epochs ended them."""
+    return [Sentence("Training", f"{facts.limit}.", "t-costs")] if facts.limit else []
+
+
 def what_next(facts: Facts) -> list[Sentence]:
     """Tell what to do next: take the cheaper run, more seeds, more text, other options."""
     best, steps = facts.runs[0], []
@@ -231,6 +238,7 @@ RULES: tuple[Callable[[Facts], list[Sentence]], ...] = (
     who_gains,
     who_is_known_by_text,
     cost,
+    trained_out,
     what_next,
 )
 
@@ -307,12 +315,13 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
             "rlmrec", "experiment", "hidden", "-w", str(inputs.workspace.path),
             "--only", "backbone=popularity,graph-filter",
         ])  # fmt: skip
+    limit = limit_reached(groups)
     lead_apart = ""
     if len(groups) > 1 and groups[0].first.backbone == groups[1].first.backbone:
         lead_apart = in_words(options_apart([groups[1], groups[0]]))
     number = next((number for number, group in enumerate(groups) if group.name in changes), None)
     if number is None:
-        return Facts(runs, lead, lead_apart=lead_apart, cold=cold, measure=measure)
+        return Facts(runs, lead, lead_apart=lead_apart, cold=cold, measure=measure, limit=limit)
     new = groups[number]
     base = inputs.base_of(new)
     assert base is not None  # what it was compared with
@@ -335,6 +344,7 @@ def _facts(inputs: Inputs, groups: Sequence[Group], changes: dict[str, SeededCom
         items,
         cold,
         measure,
+        limit,
     )
 
 

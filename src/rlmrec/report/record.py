@@ -151,8 +151,8 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
     rows: list[list[Value]] = []
     for group in inputs.groups:
 
-        def mean(name: str, form: str, runs: Sequence[Run] = group.runs) -> str | None:
-            values = [run.metrics[name] for run in runs if run.metrics.get(name) is not None]
+        def mean(name: str, form: str, plus: int = 0, runs: Sequence[Run] = group.runs) -> str | None:
+            values = [run.metrics[name] + plus for run in runs if run.metrics.get(name) is not None]
             return format(float(np.mean(values)), form) if values else None
 
         spent = [sum(record.get("seconds", 0.0) for record in run.history) for run in group.runs]
@@ -164,7 +164,7 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
                 group.first.model,
                 mean("seconds_per_epoch", ".3g") if trained else None,
                 mean("epochs", ".0f") if trained else None,
-                mean("best_epoch", ".0f"),
+                mean("best_epoch", ".0f", 1),  # epochs count from 0 in the records
                 (f"{np.mean(spent):.1f}" if np.mean(spent) >= 0.05 else "<0.1") if any(spent) else None,
                 mean("seconds_evaluation", ".3g"),
                 _devices(group.runs),
@@ -174,7 +174,16 @@ def costs(inputs: Inputs, options: Options) -> Section | None:
     if rows:
         blocks.append(
             ResultTable(
-                ["run", "backbone", "s/epoch", "epochs", "best", "s of training", "s/evaluation", "device"],
+                [
+                    "run",
+                    "backbone",
+                    "s/epoch",
+                    "epochs",
+                    "best after",
+                    "s of training",
+                    "s/evaluation",
+                    "device",
+                ],
                 rows,
                 text_columns=2,
                 note="Means over seeds, measured on the machine of each run; other programs may have slowed it down.",
