@@ -57,7 +57,7 @@ def test_what_a_run_does_not_record_is_at_its_default():
     # MF has the losses of LightGCN and no layers; a class of the user's own is not imported to know its default.
     flat = run("mf", loss="softmax")
     assert differing(base=base, flat=flat) == {"backbone": ["lightgcn", "mf"], "loss": ["bpr", "softmax"]}
-    mine = run("mine.py:Mine"), run("mine.py:Mine", loss="softmax")
+    mine = run("never_imported.py:Mine"), run("never_imported.py:Mine", loss="softmax")
     assert differing(one=mine[0], two=mine[1]) == {"loss": ["the default", "softmax"]}
     # The same recommender with texts and without; a name that two parts have is told with its part.
     with_texts = run("graph-filter", data={"texts": "abc"}.items())

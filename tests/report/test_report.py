@@ -281,6 +281,7 @@ def test_groups_and_closed_forms_are_called_by_what_they_are(full, tmp_path):
     with_text = by_name["with (text: default)"]
     assert inputs.base_of(with_text) is by_name["without (no text)"]
     assert inputs.base_of(by_name["without (no text)"]) is None
+    assert accuracy.differences_from_bases(inputs, [with_text]) == "", "text is what they differ in"
     [table] = [
         block for block in record.costs(inputs, Options()).blocks if getattr(block, "anchor", "") == "t-costs"
     ]

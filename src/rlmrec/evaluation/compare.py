@@ -257,9 +257,10 @@ def limit_reached(groups: Sequence[RunGroup]) -> str:
     if not epochs:
         return ""
     names = ", ".join(f"{name} ({count:,} epoch{'s' * (count != 1)})" for name, count in epochs.items())
+    they = "it" if len(epochs) == 1 else "they"
     return (
-        f"{names}: the limit of epochs ended training before patience did, so the run may not be trained out. Train it "
-        f"longer, such as --epochs {2 * max(epochs.values())}, with another --name or --overwrite"
+        f"{names}: the limit of epochs ended training before patience did, so {they} may not be trained "
+        f"out. To train longer: --epochs {2 * max(epochs.values())}, with another --name or --overwrite"
     )
 
 

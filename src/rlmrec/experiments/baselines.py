@@ -17,7 +17,7 @@ from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
-TEXT_WEIGHTS = ("text_weight", "user_text_weight", "smoothing")  # options of the graph filter
+TEXT_WEIGHTS = ("text_weight", "user_text_weight", "smoothing", "text_ridge")  # 0 where no text is used
 CHEAP = 2_000_000  # training interactions, which take the graph filter about a minute
 
 

@@ -225,6 +225,7 @@ def _by_activity(data: Dataset, base: Group, others: Sequence[Group], more: str 
     categories, found = changes_by_activity(data, base, others)
     return _gains(
         f"{base.first.model}: change of Recall@20 by activity of the user",
+        base.name,
         categories,
         found,
         f"Quarters of the {len(base.table):,} test users by training interactions; equally active users may be in two "
@@ -267,6 +268,7 @@ def _by_popularity(
     sizes = [int((groups == number).sum()) for number in range(3)]
     chart = _gains(
         f"{base.first.model}: change of Recall@20 by popularity of the item",
+        base.name,
         [f"{name} ({size:,})" for name, size in zip(ITEM_GROUPS, sizes, strict=True)],
         found,
         "Recall of the held-out items of each group, over the users who have any. Head: the most popular items that "
@@ -290,6 +292,7 @@ def _by_popularity(
 
 def _gains(
     title: str,
+    base: str,
     categories: Sequence[str],
     found: Sequence[tuple[int, str, Sequence[Change]]],
     note: str,
@@ -308,7 +311,7 @@ def _gains(
             for part in ("difference", "low", "high")
         )
         series.append(Series(name, range(len(categories)), values, low, high, place))
-    unit = "change to the base, %" if relative else "difference to the base"
+    unit = f"change to {base}, %" if relative else f"difference to {base}"
     chart = bars(title, categories, series, unit, note=note, x_label=x_label)
     if not chart.legend:  # with one series the title names it
         chart = replace(chart, title=f"{title}, {found[0][1]}")

@@ -19,7 +19,7 @@ from rlmrec.errors import RlmrecError, WorkspaceError
 from rlmrec.evaluation.compare import FinishedRun, RunGroup, without_seed
 from rlmrec.evaluation.ranking import Ranking, evaluate
 from rlmrec.evaluation.significance import average
-from rlmrec.experiments.baselines import with_texts
+from rlmrec.experiments.baselines import TEXT_WEIGHTS, with_texts
 from rlmrec.experiments.differences import differing_options
 from rlmrec.experiments.experiment import Experiment, backbone_label
 from rlmrec.experiments.results import Results, TrialRecord
@@ -267,13 +267,13 @@ class Inputs:
 
 
 def options_apart(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """Return the options in which groups differ apart from text: not their alignment, nor the texts of one alone.
+    """Return the options in which groups differ apart from text: not their alignment, nor texts that only some read.
 
     Seeds do not count, nor the preset's name: its options do.
     """
     found = differing_options(groups)
     without = any(group.first.option("data", "texts") is None for group in groups)
-    for name in ("seed", "preset", *["texts"] * without):
+    for name in ("seed", "preset", *(["texts", *TEXT_WEIGHTS] if without else [])):
         found.pop(name, None)
     return found
 
