@@ -84,17 +84,17 @@ def _other_texts(place: Workspace, dataset: Dataset, found: FinishedRun) -> str:
     backbone = found.config["run"]["backbone"]
     if backbone not in RECOMMENDERS:  # a run of the user's, of a class that is not to be imported
         return ""
-    spec = RunSpec.from_dict(found.config)
     then = found.config["data"].get("texts")
     name = found.config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
-    if not spec.reads_text or name not in place.text_embeddings_names():
-        return ""
-    if then is None:
-        return f"was fitted without text, and there are the text embeddings {name!r} now"
     try:
+        reads_text = RunSpec.from_dict(found.config).reads_text
+        if not reads_text or name not in place.text_embeddings_names():
+            return ""
+        if then is None:
+            return f"was fitted without text, and there are the text embeddings {name!r} now"
         now = place.text_embeddings(dataset, name).digest
     except RlmrecError as error:
-        return f"was fitted with text embeddings that cannot be compared with the present ones ({error})"
+        return f"cannot be compared with what a fit would read now ({error})"
     return "" if then == now else f"was fitted with the text embeddings {name!r} of before they were replaced"
 
 
