@@ -529,7 +529,10 @@ def test_a_baseline_that_is_named_is_fitted(call, workspace):
     texts.save(workspace.text_embeddings_path())
     _, _, err = call("compare", "-w", workspace.path, "base", "popularity", "--json")
     assert "was fitted without text" in err
-    assert "--backbone graph-filter --overwrite" in " ".join(err.split())
+    assert "--backbone graph-filter --name graph-filter-text" in " ".join(err.split())
+    assert call("train", "-w", workspace.path, "--name", "graph-filter-text")[0] == 0
+    _, _, err = call("compare", "-w", workspace.path, "base", "popularity", "--json")
+    assert "was fitted without text" not in err, "it is there beside it"
 
 
 def test_compare_says_what_else_differs(call, workspace):

@@ -57,10 +57,11 @@ def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] 
                 if found.config["data"]["dataset"] == dataset.fingerprint:
                     runs.append(found)
                     if why := _other_texts(place, dataset, found):
-                        again = (
-                            f"rlmrec train -w {shlex.quote(str(place.path))} --backbone {name} --overwrite"
-                        )
-                        notes.append(f"run {name} {why}: to fit it again, {again}")
+                        fit = f"rlmrec train -w {shlex.quote(str(place.path))} --backbone {name}"
+                        if found.config["data"].get("texts") is not None:
+                            notes.append(f"run {name} {why}: to fit it again, {fit} --overwrite")
+                        elif not (place.run(f"{name}-text") / "metrics.json").exists():
+                            notes.append(f"run {name} {why}: for one with text, {fit} --name {name}-text")
                 else:
                     notes.append(f"run {name} is of another dataset: train it again with --overwrite")
             elif len(dataset.train) > CHEAP:
