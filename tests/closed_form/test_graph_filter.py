@@ -189,6 +189,11 @@ def test_a_recommender_with_items_added_is_stored_and_restored(noisy, fitted, tm
     )
     more.save(tmp_path / "recommender")
     again = Recommender.load(tmp_path / "recommender")
+    plain = Recommender.of_model(dataset, fitted)
+    plain.save(tmp_path / "plain")
+    parts = Recommender.load(tmp_path / "plain", mmap=True).parts
+    for name in ("data", "indices", "indptr"):  # mapped once, for all workers
+        assert np.shares_memory(getattr(parts.neighbours, name), getattr(parts.rule.neighbours, name))
     for items in (["new", dataset.items.id(3)], [dataset.items.id(5)]):
         one, two = (recommender.recommend_from_items(items, k=30) for recommender in (more, again))
         assert one[0].tolist() == two[0].tolist()

@@ -416,8 +416,8 @@ def sparse_state(name: str, matrix: sp.csr_array) -> State:
     narrow = index_type(matrix.nnz, *matrix.shape)
     return {
         f"{name}.data": matrix.data,
-        f"{name}.indices": matrix.indices.astype(narrow),
-        f"{name}.indptr": matrix.indptr.astype(narrow),
+        f"{name}.indices": matrix.indices.astype(narrow, copy=False),
+        f"{name}.indptr": matrix.indptr.astype(narrow, copy=False),
         f"{name}.shape": np.array(matrix.shape, np.int64),
     }
 

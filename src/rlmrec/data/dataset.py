@@ -746,15 +746,17 @@ def _filtered(
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
         steps.append(_Step.of("without an interaction in the period", kept))
-    every, low_rated = kept, None
+    low_rated = None
+    every = None if min_rating is None else kept  # which else would stay in memory
     if min_rating is not None:
         kept = kept.rated()  # otherwise a later interaction without a rating would hide one with a rating
     kept = _merged(kept, source, findings)
     counts["distinct pairs"] = len(kept)
-    if min_rating is not None:
+    if min_rating is not None and every is not None:
         kept = kept.min_rating(min_rating)
         counts["rated high enough"] = len(kept)
         low_rated = every.take(~np.isin(every.keys(), kept.keys())).merged()
+        every = None
         steps.append(_Step.of(f"without a rating of at least {min_rating:g}", kept))
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)

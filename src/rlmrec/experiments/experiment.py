@@ -354,9 +354,8 @@ class Experiment:
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
         planned = [method.runs[0][0] for stage in stages.values() for method in stage] + lacking
-        found = (
-            self.row(trial.as_dict()) for trial in planned
-        )  # with the options of the preset and the command
+        # With the options of the preset and of the command, which a row may show.
+        found = (self.row(trial.as_dict()) for trial in planned)
         self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
         return list(stages.values()), lacking
 
