@@ -75,6 +75,42 @@ def test_ids_that_say_that_a_value_is_missing_are_found(tmp_path, word):
     )
 
 
+@pytest.mark.parametrize(
+    ("ids", "example"),
+    [
+        (["1.23457E+18", "a", "b"], "1.23457E+18"),
+        (["1,23457E+18", "a", "b"], "1,23457E+18"),
+        ([1234567890123456789 + 1000 * n for n in range(8)], 1234567890123456768),  # by way of floats
+        ([1234567890123450 + 100 * n for n in range(8)], 1234567890123450),  # 15 digits
+    ],
+)
+@pytest.mark.parametrize("typed", [False, True])
+def test_ids_that_were_rounded_are_found(tmp_path, ids, example, typed):
+    ids = [one if isinstance(one, str) else int(float(one)) for one in ids]
+    rows = pd.DataFrame(
+        [(user, item) for user in ids for item in range(10, 16)], columns=["user_id", "item_id"]
+    )
+    if typed:
+        rows.to_parquet(tmp_path / "r.parquet")
+        made = Dataset.from_source(read_tables(tmp_path / "r.parquet"))
+    else:
+        rows["user_id"] = [f'"{user}"' for user in rows["user_id"]]
+        made = dataset(tmp_path, "".join(f"{user},{item}\n" for user, item in rows.to_numpy()))
+    count = sum(isinstance(one, int) for one in ids) or 1
+    text = found(made)["rounded id"]
+    assert text.startswith(f"{count} user id{'s are' if count > 1 else ' is a'} number")
+    assert f"for example '{example}'" in text
+
+
+def test_long_ids_that_were_not_rounded_are_not_reported(tmp_path):
+    for ids in (
+        [1234567890123456789 + n for n in range(12)],
+        [2**70 + n for n in range(12)],
+        ["1E5", "2e-3"],
+    ):
+        assert "rounded id" not in found(dataset(tmp_path, "".join(f"{i},{j}\n" for i in ids for j in "ab")))
+
+
 def items(texts):
     return "item_id,title\n" + "".join(f"{i},{text}\n" for i, text in zip(range(10, 16), texts, strict=True))
 

@@ -14,6 +14,7 @@ from rlmrec.errors import LONGEST_SHOWN
 from rlmrec.findings import Finding, by_number
 from rlmrec.types import IntArray
 
+FEWEST_LONG_IDS = 8  # of 16 digits or more; fewer may look rounded by chance
 WITH_TEXT = 0.9  # share of the items that should have a text
 # What programs and people write for a missing value.
 MISSING = (
@@ -59,16 +60,17 @@ def spelling(ids: pl.Series) -> pl.Series:
 
 
 def check_ids(ids: Vocabulary, degrees: list[IntArray]) -> list[Finding]:
-    """Find ids that stand for a missing value, and ids that occur in several spellings.
+    """Find ids that stand for a missing value, were rounded, are garbled or occur in several spellings.
 
     Args:
         ids: of the users or items.
         degrees: int64[n] each, how often each id occurs among all interactions, or in training, validation and test.
     """
     if not ids.is_text:
-        return []
+        return _rounded_ids(ids, pl.Series(ids.ids, dtype=pl.Int128))
     raw = pl.Series(ids.ids, dtype=pl.String)
     return [
+        *_rounded_ids(ids, raw),
         *_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)),
         *_twins(ids, raw, degrees),
         *_garbled_ids(ids, raw),
@@ -87,6 +89,35 @@ def _garbled_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
     one, many = _GARBLED_SAYS
     what = by_number(len(garbled), f"{ids.kind} id {one}", f"{ids.kind} ids {many}")
     return [Finding("garbled", what, len(garbled), repr(garbled[0]), _GARBLED_REMEDY)]
+
+
+def _rounded_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
+    """Find ids that lost digits: a spreadsheet keeps 15 of them, a column of floats 15 to 17.
+
+    Long integers are reported only if every one is what rounding leaves; each happens to be so once in two at most.
+    """
+    if ids.is_text:
+        powers = raw.filter(raw.str.contains(r"^\d([.,]\d+)?[eE]\+\d+$"))
+        long = raw.filter(raw.str.contains(r"^[1-9]\d{15,18}$"))
+    else:
+        powers, long = pl.Series([], dtype=pl.String), raw.filter(raw.is_between(10**15, 2**63 - 1))
+    numbers = long.cast(pl.Int64).to_numpy()
+    exact = (numbers.astype(np.float64).astype(np.uint64) == numbers.astype(np.uint64)) & (numbers > 2**53)
+    if len(long) < FEWEST_LONG_IDS or not np.all(exact | (numbers % 10 == 0)):
+        long = long.clear()
+    rounded = [*powers.to_list(), *long.to_list()]
+    if not rounded:
+        return []
+    return [
+        Finding(
+            "rounded id",
+            by_number(len(rounded), f"{ids.kind} id is a number", f"{ids.kind} ids are numbers")
+            + " that a spreadsheet or a column of floats has rounded",
+            len(rounded),
+            repr(str(rounded[0])),
+            "different ids may have become one; export the ids again as text",
+        )
+    ]
 
 
 def _missing_ids(ids: Vocabulary, raw: pl.Series, degrees: IntArray) -> list[Finding]:
