@@ -113,7 +113,7 @@ def test_progress_is_shown_on_demand(toy, capsys):
     train(*make(toy), toy[0], SHORT.model_copy(update={"epochs": 2}))
     assert capsys.readouterr() == ("", ""), "not where nobody watches"
     train(*make(toy), toy[0], SHORT.model_copy(update={"epochs": 2}), progress=True)
-    assert "epoch 1, loss" in capsys.readouterr().err
+    assert "epoch 2, loss" in capsys.readouterr().err
 
 
 def test_the_graph_is_built_once(toy, monkeypatch):
@@ -184,14 +184,14 @@ def test_a_diverging_run_says_so(toy):
     backbone, alignment = make(toy)
     with torch.no_grad():
         backbone.user_embedding.mul_(1e30)
-    with pytest.raises(TrainingError, match="not finite after epoch 0"):
+    with pytest.raises(TrainingError, match="not finite after epoch 1"):
         train(backbone, alignment, toy[0], SHORT)
 
 
 def test_a_last_update_that_diverges_says_so(toy):
     """One batch an epoch: its loss is fine, what it makes of the embeddings is not."""
     config = TrainConfig(learning_rate=3e38, batch_size=4096)
-    with pytest.raises(TrainingError, match="an embedding is not finite after epoch 0: lower learning_rate"):
+    with pytest.raises(TrainingError, match="an embedding is not finite after epoch 1: lower learning_rate"):
         train(*make(toy), toy[0], config)
 
 

@@ -234,7 +234,7 @@ def show_candidates(
             )
         pruned = [results.records[one.trials[0].id] for one in of_variant if one.is_pruned(results)]
         if pruned:
-            last = [record["validation_curve"][-1][0] for record in pruned]
+            last = [record["validation_curve"][-1][0] + 1 for record in pruned]
             epochs = f"{min(last):.0f}" if min(last) == max(last) else f"{min(last):.0f} to {max(last):.0f}"
             seconds = sum(record["seconds"] for record in pruned)
             ended = f"pruned after epoch {epochs}: below the median of the others"
@@ -250,7 +250,7 @@ def show_candidates(
 def _reached(record: TrialRecord) -> str:
     """Say how far a pruned trial came."""
     epoch, value = record["validation_curve"][-1]
-    return f"valid R@20 {value:.4f} after epoch {epoch:.0f}"
+    return f"valid R@20 {value:.4f} after epoch {epoch + 1:.0f}"
 
 
 def _short(value: Any) -> str:

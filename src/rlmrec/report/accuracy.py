@@ -508,7 +508,7 @@ def training(inputs: Inputs, options: Options) -> Section | None:  # noqa: ARG00
         for group in inputs.of_backbone(backbone):
             seconds = np.cumsum([record.get("seconds", 0.0) for record in group.first.history])
             points = [
-                (record["epoch"], float(spent), record["valid"]["recall@20"])
+                (record["epoch"] + 1, float(spent), record["valid"]["recall@20"])
                 for record, spent in zip(group.first.history, seconds, strict=True)
                 if "recall@20" in record.get("valid", {})
             ]

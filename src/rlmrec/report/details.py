@@ -155,7 +155,7 @@ def _stopping(summary: Summary) -> ResultTable | None:
             if base is not mine:
                 change = statistics.mean(own) / statistics.mean(one[part][1] for one in base) - 1
                 text += f" ({100 * change:+.1f} %)"
-            epochs = ", ".join(f"{one[part][0]:g}" for one in mine)
+            epochs = ", ".join(f"{one[part][0] + 1:g}" for one in mine)
             values += [epochs, text]
         body.append([*row, *values, _gain_left(mine, base), _after_best(rows[row].records)])
     patience = summary.rows[-1].records[0]["cell"]["training"].get("patience", "")

@@ -52,7 +52,7 @@ class TrainingError(RlmrecError):
 class History:
     """Record of a training run.
 
-    best_epoch: the epoch whose parameters the model has now.
+    best_epoch: the epoch whose parameters the model has now; records count epochs from 0, messages and tables from 1.
     best: validation Recall@20 at that epoch.
     epochs: one record per epoch: number, seconds, loss terms and, where validated, metrics.
     """
@@ -104,10 +104,10 @@ def train(
 ) -> TrainingResult:
     """Train a backbone with an alignment in place; both end with the parameters of the best validation.
 
-    Validation Recall@20 is measured after epoch 0 and every ``evaluate_every`` epochs; training stops after
-    ``patience`` validations in a row without a new best. The same seed gives the same numbers on one machine. Where
-    several processes of ``torch.distributed`` call it with the same arguments, they share the columns of the embeddings
-    (``rlmrec.columns``); each of them gets the whole result.
+    Validation Recall@20 is measured after the first epoch and every ``evaluate_every`` epochs from there; training
+    stops after ``patience`` validations in a row without a new best. The same seed gives the same numbers on one
+    machine. Where several processes of ``torch.distributed`` call it with the same arguments, they share the columns
+    of the embeddings (``rlmrec.columns``); each of them gets the whole result.
 
     Args:
         backbone: R.
@@ -175,7 +175,7 @@ def _progress(wanted: bool | None, epochs: int) -> Iterator[Callable[[dict[str, 
         task = bar.add_task("training", total=epochs)
 
         def show(record: dict[str, Any]) -> None:
-            text = f"epoch {record['epoch']}, loss {sum(record['loss'].values()):.4f}"
+            text = f"epoch {record['epoch'] + 1}, loss {sum(record['loss'].values()):.4f}"
             if "best" in record:
                 text += f", best recall@20 {record['best'][MONITORED]:.4f}"
             bar.update(task, completed=record["epoch"] + 1, description=text)
@@ -462,7 +462,7 @@ class _Run:
     def _demand(self, finite: bool, what: str) -> None:
         if not finite:
             raise TrainingError(
-                f"{what} is not finite after epoch {len(self.history.epochs)}: "
+                f"{what} is not finite after epoch {len(self.history.epochs) + 1}: "
                 "lower learning_rate or the alignment's weight, or raise its temperature"
             )
 
