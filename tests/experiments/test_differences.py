@@ -37,10 +37,10 @@ def test_options_of_the_alignment_differ_only_between_runs_of_one_alignment():
 
 
 def test_what_a_run_does_not_record_is_at_its_default():
-    def run(backbone="lightgcn", alignment="none", training=(), data=(), **own):
+    def run(backbone="lightgcn", alignment="none", training=(), data=(), preset="general", **own):
         return [
             {
-                "run": {"backbone": backbone, "alignment": alignment, "preset": "general", "seed": 0},
+                "run": {"backbone": backbone, "alignment": alignment, "preset": preset, "seed": 0},
                 "backbone": own,
                 "alignment": {},
                 "training": {"epochs": 9, **dict(training)},
@@ -48,6 +48,7 @@ def test_what_a_run_does_not_record_is_at_its_default():
             }
         ]
 
+    assert differing(one=run(), two=run(preset="mine.toml")) == {}, "a preset is what it sets"
     base, softmax = run(layers=2), run(layers=2, loss="softmax", loss_k=10)
     assert differing(base=base, softmax=softmax) == {"loss": ["bpr", "softmax"], "loss_k": ["20", "10"]}
     con = run(alignment="contrastive", layers=2, training={"initial_embeddings": "spectral"}.items())

@@ -59,7 +59,8 @@ def _options(group: RunGroup, parts: Sequence[str]) -> dict[_Option, str]:
     """Return the options that the runs of a group record: (part, name) → value."""
     config = group.runs[0].config
     options = {(part, name): str(value) for part in parts for name, value in (config.get(part) or {}).items()}
-    options.pop(("run", "alignment"), None)
+    for name in ("alignment", "preset"):  # a preset's options are all recorded, so its name adds nothing
+        options.pop(("run", name), None)
     options["run", "seed"] = ", ".join(map(str, group.seeds))
     data = {name: value for name, value in config["data"].items() if name != "dataset" and value is not None}
     options |= {("data", name): str(value) for name, value in data.items()}
