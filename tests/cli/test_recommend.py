@@ -269,6 +269,9 @@ def test_an_index_that_is_slower_than_exact_search_is_not_kept(call, place, monk
     kept = []
     earlier = place.recommender_path("con") / index.MANIFEST
     earlier.write_text("{}")  # a damaged one is built again, too
+    assert "the index of con, built with --force, stays in use" in " ".join(
+        call("index", "--run", "con")[1].split()
+    )
     manifest = {
         "kind": "IVF4,Flat",
         "seconds": 1.0,

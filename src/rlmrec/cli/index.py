@@ -31,7 +31,7 @@ def index(
     **Example:**  `rlmrec index -w shop --run con --recall 0.98`
     """
     from rlmrec.cli.output import Output
-    from rlmrec.recommend.index import EXACT_BELOW, estimate_bytes, remove_index
+    from rlmrec.recommend.index import EXACT_BELOW, estimate_bytes, has_index, remove_index
     from rlmrec.recommend.open import open_recommender
     from rlmrec.workspace import Workspace
 
@@ -40,9 +40,12 @@ def index(
     recommender.check_index()
     n_items = len(recommender.items)
     if n_items < EXACT_BELOW and not force:
-        output.say(
-            f"{n_items:,} items: exact search is used, no index is needed below {EXACT_BELOW:,} (--force)"
+        in_use = (
+            f"the index of {run}, built with --force, stays in use"
+            if has_index(place.recommender_path(run))
+            else "exact search is used"
         )
+        output.say(f"{n_items:,} items: {in_use}, no index is needed below {EXACT_BELOW:,} (--force)")
         output.result({"run": run, "built": False, "items": n_items})
         return
     size = estimate_bytes(n_items, recommender.items.shape[1])
