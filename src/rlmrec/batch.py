@@ -21,15 +21,17 @@ class ListTargets:
     Args:
         items: rows of items, int64[n, M]; n users in the order of ``distinct``.
         probabilities: π, (n, M).
-        shares: weight of each user in the mean, (n,); 0 for a user who takes no part.
-        temperature: τ of the cosines.
-        term: the mean cross-entropy, once it is computed.
+        shares: weight of each user in the sum of cross-entropies, (n,); 0 for a user who takes no part.
+        temperature: τ of the cosines, or of the inner products.
+        by_cosine: whether the softmax is over cosines or over inner products.
+        term: the weighted sum, once it is computed.
     """
 
     items: Tensor
     probabilities: Tensor
     shares: Tensor
     temperature: float
+    by_cosine: bool
     term: Tensor | None = None
 
 

@@ -77,10 +77,11 @@ def test_distilled_does_what_every_alignment_does(toy, kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"every": 3}])
-def test_one_pass_with_the_softmax_changes_nothing(toy, options):
+@pytest.mark.parametrize(("kind", "own", "passes"), [(MF, {"loss": "softmax"}, 1), (AutoCF, {"heads": 2}, 3)])
+def test_one_pass_with_the_softmax_changes_nothing(toy, kind, own, passes, options):
     dataset, _ = toy
     torch.manual_seed(0)
-    backbone = MF(dataset.n_users, dataset.n_items, embedding_size=8, loss="softmax").double()
+    backbone = kind(dataset.n_users, dataset.n_items, embedding_size=8, **own).double()
     scores = DotProduct(torch.randn(dataset.n_users, 2).numpy(), torch.randn(dataset.n_items, 2).numpy())
     alignment = Distilled(TeacherLists.of(scores, dataset, 5), backbone, weight=0.6, **options).double()
     graph = Graph.from_interactions(dataset.train, dtype=torch.float64)
@@ -89,9 +90,14 @@ def test_one_pass_with_the_softmax_changes_nothing(toy, options):
     for is_joint in (True, False):
         if not is_joint:
             alignment.targets = lambda batch: None
-        terms = step(backbone, alignment, graph, batch, 0.0, torch.Generator())
-        gradients = torch.autograd.grad(sum(terms.values()), list(backbone.parameters()))
+        if kind is AutoCF:
+            backbone.batches.zero_()  # the same mask again
+        with torch.profiler.profile() as profile:
+            terms = step(backbone, alignment, graph, batch, 0.0, torch.Generator().manual_seed(0))
+            gradients = torch.autograd.grad(sum(terms.values()), list(backbone.parameters()))
         results.append((terms, gradients))
+        done = sum(event.name == "rlmrec::softmax_sums" for event in profile.events())
+        assert done == (passes if is_joint else passes + 1)
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-14)
 
 

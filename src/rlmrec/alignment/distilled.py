@@ -160,13 +160,19 @@ class Distilled(Alignment):
         return cls(lists, backbone, chosen, text_embeddings if chosen.contrastive_weight > 0 else None)
 
     def targets(self, batch: Batch) -> ListTargets | None:
-        """Return the teacher's lists for a backbone that ranks by cosine; its softmax may have the same temperature."""
-        if not self.by_cosine or has_static_shapes(
-            batch.users
-        ):  # one pass would compare two factors on the host
+        """Return the teacher's lists for a backbone whose own softmax may have the same logits."""
+        if has_static_shapes(batch.users):  # one pass would compare two factors on the host
             return None
         found = distinct(batch.users)
-        return ListTargets(*self._lists(found.rows, self._taught(found)), self.config.temperature)
+        items, probabilities, shares = self._lists(found.rows, self._taught(found))
+        return ListTargets(
+            items, probabilities, self.config.weight * shares, self.temperature, self.by_cosine
+        )
+
+    @property
+    def temperature(self) -> float:
+        """τ of the student's scores: inner products are taken as they are."""
+        return self.config.temperature if self.by_cosine else 1.0
 
     def _taught(self, found: Distinct) -> Tensor:
         """Return the weights of a batch's users in a sum over those who are taught, (n,)."""
@@ -186,8 +192,8 @@ class Distilled(Alignment):
     ) -> dict[str, Tensor]:
         """Compute the cross-entropy between the teacher's lists and the student's scores, weighted."""
         targets = batch.targets if isinstance(batch, TaughtBatch) else None
-        total = targets.term if targets is not None else None
-        if total is None:
+        term = targets.term if targets is not None else None
+        if term is None:
             # Which users these are changes from batch to batch, as a user's place among the distinct ones does.
             found, taught = distinct(batch.users), None
             rows = found.rows
@@ -195,13 +201,13 @@ class Distilled(Alignment):
                 taught = self._taught(found)
             else:
                 rows = rows[:: self.config.every]
-            anchors, every, temperature = F.embedding(rows, users), items, 1.0
+            anchors, every = F.embedding(rows, users), items
             if self.by_cosine:
                 anchors, every = F.normalize(anchors, dim=1), F.normalize(items, dim=1)
-                temperature = self.config.temperature
             listed, probabilities, shares = self._lists(rows, taught)
-            total = listwise_cross_entropy(anchors, every, shares, temperature, listed, probabilities)
-        terms = {"distilled": self.config.weight * total}
+            shares = self.config.weight * shares
+            term = listwise_cross_entropy(anchors, every, shares, self.temperature, listed, probabilities)
+        terms = {"distilled": term}
         if self.contrastive is not None:
             terms |= self.contrastive.loss(users, items, batch, masked)
         return terms

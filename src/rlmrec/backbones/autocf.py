@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlmrec.backbones.base import Backbone, BackboneConfig, Objective
-from rlmrec.batch import Batch, Distinct, distinct, stream
+from rlmrec.batch import Batch, Distinct, TaughtBatch, distinct, stream
 from rlmrec.errors import ConfigError
 from rlmrec.graph import Graph
-from rlmrec.losses import weighted_log_sum_exp
+from rlmrec.losses import log_sum_exp_and_cross_entropy, weighted_log_sum_exp
 from rlmrec.trust import check_rows
 
 
@@ -120,7 +120,14 @@ class AutoCF(Backbone):
         some_users, some_items = F.embedding(of_users.rows, users), F.embedding(of_items.rows, items)
         attraction = (F.embedding(batch.users, users) * F.embedding(batch.positives, items)).sum(1).mean()
         share = of_users.counts.to(x.dtype) / len(batch.users)
-        terms["recommendation"] = weighted_log_sum_exp(some_users, items, share, 1.0) - attraction
+        targets = batch.targets if isinstance(batch, TaughtBatch) else None
+        if targets is not None and not targets.by_cosine and targets.temperature == 1:
+            log_sums, targets.term = log_sum_exp_and_cross_entropy(
+                some_users, items, 1.0, share, targets.items, targets.probabilities, targets.shares
+            )
+        else:
+            log_sums = weighted_log_sum_exp(some_users, items, share, 1.0)
+        terms["recommendation"] = log_sums - attraction
         terms["ssl"] = (
             self.config.ssl_weight
             * torch.stack(

@@ -369,7 +369,7 @@ def batch_softmax(
         share = weights.new_zeros(len(rows)).index_add_(0, at, weights)
     targets = batch.targets if isinstance(batch, TaughtBatch) else None
     is_sampled = 0 < n_candidates < len(items)
-    if targets is not None and targets.temperature == temperature and not is_sampled:
+    if targets is not None and targets.by_cosine and targets.temperature == temperature and not is_sampled:
         log_sums, targets.term = log_sum_exp_and_cross_entropy(
             some, every, temperature, share, targets.items, targets.probabilities, targets.shares
         )
