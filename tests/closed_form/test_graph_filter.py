@@ -313,6 +313,23 @@ def test_scores_that_are_computed_anew_choose_the_same(noisy, monkeypatch):
     np.testing.assert_array_equal(anew.users, kept.users)
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"user_text_weight": 0}, {"user_text_weight": 0, "text_weight": 0.8}, {"text_weight": 0}]
+)
+def test_the_recorded_validation_is_that_of_the_model(noisy, given):
+    dataset, texts = noisy
+    model = GraphFilter.fit(*noisy, GraphFilterConfig(neighbours=0, **given))
+    measured = evaluate(model, dataset, 20, "valid").metrics()
+    for name in ("recall@20", "ndcg@20"):
+        assert model.record["validation"][name] == pytest.approx(measured[name], abs=1e-6), name
+    history = dataset.train.items[dataset.train.users == 3]
+    restored = load_state(model.state(), model.record)
+    for one in (model, restored):
+        np.testing.assert_allclose(
+            one.fold_in(history, text=texts.users[3]).vectors[0], model.users[3], atol=1e-4
+        )
+
+
 def test_exponents_from_a_sample_of_users(noisy, monkeypatch):
     whole = GraphFilter.fit(*noisy)
     monkeypatch.setattr(graph_filter, "TRIAL_INTERACTIONS", len(noisy[0].train) // 2)

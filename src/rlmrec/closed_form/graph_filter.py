@@ -768,6 +768,7 @@ class _Fit:
             ),
             of_new_items=self._of_new_items(moments, spectrum.vectors[:, :rank], item_texts),
             popularity=unit_rows(self._popularity()[None])[0] if weights["popularity"] else None,
+            reads_own=self.texts is not None and self.texts.users is not None,
         )
 
     def _of_new_items(

@@ -295,6 +295,7 @@ class GraphRule(FoldIn):
         of_new_items: where an item goes that is known by text alone; None refuses it.
         popularity: √d less its mean, at unit length as the columns of Q, float32[I], d_i the users of an item; None
             leaves the part out.
+        reads_own: whether the text of a user with a history is a part of t_u: the fit knew texts of users.
     """
 
     factors: Float32Array
@@ -308,6 +309,7 @@ class GraphRule(FoldIn):
     weights: tuple[float, float, float, float]
     of_new_items: NewItems | None = None
     popularity: Float32Array | None = None
+    reads_own: bool = False
 
     @cached_property
     def items(self) -> Float32Array:
@@ -424,9 +426,7 @@ class GraphRule(FoldIn):
         if self.item_texts is not None and of_texts is not None:
             sums, lengths = self.item_texts.means(histories)
             own = self.item_texts.own(texts, len(sums))
-            if (
-                self.user_texts is None
-            ):  # fitted without texts of users: beside a history they were never tried
+            if not self.reads_own:  # beside a history they were never tried
                 own[~is_new] = 0
             text = sums * reciprocal(lengths)[:, None] + own
             text_scales = weights[1] * reciprocal(deviations(text, of_texts))
@@ -496,6 +496,7 @@ class GraphRule(FoldIn):
             "item_weights": self.item_weights,
             "average": self.average,
             "weights": np.array(self.weights),
+            "reads_own": np.array([self.reads_own], np.int8),
         }
         if self.popularity is not None:
             arrays["popularity"] = self.popularity
@@ -513,7 +514,8 @@ class GraphRule(FoldIn):
             inner = nested(name, state)
             return restore(inner) if inner else None
 
-        # Models of older versions have no popularity.
+        # Models of older versions have no popularity, and no own texts without those of similar users.
+        user_texts = part("user_texts", UserTexts.from_state)
         neighbour, item_text, user_text, popularity = (*state["weights"].tolist(), 0.0)[:4]
         return cls(
             state["factors"],
@@ -521,12 +523,13 @@ class GraphRule(FoldIn):
             state["item_weights"],
             sparse_from_state("neighbours", state),
             part("item_texts", ItemTexts.from_state),  # type: ignore[arg-type]
-            part("user_texts", UserTexts.from_state),  # type: ignore[arg-type]
+            user_texts,  # type: ignore[arg-type]
             part("new_users", NewUsers.from_state),  # type: ignore[arg-type]
             state["average"],
             (neighbour, item_text, user_text, popularity),
             part("of_new_items", NewItems.from_state),  # type: ignore[arg-type]
             state.get("popularity"),
+            bool(state["reads_own"][0]) if "reads_own" in state else user_texts is not None,
         )
 
 
