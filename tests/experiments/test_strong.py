@@ -186,8 +186,13 @@ def test_unequal_budgets_are_refused():
     values = {"title": "x", "metrics": ["recall@20"], "rows": ["backbone"], "seeds": 1}
     more = {"backbone": ["mf"], "tries": [{"l2": 1e-6}, {"l2": 1e-5}]}
     for other in ({}, {"tries": [{"l2": 1e-6}]}):
-        with pytest.raises(ConfigError, match=r"different numbers of tries.*mf: 2; sgl: "):
-            Experiment("x", {**values, "grid": [more, {"backbone": ["sgl"], **other}]})
+        count = len(other.get("tries", ()))
+        for part, name in (
+            ({"backbone": ["sgl"]}, "sgl with none"),
+            ({"backbone": ["mf"], "alignment": ["contrastive"]}, "mf with contrastive"),
+        ):
+            with pytest.raises(ConfigError, match=rf"numbers of tries.*\(2 for mf with none; {count} for {name}\)"):
+                Experiment("x", {**values, "grid": [more, {**part, **other}, more]})
     Experiment("x", {**values, "grid": [more, {"backbone": ["ease", "semantic-only"]}]})
     with pytest.raises(ConfigError, match="tries = 3 of a grid, expected a list of tables"):
         Experiment("x", {**values, "grid": [{"tries": 3}]})

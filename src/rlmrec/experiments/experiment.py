@@ -198,13 +198,16 @@ class Experiment:
 
     def _refuse_unequal_budgets(self) -> None:
         """Refuse grids whose trained backbones have different numbers of tries."""
-        budgets = {
-            ", ".join(trained): len(grid.get("tries", ()))
-            for grid in self.values["grid"]
-            if (trained := [one for one in grid.get("backbone", [AXES["backbone"]]) if _is_trained(one)])
-        }
-        if len(set(budgets.values())) > 1:
-            listed = "; ".join(f"{names}: {count}" for names, count in budgets.items())
+        budgets: dict[int, str] = {}  # number of tries → a grid that has it
+        for grid in self.values["grid"]:
+            trained = [one for one in grid.get("backbone", [AXES["backbone"]]) if _is_trained(one)]
+            if trained:
+                alignments = grid.get("alignment", [AXES["alignment"]])
+                budgets.setdefault(
+                    len(grid.get("tries", ())), f"{', '.join(trained)} with {', '.join(alignments)}"
+                )
+        if len(budgets) > 1:
+            listed = "; ".join(f"{count} for {names}" for count, names in budgets.items())
             raise ConfigError(
                 f"{self.name}: the grids have different numbers of tries, which favours those with more ({listed})"
             )
