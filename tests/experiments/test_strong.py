@@ -1,16 +1,19 @@
 """Experiments that choose options by tries: equal budgets, resuming, and the tables of details."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from rlmrec.cli import main
 from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation.groups import group_metrics
-from rlmrec.evaluation.ranking import evaluate
+from rlmrec.evaluation.ranking import evaluate, read_table
+from rlmrec.evaluation.significance import holm
 from rlmrec.experiments.experiment import Experiment
 from rlmrec.experiments.results import Results, read_trial_records, results_path, tries_path
 from rlmrec.experiments.spec import RunSpec
@@ -19,6 +22,7 @@ from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
 from rlmrec.report.experiments import summarize
+from rlmrec.report.pairs import PairTests, load_pairs, pair_table
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
 
@@ -29,6 +33,10 @@ metrics = ["recall@20"]
 rows = ["backbone", "variant", "text_embeddings", "shuffle", "dimension"]
 against = { variant = "Base", text_embeddings = "–", shuffle = "none" }
 reference = { variant = "Base" }
+pairs = [
+    { rows = { variant = "Con" }, with = { variant = "Base", dimension = "32" } },
+    { rows = { backbone = "graph filter", text_embeddings = "default" }, with = { text_embeddings = "none" } },
+]
 seeds = 2
 details = true
 [options]
@@ -92,6 +100,34 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     stopping = detail_tables(summarize(Experiment.read(file), path))[-1]
     after = {line[0] + line[1]: line[-1] for line in stopping.texts}
     assert after["LightGCNBase"] == ", ".join(str(3 - record["best_epoch"]) for record in base[:2])
+
+    # Pairs: the p-value of SciPy, Holm's correction by hand, and no test of trials that are not shown.
+    pairs = pair_table(summarize(Experiment.read(file), path))
+    assert [(line[1], line[3], line[5], line[6]) for line in pairs.texts] == [
+        ("Con", "none", "Base, text embeddings –, dimension 32", "1, 2"),
+        ("Base", "none", "text embeddings –", "1"),
+        ("Base", "both", "text embeddings –, shuffle none", "1"),
+    ]
+    of_base, of_con = (
+        np.mean(
+            [
+                read_table(place.trial(one["id"]) / "test.parquet")["recall@20"].to_numpy()
+                for one in records.values()
+                if one["cell"]["run"]["backbone"] == "lightgcn" and one["cell"]["run"]["alignment"] == name
+            ],
+            axis=0,
+        )
+        for name in ("none", "contrastive")
+    )
+    by_row = {one.row[1] + one.row[3]: one for one in load_pairs(path)}
+    found = {name: one.metrics["recall@20"]["p_t"] for name, one in by_row.items()}
+    assert found["Connone"] == pytest.approx(ttest_rel(of_con, of_base).pvalue)
+    assert [line[9] for line in pairs.texts] == [
+        f"{p:.2g}" for p in holm([found[f"{line[1]}{line[3]}"] for line in pairs.texts])
+    ]
+    summary = summarize(Experiment.read(file), path)
+    changed = [{**one.__dict__, "trials": (["other"], one.trials[1])} for one in summary.pairs]
+    assert pair_table(replace(summary, pairs=[PairTests(**one) for one in changed])) is None
 
     # What a kill left unfinished is done, what was done is kept.
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -191,9 +227,16 @@ def test_unequal_budgets_are_refused():
             ({"backbone": ["sgl"]}, "sgl with none"),
             ({"backbone": ["mf"], "alignment": ["contrastive"]}, "mf with contrastive"),
         ):
-            with pytest.raises(ConfigError, match=rf"numbers of tries.*\(2 for mf with none; {count} for {name}\)"):
+            with pytest.raises(
+                ConfigError, match=rf"numbers of tries.*\(2 for mf with none; {count} for {name}\)"
+            ):
                 Experiment("x", {**values, "grid": [more, {**part, **other}, more]})
     Experiment("x", {**values, "grid": [more, {"backbone": ["ease", "semantic-only"]}]})
+    for pairs in ([{"rows": {}}], [{"rows": {"backbone": "MF"}, "with": "SGL"}], [{"row": {}, "with": {}}]):
+        with pytest.raises(ConfigError, match="among pairs, expected a list of tables such as"):
+            Experiment("x", {**values, "pairs": pairs, "grid": [more]})
+    with pytest.raises(ConfigError, match="pairs has variant, expected some of backbone"):
+        Experiment("x", {**values, "pairs": [{"rows": {"variant": "Con"}, "with": {}}], "grid": [more]})
     with pytest.raises(ConfigError, match="tries = 3 of a grid, expected a list of tables"):
         Experiment("x", {**values, "grid": [{"tries": 3}]})
 

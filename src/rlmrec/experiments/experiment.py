@@ -63,6 +63,7 @@ _KEYS: dict[str, tuple[type, str, bool]] = {
     "grid": (list, "one or more tables [[grid]]", True),
     "against": (dict, 'coordinates such as {variant = "Base"}', False),
     "reference": (dict, 'coordinates such as {noise = "0 %"}', False),
+    "pairs": (list, 'a list of tables such as {rows = {variant = "Con"}, with = {variant = "Base"}}', False),
     "timing": (bool, "true or false", False),
     "options": (dict, "a table [options]", False),
     "try_options": (dict, "a table [try_options]", False),
@@ -171,12 +172,16 @@ class Experiment:
                 raise ConfigError(f"{self.name} has no {key}: expected {expected}")
             if key in self.values and not isinstance(self.values[key], kind):
                 raise ConfigError(f"{self.name}: {key} = {self.values[key]!r}, expected {expected}")
+        for pair in self.values.get("pairs", ()):
+            parts = pair.values() if isinstance(pair, dict) and set(pair) == {"rows", "with"} else [None]
+            if not all(isinstance(part, dict) for part in parts):
+                raise ConfigError(f"{self.name}: {pair!r} among pairs, expected {_KEYS['pairs'][1]}")
         object.__setattr__(self, "values", _with_current_names(self.values))
         self._refuse_unknown("the file", self.values, _KEYS)
         self._refuse_unknown("metrics", self.values["metrics"], sorted(METRICS))
         self._refuse_unknown("rows", self.rows, COORDINATES)
-        for key in ("against", "reference"):
-            self._refuse_unknown(key, self.values.get(key, ()), self.rows)
+        for key, named in self._named_coordinates():
+            self._refuse_unknown(key, named, self.rows)
         for grid in self.values["grid"]:
             self._refuse_unknown("a grid", grid, (*AXES, *GRID_KEYS))
             for axis, values in grid.items():
@@ -211,6 +216,13 @@ class Experiment:
             raise ConfigError(
                 f"{self.name}: the grids have different numbers of tries, which favours those with more ({listed})"
             )
+
+    def _named_coordinates(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yield each key that names coordinates of rows, with them."""
+        for key in ("against", "reference"):
+            yield key, self.values.get(key, {})
+        for pair in self.values.get("pairs", ()):
+            yield from (("pairs", pair[part]) for part in ("rows", "with"))
 
     def _refuse_unknown(self, where: str, found: Any, known: Any) -> None:
         unknown = [str(name) for name in found if name not in known]
@@ -478,9 +490,23 @@ class Experiment:
             key: "against" or "reference".
             rows: the rows that there are; by default those of the grids.
         """
-        if key not in self.values:
-            return None
-        mine, named = dict(zip(self.rows, row, strict=True)), self.values[key]
+        return self._row_with(row, self.values[key], rows) if key in self.values else None
+
+    def pairs(self, rows: Collection[Row]) -> list[tuple[Row, Row]]:
+        """Return the pairs of these rows that the table of pairs compares, in the order of the file."""
+        found: dict[tuple[Row, Row], None] = {}
+        for pair in self.values.get("pairs", ()):
+            for row in sorted(rows, key=self.sort_key):
+                mine = dict(zip(self.rows, row, strict=True))
+                if all(mine[name] == value for name, value in pair["rows"].items()):
+                    other = self._row_with(row, pair["with"], rows)
+                    if other in rows and other is not None:
+                        found[row, other] = None
+        return list(found)
+
+    def _row_with(self, row: Row, named: Mapping[str, str], rows: Collection[Row]) -> Row | None:
+        """Return the row with these coordinates and otherwise those of ``row``; None if that is ``row``."""
+        mine = dict(zip(self.rows, row, strict=True))
         free = {name: value for name, value in WITHOUT_TEXT.items() if name in mine and name not in named}
         others = [
             tuple({**mine, **named, **{name: free[name] for name in names if name in free}}.values())
@@ -510,10 +536,10 @@ class Experiment:
         return list(rows)
 
     def _refuse_values_of_no_row(self, rows: Iterable[Row]) -> None:
-        """Refuse a value of "against" or "reference" that none of these rows has: nothing would be compared."""
+        """Refuse a coordinate that none of these rows has: nothing would be compared."""
         columns = dict(zip(self.rows, zip(*rows, strict=True), strict=True))
-        for key in ("against", "reference"):
-            for name, value in self.values.get(key, {}).items():
+        for key, named in self._named_coordinates():
+            for name, value in named.items():
                 known = list(dict.fromkeys(columns[name]))
                 if value not in known:
                     meant = did_you_mean(str(value), known)
@@ -549,12 +575,17 @@ class Experiment:
 
 def _with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's content with the names of version 0.1 replaced, and periods such as "later, by user" split."""
+
+    def named(coordinates: Mapping[str, str]) -> dict[str, str]:
+        current = {OLD_NAMES.get(name, name): value for name, value in coordinates.items()}
+        if current.get("text_embeddings") == NO_TEXT:
+            current["text_embeddings"] = ABSENT
+        return current
+
     found = dict(values)
-    for key in ("against", "reference"):
-        if key in found:
-            found[key] = {OLD_NAMES.get(name, name): value for name, value in found[key].items()}
-            if found[key].get("text_embeddings") == NO_TEXT:
-                found[key]["text_embeddings"] = ABSENT
+    found |= {key: named(found[key]) for key in ("against", "reference") if key in found}
+    if "pairs" in found:
+        found["pairs"] = [{part: named(pair[part]) for part in ("rows", "with")} for pair in found["pairs"]]
     found["rows"] = [OLD_NAMES.get(name, name) for name in found["rows"]]
     grids = []
     for grid in found["grid"]:

@@ -21,6 +21,7 @@ from rlmrec.experiments.trial import TrialInputs
 from rlmrec.files import read_json, write_json
 from rlmrec.findings import by_number
 from rlmrec.report.details import NOT_MEASURED, detail_tables
+from rlmrec.report.pairs import PairTests, load_pairs, pair_table, run_pair_tests
 from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
 POPULARITY = "popularity"  # the backbone that others are compared with
@@ -106,6 +107,7 @@ class Summary:
         asked: what the last command asked for; empty if that is not known.
         failed: trials whose last attempt failed.
         tries: row → records of the tries that its options were chosen from.
+        pairs: tests of pairs of rows.
     """
 
     experiment: Experiment
@@ -117,6 +119,7 @@ class Summary:
     failed: int = 0
     tries: Mapping[Row, list[TrialRecord]] = field(default_factory=dict)
     asked: Asked = field(default_factory=dict)
+    pairs: Sequence[PairTests] = ()
 
     @property
     def is_same_data(self) -> bool:
@@ -230,6 +233,9 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     compared = compare_pairs(pairs, [metric for metric in experiment.metrics if "@" in metric])
     found = comparisons_as_dict(compared)
     save_tests(path, {**load_tests(path), **{tuple(key.split("\n")): value for key, value in found.items()}})
+    ids = {row: [record["id"] for record in shown[row]] for row in tables}
+    like = [(row, base) for row, base in experiment.pairs(tables) if _is_alike(other[row], other[base])]
+    run_pair_tests(like, tables, ids, [metric for metric in experiment.metrics if "@" in metric], path)
 
 
 def _other_options(shown: Mapping[Row, Sequence[TrialRecord]], asked: Asked) -> dict[Row, dict[str, Any]]:
@@ -351,6 +357,7 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         sum(record["status"] == "failed" for record in records),
         _tries(experiment, path),
         asked,
+        load_pairs(path),
     )
 
 
@@ -400,7 +407,13 @@ def tables_of(summary: Summary) -> list[ResultTable]:
     """Return the table of our numbers, and those of published numbers and of details if there are any."""
     beside = any(row.published for row in summary.rows)
     details = detail_tables(summary) if summary.experiment.has_details else []
-    return [_our_table(summary), *([_beside_published(summary)] if beside else []), *details]
+    pairs = pair_table(summary)
+    return [
+        _our_table(summary),
+        *([_beside_published(summary)] if beside else []),
+        *([] if pairs is None else [pairs]),
+        *details,
+    ]
 
 
 def write_experiment(experiment: Experiment, results: Path) -> list[Path]:
