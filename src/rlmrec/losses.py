@@ -409,5 +409,5 @@ def _largest(bias: Tensor | None) -> float:
 
 
 def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Compute ||Θ||², the sum of squares of all trainable numbers (the regulariser of Eq. 18, without λ)."""
+    """Compute ||Θ||², the sum of squares of all trainable numbers (the regulariser, without λ)."""
     return torch.stack([parameter.square().sum() for parameter in parameters]).sum()

@@ -125,12 +125,13 @@ class GraphFilter(ClosedForm):
         score(u, ·) = z(c_u Qᵀ) + w z(t_u Tᵀ) + v z(R̃_u G) + w_u z(n_u) + p_u z(√d)
 
     R̃ = D_u^−a R D_i^−b are the scaled training interactions, Q their leading right singular vectors and
-    c_u = R̃_u Q diag(h) with h = σ² / (σ² + μ²). T are the whitened item texts and t_u the mean of the user's
-    items, with the user's own text where there is one. G holds the largest entries of R̃ᵀR̃, and n_u averages the
-    histories of the users with the most similar texts, w_u = s / (1 + √d_u). √d are the square roots of the items'
-    numbers of users, p_u = p / (1 + √d_u): the shorter the history, the more popularity counts. z divides a user's
-    scores by their standard deviation over the items; the mean is left out, as it does not change the order. So all
-    but the item neighbours and n_u are one inner product, and without these two it is all of the model.
+    c_u = R̃_u Q diag(h) with h = σ² / (σ² + μ²). T are the whitened item texts, and t_u is the mean of the vectors of
+    the user's items, scaled to unit length, plus the user's own text at unit length where there is one. G holds the
+    largest entries of R̃ᵀR̃, and n_u averages the histories of the users with the most similar texts,
+    w_u = s / (1 + √d_u). √d are the square roots of the items' numbers of users, p_u = p / (1 + √d_u): the shorter
+    the history, the more popularity counts. z divides a user's scores by their standard deviation over the items;
+    the mean is left out, as it does not change the order. So all but the item neighbours and n_u are one inner
+    product, and without these two it is all of the model.
 
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
     validation split; a text is used only if that gains more than its standard error, beyond what popularity gains.

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, exact, and the largest entries of each row of a sparse matrix."""
+"""Nearest neighbours by cosine, by comparing all pairs, and the largest entries of each row of a sparse matrix."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def nearest(
 ) -> tuple[IntArray, Float32Array]:
     """Find the m vectors of highest cosine for each query; of equal cosines the lower row comes first.
 
+    Cosines are rounded to 4 decimals, so those of equal texts tie however they were computed, and so do close ones.
+
     Args:
         queries: float32[B, d], rows of unit length or zeros.
         vectors: float32[n, d], likewise.
@@ -36,7 +38,7 @@ def nearest(
     m = min(m, len(vectors))
 
     def search(block: slice) -> tuple[IntArray, Float32Array]:
-        # Rounded, so that equal texts tie however many queries are multiplied at once.
+        # The last digits of a product depend on how many queries are multiplied at once.
         cosines = np.round(queries[block] @ vectors.T, 4)
         if own is not None:
             rows = np.flatnonzero(own[block] >= 0)

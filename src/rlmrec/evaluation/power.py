@@ -110,7 +110,8 @@ def next_steps(found: SeededComparison, *, trained: bool = True, text: bool = Tr
 
     Args:
         found: the comparison.
-        trained: whether a model depends on its seed; a closed form does not.
+        trained: whether a model was trained in epochs. A closed form was not: its seed draws the validation users by
+            which its options are chosen.
         text: whether the two differ in the text they use.
     """
     users, steps = found.users, list[str]()

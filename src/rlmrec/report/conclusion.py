@@ -40,7 +40,8 @@ class RunFacts:
         seeds: number of seeds.
         seconds: of training or fitting; 0 if not known.
         coverage: share of the catalogue in the lists of 20; None if not known.
-        trained: whether it depends on its seed, as a closed form does not.
+        trained: whether it was trained in epochs, by initial embeddings and batches of its seed. The seed of a closed
+            form draws the validation users by which its options are chosen.
         text: whether it reads texts.
     """
 

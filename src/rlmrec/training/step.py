@@ -15,7 +15,7 @@ from rlmrec.losses import squared_norm
 def step(
     backbone: Backbone, alignment: Alignment, graph: Graph, batch: Batch, l2: float, rng: torch.Generator
 ) -> dict[str, Tensor]:
-    """Compute the loss terms of one batch, whose sum L = L_R + L_info + λ·||Θ||² (Eq. 18) is minimised.
+    """Compute the loss terms of one batch, whose sum is minimised: L_R + L_info (Eq. 18) + λ·||Θ||².
 
     Args:
         backbone: R.
