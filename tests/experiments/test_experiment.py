@@ -272,7 +272,7 @@ def test_other_data_is_not_held_against_the_paper(tmp_path):
     table = summarize(grid("table1"), path)
     assert table.published_dataset == "yelp"
     assert not table.is_same_data
-    assert "which is other data" in as_markdown(tables_of(table))
+    assert "which is different data" in as_markdown(tables_of(table))
     assert "difference" not in as_markdown(tables_of(table))
     assert next(csv.DictReader(io.StringIO(as_csv([_long_table(table)]))))["difference_to_paper"] == ""
 
@@ -293,7 +293,7 @@ def test_rows_of_other_data_are_not_compared(tmp_path):
     assert table.rows[0].change == {}
     assert "In brackets" not in as_markdown(tables_of(table)), "there are none"
     assert (
-        "1 run with other options than the last ones of their row, or on other data, is not"
+        "1 run with options other than those of the row's last run, or on different data, is not"
         in as_markdown(tables_of(table))
     )
     # What was run again last decides, in whatever order rows stand.
@@ -542,7 +542,7 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     assert old == {**con, "other_options": {"training.initial_embeddings": [None, "spectral"]}}
     assert "In brackets" not in text, "rows with other options are not compared"
     assert (
-        "† marks rows that were run with other options than the last command asked for: Con (initial_embeddings the "
+        "† marks rows that were run with options other than the last command asked for: Con (initial_embeddings the "
         "default instead of spectral)." in text
     )
     assert "| Con † | 1 | 1 |" in text
@@ -551,7 +551,7 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
         assert call(*again)[:2] == (base, con), "what was trained last does not count"
     assert "In brackets" in (text := call()[2])
     assert "†" not in text
-    assert "1 run with other options than those shown, or on other data, is not shown." in text
+    assert "1 run with options other than those shown, or on different data, is not shown." in text
     # More seeds of one row: the comparison says so.
     assert "Compared over different seeds: Con (1) with Base (1, 2)." in call(*only, "--seeds", "2")[2]
     assert "Compared over different seeds" not in call("--seeds", "2")[2]

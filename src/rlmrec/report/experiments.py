@@ -26,7 +26,7 @@ from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
 POPULARITY = "popularity"  # the backbone that others are compared with
 Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]  # row → metric → the fields of ``SeededComparison``
-OTHER = "†"  # marks rows with other options than the command asked for
+OTHER = "†"  # marks rows with options other than the command asked for
 OPTION_NAMES = {"data.semantics": "text_embeddings"}  # those that people know by another name
 # Option, as "part.name" → its value in a trial and the one that was asked for.
 Differences = Mapping[str, tuple[Any, Any]]
@@ -481,7 +481,7 @@ def _other_options_note(summary: Summary) -> str | None:
         return None
     listed = "; ".join(f"{', '.join(names)} ({options})" for options, names in rows.items())
     return (
-        f"{OTHER} marks rows that were run with other options than the last command asked for: {listed}. They are "
+        f"{OTHER} marks rows that were run with options other than the last command asked for: {listed}. They are "
         "compared only with rows that differ from it alike."
     )
 
@@ -555,7 +555,7 @@ def _beside_published(summary: Summary) -> ResultTable:
                 values.append(_percent(row.published_change.get(metric)))
         body.append(values)
     title = f"Beside the paper's {summary.published_dataset}"
-    title += ":" if summary.is_same_data else ", which is other data: compare changes, not numbers."
+    title += ":" if summary.is_same_data else ", which is different data: compare changes, not numbers."
     return ResultTable(columns, body, title, text_columns=len(experiment.rows))
 
 
@@ -604,7 +604,7 @@ def _printed_table(summary: Summary) -> ResultTable:
     if any("@" in metric for metric in metrics):
         notes[0] += "; R is Recall, N is NDCG, all items ranked"
     if any(row.published for row in summary.rows):
-        other = ", which is other data: numbers cannot be compared" * (not summary.is_same_data)
+        other = ", which is different data: numbers cannot be compared" * (not summary.is_same_data)
         notes.append(f"In brackets the paper's, {summary.published_dataset}{other}")
     if any(row.is_significant(metric) for row in summary.rows for metric in metrics):
         base = ", ".join(
@@ -662,10 +662,10 @@ def _note(summary: Summary) -> str:
         )
     notes += filter(None, [_other_options_note(summary), _seeds_note(summary)])
     if summary.left_out:
-        shown = "those shown" if summary.asked else "the last ones of their row"
+        shown = "those shown" if summary.asked else "those of the row's last run"
         notes.append(
-            f"{summary.left_out} {by_number(summary.left_out, 'run', 'runs')} with other options than {shown}, or on "
-            f"other data, {by_number(summary.left_out, 'is', 'are')} not shown."
+            f"{summary.left_out} {by_number(summary.left_out, 'run', 'runs')} with options other than {shown}, or on "
+            f"different data, {by_number(summary.left_out, 'is', 'are')} not shown."
         )
     if summary.failed:
         notes.append(f"{summary.failed} {by_number(summary.failed, 'trial', 'trials')} failed.")
