@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from rlmrec.alignment.projector import Projector
+from rlmrec.closed_form.base import mean_over_training
 from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.recommend import cold_start
 from rlmrec.recommend.cold_start import ColdStart, KernelMap, ProjectorMap
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
@@ -55,6 +58,61 @@ def test_a_sentence_about_taste_gets_items_of_its_block(made):
     for block in range(3):
         ids, _ = recommender.recommend_vectors(cold.users(direction(block))[0], k=20)
         assert {dataset.items.row(raw) // 25 for raw in ids} == {block}
+
+
+def test_a_user_is_placed_as_the_texts_of_other_users_are(made, monkeypatch):
+    """Users write in another language than items: their texts are in other directions, each block's for itself."""
+    dataset, text_embeddings, recommender, _ = made
+    other, _ = np.linalg.qr(np.random.default_rng(2).standard_normal((8, 8)))
+    texts = TextEmbeddings((text_embeddings.users @ other).astype(np.float32), text_embeddings.items)
+
+    def found(cold):
+        lists = [
+            recommender.recommend_vectors(cold.users((direction(block) @ other).astype(np.float32))[0], k=20)[
+                0
+            ]
+            for block in range(3)
+        ]
+        return [
+            np.mean([dataset.items.row(raw) // 25 == block for raw in ids]) for block, ids in enumerate(lists)
+        ]
+
+    few = ColdStart.fit(recommender, texts, dataset)
+    assert few.user_map is None
+    monkeypatch.setattr(cold_start, "MIN_USERS", 60)
+    cold = ColdStart.fit(recommender, texts, dataset)
+    assert cold.manifest["users"] == {"texts": int((dataset.train.user_degrees() > 0).sum())}
+    assert found(cold) == [1, 1, 1]
+    assert min(found(few)) < 1
+    np.testing.assert_array_equal(cold.items(direction(0)), few.items(direction(0)))
+    # Vectors that are means over training items are no texts of users.
+    means = mean_over_training(text_embeddings.items, dataset.train, np.ones(dataset.n_items, bool))
+    assert ColdStart.fit(recommender, TextEmbeddings(means, text_embeddings.items), dataset).user_map is None
+
+
+def test_users_who_lie_elsewhere_than_items_are_met_there():
+    """Users share a direction of which an item's text knows nothing, and so do the items that everybody has."""
+    dataset, text_embeddings = blocks(users=30, items=80, density=0.6)
+    rng, turn = np.random.default_rng(0), np.eye(8)
+    keep = (dataset.train.items % 80 < 20) | (rng.random(len(dataset.train)) < 0.1)
+    dataset = replace(dataset, train=dataset.train.take(keep))
+    text_embeddings = TextEmbeddings(text_embeddings.users, text_embeddings.items)
+    users, items = (
+        np.pad(rows @ turn, ((0, 0), (0, 1))).astype(np.float32)
+        for rows in (text_embeddings.users, text_embeddings.items)
+    )
+    users[:, -1] = 2
+    items[:, -1] = np.where(np.arange(len(items)) % 80 < 20, 1, -0.5)
+    recommender = Recommender.of(dataset, users, items)
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    mean = (users / np.linalg.norm(users, axis=1, keepdims=True)).mean(axis=0)
+    shift = cold.manifest["users"]["shift"]
+    assert shift in cold_start.SHIFTS
+    assert shift > 0
+    np.testing.assert_allclose(cold.shift, shift * mean, atol=1e-6)
+    expected = cold.items(direction(1))[0] / cold.item_length + cold.shift
+    placed = cold.users(direction(1))[0]
+    np.testing.assert_allclose(placed, cold.user_length * expected / np.linalg.norm(expected), atol=1e-4)
 
 
 def test_kernel_with_all_items_as_landmarks_is_kernel_ridge():
@@ -117,9 +175,12 @@ def test_hidden_texts_do_not_reach_the_map(made):
     np.testing.assert_array_equal(ones.items(direction(1)), others.items(direction(1)))
 
 
-def test_save_and_load(tmp_path, made):
+@pytest.mark.parametrize("fewest", [60, 1000])
+def test_save_and_load(tmp_path, made, fewest, monkeypatch):
     dataset, text_embeddings, recommender, _ = made
+    monkeypatch.setattr(cold_start, "MIN_USERS", fewest)
     cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    assert (cold.user_map is None) == (fewest == 1000)
     with pytest.raises(WorkspaceError, match="rlmrec cold fit"):
         ColdStart.load(tmp_path)
     cold.save(tmp_path)

@@ -54,7 +54,10 @@ def fit(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a regression from text embeddings to the run's item embeddings (kernel ridge regression).
+    """Fit a regression from text embeddings to the run's item embeddings (kernel ridge regression), and one for users.
+
+    Where 1,000 users or more have a text of their own, a new user's text is mapped as theirs are. Otherwise it is
+    mapped as an item's is, and moved towards the mean of the users as far as their training items say.
 
     The text embeddings are those that the run was trained with; for a run without texts, those called "default". New
     texts are then encoded by the same encoder. A running server uses the new model after a reload.
@@ -99,7 +102,15 @@ def fit(
     cold = ColdStart.fit(recommender, text_embeddings, dataset, trained)
     folder = place.recommender_path(run)
     cold.save(folder)
-    output.say(f"{cold.map.name} map on the text embeddings {escape(name)}: saved in {escape(str(folder))}")
+    of_users = cold.manifest["users"]
+    placed = (
+        f"users by a map on {of_users['texts']:,} texts of users"
+        if "texts" in of_users
+        else f"users by the map of items, {of_users['shift']:g} times the mean of the users added"
+    )
+    output.say(
+        f"{cold.map.name} map on the text embeddings {escape(name)}, {placed}: saved in {escape(str(folder))}"
+    )
     output.result({"run": run, "text_embeddings": name, **cold.manifest})
 
 
