@@ -391,6 +391,47 @@ def test_lists_of_every_form_are_watched_alike(place, files, call, tmp_path):
     assert "the name must end in one of .parquet, .csv, .jsonl" in err
 
 
+def test_what_append_leaves_out_is_not_bought(call, tmp_path):
+    """Items that a reader hid (0 stars) are no hits of the lists that offered them."""
+    rows = [(f"u{user}", item, 1 + (user + item) % 3, 10) for user in range(4) for item in range(6)]
+    first = pl.DataFrame(rows, schema=["user_id", "item_id", "stars", "at"], orient="row")
+    first.write_csv(tmp_path / "first.csv")
+    options = (
+        "--rating-column",
+        "stars",
+        "--min-rating",
+        1,
+        "--timestamp-column",
+        "at",
+        "-w",
+        tmp_path / "w",
+    )
+    assert call("data", "table", tmp_path / "first.csv", *options)[0] == 0
+    day = [
+        ("u0", 6, 0, 20),
+        ("u0", 7, 2, 20),
+        ("u1", 6, 3, 20),
+        ("u1", 6, 0, 21),
+        ("u2", 7, 1, 20),
+        ("u2", 1, 0, 20),
+    ]
+    lines = (dict(zip(first.columns, row, strict=True)) for row in day)
+    (tmp_path / "day.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    pl.DataFrame(
+        {"user": ["u0", "u1", "u2"], "items": [[6], [6], [7]], "scores": [[1.0]] * 3, "source": ["model"] * 3}
+    ).write_parquet(tmp_path / "lists.parquet")
+    monitor = ("monitor", tmp_path / "lists.parquet", tmp_path / "day.jsonl", "-w", tmp_path / "w", "--json")
+    code, out, err = call(*monitor)
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["buyers"], told["hit_rate"], told["found"]) == (2, 0.5, 0.5)
+    assert "3 rated below 1, or not at all, are left out" in " ".join(err.split())
+    _, out, err = call("data", "append", tmp_path / "day.jsonl", "-w", tmp_path / "w", "--json")
+    counts = json.loads(out)["counts"]
+    assert counts["rated below 1 and left out"] == told["left_out"] == 3
+    assert (counts["earlier ratings that they take back"], counts["new"]) == (1, 2)
+
+
 def test_tables_may_call_the_ids_differently(place, files, call, tmp_path):
     other = tmp_path / "other"
     for name in ("products", "next_products"):

@@ -62,10 +62,12 @@ def test_what_is_rated_low_is_known_and_in_no_split(tmp_path):
     )
     columns = Columns("user_id", "item_id", rating="stars", timestamp="t")
 
-    def low(rows):  # pairs without an interaction that counts: unrated ones are no opinion
+    def high(rows):  # the latest opinion counts, and unrated pairs are none
         rated = rows.drop_nulls("stars").unique(["user_id", "item_id"], keep="last", maintain_order=True)
-        high = set(rated.filter(pl.col("stars") >= 4).select("user_id", "item_id").rows())
-        return set(rows.select("user_id", "item_id").rows()) - high
+        return set(rated.filter(pl.col("stars") >= 4).select("user_id", "item_id").rows())
+
+    def low(rows):
+        return set(rows.select("user_id", "item_id").rows()) - high(rows)
 
     def known_low(dataset):
         part = dataset.low_rated
@@ -89,13 +91,47 @@ def test_what_is_rated_low_is_known_and_in_no_split(tmp_path):
     day = table[700:].filter(pl.col("user_id") < 29)
     stranger = pl.DataFrame({"user_id": [77], "item_id": [3], "stars": [1.0], "t": [1000.0]})
     orders = read_frame(pl.concat([day, stranger]), "day", columns.present, columns[:2])
-    grown = append(again, orders, columns).dataset
-    assert known_low(grown) == known_low(made) | low(day), "nobody joins by a low rating alone"
+    appended = append(again, orders, columns)
+    grown, both = appended.dataset, pl.concat([table[:700], day])
+    everything = set().union(*(pairs(grown, name) for name in (*SPLITS, "cold")))
+    assert everything == high(both), "a later low rating takes back an earlier one"
+    assert known_low(grown) == low(both), "nobody joins by a low rating alone"
+    assert appended.counts["earlier ratings that they take back"] == len(high(table[:700]) - high(both)) > 0
+    for name in SPLITS:
+        assert pairs(grown, name) & high(table[:700]) <= pairs(made, name), "splits stay"
     only_low = read_frame(day.filter(pl.col("stars") < 3)[:3], "day", columns.present, columns[:2])
     assert append(grown, only_low, columns).dataset is grown
-    more = append(again, only_low, columns).dataset
-    assert (more.fingerprint, more.lineage) == (again.fingerprint, again.lineage)
-    assert len(more.low_rated) >= len(again.low_rated)
+    known = table[:700].filter(pl.col("stars") < 3, pl.col("user_id") == made.users.id(0))
+    again = append(made, read_frame(known, "day", columns.present, columns[:2]), columns).dataset
+    assert again is made, "what was rated low before an interaction takes nothing back"
+    row = made.train.users[0]
+    every = pl.DataFrame(
+        {"item_id": made.items.ids, "user_id": made.users.id(row), "stars": 1.0, "t": 2000.0}
+    )
+    hidden = pl.concat([every[:-1], every[-1:].with_columns(stars=pl.lit(5.0))]).select(columns.present)
+    taken = append(made, read_frame(hidden, "day", columns.present, columns[:2]), columns).dataset
+    left = taken.everything().take(taken.everything().users == row).items
+    assert left.tolist() == [made.n_items - 1]
+    all_low = append(made, read_frame(every, "day", columns.present, columns[:2]), columns).dataset
+    assert not (all_low.everything().users == row).any(), "held-out pairs are taken back, too"
+    assert all_low.descends_from(made.fingerprint)
+    ids = set(made.train.id.tolist()) - set(all_low.train.id.tolist())
+    assert set(all_low.taken_back) == ids
+    later = append(all_low, read_frame(hidden, "day", columns.present, columns[:2]), columns).dataset
+    assert not ids & set(later.everything().id.tolist()), "no id is given twice"
+
+
+def test_who_has_no_training_interaction_left_is_not_evaluated():
+    columns = Columns(rating="stars", timestamp="t")
+    rows = [(user, item, 5.0, 10.0 * item) for user in range(4) for item in range(6)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "stars", "t"], orient="row")
+    made = Dataset.from_frame(table, rating="stars", timestamp="t", min_rating=3, split="leave-last 1")
+    hidden = table.filter(pl.col("user_id") == 2, pl.col("item_id") < 4).with_columns(
+        stars=pl.lit(1.0), t=pl.lit(99.0)
+    )
+    grown = append(made, read_frame(hidden, "day", columns.present, columns[:2]), columns).dataset
+    assert pairs(grown, "cold") == {(2, 4), (2, 5)}
+    assert pairs(grown, "test") == {(0, 5), (1, 5), (3, 5)}
 
 
 def test_the_shop_is_the_same_for_the_same_seed(market):

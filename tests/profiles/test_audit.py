@@ -66,6 +66,8 @@ def test_other_violations(store, dataset):
     assert found.n_violations == 4
     assert sum("is not of this" in line for line in found.violations) == 2
     assert sum("does not hold" in line for line in found.violations) == 2
+    later = dataclasses.replace(dataset, provenance={**dataset.provenance, "taken back": [10**9]})
+    assert audit(store, later).n_violations == 3, "training interactions that were taken back are no leak"
 
 
 def test_a_leak_through_a_quoted_item_profile_fails(store, dataset):

@@ -33,19 +33,23 @@ def monitor(
     hit rate: share of the buyers with a list who bought something from it. found: share of the bought pairs that are
     in a list. coverage: share of the catalogue in all lists. popular: share of the lists that are only what is
     popular. score: mean score of the first places; a jump means that the model has changed.
+    Interactions that 'rlmrec data append' leaves out, such as those rated below the dataset's --min-rating, are none
+    that were bought.
 
     **Example:**  `rlmrec monitor lists-2026-11-27.parquet orders-2026-11-27.csv -w shop`
     """
     import json
     from datetime import UTC, datetime
 
+    import numpy as np
     import polars as pl
 
     from rlmrec.cli.output import Output
     from rlmrec.data.databases import shown
     from rlmrec.data.file_format import FileFormat
-    from rlmrec.data.tables import Columns, read_interactions
+    from rlmrec.data.tables import Columns, assemble, read_interactions
     from rlmrec.files import read_json_lines
+    from rlmrec.findings import by_number
     from rlmrec.recommend.export import LISTS
     from rlmrec.trust import damaged
     from rlmrec.workspace import Workspace
@@ -53,7 +57,13 @@ def monitor(
     place, output = Workspace(workspace), Output(as_json)
     dataset = place.dataset()
     recorded = dataset.provenance.get("columns", {})
-    columns = Columns(recorded.get("user", "user_id"), recorded.get("item", "item_id"))
+    least = (dataset.provenance.get("options") or {}).get("min_rating")
+    rating, timestamp = recorded.get("rating"), recorded.get("timestamp")
+    columns = Columns(
+        recorded.get("user", "user_id"),
+        recorded.get("item", "item_id"),
+        *((rating, timestamp) if least is not None and rating is not None else ()),
+    )
     if not lists.is_file():
         raise DataError(f"{lists} does not exist: expected a file of 'rlmrec recommend --all'")
     if lists.suffix not in LISTS:
@@ -65,10 +75,16 @@ def monitor(
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     form = FileFormat(**dataset.provenance.get("format", {}))
-    frame = read_interactions(orders, columns, form, query).frame
-    bought = frame.select(
-        user=pl.col(columns.user).cast(pl.String), item=pl.col(columns.item).cast(pl.String)
-    ).unique()
+    read = read_interactions(orders, columns, form, query)
+    [interactions], users, items = assemble([read], *columns)
+    counted, low = interactions.by_latest_rating(least)
+    left_out = len(low) + (0 if interactions.rating is None else int(np.isnan(interactions.rating).sum()))
+    bought = pl.DataFrame(
+        {
+            "user": pl.Series(users.ids).cast(pl.String)[counted.users],
+            "item": pl.Series(items.ids).cast(pl.String)[counted.items],
+        }
+    )
     listed = table.select(pl.col("user").cast(pl.String), "items").explode("items")
     pairs = listed.select("user", item=pl.col("items").cast(pl.String)).drop_nulls()
     hits = bought.join(pairs, on=["user", "item"], how="semi")
@@ -77,6 +93,7 @@ def monitor(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "lists": str(lists),
         "orders": shown(orders),
+        "left_out": left_out,
         "buyers": buyers,
         "hit_rate": hits["user"].n_unique() / buyers if buyers else None,
         "found": len(hits) / len(bought) if len(bought) else None,
@@ -95,6 +112,12 @@ def monitor(
         ["", "now", "before"],
         [[name.replace("_", " "), _shown(line[name]), _shown(last.get(name))] for name in names],
     )
+    if left_out:
+        output.say(
+            f"note: of the interactions, {left_out:,} rated below {least:g}, or not at all, "
+            f"{by_number(left_out, 'is', 'are')} left out, as by 'rlmrec data append'"
+        )
+    output.findings(read.findings)
     output.result(line)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
-from rlmrec.data.dataset import Dataset
+from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.markup import without_markup
 from rlmrec.data.metadata import TEXT_COLUMNS, text_columns, title_origin
@@ -70,8 +70,9 @@ def append(
 
     Ids keep their rows, new ones come behind them, and every interaction keeps its split. New interactions go
     to the splits by the rule that the dataset was made with; one by chance uses the hash of the pair instead, and after
-    leave-last those of a user with held-out interactions are for test. The dataset's lowest rating applies,
-    its k-core does not. Appending the same table twice changes nothing.
+    leave-last those of a user with held-out interactions are for test. The dataset's lowest rating applies: a low one
+    takes back an interaction of before, and the held-out interactions of a user without training then are cold. Its
+    k-core does not apply. Appending the same table twice changes nothing.
 
     Args:
         dataset: the dataset.
@@ -92,20 +93,30 @@ def append(
     with telling_all(
         [] if orders is None else [orders], columns, [("item", items, items_id), ("user", users, users_id)]
     ):
-        new, low_rated, all_users, all_items = _new_interactions(dataset, orders, columns, counts)
-    parts = {
-        name: replace(part, n_users=len(all_users), n_items=len(all_items))
-        for name, part in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test))
-    }
+        new, low_rated, taken_back, all_users, all_items = _read(dataset, orders, columns, counts)
+    gone = taken_back.keys()
+
+    def remaining(part: Interactions) -> Interactions:
+        part = replace(part, n_users=len(all_users), n_items=len(all_items))
+        return part.take(~np.isin(part.keys(), gone)) if len(gone) else part
+
+    parts = {name: remaining(dataset.split(name)) for name in SPLITS}
     usual = title_origin(dataset)
     if title is None and items is not None and usual in items.frame.columns:
         title = usual
-    cold = dataset.cold and replace(dataset.cold, n_users=len(all_users), n_items=len(all_items))
+    cold = dataset.cold and remaining(dataset.cold)
     place = _places(dataset, parts, new, all_users, all_items)
     for number, name in enumerate(parts):
         parts[name] = joined([parts[name], new.take(place == number)])
     if (place == 3).any():
         cold = new.take(place == 3) if cold is None else joined([cold, new.take(place == 3)])
+    if len(gone):  # who has nothing left to train on is not evaluated
+        trained = parts["train"].user_degrees() > 0
+        for name in ("valid", "test"):
+            part = parts[name]
+            lost = part.take(~trained[part.users])
+            cold = lost if cold is None else joined([cold, lost])
+            parts[name] = part.take(trained[part.users])
     counts |= {f"to {name}": int((place == number).sum()) for number, name in enumerate((*parts, "cold"))}
     item_texts, changed = _updated(dataset.item_texts, all_items, items, items_id, title, counts)
     user_texts, changed_users = _updated(dataset.user_texts, all_users, users, users_id, None, counts)
@@ -130,7 +141,7 @@ def append(
         changed_ids = Vocabulary([all_items.id(row) for row in described], "item")
         of_changed = check_texts(item_texts[described], changed_ids)
         findings += [finding for finding in of_changed if finding.kind in ("missing text", "garbled")]
-    if not len(new) and not changed.any() and not changed_users.any():
+    if not len(new) and not len(gone) and not changed.any() and not changed_users.any():
         if low_rated is not None and (dataset.low_rated is None or len(low_rated) > len(dataset.low_rated)):
             dataset = replace(dataset, low_rated=low_rated)
         return Appended(dataset, counts, [], [], tuple(findings))
@@ -143,6 +154,9 @@ def append(
         "changed": described,
     }
     provenance = {**dataset.provenance, "lineage": [*dataset.lineage, ancestor][-LONGEST_LINEAGE:]}
+    if len(gone):
+        trained_on = taken_back.take(np.isin(gone, replace(dataset.train, n_items=len(all_items)).keys()))
+        provenance["taken back"] = [*dataset.taken_back, *np.asarray(trained_on.id).tolist()]
     for kind, before, after in (
         ("item", dataset.item_texts, item_texts),
         ("user", dataset.user_texts, user_texts),
@@ -151,7 +165,7 @@ def append(
             provenance[TEXT_COLUMNS[kind]] = columns_of_text(after)
     grown = Dataset(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
-        item_texts, user_texts, provenance, cold=cold, left_out=dataset.left_out, low_rated=low_rated,
+        item_texts, user_texts, provenance, cold=cold or None, left_out=dataset.left_out, low_rated=low_rated,
     )  # fmt: skip
     findings += _below_core(dataset, grown)
     new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
@@ -201,15 +215,31 @@ def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
     return findings
 
 
-def _new_interactions(
-    dataset: Dataset, orders: Table | None, columns: Columns, counts: dict[str, int]
-) -> tuple[Interactions, Interactions | None, Vocabulary, Vocabulary]:
-    """Return the pairs that the dataset does not have, all that are rated low, and the grown vocabularies."""
+class _Read(NamedTuple):
+    """What a table brings to a dataset, over its grown vocabularies.
+
+    Args:
+        new: pairs that the dataset does not have.
+        low_rated: all pairs that are rated low, those of before among them; None without any.
+        taken_back: pairs of the dataset whose latest rating is low now.
+        users, items: the grown vocabularies.
+    """
+
+    new: Interactions
+    low_rated: Interactions | None
+    taken_back: Interactions
+    users: Vocabulary
+    items: Vocabulary
+
+
+def _read(dataset: Dataset, orders: Table | None, columns: Columns, counts: dict[str, int]) -> _Read:
+    """Compare a table of interactions with the dataset."""
     everything = dataset.everything()
     if orders is not None and orders.frame.is_empty():  # returns alone
         counts["read"], orders = 0, None
     if orders is None:
-        return everything.take(np.empty(0, np.int64)), dataset.low_rated, dataset.users, dataset.items
+        nothing = everything.take(np.empty(0, np.int64))
+        return _Read(nothing, dataset.low_rated, nothing, dataset.users, dataset.items)
     [read], users, items = assemble([orders], *columns)
     counts["read"] = len(read)
     optional = everything.columns().keys() - {"users", "items", "id"}
@@ -222,44 +252,58 @@ def _new_interactions(
     unused: dict[str, Any] = dict.fromkeys({"rating", "timestamp", "review"} - optional)
     read = replace(read, **unused)
     least = (dataset.provenance.get("options") or {}).get("min_rating")
-    unrated, every = 0, read
-    if least is not None and read.rating is not None:
-        has_rating = ~np.isnan(read.rating)
-        unrated = int((~has_rating).sum())
-        read = read.take(has_rating)
-    merged = read.merged()
-    counts["repeated in the table"] = len(read) - len(merged)
-    if least is not None and merged.rating is not None:
-        high = merged.rating >= least  # the latest rating of each item counts, as in Dataset.from_source
-        counts[f"rated below {least:g} and left out"] = int((~high).sum()) + unrated
-        merged = merged.take(high)
-    user_rows, all_users = _extended(dataset.users, users, np.unique(merged.users), str(orders.path))
-    item_rows, all_items = _extended(dataset.items, items, np.unique(merged.items), str(orders.path))
+    high, low = read.by_latest_rating(least)
+    unrated = 0 if least is None or read.rating is None else int(np.isnan(read.rating).sum())
+    counts["repeated in the table"] = len(read) - unrated - len(high) - len(low)
+    all_users = _extended(dataset.users, users, np.unique(high.users), str(orders.path))
+    all_items = _extended(dataset.items, items, np.unique(high.items), str(orders.path))
+    user_rows, item_rows = _known_rows(all_users, users), _known_rows(all_items, items)
+
+    def of_dataset(part: Interactions) -> Interactions:
+        """Number the rows as the dataset does; leave out the users and items that it does not have."""
+        part = part.take((user_rows[part.users] >= 0) & (item_rows[part.items] >= 0))
+        return replace(
+            part,
+            users=user_rows[part.users],
+            items=item_rows[part.items],
+            n_users=len(all_users),
+            n_items=len(all_items),
+        )
+
     everything = replace(everything, n_users=len(all_users), n_items=len(all_items))
-    new = replace(
-        merged,
-        users=user_rows[merged.users],
-        items=item_rows[merged.items],
-        n_users=len(all_users),
-        n_items=len(all_items),
-    )
-    low_rated = dataset.low_rated
-    if low_rated is not None:
-        low_rated = replace(low_rated, n_users=len(all_users), n_items=len(all_items))
-    if least is not None:
-        low = every.take(~np.isin(every.keys(), merged.keys()))
-        rows = _known_rows(all_users, users)[low.users], _known_rows(all_items, items)[low.items]
-        stay = (rows[0] >= 0) & (rows[1] >= 0)
-        pairs = Interactions(rows[0][stay], rows[1][stay], len(all_users), len(all_items))
-        both = (pairs if low_rated is None else joined([low_rated, pairs])).merged()
-        if len(both) > (0 if low_rated is None else len(low_rated)):
-            low_rated = both
+    new = of_dataset(high)
     known = np.isin(new.keys(), everything.keys())
+    taken_back = _taken_back(everything, of_dataset(low))
+    if least is not None and read.rating is not None:
+        counts[f"rated below {least:g} and left out"] = len(low) + unrated
+        counts["earlier ratings that they take back"] = len(taken_back)
     counts["known already"] = int(known.sum())
     new = new.take(~known)
-    first = int(np.max(np.asarray(everything.id), initial=-1)) + 1
     counts["new"] = len(new)
-    return replace(new, id=np.arange(first, first + len(new))), low_rated, all_users, all_items
+    first = 1 + max(int(np.max(np.asarray(everything.id), initial=-1)), *dataset.taken_back, -1)
+    new = replace(new, id=np.arange(first, first + len(new)))
+    low_rated = dataset.low_rated and replace(
+        dataset.low_rated, n_users=len(all_users), n_items=len(all_items)
+    )
+    if least is not None:
+        known_keys = everything.keys()
+        positive = np.concatenate([known_keys[~np.isin(known_keys, taken_back.keys())], new.keys()])
+        pairs = of_dataset(read)
+        pairs = Interactions(pairs.users, pairs.items, len(all_users), len(all_items))
+        both = (pairs if low_rated is None else joined([low_rated, pairs])).merged()
+        both = both.take(~np.isin(both.keys(), positive))
+        low_rated = both if len(both) else None
+    return _Read(new, low_rated, taken_back, all_users, all_items)
+
+
+def _taken_back(everything: Interactions, low: Interactions) -> Interactions:
+    """Return the interactions whose pair is rated low now, and not before the time of the interaction."""
+    order = np.argsort(low.keys())
+    keys = low.keys()[order]
+    found = everything.take(np.isin(everything.keys(), keys))
+    if found.timestamp is None or low.timestamp is None:
+        return found
+    return found.take(low.timestamp[order][np.searchsorted(keys, found.keys())] >= found.timestamp)
 
 
 def _known_rows(ids: Vocabulary, read: Vocabulary) -> IntArray:
@@ -268,24 +312,16 @@ def _known_rows(ids: Vocabulary, read: Vocabulary) -> IntArray:
     return np.array([ids.row(raw) if raw in ids else -1 for raw in found], np.int64)
 
 
-def _extended(old: Vocabulary, read: Vocabulary, used: IntArray, path: str) -> tuple[IntArray, Vocabulary]:
-    """Return the row of each id of a table, and the vocabulary with the new ones that are used behind the old ones."""
+def _extended(old: Vocabulary, read: Vocabulary, used: IntArray, path: str) -> Vocabulary:
+    """Return the vocabulary of the dataset with the new ids of a table that are used behind the old ones."""
     ids: Sequence[RawId] = read.ids
     if old.is_text and not read.is_text:
         ids = [str(raw) for raw in ids]  # a table without types whose ids all look like numbers
     elif read.is_text and not old.is_text:
         odd = next(raw for raw in ids if old.parse(str(raw)) is None)
         raise DataError(f"{path}: got the {old.kind} id {odd!r}, {old.kind} ids of the dataset are integers")
-    rows = np.full(len(ids), -1)
-    new: list[RawId] = []
-    for row in used.tolist():
-        raw = ids[row]
-        if raw in old:
-            rows[row] = old.row(raw)
-        else:
-            rows[row] = len(old) + len(new)
-            new.append(raw)
-    return rows, old if not new else Vocabulary([*old.ids, *new], old.kind)
+    new = [ids[row] for row in used.tolist() if ids[row] not in old]
+    return old if not new else Vocabulary([*old.ids, *new], old.kind)
 
 
 def _places(

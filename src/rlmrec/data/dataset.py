@@ -237,10 +237,17 @@ class Dataset:
         ancestors: list[dict[str, Any]] = self.provenance.get("lineage", [])
         return ancestors
 
+    @property
+    def taken_back(self) -> list[int]:
+        """Ids of the training interactions that a low rating took back when it was appended."""
+        ids: list[int] = self.provenance.get("taken back", [])
+        return ids
+
     def descends_from(self, fingerprint: str | None) -> bool:
         """Return whether a fingerprint is that of this dataset or of one that it was made of by appending.
 
-        Then every id of that dataset has the same row here, and its held-out pairs are held out here.
+        Then every id of that dataset has the same row here, and its held-out pairs are held out here, unless a later
+        low rating took them back.
         """
         return fingerprint in (self.fingerprint, *(one["fingerprint"] for one in self.lineage))
 

@@ -168,6 +168,18 @@ class Interactions:
             )
         return kept
 
+    def by_latest_rating(self, least: float | None) -> tuple[Interactions, Interactions]:
+        """Return distinct pairs: those whose latest rating is at least ``least``, and those whose is lower.
+
+        Unrated interactions are left out. Without ``least`` or ratings, all pairs are of the first kind.
+        """
+        if least is None or self.rating is None:
+            merged = self.merged()
+            return merged, merged.take(np.empty(0, np.int64))
+        merged = self.take(~np.isnan(self.rating)).merged()
+        high = np.asarray(merged.rating) >= least
+        return merged.take(high), merged.take(~high)
+
     def between(self, start: float | None, end: float | None) -> Interactions:
         """Keep the interactions from ``start`` on and before ``end``, in seconds since 1970; None: no bound.
 

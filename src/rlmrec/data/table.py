@@ -158,6 +158,8 @@ class Table:
             DataError: a value is none of these, the forms are mixed, or day and month cannot be told apart.
         """
         raw, form = self.frame[column], self.form.timestamp_format
+        if not len(raw):  # of returns alone
+            return np.empty(0)
         missing = is_blank(raw)
         if missing.any():
             told = [self._missing(column, missing, "time")]

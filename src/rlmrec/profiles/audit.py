@@ -58,6 +58,8 @@ def audit(store: Store, dataset: Dataset) -> Audit:
     profile and must be training interactions too. A user's prompt without a source is a violation, as there is
     always one.
 
+    An interaction of training that a later low rating took back counts as one, as it was none that is held out.
+
     The sources belong to the dataset that the profile was written for. A profile that was written for another
     dataset, split or other texts is stale, and a violation, until ``rlmrec profile`` confirms or replaces it.
 
@@ -108,6 +110,8 @@ def _check(profile: Profile, row: int, index: _Index, found: Audit) -> IntArray:
         where += (
             "something that is not an interaction id" if source == UNREADABLE else f"interaction {source}"
         )
+        if source in index.taken_back:
+            continue
         if split[position] < 0:
             found._violation(f"{where}, which this dataset does not hold")
         elif SPLITS[split[position]] != "train":
@@ -121,6 +125,7 @@ class _Index:
     """Looks up split, user and item of interaction ids."""
 
     def __init__(self, dataset: Dataset) -> None:
+        self.taken_back = frozenset(dataset.taken_back)
         parts = [dataset.split(name) for name in SPLITS]
         ids = np.concatenate([_ids(part) for part in parts])
         order = np.argsort(ids, kind="stable")
