@@ -303,6 +303,19 @@ def test_texts_of_known_items_that_change_are_counted(market):
     assert described.counts["known items with other changes only"] == 0
 
 
+def test_new_users_whose_past_was_left_out_are_told(market):
+    dataset = made(market, k_core=8)
+    gone = dataset.left_out["id"]
+    kind, back = "left out before", market.orders.filter(pl.col("customer_id").is_in(gone.implode()))
+    orders = read_frame(back.tail(30), "orders", COLUMNS.present, COLUMNS[:2])
+    appended = append(dataset, orders, COLUMNS)
+    [found] = [finding for finding in appended.findings if finding.kind == kind]
+    assert found.count == len(appended.new_users) == back.tail(30)["customer_id"].n_unique()
+    assert "not in the 8-core" in found.example
+    assert "make the dataset again" in found.remedy
+    assert kind not in {finding.kind for finding in next_day(market, made(market)).findings}
+
+
 def test_new_users_and_items_below_the_k_core_are_told(market):
     dataset = made(market, k_core=5)
     appended = next_day(market, dataset)

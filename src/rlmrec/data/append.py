@@ -167,8 +167,8 @@ def append(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
         item_texts, user_texts, provenance, cold=cold or None, left_out=dataset.left_out, low_rated=low_rated,
     )  # fmt: skip
-    findings += _below_core(dataset, grown)
     new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
+    findings += _below_core(dataset, grown) + _left_out_before(dataset, new_users)
     return Appended(grown, counts, new_users, new_items, tuple(findings))
 
 
@@ -213,6 +213,27 @@ def _below_core(dataset: Dataset, grown: Dataset) -> list[Finding]:
                 )
             )
     return findings
+
+
+def _left_out_before(dataset: Dataset, new_users: list[RawId]) -> list[Finding]:
+    """Find the new users whom a filter left out when the dataset was made, with what they had then."""
+    if dataset.left_out is None or not new_users:
+        return []
+    back = dataset.left_out.filter(pl.col("id").is_in([str(raw) for raw in new_users]))
+    if back.is_empty():
+        return []
+    return [
+        Finding(
+            "left out before",
+            by_number(len(back), "new user was", "new users were")
+            + " left out when the dataset was made, and what they had then is not known",
+            len(back),
+            f"{back['id'][0]!r} ({back['reason'][0]})",
+            "it may be recommended to them; to count it, make the dataset again of all interactions, by the command "
+            "that made it (such as 'rlmrec data table')",
+            ordinary=True,
+        )
+    ]
 
 
 class _Read(NamedTuple):
