@@ -1,6 +1,7 @@
 """Columns by path, and rows that hold a basket."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_tables
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.workspace import Workspace
 
 ORDERS = [
     {
@@ -146,3 +148,44 @@ def test_weights_of_a_data_frame_and_of_an_append(tmp_path, call):
     assert told["new_items"] == 1
     (found,) = [found for found in told["findings"] if found["kind"] == "weight"]
     assert (found["count"], found["example"]) == (1, "1 of user 'u1' with item 'z'")
+
+
+def test_pairs_of_too_little_weight_are_known_and_count_for_nothing(tmp_path, call):
+    """A hide of -10 after a read of +1: no interaction, but nothing to recommend either."""
+    rows = [(f"u{user}", item, 1) for user in range(6) for item in "abcd" if (user, item) != (0, "d")]
+    hidden = [("u0", "d", 1), ("u0", "d", -10), ("u0", "only hidden", -1), ("guest", "a", -1)]
+    table = pl.DataFrame(rows + hidden, schema=["user_id", "item_id", "n"], orient="row")
+    table.write_csv(tmp_path / "t.csv")
+    code, out, err = call("data", "table", tmp_path / "t.csv", "--weight-column", "n", "-w", tmp_path / "w")
+    assert code == 0, err
+    assert f"interactions: read {len(rows) + 4} interactions: of enough weight {len(rows)}" in " ".join(
+        re.findall(r"[\w:]+", out)
+    )
+    made = Workspace(tmp_path / "w").dataset()
+    assert (made.users.ids, made.items.ids) == ([f"u{user}" for user in range(6)], list("abcd"))
+    assert made.low_rated.keys().tolist() == [3]
+    assert made.known().toarray()[0, 3] == 1
+    assert made.excluded().toarray()[0, 3] == 0, "a candidate in evaluation, as what is rated low"
+
+    def appended(*day):
+        lines = "".join(f"{user},{item},{n}\n" for user, item, n in day)
+        (tmp_path / "day.csv").write_text(f"user_id,item_id,n\n{lines}")
+        code, out, err = call("data", "append", tmp_path / "day.csv", "-w", tmp_path / "w", "--json")
+        assert code == 0, err
+        return json.loads(out)["counts"], Workspace(tmp_path / "w").dataset()
+
+    counts, grown = appended(("u1", "a", -1), ("u1", "e", 1), ("u2", "e", -1))
+    assert (counts["read"], counts["new"]) == (3, 1)
+    assert grown.low_rated.csr().toarray()[[0, 2], [3, 4]].tolist() == [1, 1]
+    assert len(grown.low_rated) == 2, "what is bought stays so"
+    counts, grown = appended(("u3", "e", -1))  # returns alone
+    assert (counts["read"], counts["new"], len(grown.low_rated)) == (1, 0, 3)
+    _, grown = appended(("u0", "d", 1))
+    assert len(grown.low_rated) == 2, "an interaction of later counts"
+
+    with pytest.warns(UserWarning, match="weights of their pair"):
+        split = Dataset.from_frame(
+            train=table, valid=pl.DataFrame([("u0", "d", 2)], schema=table.schema, orient="row"),
+            test=table[:1].with_columns(user_id=pl.lit("u5"), item_id=pl.lit("x")), weight="n",
+        )  # fmt: skip
+    assert split.low_rated is None, "it is held out"

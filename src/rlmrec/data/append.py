@@ -23,6 +23,7 @@ from rlmrec.data.tables import (
     check_tables,
     columns_of_text,
     is_listed,
+    light_pairs,
     similar_title,
     telling_all,
     titled,
@@ -256,13 +257,11 @@ class _Read(NamedTuple):
 def _read(dataset: Dataset, orders: Table | None, columns: Columns, counts: dict[str, int]) -> _Read:
     """Compare a table of interactions with the dataset."""
     everything = dataset.everything()
-    if orders is not None and orders.frame.is_empty():  # returns alone
-        counts["read"], orders = 0, None
     if orders is None:
         nothing = everything.take(np.empty(0, np.int64))
         return _Read(nothing, dataset.low_rated, nothing, dataset.users, dataset.items)
     [read], users, items = assemble([orders], *columns)
-    counts["read"] = len(read)
+    counts["read"] = len(read) + (0 if orders.light is None else len(orders.light.frame))
     optional = everything.columns().keys() - {"users", "items", "id"}
     missing = optional - read.columns().keys()
     if missing:
@@ -306,14 +305,12 @@ def _read(dataset: Dataset, orders: Table | None, columns: Columns, counts: dict
     low_rated = dataset.low_rated and replace(
         dataset.low_rated, n_users=len(all_users), n_items=len(all_items)
     )
-    if least is not None:
-        known_keys = everything.keys()
-        positive = np.concatenate([known_keys[~np.isin(known_keys, taken_back.keys())], new.keys()])
-        pairs = of_dataset(read)
-        pairs = Interactions(pairs.users, pairs.items, len(all_users), len(all_items))
-        both = (pairs if low_rated is None else joined([low_rated, pairs])).merged()
-        both = both.take(~np.isin(both.keys(), positive))
-        low_rated = both if len(both) else None
+    light = light_pairs([orders], columns, all_users, all_items)
+    known_keys = everything.keys()
+    positive = np.concatenate([known_keys[~np.isin(known_keys, taken_back.keys())], new.keys()])
+    given = replace(of_dataset(read), rating=None, timestamp=None, review=None)
+    both = joined([part for part in (low_rated, given, light) if part is not None]).merged()
+    low_rated = both.take(~np.isin(both.keys(), positive)) or None
     return _Read(new, low_rated, taken_back, all_users, all_items)
 
 

@@ -62,8 +62,8 @@ class Dataset:
         cold: interactions of users without a training interaction, as a split by time leaves them. They are known, so
             they are not recommended, and a final model learns from them; they are not evaluated. None without any.
         left_out: one row for each user of the source that no interaction is left of: ``id`` as text and ``reason``.
-        low_rated: pairs that ``min_rating`` left out. They are in no split and are candidates in evaluation, as in the
-            paper, but they are known, so they are not recommended. None without any.
+        low_rated: pairs that ``min_rating`` or their weight left out. They are in no split and are candidates in
+            evaluation, as in the paper, but they are known, so they are not recommended. None without any.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -212,7 +212,7 @@ class Dataset:
     def known(self) -> sp.csr_array:
         """Return the U x I matrix of the pairs that are not recommended.
 
-        These are everything that is known, what ``min_rating`` left out, and ``unranked``.
+        These are everything that is known, what ``min_rating`` or weights left out, and ``unranked``.
         """
         known = self.everything().csr()
         for more in (self.unranked, self.low_rated):
@@ -367,7 +367,10 @@ class Dataset:
             if given:
                 raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
             train, valid, test = (_merged(part, source, findings) for part in source.interactions)
-            left_out = low_rated = None
+            left_out, low_rated = None, source.light
+            if low_rated is not None:  # of one split, perhaps, and of enough weight in another
+                kept = joined([train, valid, test])
+                low_rated = low_rated.take(~np.isin(low_rated.keys(), kept.keys())) or None
         else:
             rng = np.random.default_rng(seed)
             kept = source.interactions
@@ -744,10 +747,12 @@ def _filtered(
     """Apply the filters.
 
     Returns:
-        what is left, the pairs that ``min_rating`` leaves out, the interactions after each filter, and who was left
-        out.
+        what is left, the pairs that ``min_rating`` or their weight leaves out, the interactions after each filter,
+        and who was left out.
     """
-    counts = {"read": len(kept)}
+    counts = {"read": len(kept) + source.n_light}
+    if source.n_light:
+        counts["of enough weight"] = len(kept)
     steps = [_Step.of("", kept)]
     if period is not None and period != (None, None):
         kept = kept.between(*period)
@@ -765,6 +770,8 @@ def _filtered(
         low_rated = every.take(~np.isin(every.keys(), kept.keys())).merged()
         every = None
         steps.append(_Step.of(f"without a rating of at least {min_rating:g}", kept))
+    if source.light is not None:
+        low_rated = source.light if low_rated is None else joined([low_rated, source.light])
     if sample_users is not None:
         kept = kept.sample_users(sample_users, rng)
         counts["of sampled users"] = len(kept)

@@ -34,6 +34,9 @@ class Source:
         provenance: where the data came from; JSON.
         finish: called with the filtered and split dataset; returns it with what is read only then. A source
             whose texts do not fit into memory reads those of the remaining interactions here.
+        light: pairs beside these, of the same users and items, that have too little weight to count: known, but
+            nothing that a user wants. None without any.
+        n_light: number of interactions that were left out by their weight, those of other users and items among them.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Source:
     findings: Sequence[Finding] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     finish: Callable[[Dataset], Dataset] | None = None
+    light: Interactions | None = None
+    n_light: int = 0
 
     @property
     def is_split(self) -> bool:

@@ -43,6 +43,7 @@ class Table:
         form: how it writes numbers and times.
         findings: what was found while it was read.
         rows: int64[n], the row of the source that each row was made of; None where they are the same.
+        light: the rows whose pair has too little weight, which are not among the n; None without any.
     """
 
     path: Path | str
@@ -53,6 +54,7 @@ class Table:
     form: FileFormat = PLAIN
     findings: tuple[Finding, ...] = ()
     rows: IntArray | None = None
+    light: Table | None = None
 
     def place(self, row: int) -> str:
         """Return the line of a row as an editor shows it, or its number in a file without lines."""

@@ -268,6 +268,8 @@ def to_source(
         user_texts,
         findings=findings,
         provenance={**(provenance or {}), **recorded},
+        light=light_pairs(tables, columns, user_ids, item_ids),
+        n_light=sum(len(table.light.frame) for table in tables if table.light is not None),
     )
 
 
@@ -515,6 +517,26 @@ def assemble(
     return parts, users, items
 
 
+def light_pairs(
+    tables: Sequence[Table], columns: Columns, users: Vocabulary, items: Vocabulary
+) -> Interactions | None:
+    """Return the distinct pairs of too little weight, of the users and items that are known; None without any."""
+    rows = []
+    for table in [table.light for table in tables if table.light is not None]:
+        found = [
+            table.ids(column, ids.kind).cast(pl.String).replace_strict(
+                pl.Series(ids.ids).cast(pl.String), pl.int_range(len(ids), eager=True), default=None
+            )
+            for column, ids in ((columns.user, users), (columns.item, items))
+        ]  # fmt: skip
+        rows.append(pl.DataFrame(found).drop_nulls())
+    pairs = pl.concat(rows).unique(maintain_order=True) if rows else pl.DataFrame()
+    if pairs.is_empty():
+        return None
+    user_rows, item_rows = (pairs[column].to_numpy() for column in columns[:2])
+    return Interactions(user_rows, item_rows, len(users), len(items))
+
+
 def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
     """Return the text columns of ``table`` with one row per id of ``vocabulary``, in its order.
 
@@ -695,13 +717,12 @@ def single_rows(table: Table, columns: Columns) -> Table:
         f"expected {least} (min_weight, --min-weight)",
         ordinary=True,
     )
-    rows = np.flatnonzero(~light.to_numpy())
-    return replace(
-        table,
-        frame=table.frame[rows],
-        rows=rows if table.rows is None else table.rows[rows],
-        findings=(*table.findings, finding),
-    )
+
+    def part(mask: pl.Series) -> Table:
+        rows = np.flatnonzero(mask.to_numpy())
+        return replace(table, frame=table.frame[rows], rows=rows if table.rows is None else table.rows[rows])
+
+    return replace(part(~light), findings=(*table.findings, finding), light=part(light))
 
 
 def read_table(
