@@ -111,6 +111,42 @@ def test_long_ids_that_were_not_rounded_are_not_reported(tmp_path):
         assert "rounded id" not in found(dataset(tmp_path, "".join(f"{i},{j}\n" for i in ids for j in "ab")))
 
 
+def test_rounded_ids_of_a_table_of_items_are_named(tmp_path):
+    exact = [1923020000000000000 + 12345678987 * n for n in range(40)]
+    rows = "".join(f"u{user},{item}\n" for user in range(6) for item in exact)
+    advice = "that a spreadsheet or a column of floats has rounded"
+
+    def table(ids):
+        return "item_id,title\n" + "".join(f'"{one}",t\n' for one in ids)
+
+    def power(number):
+        return f"{number:.5E}".replace(".", ",")
+
+    with pytest.raises(
+        DataError, match=r"'1,92302E\+18' is in line 2 already .*export the ids again as text"
+    ) as error:
+        dataset(tmp_path, rows, items=table(map(power, exact)))
+    assert advice in str(error.value)
+    assert "keep one row" not in str(error.value)
+    floats = [int(float(one)) for one in exact]
+    away = [one for one in floats if one not in exact]
+    with pytest.raises(DataError, match=r"is a known item: .*ids are numbers that a spreadsheet"):
+        dataset(tmp_path, rows, items=table(away))
+    half = exact[:20] + [one for one in floats[20:] if one not in exact]
+    [text] = [text for text in found(dataset(tmp_path, rows, items=table(half))).values() if advice in text]
+    assert text.startswith(f"{len(half) - 20} item ids of the table of texts are numbers")
+    frame = pl.DataFrame({"user_id": ["a", "b"], "item_id": [1893276741913644500.0, 1.0]})
+    with pytest.raises(
+        DataError, match=r"must be integers or text: .* again with the ids as text or integers"
+    ):
+        Dataset.from_frame(frame)
+    (tmp_path / "r.jsonl").write_text('{"user_id": "a", "item_id": 1.92302E+18}\n')
+    with pytest.raises(DataError, match="integers or text: a float keeps 15 to 17 digits"):
+        read_tables(tmp_path / "r.jsonl")
+    with pytest.raises(DataError, match="must be integers or text: convert the column"):
+        Dataset.from_frame(frame.with_columns(item_id=pl.lit(1.5)))
+
+
 def items(texts):
     return "item_id,title\n" + "".join(f"{i},{text}\n" for i, text in zip(range(10, 16), texts, strict=True))
 

@@ -67,10 +67,10 @@ def check_ids(ids: Vocabulary, degrees: list[IntArray]) -> list[Finding]:
         degrees: int64[n] each, how often each id occurs among all interactions, or in training, validation and test.
     """
     if not ids.is_text:
-        return _rounded_ids(ids, pl.Series(ids.ids, dtype=pl.Int128))
+        return _rounded_ids(ids.kind, pl.Series(ids.ids, dtype=pl.Int128))
     raw = pl.Series(ids.ids, dtype=pl.String)
     return [
-        *_rounded_ids(ids, raw),
+        *_rounded_ids(ids.kind, raw),
         *_missing_ids(ids, raw, np.sum(degrees, axis=0, dtype=np.int64)),
         *_twins(ids, raw, degrees),
         *_garbled_ids(ids, raw),
@@ -91,30 +91,37 @@ def _garbled_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
     return [Finding("garbled", what, len(garbled), repr(garbled[0]), _GARBLED_REMEDY)]
 
 
-def _rounded_ids(ids: Vocabulary, raw: pl.Series) -> list[Finding]:
-    """Find ids that lost digits: a spreadsheet keeps 15 of them, a column of floats 15 to 17.
+ROUNDED = "that a spreadsheet or a column of floats has rounded"
 
-    Long integers are reported only if every one is what rounding leaves; each happens to be so once in two at most.
+
+def rounded(ids: pl.Series) -> pl.Series:
+    """Return the ids, as text, that lost digits: a spreadsheet keeps 15 of them, a column of floats 15 to 17.
+
+    Long integers are returned only if every one is what rounding leaves; each happens to be so once in two at most.
     """
-    if ids.is_text:
-        powers = raw.filter(raw.str.contains(r"^\d([.,]\d+)?[eE]\+\d+$"))
-        long = raw.filter(raw.str.contains(r"^[1-9]\d{15,18}$"))
+    if ids.dtype == pl.String:
+        powers = ids.filter(ids.str.contains(r"^\d([.,]\d+)?[eE]\+\d+$"))
+        long = ids.filter(ids.str.contains(r"^[1-9]\d{15,18}$"))
     else:
-        powers, long = pl.Series([], dtype=pl.String), raw.filter(raw.is_between(10**15, 2**63 - 1))
+        powers, long = pl.Series([], dtype=pl.String), ids.filter(ids.is_between(10**15, 2**63 - 1))
     numbers = long.cast(pl.Int64).to_numpy()
     exact = (numbers.astype(np.float64).astype(np.uint64) == numbers.astype(np.uint64)) & (numbers > 2**53)
     if len(long) < FEWEST_LONG_IDS or not np.all(exact | (numbers % 10 == 0)):
         long = long.clear()
-    rounded = [*powers.to_list(), *long.to_list()]
-    if not rounded:
+    return pl.concat([powers, long.cast(pl.String)])
+
+
+def _rounded_ids(kind: str, ids: pl.Series, where: str = "") -> list[Finding]:
+    found = rounded(ids)
+    if found.is_empty():
         return []
     return [
         Finding(
             "rounded id",
-            by_number(len(rounded), f"{ids.kind} id is a number", f"{ids.kind} ids are numbers")
-            + " that a spreadsheet or a column of floats has rounded",
-            len(rounded),
-            repr(str(rounded[0])),
+            by_number(len(found), f"{kind} id{where} is a number", f"{kind} ids{where} are numbers")
+            + f" {ROUNDED}",
+            len(found),
+            repr(found[0]),
             "different ids may have become one; export the ids again as text",
         )
     ]
@@ -188,7 +195,7 @@ def is_missing(texts: pl.Series) -> pl.Series:
 
 
 def check_join(kind: str, table_ids: pl.Series, known: Vocabulary) -> list[Finding]:
-    """Find ids that get no text because the table of texts spells them otherwise.
+    """Find ids that get no text because the table of texts has rounded them or spells them otherwise.
 
     Args:
         kind: "item" or "user".
@@ -201,8 +208,9 @@ def check_join(kind: str, table_ids: pl.Series, known: Vocabulary) -> list[Findi
         ours.join(theirs, left_on="id", right_on="other", how="anti", maintain_order="left"),
         theirs.join(ours, left_on="other", right_on="id", how="anti", maintain_order="left"),
     )
-    if ours.is_empty() or theirs.is_empty():
-        return []
+    odd = _rounded_ids(kind, theirs["other"].unique(maintain_order=True), " of the table of texts")
+    if odd or ours.is_empty() or theirs.is_empty():
+        return odd
     ours = ours.with_columns(spelling(ours["id"]).alias("plain")).unique("plain", maintain_order=True)
     theirs = theirs.with_columns(spelling(theirs["other"]).alias("plain")).unique("plain", keep="first")
     both = ours.join(theirs, on="plain", maintain_order="left")

@@ -79,7 +79,7 @@ class Table:
             if odd.any():
                 told.append(
                     f"{self.path}, {self.place(first_true(odd))}, column {column!r}: got {raw[first_true(odd)]!r} "
-                    f"({odd.sum()} such in all), {kind} ids must be integers or text: convert the column"
+                    f"({odd.sum()} such in all), {kind} ids must be integers or text: {_of_float(raw[first_true(odd)])}"
                 )
             missing = raw.is_null()
             raw = raw.cast(pl.Int64, strict=False)
@@ -266,6 +266,16 @@ def commas_to_points(texts: pl.Series) -> pl.Series:
     return mixed.rename(texts.name) if 2 * numbers >= len(texts.drop_nulls()) else texts
 
 
+def _of_float(value: float) -> str:
+    """Return what to do about an id that is a float; from 2⁵³ on, it may have lost digits."""
+    if abs(value) < _EXACT:
+        return "convert the column"
+    return (
+        "a float keeps 15 to 17 digits, and converting cannot bring the others back; read or export the data again "
+        "with the ids as text or integers"
+    )
+
+
 def as_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
     """Make a column of ids of Python values: all integers or all text.
 
@@ -278,9 +288,10 @@ def as_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
         (row for row, value in enumerate(values) if value is not None and type(value) not in (int, str)), None
     )
     if odd is not None:
+        lost = f": {_of_float(values[odd])}" if isinstance(values[odd], float) else ""
         raise DataError(
             f"{table.path}, {table.place(odd)}, column {column!r}: got {repr(values[odd])[:80]}, "
-            "ids must be integers or text"
+            f"ids must be integers or text{lost}"
         )
     if len(types) > 1:
         integers = {value: row for row, value in reversed(list(enumerate(values))) if isinstance(value, int)}

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from rlmrec.data.checks import check_join, index_columns
+from rlmrec.data.checks import ROUNDED, check_join, index_columns, rounded
 from rlmrec.data.databases import UNNAMED, is_connection, read_query, read_sheet, shown
 from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
@@ -559,7 +559,11 @@ def align(table: Table, vocabulary: Vocabulary, id_column: str) -> pl.DataFrame:
         meant = next(
             (name for name in others if 2 * table.texts(name).is_in(known_texts).sum() >= len(ids)), None
         )
-        hint = f"; the column {meant!r} has such ids ({kind}s_id, --{kind}s-id-column)" if meant else ""
+        hint = (
+            f"; the column {meant!r} has such ids ({kind}s_id, --{kind}s-id-column)"
+            if meant
+            else _if_rounded(ids)
+        )
         raise DataError(
             f"{table.path}, column {id_column!r}: none of its {len(ids)} ids is a known {kind}: "
             f"got for example {ids[0]!r}, expected ids like {vocabulary.id(0)!r}{hint}"
@@ -583,9 +587,19 @@ def _distinct_ids(table: Table, id_column: str, kind: str) -> pl.Series:
         first = first_true(ids == ids[twice])
         raise DataError(
             f"{table.path}, {table.place(twice)}, column {id_column!r}: {kind} {ids[twice]!r} is in "
-            f"{table.place(first)} already ({again.sum()} such in all): keep one row per {kind}"
+            f"{table.place(first)} already ({again.sum()} such in all)"
+            + (_if_rounded(ids) or f": keep one row per {kind}")
         )
     return ids
+
+
+def _if_rounded(ids: pl.Series) -> str:
+    """Return the end of a message that says how many ids were rounded, and what to do; nothing if none were."""
+    found = rounded(ids.unique(maintain_order=True))
+    if found.is_empty():
+        return ""
+    numbers = by_number(len(found), "one id is a number", f"{len(found)} ids are numbers")
+    return f"; {numbers} {ROUNDED}, such as {found[0]!r}, so different ids may have become one: export the ids again as text"
 
 
 @contextmanager
