@@ -11,10 +11,11 @@ import pytest
 from rlmrec.data.append import append
 from rlmrec.data.checks import spelling
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.file_format import FileFormat
 from rlmrec.data.frames import read_frame
 from rlmrec.data.table import Table
 from rlmrec.data.tables import Columns, check_thousands, read_tables
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 
 HEAD = "user_id,item_id\n"
 GOOD = "".join(f"u{u},{i}\n" for u in range(6) for i in range(10, 16))
@@ -237,6 +238,29 @@ def test_milliseconds_are_found(tmp_path):
     assert found(made)["time"].startswith(
         "36 times lie after the year 2100, for example 1499990400000 of user 'u0'"
     )
+    assert "(timestamp_format, --timestamp-format milliseconds)" in found(made)["time"]
+
+
+@pytest.mark.parametrize("unit", ["microseconds", "nanoseconds", "milliseconds"])
+def test_a_wrong_unit_of_times_is_found(tmp_path, unit):
+    rows = "".join(f"{line},1499990400000\n" for line in GOOD.split())
+    made = dataset(tmp_path, rows, "user_id,item_id,day", timestamp_column="day", timestamp_format=unit)
+    if unit == "milliseconds":
+        assert not found(made)
+    else:
+        text = found(made)["time"]
+        assert text.startswith("36 times of ")
+        assert f"all lie before the year 1990 as {unit}, for example 1499990400000" in text
+        assert text.endswith("name their unit (timestamp_format, --timestamp-format milliseconds)")
+
+
+@pytest.mark.parametrize(
+    ("form", "meant"), [("ms", "milliseconds"), ("millisecond", "milliseconds"), ("day", None)]
+)
+def test_a_form_of_times_that_is_none_is_refused(form, meant):
+    with pytest.raises(ConfigError, match="or one of seconds, milliseconds") as error:
+        FileFormat(timestamp_format=form)
+    assert str(error.value).endswith("did you mean 'milliseconds'?") == (meant is not None)
 
 
 # -- the latest opinion counts --------------------------------------------------------------------------

@@ -42,7 +42,7 @@ _GARBLED_SAYS = ("has signs of a wrong encoding", "have signs of a wrong encodin
 _GARBLED_REMEDY = (
     "name the right encoding (--encoding); if the file itself is garbled, export it again as UTF-8"
 )
-_YEAR_2100 = 4_102_444_800.0  # seconds since 1970
+YEAR_1990, YEAR_2100 = 631_152_000.0, 4_102_444_800.0  # seconds since 1970
 # Names of the index that pandas writes: in CSV, in CSV read again, in Parquet. Row numbers are not texts.
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
 _RESET_INDEX = r"^(index|level_0|Unnamed: [\d.]+)$"  # an index only if it counts the rows
@@ -335,8 +335,8 @@ def check_values(
     nothing = np.zeros(0, bool)
     low = [nothing if rated or part.rating is None else part.rating <= 0 for part in parts]
     unrated = [np.isnan(part.rating) if rated and part.rating is not None else nothing for part in parts]
-    late = [nothing if part.timestamp is None else part.timestamp >= _YEAR_2100 for part in parts]
-    early = [nothing if part.timestamp is None else part.timestamp < -_YEAR_2100 for part in parts]
+    late = [nothing if part.timestamp is None else part.timestamp >= YEAR_2100 for part in parts]
+    early = [nothing if part.timestamp is None else part.timestamp < -YEAR_2100 for part in parts]
     return [
         *found(
             "low rating",
@@ -355,7 +355,8 @@ def check_values(
         ),
         *found(
             "time", ("time lies after the year 2100", "times lie after the year 2100"), late,
-            "they must be seconds since 1970: divide milliseconds by 1000", "timestamp",
+            "they must be seconds since 1970; if they are milliseconds, say so (timestamp_format, --timestamp-format "
+            "milliseconds), or microseconds likewise", "timestamp",
         ),
         *found(
             "time", ("time lies before the year 1840", "times lie before the year 1840"), early,

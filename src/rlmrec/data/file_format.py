@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rlmrec.data.encodings import codec_name
+from rlmrec.data.times import UNITS
 from rlmrec.errors import ConfigError
 
+_SHORT_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
 
@@ -53,6 +56,14 @@ class FileFormat:
             )
         if self.decimal not in (".", ","):
             raise ConfigError(f"decimal {self.decimal!r}: expected '.' or ','")
+        form = self.timestamp_format
+        if form is not None and form not in UNITS and "%" not in form:
+            close = _SHORT_UNITS.get(form) or next(iter(get_close_matches(form, UNITS, 1)), None)
+            raise ConfigError(
+                f"timestamp format {form!r} (timestamp_format, --timestamp-format): expected a form as for strptime, "
+                f"such as '%d.%m.%Y %H:%M', or one of {', '.join(UNITS)}"
+                + (f"; did you mean {close!r}?" if close else "")
+            )
         if self.min_weight is not None and self.weight_column is None:
             raise ConfigError("a least weight needs a column of weights (weight_column, --weight-column)")
         if self.encoding is not None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from rlmrec.data.checks import ROUNDED, check_join, index_columns, rounded
+from rlmrec.data.checks import ROUNDED, YEAR_1990, YEAR_2100, check_join, index_columns, rounded
 from rlmrec.data.databases import UNNAMED, is_connection, read_query, read_sheet, shown
 from rlmrec.data.delimited import read_delimited
 from rlmrec.data.encodings import TextFile
@@ -43,6 +43,7 @@ from rlmrec.data.table import (
     problems,
     refuse_absent,
 )
+from rlmrec.data.times import UNITS
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError
 from rlmrec.files import bounded_lines
@@ -109,7 +110,8 @@ def read_tables(
         user_column: Column of user ids.
         item_column: Column of item ids.
         rating_column: Column of ratings.
-        timestamp_column: Column of times: dates, or seconds since 1970. Of a repeated pair the latest is kept.
+        timestamp_column: Column of times: dates, seconds since 1970, or what --timestamp-format says. Of a repeated
+            pair the latest is kept.
         review_column: Column of review texts.
         items: Table of items, one row each.
         items_query: SQL, if --items is a database; by default the one of the interactions.
@@ -122,7 +124,8 @@ def read_tables(
         delimiter: Character between the fields, or tab; by default found in the file.
         decimal: Decimal separator: . or a comma.
         encoding: Encoding; by default UTF-8, UTF-16 or Windows-1252, whichever the file looks like.
-        timestamp_format: How times are written: as for strptime, seconds or milliseconds; by default found in the file.
+        timestamp_format: How times are written: as for strptime, or seconds, milliseconds, microseconds or nanoseconds
+            since 1970; by default found in the file.
         item_separator: What stands between the ids where a row holds a basket, such as a|b|c.
         weight_column: Column of quantities, added up for each user and item to decide which pairs count.
         min_weight: Smallest sum of quantities of a pair that counts; by default more than 0.
@@ -367,6 +370,8 @@ def check_tables(
     findings = list(dict.fromkeys(found for table in every for found in table.findings))
     amounts = [name for name in (columns.rating, *(table.form.weight_column for table in orders[:1])) if name]
     findings += [found for table in orders for found in check_thousands(table, amounts)]
+    if columns.timestamp is not None:
+        findings += [found for table in orders for found in check_unit(table, columns.timestamp)]
     return findings + [found for table, ids, column in others for found in check_table(table, ids, column)]
 
 
@@ -420,6 +425,30 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
                 )
             )
     return findings
+
+
+def check_unit(table: Table, column: str) -> list[Finding]:
+    """Find times that all lie before 1990 by the unit that was named, as another one was meant."""
+    unit = table.form.timestamp_format
+    if unit not in UNITS or table.frame.is_empty() or table.frame[column].dtype in (pl.Date, pl.Datetime):
+        return []
+    seconds = table.times(column)
+    if seconds.max() >= YEAR_1990:
+        return []
+    numbers = seconds * UNITS[unit]
+    likely = [name for name, size in UNITS.items() if YEAR_1990 <= np.median(numbers) / size < YEAR_2100]
+    return [
+        Finding(
+            "time",
+            by_number(len(seconds), "time lies", f"times of {table.path} all lie")
+            + f" before the year 1990 as {unit}",
+            len(seconds),
+            f"{numbers[0]:.15g}",
+            "name their unit (timestamp_format, --timestamp-format"
+            + "".join(f" {name}" for name in likely[:1])
+            + ")",
+        )
+    ]
 
 
 def check_thousands(table: Table, columns: Sequence[str]) -> list[Finding]:
@@ -598,8 +627,8 @@ def _if_rounded(ids: pl.Series) -> str:
     found = rounded(ids.unique(maintain_order=True))
     if found.is_empty():
         return ""
-    numbers = by_number(len(found), "one id is a number", f"{len(found)} ids are numbers")
-    return f"; {numbers} {ROUNDED}, such as {found[0]!r}, so different ids may have become one: export the ids again as text"
+    numbers = by_number(len(found), "one id is a number", f"{len(found)} ids are numbers") + f" {ROUNDED}"
+    return f"; {numbers}, such as {found[0]!r}, so different ids may have become one: export the ids again as text"
 
 
 @contextmanager
