@@ -617,3 +617,47 @@ def test_json_that_is_nested_deeply_is_one_of_our_errors(tmp_path):
         (tmp_path / "d.jsonl").write_text(text)
         with pytest.raises(DataError, match=r"nested too deeply|recursion") if depth > 100 else nullcontext():
             read_table(tmp_path / "d.jsonl")
+
+
+def test_the_files_of_a_folder_are_one_table(tmp_path, call):
+    log = tmp_path / "log"
+    log.mkdir()
+    rows = [{"reader": {"id": f"u{n % 5}"}, "article": n % 7, "at": n} for n in range(60)]
+    for number, name in enumerate(("2.jsonl.gz", "1.jsonl", "3.jsonl.gz")):  # read as 1, 2, 3
+        part = rows[20:40] if number == 0 else rows[:20] if number == 1 else rows[40:]
+        lines = "".join(f"{json.dumps(row)}\n" for row in part).encode()
+        (log / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    (log / "_SUCCESS").touch()
+    (log / ".2.crc").touch()
+    columns = {"user_column": "reader.id", "item_column": "article", "timestamp_column": "at"}
+    for path in (log, f"{log}/*.jsonl*"):
+        source = read_tables(path, **columns)
+        assert source.interactions.timestamp.tolist() == list(range(60))
+        assert source.users.ids == [f"u{n}" for n in range(5)]
+        assert (source.name, source.provenance["files"]) == ("log", [str(path)])
+    bad = "\n".join(json.dumps(row) for row in [*rows[:3], rows[3] | {"at": "soon"}])
+    (log / "4.jsonl").write_text(bad)
+    with pytest.raises(DataError, match=r"log, .*4\.jsonl, line 4, column 'at': .*'soon'"):
+        read_tables(log, **columns)
+    (log / "4.jsonl").write_text('{"reader": {"id": 7}, "article": 1, "at": 1}\n')
+    with pytest.raises(DataError, match=r"'reader.id' is String in .*1.jsonl and Int64 in .*4.jsonl: make"):
+        read_tables(log, **columns)
+    (log / "4.jsonl").write_text('{"reader": {"id": "u1"}, "article": 1}\n')
+    with pytest.raises(DataError, match=r"4.jsonl has no column 'at'"):
+        read_tables(log, **columns)
+    (log / "5.csv").write_text("a\n")
+    code, _, err = call("data", "table", log, "--user-column", "reader.id", "-w", tmp_path / "w")
+    assert code == 1
+    assert "expected files of one ending; name those that are meant by a pattern in quotes" in " ".join(
+        err.split()
+    )
+    assert f"'{log}/*.jsonl'" in err.replace("\n", "")
+    with pytest.raises(DataError, match="no files there"):
+        read_tables(f"{log}/*.parquet", **columns)
+    orders = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": [1, 2, 1]})
+    items = tmp_path / "items"
+    items.mkdir()
+    for item in (1, 2):
+        pl.DataFrame({"item_id": [item], "title": [f"t{item}"]}).write_csv(items / f"{item}.csv")
+    orders.write_csv(tmp_path / "orders.csv")
+    assert read_tables(tmp_path / "orders.csv", items=items).item_texts["title"].to_list() == ["t1", "t2"]

@@ -43,6 +43,7 @@ class Table:
         form: how it writes numbers and times.
         findings: what was found while it was read.
         rows: int64[n], the row of the source that each row was made of; None where they are the same.
+        parts: number of rows and table of each file, if there are several.
         light: the rows whose pair has too little weight, which are not among the n; None without any.
     """
 
@@ -54,11 +55,16 @@ class Table:
     form: FileFormat = PLAIN
     findings: tuple[Finding, ...] = ()
     rows: IntArray | None = None
+    parts: tuple[tuple[int, Table], ...] = ()
     light: Table | None = None
 
     def place(self, row: int) -> str:
         """Return the line of a row as an editor shows it, or its number in a file without lines."""
         row = row if self.rows is None else int(self.rows[row])
+        for size, part in self.parts:
+            if row < size:
+                return f"{part.path}, {part.place(row)}"
+            row -= size
         if self.records is not None:
             filled = (line for line, record in self.records() if record)
             for number, line in enumerate(filled):

@@ -6,6 +6,7 @@ integers only if every value is written as one (``7``, not ``007`` or ``+7``), a
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,8 +102,8 @@ def read_tables(
     """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
     Args:
-        file: Table of interactions, to be filtered and split: a file, orders.xlsx#SHEET,
-            postgresql://user@host/database or duckdb:///file.db.
+        file: Table of interactions, to be filtered and split: a file, a folder of files, their pattern in quotes,
+            orders.xlsx#SHEET, postgresql://user@host/database or duckdb:///file.db.
         query: SQL, if file is a database.
         train: Ready-made split: training interactions.
         valid: Its validation interactions.
@@ -156,7 +157,9 @@ def read_tables(
     items_id, users_id = items_id_column or item_column, users_id_column or user_column
     first = Path(shown(paths[0]).partition("?")[0])
     return to_source(
-        first.stem if file is not None else first.resolve().parent.name,
+        first.stem
+        if file is not None and (first.exists() or not is_pattern(first))
+        else first.resolve().parent.name,
         tables,
         columns,
         items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
@@ -779,7 +782,8 @@ def read_table(
 
     Args:
         path: a .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx file, where ``#NAME`` may name a sheet;
-            or a connection string, see ``rlmrec.data.databases``.
+            a folder of such files or a pattern (``log/*.jsonl``), see ``read_folder``; or a connection string, see
+            ``rlmrec.data.databases``.
         columns: their names; None reads all, and ``ids`` must be among them. ``customer.id`` is the field ``id`` of
             the nested column ``customer`` if there is no column of that name.
         ids: the columns of ids, whose types must not be mixed.
@@ -796,6 +800,8 @@ def read_table(
     if query is not None:
         raise ConfigError(f"{path} is a file: a query needs a database, postgresql://… or duckdb:///…")
     path = Path(path)
+    if path.is_dir() or (is_pattern(path) and not path.exists()):
+        return read_folder(path, columns, ids, form)
     file, _, sheet = str(path).partition(".xlsx#")
     if path.suffix.lower() == ".xlsx" or (sheet and not path.exists()):
         book = Path(f"{file}.xlsx") if sheet and not path.exists() else path
@@ -806,9 +812,7 @@ def read_table(
                 table, frame=table.frame.with_columns(commas_to_points(table.frame[n]) for n in others)
             )
         return replace(table, form=replace(form, decimal="."))
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] != [] and suffixes[-1] in _PACKED
-    ending = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    ending, packed = _ending(path)
     if ending in (".csv", ".tsv"):
         separator = form.delimiter or ("\t" if ending == ".tsv" else None)
         table = read_delimited(path, separator, encoding=form.encoding, columns=columns, required=ids)
@@ -821,6 +825,72 @@ def read_table(
             f"{path}: unknown ending, expected .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx"
         )
     return replace(table, form=form)
+
+
+def _ending(path: Path) -> tuple[str, bool]:
+    """Return the ending of a file's name without that of a packed file, and whether it is packed."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] != [] and suffixes[-1] in _PACKED
+    return "".join(suffixes[-2:-1] if packed else suffixes[-1:]), packed
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path is a pattern of files, such as log/*.jsonl."""
+    return glob.has_magic(str(path))
+
+
+def read_folder(
+    path: Path, columns: Sequence[str] | None = None, ids: Sequence[str] = (), form: FileFormat = PLAIN
+) -> Table:
+    """Read the files of a folder or of a pattern, in the order of their names, as one table.
+
+    Hidden files and those whose names begin with an underscore are left out.
+
+    Args:
+        path: the folder or pattern.
+        columns, ids, form: as for ``read_table``; without ``columns`` those of the first file.
+
+    Raises:
+        DataError: there are no files, they have different endings, or a column has another type in one of them.
+    """
+    found = glob.glob(str(path)) if is_pattern(path) else map(str, path.iterdir())
+    files = [file for file in map(Path, sorted(found)) if file.is_file() and file.name[0] not in "._"]
+    if not files:
+        raise DataError(f"{path}: no files there")
+    ending, packed = _ending(files[0])
+    odd = next((file for file in files if _ending(file)[0] != ending), None)
+    if odd is not None:
+        pattern = f"{path if path.is_dir() else path.parent}/*{ending}{'*' if packed else ''}"
+        raise DataError(
+            f"{path} has {files[0].name} and {odd.name}: expected files of one ending; name those that are meant by a "
+            f"pattern in quotes, such as '{pattern}'"
+        )
+    tables: list[Table] = []
+    for file in files:
+        table = read_table(file, columns, ids, form)
+        columns = table.frame.columns if columns is None else columns
+        tables.append(table)
+        for name in ids:
+            one, other = (of.frame.schema[name] for of in (tables[0], table))
+            if (one == pl.String) != (other == pl.String):
+                raise DataError(
+                    f"column {name!r} is {one} in {files[0]} and {other} in {file}: make them one type"
+                )
+    try:
+        frame = pl.concat([table.frame for table in tables], how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{path}: a column has other values in some of the files: {first_line(error)}"
+        ) from None
+    return replace(
+        tables[0],
+        path=path,
+        frame=frame,
+        records=None,
+        rows=None,
+        findings=tuple(dict.fromkeys(finding for table in tables for finding in table.findings)),
+        parts=tuple((len(table.frame), replace(table, frame=table.frame.clear())) for table in tables),
+    )
 
 
 def _selected(table: Table, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
