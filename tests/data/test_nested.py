@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import text_columns
 from rlmrec.data.tables import read_tables
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ColumnError, ConfigError, DataError
 from rlmrec.workspace import Workspace
 
 ORDERS = [
@@ -61,6 +62,40 @@ def test_a_path_that_leads_nowhere(tmp_path, ending):
     path = write(tmp_path / f"t.{ending}", ORDERS)
     with pytest.raises(DataError, match=r"has no column 'customer.name'"):
         read_tables(path, user_column="customer.name", item_column="lines.sku")
+    with pytest.raises(DataError, match=r"'customer.idd': its columns are .* did you mean 'customer.id'\?"):
+        read_tables(path, user_column="customer.idd", item_column="lines.sku")
+    with pytest.raises(DataError, match=r"did you mean 'customer.id'\?"):
+        Dataset.from_frame(pl.DataFrame(ORDERS), user="customer.idd", item="lines.sku")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_texts_of_items_are_named_by_path(tmp_path, call, ending):
+    def articles(first, n):
+        meta = (
+            {"head": f"Report {row}", "tags": [{"name": f"t{row}"}, {"name": "news"}]} for row in range(n)
+        )
+        return [{"item_id": first + row, "price": row, "meta": one} for row, one in enumerate(meta)]
+
+    rows = [{"user_id": user, "item_id": item} for user in range(6) for item in range(5)]
+    write(tmp_path / "orders.jsonl", rows)
+    items = write(tmp_path / f"items.{ending}", articles(0, 5))
+    options = ("--title-column", "meta.head", "--text-columns", "meta.tags.name", "-w", tmp_path / "w")
+    code, _, err = call("data", "table", tmp_path / "orders.jsonl", "--items", items, *options)
+    assert code == 0, err
+    write(tmp_path / "day.jsonl", [{"user_id": 0, "item_id": 7}])
+    more = write(tmp_path / f"more.{ending}", articles(7, 2))
+    code, _, err = call("data", "append", tmp_path / "day.jsonl", "--items", more, "-w", tmp_path / "w")
+    assert code == 0, err
+    made = Workspace(tmp_path / "w").dataset()
+    assert text_columns(made) == ["title", "meta.tags.name"]
+    assert made.item_texts.select(text_columns(made)).rows()[4:] == [
+        ("Report 4", "t4, news"),
+        ("Report 0", "t0, news"),
+    ]
+    with pytest.raises(ColumnError, match=r"no column 'meta.tag.name': .* did you mean 'meta.tags.name'\?"):
+        read_tables(tmp_path / "orders.jsonl", items=items, text_columns="meta.tags.name,meta.tag.name")
+    frame = Dataset.from_frame(pl.DataFrame(rows), items=pl.DataFrame(articles(0, 5)), title="meta.head")
+    assert frame.item_texts["title"].to_list() == made.item_texts["title"].to_list()[:5]
 
 
 def test_places_in_a_basket_are_those_of_its_row(tmp_path):

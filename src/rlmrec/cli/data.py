@@ -468,6 +468,7 @@ def append_command(
     """
     from rlmrec.data.append import append
     from rlmrec.data.file_format import FileFormat
+    from rlmrec.data.metadata import text_columns, title_origin
     from rlmrec.data.tables import Columns, read_described, read_interactions, without_table
     from rlmrec.workspace import Workspace
 
@@ -505,11 +506,14 @@ def append_command(
             **dataset.provenance.get("format", {})
             | {name: own for name, own in written.items() if own is not None}
         )
+        named = [name for name in (title_column or title_origin(dataset), *text_columns(dataset)) if name]
         appended = append(
             dataset,
             None if file is None else read_interactions(file, columns, form, query),
             columns,
-            items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
+            items=read_described(items, "item", items_id, form, items_query, named)
+            if items is not None
+            else None,
             users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
             title=title_column,
             items_id=items_id,

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.file_format import PLAIN, FileFormat
-from rlmrec.data.nested import list_of_ids, with_paths
+from rlmrec.data.nested import list_of_ids, nested_names, with_paths
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table, as_ids, as_text, check_columns
 from rlmrec.data.tables import (
@@ -65,6 +65,7 @@ def read_frames(
     given = [(label, frame) for label, frame in frames if frame is not None]
     if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
         raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
+    paths = [name for name in (title, *(text_columns or ())) if name is not None]
     with told_to_name_columns("user, item"):
         tables = [
             single_rows(
@@ -77,7 +78,7 @@ def read_frames(
         name,
         tables,
         columns,
-        items=None if items is None else _described(items, "item", items_id or columns.item, form),
+        items=None if items is None else _described(items, "item", items_id or columns.item, form, paths),
         users=None if users is None else _described(users, "user", users_id or columns.user, form),
         items_id=items_id,
         users_id=users_id,
@@ -87,14 +88,20 @@ def read_frames(
     )
 
 
-def _described(frame: IntoDataFrame, kind: str, id_column: str, form: FileFormat) -> Table:
+def _described(
+    frame: IntoDataFrame, kind: str, id_column: str, form: FileFormat, paths: Sequence[str] = ()
+) -> Table:
     """Read the columns of items or users."""
     with told_to_name_ids(kind):
-        return replace(read_frame(frame, f"{kind}s", ids=(id_column,)), form=form)
+        return replace(read_frame(frame, f"{kind}s", ids=(id_column,), paths=paths), form=form)
 
 
 def read_frame(
-    frame: IntoDataFrame, label: str, columns: Sequence[str] | None = None, ids: Sequence[str] = ()
+    frame: IntoDataFrame,
+    label: str,
+    columns: Sequence[str] | None = None,
+    ids: Sequence[str] = (),
+    paths: Sequence[str] = (),
 ) -> Table:
     """Read columns of a data frame; a named index of pandas counts as a column.
 
@@ -103,6 +110,7 @@ def read_frame(
         label: what messages call it.
         columns: their names; None reads all, and ``ids`` must be among them.
         ids: the columns of ids.
+        paths: as for ``read_table``.
 
     Raises:
         DataError: it is not a data frame, has no rows, or lacks a column.
@@ -125,8 +133,9 @@ def read_frame(
         names = data.columns if columns is None else list(dict.fromkeys(columns))
         converted = pl.DataFrame([_series(data[name], label, name in ids, name in ids[1:]) for name in names])
     else:
-        converted = with_paths(data.to_polars(), wanted)
-        check_columns(label, converted.columns, wanted)
+        converted = with_paths(data.to_polars(), [*wanted, *paths])
+        nested = [] if set(wanted) <= set(converted.columns) else nested_names(converted.head(10).to_dicts())
+        check_columns(label, converted.columns, wanted, nested)
         converted = converted if columns is None else converted.select(list(dict.fromkeys(columns)))
     if not len(data):
         raise DataError(f"{label} has columns but no rows")

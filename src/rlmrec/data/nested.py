@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -58,6 +58,23 @@ def with_paths(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
         else:
             frame = frame.with_columns(expression.alias(name))
     return frame
+
+
+def nested_names(records: Iterable[Any], prefix: str = "") -> list[str]:
+    """Return the paths of the fields inside of records, as ``value_at`` takes them.
+
+    Example:
+        >>> nested_names([{"customer": {"id": 7}, "lines": [{"sku": "a"}], "at": 1}])
+        ['customer.id', 'lines.sku']
+    """
+    names: dict[str, None] = {}
+    for record in records:
+        for name, value in record.items() if isinstance(record, dict) else ():
+            if prefix and not isinstance(value, dict | list):
+                names[f"{prefix}{name}"] = None
+            inside = value if isinstance(value, list) else [value]
+            names |= dict.fromkeys(nested_names(inside, f"{prefix}{name}."))
+    return list(names)
 
 
 def list_of_ids(table: Table, name: str, values: Sequence[Any]) -> pl.Series:

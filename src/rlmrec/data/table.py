@@ -337,8 +337,16 @@ def refuse_absent(path: Path) -> None:
         raise DataError(f"{path} {'is a folder, expected a file' if path.is_dir() else 'does not exist'}")
 
 
-def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]) -> None:
+def check_columns(
+    path: Path | str, header: Sequence[str], wanted: Sequence[str], nested: Sequence[str] = ()
+) -> None:
     """Check that each wanted column is there once.
+
+    Args:
+        path: of the table, for messages.
+        header: its columns.
+        wanted: those that must be there.
+        nested: paths into its columns, one of which may have been meant.
 
     Raises:
         ColumnError: one is missing.
@@ -346,9 +354,10 @@ def check_columns(path: Path | str, header: Sequence[str], wanted: Sequence[str]
     """
     for name in wanted:
         if name not in header:
-            close = difflib.get_close_matches(plain_name(name), map(plain_name, header), 1)
+            others = [*header, *nested]
+            close = difflib.get_close_matches(plain_name(name), map(plain_name, others), 1)
             hint = next(
-                (f"; did you mean {other!r}?" for other in header if [plain_name(other)] == close), ""
+                (f"; did you mean {other!r}?" for other in others if [plain_name(other)] == close), ""
             )
             raise ColumnError(
                 f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}{hint}"

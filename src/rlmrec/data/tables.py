@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +27,7 @@ from rlmrec.data.file_format import PLAIN, FileFormat
 from rlmrec.data.interactions import Interactions, index_type
 from rlmrec.data.markup import check_markup, without_markup
 from rlmrec.data.metadata import TEXT_COLUMNS, TITLE_COLUMNS
-from rlmrec.data.nested import list_of_ids, value_at, with_paths, without_baskets
+from rlmrec.data.nested import list_of_ids, nested_names, value_at, with_paths, without_baskets
 from rlmrec.data.source import Source
 from rlmrec.data.table import (
     UNREADABLE,
@@ -154,6 +155,8 @@ def read_tables(
     items, users = (
         own if of is None else own or file for own, of in ((items, items_query), (users, users_query))
     )
+    texts = None if text_columns is None else [name.strip() for name in text_columns.split(",")]
+    named = [name for name in (title_column, *(texts or ())) if name is not None]
     items_id, users_id = items_id_column or item_column, users_id_column or user_column
     first = Path(shown(paths[0]).partition("?")[0])
     return to_source(
@@ -162,12 +165,14 @@ def read_tables(
         else first.resolve().parent.name,
         tables,
         columns,
-        items=read_described(items, "item", items_id, form, items_query) if items is not None else None,
+        items=read_described(items, "item", items_id, form, items_query, named)
+        if items is not None
+        else None,
         users=read_described(users, "user", users_id, form, users_query) if users is not None else None,
         items_id=items_id_column,
         users_id=users_id_column,
         title=title_column,
-        text_columns=None if text_columns is None else [name.strip() for name in text_columns.split(",")],
+        text_columns=texts,
         provenance={
             "files": [shown(path) for path in paths],
             "columns": {
@@ -690,11 +695,16 @@ def told_to_name_ids(kind: str) -> Iterator[None]:
 
 
 def read_described(
-    path: Path | str, kind: str, id_column: str, form: FileFormat = PLAIN, query: str | None = None
+    path: Path | str,
+    kind: str,
+    id_column: str,
+    form: FileFormat = PLAIN,
+    query: str | None = None,
+    paths: Sequence[str] = (),
 ) -> Table:
     """Read the table of items or users, one row each, as ``read_table`` does."""
     with told_to_name_ids(kind):
-        return read_table(path, ids=(id_column,), form=form, query=query)
+        return read_table(path, ids=(id_column,), form=form, query=query, paths=paths)
 
 
 def read_interactions(
@@ -777,6 +787,7 @@ def read_table(
     ids: Sequence[str] = (),
     form: FileFormat = PLAIN,
     query: str | None = None,
+    paths: Sequence[str] = (),
 ) -> Table:
     """Read columns of a file, whose ending decides how, or of a database.
 
@@ -789,6 +800,7 @@ def read_table(
         ids: the columns of ids, whose types must not be mixed.
         form: how it writes its values.
         query: what to read of a database.
+        paths: fields of nested columns, such as ``meta.tags``, that become columns beside all others if they are there.
 
     Raises:
         ConfigError: a query without a database or the other way round.
@@ -796,12 +808,12 @@ def read_table(
     """
     if is_connection(path):
         frame = read_query(str(path), query)
-        return replace(_selected(Table(shown(path), frame, typed=True), columns, ids), form=form)
+        return replace(_selected(Table(shown(path), frame, typed=True), columns, ids, paths), form=form)
     if query is not None:
         raise ConfigError(f"{path} is a file: a query needs a database, postgresql://… or duckdb:///…")
     path = Path(path)
     if path.is_dir() or (is_pattern(path) and not path.exists()):
-        return read_folder(path, columns, ids, form)
+        return read_folder(path, columns, ids, form, paths)
     file, _, sheet = str(path).partition(".xlsx#")
     if path.suffix.lower() == ".xlsx" or (sheet and not path.exists()):
         book = Path(f"{file}.xlsx") if sheet and not path.exists() else path
@@ -817,9 +829,9 @@ def read_table(
         separator = form.delimiter or ("\t" if ending == ".tsv" else None)
         table = read_delimited(path, separator, encoding=form.encoding, columns=columns, required=ids)
     elif ending in _JSON_LINES:
-        table = _read_json_lines(path, columns, ids, form.encoding)
+        table = _read_json_lines(path, columns, ids, form.encoding, paths)
     elif ending == ".parquet" and not packed:
-        table = _read_parquet(path, columns, ids)
+        table = _read_parquet(path, columns, ids, paths)
     else:
         raise DataError(
             f"{path}: unknown ending, expected .csv, .tsv, .jsonl (each also .gz or .zst), .parquet or .xlsx"
@@ -840,7 +852,11 @@ def is_pattern(path: Path) -> bool:
 
 
 def read_folder(
-    path: Path, columns: Sequence[str] | None = None, ids: Sequence[str] = (), form: FileFormat = PLAIN
+    path: Path,
+    columns: Sequence[str] | None = None,
+    ids: Sequence[str] = (),
+    form: FileFormat = PLAIN,
+    paths: Sequence[str] = (),
 ) -> Table:
     """Read the files of a folder or of a pattern, in the order of their names, as one table.
 
@@ -848,7 +864,7 @@ def read_folder(
 
     Args:
         path: the folder or pattern.
-        columns, ids, form: as for ``read_table``; without ``columns`` those of the first file.
+        columns, ids, form, paths: as for ``read_table``; without ``columns`` those of the first file.
 
     Raises:
         DataError: there are no files, they have different endings, or a column has another type in one of them.
@@ -867,7 +883,7 @@ def read_folder(
         )
     tables: list[Table] = []
     for file in files:
-        table = read_table(file, columns, ids, form)
+        table = read_table(file, columns, ids, form, paths=paths)
         columns = table.frame.columns if columns is None else columns
         tables.append(table)
         for name in ids:
@@ -893,10 +909,14 @@ def read_folder(
     )
 
 
-def _selected(table: Table, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
+def _selected(
+    table: Table, columns: Sequence[str] | None, ids: Sequence[str], paths: Sequence[str] = ()
+) -> Table:
     """Return the columns of a table that was read as a whole."""
-    table = replace(table, frame=with_paths(table.frame, [*(columns or ()), *ids]))
-    check_columns(table.path, table.frame.columns, [*(columns or ()), *ids])
+    wanted = [*(columns or ()), *ids]
+    table = replace(table, frame=with_paths(table.frame, [*wanted, *paths]))
+    nested = [] if set(wanted) <= set(table.frame.columns) else nested_names(table.frame.head(10).to_dicts())
+    check_columns(table.path, table.frame.columns, wanted, nested)
     if not len(table.frame):
         raise DataError(f"{table.path} has columns but no rows")
     return (
@@ -928,7 +948,11 @@ def _read_excel(
 
 
 def _read_json_lines(
-    path: Path, columns: Sequence[str] | None, ids: Sequence[str], encoding: str | None
+    path: Path,
+    columns: Sequence[str] | None,
+    ids: Sequence[str],
+    encoding: str | None,
+    paths: Sequence[str] = (),
 ) -> Table:
     refuse_absent(path)
     try:
@@ -946,7 +970,7 @@ def _read_json_lines(
             values[name] = [None] * n
         if not record.keys() <= seen.keys():
             seen.update(dict.fromkeys(record))
-        for name in dict.fromkeys(ids) if columns is None else ():
+        for name in dict.fromkeys([*ids, *paths]) if columns is None else ():
             values.setdefault(name, [None] * n)
         for name, column in values.items():
             value = value_at(record, name)
@@ -961,7 +985,9 @@ def _read_json_lines(
         n += 1
     if not n:
         raise DataError(f"{path} is empty: expected one JSON object per line")
-    check_columns(path, list(seen), [*(columns or ()), *ids])
+    wanted = [*(columns or ()), *ids]
+    nested = [] if set(wanted) <= set(seen) else nested_names(record for _, record in islice(records(), 10))
+    check_columns(path, list(seen), wanted, nested)
     table = Table(path, pl.DataFrame(), typed=True, records=records)
     series = [
         _json_column(table, name, values[name], ids) for name in (columns if columns is not None else seen)
@@ -992,7 +1018,9 @@ def _as_list(value: Any) -> list[Any] | None:
     return value if value is None or isinstance(value, list) else [value]
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None, ids: Sequence[str]) -> Table:
+def _read_parquet(
+    path: Path, columns: Sequence[str] | None, ids: Sequence[str], paths: Sequence[str] = ()
+) -> Table:
     refuse_absent(path)
     try:
         header = list(pl.read_parquet_schema(path))
@@ -1008,7 +1036,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, ids: Sequence[str])
         raise DataError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
     if not len(frame):
         raise DataError(f"{path} has columns but no rows")
-    return _selected(Table(path, frame, typed=True), columns, ids)
+    return _selected(Table(path, frame, typed=True), columns, ids, paths)
 
 
 _NAMES: dict[Any, str] = {pl.Int64: "integers", pl.String: "text"}
