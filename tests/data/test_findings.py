@@ -1,6 +1,7 @@
 """Mistakes that change the data without an error: each is found, counted, and shown with an example."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -310,7 +311,7 @@ def test_strict_refuses_what_is_found_and_writes_nothing(tmp_path, call):
     (tmp_path / "r.csv").write_text(f"{HEAD}{GOOD}nan,10\nnan,11\n")
     status, _, errors = call("data", "table", tmp_path / "r.csv", "--strict", "-w", tmp_path / "w")
     assert status == 1
-    assert "--strict: 1 findings in the data (missing id): nothing is written" in errors
+    assert "--strict: 1 finding in the data (missing id): nothing is written" in errors
     assert not (tmp_path / "w").exists()
     status, output, errors = call("data", "table", tmp_path / "r.csv", "-w", tmp_path / "w", "--json")
     [finding] = json.loads(output)["findings"]
@@ -323,6 +324,28 @@ def test_strict_takes_good_data(tmp_path, call):
     status, output, _ = call("data", "table", tmp_path / "r.csv", "--strict", "-w", tmp_path / "w")
     assert status == 0
     assert "note: 1 pair of user and item occurs more than once" in output
+
+
+@pytest.mark.parametrize(
+    ("late", "told"),
+    [
+        (
+            [("z", 1)],
+            "1 user has no training interaction, for example 'z': the user is kept and not evaluated",
+        ),
+        ([("z", 1), ("y", 1)], "2 users have no training interaction, for example 'y': they are kept"),
+        (
+            [("a", 9)],
+            "1 item has no training interaction, for example 9: interactions alone cannot find it (",
+        ),
+    ],
+)
+def test_what_has_no_training_interaction_is_told_by_number(late, told):
+    rows = [(user, item, 0) for user in "abc" for item in range(1, 5)]
+    rows += [(user, item, 9 * 86400) for user, item in late]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        Dataset.from_frame(frame, timestamp="at", split="temporal 1970-01-05 1970-01-06")
 
 
 def test_python_users_are_warned():

@@ -254,7 +254,7 @@ def test_the_protocol_of_a_dataset_holds(tmp_path):
     assert len(kept.cold)
     cold = next(str(finding) for finding in kept.findings if finding.kind == "cold")
     assert "user has no training interaction, for example" in cold
-    assert "they are kept" in cold
+    assert "the user is kept" in cold
     with pytest.raises(DataError, match="more than one split"):
         published(write(tmp_path, val=matrix(TRAIN[:1])))
 

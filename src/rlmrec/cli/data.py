@@ -18,6 +18,7 @@ from rlmrec.cli.output import Output
 from rlmrec.data.lines import Progress
 from rlmrec.data.readers import READERS, Reader
 from rlmrec.errors import ConfigError, DataError, RlmrecError
+from rlmrec.findings import by_number
 from rlmrec.profiles import DOMAINS
 
 if TYPE_CHECKING:
@@ -343,8 +344,8 @@ def _refuse_findings(findings: Sequence[Finding], output: Output) -> None:
         output.findings(mistakes)
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in mistakes))
         raise DataError(
-            f"--strict: {len(mistakes)} findings in the data ({kinds}): nothing is written; correct the data or leave "
-            "out --strict"
+            f"--strict: {len(mistakes)} {by_number(len(mistakes), 'finding', 'findings')} in the data ({kinds}): "
+            "nothing is written; correct the data or leave out --strict"
         )
 
 

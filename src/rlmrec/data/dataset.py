@@ -694,8 +694,10 @@ def _without_cold(
     if len(new_users) or len(new_items):
         provenance["cold"] = {"users": len(new_users), "items": len(new_items)}
         remedy = {
-            "user": "they are kept and not evaluated",
-            "item": "interactions alone cannot find them",
+            "user": by_number(
+                len(new_users), "the user is kept and not evaluated", "they are kept and not evaluated"
+            ),
+            "item": f"interactions alone cannot find {by_number(len(new_items), 'it', 'them')}",
         }
         if cold == "drop":
             remedy = dict.fromkeys(remedy, "their interactions are left out")
