@@ -102,6 +102,99 @@ def test_filters_read_numbers_and_switches(lists):
             lists.matching(broken)
 
 
+@pytest.fixture(scope="module")
+def news(lists):
+    """Items whose first rows have times of two days, the second in the other form; and a day, and a German date."""
+    old = lists.dataset
+    times = [
+        "2026-10-14 23:59:59",
+        "2026-10-15 00:00:00",
+        "2026-10-15T12:30:00.25",
+        "2026-10-16 08:00:00",
+        "",
+    ]
+    table = pl.DataFrame(
+        {
+            "title": [f"thing {row}" for row in range(I)],
+            "published_at": [*times, *[None] * (I - len(times))],
+            "day": [f"2026-10-{14 + row}" if row < 4 else None for row in range(I)],
+            "german": [f"{14 + row}.10.2026" if row < 4 else None for row in range(I)],
+            "year": [str(2020 + row % 5) for row in range(I)],
+            "meta.tag": ["Ulm"] * I,
+        }
+    )
+    dataset = Dataset("news", old.train, old.valid, old.test, old.users, old.items, table)
+    return Lists(lists.recommender, dataset)
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("published_at >= '2026-10-15'", [1, 2, 3]),
+        ("published_at >= '15.10.2026'", [1, 2, 3]),
+        ("published_at >= '2026-10-15T12:00'", [2, 3]),
+        ("published_at > '2026-10-15 12:30:00.25'", [3]),
+        ("published_at >= '2026-10-15T14:00:00+02:00'", [2, 3]),
+        ("published_at > date '2026-10-15'", [2, 3]),
+        ("published_at > timestamp '2026-10-15T12:00'", [2, 3]),
+        ("cast(published_at as date) >= '2026-10-15'", [1, 2, 3]),
+        ("published_at::date = '2026-10-15'", [1, 2]),
+        ("published_at >= 2026-10-15", [1, 2, 3]),
+        ("'2026-10-15' < published_at and year > 2021", [2, 3]),
+        ("published_at not between '2026-10-15' and '2026-10-15 23:59'", [0, 3]),
+        ("\"published_at\" in ('2026-10-15', '2026-10-16 08:00')", [1, 3]),
+        ("published_at like '2026-10-15%' -- '2026-10-14'", [1, 2]),
+        ("date_part('day', published_at) = 16", [3]),
+        ("published_at > date '2026-10-17' - interval '1 day'", [3]),
+        ("day >= '2026-10-16'", [2, 3]),
+        ("day > '2026-10-15 12:00'", [2, 3]),
+        ("day in ('2026-10-15')", [1]),
+        ("day <= published_at", [0, 1]),
+        ("german = '15.10.2026'", [1]),  # no ISO date: a text as before
+        ("\"meta.tag\" = 'Ulm' and day = '2026-10-14'", [0]),
+    ],
+)
+def test_dates_are_compared_as_dates(news, condition, rows):
+    # Of rows 0 to 3: published 14 to 16 October, days 14 to 17 October.
+    assert np.flatnonzero(news.matching(condition)).tolist() == rows
+
+
+def test_conditions_on_dates_that_cannot_hold_are_refused(news):
+    for condition, said in (
+        (
+            "published_at >= 'yesterday'",
+            "published_at is compared with 'yesterday', but holds dates with times",
+        ),
+        (
+            "day > 5",
+            "day is compared with 5, but holds dates: expected a date or a time such as '2026-10-15'",
+        ),
+        ("day = '2026-02-30'", "compared with '2026-02-30'"),
+        ("day < '9999-12-31T23:59-12:00'", "expected a date or a time"),
+        ("day >", "expected an SQL condition"),
+        ("(day) = 'y'", "compare day with a date or a time such as"),
+        (
+            "published_at",
+            "it is a date, expected an SQL condition such as published_at = '2026-10-14 23:59:59'",
+        ),
+        (
+            "meta.tag = 'Ulm'",
+            'meta.tag has points, but columns are flat: write "meta.tag" with its quotation',
+        ),
+        (
+            "author.name = 'x'",
+            "author.name has points, but columns are flat; expected an SQL condition such as in_",
+        ),
+    ):
+        with pytest.raises(ConfigError) as error:
+            news.matching(condition)
+        assert said in str(error.value)
+    with pytest.raises(
+        ConfigError, match="published_at has dates from 2026-10-14 23:59:59 to 2026-10-16 08:00:00"
+    ):
+        news.check_some_left(Rules(where="published_at > '2026-11-01'"))
+
+
 def test_unknown_ids_are_skipped_and_counted(lists):
     rules = Rules(candidates=["i1", "i2", "i3", "gone"], exclude=["i2", "never"])
     mask, skipped = lists.allowed(rules)

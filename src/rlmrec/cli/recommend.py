@@ -82,6 +82,8 @@ def recommend(
     `rlmrec recommend -w movies --run con --all --out recommendations.parquet`
 
     `rlmrec recommend -w shop --run live --all --out lists.csv --where "in_stock = true" --at-most brand=2`
+
+    `rlmrec recommend -w news --run live --user 196 --where "published_at >= '2026-10-15 12:00'"`
     """
     from rlmrec.cli.ids import parse_ids
     from rlmrec.cli.output import Output

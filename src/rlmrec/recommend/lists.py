@@ -17,6 +17,7 @@ from rlmrec.data.metadata import item_labels, title_origin
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import ColumnError, ConfigError, did_you_mean
 from rlmrec.html import html_table
+from rlmrec.recommend.conditions import EXPECTED, as_dates, flat_name, with_dates
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
 from rlmrec.types import BoolArray, Float32Array, IntArray
@@ -141,6 +142,12 @@ class Lists:
         return ids.hstack([_typed(table[name]) for name in table.columns if name != "id"])
 
     @cached_property
+    def dated_columns(self) -> pl.DataFrame:
+        """The columns, with those of dates and times as such: what conditions are about."""
+        dates = [dated for column in self.columns if (dated := as_dates(column)) is not None]
+        return self.columns.with_columns(dates)
+
+    @cached_property
     def popularity(self) -> IntArray:
         """The number of users, int64[I], who are known to have each item."""
         counts: IntArray = np.bincount(self.recommender.known.indices, minlength=len(self.recommender.items))
@@ -169,26 +176,42 @@ class Lists:
         kept = self._filters.get(where)
         if kept is None:
             try:
-                found = self.columns.with_columns(pl.sql_expr(where).alias("\0"))["\0"]
-                if found.dtype == pl.String:
-                    raise ConfigError(f"filter {where!r}: it is a text, {self._expected(where)}")
+                condition = pl.sql_expr(with_dates(where, self.dated_columns.schema))
+                found = self.dated_columns.with_columns(condition.alias("\0"))["\0"]
+                if found.dtype == pl.String or found.dtype.is_temporal():
+                    what = "text" if found.dtype == pl.String else "date"
+                    raise ConfigError(f"filter {where!r}: it is a {what}, {self._expected(where)}")
                 found = found.cast(pl.Boolean)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-                why = (str(error) or type(error).__name__).splitlines()[0].partition("; valid columns: ")[0]
-                unknown = re.match(r'unable to find column "(.+)"', why)
-                meant = "" if unknown is None else did_you_mean(unknown[1], self.columns.columns)
-                raise ConfigError(f"filter {where!r}: {why}{meant}; {self._expected()}") from None
+                raise ConfigError(f"filter {where!r}: {self._problem(where, error)}") from None
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.clear()
             self._filters[where] = kept = found.fill_null(False).to_numpy().astype(bool)
         return kept  # another thread may have cleared the filters
 
+    def _problem(self, where: str, error: BaseException) -> str:
+        """Say why a condition cannot be evaluated, and what is expected."""
+        names, named = self.columns.columns, flat_name(where)
+        if named is not None:
+            quoted = f': write "{named}" with its quotation marks' if named in names else ""
+            return f"{named} has points, but columns are flat{quoted}; {self._expected()}"
+        why = (str(error) or type(error).__name__).splitlines()[0].partition("; valid columns: ")[0]
+        unknown = re.match(r'unable to find column "(.+)"', why)
+        meant = "" if unknown is None else did_you_mean(unknown[1], names)
+        dates = [
+            name for name, kind in self.dated_columns.schema.items() if kind.is_temporal() and name in where
+        ]
+        told = f"; compare {' and '.join(dates)} with {EXPECTED}" if dates else ""
+        return f"{why}{meant}{told}; {self._expected()}"
+
     def _expected(self, column: str = "") -> str:
-        """Say what a condition is, with an example; of a column of text, with one of its values."""
+        """Say what a condition is, with an example; of a column of text or dates, with one of its values."""
         example = "in_stock and price < 20"
         if column in self.columns.columns and (values := _examples(self.columns[column])):
             example = f"{column} = {values[0]}"
-        return f"expected an SQL condition such as  {example}  over the columns {', '.join(self.columns.columns)}"
+        return (
+            f"expected an SQL condition such as {example} over the columns {', '.join(self.columns.columns)}"
+        )
 
     def check_some_left(self, rules: Rules) -> None:
         """Refuse rules that no item fulfils, by which every list would be empty.
@@ -197,11 +220,9 @@ class Lists:
             ConfigError: there is no such item; the message tells values of the columns of ``where``.
         """
         if rules.where is not None and not self.matching(rules.where).any():
-            names = dict.fromkeys(pl.sql_expr(rules.where).meta.root_names())
-            values = [
-                f"{name} has {', '.join(_examples(self.columns[name])) or 'no value'}" for name in names
-            ]
-            told = f": {'; '.join(values)}, for example" if values else ""
+            names = pl.sql_expr(with_dates(rules.where, self.dated_columns.schema)).meta.root_names()
+            values = [f"{name} has {self._told(name)}" for name in dict.fromkeys(names)]
+            told = f": {'; '.join(values)}" if values else ""
             raise ConfigError(f"no item fulfils the condition {rules.where!r}{told}")
         mask, _ = self.allowed(rules)
         if mask is not None and not mask.any():
@@ -209,6 +230,15 @@ class Lists:
                 "no item is left by the condition, the candidates and the excluded items together: leave one of them "
                 "out"
             )
+
+    def _told(self, name: str) -> str:
+        """Tell values of a column: of dates the first and the last, of others some examples."""
+        column = self.dated_columns[name]
+        if column.dtype.is_temporal():
+            first, last = map(str, (column.min(), column.max()))
+            return f"dates from {first} to {last}"
+        values = _examples(column)
+        return f"{', '.join(values)}, for example" if values else "no value"
 
     def allowed(self, rules: Rules) -> tuple[BoolArray | None, int]:
         """Return bool[I], the items that may be recommended (None: all), and how many ids of the rules are unknown."""

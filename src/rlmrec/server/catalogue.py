@@ -91,7 +91,7 @@ class Catalogue:
         """Compute now what the first requests would otherwise compute, and return the catalogue."""
         self.recommendations(self.recommender.user_ids.id(0), 1)
         self.explainer.title(0)
-        _ = self.lists.columns
+        _ = self.lists.dated_columns
         _ = self._folded_titles
         _ = self.browser.columns
         return self
