@@ -190,6 +190,11 @@ def test_cold_start(call, place):
     found = last_json(out)
     assert all(int(user["id"][1:]) >= 40 for user in found["users"]), "users of the third block"
     assert all(int(item["id"][1:]) >= 30 for item in found["similar"])
+    for kind in ("item", "user"):
+        code, out, said = call("cold", kind, "--run", "base", "--text", "qwxyz", "--json")
+        assert code == 0
+        assert "the encoder knows no word of this text" in " ".join(said.split())
+        assert last_json(out)["note"].startswith("the encoder knows no word")
     code, out, _ = call("cold", "user", "--run", "base", "--text", "detectives", "-k", 5, "--json")
     assert code == 0
     assert all(15 <= int(item["id"][1:]) < 30 for item in last_json(out)["items"])

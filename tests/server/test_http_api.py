@@ -205,6 +205,17 @@ def test_new_people(client, service):
     recommender = service.catalogue.recommender
     found, _ = recommender.recommend_vectors(recommender.fold_in(liked), 5, exclude=liked)
     assert ids(answer) == found.tolist()
+    assert answer["note"] is None
+
+
+def test_a_text_without_a_known_word_is_said_to_tell_nothing(place):
+    told = "the encoder knows no word of this text, so it tells nothing: choose other words"
+    with TestClient(create_app(made_service(place), TOKEN)) as client:
+        for route in ("users", "items/preview", "items"):
+            for text, note in (("qwxyz", told), ("<b>travel</b>", None)):
+                body = {"text": text, **({"id": text} if route == "items" else {})}
+                answer = client.post(f"/v1/cold/{route}", json=body, headers=BEARER)
+                assert answer.json()["note"] == note, (route, text)
 
 
 def test_a_dry_look_at_an_item_stores_nothing(client, service):
@@ -531,9 +542,14 @@ def test_changes_need_the_token(workspace, service):
 def test_an_added_item_is_recommended_and_survives_a_restart(place):
     other = made_service(place)  # what another worker has
     with TestClient(create_app(made_service(place), TOKEN)) as client:
-        new = {"id": "new", "title": "A <b>new</b> one", "text": "detectives, all of them"}
+        new = {"id": "new", "title": "A <b>new</b> one", "text": "<p>detectives,<br>all of them</p>"}
         answer = client.post("/v1/cold/items", json=new, headers=BEARER)
-        assert (answer.status_code, answer.json()) == (201, new)
+        stored = {**new, "title": "A new one", "text": "detectives, all of them", "note": None}
+        assert (answer.status_code, answer.json()) == (201, stored)
+        tags = client.post("/v1/cold/items", json={**new, "id": "x", "text": "<p><br></p>"}, headers=BEARER)
+        assert tags.json()["fields"] == [
+            {"field": "body.text", "message": "got '<p><br></p>', expected more than HTML tags"}
+        ]
         assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 409
         trained = client.post("/v1/cold/items", json={**new, "id": "i4"}, headers=BEARER)
         assert trained.status_code == 409
@@ -541,7 +557,7 @@ def test_an_added_item_is_recommended_and_survives_a_restart(place):
         assert "new" not in ids(client.get("/v1/users/u5/recommendations?k=10").json())
         assert client.get("/v1/items/new").json()["cold"] is True
         explained = client.get("/v1/explanations?user=u25&item=new").json()
-        assert explained["title"] == "A <b>new</b> one"
+        assert explained["title"] == "A new one"
         assert "detectives" in explained["terms"]
         moved = client.get("/v1/users/u25/comparison?k=20").json()["aligned"]
         assert next(item for item in moved if item["id"] == "new")["base_rank"] is None
@@ -549,7 +565,7 @@ def test_an_added_item_is_recommended_and_survives_a_restart(place):
     other.follow()
     assert "new" in other.catalogue.recommender.item_ids
     with TestClient(create_app(made_service(place), TOKEN)) as client:
-        assert client.get("/v1/cold/items", headers=BEARER).json() == {"items": [new]}
+        assert client.get("/v1/cold/items", headers=BEARER).json() == {"items": [stored]}
         assert "new" in ids(client.get("/v1/users/u25/recommendations?k=20").json())
         assert client.delete("/v1/cold/items/new", headers=BEARER).status_code == 204
         assert client.get("/v1/items/new").status_code == 404

@@ -130,13 +130,15 @@ def item(
     **Example:**  `rlmrec cold item -w movies --run con --text "A heist in space, told as a comedy."`
     """
     from rlmrec.cli.output import Output
+    from rlmrec.data.markup import plain
     from rlmrec.data.metadata import item_labels
     from rlmrec.workspace import Workspace
 
-    _refuse_empty("--text", text)
+    _refuse_empty("--text", plain(text))
     place, output = Workspace(workspace), Output(as_json)
     dataset, recommender, cold = _opened(place, run)
-    vector = cold.items(_encoded(place, cold, text, encoder, base_url, key_env))[0]
+    encoded, note = _encoded(place, cold, plain(text), encoder, base_url, key_env, output)
+    vector = cold.items(encoded[None])[0]
     users, cosines = recommender.users_for(vector, min(k, len(recommender.users)))
     titles = item_labels(dataset)
     near, nearness = recommender.items_for(vector, min(k, len(titles)))
@@ -159,7 +161,7 @@ def item(
         [[str(other["id"]), str(other["title"]), f"{other['cosine']:.3f}"] for other in similar],
         text_columns=2,
     )
-    output.result({"run": run, "users": found, "similar": similar, "vector": vector.tolist()})
+    output.result({"run": run, "users": found, "similar": similar, "vector": vector.tolist(), "note": note})
 
 
 @app.command()
@@ -209,19 +211,15 @@ def user(
         return
     dataset, recommender, cold = _opened(place, run)
     k = output.length(k, len(recommender.items))
-    vector = _encoded(place, cold, str(text), encoder, base_url, key_env)[0]
     output.say(escape(f"taste: {text}"))
-    if not vector.any():
-        output.say(
-            "the encoder knows no word of this text, so it tells nothing about a taste: choose other words"
-        )
+    vector, note = _encoded(place, cold, str(text), encoder, base_url, key_env, output)
     try:
         texts = open_text_embeddings(place, run, dataset)
     except RlmrecError as error:
         output.say(f"[yellow]similar users are not shown: {escape(str(error))}[/]")
         texts = None
     answer = show_new_user(recommender, cold, dataset, vector, texts, k, output)
-    output.result({"run": run, "text": text, "likes": [], "items": answer})
+    output.result({"run": run, "text": text, "likes": [], "items": answer, "note": note})
 
 
 def show_new_user(
@@ -302,10 +300,21 @@ def _opened(place: Workspace, run: str) -> tuple[Dataset, Recommender, TextModel
 
 
 def _encoded(
-    place: Workspace, cold: TextModel, text: str, encoder_name: str | None, base_url: str | None, key_env: str
-) -> Float32Array:
-    from rlmrec.text.encoder import checked
+    place: Workspace,
+    cold: TextModel,
+    text: str,
+    encoder_name: str | None,
+    base_url: str | None,
+    key_env: str,
+    output: Output,
+) -> tuple[Float32Array, str | None]:
+    """Return the vector of a text, and what was said of it if it has no known word."""
+    from rlmrec.text.encoder import checked, unknown_words
     from rlmrec.text.registry import encoder_of
 
     encoder = encoder_of(cold.manifest, encoder_name, place.encoders_path, base_url, key_env)
-    return checked(encoder.name, encoder.encode([text]), 1, cold.size)
+    vector = checked(encoder.name, encoder.encode([text]), 1, cold.size)[0]
+    note = unknown_words(vector)
+    if note is not None:
+        output.say(f"[yellow]{note}[/]")
+    return vector, note

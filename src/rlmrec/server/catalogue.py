@@ -26,6 +26,7 @@ from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
 from rlmrec.server.browse import Browser
 from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.text.encoder import unknown_words
 from rlmrec.topk import top_k
 from rlmrec.types import AnyArray, Float32Array, IntArray
 
@@ -390,6 +391,7 @@ class Catalogue:
                 if math.isfinite(cosine)
             ],
             similar=self._near(*self.recommender.items_for(vector, k)),
+            note=unknown_words(text),
         )
 
     def cold_start(self) -> TextModel:

@@ -13,6 +13,7 @@ from rlmrec.recommend.lists import Rules
 from rlmrec.recommend.similar import Holders, similar_holders
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
+from rlmrec.text.encoder import unknown_words
 from rlmrec.types import Float32Array, IntArray
 
 ALIKE = 0.2  # cosine from which a liked item counts as a reason
@@ -51,7 +52,8 @@ def new_user_answer(
         items=[
             schemas.NewUserItem(id=ids.id(row), title=catalogue.explainer.title(row), score=score, why=why)
             for row, score, why in zip(rows.tolist(), scores[0].tolist(), reasons, strict=False)
-        ]
+        ],
+        note=None if vector is None else unknown_words(vector),
     )
 
 

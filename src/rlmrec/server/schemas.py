@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    model_validator,
+)
+
+from rlmrec.data.markup import plain
 
 MAX_K = 200
 MAX_USERS = 256  # of a batch
@@ -15,6 +26,16 @@ WholeId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 TextId = Annotated[StrictStr, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Id = WholeId | TextId
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
+
+
+def _without_tags(text: str) -> str:
+    found = plain(text)
+    if not found:
+        raise ValueError("expected more than HTML tags")
+    return found
+
+
+ItemWords = Annotated[Text, AfterValidator(_without_tags)]
 K = Annotated[int, Field(ge=1, le=MAX_K)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FILTER = "Only items for which this SQL condition over their columns is true: in_stock and price < 20."
@@ -22,6 +43,7 @@ BOUGHT_FILTER = (
     "Items that are recommended although the user has them, such as consumables: an SQL condition."
 )
 DIVERSITY = "Weight of marginal relevance: from 0, scores alone, to 1."
+NOTE = "null unless the encoder knows no word of the text, so that it tells nothing."
 FALLBACK = "Unknown users get the most popular items; false answers 404."
 
 
@@ -51,19 +73,19 @@ class BatchRequest(_Request):
 
 
 class NewItem(_Request):
-    """An item to add by its text."""
+    """An item to add by its text; HTML in it becomes plain text."""
 
     id: Id
-    text: Text
-    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)] | None = (
-        Field(None, description="By default the beginning of the text.")
+    text: ItemWords
+    title: Annotated[ItemWords, Field(max_length=500)] | None = Field(
+        None, description="By default the beginning of the text."
     )
 
 
 class ItemText(_Request):
-    """The text of a new item."""
+    """The text of a new item; HTML in it becomes plain text."""
 
-    text: Text
+    text: ItemWords
     k: K = 10
 
 
@@ -327,6 +349,7 @@ class NewUserAnswer(BaseModel):
     """Recommendations for a new user."""
 
     items: list[NewUserItem]
+    note: str | None = Field(None, description=NOTE)
 
 
 class ItemUsers(BaseModel):
@@ -342,6 +365,7 @@ class LikelyUsers(BaseModel):
 
     users: list[Near]
     similar: list[Near]
+    note: str | None = Field(None, description=NOTE)
 
 
 class AddedItemAnswer(BaseModel):
@@ -350,6 +374,7 @@ class AddedItemAnswer(BaseModel):
     id: int | str
     title: str
     text: str
+    note: str | None = Field(None, description=NOTE)
 
 
 class AddedItemList(BaseModel):

@@ -18,6 +18,8 @@ from rlmrec.types import AnyArray, BoolArray, Float32Array
 Sink = Callable[[Sequence[int], AnyArray], None]  # takes the vectors of some rows of the texts
 # Texts per call of an encoder: enough to keep it busy, few enough to lose little when the process is killed.
 CHUNK = 128
+# What to say of a new text whose vector is all zeros.
+UNKNOWN_WORDS = "the encoder knows no word of this text, so it tells nothing: choose other words"
 
 
 class EncoderSettings(NamedTuple):
@@ -294,3 +296,8 @@ def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Ar
             f"{name} answered {bad} of {n_texts} texts with NaN or infinity: vectors must be finite"
         )
     return array
+
+
+def unknown_words(vector: Float32Array) -> str | None:
+    """Say that an encoder knows no word of a new text, by its vector float32[d_s]; None if it knows one."""
+    return None if vector.any() else UNKNOWN_WORDS

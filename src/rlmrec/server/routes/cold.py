@@ -19,6 +19,7 @@ from rlmrec.server.context import (
 )
 from rlmrec.server.new_users import new_user_answer
 from rlmrec.server.responses import GUARDED, UNAVAILABLE, UNKNOWN, FieldError, answer
+from rlmrec.text.encoder import unknown_words
 
 # Two routers side by side: the metrics take a route's path from it, and within another router it would be a part only.
 PLACE: dict[str, Any] = {"prefix": "/v1/cold", "tags": ["cold start"]}
@@ -27,7 +28,9 @@ router = APIRouter(**PLACE)
 
 
 def _described(item: AddedItem) -> schemas.AddedItemAnswer:
-    return schemas.AddedItemAnswer(id=item.id, title=item.title, text=item.text)
+    return schemas.AddedItemAnswer(
+        id=item.id, title=item.title, text=item.text, note=unknown_words(item.vector)
+    )
 
 
 @guarded.get("/items", response_model=schemas.AddedItemList)

@@ -45,7 +45,12 @@ async function suited(signal) {
   const answer = await ask(path("cold/users", ofRun()), { body, signal });
   if (!answer.items.length) return [nothing(clearFilters)];
   say(`${count(answer.items.length, "recommendation")} for you.`);
-  return [await itemList(answer.items, { signal, why: (item) => whyForTaste(item) })];
+  return [...noted(answer), await itemList(answer.items, { signal, why: (item) => whyForTaste(item) })];
+}
+
+// What the server says of a text, if it knows no word of it.
+function noted(answer) {
+  return answer.note ? [made("p", { class: "note" }, answer.note)] : [];
 }
 
 function clearFilters() {
@@ -123,7 +128,7 @@ async function newItem(event) {
     const answer = await ask(path("cold/items/preview", ofRun()), { body: { text, k: 8 } });
     const users = answer.users.map((user) => made("li", {}, made("a", { href: link({ user: user.id }) }, user.title)));
     const similar = await itemList(answer.similar.slice(0, 5), { ordered: false });
-    return [made("h3", {}, "Likely users"), made("ol", { class: "plainlist" }, ...users), made("h3", {}, "Items like it"), similar];
+    return [...noted(answer), made("h3", {}, "Likely users"), made("ol", { class: "plainlist" }, ...users), made("h3", {}, "Items like it"), similar];
   });
 }
 
