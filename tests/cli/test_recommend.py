@@ -195,6 +195,15 @@ def test_cold_start(call, place):
         assert code == 0
         assert "the encoder knows no word of this text" in " ".join(said.split())
         assert last_json(out)["note"].startswith("the encoder knows no word")
+    code, out, _ = call("cold", "item", "--run", "base", "--text", "travel", "-k", 6)
+    cosines = [line.split("│")[2].strip() for line in out.splitlines() if line.startswith("│ u")]
+    assert len(cosines) == len(set(cosines)) == 6, "the order can be read"
+    for taste in (("--text", "detectives"), ("--likes", "i1,i2")):
+        condition = "title = '<b>travel</b> 31'"
+        code, out, _ = call("cold", "user", "--run", "base", *taste, "--where", condition, "--json")
+        assert [item["id"] for item in last_json(out)["items"]] == ["i31"]
+        code, _, said = call("cold", "user", "--run", "base", *taste, "--where", "title = 'none'")
+        assert (code, "no item fulfils the condition" in said) == (2, True)
     code, out, _ = call("cold", "user", "--run", "base", "--text", "detectives", "-k", 5, "--json")
     assert code == 0
     assert all(15 <= int(item["id"][1:]) < 30 for item in last_json(out)["items"])

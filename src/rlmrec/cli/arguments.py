@@ -26,6 +26,13 @@ EncoderOption = Annotated[
         "endpoint or a class of your own: a stored file never chooses them."
     ),
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        help='Only items for which this SQL condition over their columns is true: "in_stock = true and category = '
+        "'Kitchen'\"."
+    ),
+]
 BaseUrlOption = Annotated[
     str | None, typer.Option(help="Root of an OpenAI-compatible endpoint; OpenAI's by default.")
 ]

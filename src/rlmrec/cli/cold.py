@@ -16,6 +16,7 @@ from rlmrec.cli.arguments import (
     JsonOption,
     KeyEnvOption,
     RunOption,
+    WhereOption,
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError, RlmrecError, WorkspaceError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from rlmrec.cli.output import Output
     from rlmrec.data.dataset import Dataset
+    from rlmrec.data.vocabulary import RawId
     from rlmrec.recommend.cold_start import TextModel
     from rlmrec.recommend.recommender import Recommender
     from rlmrec.text.embeddings import TextEmbeddings
@@ -153,12 +155,15 @@ def item(
     output.table(
         "likely users",
         ["user", "cosine"],
-        [[str(user["id"]), f"{user['cosine']:.3f}"] for user in found],
+        [[str(user["id"]), cosine] for user, cosine in zip(found, _told_apart(found), strict=True)],
     )
     output.table(
         "similar items",
         ["id", "item", "cosine"],
-        [[str(other["id"]), str(other["title"]), f"{other['cosine']:.3f}"] for other in similar],
+        [
+            [str(other["id"]), str(other["title"]), cosine]
+            for other, cosine in zip(similar, _told_apart(similar), strict=True)
+        ],
         text_columns=2,
     )
     output.result({"run": run, "users": found, "similar": similar, "vector": vector.tolist(), "note": note})
@@ -174,6 +179,7 @@ def user(
         typer.Option(help="Ids of items they like, separated by commas; repeat for more."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 20,
+    where: WhereOption = None,
     encoder: EncoderOption = None,
     base_url: BaseUrlOption = None,
     key_env: KeyEnvOption = "OPENAI_API_KEY",
@@ -186,6 +192,8 @@ def user(
     `rlmrec cold user -w movies --run con --text "slow-burn science fiction with strong female leads"`
 
     `rlmrec cold user -w movies --run con --likes 50,181,172`
+
+    `rlmrec cold user -w shop --run live --text "coffee" --where "in_stock = true"`
     """
     from rlmrec.cli.ids import parse_id_lists
     from rlmrec.cli.output import Output
@@ -206,11 +214,14 @@ def user(
         liked = parse_id_lists(recommender.item_ids, likes)
         titles = item_labels(dataset)
         output.say(escape("likes: " + ", ".join(titles[dataset.items.row(raw)] for raw in liked)))
-        answer = _show_list(recommender, dataset, *recommender.recommend_from_items(liked, k), None, output)
+        candidates = _fulfilling(recommender, dataset, where)
+        [ids], [scores] = recommender.recommend_parts(recommender.new_user(liked), k, candidates, liked)
+        answer = _show_list(recommender, dataset, ids, scores, None, output)
         output.result({"run": run, "text": None, "likes": liked, "items": answer})
         return
     dataset, recommender, cold = _opened(place, run)
     k = output.length(k, len(recommender.items))
+    candidates = _fulfilling(recommender, dataset, where)
     output.say(escape(f"taste: {text}"))
     vector, note = _encoded(place, cold, str(text), encoder, base_url, key_env, output)
     try:
@@ -218,7 +229,7 @@ def user(
     except RlmrecError as error:
         output.say(f"[yellow]similar users are not shown: {escape(str(error))}[/]")
         texts = None
-    answer = show_new_user(recommender, cold, dataset, vector, texts, k, output)
+    answer = show_new_user(recommender, cold, dataset, vector, texts, k, output, candidates)
     output.result({"run": run, "text": text, "likes": [], "items": answer, "note": note})
 
 
@@ -230,11 +241,25 @@ def show_new_user(
     text_embeddings: TextEmbeddings | None,
     k: int,
     output: Output,
+    candidates: list[RawId] | None = None,
 ) -> list[dict[str, Any]]:
     """Print and return the items for a new user's text vector; with text embeddings, who similar has them."""
-    [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k)
+    [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k, candidates)
     similar = None if text_embeddings is None else (vector, text_embeddings.users)
     return _show_list(recommender, dataset, ids, scores, similar, output)
+
+
+def _fulfilling(recommender: Recommender, dataset: Dataset, where: str | None) -> list[RawId] | None:
+    """Return the ids of the items that fulfil a condition; None without one."""
+    import numpy as np
+
+    from rlmrec.recommend.lists import Lists, Rules
+
+    if where is None:
+        return None
+    lists = Lists(recommender, dataset)
+    lists.check_some_left(Rules(where))
+    return [recommender.item_ids.id(row) for row in np.flatnonzero(lists.matching(where)).tolist()]
 
 
 def _show_list(
@@ -280,6 +305,16 @@ def _show_list(
         columns[2:2] = [f"of {found[0].of} similar users"]
     output.table("recommended", columns, shown, text_columns=len(columns) - 1)
     return answer
+
+
+def _told_apart(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the cosines of rows with three digits, or with as many up to nine as tell different ones apart."""
+    cosines = [float(row["cosine"]) for row in rows]
+    for digits in range(3, 10):
+        shown = [f"{cosine:.{digits}f}" for cosine in cosines]
+        if len(set(shown)) == len(set(cosines)):
+            break
+    return shown
 
 
 def _refuse_empty(option: str, value: str | None) -> None:

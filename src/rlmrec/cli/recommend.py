@@ -14,6 +14,7 @@ from rlmrec.cli.arguments import (
     EngineOption,
     JsonOption,
     RunOption,
+    WhereOption,
     WorkspaceOption,
 )
 from rlmrec.errors import ConfigError
@@ -36,13 +37,7 @@ def recommend(
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 20,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help='Only items for which this SQL condition over their columns is true: "in_stock = true and category = '
-            "'Kitchen'\"."
-        ),
-    ] = None,
+    where: WhereOption = None,
     candidates: Annotated[
         Path | None,
         typer.Option(help="Only the items of this file, one id a line; unknown ones are counted."),
