@@ -97,6 +97,26 @@ def test_a_stored_run_scores_and_ranks_as_the_model_does(place, name, light, mon
     assert recommender.rank("u7", [dataset.items.id(int(order[2]))]).tolist() == [3]
 
 
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("popularity", "popularity"), ("itemknn", None), ("ease", None), ("graph-filter", None)],
+)
+def test_an_explanation_names_what_the_model_has(place, call, name, named):
+    """No text where users have none, nothing but the history in an item-item model."""
+    recommender = opened(place, f"my-{name}")
+    ids, _ = recommender.recommend("u0", k=1)
+    weight = read_json(place.run(f"my-{name}") / "metrics.json")["fit"]["chosen"].get("popularity_weight", 0)
+    code, out, _ = call("explain", "-w", place.path, "--run", f"my-{name}", "--user", "u0", "--item", ids[0])
+    said = " ".join(out.split())
+    assert code == 0
+    assert "own text" not in said
+    assert "users of similar text" not in said
+    assert ("popularity" in said) == bool(named or weight)
+    if name == "popularity":
+        assert "the other" not in said
+        assert "is recommended because it is popular." in said
+
+
 @pytest.mark.parametrize("name", [*NAMES, "plain"])
 def test_folding_in_a_known_history_is_exact_and_contributions_sum_to_the_score(place, name):
     run = name if name == "plain" else f"my-{name}"

@@ -14,7 +14,8 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, UnknownIdError
 from rlmrec.llm.base import LLM, Completion
 from rlmrec.llm.store import Profile, Store
-from rlmrec.recommend.explain import Explainer, shared_terms, words_in_common
+from rlmrec.recommend.explain import Explainer, plain_reasons, shared_terms, words_in_common
+from rlmrec.recommend.lists import Lists
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import embeddings, item_messages
@@ -136,6 +137,23 @@ def test_an_explanation_in_full(films):
     other = films.explain(2, "f", k=1)
     assert other.user_profile is None
     assert other.item_profile == "The Matrix. Genres: science fiction."
+
+
+def test_who_has_nothing_is_told_that_the_list_is_what_is_popular(films):
+    dataset = films.dataset
+    train = Interactions(np.array([0, 0, 1]), np.array([0, 3, 3]), 3, 6)
+    empty = Interactions(np.array([], int), np.array([], int), 3, 6)
+    three = Dataset(
+        "films", train, empty, empty, Vocabulary([1, 2, 3], "user"), dataset.items, dataset.item_texts
+    )
+    users = np.array([[1, 0.5], [0, 1], [5, 5]], np.float32)
+    recommender = Recommender.of(three, users, films.recommender.items)
+    [listed] = Lists(recommender, three).of([3], 1)
+    found = Explainer(recommender, three).explain(3, listed.items[0])
+    assert (found.title, found.score, found.own) == ("Annie Hall", listed.scores[0], 2.0)
+    assert (found.own_parts, found.because) == (("popularity",), ())
+    assert found.text == "Annie Hall is recommended because it is popular."
+    assert plain_reasons(found) == ["It is popular."]
 
 
 def test_profiles_of_another_dataset_are_passed_over(films):

@@ -47,6 +47,7 @@ def explain(
 
     from rlmrec.cli.ids import parse_ids
     from rlmrec.cli.output import Output
+    from rlmrec.recommend.explain import POPULARITY
     from rlmrec.recommend.open import open_explainer
     from rlmrec.workspace import Workspace
 
@@ -68,17 +69,16 @@ def explain(
             else OpenAIChat(model, base_url=base_url, key_env=key_env)
         )
         sentence = asyncio.run(explainer.sentence(found, llm))
-    # Runs that 'rlmrec blend' of version 0.1 made add the cosine of the texts to the user's own part.
-    blended = "blend" in explainer.recommender.manifest.get("config", {}).get("run", {})
-    own = "own embedding, texts" if blended else "own embedding"
-    if explainer.recommender.parts is not None:
-        own = "own text, users of similar text, popularity"
     output.table(
         f"{found.title} for user {found.user}" + ", who has it already" * found.seen,
         ["id", "training item", "contribution" if found.exact else "cosine to the item"],
-        _rows(found, own),
+        _rows(found),
         text_columns=2,
     )
+    if found.own_parts == (POPULARITY,) and not found.history:
+        output.say(
+            "this user has no training interaction: the list is what is popular, by the number of users"
+        )
     for label, text in (
         ("the item", found.item_profile),
         ("the user", found.user_profile),
@@ -90,15 +90,17 @@ def explain(
     output.result({"run": run, **found.as_dict(), "sentence": sentence})
 
 
-def _rows(found: Explanation, own_label: str) -> list[list[str]]:
+def _rows(found: Explanation) -> list[list[str]]:
     """Return the rows of the table; those of an exact explanation add up to the score."""
     rows = [[str(reason.id), reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
     if found.own is None:
         return rows
     n_others = found.history - len(found.because)
-    if n_others:
-        others = found.score - found.own - sum(reason.contribution for reason in found.because)
-        rows.append(
-            ["", "the other item" if n_others == 1 else f"the other {n_others} items", f"{others:z.3f}"]
-        )
-    return [*rows, ["", f"the user ({own_label})", f"{found.own:z.3f}"], ["", "score", f"{found.score:z.3f}"]]
+    others = f"{found.score - found.own - sum(reason.contribution for reason in found.because):z.3f}"
+    if n_others and not (found.is_popular and float(others) == 0):
+        rows.append(["", "the other item" if n_others == 1 else f"the other {n_others} items", others])
+    if found.own_parts:
+        parts = ", ".join(found.own_parts)
+        label = parts if found.own_parts == ("popularity",) else f"the user ({parts})"
+        rows.append(["", label, f"{found.own:z.3f}"])
+    return [*rows, ["", "score", f"{found.score:z.3f}"]]

@@ -30,6 +30,7 @@ TERMS = 8
 TEXTS = 10_000  # of items made at a time
 # Shorter titles ("It", "Up", "Go") occur in many sentences that do not name the item.
 MIN_NAME_LENGTH = 5
+POPULARITY = "popularity"
 SYSTEM = (
     "You explain a recommendation to the person who received it. You are given facts as JSON. Write one plain "
     "sentence that says why the item was recommended, from these facts alone. Name no item that is not in "
@@ -73,7 +74,8 @@ class Explanation:
         user: raw id.
         item: raw id.
         title: of the item.
-        score: of the user for the item.
+        score: of the user for the item, as a list shows it; of a user of whom nothing is known the number of users
+            who have the item.
         exact: the contributions of all training items and ``own`` add up to the score. Otherwise the
             reasons are the training items with the highest cosine to the item.
         own: the contribution of the user's own initial embedding, learned from all their items together;
@@ -84,6 +86,8 @@ class Explanation:
         user_profile: the user's profile; None without one.
         terms: words that the item's text shares with the texts of the reasons or the user's profile.
         seen: the user's interaction with the item is known, so it is not recommended to them.
+        own_parts: names of what ``own`` is the sum of, such as "own text" or "popularity"; those that the model has
+            for this user.
     """
 
     user: RawId
@@ -98,6 +102,12 @@ class Explanation:
     user_profile: str | None
     terms: tuple[str, ...]
     seen: bool = False
+    own_parts: tuple[str, ...] = ()
+
+    @property
+    def is_popular(self) -> bool:
+        """Whether popularity is all that speaks for the item."""
+        return not self.because and self.own_parts == (POPULARITY,)
 
     @property
     def text(self) -> str:
@@ -108,6 +118,8 @@ class Explanation:
                 return f"{said}."
             said += f"; it goes with {listed([reason.title for reason in self.because])}"
             return f"{said}, sharing {', '.join(self.terms)}." if self.terms else f"{said}."
+        if self.is_popular:
+            return f"{self.title} is recommended because it is popular."
         if not self.because:
             return f"Nothing in the history speaks for {self.title} by itself."
         said = f"{self.title} goes with {listed([reason.title for reason in self.because])}"
@@ -166,6 +178,10 @@ class Explainer:
             raise ConfigError(f"k must be at least 1, got {k}")
         user_row, row = self.recommender.user_ids.row(user), self.recommender.item_ids.row(item)
         rows, parts, own = self.recommender.contributions(user_row, row)
+        score, own_parts = float(self.recommender.score(user, item)), self._own_parts(user_row, own)
+        if self.recommender.bases(np.array([user_row]))[1][0]:  # the list of this user is what is popular
+            score = own = float((self.recommender.known.indices == row).sum())
+            own_parts = (POPULARITY,)
         order = np.argsort(-parts, kind="stable")
         order = order[(parts[order] > 0) & (rows[order] != row)][:k]
         because = tuple(
@@ -180,16 +196,28 @@ class Explainer:
         ]
         return Explanation(
             user, item, self.title(row),
-            float(self.recommender.score(user, item)),
+            score,
             own is not None, own, len(rows), because, text, user_profile,
             shared_terms(text, [*around, user_profile], self.usual_words),
-            self.recommender.is_known(user_row, row),
+            self.recommender.is_known(user_row, row), own_parts,
         )  # fmt: skip
+
+    def _own_parts(self, user: int, own: float | None) -> tuple[str, ...]:
+        """Name what the share of a user row beyond the training items is made of; nothing where it is unknown."""
+        recommender = self.recommender
+        if own is None:
+            return ()
+        if recommender.parts is not None:
+            return recommender.parts.own_parts(user, recommender.users[user], recommender.history(user))
+        # Runs that 'rlmrec blend' of version 0.1 made add the cosine of the texts to the user's own part.
+        blended = "blend" in recommender.manifest.get("config", {}).get("run", {})
+        return ("own embedding", *["texts"] * blended)
 
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
         """Write the facts as a sentence with a language model; return ``explanation.text`` if it names another item.
 
-        For an item that the user already has, no request is sent, since it is not recommended.
+        For an item that the user already has no request is sent, since it is not recommended, nor for one that is only
+        popular.
 
         Args:
             explanation: the facts.
@@ -198,7 +226,7 @@ class Explainer:
         Raises:
             LLMError: the model did not answer.
         """
-        if explanation.seen:
+        if explanation.seen or explanation.is_popular:
             return explanation.text
         facts = {
             "recommended": explanation.title,
@@ -332,6 +360,8 @@ def plain_reasons(explanation: Explanation) -> list[str]:
     if explanation.seen:
         said = ["This user already has it."]
         return [*said, f"It goes with {listed(titles)}."] if titles else said
+    if explanation.is_popular:
+        return ["It is popular."]
     if not titles:
         return ["It fits what this user likes as a whole, rather than any single item."]
     said = [f"Because this user has {listed(titles[:3])}."]

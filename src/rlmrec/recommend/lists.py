@@ -308,11 +308,7 @@ class Lists:
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         k = self.length(k)
-        indptr = self.recommender.seen.indptr
-        empty = indptr[users] == indptr[users + 1]
-        texts = None if self.recommender.parts is None else self.recommender.parts.user_texts
-        has_text = np.zeros(len(users), bool) if texts is None else np.asarray(texts[users]).any(axis=1)
-        by_text, by_popularity = empty & has_text, empty & ~has_text
+        by_text, by_popularity = self.recommender.bases(users)
         found = np.full((len(users), k), -1)
         scores = np.full((len(users), k), -np.inf, np.float32)
         for mask, search in ((~by_popularity, self._best), (by_popularity, self._popular)):

@@ -385,6 +385,17 @@ class Recommender:
         """Return whether the interaction of a user with an item (rows) is known, so that it is not recommended."""
         return item in _columns_of(self.known, user)
 
+    def bases(self, users: IntArray) -> tuple[BoolArray, BoolArray]:
+        """Return bool[B] twice: who has a text but no training interaction, and who has neither.
+
+        What is recommended to the latter is what is popular.
+        """
+        indptr = self.seen.indptr
+        empty = indptr[users] == indptr[users + 1]
+        texts = None if self.parts is None else self.parts.user_texts
+        has_text = np.zeros(len(users), bool) if texts is None else np.asarray(texts[users]).any(axis=1)
+        return empty & has_text, empty & ~has_text
+
     def contributions(self, user: int, item: int) -> tuple[IntArray, Float32Array, float | None]:
         """Split the score of a user for an item into what each training item and the user itself add.
 

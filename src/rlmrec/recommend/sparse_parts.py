@@ -25,6 +25,7 @@ from rlmrec.types import AnyArray, Float32Array, IntArray
 MATRICES = ("history", "neighbours", "direct")
 # One neighbour among so many items: then the sums of a user's history are sparse as well.
 LIGHT = 128
+ROUNDING = 1e-4  # of a user's embedding, up to which it is the sum of its shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,26 @@ class SparseParts:
             weights = self.history[[user]].toarray()[0, rows]
             found = found + weights * self.neighbours[rows][:, [item]].toarray()[:, 0]
         return found
+
+    def own_parts(self, user: int, vector: Float32Array, rows: IntArray) -> tuple[str, ...]:
+        """Name what a user's scores have besides the shares of the training items.
+
+        Args:
+            user: the user's row.
+            vector: float32[d], the user's embedding.
+            rows: of the n training items.
+        """
+        if self.rule is None:
+            return ()
+        text = None if self.user_texts is None else np.asarray(self.user_texts[user])
+        shares = self.rule.split(rows, np.ones(len(rows), np.float32), text)
+        constant = np.abs(vector - shares.sum(axis=0)).max(initial=0)
+        there = {
+            "own text": text is not None and bool(text.any()),
+            "users of similar text": self.direct is not None and self.direct[[user]].nnz > 0,
+            "popularity": constant > ROUNDING * np.abs(vector).max(initial=0),
+        }
+        return tuple(name for name, has in there.items() if has)
 
     def add_to(self, scores: Float32Array, parts: UserParts, items: IntArray | None = None) -> Float32Array:
         """Add the sparse parts of B users to scores float32[B, M] of some items, in place; all items by default."""

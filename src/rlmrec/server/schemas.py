@@ -320,6 +320,7 @@ class ExplanationAnswer(BaseModel):
     text: str
     sentences: list[str] = Field(description="The same for a customer: no numbers, no terms of the field.")
     seen: bool
+    own_parts: list[str] = Field(description='What own is the sum of, such as "own text" and "popularity".')
 
 
 class SimilarUsers(BaseModel):

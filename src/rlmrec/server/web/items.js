@@ -70,7 +70,9 @@ export async function whyForUser(user, item) {
   const value = (reason) => `${answer.exact ? (reason.contribution < 0 ? "" : "+") : "cosine "}${reason.contribution.toFixed(3)}`;
   const rows = answer.because.map((reason) => [reason.title, value(reason)]);
   if (answer.exact) {
-    rows.push([`the other ${count(answer.history - answer.because.length, "item")}, and everything else`,
+    const others = answer.history - answer.because.length;
+    const rest = [...(others ? [`the other ${count(others, "item")}`] : []), ...answer.own_parts].join(", ");
+    if (rest) rows.push([rest,
       (answer.score - answer.because.reduce((sum, reason) => sum + reason.contribution, 0)).toFixed(3)]);
   }
   rows.push(["score", answer.score.toFixed(3)]);
