@@ -4,6 +4,7 @@ A message names what was got, what was expected and what to do. The command line
 kind of broken rows; anything that is not an ``RlmrecError`` is a defect and shows its traceback.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -32,6 +33,9 @@ def wrong_value(problem: Any) -> str:
         "got '0', expected at least 1"
     """
     found, got = expectation(str(problem["msg"])), repr(problem.get("input"))
+    length = problem.get("ctx", {}).get("actual_length")
+    if length is not None and len(got) > LONGEST_SHOWN:
+        got = f"{length:,}"
     return f"got {got}, {found}" if found.startswith("expected ") and len(got) <= LONGEST_SHOWN else found
 
 
@@ -46,7 +50,8 @@ def expectation(message: str) -> str:
     ):
         if message.startswith(theirs):
             return ours + message.removeprefix(theirs)
-    return message
+    length = re.match(r"(?:String|List|Dictionary|Data) should have (at (?:least|most) \d+ \w+)", message)
+    return message if length is None else f"expected {length[1]}"
 
 
 class RlmrecError(Exception):

@@ -136,7 +136,9 @@ def test_lists_by_rules(client, service):
     assert ids(unknown) == lists.of(["nobody"], 5)[0].items
     refused = client.get(path, params={"filter": "colour = 'red'"})
     assert refused.status_code == 422
-    assert "over the columns id, title" in refused.json()["error"]
+    [problem] = refused.json()["fields"]
+    assert problem["field"] == "query.filter"
+    assert "over the columns id, title" in problem["message"]
 
 
 def test_a_query_parameter_that_a_route_does_not_have_is_refused(client):
@@ -245,7 +247,8 @@ def test_items_are_found_by_id_title_profile_and_text(client, service):
     assert found("for people who cook") == ["i4"], "its profile"
     assert set(found("", filter="price > 47 and in_stock")) == {"i43", "i44"}
     refused = client.get("/v1/items", params={"filter": "colour = 1"})
-    assert (refused.status_code, "over the columns" in refused.json()["error"]) == (422, True)
+    [problem] = refused.json()["fields"]
+    assert (problem["field"], "over the columns" in problem["message"]) == ("query.filter", True)
 
 
 def test_cards_have_the_columns_that_fit_on_them(client):
@@ -415,6 +418,41 @@ def test_messages_say_what_was_got_and_expected(client):
 
     assert message("k=0") == "got '0', expected at least 1"
     assert message("k=many") == "got 'many', expected a valid integer"
+    assert "the items have no column 'lang' but id, title" in message("at_most=lang:2")
+    assert "columns are flat" in message("filter=a.b%20%3D%201")
+
+    def told(path, **request):
+        answer = client.post(f"/v1/{path}", **request)
+        assert answer.status_code == 422
+        return [(problem["field"], problem["message"]) for problem in answer.json()["fields"]]
+
+    kind = {"Content-Type": "application/json"}
+    [(field, said)] = told("recommendations", content=b'{"users": ["u1"], "k": }', headers=kind)
+    assert (field, said[:11]) == ("body", "got no JSON")
+    [(field, said)] = told("recommendations", content=b'{"users": ["u1"]}', headers={"Content-Type": ""})
+    assert (field, said[-30:]) == ("body", "Content-Type: application/json")
+    unknown = told("cold/users", json={"text": "travel", "filtre": "x"})
+    assert unknown == [
+        (
+            "body.filtre",
+            "unknown field (did you mean 'filter'?): expected one of text, items, k, filter, why",
+        )
+    ]
+    assert told("cold/users", json={"text": ""}) == [("body.text", "got '', expected at least 1 character")]
+    assert told("recommendations", json={"users": []}) == [("body.users", "got [], expected at least 1 item")]
+    assert told("recommendations", json={"users": ["u1"] * 257}) == [
+        ("body.users", "got 257, expected at most 256 items")
+    ]
+    assert told("recommendations", json={"users": ["u1"], "candidates": [2**70]}) == [
+        (
+            "body.candidates.0",
+            f"got {2**70}, expected an integer of 64 bits or a text of at least 1 and at most 2048 characters",
+        )
+    ]
+    for wrong in ({"filter": "price <"}, {"bought_filter": "colour = 1"}, {"at_most": {"lang": 2}}):
+        [(field, said)] = told("recommendations", json={"users": ["u1"], **wrong})
+        assert (field, bool(said)) == (f"body.{next(iter(wrong))}", True)
+    assert told("cold/users", json={"items": ["i1"], "filter": "price <"})[0][0] == "body.filter"
     expected = message("K=3").removeprefix("unknown parameter: expected one of ").split(", ")
     assert len(expected) == len(set(expected)) > 3
 
@@ -439,6 +477,22 @@ def test_what_is_not_there_is_404(client, method, path, body):
     answer = client.request(method, path, json=body, headers=BEARER)
     assert answer.status_code == 404
     assert answer.json()["error"]
+
+
+def test_integer_ids_may_be_sent_as_text(tmp_path):
+    """A client whose numbers are exact up to 2^53 cannot send them otherwise."""
+    first = 2454499949580879189
+    with TestClient(create_app(made_service(made_workspace(tmp_path / "w", first)), TOKEN)) as client:
+        sent = {"users": [str(first + 7)], "candidates": [str(first + 1), str(first + 44), "0" + str(first)]}
+        answer = client.post("/v1/recommendations", json={**sent, "exclude_seen": False}).json()
+        assert answer["skipped"] == 1
+        assert answer["results"][0]["user"] == first + 7
+        assert {item["id"] for item in answer["results"][0]["items"]} == {first + 1, first + 44}
+        shown = client.post("/v1/items", json={"items": [str(first + 3)]}).json()["items"]
+        assert [item["id"] for item in shown] == [first + 3]
+        assert client.post("/v1/cold/users", json={"items": [str(first + 3)]}).status_code == 200
+        new = {"id": str(first + 999), "text": "travel"}
+        assert client.post("/v1/cold/items", json=new, headers=BEARER).json()["id"] == first + 999
 
 
 def test_ids_of_any_characters(tmp_path):

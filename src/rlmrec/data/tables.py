@@ -427,7 +427,7 @@ def check_amounts(table: Table, columns: Sequence[str]) -> list[Finding]:
                     + by_number(len(odd), "is not a plain number", "are not plain numbers"),
                     len(odd),
                     repr(odd[0]),
-                    "it stays a column of text, so a condition such as  price < 20  does not hold for it; "
+                    "it stays a column of text, so a condition such as price < 20 does not hold for it; "
                     f"{commas}write numbers such as 12.50, and nothing where there is none",
                     ordinary=True,
                 )

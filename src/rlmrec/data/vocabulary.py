@@ -114,6 +114,11 @@ class Vocabulary:
         """Return the raw id of one row."""
         return self.ids[row]
 
+    def given(self, raw: RawId) -> RawId:
+        """Return an id from JSON as the vocabulary writes it: a text that is exactly an integer id becomes one."""
+        parsed = self.parse(raw) if isinstance(raw, str) else raw
+        return raw if parsed is None else parsed
+
     def parse(self, text: str) -> RawId | None:
         """Convert text, typed by a user or read from an untyped file, to a raw id; None if it cannot be one."""
         if self.is_text:

@@ -213,6 +213,31 @@ class Lists:
             f"expected an SQL condition such as {example} over the columns {', '.join(self.columns.columns)}"
         )
 
+    def wrong_rule(self, rules: Rules) -> tuple[str, ConfigError] | None:
+        """Return the name of the first rule that does not fit to the items or the run, and why; None if all do."""
+        for name, check in (
+            ("where", lambda: None if rules.where is None else self.matching(rules.where)),
+            (
+                "bought_where",
+                lambda: None if rules.bought_where is None else self.matching(rules.bought_where),
+            ),
+            ("at_most", lambda: self._check_caps(rules)),
+            ("diversity", lambda: self._unit_items if rules.diversity else None),
+        ):
+            try:
+                check()
+            except ConfigError as error:
+                return name, error
+        return None
+
+    def _check_caps(self, rules: Rules) -> None:
+        names = self.columns.columns
+        unknown = next((name for name in rules.at_most if name not in names), None)
+        if unknown is not None:
+            raise ColumnError(
+                f"at_most: the items have no column {unknown!r}{did_you_mean(unknown, names)} but {', '.join(names)}"
+            )
+
     def check_some_left(self, rules: Rules) -> None:
         """Refuse rules that no item fulfils, by which every list would be empty.
 
@@ -376,11 +401,8 @@ class Lists:
 
     def _groups(self, rules: Rules) -> Iterator[tuple[IntArray, int]]:
         """Yield for each capped column int64[I], equal for equal values and −1 without one, and the cap."""
+        self._check_caps(rules)
         for name, cap in rules.at_most.items():
-            if name not in self.columns.columns:
-                raise ColumnError(
-                    f"at_most: the items have no column {name!r} but {', '.join(self.columns.columns)}"
-                )
             column = self.columns[name]
             codes = column.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(-1)
             yield codes.to_numpy(), cap

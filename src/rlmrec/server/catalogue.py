@@ -166,14 +166,25 @@ class Catalogue:
 
     def batch(self, request: schemas.BatchRequest) -> schemas.Batch:
         """Return the recommendations of several users."""
-        rules = Rules(
-            request.filter, request.candidates, request.exclude, request.exclude_seen, request.bought_filter,
-            request.at_most, request.diversity,
-        )  # fmt: skip
+        rules, users = self.rules_of(request), self.recommender.user_ids
         return schemas.Batch(
-            results=self._lists(request.users, request.k, rules, request.fallback),
+            results=self._lists(
+                [users.given(raw) for raw in request.users], request.k, rules, request.fallback
+            ),
             skipped=self.lists.allowed(rules)[1],
         )
+
+    def rules_of(self, request: schemas.BatchRequest) -> Rules:
+        """Return the rules of a request."""
+        given = self.recommender.item_ids.given
+        candidates, exclude = (
+            None if raws is None else [given(raw) for raw in raws]
+            for raws in (request.candidates, request.exclude)
+        )
+        return Rules(
+            request.filter, candidates, exclude, request.exclude_seen, request.bought_filter, request.at_most,
+            request.diversity,
+        )  # fmt: skip
 
     def _lists(
         self, users: Sequence[RawId], k: int, rules: Rules, fallback: bool
@@ -275,7 +286,7 @@ class Catalogue:
     def cards(self, items: Sequence[RawId]) -> schemas.Items:
         """Return items as a list shows them; unknown ids are left out."""
         ids = self.recommender.item_ids
-        return schemas.Items(items=[self._card(ids.row(raw)) for raw in items if raw in ids])
+        return schemas.Items(items=[self._card(ids.row(raw)) for raw in map(ids.given, items) if raw in ids])
 
     def search_items(self, query: str, limit: int, where: str | None) -> schemas.Items:
         """Return items by id, title, profile or text, as ``Browser.search_items`` finds them."""

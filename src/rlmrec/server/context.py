@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import RlmrecError, UnknownIdError
+from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
 from rlmrec.server.catalogue import Catalogue
 from rlmrec.server.middleware import Metrics, decode_path_part
@@ -198,6 +199,24 @@ def parse_caps(texts: Sequence[str], place: str) -> dict[str, int]:
             )
         caps[column] = int(number)
     return caps
+
+
+def check_rules(catalogue: Catalogue, rules: Rules, place: str) -> None:
+    """Refuse rules that do not fit to the items.
+
+    Args:
+        catalogue: has the items.
+        rules: of a request.
+        place: "query" or "body".
+
+    Raises:
+        FieldError: the first such rule.
+    """
+    wrong = catalogue.lists.wrong_rule(rules)
+    if wrong is not None:
+        name, error = wrong
+        field = {"where": "filter", "bought_where": "bought_filter"}.get(name, name)
+        raise FieldError(f"{place}.{field}", str(error))
 
 
 def parse_id(vocabulary: Vocabulary, text: str) -> RawId:

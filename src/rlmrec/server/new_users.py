@@ -34,7 +34,7 @@ def new_user_answer(
         ConfigError: the filter does not fit to the items.
         WorkspaceError: a text, and there is no cold-start model.
     """
-    liked = request.items or []
+    liked = [catalogue.recommender.item_ids.given(raw) for raw in request.items or []]
     if vector is None:
         parts = catalogue.recommender.new_user(liked)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -18,6 +19,7 @@ from rlmrec.errors import (
     UnavailableError,
     UnknownIdError,
     WorkspaceError,
+    did_you_mean,
     wrong_value,
 )
 from rlmrec.server import schemas
@@ -90,12 +92,9 @@ def refusal(
 def handle_errors(app: FastAPI) -> None:
     """Make an application answer errors with refusals."""
 
-    def invalid(_: Request, error: Exception) -> Response:
+    def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        fields = [
-            {"field": ".".join(map(str, problem["loc"])), "message": wrong_value(problem)}
-            for problem in error.errors()
-        ]
+        fields = [_described(problem, request) for problem in error.errors()]
         return refusal(422, "a field has an invalid value", fields)
 
     def field(_: Request, error: Exception) -> Response:
@@ -114,3 +113,32 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, ours(status))
+
+
+def _described(problem: Any, request: Request) -> dict[str, str]:
+    """Name the field of a problem, what was got and what is expected."""
+    place, message = problem["loc"], wrong_value(problem)
+    if problem["type"] == "json_invalid":
+        place, message = (
+            place[:1],
+            f"got no JSON ({problem['ctx']['error']} at character {place[-1]}), expected an object",
+        )
+    elif isinstance(problem.get("input"), bytes):
+        got = request.headers.get("content-type") or "none"
+        message = f"got the Content-Type {got}, expected a JSON object: send Content-Type: application/json"
+    elif problem["type"] == "extra_forbidden":
+        known = _fields(request)
+        name = str(place[-1])
+        message = f"unknown field{did_you_mean(name, known)}: expected one of {', '.join(known)}"
+    elif problem["type"] == "model_attributes_type":
+        message = message.replace("a valid dictionary or object to extract fields from", "a JSON object")
+    elif problem["type"] == "missing":
+        message = "missing: it is required"
+    return {"field": ".".join(map(str, place)), "message": message}
+
+
+def _fields(request: Request) -> list[str]:
+    """Return the names of the fields of a route's body."""
+    route = request.scope.get("route")
+    bodies = route.dependant.body_params if isinstance(route, APIRoute) else []
+    return [name for body in bodies for name in getattr(body.field_info.annotation, "model_fields", {})]

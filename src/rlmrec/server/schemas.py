@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,8 +12,12 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from rlmrec.data.markup import plain
 
@@ -24,7 +28,22 @@ MAX_ID_LENGTH = 2048  # some ids are URLs
 
 WholeId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 TextId = Annotated[StrictStr, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-Id = WholeId | TextId
+
+
+def _id(value: Any, read: ValidatorFunctionWrapHandler) -> int | str:
+    """Tell one problem of an id that is neither, instead of one for each type."""
+    try:
+        found: int | str = read(value)
+        return found
+    except ValidationError:
+        raise PydanticCustomError(
+            "id",
+            "Input should be an integer of 64 bits or a text of at least 1 and at most {longest} characters",
+            {"longest": MAX_ID_LENGTH},
+        ) from None
+
+
+Id = Annotated[WholeId | TextId, WrapValidator(_id)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 
 

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
 from rlmrec.data.vocabulary import RawId
+from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
 from rlmrec.server.added_items import AddedItem
 from rlmrec.server.context import (
     CatalogueDependency,
     ContextDependency,
     ServedDependency,
+    check_rules,
     require_token,
     served_item_id,
 )
@@ -45,10 +47,11 @@ async def add_item(
 ) -> Response:
     """Add an item by its text. It is stored and from then on recommended like any other item."""
     ids = catalogue.recommender.item_ids
-    if isinstance(request.id, str) != ids.is_text:
+    raw = ids.given(request.id)
+    if isinstance(raw, str) != ids.is_text:
         raise FieldError("body.id", f"item ids of this dataset are {'text' if ids.is_text else 'integers'}")
     vector = await context.encode(request.text, catalogue)
-    added = await run_in_threadpool(context.service.add, request.id, request.text, request.title, vector)
+    added = await run_in_threadpool(context.service.add, raw, request.text, request.title, vector)
     return answer(_described(added), 201)
 
 
@@ -73,5 +76,6 @@ async def new_user(
     request: schemas.NewUser, context: ContextDependency, catalogue: CatalogueDependency
 ) -> Response:
     """Recommend to a new user, from a description of their taste, items they like, or both."""
+    await run_in_threadpool(check_rules, catalogue, Rules(request.filter), "body")
     vector = None if request.text is None else await context.encode(request.text, catalogue)
     return answer(await run_in_threadpool(new_user_answer, catalogue, request, vector))

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
+from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
-from rlmrec.server.context import CatalogueDependency, ItemId, KQuery
+from rlmrec.server.context import CatalogueDependency, ItemId, KQuery, check_rules
 from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
 
 router = APIRouter(prefix="/v1/items", tags=["items"], responses={**UNKNOWN, **UNAVAILABLE})
@@ -21,6 +22,7 @@ def search_items(
     filter: Annotated[schemas.Condition | None, Query(description=schemas.FILTER)] = None,
 ) -> Response:
     """Search items; titles and ids that begin with the query come first. Without one: the most popular items."""
+    check_rules(catalogue, Rules(filter), "query")
     return answer(catalogue.search_items(q, limit, filter))
 
 

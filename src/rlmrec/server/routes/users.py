@@ -8,7 +8,15 @@ from fastapi import APIRouter, Query, Response
 
 from rlmrec.recommend.lists import Rules
 from rlmrec.server import schemas
-from rlmrec.server.context import CatalogueDependency, ContextDependency, KQuery, UserId, parse_caps, parse_id
+from rlmrec.server.context import (
+    CatalogueDependency,
+    ContextDependency,
+    KQuery,
+    UserId,
+    check_rules,
+    parse_caps,
+    parse_id,
+)
 from rlmrec.server.responses import UNAVAILABLE, UNKNOWN, answer
 
 router = APIRouter(prefix="/v1", tags=["users"], responses={**UNKNOWN, **UNAVAILABLE})
@@ -53,6 +61,7 @@ def recommendations(
     rules = Rules(
         filter, None, None, exclude_seen, bought_filter, parse_caps(at_most or [], "query.at_most"), diversity
     )
+    check_rules(catalogue, rules, "query")
     found = catalogue.recommendations(user, k, rules, fallback)
     if catalogue.run == context.service.catalogue.run:
         context.metrics.quality.observe([found], catalogue)
@@ -75,6 +84,7 @@ def comparison(
 ) -> Response:
     """Return the lists of this run and of the base run, with the place of each item in the base run."""
     other = None if base is None or base == catalogue.base_run else context.service.of_run(base)
+    check_rules(catalogue, Rules(filter), "query")
     return answer(catalogue.comparison(user, k, filter, other))
 
 
@@ -89,6 +99,7 @@ def batch(
     request: schemas.BatchRequest, context: ContextDependency, catalogue: CatalogueDependency
 ) -> Response:
     """Return recommendations for several users at once."""
+    check_rules(catalogue, catalogue.rules_of(request), "body")
     found = catalogue.batch(request)
     if catalogue.run == context.service.catalogue.run:
         context.metrics.quality.observe(found.results, catalogue)
