@@ -384,6 +384,13 @@ def test_text_that_helps_is_used_and_shuffled_text_is_not(noisy):
     wrong = Texts(texts.items[rng.permutation(150)], texts.users[rng.permutation(300)])
     other = GraphFilter.fit(dataset, wrong)
     assert any("not used" in note for note in other.record["notes"])
+    # Without a better weight above 0 nothing was measured, so no difference of 0 is told.
+    told = "".join(other.record["notes"])
+    assert "changes by +0.0000 (standard error 0.0000)" not in told
+    assert any(
+        note.endswith("not used, no weight above 0 ranks better on validation")
+        for note in other.record["notes"]
+    ), other.record["notes"]
     assert right.record["validation"]["recall@20"] > other.record["validation"]["recall@20"]
 
 

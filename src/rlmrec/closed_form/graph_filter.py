@@ -50,6 +50,7 @@ from rlmrec.types import Float32Array, FloatArray, IntArray
 EXPONENTS = 0.3, 0.3
 RANK, LEAST_RANK = 128, 4
 RIDGE = 2.0
+NO_WEIGHT = "no weight above 0 ranks better on validation"
 DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
@@ -646,21 +647,22 @@ class _Fit:
         self.weights, self.notes = weights, notes + said
         if gain <= error:
             self.weights = without
-            self.notes.append(
-                f"texts: not used, beside popularity validation changes by {gain:+.4f} (standard error {error:.4f})"
+            tried = any(weights[name] for name in texts)
+            changes = (
+                f"validation changes by {gain:+.4f} (standard error {error:.4f})" if tried else NO_WEIGHT
             )
+            self.notes.append(f"texts: not used, beside popularity {changes}")
 
     def _add_text(self, name: str) -> None:
         """Choose the weight of a text, which stays 0 if the gain is not beyond chance."""
         before = self._quality()
         gain, error = self._pick(name).gain_over(before)
         kept = gain > error
+        tried = self.weights[name] != 0
         if not kept:
             self.weights[name] = 0.0
-        self.notes.append(
-            f"{name.replace('_', ' ')}: {'used' if kept else 'not used'}, "
-            f"validation changes by {gain:+.4f} (standard error {error:.4f})"
-        )
+        changes = f"validation changes by {gain:+.4f} (standard error {error:.4f})" if tried else NO_WEIGHT
+        self.notes.append(f"{name.replace('_', ' ')}: {'used' if kept else 'not used'}, {changes}")
 
     def _pick(self, name: str) -> Quality:
         """Set the weight that ranks best, the others staying."""
