@@ -345,6 +345,8 @@ def test_whitened_vectors_of_two_encoders_encode_new_texts_alike(call, place):
     code, _, err = call("--set", "dimm=3", encoder=("--encoder", "tfidf"))
     assert (code, "unknown option 'dimm' (did you mean 'dim'?): expected one of dim" in err) == (2, True)
     assert "Config" not in err
+    code, _, err = call(encoder=("--encoder", "tfid"))
+    assert (code, "did you mean 'tfidf'?" in err, "items:" in err) == (2, True, False), "before any plan"
     code, _, err = call("--whiten", 2)
     assert code == 2
     assert "'--whiten'" in err

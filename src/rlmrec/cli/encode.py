@@ -163,7 +163,7 @@ def encode(
     from rlmrec.profiles.select import ON_MISSING, metadata_of, node_texts, select_texts
     from rlmrec.text.cache import VectorCache
     from rlmrec.text.encoding import save_if_changed
-    from rlmrec.text.registry import encoder_spec, make_encoder, parts_of
+    from rlmrec.text.registry import check_encoder, encoder_spec, make_encoder, parts_of
     from rlmrec.text.vectors import given_embeddings
     from rlmrec.workspace import Workspace
 
@@ -203,6 +203,7 @@ def encode(
         from rlmrec.batch import available_device
 
         available_device(device)
+    check_encoder(encoder)
     dataset = place.dataset()
     selection = select_texts(
         dataset, place.profiles_path, profiles, user_vectors,

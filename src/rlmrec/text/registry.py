@@ -65,6 +65,16 @@ def parts_of(spec: str) -> list[str]:
     return parts if all(_built_in(part) or is_path(part) for part in parts) else [spec]
 
 
+def check_encoder(spec: str) -> None:
+    """Refuse a name that is no encoder's, before anything is made for it.
+
+    Raises:
+        ConfigError: there is no such encoder.
+    """
+    for part in parts_of(spec):
+        ENCODERS.resolve(_built_in(part) or part)
+
+
 def _combined(
     parts: list[str],
     base_url: str | None,
