@@ -253,6 +253,24 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     still = ("--epochs", 1, "--set", "learning_rate=1e-12")
     code, _, err = call("train", *options, *still, "--name", "new", "--start-from", "old")
     assert code == 0, err
+    assert "only its initial embeddings are taken" not in err
+    other = (
+        "--backbone",
+        "simgcl",
+        "--epochs",
+        1,
+        "-w",
+        place.path,
+        "--name",
+        "other",
+        "--start-from",
+        "old",
+    )
+    said = " ".join("".join(call("train", *other)[1:]).split())
+    assert (
+        "it is lightgcn without an alignment, this run is simgcl without an alignment; only its initial"
+        in said
+    )
     old, new = (load_file(place.run(name) / "model.safetensors") for name in ("old", "new"))
     for table, size in (("user", place.dataset().n_users), ("item", place.dataset().n_items)):
         before, after = (one[f"backbone.{table}_embedding"] for one in (old, new))
@@ -267,6 +285,10 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
 def test_runs_of_before_the_next_day_are_evaluated_and_compared(place, files, call):
     """On the held-out orders of the present dataset; products that joined since are found by nobody."""
     assert call("train", "-w", place.path, "--backbone", "popularity", "--name", "old")[0] == 0
+    assert call("train", "-w", place.path, "--name", "graph-filter")[0] == 0
+    assert "fitted popularity in" in " ".join(
+        call("compare", "-w", place.path, "old", "popularity")[1].split()
+    )
     before = place.dataset()
     assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
     after = place.dataset()
@@ -283,8 +305,11 @@ def test_runs_of_before_the_next_day_are_evaluated_and_compared(place, files, ca
         recalls.append(np.isin(order[~np.isin(order, had)][:10], wanted).sum() / len(wanted))
     assert told["recall@10"] == pytest.approx(np.mean(recalls))
     assert call("train", "-w", place.path, "--backbone", "popularity", "--name", "new")[0] == 0
-    code, out, err = call("compare", "-w", place.path, "old", "new", "--no-baselines", "--json")
+    code, out, err = call("compare", "-w", place.path, "old", "new", "--json")
     assert code == 0, err
+    said = " ".join(err.split())
+    assert "fitted popularity again, as the dataset has changed, in" in said, "nobody else has asked for it"
+    assert "run graph-filter is of another dataset: train it again with --overwrite" in said
     assert "old: trained before interactions were appended" in " ".join(err.split())
     assert json.loads(out)["runs"]["old"]["test"]["recall@10"] == pytest.approx(np.mean(recalls))
 

@@ -63,7 +63,8 @@ BaselinesOption = Annotated[
     bool,
     typer.Option(
         "--baselines/--no-baselines",
-        help="Show popularity and the graph filter too; they are fitted once as the runs popularity and graph-filter.",
+        help="Show popularity and the graph filter too; they are fitted as the runs popularity and graph-filter, "
+        "and again when the dataset has changed.",
     ),
 ]
 AlignmentOption = Annotated[str, typer.Option(help=f"{ALIGNMENTS.choices}.")]

@@ -153,6 +153,14 @@ def train(
         parts += [f"from-{start_from}"] * (start_from is not None)
         name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
+    if start_from is not None:
+        before = read_config(place.finished_run(start_from))["run"]
+        if (before["backbone"], before["alignment"]) != (spec.backbone, spec.alignment):
+            output.say(
+                f"[yellow]--start-from {escape(start_from)}: it is {escape(_model(before))}, this run is "
+                f"{escape(_model({'backbone': spec.backbone, 'alignment': spec.alignment}))}; only its initial "
+                "embeddings are taken[/]"
+            )
     with _processes(spec, device) as (is_first, device), teachers_kept_in(place.teachers_path):
         if not is_first:
             run(
@@ -197,6 +205,11 @@ def train(
         if limit := limit_reached([finished.group()]):
             output.say(f"[yellow]{escape(limit)}[/]")
     output.result({"run": name, **metrics})
+
+
+def _model(run: Mapping[str, Any]) -> str:
+    """Return a run's backbone and alignment in words."""
+    return f"{run['backbone']} {'without an alignment' if run['alignment'] == 'none' else 'with ' + run['alignment']}"
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] 
 
     A finished run of these names is taken as it is, whatever its options; a note says if its text embeddings are no
     longer those that a fit would take. A dataset of more than two million training
-    interactions is not fitted without being asked: train such a run once.
+    interactions is not fitted without being asked: train such a run once. A run that this function has fitted is fitted
+    again where it is of another dataset; one of the user's stays, and a note says so.
 
     Args:
         place: the workspace.
@@ -52,29 +53,33 @@ def find_baselines(place: Workspace, dataset: Dataset, besides: Collection[str] 
         if name in besides:
             continue
         try:
-            if (folder / "metrics.json").exists():
-                found = FinishedRun.read(folder)
-                if found.config["data"]["dataset"] == dataset.fingerprint:
-                    runs.append(found)
-                    if why := _other_texts(place, dataset, found):
-                        fit = f"rlmrec train -w {shlex.quote(str(place.path))} --backbone {name}"
-                        if found.config["data"].get("texts") is not None:
-                            notes.append(f"run {name} {why}: to fit it again, {fit} --overwrite")
-                        elif not (place.run(f"{name}-text") / "metrics.json").exists():
-                            notes.append(f"run {name} {why}: for one with text, {fit} --name {name}-text")
-                else:
-                    notes.append(f"run {name} is of another dataset: train it again with --overwrite")
+            found = FinishedRun.read(folder) if (folder / "metrics.json").exists() else None
+            if found is not None and found.config["data"]["dataset"] == dataset.fingerprint:
+                runs.append(found)
+                if why := _other_texts(place, dataset, found):
+                    fit = f"rlmrec train -w {shlex.quote(str(place.path))} --backbone {name}"
+                    if found.config["data"].get("texts") is not None:
+                        notes.append(f"run {name} {why}: to fit it again, {fit} --overwrite")
+                    elif not (place.run(f"{name}-text") / "metrics.json").exists():
+                        notes.append(f"run {name} {why}: for one with text, {fit} --name {name}-text")
+            elif found is not None and not found.config.get("names", {}).get("baseline"):
+                notes.append(f"run {name} is of another dataset: train it again with --overwrite")
             elif len(dataset.train) > CHEAP:
+                again = " --overwrite" * (found is not None)
                 notes.append(
                     f"{name} is not fitted: {len(dataset.train):,} interactions take a while; run 'rlmrec train -w "
-                    f"{place.path} --backbone {name}' once"
+                    f"{place.path} --backbone {name}{again}' once"
                 )
             else:
                 spec = RunSpec.resolve(name)
                 texts, texts_name = default_texts(place, dataset, spec)
-                metrics = run(spec, dataset, texts, folder, text_embeddings_name=texts_name)
+                metrics = run(
+                    spec, dataset, texts, folder,
+                    overwrite=found is not None, text_embeddings_name=texts_name, baseline=True,
+                )  # fmt: skip
                 runs.append(FinishedRun(name, folder, metrics))
-                notes.append(f"fitted {name} in {metrics['seconds']:.1f} s")
+                again = "" if found is None else " again, as the dataset has changed,"
+                notes.append(f"fitted {name}{again} in {metrics['seconds']:.1f} s")
         except RlmrecError as error:
             notes.append(f"{name} is left out: {error}")
     return Baselines(tuple(runs), tuple(notes))

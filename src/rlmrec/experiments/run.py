@@ -150,6 +150,7 @@ def run(
     on_start: Callable[[], object] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     final: bool = False,
+    baseline: bool = False,
 ) -> dict[str, Any]:
     """Train, restore the best epoch, evaluate on validation and test, and write the run's folder.
 
@@ -171,6 +172,7 @@ def run(
         on_epoch: called with each epoch's record.
         final: train on everything, held-out interactions too, for exactly the epochs of ``spec``; then nothing is
             evaluated, and both metrics are None.
+        baseline: nobody asked for this run by name; it is recorded, so that it may be fitted again on other data.
 
     Returns:
         the content of ``metrics.json``; empty in a process that is not the first.
@@ -187,6 +189,8 @@ def run(
         return kept
     if text_embeddings is not None and spec.reads_text and text_embeddings_name is not None:
         config["names"] = {"semantics": text_embeddings_name}  # a part of its own: it identifies nothing
+    if baseline:
+        config.setdefault("names", {})["baseline"] = True
     if final:
         whole = dataset.final()
         if text_embeddings is not None:
