@@ -27,7 +27,7 @@ from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors
 from rlmrec.types import Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
-FORMAT = 2
+FORMAT = 2  # 1 had the map of items alone, for users as well
 # Of the kernel map. On yelp-profiles (11,268 items), 1,000 landmarks reach Recall@20 .127, 2,000 .135,
 # 4,000 .139 and all of them .143.
 LANDMARKS = 4000
@@ -439,7 +439,7 @@ class ColdStart:
         with damaged(path, again):
             arrays, metadata = read_tensors(path)
             header = expect(parse_json(metadata.get("manifest", "{}")), dict, "its manifest")
-            if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") != FORMAT:
+            if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") not in (1, FORMAT):
                 raise WorkspaceError(f"{path} is damaged or of another version: {again}")
             if recommender is not None and header["embeddings"] != digest(recommender.items):
                 raise WorkspaceError(f"{path} was fitted to other embeddings: {again}")
