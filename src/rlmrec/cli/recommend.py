@@ -83,6 +83,7 @@ def recommend(
     from rlmrec.cli.ids import parse_ids
     from rlmrec.cli.output import Output
     from rlmrec.engine import open_engine
+    from rlmrec.findings import by_number
     from rlmrec.recommend.export import LISTS, write_lists
     from rlmrec.recommend.lists import Lists, Rules
     from rlmrec.recommend.open import open_recommender
@@ -124,7 +125,10 @@ def recommend(
         )
         output.say(f"wrote {escape(str(out))}: {listed_items:,} items for {n_users:,} users{full}")
         if sources["popularity"]:
-            output.say(f"{sources['popularity']:,} users without a training interaction got what is popular")
+            number = sources["popularity"]
+            output.say(
+                f"{number:,} {by_number(number, 'user', 'users')} without a training interaction got what is popular"
+            )
         shown = {"run": run, "out": str(out), "users": n_users, "k": k, "listed": listed_items}
         output.result({**shown, "sources": sources, "skipped": skipped})
         return

@@ -439,7 +439,10 @@ class ColdStart:
         with damaged(path, again):
             arrays, metadata = read_tensors(path)
             header = expect(parse_json(metadata.get("manifest", "{}")), dict, "its manifest")
-            if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") not in (1, FORMAT):
+            if header.pop("checksum", None) != _checksum(arrays, header) or header.pop("format") not in (
+                1,
+                FORMAT,
+            ):
                 raise WorkspaceError(f"{path} is damaged or of another version: {again}")
             if recommender is not None and header["embeddings"] != digest(recommender.items):
                 raise WorkspaceError(f"{path} was fitted to other embeddings: {again}")
