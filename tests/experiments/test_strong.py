@@ -42,6 +42,7 @@ details = true
 [options]
 epochs = 4
 batch_size = 256
+patience = 6
 [try_options]
 epochs = 2
 [[grid]]

@@ -139,7 +139,10 @@ def _stopping(summary: Summary) -> ResultTable | None:
     stops = {
         row.row: [_stops(record) for record in row.records]
         for row in summary.rows
-        if all(len(record.get("validation_curve", ())) > 1 for record in row.records)
+        if all(
+            len(record.get("validation_curve", ())) > 1 and _patience(record) > SHORT_PATIENCE
+            for record in row.records
+        )
     }
     if not stops:
         return None
@@ -158,23 +161,28 @@ def _stopping(summary: Summary) -> ResultTable | None:
             epochs = ", ".join(f"{one[part][0] + 1:g}" for one in mine)
             values += [epochs, text]
         body.append([*row, *values, _gain_left(mine, base), _after_best(rows[row].records)])
-    patience = summary.rows[-1].records[0]["cell"]["training"].get("patience", "")
+    every = {_patience(record) for row in stops for record in rows[row].records}
+    patience = f"patience {every.pop()}" if len(every) == 1 else "own patience"
     return ResultTable(
         [
             *_columns(summary),
             f"best epochs, patience {SHORT_PATIENCE}", f"validation R@20, patience {SHORT_PATIENCE}",
-            f"best epochs, patience {patience}", f"validation R@20, patience {patience}",
+            f"best epochs, {patience}", f"validation R@20, {patience}",
             "gain left", "epochs after the best",
         ],
         body,
         "The stopping rule: what is left of each gain when training goes on",
         f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; an epoch for each seed."
-        " In brackets the change to the base under the same rule. Gain left: the gain over the base with patience"
+        " In brackets the change to the base under the same rule. Gain left: the gain over the base with"
         f" {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive. Epochs after the"
         " best: how long training went on without a new best, by seed.",
         summary.dataset,
         len(summary.experiment.rows),
     )  # fmt: skip
+
+
+def _patience(record: TrialRecord) -> int:
+    return int(record["cell"]["training"].get("patience", 0))
 
 
 def _gain_left(mine: Sequence[_Stops], base: Sequence[_Stops]) -> str:
