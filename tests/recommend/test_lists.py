@@ -149,6 +149,7 @@ def news(lists):
         ("day >= '2026-10-16'", [2, 3]),
         ("day > '2026-10-15 12:00'", [2, 3]),
         ("day in ('2026-10-15')", [1]),
+        ("cast(case when day > '2026-10-15' then 1 else 0 end as int) = 1", [2, 3]),
         ("day <= published_at", [0, 1]),
         ("german = '15.10.2026'", [1]),  # no ISO date: a text as before
         ("\"meta.tag\" = 'Ulm' and day = '2026-10-14'", [0]),
@@ -169,6 +170,8 @@ def test_conditions_on_dates_that_cannot_hold_are_refused(news):
             "day > 5",
             "day is compared with 5, but holds dates: expected a date or a time such as '2026-10-15'",
         ),
+        ("day > -5", "day is compared with -5, but holds dates"),
+        ("day <> ''", "or 'day is null' for the items without one"),
         ("day = '2026-02-30'", "compared with '2026-02-30'"),
         ("day < '9999-12-31T23:59-12:00'", "expected a date or a time"),
         ("day >", "expected an SQL condition"),

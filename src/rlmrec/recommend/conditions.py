@@ -63,9 +63,10 @@ def with_dates(where: str, columns: Mapping[str, pl.DataType]) -> str:
     changed = list(tokens)
     for operand in _operands(text, columns):
         for first, last in _compared(text, operand):
-            changed[words[first]] = _literal(
-                where, " ".join(text[operand.first : operand.last + 1]), text[last], operand
+            name, written = (
+                "".join(tokens[words[start] : words[end] + 1]) for start, end in (operand[:2], (first, last))
             )
+            changed[words[first]] = _literal(where, name, written, text[last], operand)
             for place in range(first + 1, last + 1):
                 changed[words[place]] = ""
         if _is_pattern(text, operand):
@@ -96,8 +97,9 @@ def _operands(words: list[str], columns: Mapping[str, pl.DataType]) -> Iterator[
         end, kind = place, columns.get(words[place].strip('"`'))
         following = words[place + 1] if place + 1 < len(words) else ""
         if words[place].lower() in ("cast", "try_cast") and following == "(":
-            end = _closing(words, place + 1)
-            kind = _TYPES.get(words[end - 1].lower()) if words[end - 2].lower() == "as" else None
+            last = _closing(words, place + 1)
+            kind = _TYPES.get(words[last - 1].lower()) if words[last - 2].lower() == "as" else None
+            end = place if kind is None else last  # inside of another cast there may be comparisons
         if words[end + 1 : end + 2] == ["::"] and end + 2 < len(words):
             end, kind = end + 2, _TYPES.get(words[end + 2].lower())
         is_name = (not words[place].startswith("'") and following not in ("(", ".")) or end > place
@@ -134,10 +136,14 @@ def _compared(words: list[str], operand: _Operand) -> Iterator[tuple[int, int]]:
 
 
 def _literals(words: list[str], place: int, count: int, separator: str) -> Iterator[tuple[int, int]]:
-    """Yield at most ``count`` literals from a place on, each with the word DATE or TIMESTAMP before it."""
+    """Yield at most ``count`` literals from a place on, each with the word DATE or TIMESTAMP or the sign before it."""
     for _ in range(count):
-        typed = place + 1 < len(words) and words[place].lower() in _TYPES and words[place + 1].startswith("'")
-        last = place + typed
+        if place >= len(words):
+            return
+        following = words[place + 1] if place + 1 < len(words) else ""
+        typed = words[place].lower() in _TYPES and following.startswith("'")
+        signed = words[place] in ("-", "+") and following[:1].isdigit()
+        last = place + (typed or signed)
         if last >= len(words) or not _is_literal(words[last]):
             return
         yield place, last
@@ -156,14 +162,16 @@ def _is_pattern(words: list[str], operand: _Operand) -> bool:
     return after[:1] in (["like"], ["ilike"]) or after in (["not", "like"], ["not", "ilike"])
 
 
-def _literal(where: str, name: str, written: str, operand: _Operand) -> str:
-    """Return a text or a number as a date or a time in SQL."""
-    text = written.strip("'").strip()
-    moments = None if text.isdigit() or not text else _moments(pl.Series([text], dtype=pl.String))
+def _literal(where: str, name: str, written: str, literal: str, operand: _Operand) -> str:
+    """Return a text or a number as a date or a time in SQL; ``written`` has what stands before it."""
+    text = literal.strip("'").strip()
+    is_number = written[0] in "-+" or text.isdigit()
+    moments = None if is_number or not text else _moments(pl.Series([text], dtype=pl.String))
     if moments is None:
+        missing = "" if text else f", or '{name} is null' for the items without one"
         raise ConfigError(
             f"filter {where!r}: {name} is compared with {written}, but holds "
-            f"{'dates' if operand.type == pl.Date else 'dates with times'}: expected {EXPECTED}"
+            f"{'dates' if operand.type == pl.Date else 'dates with times'}: expected {EXPECTED}{missing}"
         )
     moment: datetime = moments[0]
     if operand.type == pl.Date and moment.time() == time():
