@@ -651,7 +651,7 @@ def test_the_files_of_a_folder_are_one_table(tmp_path, call):
     assert "expected files of one ending; name those that are meant by a pattern in quotes" in " ".join(
         err.split()
     )
-    assert f"'{log}/*.jsonl'" in err.replace("\n", "")
+    assert f"'{log}/*.jsonl*'" in err.replace("\n", "")
     with pytest.raises(DataError, match="no files there"):
         read_tables(f"{log}/*.parquet", **columns)
     orders = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": [1, 2, 1]})
@@ -661,3 +661,24 @@ def test_the_files_of_a_folder_are_one_table(tmp_path, call):
         pl.DataFrame({"item_id": [item], "title": [f"t{item}"]}).write_csv(items / f"{item}.csv")
     orders.write_csv(tmp_path / "orders.csv")
     assert read_tables(tmp_path / "orders.csv", items=items).item_texts["title"].to_list() == ["t1", "t2"]
+    # A column that some files do not have is kept.
+    pl.DataFrame({"genre": ["g"], "item_id": [3], "title": ["t3"]}).write_csv(items / "3.csv")
+    assert read_table(items, ids=("item_id",)).frame.rows() == [
+        ("1", "t1", None),
+        ("2", "t2", None),
+        ("3", "t3", "g"),
+    ]
+
+
+def test_folders_with_odd_names_and_at_any_depth(tmp_path):
+    deep = tmp_path / "log[2026]" / "day=1" / "hour=2"
+    deep.mkdir(parents=True)
+    for folder in (deep, deep.parent, deep.parent.parent):
+        (folder / "x.csv").write_text("user_id,item_id\na,1\nb,1\n")
+    assert len(read_table(deep.parent.parent).frame) == 2
+    (tmp_path / "log[2026]").rename(tmp_path / "log")
+    source = read_tables(f"{tmp_path}/log/**/*.csv")
+    assert (source.name, len(source.interactions)) == ("log", 6)
+    (tmp_path / "log" / "README.md").touch()
+    with pytest.raises(DataError, match=r"has x.csv and README.md: .* '.*/log/\*\.csv'$"):
+        read_table(tmp_path / "log")

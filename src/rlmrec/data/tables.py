@@ -54,6 +54,7 @@ from rlmrec.types import IntArray
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst", ".zstd")
+_ENDINGS = (".csv", ".tsv", *_JSON_LINES, ".parquet", ".xlsx")
 DENSE_IDS = 2  # integers between the ids, for each row
 
 
@@ -162,7 +163,7 @@ def read_tables(
     return to_source(
         first.stem
         if file is not None and (first.exists() or not is_pattern(first))
-        else first.resolve().parent.name,
+        else next(folder.name for folder in first.resolve().parents if not is_pattern(folder)),
         tables,
         columns,
         items=read_described(items, "item", items_id, form, items_query, named)
@@ -863,28 +864,30 @@ def read_folder(
     Hidden files and those whose names begin with an underscore are left out.
 
     Args:
-        path: the folder or pattern.
-        columns, ids, form, paths: as for ``read_table``; without ``columns`` those of the first file.
+        path: the folder or pattern; ``**`` stands for folders at any depth.
+        columns, ids, form, paths: as for ``read_table``; without ``columns`` those of all files, with nulls where a
+            file lacks one.
 
     Raises:
         DataError: there are no files, they have different endings, or a column has another type in one of them.
     """
-    found = glob.glob(str(path)) if is_pattern(path) else map(str, path.iterdir())
+    found = map(str, path.iterdir()) if path.is_dir() else glob.glob(str(path), recursive=True)
     files = [file for file in map(Path, sorted(found)) if file.is_file() and file.name[0] not in "._"]
     if not files:
         raise DataError(f"{path}: no files there")
-    ending, packed = _ending(files[0])
+    meant = next((file for file in files if _ending(file)[0] in _ENDINGS), files[0])
+    ending = _ending(meant)[0]
     odd = next((file for file in files if _ending(file)[0] != ending), None)
     if odd is not None:
+        packed = any(_ending(file) == (ending, True) for file in files)
         pattern = f"{path if path.is_dir() else path.parent}/*{ending}{'*' if packed else ''}"
         raise DataError(
-            f"{path} has {files[0].name} and {odd.name}: expected files of one ending; name those that are meant by a "
+            f"{path} has {meant.name} and {odd.name}: expected files of one ending; name those that are meant by a "
             f"pattern in quotes, such as '{pattern}'"
         )
     tables: list[Table] = []
     for file in files:
         table = read_table(file, columns, ids, form, paths=paths)
-        columns = table.frame.columns if columns is None else columns
         tables.append(table)
         for name in ids:
             one, other = (of.frame.schema[name] for of in (tables[0], table))
@@ -893,7 +896,7 @@ def read_folder(
                     f"column {name!r} is {one} in {files[0]} and {other} in {file}: make them one type"
                 )
     try:
-        frame = pl.concat([table.frame for table in tables], how="vertical_relaxed")
+        frame = pl.concat([table.frame for table in tables], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"{path}: a column has other values in some of the files: {first_line(error)}"
