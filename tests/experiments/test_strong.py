@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
@@ -22,7 +23,7 @@ from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
 from rlmrec.report.experiments import summarize
-from rlmrec.report.pairs import PairTests, load_pairs, pair_table
+from rlmrec.report.pairs import PairTests, load_pairs, pair_table, run_pair_tests
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
 
@@ -78,7 +79,7 @@ def command(file, place, *more):
     return end.value.code
 
 
-def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place, capsys):
+def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place, tmp_path, capsys):
     assert command(file, place) == 0
     path = results_path(place.experiments_path, "small", "blocks")
     tried, records = Results(tries_path(path)).records, Results(path).records
@@ -129,6 +130,19 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     summary = summarize(Experiment.read(file), path)
     changed = [{**one.__dict__, "trials": (["other"], one.trials[1])} for one in summary.pairs]
     assert pair_table(replace(summary, pairs=[PairTests(**one) for one in changed])) is None
+    # A base of 0 has no relative change, and tests of other metrics than the file's are not shown.
+    of_row = {1: pl.DataFrame({"user": [1, 2, 3], "n_relevant": [1, 1, 1], "recall@20": [0.1, 0.2, 0.4]})}
+    of_other = {1: of_row[1].with_columns(pl.lit(0.0).alias("recall@20"))}
+    [one, *_] = summary.pairs
+    ids = dict(zip((one.row, one.other), one.trials, strict=True))
+    tables = {one.row: of_row, one.other: of_other}
+    run_pair_tests([(one.row, one.other)], tables, ids, ["recall@20"], tmp_path / "zero.jsonl")
+    zero = replace(summary, pairs=load_pairs(tmp_path / "zero.jsonl"))
+    assert pair_table(zero).texts[0][7:9] == ["–", "0.12"]
+    assert pair_table(replace(summary, pairs=[replace(one, metrics={})])) is None
+    options = {"training.l2": (0.1, 0.2)}
+    marked = replace(summary, rows=[replace(row, other_options=options) for row in summary.rows])
+    assert all(line[4].endswith("†") for line in pair_table(marked).texts)
 
     # What a kill left unfinished is done, what was done is kept.
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +190,8 @@ class CorrectedComparison(Comparison):
         return pairs_needed(self.difference, self.std, LEVEL / self.tests)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; ``relative`` is None if the base is 0."""
-        power = {"detectable": self.detectable, "needed": self.needed}
-        return {**asdict(self), "relative": self.relative if np.isfinite(self.relative) else None, **power}
+        """Return plain values for JSON, and what sample size could show."""
+        return {**super().as_dict(), "detectable": self.detectable, "needed": self.needed}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,10 @@ class Comparison:
     low: float
     high: float
     std: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; ``relative`` is None if the base is 0."""
+        return {**asdict(self), "relative": self.relative if np.isfinite(self.relative) else None}
 
 
 def compare(

@@ -88,6 +88,11 @@ class SummaryRow:
         """What the trials were run with."""
         return [record["environment"] for record in self.records]
 
+    @property
+    def marked(self) -> list[str]:
+        """The coordinates, with a mark if its options are not those asked for."""
+        return [*self.row[:-1], self.row[-1] + f" {OTHER}" * bool(self.other_options)]
+
     def is_significant(self, metric: str) -> bool:
         """Return whether the corrected p of the t-test over users is below the level."""
         return metric in self.tests and bool(self.tests[metric]["p_holm"] < LEVEL)
@@ -456,7 +461,7 @@ def _our_table(summary: Summary) -> ResultTable:
                 text += f" ({_percent(row.change[metric])}{'*' * row.is_significant(metric)})"
             values.append(text)
         seeds = ", ".join(map(str, row.seeds))
-        body.append([*_marked(row), seeds, f"{row.epochs:.0f}", *values, *_reference_values(summary, row)])
+        body.append([*row.marked, seeds, f"{row.epochs:.0f}", *values, *_reference_values(summary, row)])
     if experiment.has_details:
         body = _with_missing_rows(summary, body)
     columns = [*_columns(experiment), "seeds", "epochs", *map(short_metric, metrics)]
@@ -464,11 +469,6 @@ def _our_table(summary: Summary) -> ResultTable:
         [*columns, *_reference_columns(experiment)], body, experiment.title, _note(summary),
         summary.dataset, len(experiment.rows),
     )  # fmt: skip
-
-
-def _marked(row: SummaryRow) -> list[str]:
-    """Return the coordinates of a row, with a mark if its options are not those asked for."""
-    return [*row.row[:-1], row.row[-1] + f" {OTHER}" * bool(row.other_options)]
 
 
 def _other_options_note(summary: Summary) -> str | None:
@@ -597,7 +597,7 @@ def _printed_table(summary: Summary) -> ResultTable:
                 text += f" ({_number(metric, row.published[metric])})"
             values.append(text)
         changes = [str(value).replace("-", "−") for value in _reference_values(summary, row)]
-        body.append([*_marked(row), str(len(row.seeds)), *values, *changes])
+        body.append([*row.marked, str(len(row.seeds)), *values, *changes])
     notes = ["Means over the seeds"]
     if any(row.std for row in summary.rows):
         notes[0] += " ± standard deviation"

@@ -57,8 +57,8 @@ def run_pair_tests(
         values = {}
         for metric in metrics:
             over_users, over_seeds = compare_seeds(tables[row], tables[other], metric)
-            seeds = None if over_seeds is None else asdict(over_seeds)
-            values[metric] = {**asdict(over_users), "seeds": seeds}
+            seeds = None if over_seeds is None else over_seeds.as_dict()
+            values[metric] = {**over_users.as_dict(), "seeds": seeds}
         found[row, other] = PairTests(row, other, (ids[row], ids[other]), values)
     if found:
         write_json(_path(path), [asdict(one) for one in found.values()])
@@ -83,21 +83,22 @@ def load_pairs(records: Path) -> list[PairTests]:
 
 
 def pair_table(summary: Summary) -> ResultTable | None:
-    """Return the table of pairs, with Holm's correction over it; None without pairs whose trials are shown."""
+    """Return the table of pairs, with Holm's correction over it; None without pairs whose trials and metrics are shown."""
     experiment = summary.experiment
     rows = {row.row: row for row in summary.rows}
     wanted = experiment.pairs(rows)
+    metrics = [metric for metric in experiment.metrics if "@" in metric]
     shown = {
         (one.row, one.other): one
         for one in summary.pairs
         if (one.row, one.other) in wanted
+        and set(metrics) <= set(one.metrics)
         and [sorted(ids) for ids in one.trials]
         == [sorted(record["id"] for record in rows[row].records) for row in (one.row, one.other)]
     }
     pairs = [shown[pair] for pair in wanted if pair in shown]
     if not pairs:
         return None
-    metrics = list(pairs[0].metrics)
     corrected = iter(holm([one.metrics[metric]["p_t"] for one in pairs for metric in metrics]).tolist())
     body: list[list[Value]] = []
     for one in pairs:
@@ -105,15 +106,16 @@ def pair_table(summary: Summary) -> ResultTable | None:
         for metric in metrics:
             tests, p = one.metrics[metric], next(corrected)
             over_seeds = tests["seeds"]
+            change = ABSENT if tests["relative"] is None else f"{100 * tests['relative']:+.1f} %"
             values += [
-                f"{100 * tests['relative']:+.1f} %{'*' * (p < LEVEL)}",
+                change + "*" * (p < LEVEL),
                 f"{tests['p_t']:.2g}",
                 f"{p:.2g}",
                 ABSENT if over_seeds is None else f"{over_seeds['p_t']:.2g}",
             ]
         seeds = [", ".join(map(str, rows[row].seeds)) for row in (one.row, one.other)]
         body.append([
-            *one.row, _differing(experiment.rows, one),
+            *rows[one.row].marked, _differing(experiment.rows, one),
             seeds[0] if seeds[0] == seeds[1] else " and ".join(seeds), *values,
         ])  # fmt: skip
     columns = [name.replace("_", " ") for name in experiment.rows]
