@@ -24,6 +24,7 @@ from rlmrec.errors import ConfigError, DataError
 from rlmrec.evaluation.ranking import evaluate
 from rlmrec.experiments.history import cut_history
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.recommend.sparse_parts import SparseParts
 from rlmrec.testing import blocks
 
 OPTIONS = {
@@ -328,6 +329,10 @@ def test_the_recorded_validation_is_that_of_the_model(noisy, given):
         np.testing.assert_allclose(
             one.fold_in(history, text=texts.users[3]).vectors[0], model.users[3], atol=1e-4
         )
+    # The own text is named where the user's embedding would be another one without it.
+    is_read = not np.allclose(model.fold_in(history).vectors[0], model.users[3], atol=1e-4)
+    named = SparseParts.of(model, texts.users).own_parts(3, model.users[3], history)
+    assert ("own text" in named) == is_read == (given.get("text_weight") != 0)
 
 
 def test_exponents_from_a_sample_of_users(noisy, monkeypatch):

@@ -192,11 +192,14 @@ class SparseParts:
             return ()
         text = None if self.user_texts is None else np.asarray(self.user_texts[user])
         shares = self.rule.split(rows, np.ones(len(rows), np.float32), text)
-        constant = np.abs(vector - shares.sum(axis=0)).max(initial=0)
+        of_text, constant = (
+            np.abs(rest).max(initial=0) for rest in (shares[-1], vector - shares.sum(axis=0))
+        )
+        least = ROUNDING * np.abs(vector).max(initial=0)
         there = {
-            "own text": text is not None and bool(text.any()),
+            "own text": of_text > least,
             "users of similar text": self.direct is not None and self.direct[[user]].nnz > 0,
-            "popularity": constant > ROUNDING * np.abs(vector).max(initial=0),
+            "popularity": constant > least,
         }
         return tuple(name for name, has in there.items() if has)
 
