@@ -113,6 +113,16 @@ def test_users_who_lie_elsewhere_than_items_are_met_there():
     expected = cold.items(direction(1))[0] / cold.item_length + cold.shift
     placed = cold.users(direction(1))[0]
     np.testing.assert_allclose(placed, cold.user_length * expected / np.linalg.norm(expected), atol=1e-4)
+    # With one training interaction each there is no other item to find, so nothing is added.
+    _, firsts = np.unique(dataset.train.users, return_index=True)
+    single = replace(dataset, train=dataset.train.take(firsts))
+    alone = ColdStart.fit(Recommender.of(single, users, items), text_embeddings, single)
+    assert alone.manifest["users"] == {"shift": 0.0}
+    np.testing.assert_allclose(
+        alone.users(direction(1)),
+        alone.items(direction(1)) * alone.user_length / alone.item_length,
+        rtol=1e-4,
+    )
 
 
 def test_kernel_with_all_items_as_landmarks_is_kernel_ridge():

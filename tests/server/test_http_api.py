@@ -604,6 +604,10 @@ def test_an_added_item_is_recommended_and_survives_a_restart(place):
         assert tags.json()["fields"] == [
             {"field": "body.text", "message": "got '<p><br></p>', expected more than HTML tags"}
         ]
+        long = client.post("/v1/cold/items", json={**new, "title": "x" * 501}, headers=BEARER)
+        assert long.json()["fields"] == [
+            {"field": "body.title", "message": "expected at most 500 characters"}
+        ]
         assert client.post("/v1/cold/items", json=new, headers=BEARER).status_code == 409
         trained = client.post("/v1/cold/items", json={**new, "id": "i4"}, headers=BEARER)
         assert trained.status_code == 409

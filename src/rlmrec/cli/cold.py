@@ -105,11 +105,12 @@ def fit(
     folder = place.recommender_path(run)
     cold.save(folder)
     of_users = cold.manifest["users"]
-    placed = (
-        f"users by a map on {of_users['texts']:,} texts of users"
-        if "texts" in of_users
-        else f"users by the map of items, {of_users['shift']:g} times the mean of the users added"
-    )
+    if "texts" in of_users:
+        placed = f"users by a map on {of_users['texts']:,} texts of users"
+    elif of_users["shift"]:
+        placed = f"users by the map of items, {of_users['shift']:g} times the mean of the users added"
+    else:
+        placed = "users by the map of items"
     output.say(
         f"{cold.map.name} map on the text embeddings {escape(name)}, {placed}: saved in {escape(str(folder))}"
     )

@@ -353,7 +353,7 @@ class ColdStart:
         projector: ProjectorMap | None = None,
         seed: int = 0,
     ) -> ColdStart:
-        """Fit a kernel map on the items that have both text and training interactions, and one on such users.
+        """Fit a kernel map on the items with text and training interactions, and on such users if they are enough.
 
         Args:
             recommender: holds the embeddings.
@@ -486,7 +486,7 @@ def _place_users(
     warm: IntArray,
     seed: int,
 ) -> tuple[Map | None, Float32Array | None, dict[str, Any]]:
-    """Return a map for users, or a shift for that of items, and which of the two it is, for the manifest."""
+    """Return a map for users, or c ū, float32[d], to be added to that of items, and what the manifest says of it."""
     trained = dataset.train.user_degrees() > 0
     own = np.flatnonzero(own_user_texts(text_embeddings, dataset) & trained)
     if len(own) >= MIN_USERS and isinstance(fitted, KernelMap):
@@ -507,7 +507,7 @@ def _best_shift(
     mean: Float32Array,
     seed: int,
 ) -> float:
-    """Return the c by which the text of one training item of a user finds their other training items best."""
+    """Return the c by which the text of one training item of a user finds their others best; ``mean`` is ū, [d]."""
     rng = np.random.default_rng(seed)
     histories = dataset.train.csr()
     users = np.flatnonzero(np.diff(histories.indptr) > 1)

@@ -55,6 +55,11 @@ def _without_tags(text: str) -> str:
 
 
 ItemWords = Annotated[Text, AfterValidator(_without_tags)]
+ItemTitle = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+    AfterValidator(_without_tags),
+]
 K = Annotated[int, Field(ge=1, le=MAX_K)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 FILTER = "Only items for which this SQL condition over their columns is true: in_stock and price < 20."
@@ -96,9 +101,7 @@ class NewItem(_Request):
 
     id: Id
     text: ItemWords
-    title: Annotated[ItemWords, Field(max_length=500)] | None = Field(
-        None, description="By default the beginning of the text."
-    )
+    title: ItemTitle | None = Field(None, description="By default the beginning of the text.")
 
 
 class ItemText(_Request):
