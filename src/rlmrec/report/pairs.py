@@ -83,7 +83,7 @@ def load_pairs(records: Path) -> list[PairTests]:
 
 
 def pair_table(summary: Summary) -> ResultTable | None:
-    """Return the table of pairs, with Holm's correction over it; None without pairs whose trials and metrics are shown."""
+    """Return the table of pairs, with Holm's correction over it; None if none of them is of what is shown."""
     experiment = summary.experiment
     rows = {row.row: row for row in summary.rows}
     wanted = experiment.pairs(rows)
