@@ -450,7 +450,7 @@ def test_what_append_leaves_out_is_not_bought(call, tmp_path):
     assert code == 0, err
     told = json.loads(out)
     assert (told["buyers"], told["hit_rate"], told["found"]) == (2, 0.5, 0.5)
-    assert "3 rated below 1, or not at all, are left out" in " ".join(err.split())
+    assert "note: 3 interactions rated below 1, or not at all, are left out" in " ".join(err.split())
     _, out, err = call("data", "append", tmp_path / "day.jsonl", "-w", tmp_path / "w", "--json")
     counts = json.loads(out)["counts"]
     assert counts["rated below 1 and left out"] == told["left_out"] == 3

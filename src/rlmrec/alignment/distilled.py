@@ -59,10 +59,10 @@ class Distilled(Alignment):
 
     w · mean over the taught users u of the batch of Σ_{i in list_u} π_ui · [−s_ui + log Σ_c exp(s_uc)]
 
-    Taught are the distinct users of the batch that have a list, with ``every`` = n those among every n-th distinct
-    one. π are the teacher's probabilities (``TeacherLists``) and the candidates c are all items. s_ui is the score
-    that the backbone ranks by: cos(e_u, e_i)/τ where it ranks by cosine (``loss`` is ``softmax`` or ``sl@k``), else
-    e_u · e_i.
+    The taught users are the distinct users of the batch that have a list; with ``every`` = n, only every n-th distinct
+    user is taken. π are the teacher's probabilities (``TeacherLists``) and the candidates c are all items. s_ui is the
+    score that the backbone ranks by: cos(e_u, e_i)/τ where it ranks by cosine (``loss`` is ``softmax`` or ``sl@k``),
+    else e_u · e_i.
 
     With ``contrastive_weight`` the contrastive alignment is added, with the texts of the batch as candidates.
 

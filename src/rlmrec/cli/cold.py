@@ -59,7 +59,7 @@ def fit(
     """Fit a regression from text embeddings to the run's item embeddings (kernel ridge regression), and one for users.
 
     Where 1,000 users or more have a text of their own, a new user's text is mapped as theirs are. Otherwise it is
-    mapped as an item's is, and moved towards the mean of the users as far as their training items say.
+    mapped as an item's is, and moved towards the mean of the users; their training items decide how far.
 
     The text embeddings are those that the run was trained with; for a run without texts, those called "default". New
     texts are then encoded by the same encoder. A running server uses the new model after a reload.

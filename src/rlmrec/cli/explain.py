@@ -92,6 +92,8 @@ def explain(
 
 def _rows(found: Explanation) -> list[list[str]]:
     """Return the rows of the table; those of an exact explanation add up to the score."""
+    from rlmrec.recommend.explain import POPULARITY
+
     rows = [[str(reason.id), reason.title, f"{reason.contribution:.3f}"] for reason in found.because]
     if found.own is None:
         return rows
@@ -101,6 +103,6 @@ def _rows(found: Explanation) -> list[list[str]]:
         rows.append(["", "the other item" if n_others == 1 else f"the other {n_others} items", others])
     if found.own_parts:
         parts = ", ".join(found.own_parts)
-        label = parts if found.own_parts == ("popularity",) else f"the user ({parts})"
+        label = parts if found.own_parts == (POPULARITY,) else f"the user ({parts})"
         rows.append(["", label, f"{found.own:z.3f}"])
     return [*rows, ["", "score", f"{found.score:z.3f}"]]

@@ -33,8 +33,8 @@ def monitor(
     hit rate: share of the buyers with a list who bought something from it. found: share of the bought pairs that are
     in a list. coverage: share of the catalogue in all lists. popular: share of the lists that are only what is
     popular. score: mean score of the first places; a jump means that the model has changed.
-    Interactions that 'rlmrec data append' leaves out, such as those rated below the dataset's --min-rating, are none
-    that were bought.
+    Interactions that 'rlmrec data append' leaves out, such as those rated below the dataset's --min-rating, do not
+    count as bought.
 
     **Example:**  `rlmrec monitor lists-2026-11-27.parquet orders-2026-11-27.csv -w shop`
     """
@@ -114,8 +114,8 @@ def monitor(
     )
     if left_out:
         output.say(
-            f"note: of the interactions, {left_out:,} rated below {least:g}, or not at all, "
-            f"{by_number(left_out, 'is', 'are')} left out, as by 'rlmrec data append'"
+            f"note: {left_out:,} {by_number(left_out, 'interaction', 'interactions')} rated below {least:g}, or not at "
+            f"all, {by_number(left_out, 'is', 'are')} left out, as by 'rlmrec data append'"
         )
     output.findings(read.findings)
     output.result(line)

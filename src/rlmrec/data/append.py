@@ -72,7 +72,7 @@ def append(
     Ids keep their rows, new ones come behind them, and every interaction keeps its split. New interactions go
     to the splits by the rule that the dataset was made with; one by chance uses the hash of the pair instead, and after
     leave-last those of a user with held-out interactions are for test. The dataset's lowest rating applies: a low one
-    takes back an interaction of before, and the held-out interactions of a user without training then are cold. Its
+    takes back an earlier interaction, and the held-out interactions of a user without training then are cold. Its
     k-core does not apply. Appending the same table twice changes nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""Dates in conditions: what a column of dates is compared with in SQL, as a date."""
+"""Conditions in SQL that compare columns of dates with dates instead of with text."""
 
 from __future__ import annotations
 

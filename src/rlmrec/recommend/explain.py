@@ -216,8 +216,8 @@ class Explainer:
     async def sentence(self, explanation: Explanation, llm: LLM) -> str:
         """Write the facts as a sentence with a language model; return ``explanation.text`` if it names another item.
 
-        For an item that the user already has no request is sent, since it is not recommended, nor for one that is only
-        popular.
+        No request is sent for an item that the user already has, since it is not recommended, nor for one that is
+        only popular.
 
         Args:
             explanation: the facts.

@@ -388,7 +388,7 @@ class Recommender:
     def bases(self, users: IntArray) -> tuple[BoolArray, BoolArray]:
         """Return bool[B] twice: who has a text but no training interaction, and who has neither.
 
-        What is recommended to the latter is what is popular.
+        The latter get what is popular.
         """
         indptr = self.seen.indptr
         empty = indptr[users] == indptr[users + 1]
