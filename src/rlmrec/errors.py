@@ -62,6 +62,10 @@ class DataError(RlmrecError):
     """Input that cannot be used: a file, a row, a column, a matrix, a vector."""
 
 
+class NoRowsError(DataError):
+    """A table with a header and no rows."""
+
+
 class BrokenRowsError(DataError):
     """Several kinds of rows that cannot be used: a line for each."""
 

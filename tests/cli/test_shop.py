@@ -451,6 +451,15 @@ def test_what_append_leaves_out_is_not_bought(call, tmp_path):
     told = json.loads(out)
     assert (told["buyers"], told["hit_rate"], told["found"]) == (2, 0.5, 0.5)
     assert "note: 3 interactions rated below 1, or not at all, are left out" in " ".join(err.split())
+    # Without times the last rating of the file counts; without ratings everything does.
+    pl.read_ndjson(tmp_path / "day.jsonl").drop("at").write_csv(tmp_path / "no_times.csv")
+    pl.read_ndjson(tmp_path / "day.jsonl").drop("at", "stars").write_csv(tmp_path / "no_stars.csv")
+    for name, buyers in (("no_times", 2), ("no_stars", 3)):
+        code, out, err = call(*monitor[:2], tmp_path / f"{name}.csv", *monitor[3:])
+        assert (code, json.loads(out)["buyers"]) == (0, buyers), err
+        assert ("has no column 'stars', so all of its interactions count" in " ".join(err.split())) == (
+            buyers == 3
+        )
     _, out, err = call("data", "append", tmp_path / "day.jsonl", "-w", tmp_path / "w", "--json")
     counts = json.loads(out)["counts"]
     assert counts["rated below 1 and left out"] == told["left_out"] == 3

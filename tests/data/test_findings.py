@@ -106,6 +106,9 @@ def test_ids_that_were_rounded_are_found(tmp_path, ids, example, typed):
 
 def test_long_ids_that_were_not_rounded_are_not_reported(tmp_path):
     for ids in (
+        [
+            1_700_000_000_123_000_000 + 7_000_000 * n for n in range(12)
+        ],  # nanoseconds of a clock of milliseconds
         [1234567890123456789 + n for n in range(12)],
         [2**70 + n for n in range(12)],
         ["1E5", "2e-3"],

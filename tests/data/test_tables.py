@@ -668,6 +668,15 @@ def test_the_files_of_a_folder_are_one_table(tmp_path, call):
         ("2", "t2", None),
         ("3", "t3", "g"),
     ]
+    # A file without rows, such as a day without orders, is told and no error.
+    (items / "4.csv").write_text("item_id,title\n")
+    table = read_table(items, ids=("item_id",))
+    assert len(table.frame) == 3
+    assert str(table.findings[-1]) == f"1 of 4 files of {items} has no rows, for example 4.csv"
+    for name in "123":
+        (items / f"{name}.csv").unlink()
+    with pytest.raises(DataError, match="no file there has rows"):
+        read_table(items, ids=("item_id",))
 
 
 def test_folders_with_odd_names_and_at_any_depth(tmp_path):

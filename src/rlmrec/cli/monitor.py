@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlmrec.cli.arguments import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
-from rlmrec.errors import ConfigError, DataError
+from rlmrec.errors import ColumnError, ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,10 +39,12 @@ def monitor(
     **Example:**  `rlmrec monitor lists-2026-11-27.parquet orders-2026-11-27.csv -w shop`
     """
     import json
+    from contextlib import suppress
     from datetime import UTC, datetime
 
     import numpy as np
     import polars as pl
+    from rich.markup import escape
 
     from rlmrec.cli.output import Output
     from rlmrec.data.databases import shown
@@ -59,11 +61,7 @@ def monitor(
     recorded = dataset.provenance.get("columns", {})
     least = (dataset.provenance.get("options") or {}).get("min_rating")
     rating, timestamp = recorded.get("rating"), recorded.get("timestamp")
-    columns = Columns(
-        recorded.get("user", "user_id"),
-        recorded.get("item", "item_id"),
-        *((rating, timestamp) if least is not None and rating is not None else ()),
-    )
+    columns = Columns(recorded.get("user", "user_id"), recorded.get("item", "item_id"))
     if not lists.is_file():
         raise DataError(f"{lists} does not exist: expected a file of 'rlmrec recommend --all'")
     if lists.suffix not in LISTS:
@@ -75,7 +73,22 @@ def monitor(
     if not {"user", "items", "scores", "source"} <= set(table.columns):
         raise DataError(f"{lists} is no file of 'rlmrec recommend --all': it has {', '.join(table.columns)}")
     form = FileFormat(**dataset.provenance.get("format", {}))
-    read = read_interactions(orders, columns, form, query)
+    read = None
+    if least is not None and rating is not None:
+        for time in dict.fromkeys(
+            (timestamp, None)
+        ):  # the latest rating counts, in the order of the file without times
+            rated = columns._replace(rating=rating, timestamp=time)
+            with suppress(ColumnError):
+                read, columns = read_interactions(orders, rated, form, query), rated
+                break
+    if read is None:
+        read = read_interactions(orders, columns, form, query)
+        if least is not None and rating is not None:
+            output.say(
+                f"note: {escape(shown(orders))} has no column {escape(repr(rating))}, so all of its interactions "
+                "count as bought"
+            )
     [interactions], users, items = assemble([read], *columns)
     counted, low = interactions.by_latest_rating(least)
     left_out = len(low) + (0 if interactions.rating is None else int(np.isnan(interactions.rating).sum()))

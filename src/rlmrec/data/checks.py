@@ -98,6 +98,8 @@ def rounded(ids: pl.Series) -> pl.Series:
     """Return the ids, as text, that lost digits: a spreadsheet keeps 15 of them, a column of floats 15 to 17.
 
     Long integers are returned only if every one is what rounding leaves; each happens to be so once in two at most.
+    Where all have more zeros at the end than rounding leaves, such as nanoseconds of a clock of milliseconds, they are
+    what they were.
     """
     if ids.dtype == pl.String:
         powers = ids.filter(ids.str.contains(r"^\d([.,]\d+)?[eE]\+\d+$"))
@@ -106,7 +108,9 @@ def rounded(ids: pl.Series) -> pl.Series:
         powers, long = pl.Series([], dtype=pl.String), ids.filter(ids.is_between(10**15, 2**63 - 1))
     numbers = long.cast(pl.Int64).to_numpy()
     exact = (numbers.astype(np.float64).astype(np.uint64) == numbers.astype(np.uint64)) & (numbers > 2**53)
-    if len(long) < FEWEST_LONG_IDS or not np.all(exact | (numbers % 10 == 0)):
+    unit = 10 ** (np.char.str_len(numbers.astype(str)) - 15)  # all 1 after the 15th digit are 0
+    is_rounded = len(long) >= FEWEST_LONG_IDS and np.all(exact | (numbers % unit == 0))
+    if not is_rounded or not np.any(numbers % (10 * unit)):
         long = long.clear()
     return pl.concat([powers, long.cast(pl.String)])
 

@@ -22,7 +22,7 @@ from rlmrec.data.table import (
     first_line,
     refuse_absent,
 )
-from rlmrec.errors import ColumnError, DataError
+from rlmrec.errors import ColumnError, DataError, NoRowsError
 from rlmrec.files import longest_line, too_long
 from rlmrec.findings import Finding
 
@@ -104,7 +104,7 @@ def read_delimited(
     # Polars makes a row of a blank line; records that are written regularly for it have none of these.
     frame, hollow = _without_blank_lines(path, frame, (one for one in lines if one[1] or not is_odd))
     if not len(frame):
-        raise DataError(f"{path} has {'a header but no rows' if skipped else 'no rows'}")
+        raise NoRowsError(f"{path} has {'a header but no rows' if skipped else 'no rows'}")
     return Table(path, frame, typed=False, records=body, findings=(*text.findings(), *hollow))
 
 

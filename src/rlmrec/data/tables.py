@@ -47,7 +47,7 @@ from rlmrec.data.table import (
 )
 from rlmrec.data.times import UNITS
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError
+from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError, NoRowsError
 from rlmrec.files import bounded_lines
 from rlmrec.findings import Finding, by_number
 from rlmrec.types import IntArray
@@ -886,15 +886,26 @@ def read_folder(
             f"pattern in quotes, such as '{pattern}'"
         )
     tables: list[Table] = []
+    without_rows: list[Path] = []
     for file in files:
-        table = read_table(file, columns, ids, form, paths=paths)
+        try:
+            table = read_table(file, columns, ids, form, paths=paths)
+        except NoRowsError:  # such as a day without orders
+            without_rows.append(file)
+            continue
         tables.append(table)
         for name in ids:
             one, other = (of.frame.schema[name] for of in (tables[0], table))
             if (one == pl.String) != (other == pl.String):
                 raise DataError(
-                    f"column {name!r} is {one} in {files[0]} and {other} in {file}: make them one type"
+                    f"column {name!r} is {one} in {tables[0].path} and {other} in {file}: make them one type"
                 )
+    if not tables:
+        raise NoRowsError(f"{path}: no file there has rows")
+    findings = [finding for table in tables for finding in table.findings]
+    if without_rows:
+        what = f"of {len(files):,} files of {path} {by_number(len(without_rows), 'has', 'have')} no rows"
+        findings.append(Finding("no rows", what, len(without_rows), without_rows[0].name, ordinary=True))
     try:
         frame = pl.concat([table.frame for table in tables], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -907,7 +918,7 @@ def read_folder(
         frame=frame,
         records=None,
         rows=None,
-        findings=tuple(dict.fromkeys(finding for table in tables for finding in table.findings)),
+        findings=tuple(dict.fromkeys(findings)),
         parts=tuple((len(table.frame), replace(table, frame=table.frame.clear())) for table in tables),
     )
 
@@ -921,7 +932,7 @@ def _selected(
     nested = [] if set(wanted) <= set(table.frame.columns) else nested_names(table.frame.head(10).to_dicts())
     check_columns(table.path, table.frame.columns, wanted, nested)
     if not len(table.frame):
-        raise DataError(f"{table.path} has columns but no rows")
+        raise NoRowsError(f"{table.path} has columns but no rows")
     return (
         table if columns is None else replace(table, frame=table.frame.select(list(dict.fromkeys(columns))))
     )
@@ -1038,7 +1049,7 @@ def _read_parquet(
     except UNREADABLE as error:
         raise DataError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
     if not len(frame):
-        raise DataError(f"{path} has columns but no rows")
+        raise NoRowsError(f"{path} has columns but no rows")
     return _selected(Table(path, frame, typed=True), columns, ids, paths)
 
 
