@@ -23,7 +23,7 @@ from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
 from rlmrec.report.experiments import summarize
-from rlmrec.report.pairs import PairTests, load_pairs, pair_table, run_pair_tests
+from rlmrec.report.pairs import PairTests, _compared, load_pairs, pair_table, run_pair_tests
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
 
@@ -127,6 +127,14 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     assert [line[9] for line in pairs.texts] == [
         f"{p:.2g}" for p in holm([found[f"{line[1]}{line[3]}"] for line in pairs.texts])
     ]
+    # Only seeds that both rows have are compared.
+    pair = pairs.rows[0]
+    seeds = [one for one in load_pairs(path) if one.row[1] == "Con"]
+    of_both = {one["id"]: one["cell"]["run"]["seed"] for one in records.values()}
+    assert [[of_both[trial] for trial in part] for part in seeds[0].trials] == [[1, 2], [1, 2]]
+    assert _compared([1], [1, 2, 3]) == ([1], [1])
+    assert _compared([1, 2], [4]) == ([1, 2], [4])
+    assert pair[6] == "1, 2"
     summary = summarize(Experiment.read(file), path)
     changed = [{**one.__dict__, "trials": (["other"], one.trials[1])} for one in summary.pairs]
     assert pair_table(replace(summary, pairs=[PairTests(**one) for one in changed])) is None
@@ -134,8 +142,11 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     of_row = {1: pl.DataFrame({"user": [1, 2, 3], "n_relevant": [1, 1, 1], "recall@20": [0.1, 0.2, 0.4]})}
     of_other = {1: of_row[1].with_columns(pl.lit(0.0).alias("recall@20"))}
     [one, *_] = summary.pairs
-    ids = dict(zip((one.row, one.other), one.trials, strict=True))
-    tables = {one.row: of_row, one.other: of_other}
+    trials = (dict(enumerate(part, 1)) for part in one.trials)
+    ids = dict(zip((one.row, one.other), trials, strict=True))
+    tables = {
+        row: dict.fromkeys(ids[row], table) for row, table in ((one.row, of_row[1]), (one.other, of_other[1]))
+    }
     run_pair_tests([(one.row, one.other)], tables, ids, ["recall@20"], tmp_path / "zero.jsonl")
     zero = replace(summary, pairs=load_pairs(tmp_path / "zero.jsonl"))
     assert pair_table(zero).texts[0][7:9] == ["–", "0.12"]

@@ -238,7 +238,7 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     compared = compare_pairs(pairs, [metric for metric in experiment.metrics if "@" in metric])
     found = comparisons_as_dict(compared)
     save_tests(path, {**load_tests(path), **{tuple(key.split("\n")): value for key, value in found.items()}})
-    ids = {row: [record["id"] for record in shown[row]] for row in tables}
+    ids = {row: {record["cell"]["run"]["seed"]: record["id"] for record in shown[row]} for row in tables}
     like = [(row, base) for row, base in experiment.pairs(tables) if _is_alike(other[row], other[base])]
     run_pair_tests(like, tables, ids, [metric for metric in experiment.metrics if "@" in metric], path)
 

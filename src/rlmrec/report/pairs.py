@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,27 +39,35 @@ class PairTests:
 def run_pair_tests(
     pairs: Sequence[tuple[Row, Row]],
     tables: Mapping[Row, Mapping[int, pl.DataFrame]],
-    ids: Mapping[Row, list[str]],
+    ids: Mapping[Row, Mapping[int, str]],
     metrics: Sequence[str],
     path: Path,
 ) -> None:
     """Test pairs of rows over users and seeds, and store the results beside the records.
 
+    Where both rows have some seeds, only these are compared: a mean of three seeds has less noise than one seed.
+
     Args:
         pairs: of rows.
         tables: row → seed → values per user.
-        ids: row → its trials.
+        ids: row → seed → trial.
         metrics: for example ["recall@20", "ndcg@20"].
         path: of the records. Stored tests of other pairs are kept.
     """
     found = {(one.row, one.other): one for one in load_pairs(path)}
     for row, other in pairs:
         values = {}
+        seeds_of = _compared(tables[row], tables[other])
+        new, base = (
+            {seed: tables[one][seed] for seed in seeds}
+            for one, seeds in zip((row, other), seeds_of, strict=True)
+        )
         for metric in metrics:
-            over_users, over_seeds = compare_seeds(tables[row], tables[other], metric)
+            over_users, over_seeds = compare_seeds(new, base, metric)
             seeds = None if over_seeds is None else over_seeds.as_dict()
             values[metric] = {**over_users.as_dict(), "seeds": seeds}
-        found[row, other] = PairTests(row, other, (ids[row], ids[other]), values)
+        trials = [ids[row][seed] for seed in seeds_of[0]], [ids[other][seed] for seed in seeds_of[1]]
+        found[row, other] = PairTests(row, other, trials, values)
     if found:
         write_json(_path(path), [asdict(one) for one in found.values()])
 
@@ -86,7 +94,12 @@ def pair_table(summary: Summary) -> ResultTable | None:
     """Return the table of pairs, with Holm's correction over it; None if none of them is of what is shown."""
     experiment = summary.experiment
     rows = {row.row: row for row in summary.rows}
+    trials = {
+        row.row: {record["cell"]["run"]["seed"]: record["id"] for record in row.records}
+        for row in summary.rows
+    }
     wanted = experiment.pairs(rows)
+    seeds_of = {pair: _compared(*(trials[row] for row in pair)) for pair in wanted}
     metrics = [metric for metric in experiment.metrics if "@" in metric]
     shown = {
         (one.row, one.other): one
@@ -94,7 +107,10 @@ def pair_table(summary: Summary) -> ResultTable | None:
         if (one.row, one.other) in wanted
         and set(metrics) <= set(one.metrics)
         and [sorted(ids) for ids in one.trials]
-        == [sorted(record["id"] for record in rows[row].records) for row in (one.row, one.other)]
+        == [
+            sorted(trials[row][seed] for seed in seeds)
+            for row, seeds in zip((one.row, one.other), seeds_of[one.row, one.other], strict=True)
+        ]
     }
     pairs = [shown[pair] for pair in wanted if pair in shown]
     if not pairs:
@@ -113,7 +129,7 @@ def pair_table(summary: Summary) -> ResultTable | None:
                 f"{p:.2g}",
                 ABSENT if over_seeds is None else f"{over_seeds['p_t']:.2g}",
             ]
-        seeds = [", ".join(map(str, rows[row].seeds)) for row in (one.row, one.other)]
+        seeds = [", ".join(map(str, part)) for part in seeds_of[one.row, one.other]]
         body.append([
             *rows[one.row].marked, _differing(experiment.rows, one),
             seeds[0] if seeds[0] == seeds[1] else " and ".join(seeds), *values,
@@ -132,6 +148,12 @@ def pair_table(summary: Summary) -> ResultTable | None:
         summary.dataset,
         len(experiment.rows) + 1,
     )
+
+
+def _compared(mine: Iterable[int], others: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the seeds that are compared: those of both, or all if there are none."""
+    both = sorted(set(mine) & set(others))
+    return both or sorted(mine), both or sorted(others)
 
 
 def _differing(names: Sequence[str], pair: PairTests) -> str:
