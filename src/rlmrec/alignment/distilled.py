@@ -111,6 +111,7 @@ class Distilled(Alignment):
             self.chosen["teacher_options"] = dict(lists.options)
         self.made_for[f"lists of the teacher {lists.teacher!r}"] = lists.dataset
         self.by_cosine = isinstance(backbone, Backbone) and backbone.ranks_by_cosine
+        self.may_share = self.by_cosine or getattr(backbone, "has_softmax_of_products", False)
         if isinstance(backbone, Backbone):
             _check_fit(lists, backbone)
         self.register_buffer("list_items", torch.from_numpy(lists.items), persistent=False)
@@ -162,7 +163,9 @@ class Distilled(Alignment):
 
     def targets(self, batch: Batch) -> ListTargets | None:
         """Return the teacher's lists for a backbone whose own softmax may have the same logits."""
-        if has_static_shapes(batch.users):  # one pass would compare two factors on the host
+        if not self.may_share or has_static_shapes(
+            batch.users
+        ):  # one pass would compare two factors on the host
             return None
         found = distinct(batch.users)
         items, probabilities, shares = self._lists(found.rows, self._taught(found))

@@ -69,6 +69,7 @@ class AutoCF(Backbone):
     Config = AutoCFConfig
     config: AutoCFConfig
     uses_negatives = False
+    has_softmax_of_products = True
     batches: Tensor
     chosen: Tensor
     draw: Tensor

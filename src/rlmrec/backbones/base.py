@@ -96,6 +96,8 @@ class Backbone(Labelled, nn.Module):
         self_loops: whether its graph is that of A + I.
         uses_negatives: whether its loss reads the batch's negatives; if not, they are hidden from it and
             from the alignment.
+        has_softmax_of_products: whether its own loss has a softmax of inner products over all items, which may serve
+            an alignment as well (``ListTargets``).
         needs_text: whether its constructor takes ``text_embeddings``, the text vectors, after its config.
         separate_columns: whether every column of x is treated alike until ``split`` makes the final embeddings, so that
             several processes can share them (``rlmrec.columns``). A subclass with an ``initial``, ``encode`` or
@@ -112,6 +114,7 @@ class Backbone(Labelled, nn.Module):
     enhancement: ClassVar[str] = ""
     self_loops = False
     uses_negatives = True
+    has_softmax_of_products = False
     needs_text = False
     separate_columns: ClassVar[bool] = False
     columns: Columns | None = None

@@ -108,7 +108,8 @@ def rounded(ids: pl.Series) -> pl.Series:
         powers, long = pl.Series([], dtype=pl.String), ids.filter(ids.is_between(10**15, 2**63 - 1))
     numbers = long.cast(pl.Int64).to_numpy()
     exact = (numbers.astype(np.float64).astype(np.uint64) == numbers.astype(np.uint64)) & (numbers > 2**53)
-    unit = 10 ** (np.char.str_len(numbers.astype(str)) - 15)  # all 1 after the 15th digit are 0
+    # A number with 15 + n digits that was rounded to 15 is a multiple of 10^n.
+    unit = 10 ** np.searchsorted(10 ** np.arange(15, 19), numbers, side="right")
     is_rounded = len(long) >= FEWEST_LONG_IDS and np.all(exact | (numbers % unit == 0))
     if not is_rounded or not np.any(numbers % (10 * unit)):
         long = long.clear()
