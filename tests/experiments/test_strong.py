@@ -286,6 +286,27 @@ def test_the_budget_of_strong_is_equal_and_no_option_is_mistyped(place):
     assert set(rows) == set(grid("strong").known_rows)
 
 
+def test_only_knows_the_columns_variant_and_dimension(place):
+    def rows(**only):
+        stages, _ = grid("strong").methods(TrialInputs(place), "general", {}, only=only)
+        return {grid("strong").row(method.runs[0][0].as_dict()) for stage in stages for method in stage}
+
+    every = rows()
+    assert rows(dimension=["128"]) == {row for row in every if row[4] == "128"}
+    two = rows(variant=["Distilled, softmax", "Con"], dimension=["32"], backbone=["lightgcn", "mf"])
+    assert two == {row for row in every if row[0] == "LightGCN" and row[1] in ("Distilled, softmax", "Con")} - {
+        row for row in every if row[4] == "128"
+    }
+    assert len(two) == 4, "with text, without, with shuffled text, and Con"
+    for wrong, message in (
+        ({"variant": ["Cox"]}, "strong has no 'Cox' there; expected Base; Con; Gen; softmax; sl@k; Distilled, softmax"),
+        ({"dimension": ["128"], "backbone": ["mf"]}, "strong has no '128' there; expected 32"),
+        ({"dimension": ["128"], "variant": ["sl@k"]}, "strong has no trial with all of --only"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            rows(**wrong)
+
+
 def test_the_mistyped_option_of_a_grid_is_named(place):
     values = {"title": "x", "metrics": ["recall@20"], "rows": ["backbone"], "seeds": 1}
     plan = Experiment("x", {**values, "grid": [{"tries": [{"layer": 2}]}]})

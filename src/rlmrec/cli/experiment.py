@@ -70,8 +70,9 @@ def experiment(
         typer.Option(
             metavar="KEY=VALUE",
             help="Run a part of the grid: the values to keep of "
-            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, history, keep, hidden, seed; "
-            "separate several values by commas; repeat.",
+            "backbone, alignment, text_embeddings, shuffle, noise, period, cut, start, history, keep, hidden, seed, "
+            "and of the columns variant and dimension; separate several values by commas (variants by another --only); "
+            "repeat.",
         ),
     ] = None,
     seeds: Annotated[
@@ -321,5 +322,6 @@ def _parse_only(arguments: list[str]) -> dict[str, list[str]]:
             raise ConfigError(
                 f"--only {argument!r}: expected key=value, for example --only backbone=lightgcn,sgl"
             )
-        chosen.setdefault(key, []).extend(value.strip() for value in values.split(","))
+        # A variant may contain a comma: "Distilled, softmax".
+        chosen.setdefault(key, []).extend([values] if key == "variant" else map(str.strip, values.split(",")))
     return chosen

@@ -43,6 +43,7 @@ GRID_KEYS: dict[str, tuple[type, str]] = {
     "needs_text": (bool, "true or false"),
 }
 OLD_NAMES = {"semantics": "text_embeddings"}  # of axes and coordinates in version 0.1
+LABELS = ("variant", "dimension")  # coordinates that a trial's options decide; only a planned trial has them
 CUTS = {"global": "at one moment", "per-user": "within each user's history"}
 ABSENT = "–"
 # The coordinates that may make a row of the table; ``coordinates`` computes them.
@@ -322,18 +323,20 @@ class Experiment:
             preset: the preset of every trial's options.
             options: over the preset; each is passed to the trials that have it.
             seeds: how many, from 1 on.
-            only: axis → values to keep.
+            only: axis, variant or dimension → values to keep.
             timing: device and threads, for an experiment that measures seconds.
 
         Raises:
-            ConfigError: an unknown axis or option, or no trial is left.
+            ConfigError: an unknown axis, value or option, or no trial is left.
             DataError: a trial needs timestamps and the dataset has none.
         """
         chosen = {**self.values.get("options", {}), **options}
         try_options = self.values.get("try_options", {})
         names = inputs.place.text_embeddings_names()
         every = list(self.points(names, seeds))
-        points = _select(every, only or {}, self.name)
+        labels = {name: words for name, words in (only or {}).items() if name in LABELS}
+        axes = {name: words for name, words in (only or {}).items() if name not in LABELS}
+        points = _select(every, axes, self.name)
         if not points:
             raise ConfigError(
                 f"{self.name} has no trial with all of --only"
@@ -351,10 +354,19 @@ class Experiment:
 
         stages: dict[int, list[Method]] = {}
         lacking: list[Trial] = []
+        seen: dict[str, list[str]] = {name: [] for name in labels}
         for alike in _by_method(points):
             number = alike[0]["grid"]
             grid = self.values["grid"][number]
-            method = self._method(alike, inputs, names, preset, chosen, timing, used)
+            options_read: set[str] = set()
+            method = self._method(alike, inputs, names, preset, chosen, timing, options_read)
+            if labels:
+                found_labels = coordinates(method.runs[0][0].as_dict())
+                for label in labels:
+                    seen[label].append(found_labels[label])
+                if any(found_labels[label] not in words for label, words in labels.items()):
+                    continue
+            used |= options_read
             first, name = method.runs[0][0], alike[0]["text_embeddings"]
             is_named = "text_embeddings" in grid and name != NO_TEXT
             reads_text = first.spec is not None and first.spec.reads_text
@@ -365,6 +377,10 @@ class Experiment:
             given = {name for one in self._choices(number) for name in flat_options(one)}
             mistyped |= given - known[number]
             stages.setdefault(number if self.has_tries else 0, []).append(method)
+        for label, words in labels.items():
+            _refuse_unknown(label, [word for word in words if word not in seen[label]], seen[label], self.name)
+        if not stages and not lacking:
+            raise ConfigError(f"{self.name} has no trial with all of --only")
         unknown = mistyped | (named - used)
         if unknown:
             raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
@@ -688,20 +704,26 @@ def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: st
         axis = OLD_NAMES.get(axis, axis)
         if axis not in AXES and axis != "seed":
             raise ConfigError(
-                f"--only {axis}={','.join(words)}: expected one of {', '.join(AXES)}, seed before ="
+                f"--only {axis}={','.join(words)}: expected one of {', '.join((*AXES, *LABELS))}, seed before ="
             )
         known = list(dict.fromkeys(point[axis] for point in points))
         wanted = []
         for word in words:
             match = [value for value in known if _is_same(word, value)]
-            if not match:
-                raise ConfigError(
-                    f"--only {axis}: {name} has no {word!r} there; expected "
-                    f"{', '.join(map(str, known)) or 'other text embeddings: run rlmrec encode'}"
-                )
+            _refuse_unknown(axis, [] if match else [word], known, name)
             wanted += match
         kept = [point for point in kept if point[axis] in wanted]
     return kept
+
+
+def _refuse_unknown(key: str, words: Sequence[str], known: Sequence[Any], name: str) -> None:
+    """Refuse values of ``--only`` that no trial has."""
+    for word in words:
+        expected = ("; " if key == "variant" else ", ").join(map(str, dict.fromkeys(known)))
+        raise ConfigError(
+            f"--only {key}: {name} has no {word!r} there; expected "
+            f"{expected or 'other text embeddings: run rlmrec encode'}"
+        )
 
 
 def _is_same(word: str, value: Any) -> bool:
