@@ -378,7 +378,7 @@ class Experiment:
             mistyped |= given - known[number]
             stages.setdefault(number if self.has_tries else 0, []).append(method)
         for label, words in labels.items():
-            _refuse_unknown(label, [word for word in words if word not in seen[label]], seen[label], self.name)
+            _refuse_unknown(label, words, seen[label], self.name)
         if not stages and not lacking:
             raise ConfigError(f"{self.name} has no trial with all of --only")
         unknown = mistyped | (named - used)
@@ -707,21 +707,18 @@ def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: st
                 f"--only {axis}={','.join(words)}: expected one of {', '.join((*AXES, *LABELS))}, seed before ="
             )
         known = list(dict.fromkeys(point[axis] for point in points))
-        wanted = []
-        for word in words:
-            match = [value for value in known if _is_same(word, value)]
-            _refuse_unknown(axis, [] if match else [word], known, name)
-            wanted += match
-        kept = [point for point in kept if point[axis] in wanted]
+        _refuse_unknown(axis, words, known, name)
+        kept = [point for point in kept if any(_is_same(word, point[axis]) for word in words)]
     return kept
 
 
 def _refuse_unknown(key: str, words: Sequence[str], known: Sequence[Any], name: str) -> None:
     """Refuse values of ``--only`` that no trial has."""
-    for word in words:
+    missing = [word for word in words if not any(_is_same(word, value) for value in known)]
+    if missing:
         expected = ("; " if key == "variant" else ", ").join(map(str, dict.fromkeys(known)))
         raise ConfigError(
-            f"--only {key}: {name} has no {word!r} there; expected "
+            f"--only {key}: {name} has no {missing[0]!r} there; expected "
             f"{expected or 'other text embeddings: run rlmrec encode'}"
         )
 
