@@ -645,6 +645,12 @@ def test_the_files_of_a_folder_are_one_table(tmp_path, call):
     (log / "4.jsonl").write_text('{"reader": {"id": "u1"}, "article": 1}\n')
     with pytest.raises(DataError, match=r"4.jsonl has no column 'at'"):
         read_tables(log, **columns)
+    (log / "4.jsonl").unlink()
+    (log / "2.jsonl").write_bytes(gzip.decompress((log / "2.jsonl.gz").read_bytes()))
+    with pytest.raises(
+        DataError, match=r"log has 2.jsonl and 2.jsonl.gz, which would count the same rows twice"
+    ):
+        read_tables(log, **columns)
     (log / "5.csv").write_text("a\n")
     code, _, err = call("data", "table", log, "--user-column", "reader.id", "-w", tmp_path / "w")
     assert code == 1

@@ -869,7 +869,8 @@ def read_folder(
             file lacks one.
 
     Raises:
-        DataError: there are no files, they have different endings, or a column has another type in one of them.
+        DataError: there are no files, they have different endings, one is there both plain and packed, or a column has
+            another type in one of them.
     """
     found = map(str, path.iterdir()) if path.is_dir() else glob.glob(str(path), recursive=True)
     files = [file for file in map(Path, sorted(found)) if file.is_file() and file.name[0] not in "._"]
@@ -885,6 +886,14 @@ def read_folder(
             f"{path} has {meant.name} and {odd.name}: expected files of one ending; name those that are meant by a "
             f"pattern in quotes, such as '{pattern}'"
         )
+    unpacked: dict[Path, Path] = {}
+    for file in files:
+        twin = unpacked.setdefault(file.with_suffix("") if _ending(file)[1] else file, file)
+        if twin is not file:
+            raise DataError(
+                f"{path} has {twin.name} and {file.name}, which would count the same rows twice: remove one, or name "
+                f"the files that are meant by a pattern in quotes"
+            )
     tables: list[Table] = []
     without_rows: list[Path] = []
     for file in files:
