@@ -523,7 +523,7 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     file = tmp_path / "q.toml"
     file.write_text(
         'title = "Q"\nmetrics = ["recall@20"]\nrows = ["variant"]\nseeds = 1\nagainst = { variant = "Base" }\n'
-        "[options]\nepochs = 1\nbatch_size = 256\n"
+        "details = true\n[options]\nepochs = 1\nbatch_size = 256\n"
         '[[grid]]\nalignment = ["none", "contrastive"]\n'
     )
 
@@ -540,16 +540,17 @@ def test_the_table_shows_what_the_command_asks_for(place, tmp_path, capsys):
     spectral, old, text = call(*only, "--set", "initial_embeddings=spectral")
     assert spectral["recall@20"] != base["recall@20"]
     assert old == {**con, "other_options": {"training.initial_embeddings": [None, "spectral"]}}
-    assert "In brackets" not in text, "rows with other options are not compared"
+    assert "In brackets the change to variant" not in text, "rows with other options are not compared"
     assert (
         "† marks rows that were run with options other than the last command asked for: Con (initial_embeddings the "
         "default instead of spectral)." in text
     )
     assert "| Con † | 1 | 1 |" in text
+    assert text.count("| Con † |") == 3, "also in the tables of groups and of cost"
     for again in ((), ("--render",)):
         call(*only, "--set", "initial_embeddings=spectral")
         assert call(*again)[:2] == (base, con), "what was trained last does not count"
-    assert "In brackets" in (text := call()[2])
+    assert "In brackets the change to variant Base" in (text := call()[2])
     assert "†" not in text
     assert "1 run with options other than those shown, or on different data, is not shown." in text
     # More seeds of one row: the comparison says so.

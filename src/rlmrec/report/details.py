@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rlmrec.report.experiments import Summary, SummaryRow
 
 NOT_MEASURED = "not measured"
+SHORT_PATIENCE = 5  # the paper's
 _Stops = tuple[
     tuple[float, float], tuple[float, float]
-]  # epoch and value with the short patience and with the own
-SHORT_PATIENCE = 5  # the paper's
+]  # epoch and value with the short patience, with the own
 GROUPS = (*ITEM_GROUPS, *USER_GROUPS)
 
 
@@ -38,17 +38,14 @@ def _groups(summary: Summary) -> ResultTable | None:
         return None
     body: list[list[Value]] = []
     for row in summary.rows:
-        own, base = (
-            means[row.row],
-            means.get(row.base or row.row, {}),
-        )
+        own, base = means[row.row], means.get(row.base or row.row, {})
         values: list[Value] = []
         for name in GROUPS:
             text = f"{own[name]:.4f}" if name in own else NOT_MEASURED
             if name in own and base is not own and base.get(name):
                 text += f" ({100 * (own[name] / base[name] - 1):+.1f} %)"
             values.append(text)
-        body.append([*row.row, *values])
+        body.append([*row.marked, *values])
     return ResultTable(
         [*_columns(summary), *GROUPS],
         body,
@@ -79,7 +76,7 @@ def _cost(summary: Summary) -> ResultTable:
         count = len(tried) or fit.get("tries")
         chosen = {name: _option(first, name) for name in varied} if tried else fit.get("chosen", {})
         body.append([
-            *row.row,
+            *row.marked,
             "–" if count is None else str(count),
             _seconds(sum(record["seconds"] for record in tried)) if tried else "in the fit" if count else "–",
             _seconds(statistics.mean(record["seconds"] for record in row.records)),
@@ -160,7 +157,7 @@ def _stopping(summary: Summary) -> ResultTable | None:
                 text += f" ({100 * change:+.1f} %)"
             epochs = ", ".join(f"{one[part][0] + 1:g}" for one in mine)
             values += [epochs, text]
-        body.append([*row, *values, _gain_left(mine, base), _after_best(rows[row].records)])
+        body.append([*rows[row].marked, *values, _gain_left(mine, base), _after_best(rows[row].records)])
     every = {_patience(record) for row in stops for record in rows[row].records}
     patience = f"patience {every.pop()}" if len(every) == 1 else "own patience"
     return ResultTable(
