@@ -83,8 +83,7 @@ def test_one_pass_with_the_softmax_changes_nothing(toy, kind, own, passes, optio
     torch.manual_seed(0)
     backbone = kind(dataset.n_users, dataset.n_items, embedding_size=8, **own).double()
     scores = DotProduct(torch.randn(dataset.n_users, 2).numpy(), torch.randn(dataset.n_items, 2).numpy())
-    options = {"weight": 0.6, "temperature": 0.15, **options}  # that of the softmax
-    alignment = Distilled(TeacherLists.of(scores, dataset, 5), backbone, **options).double()
+    alignment = Distilled(TeacherLists.of(scores, dataset, 5), backbone, weight=0.6, **options).double()
     graph = Graph.from_interactions(dataset.train, dtype=torch.float64)
     batch = sample_batch(dataset)
     results = []

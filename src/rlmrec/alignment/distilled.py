@@ -28,7 +28,7 @@ class DistilledConfig(Config):
     later_options = frozenset({"teacher_options"})
     weight: float = Field(default=1.0, ge=0, description="w, weight of the term beside the backbone's loss")
     temperature: float = Field(
-        default=0.07,
+        default=0.15,
         gt=0,
         description="τ of the student's cosines; inner products are taken as they are. If it is the backbone's "
         "loss_temperature, both share one pass",
@@ -83,7 +83,7 @@ class Distilled(Alignment):
         >>> lists = TeacherLists.of(recommender.scorer(), dataset)
         >>> sizes = dataset.n_users, dataset.n_items
         >>> backbone = LightGCN(*sizes, layers=2, loss="softmax", loss_temperature=0.07)
-        >>> train(backbone, Distilled(lists, backbone, weight=2.3), dataset, {"learning_rate": 1e-2})
+        >>> train(backbone, Distilled(lists, backbone, weight=2.3, temperature=0.07), dataset)
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the idea; targets of a fixed
     perplexity as in t-SNE (van der Maaten and Hinton, 2008).
