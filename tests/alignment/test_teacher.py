@@ -86,6 +86,9 @@ def test_another_spread_fits_nothing_again(toy, fits, tmp_path):
 
 def test_a_teacher_is_fitted_again_for_whatever_it_depends_on(toy, fits, tmp_path, monkeypatch):
     dataset, text_embeddings = toy
+    text_embeddings = replace(
+        text_embeddings, manifest={}
+    )  # of no dataset, as trials on changed data have them
     more_noise = replace(
         dataset, train=dataset.train.with_noise(0.2, np.random.default_rng(0), (dataset.valid, dataset.test))
     )

@@ -1,15 +1,21 @@
 """Popularity, ItemKNN, EASE and iALS against dense references in float64."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rlmrec.closed_form import EASE, IALS, RECOMMENDERS, ItemKNN, Popularity, load_state
+from rlmrec.closed_form import EASE, IALS, RECOMMENDERS, ItemKNN, Popularity, Texts, load_state
 from rlmrec.closed_form.ease import EASEConfig
 from rlmrec.closed_form.ials import IALSConfig, LeastSquaresRule
 from rlmrec.closed_form.itemknn import ItemKNNConfig
+from rlmrec.data.interactions import joined
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.linalg import unit_rows
+from rlmrec.testing import blocks
+from rlmrec.text import encode_dataset
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 
 
 def scaled(dataset, a, b):
@@ -164,3 +170,79 @@ def test_without_validation(noisy, without_held_out, name):
 def test_a_record_of_another_kind():
     with pytest.raises(WorkspaceError, match="made by 'magic'"):
         load_state({}, {"recommender": "magic"})
+
+
+def other_split(dataset):
+    """The same users, items and interactions, those of validation in training."""
+    nothing = dataset.valid.take(np.empty(0, np.int64))
+    return replace(dataset, train=joined([dataset.train, dataset.valid]), valid=nothing)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_means_are_no_texts_of_the_users(recorded):
+    dataset, given = blocks()
+    sentences = [
+        f"{['heist', 'comedy', 'space', 'crime', 'opera'][row % 5]} {row % 7}"
+        for row in range(dataset.n_items)
+    ]
+    made = encode_dataset(dataset, "tfidf", sentences)
+    stored = made if recorded else replace(made, manifest={})
+    half = made.users.astype(np.float16).astype(np.float32)
+    for users in (made.users, unit_rows(made.users), half, unit_rows(half)):
+        for known in (dataset, dataset.final()):  # whose training split has other means
+            assert Texts.of(replace(stored, users=users), known).users is None
+    final = dataset.final()
+    of_final = replace(stored, users=mean_over_training(made.items, final.train))
+    assert Texts.of(of_final, final).users is None
+    assert Texts.of(given, dataset).has_user.all()
+
+    some = [None if row % 2 else f"heist {row % 5}" for row in range(dataset.n_users)]
+    mixed = encode_dataset(dataset, "tfidf", sentences, some)
+    for known in (dataset, final):
+        assert Texts.of(mixed, known).has_user.tolist() == [text is not None for text in some]
+
+
+def test_texts_of_another_dataset_and_of_other_kinds_are_refused():
+    dataset, text_embeddings = blocks()
+    vectors = text_embeddings.items
+    with pytest.raises(DataError, match="made for another dataset"):
+        Texts.of(text_embeddings, other_split(dataset))
+    with pytest.raises(DataError, match="text vectors for 60 users, the dataset has 90"):
+        Texts.of(text_embeddings, blocks(users=30)[0])
+    with pytest.raises(ConfigError, match="text_embeddings has type ndarray: expected TextEmbeddings"):
+        Texts.of(vectors, dataset)
+    assert repr(Texts.of(text_embeddings, dataset)) == (
+        "Texts(45 items with a text, 60 users with a text, 8 dimensions)"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [RECOMMENDERS.resolve(name) for name in RECOMMENDERS], ids=list(RECOMMENDERS)
+)
+def test_fit_takes_text_embeddings_as_texts_and_refuses_what_does_not_fit(kind):
+    if kind is IALS:
+        pytest.importorskip("implicit")
+    dataset, given = blocks()
+    means = mean_over_training(given.items, dataset.train)
+    text_embeddings = TextEmbeddings(means, given.items, given.manifest)
+    by_embeddings, by_texts = (
+        kind.fit(dataset, texts) for texts in (text_embeddings, Texts.of(text_embeddings, dataset))
+    )
+    assert by_embeddings.fingerprint == dataset.fingerprint
+    assert np.array_equal(by_embeddings.score(users_of(dataset)), by_texts.score(users_of(dataset)))
+    with pytest.raises(DataError, match="made for another dataset"):
+        kind.fit(other_split(dataset), text_embeddings)
+    items, users = given.items, given.users
+    with pytest.raises(
+        ConfigError, match=r"texts has type ndarray: expected Texts\.of\(text_embeddings, dataset\)"
+    ):
+        kind.fit(dataset, items)
+    for wrong, told in (
+        (Texts(items[:5]), r"items have shape \(5, 8\), expected \(45, d_s\)"),
+        (Texts(items[0]), r"items have shape \(8,\), expected \(45, d_s\)"),
+        (Texts(items, users[:10]), r"users have shape \(10, 8\), expected \(60, 8\)"),
+        (Texts(items, users[:, :3]), r"users have shape \(60, 3\), expected \(60, 8\)"),
+        (Texts(items, users, has_user=np.ones(3, bool)), r"has_user has shape \(3,\), expected \(60,\)"),
+    ):
+        with pytest.raises(DataError, match=told):
+            kind.fit(dataset, wrong)

@@ -96,7 +96,9 @@ def load_state(arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -
         raise WorkspaceError(
             f"the run was made by {record.get('recommender')!r}: expected one of {', '.join(RECOMMENDERS)}"
         )
-    matrices = {name: sparse_from_state(name, arrays) for name in ("history", "neighbours", "direct")}
+    history, neighbours, direct = (
+        sparse_from_state(name, arrays) for name in ("history", "neighbours", "direct")
+    )
     shared = {name: array for name, array in arrays.items() if name.startswith("neighbours.")}
     rule = kind.rule(nested("rule", arrays) | shared)
-    return ClosedFormModel(arrays["users"], arrays["items"], rule, record=record, **matrices)
+    return ClosedFormModel(arrays["users"], arrays["items"], rule, history, neighbours, direct, record)

@@ -20,11 +20,14 @@ from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
+from rlmrec.findings import by_number
+from rlmrec.linalg import unit_rows
 from rlmrec.registry import Labelled
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 State = dict[str, AnyArray]
+SAME = 2e-3  # largest distance of two vectors of length 1 that are equal, but for being stored as float16
 
 
 class TextVectors(Protocol):
@@ -55,7 +58,7 @@ class TextVectors(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Texts:
     """The text vectors of users and items as plain arrays.
 
@@ -71,6 +74,16 @@ class Texts:
     has_item: BoolArray | None = None
     has_user: BoolArray | None = None
 
+    def __repr__(self) -> str:
+        counts = []
+        for kind, vectors, mask in (
+            ("items", self.items, self.has_item),
+            ("users", self.users, self.has_user),
+        ):
+            n = 0 if vectors is None else len(vectors) if mask is None else int(np.sum(mask))
+            counts.append(f"{n:,} {kind} with a text")
+        return f"Texts({', '.join(counts)}, {np.shape(self.items)[-1]} dimensions)"
+
     @classmethod
     def of(cls, text_embeddings: TextEmbeddings, dataset: Dataset) -> Self:
         """Take the vectors of a workspace, before whitening, as a closed form whitens by itself.
@@ -79,8 +92,20 @@ class Texts:
 
         Args:
             text_embeddings: of the users and items of the dataset.
-            dataset: its training split gives the means.
+            dataset: its training split gives the means. ``Dataset.final`` is accepted with the text embeddings of the
+                dataset that it was made of.
+
+        Raises:
+            ConfigError: these are no text embeddings, or it is no dataset.
+            DataError: they were made for another dataset, such as another split of the same interactions.
         """
+        Dataset.check(dataset)
+        if not isinstance(text_embeddings, TextEmbeddings):
+            raise ConfigError(
+                f"text_embeddings has type {type(text_embeddings).__name__}: expected TextEmbeddings, such as "
+                "encode_dataset makes; plain arrays go into Texts(items, users)"
+            )
+        text_embeddings = text_embeddings.check(dataset)
         text_embeddings = text_embeddings.unwhitened or text_embeddings
         own = own_user_texts(text_embeddings, dataset)
         if not own.any():
@@ -89,11 +114,66 @@ class Texts:
 
 
 def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArray:
-    """Return which users have a text of their own, bool[U]; the others' vectors are means over training items."""
+    """Return which users have a text of their own, bool[U]; the others' vectors are means over training items.
+
+    The text embeddings record it where all vectors are of one kind. Otherwise a mean is recognised by its direction,
+    whatever its length, and also when it was stored as float16.
+
+    Args:
+        text_embeddings: of the dataset.
+        dataset: whose training split gives the means; of ``Dataset.final`` also that of the dataset before.
+    """
     text_embeddings = text_embeddings.unwhitened or text_embeddings  # a whitened mean is no mean
-    means = mean_over_training(text_embeddings.items, dataset.train, text_embeddings.has_item)
-    of_means = np.isclose(text_embeddings.users, means, atol=1e-6).all(axis=1)
-    return np.asarray(text_embeddings.has_user & ~of_means, bool)
+    has_own = text_embeddings.has_user.copy()
+    if (by_mean := text_embeddings.users_are_means) is not None:
+        return np.zeros_like(has_own) if by_mean else has_own
+    users = unit_rows(text_embeddings.users)
+    splits = [dataset.train]
+    if dataset.split_of_means is not dataset.train:
+        splits.append(dataset.split_of_means)
+    for train in splits:
+        means = mean_over_training(text_embeddings.items, train, text_embeddings.has_item)
+        has_own &= np.linalg.norm(users - unit_rows(means), axis=1) > SAME
+    return has_own
+
+
+def check_texts(texts: TextVectors | None, dataset: Dataset) -> TextVectors | None:
+    """Check what ``fit`` was given: a dataset, and text vectors of all its users and items.
+
+    Args:
+        texts: text vectors, or ``TextEmbeddings``, whose vectors ``Texts.of`` takes; None without any.
+        dataset: the dataset.
+
+    Raises:
+        ConfigError: it is no dataset, or these are no text vectors.
+        DataError: there is not one row for each user and item, or they were made for another dataset.
+    """
+    Dataset.check(dataset)
+    if texts is None:
+        return None
+    if isinstance(texts, TextEmbeddings):
+        return Texts.of(texts, dataset)
+    if not all(hasattr(texts, name) for name in ("users", "items", "has_user", "has_item")):
+        raise ConfigError(
+            f"texts has type {type(texts).__name__}: expected Texts.of(text_embeddings, dataset), or "
+            "Texts(items, users) with a row for each item and user"
+        )
+    size = np.shape(texts.items)[-1:]
+    for kind, vectors, mask, n in (
+        ("items", texts.items, texts.has_item, dataset.n_items),
+        ("users", texts.users, texts.has_user, dataset.n_users),
+    ):
+        if vectors is not None and np.shape(vectors) != (n, *size):
+            expected = f"({n}, {size[0] if size and kind == 'users' else 'd_s'})"
+            raise DataError(
+                f"the text vectors of {kind} have shape {np.shape(vectors)}, expected {expected}: one row for each of "
+                f"the dataset's {kind}"
+            )
+        if vectors is not None and mask is not None and np.shape(mask) != (n,):
+            raise DataError(
+                f"has_{kind[:-1]} has shape {np.shape(mask)}, expected ({n},), one for each vector"
+            )
+    return texts
 
 
 class UserParts(NamedTuple):
@@ -108,6 +188,12 @@ class UserParts(NamedTuple):
     vectors: Float32Array
     history: sp.csr_array | None = None
     direct: sp.csr_array | None = None
+
+    def __repr__(self) -> str:
+        more = [name for name in ("history", "direct") if getattr(self, name) is not None]
+        n_users, size = self.vectors.shape
+        users = by_number(n_users, "user", "users")
+        return f"UserParts({', '.join([f'{n_users:,} {users}', f'vectors of {size} numbers', *more])})"
 
 
 class Explanation(NamedTuple):
@@ -211,6 +297,7 @@ class ClosedFormModel:
         neighbours: sparse I x I, the item-item part, neighbours of each item in its column; None without one.
         direct: sparse U x I, scores that users of similar text hand over; None without one.
         record: the recommender's name, the options chosen, what validation said, notes; JSON.
+        fingerprint: of the dataset that it was fitted to; None where it is unknown, as of a model read from a file.
 
     Raises:
         DataError: shapes that do not fit together.
@@ -223,6 +310,7 @@ class ClosedFormModel:
     neighbours: sp.csr_array | None = None
     direct: sp.csr_array | None = None
     record: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         n_users, n_items = len(self.users), len(self.items)
@@ -395,7 +483,8 @@ class ClosedForm(Labelled, ABC):
 
         Args:
             dataset: the test split is never looked at.
-            texts: text vectors; None without any.
+            texts: text vectors, ``Texts.of(text_embeddings, dataset)``; None without any. ``TextEmbeddings`` are taken
+                in the same way. ``check_texts`` checks them.
             config: an instance of the class's ``Config``; None for its defaults.
             seed: of everything random.
         """

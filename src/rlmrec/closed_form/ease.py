@@ -9,7 +9,15 @@ import scipy.sparse as sp
 from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 
-from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, FoldIn, State, TextVectors, check_config
+from rlmrec.closed_form.base import (
+    ClosedForm,
+    ClosedFormModel,
+    FoldIn,
+    State,
+    TextVectors,
+    check_config,
+    check_texts,
+)
 from rlmrec.closed_form.linear import HistoryRule, item_item_model, scaled_interactions
 from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
@@ -76,7 +84,7 @@ class EASE(ClosedForm):
             ConfigError: ``text_ridge`` without texts.
             DataError: more items than an I x I matrix can be made for.
         """
-        Dataset.check(dataset)
+        texts = check_texts(texts, dataset)
         options: EASEConfig = check_config(config, EASEConfig)
         if options.text_ridge and texts is None:
             raise ConfigError(

@@ -20,6 +20,7 @@ from rlmrec.closed_form.base import (
     TextVectors,
     UserParts,
     check_config,
+    check_texts,
     notes_without_validation,
 )
 from rlmrec.closed_form.graph_rule import (
@@ -170,7 +171,7 @@ class GraphFilter(ClosedForm):
                 users, the item neighbours, the ranking of the validation users and the users' parts are divided.
                 The first process gets the model; in the others it holds their own users alone.
         """
-        Dataset.check(dataset)
+        texts = check_texts(texts, dataset)
         options: GraphFilterConfig = check_config(config, GraphFilterConfig)
         return _Fit(dataset, texts, options, seed, shards or Shards()).model()
 
@@ -229,8 +230,9 @@ class _Fit:
             "tries": 0 if self.validation is None else self.validation.tried,
         }
         return ClosedFormModel(
-            parts.vectors, rule.items, rule, parts.history, rule.neighbours, parts.direct, record
-        )
+            parts.vectors, rule.items, rule, parts.history, rule.neighbours, parts.direct, record,
+            self.dataset.fingerprint,
+        )  # fmt: skip
 
     def _parts(self, rule: GraphRule) -> UserParts:
         """The parts of all users; in a process that is not the first, those of its own."""

@@ -19,6 +19,7 @@ from rlmrec.closed_form.base import (
     TextVectors,
     UserParts,
     check_config,
+    check_texts,
 )
 from rlmrec.closed_form.search import Validation
 from rlmrec.config import Config
@@ -125,8 +126,7 @@ class IALS(ClosedForm):
         Raises:
             ConfigError: the ``benchmark`` extra is not installed.
         """
-        del texts
-        Dataset.check(dataset)
+        check_texts(texts, dataset)  # unused here, but a mistake all the same
         options: IALSConfig = check_config(config, IALSConfig)
         validation = None
         tried: tuple[float, ...] = (DEFAULT_REGULARIZATION,)
@@ -150,7 +150,8 @@ class IALS(ClosedForm):
         chosen = {**options.model_dump(), "regularization": rule.regularization}
         tries = validation.tried if validation else 0
         record = {"recommender": cls.NAME, "chosen": chosen, "notes": [], "tries": tries}
-        return ClosedFormModel(rule.parts(dataset.train.csr()).vectors, rule.items, rule, record=record)
+        users = rule.parts(dataset.train.csr()).vectors
+        return ClosedFormModel(users, rule.items, rule, record=record, fingerprint=dataset.fingerprint)
 
     @classmethod
     def rule(cls, state: State) -> FoldIn:

@@ -17,6 +17,7 @@ from rlmrec.closed_form.base import (
     State,
     TextVectors,
     check_config,
+    check_texts,
     notes_without_validation,
 )
 from rlmrec.closed_form.linear import HistoryRule, climb, item_item_model, scaled_interactions
@@ -54,8 +55,7 @@ class ItemKNN(ClosedForm):
         cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
     ) -> ClosedFormModel:
         """Fit to the training split; see ``ClosedForm.fit``."""
-        del texts
-        Dataset.check(dataset)
+        check_texts(texts, dataset)  # unused here, but a mistake all the same
         options: ItemKNNConfig = check_config(config, ItemKNNConfig)
         validation = Validation(dataset, seed) if len(dataset.valid) else None
         notes = [] if validation else notes_without_validation(options)

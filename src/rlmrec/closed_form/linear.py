@@ -57,7 +57,9 @@ def item_item_model(
     rule = HistoryRule(item_weights)
     parts = rule.parts(dataset.train.csr())
     items = np.zeros((dataset.n_items, 0), np.float32)
-    return ClosedFormModel(parts.vectors, items, rule, parts.history, neighbours, record=record)
+    return ClosedFormModel(
+        parts.vectors, items, rule, parts.history, neighbours, record=record, fingerprint=dataset.fingerprint
+    )
 
 
 def scaled_interactions(dataset: Dataset, a: float, b: float) -> sp.csr_array:

@@ -16,6 +16,7 @@ from rlmrec.closed_form.base import (
     TextVectors,
     UserParts,
     check_config,
+    check_texts,
     constant_vectors,
 )
 from rlmrec.config import Config
@@ -71,14 +72,18 @@ class Popularity(ClosedForm):
         cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
     ) -> ClosedFormModel:
         """Count the training interactions; see ``ClosedForm.fit``."""
-        del texts, seed
-        Dataset.check(dataset)
+        del seed
+        check_texts(texts, dataset)  # unused here, but a mistake all the same
         check_config(config, PopularityConfig)
         items = (dataset.train.item_degrees() / dataset.n_users).astype(np.float32)[:, None]
         rule = ConstantRule(np.ones(1, np.float32))
         users = constant_vectors(rule.vector, dataset.n_users)
         return ClosedFormModel(
-            users, items, rule, record={"recommender": cls.NAME, "chosen": {}, "notes": []}
+            users,
+            items,
+            rule,
+            record={"recommender": cls.NAME, "chosen": {}, "notes": []},
+            fingerprint=dataset.fingerprint,
         )
 
     @classmethod

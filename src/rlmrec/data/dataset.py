@@ -228,8 +228,17 @@ class Dataset:
         everything = self.everything()
         nothing = everything.take(np.empty(0, np.int64))
         final = replace(self, train=everything, valid=nothing, test=nothing, cold=None)
-        final.__dict__["fingerprint"] = self.fingerprint  # where cached_property keeps it
+        # Where cached_property keeps them.
+        final.__dict__["fingerprint"], final.__dict__["split_of_means"] = (
+            self.fingerprint,
+            self.split_of_means,
+        )
         return final
+
+    @cached_property
+    def split_of_means(self) -> Interactions:
+        """The training split over which text embeddings take users' means; ``final()`` keeps that of before."""
+        return self.train
 
     @property
     def lineage(self) -> list[dict[str, Any]]:

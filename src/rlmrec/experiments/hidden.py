@@ -109,6 +109,7 @@ class Hidden:
             averaged = ~own & (self.rest.train.csr() @ has_item.astype(np.int64) > 0)
             means = np.where(averaged[:, None], mean_over_training(items, self.rest.train, has_item), 0)
             users = np.where(own[:, None], raw.users, means).astype(np.float32)
+            manifest["users_by_mean"] = int(averaged.sum())
             return TextEmbeddings(users, items, manifest, own | averaged, has_item)
 
         return text_embeddings.mapped(reduced)

@@ -329,9 +329,8 @@ def with_means_over(text_embeddings: TextEmbeddings, before: Dataset, after: Dat
         has_own = np.zeros(len(means), bool)
     users = np.where(has_own[:, None], text_embeddings.users, means)
     has_user = has_own | ((after.train.csr() @ text_embeddings.has_item.astype(np.int64)) > 0)
-    return TextEmbeddings(
-        users, text_embeddings.items, text_embeddings.manifest, has_user, text_embeddings.has_item
-    )
+    manifest = {**text_embeddings.manifest, "users_by_mean": int((has_user & ~has_own).sum())}
+    return TextEmbeddings(users, text_embeddings.items, manifest, has_user, text_embeddings.has_item)
 
 
 def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import locked, read_json_lines, write_json
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
 
@@ -272,7 +272,8 @@ def _with_short_history(
         has_mean = short.train.csr() @ raw.has_item.astype(np.int64) > 0
         averaged = ~own & raw.has_user & has_mean
         users = np.where(own[:, None], raw.users, np.where(averaged[:, None], means, 0)).astype(np.float32)
-        return replace(raw, users=users, has_user=own | averaged, manifest=_of_any_dataset(raw))
+        manifest = {**_of_any_dataset(raw), "users_by_mean": int(averaged.sum())}
+        return replace(raw, users=users, has_user=own | averaged, manifest=manifest)
 
     return short, text_embeddings.mapped(shortened)
 
@@ -287,7 +288,12 @@ def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -
     if spec is not None and (spec.is_closed_form or ALIGNMENTS.resolve(spec.alignment).needs_dataset):
         own = own_user_texts(text_embeddings, dataset)
         text_embeddings = text_embeddings.mapped(
-            lambda raw: replace(raw, users=np.where(own[:, None], raw.users, np.float32(0)), has_user=own)
+            lambda raw: replace(
+                raw,
+                users=np.where(own[:, None], raw.users, np.float32(0)),
+                has_user=own,
+                manifest={**raw.manifest, "users_by_mean": 0},
+            )
         )
     return text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
 
@@ -339,7 +345,8 @@ def of_period(
 
     def of_half(raw: TextEmbeddings) -> TextEmbeddings:
         vectors = raw.items[item_rows]
-        return TextEmbeddings(mean_over_training(vectors, reduced.train), vectors, _of_any_dataset(raw))
+        manifest = {**_of_any_dataset(raw), "users": MEANS}
+        return TextEmbeddings(mean_over_training(vectors, reduced.train), vectors, manifest)
 
     return reduced, text_embeddings.mapped(of_half)
 

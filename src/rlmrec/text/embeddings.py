@@ -33,6 +33,8 @@ LIMITS = (
     "A row is a user or an item in the order of the dataset, so the vectors serve that dataset alone. They hold what "
     "the encoder took from the texts; texts can partly be told from them."
 )
+# What manifests, also those of profiles, call the vectors of users without a text of their own.
+MEANS = "mean over training items"
 LARGE = 1e15  # numbers whose squares or products may leave the range of float32
 
 
@@ -119,6 +121,16 @@ class TextEmbeddings:
     def complete(self) -> bool:
         """Whether every user and item has a vector."""
         return bool(self.has_user.all() and self.has_item.all())
+
+    @property
+    def users_are_means(self) -> bool | None:
+        """Whether all users' vectors are means over training items (True) or none is (False); None if unknown.
+
+        This is what the manifest records; where some users have a mean, it does not say which.
+        """
+        if self.manifest.get("users") == MEANS:
+            return True
+        return False if self.manifest.get("users_by_mean") == 0 else None
 
     @cached_property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from rlmrec.data.metadata import metadata_texts, text_columns
 from rlmrec.engine import Engine, bound
 from rlmrec.errors import ConfigError, DataError, RequestError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import CHUNK, DerivedEncoder, Sink, TextEncoder, as_text_encoder, checked
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import AnyArray, BoolArray, Float32Array
@@ -294,7 +294,7 @@ def encode_dataset(
             "encoder": encoder.name,
             "revision": encoder.revision,
             "dimensions": int(vectors.shape[1]),
-            "users": "mean over training items" if users is None else "texts",
+            "users": MEANS if users is None else "texts",
             "texts_sha256": digest.hexdigest(),
             "dataset": dataset.fingerprint,
             "texts_cut": int(truncated.sum()),

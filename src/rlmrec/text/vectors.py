@@ -12,7 +12,7 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, DataError
 from rlmrec.files import sha256
 from rlmrec.findings import by_number
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
 from rlmrec.text.registry import MADE_ELSEWHERE
 from rlmrec.types import AnyArray, Float32Array
 
@@ -59,7 +59,7 @@ def given_embeddings(
             "encoder": f"{MADE_ELSEWHERE}{items.name} (sha256 {given['items']['sha256'][:12]})",
             "vectors": given,
             "dimensions": item_vectors.shape[1],
-            "users": "mean over training items" if users is None else "vectors",
+            "users": MEANS if users is None else "vectors",
             "dataset": dataset.fingerprint,
             "items_without_vector": 0,
             "users_without_vector": int((~has_user).sum()),

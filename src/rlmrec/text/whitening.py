@@ -85,16 +85,24 @@ class Whitening:
         Raises:
             DataError: not a matrix of d_s columns, or a vector with NaN or infinity.
         """
+        self.check(vectors)
+        mapped = np.asarray((vectors - self.mean) @ self.map, np.float32)
+        if mask is not None:
+            mapped[~mask] = 0
+        return unit_rows(mapped, ROUNDING)
+
+    def check(self, vectors: Float32Array) -> None:
+        """Check that vectors can be whitened.
+
+        Raises:
+            DataError: not a matrix of d_s columns, or a vector with NaN or infinity.
+        """
         _check(vectors)
         if vectors.shape[1] != len(self.mean):
             raise DataError(
                 f"the text vectors have {vectors.shape[1]} dimensions, expected {len(self.mean)}: "
                 "use the encoder that the whitening was fitted with"
             )
-        mapped = np.asarray((vectors - self.mean) @ self.map, np.float32)
-        if mask is not None:
-            mapped[~mask] = 0
-        return unit_rows(mapped, ROUNDING)
 
     @property
     def size(self) -> int:
