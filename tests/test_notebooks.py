@@ -126,6 +126,13 @@ def test_rankings_are_compared_with_the_first(toy):
     assert ATTACK in page.text
     with pytest.raises(ConfigError, match="at least two rankings"):
         rlmrec.compare_rankings({"one": found.rankings["good"]})
+    for wrong, metrics, told in (
+        (list(found.rankings.values()), ["recall@20"], "rankings has type list: expected a name for each"),
+        ({"a": found.rankings["good"], "b": found}, ["recall@20"], "ranking 'b' has type RankingComparison"),
+        (found.rankings, "recall@20", r"expected a list such as \['recall@20'\]"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            rlmrec.compare_rankings(wrong, metrics)
 
 
 def test_a_table_escapes_caption_header_cells_and_note():

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 from rlmrec.machine import available_cores
 from rlmrec.types import AnyArray, Float32Array, FloatArray, IntArray
 
@@ -70,6 +70,19 @@ def map_blocks(
         return
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(threads, len(slices))) as pool:
         yield from pool.map(work, slices)
+
+
+def check_whole(value: object, name: str = "k") -> int:
+    """Return a whole number of at least 1, such as the length of a list.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a whole number such as 20, got {value!r}")
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, got {value}")
+    return int(value)
 
 
 def top_k(scores: Float32Array, k: int) -> tuple[IntArray, Float32Array]:

@@ -1,13 +1,18 @@
+import warnings
+
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from rlmrec.alignment.teacher import TeacherLists
+from rlmrec.closed_form import ItemKNN, Popularity
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation.ranking import OVERALL, PER_USER, DotProduct, evaluate, read_table
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 
 
@@ -177,6 +182,58 @@ def test_wrong_input():
         evaluate(DotProduct(scores.users, np.full_like(scores.items, np.nan)), dataset)
     with pytest.raises(DataError, match="nothing to evaluate"):
         evaluate(scores, make([(0, 0), (1, 1)], [], [], 70, 45))
+    for k in (2.5, "20", [5, "20"], True):
+        with pytest.raises(ConfigError, match="k must be one or more whole numbers"):
+            evaluate(scores, dataset, k=k)
+    assert evaluate(scores, dataset, k=np.int64(7)).k == (7,)
+    recommender = Recommender.of(dataset, scores.users, scores.items)
+    with pytest.raises(DataError, match=r"scores is a Recommender: expected its scorer\(\)"):
+        evaluate(recommender, dataset)
+
+
+def test_some_users():
+    dataset = random_dataset()
+    scores = random_scores(dataset)
+    with_test = np.flatnonzero(dataset.test.user_degrees())
+    whole, some = evaluate(scores, dataset), evaluate(scores, dataset, users=with_test[3:8].tolist())
+    assert np.array_equal(some.users, with_test[3:8])
+    assert np.array_equal(some.items, whole.items[3:8])
+    for users, told in (
+        ([0, 99999], r"users has the row 99999: expected rows from 0 to 69; of ids, dataset\.users\.rows"),
+        ([-1], "users has the row -1"),
+        (["u1"], "expected rows of users, such as"),
+        (np.ones(70, bool), "users has type bool"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            evaluate(scores, dataset, users=users)
+    without = np.flatnonzero(dataset.test.user_degrees() == 0)[:2]
+    with pytest.raises(DataError, match="none of the 2 users has an item in the test split"):
+        evaluate(scores, dataset, users=without)
+
+
+def test_scores_of_another_split_are_told_where_they_know_theirs():
+    dataset, other = random_dataset(), random_dataset(1)
+    model = Popularity.fit(dataset)
+    scorer = Recommender.of_model(dataset, model).scorer()
+    with_neighbours = Recommender.of_model(dataset, ItemKNN.fit(dataset)).scorer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scores in (model, scorer, with_neighbours):
+            assert scores.fingerprint == dataset.fingerprint
+            evaluate(scores, dataset)
+        evaluate(random_scores(dataset), other)  # of an unknown dataset
+        evaluate(Popularity.fit(dataset.final()), dataset)
+        TeacherLists.of(model, dataset.final())
+    for scores in (model, scorer, with_neighbours):
+        with pytest.warns(UserWarning, match=f"another dataset or split .fingerprint {dataset.fingerprint}"):
+            evaluate(scores, other)
+        with pytest.raises(DataError, match=r"another dataset or split .* fit the teacher to this dataset"):
+            TeacherLists.of(scores, other)
+    with pytest.warns(UserWarning, match="fit the model to this dataset"):
+        Recommender.of_model(other, model)
+    for wrong in ({"spread": 3}, {"spread": 0}, {"spread": "wide"}, {"length": 0}, {"length": 2.5}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be"):
+            TeacherLists.of(model, dataset, **wrong)
 
 
 def test_scores_of_integers_and_far_too_long_lists_are_refused():

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from rlmrec.alignment.projector import Projector
+from rlmrec.closed_form import GraphFilter, Popularity, Texts
 from rlmrec.closed_form.base import mean_over_training
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.recommend import cold_start
 from rlmrec.recommend.cold_start import ColdStart, KernelMap, ProjectorMap
 from rlmrec.recommend.recommender import Recommender
@@ -229,9 +230,44 @@ def test_wrong_vectors(made):
     for wrong in (np.zeros((2, 5)), np.full((1, 8), np.inf)):
         with pytest.raises(DataError, match="text vectors of 8 numbers"):
             cold.items(wrong)
+    for wrong in ("Python", ["Python"]):
+        with pytest.raises(
+            DataError, match=r"text vectors of 8 numbers, got .*'Python'.*: encode texts first"
+        ):
+            cold.items(wrong)
     silent = TextEmbeddings(text_embeddings.users, np.zeros_like(text_embeddings.items))
     with pytest.raises(DataError, match="at least 10"):
         ColdStart.fit(recommender, silent, dataset)
+
+
+def test_what_needs_no_fit_or_is_something_else_is_refused(made):
+    dataset, text_embeddings, recommender, _ = made
+    texts = Texts.of(text_embeddings, dataset)
+    for model, told in (
+        (
+            GraphFilter.fit(dataset, texts),
+            r"a graph filter needs no cold-start model: it places new users and items",
+        ),
+        (GraphFilter.fit(dataset), "needs no cold-start model: fit it with text embeddings"),
+        (Popularity.fit(dataset), "popularity is the same for all users"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            ColdStart.fit(Recommender.of_model(dataset, model), text_embeddings, dataset)
+    by_text = Recommender.of_model(
+        dataset, GraphFilter.fit(dataset, texts), {"texts": {"encoder": "letters 1", "text_size": 8}}
+    )
+    rule = cold_start.RuleColdStart(by_text)
+    assert repr(rule) == f"RuleColdStart(text vectors by letters 1, size 8, by the rule of {by_text!r})"
+    parts = rule.new_user(text_embeddings.users[0])
+    assert repr(parts) == f"UserParts(1 user, vectors of {by_text.items.shape[1]} numbers, history, direct)"
+    with pytest.raises(DataError, match="encode texts first by letters 1"):
+        rule.items("Python")
+    with pytest.raises(ConfigError, match="recommender has type ClosedFormModel: expected Recommender"):
+        ColdStart.fit(model, text_embeddings, dataset)
+    with pytest.raises(ConfigError, match="text_embeddings has type ndarray: expected TextEmbeddings"):
+        ColdStart.fit(recommender, text_embeddings.items, dataset)
+    with pytest.raises(ConfigError, match="dataset has type dict: expected a Dataset"):
+        ColdStart.fit(recommender, text_embeddings, {})
 
 
 def test_serves_without_torch(tmp_path, made):

@@ -184,6 +184,7 @@ def test_unknown_ids_and_a_bad_k(films):
             films.explain(user, item)
     with pytest.raises(ConfigError, match="k must be at least 1"):
         films.explain(1, "a", k=0)
+    assert repr(films) == f"Explainer({films.recommender!r}, profiles of {films.profiles})"
 
 
 class Says(LLM):

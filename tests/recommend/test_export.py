@@ -12,7 +12,7 @@ from rlmrec.errors import ConfigError, DataError, UnavailableError
 from rlmrec.recommend import export as module
 from rlmrec.recommend.export import load_qdrant, point_id, write_lists, write_parquet
 from rlmrec.recommend.lance import load_lancedb
-from rlmrec.recommend.lists import Lists
+from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.pgvector import load_pgvector
 from rlmrec.recommend.recommender import Recommender
 
@@ -83,7 +83,12 @@ def test_recommendations_need_a_k(tmp_path):
         write_lists(Lists(make(True)), tmp_path / "all.parquet", 0)
     with pytest.raises(ConfigError, match="ends in one of"):
         write_lists(Lists(make(True)), tmp_path / "all.xml", 3)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="rules has type str"):
+        write_lists(Lists(make(True)), tmp_path / "all.csv", 3, "id = 'i1'")
+    (tmp_path / "all.csv").write_text("yesterday's lists")
+    with pytest.raises(ConfigError, match="no item fulfils the condition"):
+        write_lists(Lists(make(True)), tmp_path / "all.csv", 3, Rules(where="id = 'none'"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["yesterday's lists"]
 
 
 @pytest.mark.parametrize("text", [True, False])

@@ -243,9 +243,34 @@ def test_a_list_ends_with_the_items_however_long_it_should_be(lists, rules):
 
 
 def test_wrong_rules(lists):
-    for wrong in ({"at_most": {"brand": 0}}, {"diversity": 1.5}):
-        with pytest.raises(ConfigError):
+    for wrong in (
+        {"at_most": {"brand": 0}},
+        {"diversity": 1.5},
+        {"where": 5},
+        {"candidates": "i1"},
+        {"exclude": 5},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
             Rules(**wrong)
+    for users, k, rules, told in (
+        ("u1", 3, None, r"users is 'u1': expected a list of ids such as \['u0'\]"),
+        (None, 3, None, "users is None"),
+        (["u1"], 2.5, None, "k must be a whole number"),
+        (["u1"], 3, "price < 5", r"rules has type str: expected Rules\(where='price < 5'\)"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            lists.of(users, k, rules)
+    for condition, told in (
+        ("thing_id = 7", "unable to find column \"thing_id\"; ids are in the column id, as text: id = 'i0'"),
+        ("id = 7", "id is text: id = 'i0'; expected"),
+        ("price < 5 and id in (7, 8)", "id is text: id = 'i0'; expected"),
+        ("id = 'i7' and brand > 5", "numeric type .*; brand is text: brand = 'brand 1'; expected"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            lists.matching(condition)
+    assert repr(lists) == (
+        f"Lists({lists.recommender!r}, columns for rules: id, title, brand, price, in_stock)"
+    )
     with pytest.raises(ColumnError, match="no column 'colour'"):
         lists.of(["u1"], 3, Rules(at_most={"colour": 1}))
     bare = Recommender(

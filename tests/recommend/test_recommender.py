@@ -153,9 +153,30 @@ def test_unknown_ids_and_bad_options(recommender):
     ):
         with pytest.raises(UnknownIdError, match=r"no(body|thing)"):
             call()
-    for k in (0, -1):
-        with pytest.raises(ConfigError, match="k must be at least 1"):
-            recommender.recommend("u1", k=k)
+    for k, told in ((0, "at least 1"), (-1, "at least 1"), (2.5, "a whole number"), ("5", "a whole number")):
+        for call in (recommender.recommend, recommender.similar_users):
+            with pytest.raises(ConfigError, match=f"k must be {told}"):
+                call("u1", k=k)
+    for call, told in (
+        (lambda: recommender.recommend(None, 5), "got None, expected a list of user ids such as"),
+        (lambda: recommender.recommend([["u1"]], 2), r"got \['u1'\], expected one user id"),
+        (lambda: recommender.recommend("u1", candidates=1000), "got 1000, expected a list of item ids"),
+        (lambda: recommender.recommend("u1", exclude="i1"), "got 'i1', expected a list of item ids"),
+        (lambda: recommender.recommend_from_items(1000), "got 1000, expected a list of item ids"),
+        (lambda: recommender.recommend_from_items("i1"), "got 'i1', expected a list of item ids"),
+        (
+            lambda: recommender.new_user(text="Ich suche"),
+            "text is 'Ich suche': expected the vector of one text",
+        ),
+        (lambda: recommender.new_user(text=np.ones((1, 8))), r"text is float64 of shape \(1, 8\)"),
+    ):
+        with pytest.raises(DataError, match=told):
+            call()
+    for call in (recommender.new_user, lambda: recommender.recommend_from_items([])):
+        with pytest.raises(ConfigError, match="a new user needs at least one item, or a text"):
+            call()
+    some = recommender.recommend("u1", 2, exclude_seen=False, candidates=(f"i{row}" for row in range(4)))
+    assert set(some[0]) <= {"i0", "i1", "i2", "i3"}
 
 
 def test_wrong_arrays():

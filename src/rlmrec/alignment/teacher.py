@@ -21,11 +21,11 @@ from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.closed_form.base import Texts, chosen_options
 from rlmrec.config import Config, make
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import DataError, WorkspaceError
-from rlmrec.evaluation.ranking import Scorer
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.evaluation.ranking import Scorer, check_scorer, of_other_dataset
 from rlmrec.files import atomic_file, locked
 from rlmrec.text.embeddings import TextEmbeddings
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+from rlmrec.topk import MEMORY_BUDGET, check_whole, map_blocks, top_k
 from rlmrec.trust import check_rows, damaged, expect, parse_json, read_tensors, write_tensors
 from rlmrec.types import BoolArray, Float32Array, FloatArray, Int32Array
 
@@ -176,14 +176,22 @@ class TeacherLists:
         Args:
             scorer: anything with ``score(users) -> float32[B, I]``: ``recommender.scorer()``, a ``ClosedFormModel``,
                 a ``DotProduct``.
-            dataset: the dataset that it was fitted on.
+            dataset: the dataset that it was fitted on; its final dataset, or one made of it by appending, will do.
             length: M, length of a list; a catalogue may have fewer items.
             spread: perplexity of π as a share of the list's length, above 0 and at most 1.
             teacher: name of the teacher.
 
         Raises:
-            DataError: scores of another shape than (B, I).
+            ConfigError: a length or a spread that is none.
+            DataError: scores of another shape than (B, I), or of a model that was fitted to another dataset.
         """
+        check_scorer(scorer)
+        Dataset.check(dataset)
+        if told := of_other_dataset(scorer, dataset):
+            raise DataError(f"{told}: fit the teacher to this dataset")
+        check_whole(length, "length")
+        if not isinstance(spread, int | float | np.number) or not 0 < spread <= 1:
+            raise ConfigError(f"spread must be a number above 0 and at most 1, got {spread!r}")
         best = BestItems.of(scorer, dataset, length, teacher)
         return cls(best.items, best.probabilities(spread), teacher, dataset.fingerprint)
 

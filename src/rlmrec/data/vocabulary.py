@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,8 @@ class Vocabulary:
         Raises:
             UnknownIdError: the id is not in the vocabulary; the message says if only its type differs.
         """
+        if not isinstance(raw, Hashable):
+            raise DataError(f"got {raw!r}, expected one {self.kind} id")
         row = self._rows.get(int(raw) if isinstance(raw, np.integer) else raw)
         if row is not None:
             return row
@@ -106,9 +108,11 @@ class Vocabulary:
         """Return the id that differs in case, outer blanks and leading zeros alone; None without one."""
         return self._by_bare.get(_bare(raw))
 
-    def rows(self, raw: Sequence[AnyId] | AnyArray) -> IntArray:
+    def rows(self, raw: Iterable[AnyId] | AnyArray) -> IntArray:
         """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""
-        return np.fromiter((self.row(r) for r in raw), np.int64, count=len(raw))
+        if isinstance(raw, str) or not isinstance(raw, Iterable):  # a text would be taken letter by letter
+            raise DataError(f"got {raw!r}, expected a list of {self.kind} ids such as {self.ids[:1]}")
+        return np.array([self.row(one) for one in raw], np.int64)
 
     def id(self, row: int) -> RawId:
         """Return the raw id of one row."""

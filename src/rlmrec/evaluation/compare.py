@@ -424,12 +424,24 @@ def compare_rankings(
         metrics: what to compare.
 
     Raises:
-        ConfigError: fewer than two rankings, or an unknown metric.
+        ConfigError: fewer than two rankings, something else than rankings by name, or an unknown metric.
         DataError: the rankings have different users or held-out items.
 
     Example:
         >>> compare_rankings({"popularity": evaluate(popular, dataset), "mine": evaluate(mine, dataset)})
     """
+    if not isinstance(rankings, Mapping):
+        raise ConfigError(
+            f"rankings has type {type(rankings).__name__}: expected a name for each, such as "
+            '{"popularity": ranking, "mine": another}'
+        )
+    for name, ranking in rankings.items():
+        if not isinstance(ranking, Ranking):
+            raise ConfigError(
+                f"ranking {name!r} has type {type(ranking).__name__}: expected what evaluate() returns"
+            )
+    if isinstance(metrics, str):
+        raise ConfigError(f"metrics is the text {metrics!r}: expected a list such as [{metrics!r}]")
     if len(rankings) < 2 or not metrics:
         raise ConfigError(
             f"expected at least two rankings and one metric, got {len(rankings)} and {len(metrics)}"

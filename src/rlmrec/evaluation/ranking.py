@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -15,9 +16,9 @@ from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.evaluation import metrics
 from rlmrec.files import atomic_file
 from rlmrec.linalg import unit_rows
-from rlmrec.topk import MEMORY_BUDGET, map_blocks, top_k
+from rlmrec.topk import MEMORY_BUDGET, check_whole, map_blocks, top_k
 from rlmrec.trust import damaged
-from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
+from rlmrec.types import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 
 # Names of the metrics that have a value per user, and of those that describe all lists together.
 PER_USER = (*metrics.ACCURACY, "novelty", "popularity")
@@ -28,7 +29,8 @@ OVERALL = ("coverage", "gini")
 class Scorer(Protocol):
     """A model that scores every item for some users: higher is better, −∞ excludes an item.
 
-    A scorer whose ``score`` may run in several threads at once has an attribute ``is_thread_safe`` that is True.
+    A scorer whose ``score`` may run in several threads at once has an attribute ``is_thread_safe`` that is True. One
+    that knows which dataset it was fitted to has its ``Dataset.fingerprint`` as an attribute ``fingerprint``.
     """
 
     def score(self, users: IntArray, /) -> Float32Array:
@@ -43,6 +45,7 @@ class DotProduct:
     Args:
         users: float32[U, d].
         items: float32[I, d].
+        fingerprint: of the dataset that they were made for; None where it is unknown.
 
     Raises:
         DataError: these are not two float32 matrices with the same d.
@@ -51,6 +54,7 @@ class DotProduct:
     is_thread_safe: ClassVar[bool] = True
     users: Float32Array
     items: Float32Array
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         for name, matrix in (("user", self.users), ("item", self.items)):
@@ -216,7 +220,7 @@ def evaluate(
     k: int | Sequence[int] = (5, 10, 20),
     split: str = "test",
     memory_budget: int = MEMORY_BUDGET,
-    users: IntArray | None = None,
+    users: IntArray | Sequence[int] | None = None,
 ) -> Ranking:
     """Rank all items for every user with held-out items (the paper's all-rank protocol, Section 4.1.2).
 
@@ -224,36 +228,46 @@ def evaluate(
     items are candidates.
     Among items with equal scores, the one with the lower row comes first.
 
+    A model that was fitted to another dataset may have seen the held-out items in training. Where the scores know their
+    dataset and it is another one, a warning says so; it is no error, since another dataset may have the same training
+    split and later test interactions. A dataset that was made by ``append`` counts as the same.
+
     Args:
-        scores: a ``DotProduct``, or anything with ``score(users) -> float32[B, I]``. A ``DotProduct`` is
-            scored by one thread per core; others are called from this thread, with a block of users at a time.
+        scores: a ``DotProduct``, a ``ClosedFormModel``, ``Recommender.scorer()``, or anything with
+            ``score(users) -> float32[B, I]``. A ``DotProduct`` is scored by one thread per core; others are called from
+            this thread, with a block of users at a time.
         dataset: its ``excluded()`` pairs are left out of the lists, and the items of ``split`` count as relevant.
         k: list lengths, or one.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
-        users: only these rows, of those with held-out items; None ranks for all of them.
+        users: only these rows, of those with held-out items; None ranks for all of them. ``dataset.users.rows(ids)``
+            are the rows of ids.
 
     Raises:
-        ConfigError: ``k`` is empty, contains a number below 1 or one far above the number of items, or
-            ``split`` is "train".
-        DataError: the split is empty, or the scores have the wrong shape or contain NaN.
+        ConfigError: ``k`` is empty, contains something else than a whole number of at least 1 or one far above the
+            number of items, ``users`` are no rows of the dataset, or ``split`` is "train".
+        DataError: the split is empty, none of ``users`` has held-out items, or the scores have the wrong shape or
+            contain NaN.
     """
-    if not callable(getattr(scores, "score", None)):
-        raise DataError(
-            f"scores is a {type(scores).__name__}: expected DotProduct(users, items), or an object with score(users)"
-        )
+    check_scorer(scores)
     Dataset.check(dataset)
-    lengths = tuple(sorted({k} if isinstance(k, int) else set(k)))
-    if not lengths or lengths[0] < 1:
-        raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")
+    if told := of_other_dataset(scores, dataset):
+        warnings.warn(f"{told}: the held-out items may have been in its training", stacklevel=2)
+    lengths = _lengths(k)
     if split not in ("valid", "test"):
         never = "training items are never ranked: " if split == "train" else f"unknown split {split!r}: "
         raise ConfigError(f"{never}evaluate on 'valid' or 'test'")
     held_out = dataset.split(split)
     found = np.flatnonzero(held_out.user_degrees())
-    users = found if users is None else found[np.isin(found, users)]  # (n,)
-    if not len(users):
+    if not len(found):
         raise DataError(f"the {split} split of {dataset.name} is empty: there is nothing to evaluate on")
+    if users is not None:
+        found = found[np.isin(found, _checked_rows(users, dataset))]
+        if not len(found):
+            raise DataError(
+                f"none of the {len(users)} users has an item in the {split} split of {dataset.name}"
+            )
+    users = found  # (n,)
     n_items = dataset.n_items
     if lengths[-1] > max(n_items, MOST_K):
         raise ConfigError(
@@ -297,6 +311,65 @@ def evaluate(
     np.concatenate([block[0] for block in blocks], out=items[:, :width])
     np.concatenate([block[1] for block in blocks], out=hits[:, :width])
     return Ranking(users, items, hits, n_relevant, dataset.train.item_degrees(), dataset.n_users, lengths)
+
+
+def check_scorer(scores: Scorer) -> None:
+    """Check that something scores items.
+
+    Raises:
+        DataError: it does not.
+    """
+    kind = type(scores).__name__
+    if callable(getattr(scores, "scorer", None)):  # whose score() takes ids of users and items
+        raise DataError(f"scores is a {kind}: expected its scorer(), such as recommender.scorer()")
+    if not callable(getattr(scores, "score", None)):
+        raise DataError(
+            f"scores is a {kind}: expected DotProduct(users, items), or an object with score(users)"
+        )
+
+
+def of_other_dataset(scores: object, dataset: Dataset) -> str:
+    """Say that scores were fitted to another dataset; "" if they were not, or if it is unknown."""
+    fingerprint = getattr(scores, "fingerprint", None)
+    if not isinstance(fingerprint, str) or dataset.descends_from(fingerprint):
+        return ""
+    return (
+        f"the {type(scores).__name__} is of another dataset or split (fingerprint {fingerprint}, that of "
+        f"{dataset.name!r} is {dataset.fingerprint})"
+    )
+
+
+def _lengths(k: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the list lengths in ascending order."""
+    given = [k] if isinstance(k, str | float) or not isinstance(k, Iterable) else list(k)
+    try:
+        lengths = {check_whole(length) for length in given}
+    except ConfigError:
+        lengths = set()
+    if not lengths:
+        raise ConfigError(f"k must be one or more whole numbers of at least 1, got {k!r}")
+    return tuple(sorted(lengths))
+
+
+def _checked_rows(users: IntArray | Sequence[int], dataset: Dataset) -> IntArray:
+    """Return rows of users as int64[n].
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    rows: AnyArray = np.asarray(users)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"users has type {rows.dtype} and shape {rows.shape}: expected rows of users, such as "
+            "dataset.users.rows(ids) gives"
+        )
+    wrong = rows[(rows < 0) | (rows >= dataset.n_users)]
+    if len(wrong):
+        raise ConfigError(
+            f"users has the row {wrong[0]}: expected rows from 0 to {dataset.n_users - 1}; of ids, "
+            "dataset.users.rows(ids) gives the rows"
+        )
+    return rows.astype(np.int64)
 
 
 def _check_shape(scores: Scorer, dataset: Dataset) -> None:

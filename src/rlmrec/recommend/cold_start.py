@@ -14,9 +14,11 @@ import scipy.linalg
 from safetensors import safe_open
 
 from rlmrec.closed_form.base import UserParts, nested, own_user_texts, prefixed
+from rlmrec.closed_form.graph_rule import GraphRule
+from rlmrec.closed_form.popularity import ConstantRule
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.linalg import unit_rows
 from rlmrec.recommend.index import digest
@@ -24,7 +26,7 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import top_k
 from rlmrec.trust import check_finite, damaged, expect, parse_json, read_tensors, write_tensors
-from rlmrec.types import Float32Array, IntArray
+from rlmrec.types import AnyArray, Float32Array, IntArray
 
 FILE = "cold_start.safetensors"
 FORMAT = 2  # 1 had the map of items alone, for users as well
@@ -209,6 +211,9 @@ class RuleColdStart:
         self.encoder: str = self.manifest["encoder"]
         self.size: int = self.manifest["text_size"]
 
+    def __repr__(self) -> str:
+        return f"RuleColdStart(text vectors by {self.encoder}, size {self.size}, by the rule of {self.recommender!r})"
+
     def items(self, texts: Float32Array) -> Float32Array:
         """Compute embeddings float32[n, d] of items with these text vectors, float32[n, d_s].
 
@@ -262,7 +267,13 @@ def has_rule_for_texts(recommender: Recommender) -> bool:
 
 
 def _checked_texts(texts: Float32Array, model: TextModel) -> Float32Array:
-    texts = np.atleast_2d(np.asarray(texts, np.float32))
+    given: AnyArray = np.asarray(texts)
+    if given.dtype.kind not in "fiu":
+        raise DataError(
+            f"expected text vectors of {model.size} numbers, got {texts!r}: encode texts first by {model.encoder}, as "
+            "encoder.encode([text])"
+        )
+    texts = np.atleast_2d(given.astype(np.float32))
     if texts.shape[1] != model.size or not np.isfinite(texts).all():
         raise DataError(
             f"expected finite text vectors of {model.size} numbers, made by {model.encoder}, got shape {texts.shape}"
@@ -363,8 +374,20 @@ class ColdStart:
             seed: of the landmarks, and of the users by whom the shift is chosen.
 
         Raises:
-            DataError: fewer than 10 items have both text and interactions, or the projector has other sizes.
+            ConfigError: an argument is of another kind, or a closed form needs no fit or has scores that embeddings
+                alone do not give.
+            DataError: fewer than 10 items have both text and interactions, the projector has other sizes, or the
+                text embeddings are of another dataset.
         """
+        Dataset.check(dataset)
+        for name, value, kind in (
+            ("recommender", recommender, Recommender),
+            ("text_embeddings", text_embeddings, TextEmbeddings),
+        ):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} has type {type(value).__name__}: expected {kind.__name__}")
+        if why := why_no_fit(recommender):
+            raise ConfigError(why)
         text_embeddings.check(dataset)
         has_text = np.square(text_embeddings.items).sum(axis=1) > 0
         warm = np.flatnonzero((dataset.train.item_degrees() > 0) & has_text)
@@ -468,6 +491,21 @@ class ColdStart:
                 ):
                     raise DataError(f"a text is mapped to shape {tried.shape}")
         return model
+
+
+def why_no_fit(recommender: Recommender) -> str:
+    """Say why a map from texts to embeddings would give a part of a closed form's scores alone; "" if it would not."""
+    rule = None if recommender.parts is None else recommender.parts.rule
+    if isinstance(rule, GraphRule):
+        other = (
+            "it places new users and items by Recommender.new_user and ClosedFormModel.add_items"
+            if rule.reads_texts
+            else "fit it with text embeddings, and it reads new texts by itself"
+        )
+        return f"a graph filter needs no cold-start model: {other}"
+    if isinstance(rule, ConstantRule):
+        return "popularity is the same for all users: no text can be mapped to it"
+    return ""
 
 
 def _fit_kernel(texts: Float32Array, embeddings: Float32Array, rows: IntArray, seed: int) -> KernelMap:

@@ -17,10 +17,10 @@ import numpy as np
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.metadata import item_labels, metadata_texts, text_columns
 from rlmrec.data.vocabulary import RawId
-from rlmrec.errors import ConfigError
 from rlmrec.llm.base import LLM
 from rlmrec.llm.store import Store
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.topk import check_whole
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*[^\W_]")
 # Characters of scripts that put no spaces between words; each counts as a word.
@@ -162,6 +162,10 @@ class Explainer:
         self.added = added
         self.profiles = profiles if profiles is not None and Path(profiles).exists() else None
 
+    def __repr__(self) -> str:
+        profiles = "" if self.profiles is None else f", profiles of {self.profiles}"
+        return f"Explainer({self.recommender!r}{profiles})"
+
     def explain(self, user: RawId, item: RawId, k: int = 3) -> Explanation:
         """Explain the recommendation of an item to a user.
 
@@ -174,8 +178,7 @@ class Explainer:
             UnknownIdError: an unknown user or item.
             ConfigError: k below 1.
         """
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, got {k}")
+        check_whole(k)
         user_row, row = self.recommender.user_ids.row(user), self.recommender.item_ids.row(item)
         rows, parts, own = self.recommender.contributions(user_row, row)
         score, own_parts = float(self.recommender.score(user, item)), self._own_parts(user_row, own)

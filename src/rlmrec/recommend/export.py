@@ -17,8 +17,9 @@ from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.engine import Engine, bound
 from rlmrec.errors import ConfigError
 from rlmrec.files import atomic_file
-from rlmrec.recommend.lists import Lists, Rules
+from rlmrec.recommend.lists import Lists, Rules, as_rules
 from rlmrec.recommend.recommender import Recommender
+from rlmrec.topk import check_whole
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
 # Users per row group: with k = 20, some tens of MiB are in memory at a time.
@@ -66,13 +67,14 @@ def write_lists(
         how much was written.
 
     Raises:
-        ConfigError: k below 1, an ending that is none of ``LISTS``, or a rule that does not fit to the items.
+        ConfigError: k below 1, an ending that is none of ``LISTS``, a rule that does not fit to the items, or rules
+            that no item fulfils. Nothing is written then, and a file that was there stays.
     """
-    path, rules, recommender = Path(path), rules or Rules(), lists.recommender
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    path, rules, recommender = Path(path), as_rules(rules), lists.recommender
+    check_whole(k)
     if path.suffix not in LISTS:
         raise ConfigError(f"{path}: expected a name that ends in one of {', '.join(LISTS)}")
+    lists.check_some_left(rules)
     allowed, _ = lists.allowed(rules)
     k = lists.length(k)
     at_once = max(1, min(row_group, ENTRIES // k))

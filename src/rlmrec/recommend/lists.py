@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -20,12 +20,15 @@ from rlmrec.html import html_table
 from rlmrec.recommend.conditions import EXPECTED, as_dates, flat_name, with_dates
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.recommend.search import Found
+from rlmrec.topk import check_whole
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
 POOL = 100  # items of a user among which caps and diversity choose; at least POOL_OF_K · k
 POOL_OF_K = 5
 BLOCK = 1024  # users at a time
 FILTERS_KEPT = 64
+# After the name of a column in a condition: it is compared with a number.
+_TO_NUMBER = r"[\"`]?\s*(?:[=<>!]+|(?:not\s+)?in\s*\()\s*[-+]?\d"
 Source = Literal["history", "text", "popularity"]
 _BY: dict[Source, str] = {"history": "history", "text": "the user's text", "popularity": "popularity"}
 
@@ -45,7 +48,7 @@ class Rules:
             (1 − λ) · relevance − λ · (largest cosine to an item before it), relevance from 0 to 1 in the user's pool.
 
     Raises:
-        ConfigError: a cap below 1 or a diversity outside [0, 1].
+        ConfigError: a cap below 1, a diversity outside [0, 1], or a value of another kind.
 
     Source: Carbonell and Goldstein, SIGIR 1998 (maximal marginal relevance).
     """
@@ -59,6 +62,16 @@ class Rules:
     diversity: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, kinds, expected in (
+            ("where", str, "an SQL condition such as \"city = 'Berlin'\""),
+            ("bought_where", str, "an SQL condition such as \"city = 'Berlin'\""),
+            ("candidates", Collection, "a list of ids"),
+            ("exclude", Collection, "a list of ids"),
+        ):
+            value = getattr(self, name)
+            is_text = isinstance(value, str)
+            if value is not None and (not isinstance(value, kinds) or is_text != (kinds is str)):
+                raise ConfigError(f"{name} is {value!r}: expected {expected}")
         if any(cap < 1 for cap in self.at_most.values()):
             raise ConfigError(f"at_most {dict(self.at_most)}: expected numbers of at least 1")
         if not 0 <= self.diversity <= 1:
@@ -122,6 +135,10 @@ class Lists:
         self.recommender = recommender
         self.dataset = dataset
         self._filters: dict[str, BoolArray] = {}
+
+    def __repr__(self) -> str:
+        columns = "" if self.dataset is None else f", columns for rules: {', '.join(self.columns.columns)}"
+        return f"Lists({self.recommender!r}{columns})"
 
     @cached_property
     def columns(self) -> pl.DataFrame:
@@ -202,7 +219,28 @@ class Lists:
             name for name, kind in self.dated_columns.schema.items() if kind.is_temporal() and name in where
         ]
         told = f"; compare {' and '.join(dates)} with {EXPECTED}" if dates else ""
+        if unknown is not None and self._is_id_column(unknown[1]):
+            meant = f"; ids are in the column id, as text: {self._compared('id')}"
+        elif "cannot compare string" in why or "for String values" in why:
+            texts = [
+                name
+                for name, kind in self.dated_columns.schema.items()
+                if kind == pl.String
+                and re.search(rf"(?<!\w){re.escape(name)}{_TO_NUMBER}", where, re.IGNORECASE)
+            ]
+            told += "".join(f"; {name} is text: {self._compared(name)}" for name in texts)
         return f"{why}{meant}{told}; {self._expected()}"
+
+    def _is_id_column(self, name: str) -> bool:
+        """Whether an unknown column is what one's own tables call the items' ids, as far as it can be told."""
+        of_tables = {} if self.dataset is None else self.dataset.provenance.get("columns") or {}
+        return (
+            name == of_tables.get("item") or re.search(r"(?:^|_|[a-z])id$", name, re.IGNORECASE) is not None
+        )
+
+    def _compared(self, name: str) -> str:
+        """Compare a column with one of its values, as an example."""
+        return f"{name} = {_examples(self.columns[name])[0]}"
 
     def _expected(self, column: str = "") -> str:
         """Say what a condition is, with an example; of a column of text or dates, with one of its values."""
@@ -281,7 +319,7 @@ class Lists:
 
     def length(self, k: int) -> int:
         """Return k, or the number of items where that is less."""
-        return min(k, max(1, len(self.recommender.items)))
+        return min(check_whole(k), max(1, len(self.recommender.items)))
 
     def of(self, users: Sequence[RawId], k: int = 20, rules: Rules | None = None) -> list[UserList]:
         """Return the list of each user; of an unknown user, or one with nothing, that of the most popular items.
@@ -292,9 +330,15 @@ class Lists:
             rules: for all of them.
 
         Raises:
-            ConfigError: a rule names no column or is not an expression, or k is below 1.
+            ConfigError: a rule names no column or is not an expression, k is below 1, or an argument is of another
+                kind.
         """
-        rules, k = rules or Rules(), self.length(k)
+        if isinstance(users, str) or not isinstance(
+            users, Iterable
+        ):  # a text would be taken letter by letter
+            example = self.recommender.user_ids.ids[:1]
+            raise ConfigError(f"users is {users!r}: expected a list of ids such as {example}")
+        users, rules, k = list(users), as_rules(rules), self.length(k)
         allowed, _ = self.allowed(rules)
         known = [place for place, user in enumerate(users) if user in self.recommender.user_ids]
         rows = self.recommender.user_ids.rows([users[place] for place in known])
@@ -330,8 +374,6 @@ class Lists:
             item rows int64[B, k] (−1: none), scores float32[B, k], k being ``length(k)`` at most, and bool[B]: who
             has a text alone, and who has nothing and gets the most popular items.
         """
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, got {k}")
         k = self.length(k)
         by_text, by_popularity = self.recommender.bases(users)
         found = np.full((len(users), k), -1)
@@ -426,6 +468,18 @@ class Lists:
         return (
             self._choose(rows, scores, k, Rules(at_most=rules.at_most)) if rules.at_most else (rows, scores)
         )
+
+
+def as_rules(rules: object) -> Rules:
+    """Return rules; None means no rule.
+
+    Raises:
+        ConfigError: they are something else, such as a condition.
+    """
+    if rules is not None and not isinstance(rules, Rules):
+        remedy = f"Rules(where={rules!r})" if isinstance(rules, str) else "Rules(…)"
+        raise ConfigError(f"rules has type {type(rules).__name__}: expected {remedy}")
+    return Rules() if rules is None else rules
 
 
 def _typed(column: pl.Series) -> pl.Series:

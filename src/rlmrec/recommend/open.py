@@ -15,6 +15,7 @@ from rlmrec.recommend.cold_start import (
     TextModel,
     has_cold_start,
     has_rule_for_texts,
+    why_no_fit,
 )
 from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.index import Index, has_index
@@ -120,9 +121,10 @@ def open_cold_start(workspace: Workspace, run: str, recommender: Recommender) ->
     if has_rule_for_texts(recommender):
         return RuleColdStart(recommender)
     if recommender.parts is not None and not has_cold_start(workspace.recommender_path(run)):
+        or_fit = "" if why_no_fit(recommender) else ", or create a cold-start model with 'rlmrec cold fit'"
         raise WorkspaceError(
             f"run {run!r} reads no texts: fit graph-filter with text embeddings ('rlmrec encode', then "
-            "'rlmrec train'), or create a cold-start model with 'rlmrec cold fit'"
+            f"'rlmrec train'){or_fit}"
         )
     return ColdStart.load(workspace.recommender_path(run), recommender)
 

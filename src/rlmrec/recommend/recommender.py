@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +19,13 @@ from rlmrec.closed_form.base import ClosedFormModel, UserParts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError
-from rlmrec.evaluation.ranking import DotProduct, Scorer
+from rlmrec.evaluation.ranking import DotProduct, Scorer, of_other_dataset
 from rlmrec.recommend import search, storage
 from rlmrec.recommend.card import card
 from rlmrec.recommend.index import Index, build_index
 from rlmrec.recommend.search import Found, Queries
 from rlmrec.recommend.sparse_parts import LIGHT, SparseParts
-from rlmrec.topk import MEMORY_BUDGET, ByNorm, top_k
+from rlmrec.topk import MEMORY_BUDGET, ByNorm, check_whole, top_k
 from rlmrec.types import AnyArray, BoolArray, Float32Array, IntArray
 
 RawIds = RawId | Sequence[RawId] | AnyArray
@@ -178,12 +179,22 @@ class Recommender:
         """Make a recommender of a closed-form model that was fitted to a dataset.
 
         Args:
-            dataset: the dataset.
+            dataset: the dataset. Of a model that was fitted to another one, a warning says so, as in ``evaluate``.
             model: the model.
             manifest: as in the class.
             user_texts: float32[U, d_s], the users' own text vectors that it was fitted with, zeros for none.
+
+        Raises:
+            ConfigError: ``model`` is something else; a trained model's embeddings go into ``of``.
         """
         Dataset.check(dataset)
+        if not isinstance(model, ClosedFormModel):
+            raise ConfigError(
+                f"model has type {type(model).__name__}: expected what fit() of a closed form returns; of trained "
+                "embeddings Recommender.of(dataset, users, items) makes a recommender"
+            )
+        if told := of_other_dataset(model, dataset):
+            warnings.warn(f"{told}: fit the model to this dataset", stacklevel=2)
         recommender = cls.of(dataset, model.users, model.items, manifest)
         return recommender._replace(parts=SparseParts.of(model, user_texts))
 
@@ -248,7 +259,8 @@ class Recommender:
 
         Raises:
             UnknownIdError: an unknown user or item.
-            ConfigError: k below 1.
+            DataError: no ids where ids are expected, such as None.
+            ConfigError: k is no whole number of at least 1.
         """
         rows, scalar = _rows(self.user_ids, user_ids)
         found = self.recommend_rows(rows, k, exclude_seen, self._allowed(candidates, exclude))
@@ -322,7 +334,7 @@ class Recommender:
 
         Raises:
             UnknownIdError: an unknown item.
-            ConfigError: no item, or k below 1.
+            ConfigError: no item, or k is no whole number of at least 1.
         """
         ids, scores = self.recommend_parts(self.new_user(item_ids), k, exclude=item_ids)
         return ids[0], scores[0]
@@ -352,8 +364,13 @@ class Recommender:
         return scores if self.parts is None else self.parts.add_to(scores, parts)
 
     def scorer(self) -> Scorer:
-        """Return what ``rlmrec.evaluate`` ranks all items by: the scores of ``recommend`` for training's users."""
-        return DotProduct(self.users, self.items) if self.is_inner_product else _Scores(self)
+        """Return what ``rlmrec.evaluate`` ranks all items by: the scores of ``recommend`` for training's users.
+
+        It knows the dataset that the manifest names, so that ``evaluate`` warns of another one.
+        """
+        if not self.is_inner_product:
+            return _Scores(self)
+        return DotProduct(self.users, self.items, self.manifest.get("fingerprint"))
 
     def rank(
         self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray, allowed: BoolArray | None = None
@@ -435,7 +452,10 @@ class Recommender:
             UnknownIdError: an unknown item.
             ConfigError: no item, or a vector does not say everything (``new_user`` does).
         """
-        return self.fold_in_rows(self._liked(item_ids))
+        rows = np.unique(self.item_ids.rows(item_ids))
+        if not len(rows):
+            raise ConfigError("a new user needs at least one item")
+        return self.fold_in_rows(rows)
 
     def new_user(
         self, item_ids: Sequence[RawId] | AnyArray = (), text: Float32Array | None = None
@@ -450,20 +470,20 @@ class Recommender:
         Raises:
             UnknownIdError: an unknown item.
             ConfigError: neither an item nor a text, or a text for a trained run, which needs a ``ColdStart``.
-            DataError: the run reads no texts, or the vector has another size.
+            DataError: the run reads no texts, or the text is no vector of its size, such as a sentence that has not
+                been encoded.
         """
-        rows = np.empty(0, np.int64) if text is not None and not len(item_ids) else self._liked(item_ids)
+        rows = self.item_ids.rows(item_ids)
+        if text is None and not len(rows):
+            raise ConfigError("a new user needs at least one item, or a text")
+        rows = np.unique(rows)
+        if text is not None:
+            text = _one_vector(text)
         if self.parts is not None:
             return self.parts.fold_in(rows, None, text, len(self.items))
         if text is not None:
             raise ConfigError("a trained run maps texts by its cold-start model: use ColdStart.users")
         return UserParts(self.fold_in_rows(rows)[None])
-
-    def _liked(self, item_ids: Sequence[RawId] | AnyArray) -> IntArray:
-        rows = np.unique(self.item_ids.rows(list(item_ids)))
-        if not len(rows):
-            raise ConfigError("fold_in needs at least one item")
-        return rows
 
     def fold_in_rows(self, rows: IntArray, weights: Float32Array | None = None) -> Float32Array:
         """Return the vector of ``fold_in`` for item rows; ``weights`` float32[n] count each item, 1 by default."""
@@ -754,8 +774,10 @@ class Recommender:
         """Refuse lists whose padding alone would fill the memory.
 
         Raises:
-            ConfigError: k is more than the n candidates, and lists of k take more than 256 MiB.
+            ConfigError: k is no whole number of at least 1, or is more than the n candidates, and lists of k take more
+                than 256 MiB.
         """
+        check_whole(k)
         if k > n and n_rows * k * BYTES_PER_ENTRY > MEMORY_BUDGET:
             raise ConfigError(f"k is {k:,} and there are {n:,} to choose from: expected at most {n:,}")
 
@@ -809,9 +831,9 @@ class Recommender:
             return None
         allowed = np.full(len(self.items), candidates is None)
         if candidates is not None:
-            allowed[self.item_ids.rows(list(candidates))] = True
+            allowed[self.item_ids.rows(candidates)] = True
         if exclude is not None:
-            allowed[self.item_ids.rows(list(exclude))] = False
+            allowed[self.item_ids.rows(exclude)] = False
         return allowed
 
     def _parts(self) -> dict[str, Any]:
@@ -864,6 +886,11 @@ class _Scores:
     is_thread_safe: ClassVar[bool] = True
     recommender: Recommender
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the recommender's dataset, if it names one."""
+        return self.recommender.manifest.get("fingerprint")
+
     def score(self, users: IntArray) -> Float32Array:
         """Return the scores float32[B, I] of user rows int64[B]."""
         return self.recommender.score_rows(users)
@@ -893,6 +920,22 @@ def _rows(vocabulary: Vocabulary, raw: RawIds) -> tuple[IntArray, bool]:
     if isinstance(raw, np.ndarray) and raw.ndim == 0:
         return np.array([vocabulary.row(raw.item())]), True
     return vocabulary.rows(raw), False
+
+
+def _one_vector(text: object) -> Float32Array:
+    """Return the vector float32[d_s] of one text.
+
+    Raises:
+        DataError: it is something else.
+    """
+    vector: AnyArray = np.asarray(text)
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        got = repr(text) if isinstance(text, str) else f"{vector.dtype} of shape {vector.shape}"
+        raise DataError(
+            f"text is {got}: expected the vector of one text, such as encoder.encode([text])[0] of the encoder of the "
+            "run's text embeddings"
+        )
+    return vector.astype(np.float32)
 
 
 def _answer(raw: AnyArray, found: Found, scalar: bool) -> Answer:

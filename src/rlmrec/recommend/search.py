@@ -9,9 +9,17 @@ import numpy as np
 import scipy.sparse as sp
 
 from rlmrec.closed_form.base import UserParts
-from rlmrec.errors import ConfigError
 from rlmrec.recommend.index import Index
-from rlmrec.topk import MEMORY_BUDGET, TILE, ByNorm, map_blocks, top_k, top_k_by_norm, top_k_products
+from rlmrec.topk import (
+    MEMORY_BUDGET,
+    TILE,
+    ByNorm,
+    check_whole,
+    map_blocks,
+    top_k,
+    top_k_by_norm,
+    top_k_products,
+)
 from rlmrec.types import Float32Array, IntArray
 
 INDEX_BLOCK = 1024  # queries per call of an index
@@ -83,8 +91,7 @@ def exact(
     Raises:
         ConfigError: k below 1.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    check_whole(k)
 
     by_norm = None if by_norm is None else by_norm.without(banned)
 
@@ -126,8 +133,7 @@ def exact_scores(
     Raises:
         ConfigError: k below 1.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    check_whole(k)
 
     def best(block: slice) -> Found:
         scores = score(block)
