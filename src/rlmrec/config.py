@@ -14,6 +14,12 @@ from rlmrec.errors import ConfigError, did_you_mean, expectation
 class Config(BaseModel):
     """Base of the configuration classes. Each is defined in the file of the class that it configures.
 
+    Args:
+        options: the options by name.
+
+    Raises:
+        ConfigError: an unknown option or a bad value, named with what was expected.
+
     Attributes:
         later_options: options that were added after runs had been stored. ``stored`` leaves them out at their
             defaults, so that the runs and trials of before are found again.
@@ -21,6 +27,12 @@ class Config(BaseModel):
 
     later_options: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise _refused(type(self), error) from None
 
     def stored(self) -> dict[str, Any]:
         """Return the options as a run's ``config.toml`` and the ids of trials hold them."""
@@ -68,21 +80,23 @@ def make(kind: type[C], values: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: an unknown key or a bad value, named with what was expected.
     """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"]) or kind.__name__
-            if problem["type"] == "extra_forbidden":
-                known = ", ".join(kind.model_fields)
-                meant = did_you_mean(name, kind.model_fields)
-                problems.append(
-                    f"unknown option {name!r}{meant}: expected {f'one of {known}' if known else 'none'}"
-                )
-            else:
-                problems.append(f"{name} = {problem['input']!r}: {expectation(problem['msg']).lower()}")
-        raise ConfigError("; ".join(problems)) from None
+    return kind(**values)
+
+
+def _refused(kind: type[Config], error: ValidationError) -> ConfigError:
+    """Say in this package's words what pydantic refuses."""
+    problems = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]) or kind.__name__
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            meant = did_you_mean(name, kind.model_fields)
+            problems.append(
+                f"unknown option {name!r}{meant}: expected {f'one of {known}' if known else 'none'}"
+            )
+        else:
+            problems.append(f"{name} = {problem['input']!r}: {expectation(problem['msg']).lower()}")
+    return ConfigError("; ".join(problems))
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

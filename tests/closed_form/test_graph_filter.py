@@ -493,5 +493,7 @@ def test_refuses(fitted, noisy):
     for size in (1, 5):  # one number would be taken for twelve
         with pytest.raises(DataError, match="expected 12"):
             fitted.fold_in([3], text=np.ones(size, np.float32))
-    with pytest.raises(ConfigError, match="expected a GraphFilterConfig"):
+    with pytest.raises(ConfigError, match="expected GraphFilterConfig or a mapping"):
         GraphFilter.fit(noisy[0], None, object())
+    with pytest.raises(ConfigError, match=r"unknown option 'rnk' \(did you mean 'rank'\?\)"):
+        GraphFilter.fit(noisy[0], None, {"rnk": 3})

@@ -105,6 +105,8 @@ def test_options_go_where_they_are_known(place):
     assert weights == {0.5}
     with pytest.raises(ConfigError, match="no trial of table1 has an option lr"):
         trials(place, "table1", options={"lr": 1})
+    with pytest.raises(ConfigError, match=r"has an option epoch \(did you mean 'epochs'\?\)"):
+        trials(place, "table1", options={"epoch": 1})
 
 
 def test_only(place):
@@ -598,9 +600,9 @@ def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
         ("seeds = 1", 'seeds = "three"', "seeds = 'three', expected a number"),
         ("seeds = 1", "seeds = -1", "mine: seeds = -1, expected a number of seeds, 1 or more"),
         ("[[grid]]", "[[grid]]\nseeds = 0", "mine: seeds = 0, expected"),
-        ("seeds = 1", "seed = 1\nseeds = 1", "the file has seed, expected some of title"),
-        ('"precision@10"', '"recal@20"', "metrics has recal@20, expected some of"),
-        ('"noise"]', '"cuts"]', "rows has cuts, expected some of backbone"),
+        ("seeds = 1", "seed = 2", r"the file has seed \(did you mean 'seeds'\?\), expected some of title"),
+        ('"precision@10"', '"recal@20"', r"metrics has recal@20 \(did you mean 'recall@20'\?\), expected some of"),
+        ('"noise"]', '"cuts"]', r"rows has cuts \(did you mean 'cut'\?\), expected some of backbone"),
         ("{ noise =", "{ variant =", "against has variant, expected some of backbone, noise"),
         ("[0.0, 0.5]", "0.5", "noise = 0.5, expected a list"),
         ("[[grid]]", "[grid]", "expected one or more tables"),

@@ -1,9 +1,13 @@
 """Presets and settings resolved to configurations."""
 
+import pickle
+
 import pytest
 
+from rlmrec import TrainConfig
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES, Backbone, LightGCN
+from rlmrec.closed_form import GraphFilter
 from rlmrec.config import parse_settings
 from rlmrec.errors import ConfigError
 from rlmrec.experiments.run import build
@@ -56,6 +60,15 @@ def test_settings_override_the_preset():
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         RunSpec.resolve(**arguments)
+
+
+def test_mistakes_are_named_by_the_constructor_of_a_config():
+    with pytest.raises(ConfigError, match=r"unknown option 'epoch' \(did you mean 'epochs'\?\)"):
+        TrainConfig(epoch=3)
+    with pytest.raises(ConfigError, match="unknown option 'rnk'"):
+        GraphFilter.Config(rnk=3)
+    kept = TrainConfig(epochs=3)
+    assert pickle.loads(pickle.dumps(kept)) == kept
 
 
 def test_a_setting_without_a_value():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
@@ -485,7 +485,7 @@ class ClosedForm(Labelled, ABC):
             dataset: the test split is never looked at.
             texts: text vectors, ``Texts.of(text_embeddings, dataset)``; None without any. ``TextEmbeddings`` are taken
                 in the same way. ``check_texts`` checks them.
-            config: an instance of the class's ``Config``; None for its defaults.
+            config: an instance of the class's ``Config`` or a mapping of its options; None for its defaults.
             seed: of everything random.
         """
 
@@ -532,16 +532,12 @@ def prefixed(name: str, state: Mapping[str, AnyArray]) -> State:
 
 
 def check_config(config: Any, kind: type[Any]) -> Any:
-    """``config``, or the defaults for None.
+    """``config``, or one of its options as a mapping; the defaults for None.
 
     Raises:
-        ConfigError: it is the configuration of something else.
+        ConfigError: an unknown option, or the configuration of something else.
     """
-    if config is None:
-        return kind()
-    if not isinstance(config, kind):
-        raise ConfigError(f"expected a {kind.__name__}, got {type(config).__name__}")
-    return config
+    return as_config(kind, config, {})
 
 
 def _one_text(text: Float32Array) -> Float32Array:

@@ -168,6 +168,7 @@ class Experiment:
     published: Published | None = None
 
     def __post_init__(self) -> None:
+        self._refuse_unknown("the file", self.values, _KEYS)
         for key, (kind, expected, required) in _KEYS.items():
             if required and key not in self.values:
                 raise ConfigError(f"{self.name} has no {key}: expected {expected}")
@@ -178,7 +179,6 @@ class Experiment:
             if not all(isinstance(part, dict) for part in parts):
                 raise ConfigError(f"{self.name}: {pair!r} among pairs, expected {_KEYS['pairs'][1]}")
         object.__setattr__(self, "values", _with_current_names(self.values))
-        self._refuse_unknown("the file", self.values, _KEYS)
         self._refuse_unknown("metrics", self.values["metrics"], sorted(METRICS))
         self._refuse_unknown("rows", self.rows, COORDINATES)
         for key, named in self._named_coordinates():
@@ -226,11 +226,10 @@ class Experiment:
             yield from (("pairs", pair[part]) for part in ("rows", "with"))
 
     def _refuse_unknown(self, where: str, found: Any, known: Any) -> None:
-        unknown = [str(name) for name in found if name not in known]
+        unknown = sorted(str(name) for name in found if name not in known)
         if unknown:
-            raise ConfigError(
-                f"{self.name}: {where} has {', '.join(sorted(unknown))}, expected some of {', '.join(known)}"
-            )
+            listed = ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown)
+            raise ConfigError(f"{self.name}: {where} has {listed}, expected some of {', '.join(known)}")
 
     @classmethod
     def read(cls, path: Path) -> Experiment:
@@ -383,7 +382,9 @@ class Experiment:
             raise ConfigError(f"{self.name} has no trial with all of --only")
         unknown = mistyped | (named - used)
         if unknown:
-            raise ConfigError(f"no trial of {self.name} has an option {', '.join(sorted(unknown))}")
+            options_known = sorted(set().union(*known.values()))
+            listed = ", ".join(f"{name}{did_you_mean(name, options_known)}" for name in sorted(unknown))
+            raise ConfigError(f"no trial of {self.name} has an option {listed}")
         planned = [method.runs[0][0] for stage in stages.values() for method in stage] + lacking
         # With the options of the preset and of the command, which a row may show.
         found = (self.row(trial.as_dict()) for trial in planned)
