@@ -136,7 +136,7 @@ def test_the_choice_is_shown(files, call):
     encode = ("encode", "-w", files / "w", "--encoder", "tfidf", "--set", "dim=4")
     code, out, err = call(*encode)
     assert code == 0, err
-    assert "1 of 8 users have a text of their own; --user-vectors texts uses them" in " ".join(out.split())
+    assert "1 of 8 users has a text of their own; --user-vectors texts uses them" in " ".join(out.split())
     code, out, err = call(*encode, "--user-vectors", "texts")
     assert "users: their texts; 7 of 8 have none" in out
     assert "not used" not in out

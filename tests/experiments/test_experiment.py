@@ -601,7 +601,11 @@ def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
         ("seeds = 1", "seeds = -1", "mine: seeds = -1, expected a number of seeds, 1 or more"),
         ("[[grid]]", "[[grid]]\nseeds = 0", "mine: seeds = 0, expected"),
         ("seeds = 1", "seed = 2", r"the file has seed \(did you mean 'seeds'\?\), expected some of title"),
-        ('"precision@10"', '"recal@20"', r"metrics has recal@20 \(did you mean 'recall@20'\?\), expected some of"),
+        (
+            '"precision@10"',
+            '"recal@20"',
+            r"metrics has recal@20 \(did you mean 'recall@20'\?\), expected some of",
+        ),
         ('"noise"]', '"cuts"]', r"rows has cuts \(did you mean 'cut'\?\), expected some of backbone"),
         ("{ noise =", "{ variant =", "against has variant, expected some of backbone, noise"),
         ("[0.0, 0.5]", "0.5", "noise = 0.5, expected a list"),

@@ -6,21 +6,29 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fault_server import FaultServer, embedded, vector_of
 
 import rlmrec
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.testing import blocks, check_text_encoder
-from rlmrec.text import VectorCache, encode_dataset, encode_texts
+from rlmrec.text import VectorCache, encode_dataset, encode_texts, encoder_of
 from rlmrec.text.cache import key
 from rlmrec.text.encoding import Encoded
+from rlmrec.text.registry import make_encoder
+from rlmrec.text.tfidf import TfidfEncoder
 
 TEXTS = [f"text {'x' * (row % 7)} {row}" for row in range(300)]
+
+
+def fitted():
+    return TfidfEncoder.fit(TEXTS)
 
 
 class Bytes:
@@ -207,6 +215,89 @@ def test_texts_that_do_not_fit_the_dataset():
         encode_dataset(dataset, Bytes(), ["x"] * 8)
     with pytest.raises(DataError, match="not one text"):
         encode_dataset(dataset, Bytes(), [None] * 9)
+    with pytest.raises(DataError, match="the texts of items are one text: expected a list"):
+        encode_dataset(dataset, Bytes(), "x" * 9)
+    with pytest.raises(DataError, match="the texts of items are a DataFrame"):
+        encode_dataset(dataset, Bytes(), pd.DataFrame({"text": ["x"] * 9}))
+    with pytest.raises(DataError, match=r"text of item 'i3' is 3 \(int\): expected a text, or None"):
+        encode_dataset(dataset, Bytes(), [*"abc", 3, *"abcde"])
+    with pytest.raises(DataError, match=r"of 9 texts none is of a known item: unknown item .*pass a list"):
+        encode_dataset(dataset, Bytes(), pd.Series(["x"] * 9).sample(frac=1, random_state=0))
+    with pytest.raises(DataError, match=r"item 'i1' has several texts"):
+        encode_dataset(dataset, Bytes(), pd.Series(["x", "y"], index=["i1", "i1"]))
+    with pytest.raises(DataError, match=r"the encoder is the class Bytes: make one, such as Bytes\(\)"):
+        encode_dataset(dataset, Bytes, ["x"] * 9)
+
+
+@pytest.mark.parametrize("make", [lambda: make_encoder("tfidf"), fitted, lambda: make_encoder("wordllama")])
+def test_one_text_instead_of_a_list_is_refused(make):
+    with pytest.raises(
+        DataError, match=r"got the text 'Python Backend', expected a list of texts: pass \[text\]"
+    ):
+        make().encode("Python Backend")
+    with pytest.raises(DataError, match=r"text 1 is None \(NoneType\): expected texts"):
+        make().encode(["Python", None])
+
+
+def test_texts_by_id_and_by_position():
+    """By id: a dict, and a Series with an index of its own. By position: lists, and a Series without one."""
+    dataset, _ = blocks(users=4, items=3)
+    ids, texts = dataset.items.ids, [f"item {row}" for row in range(9)]
+    by_id = dict(zip(ids, texts, strict=True))
+    for given in (texts, by_id, pd.Series(texts), pd.Series(by_id).sample(frac=1, random_state=0)):
+        assert np.array_equal(encode_dataset(dataset, Bytes(), given).items, expected(texts))
+    users = {"u3": "x", "u1": "y", "stranger": "z"}
+    with pytest.warns(UserWarning, match="1 of 3 texts is of no user of the dataset, for example 'stranger'"):
+        found = encode_dataset(dataset, Bytes(), texts, users, fill_users=False)
+    assert np.flatnonzero(found.has_user).tolist() == [1, 3]
+    assert np.array_equal(found.users[[1, 3]], expected(["y", "x"]))
+
+
+def test_missing_and_blank_texts_are_no_texts():
+    dataset, _ = blocks(users=4, items=3)
+    blank = pd.Series(["a", None, np.nan, "", " \n", pd.NA, pd.NaT, "b", "c"], dtype=object)
+    found = encode_dataset(dataset, Bytes(), blank, [None, "", *["d"] * 10], fill_users=False)
+    assert found.has_item.tolist() == [True, *[False] * 6, True, True]
+    assert (found.manifest["items_without_vector"], found.manifest["users_without_vector"]) == (6, 2)
+
+
+def test_texts_of_users_that_the_dataset_has():
+    orders = pd.DataFrame({"user_id": [*"aabbcc"], "item_id": [*"xyyzzx"]})
+    cvs = pd.DataFrame({"user_id": [*"cab"], "cv": ["Go", "Python", " "]})
+    jobs = pd.DataFrame({"item_id": [*"xyz"], "title": ["X", "Y", "Z"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = rlmrec.Dataset.from_frame(orders, users=cvs, items=jobs, split=(1, 0, 0))
+    with pytest.warns(
+        UserWarning, match='^not used: 2 of 3 users have a text of their own; user_vectors="texts"'
+    ):
+        assert encode_dataset(data, Bytes()).manifest["users"] == "mean over training items"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode_dataset(data, Bytes(), user_vectors="mean")
+        found = encode_dataset(data, Bytes(), user_vectors="texts", fill_users=False)
+    assert np.array_equal(found.users[[0, 2]], expected(["Python.", "Go."]))
+    assert (found.manifest["users"], found.manifest["users_without_vector"]) == ("texts", 1)
+    with pytest.raises(ConfigError, match="user_vectors 'profiles': expected one of texts, mean"):
+        encode_dataset(data, Bytes(), user_vectors="profiles")
+    with pytest.raises(ConfigError, match="user_vectors 'mean' does not use users"):
+        encode_dataset(data, Bytes(), users=[*"abc"], user_vectors="mean")
+    with pytest.raises(ConfigError, match="blocks has no user texts: give them"):
+        encode_dataset(blocks()[0], Bytes(), user_vectors="texts")
+
+
+def test_the_encoder_of_vectors_that_python_encoded(tmp_path):
+    dataset, _ = blocks(users=4, items=3)
+    texts = [f"word{row} word{row + 1}" for row in range(9)]
+    lost = encode_dataset(dataset, "tfidf", texts).manifest
+    with pytest.raises(
+        WorkspaceError, match="was not stored with their vectors: encode them again with encoders="
+    ):
+        encoder_of(lost)
+    kept = encode_dataset(dataset, "tfidf", texts, encoders=str(tmp_path / "enc")).manifest
+    assert encoder_of(kept, folder=str(tmp_path / "enc")).name == kept["encoder"]
+    with pytest.raises(WorkspaceError, match="is absent: pass the folder in which it was stored"):
+        encoder_of(kept)
 
 
 # The imports are shared by the fork; each run is a process of its own.

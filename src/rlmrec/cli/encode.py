@@ -330,6 +330,7 @@ def write_text_embeddings(
 
         text_embeddings = encode_dataset(
             dataset, encoder, items, users,
+            user_vectors="mean" if users is None else "texts",  # chosen before, so nothing is left to warn of
             fill_users=fill_users, whiten=whiten, encoders=workspace.encoders_path,
             cache=cache, on_progress=show, manifest=manifest, engine=engine,
         )  # fmt: skip

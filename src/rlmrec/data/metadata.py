@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import ColumnError
+from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.findings import by_number
 from rlmrec.types import IntArray
 
 TITLE_COLUMNS = ("title", "name", "movie_title", "app_name", "item_name")
@@ -82,13 +83,53 @@ def listed_columns(dataset: Dataset, names: list[str]) -> str:
     return ", ".join(f"title ({origin})" if name == "title" and origin else name for name in names)
 
 
+def own_texts(dataset: Dataset, kind: str = "item", columns: list[str] | None = None) -> list[str | None]:
+    """Return the text that a dataset has of each item or user, None without any.
+
+    Args:
+        dataset: the dataset.
+        kind: "item" or "user".
+        columns: the columns to use; by default those that describe.
+
+    Raises:
+        ConfigError: the dataset has no texts.
+        ColumnError: a named column is not among them.
+    """
+    table = dataset.item_texts if kind == "item" else dataset.user_texts
+    if table is None:
+        raise ConfigError(
+            f"{dataset.name} has no {kind} texts: give them ({kind}s, --{kind}s FILE), one or none for each {kind}"
+        )
+    columns = columns or text_columns(dataset, kind)
+    if not columns:
+        named = "name some when the dataset is made (text_columns, --text-columns), or " * (kind == "item")
+        raise ConfigError(
+            f"the {kind}s have no column of texts, only {', '.join(table.columns)}: {named}give texts "
+            f"({kind}s, --{kind}s FILE)"
+        )
+    return metadata_texts(table, columns)
+
+
 def with_text(dataset: Dataset, kind: str) -> int:
-    """Return how many items or users have a value in a column that describes them."""
+    """Return how many items or users have a text in a column that describes them."""
     table = dataset.item_texts if kind == "item" else dataset.user_texts
     names = text_columns(dataset, kind)
     if table is None or not names:
         return 0
-    return int(table.select(pl.any_horizontal(pl.col(names).is_not_null())).to_series().sum())
+    has = [
+        pl.col(name).str.strip_chars() != ""
+        if table.schema[name] == pl.String
+        else pl.col(name).is_not_null()
+        for name in names
+    ]
+    return int(table.select(pl.any_horizontal(*has)).to_series().sum())
+
+
+def unused_user_texts(dataset: Dataset) -> str | None:
+    """Say that users have texts of their own, for those who take the mean over their items; None without any."""
+    own = with_text(dataset, "user")
+    have = by_number(own, "has", "have")
+    return f"not used: {own:,} of {dataset.n_users:,} users {have} a text of their own" if own else None
 
 
 def described_items(dataset: Dataset) -> pl.DataFrame | None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts, text_columns, with_text
+from rlmrec.data.metadata import metadata_texts, own_texts, unused_user_texts
 from rlmrec.data.tables import read_texts
 from rlmrec.data.vocabulary import RawId
-from rlmrec.errors import ConfigError, DataError, WorkspaceError
+from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.files import is_full
 from rlmrec.llm.store import Store
 from rlmrec.profiles import SOURCES
@@ -201,11 +201,8 @@ def select_texts(
                 f"not used: profiles of {found.profiled:,} of {len(found.texts):,} {nodes} in {store}; "
                 f"{option} uses them"
             )
-    own = with_text(dataset, "user")
-    if own and users != "texts":
-        unused.append(
-            f"not used: {own:,} of {dataset.n_users:,} users have a text of their own; --user-vectors texts uses them"
-        )
+    if users != "texts" and (own := unused_user_texts(dataset)):
+        unused.append(f"{own}; --user-vectors texts uses them")
     return TextSelection(items, users, item, user, unused)
 
 
@@ -300,17 +297,7 @@ def metadata_of(
     if file is not None:
         vocabulary = dataset.items if kind == "item" else dataset.users
         return metadata_texts(read_texts(file, vocabulary, id_column or f"{kind}_id", columns), columns)
-    texts = dataset.item_texts if kind == "item" else dataset.user_texts
-    if texts is None:
-        raise ConfigError(f"this dataset has no {kind} texts: give a file of them with --{kind}s FILE")
-    columns = columns or text_columns(dataset, kind)
-    if not columns:
-        named = "name some when the dataset is made (text_columns, --text-columns), or " * (kind == "item")
-        raise ConfigError(
-            f"the {kind}s have no column of texts, only {', '.join(texts.columns)}: {named}give a file of texts with "
-            f"--{kind}s FILE"
-        )
-    return metadata_texts(texts, columns)
+    return own_texts(dataset, kind, columns)
 
 
 def node_texts(

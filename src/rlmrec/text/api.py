@@ -19,7 +19,7 @@ from rlmrec.http_client import (
     mapping,
     run_in_a_loop,
 )
-from rlmrec.text.encoder import EncoderSettings, Sink, TextEncoder, checked
+from rlmrec.text.encoder import EncoderSettings, Sink, TextEncoder, checked, list_of_texts
 from rlmrec.types import BoolArray, Float32Array
 
 SHORTEST = 30  # characters; a text that is still refused at this length is not refused for its length
@@ -109,6 +109,7 @@ class OpenAIEmbeddings(Endpoint, TextEncoder):
         Raises:
             RequestError: the server refuses a text; the others were encoded.
         """
+        texts = list_of_texts(texts)
         parts: list[tuple[Sequence[int], Float32Array]] = []
         self.stream(texts, lambda rows, vectors: parts.append((rows, vectors)))
         for text in texts:

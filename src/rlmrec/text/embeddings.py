@@ -197,7 +197,7 @@ class TextEmbeddings:
         return self
 
     def whitened(
-        self, power: float, own_users: BoolArray | None = None, folder: Path | None = None
+        self, power: float, own_users: BoolArray | None = None, folder: Path | str | None = None
     ) -> TextEmbeddings:
         """Centre all vectors, scale their principal directions by s^(p−1), s the spread, and the rows to length 1.
 
@@ -232,7 +232,7 @@ class TextEmbeddings:
             "whitening": {"power": power, "of": encoder},
         }
         if folder is not None and self.manifest.get("made_by") is not None:
-            stored = {"power": power, "file": whitening.save(folder)}
+            stored = {"power": power, "file": whitening.save(Path(folder))}
             manifest["made_by"] = {**self.manifest["made_by"], "whitening": stored}
         return self._by(whitening, manifest)
 

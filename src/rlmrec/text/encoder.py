@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from rlmrec.errors import DataError, WorkspaceError
+from rlmrec.errors import LONGEST_SHOWN, DataError, WorkspaceError
 from rlmrec.findings import Finding
 from rlmrec.linalg import unit_rows
 from rlmrec.types import AnyArray, BoolArray, Float32Array
@@ -246,10 +246,15 @@ def as_text_encoder(encoder: Any) -> TextEncoder:
     """Return an encoder as it is, or an object of another class with ``name``, ``dim`` and ``encode`` as one.
 
     Raises:
-        DataError: one of the three is missing.
+        DataError: one of the three is missing, or it is a class.
     """
     if isinstance(encoder, TextEncoder):
         return encoder
+    if isinstance(encoder, type):
+        raise DataError(
+            f"the encoder is the class {encoder.__name__}: make one, such as {encoder.__name__}(), or pass a name such "
+            "as 'local'"
+        )
     if missing := missing_of(encoder):
         raise DataError(
             f"the encoder {type(encoder).__name__} has no {', no '.join(missing)}: see "
@@ -261,6 +266,45 @@ def as_text_encoder(encoder: Any) -> TextEncoder:
 def missing_of(encoder: Any) -> list[str]:
     """Return which of ``name``, ``dim`` and ``encode`` an encoder does not have."""
     return [name for name in ("name", "dim", "encode") if not hasattr(encoder, name)]
+
+
+def list_of_texts(texts: Sequence[str]) -> list[str]:
+    """Return texts as a list.
+
+    Raises:
+        DataError: it is one text, which would be read letter by letter, or something in it is no text.
+    """
+    if isinstance(texts, str):
+        raise DataError(
+            f"got the text {texts[:LONGEST_SHOWN]!r}, expected a list of texts: pass [text] and take the first vector"
+        )
+    found = list(texts)
+    odd = next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
+    if odd is not None:
+        raise DataError(
+            f"text {odd} is {repr(found[odd])[:LONGEST_SHOWN]} ({type(found[odd]).__name__}): expected texts"
+        )
+    return found
+
+
+def stored_file(stored: Mapping[str, Any], folder: Path) -> Path:
+    """Return the file in a folder that was learned from texts and that a manifest names.
+
+    Raises:
+        WorkspaceError: it names none, or the file is not there.
+    """
+    name = Path(str(stored.get("file") or "")).name
+    if not name:
+        raise WorkspaceError(
+            "what the encoder learned from the texts was not stored with their vectors: encode them again with "
+            "encoders=FOLDER (or 'rlmrec encode'), then pass folder=FOLDER"
+        )
+    if not (folder / name).is_file():
+        raise WorkspaceError(
+            f"{folder / name} is absent: pass the folder in which it was stored (folder, which was encoders of "
+            "encode_dataset and is Workspace.encoders_path), or encode the texts again"
+        )
+    return folder / name
 
 
 def checked(name: str, vectors: Any, n_texts: int, dim: int | None) -> Float32Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,15 +12,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts, text_columns
+from rlmrec.data.metadata import own_texts, unused_user_texts
 from rlmrec.engine import Engine, bound
 from rlmrec.errors import ConfigError, DataError, RequestError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
 from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
-from rlmrec.text.encoder import CHUNK, DerivedEncoder, Sink, TextEncoder, as_text_encoder, checked
+from rlmrec.text.encoder import (
+    CHUNK,
+    DerivedEncoder,
+    Sink,
+    TextEncoder,
+    as_text_encoder,
+    checked,
+    list_of_texts,
+)
+from rlmrec.text.given import Texts, texts_by_row
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import AnyArray, BoolArray, Float32Array
 
+USER_VECTORS = ("texts", "mean")
 REFUSALS_LISTED = 1000  # most refused texts that a manifest names
 
 
@@ -58,7 +69,7 @@ def encode_texts(
         longer than the model reads (all False of an encoder that cannot tell).
 
     Raises:
-        DataError: the encoder returned something else than one finite vector for each text.
+        DataError: the encoder returned something else than one finite vector for each text, or these are no texts.
         RequestError: the encoder's endpoint refuses every text.
         WorkspaceError: another process writes to the cache.
         ConfigError: the engine is Ray, and the encoder asks an endpoint.
@@ -72,6 +83,7 @@ def encode_texts(
         >>> vectors.shape, vectors[0, :2].tolist(), truncated.any()
         ((3, 26), [2.0, 2.0], np.False_)
     """
+    texts = list_of_texts(texts)
     distinct = list(dict.fromkeys(texts))
     with cache.writing() if cache is not None else nullcontext():
         vectors, truncated = _encoded(
@@ -195,12 +207,13 @@ def _vectors(encoder: TextEncoder, texts: list[str]) -> AnyArray:
 def encode_dataset(
     dataset: Dataset,
     encoder: TextEncoder | str = "local",
-    items: Sequence[str | None] | None = None,
-    users: Sequence[str | None] | None = None,
+    items: Texts | None = None,
+    users: Texts | None = None,
     *,
+    user_vectors: str | None = None,
     fill_users: bool = True,
     whiten: float | None = None,
-    encoders: Path | None = None,
+    encoders: Path | str | None = None,
     cache: VectorCache | None = None,
     on_progress: OnProgress | None = None,
     manifest: dict[str, Any] | None = None,
@@ -211,10 +224,14 @@ def encode_dataset(
     Args:
         dataset: dataset with items, users and training interactions.
         encoder: any ``TextEncoder``, or the name of one as for ``make_encoder``: "local" is the embedded one.
-        items: one text per item, in row order; an item with None has no vector. By default the metadata of the
-            dataset's items.
-        users: one text per user; without them every user is the mean over their training items that have a vector.
-        fill_users: whether a user with None gets that mean as well, or no vector.
+        items: the items' texts: a mapping from id to text, a pandas Series that is indexed by id, or a list of one text
+            for each of ``dataset.items.ids``. An item without a text (None, NaN, blanks) has no vector. By default the
+            metadata of the dataset's items.
+        users: the users' texts, likewise.
+        user_vectors: what a user's vector is. "texts": of ``users``, or of the texts that the dataset has of its users;
+            "mean": the mean over their training items that have a vector. By default "texts" if ``users`` are given,
+            else "mean", with a warning if the dataset has texts of users.
+        fill_users: whether a user without a text gets that mean as well, or no vector.
         whiten: power of the whitening, see ``TextEmbeddings.whitened``; None leaves the vectors as they are.
         encoders: folder where what was learned from the texts is stored, by which ``encoder_of`` encodes new ones
             (``Workspace.encoders_path``); None stores nothing.
@@ -224,8 +241,8 @@ def encode_dataset(
         engine: encodes; by default this process.
 
     Raises:
-        ConfigError: ``dataset`` is something else.
-        DataError: not one text per row, no text at all, or an encoder that returns something else than vectors.
+        ConfigError: ``dataset`` is something else, or it has none of the texts that are asked for.
+        DataError: another number of texts, no text at all, or an encoder that returns something else than vectors.
 
     Example:
         >>> from rlmrec.testing import blocks
@@ -243,18 +260,16 @@ def encode_dataset(
         manifest = {"made_by": encoder_spec(encoder), **(manifest or {})}
         encoder = make_encoder(encoder)
     encoder = as_text_encoder(encoder)
-    if items is None:
-        if dataset.item_texts is None or not text_columns(dataset):
-            raise DataError(
-                f"{dataset.name} has no item texts: give them as items, one text or None per item"
-            )
-        items = metadata_texts(dataset.item_texts, text_columns(dataset))
-    own: Sequence[str | None] = [None] * dataset.n_users if users is None else users
-    for kind, texts, size in (("items", items, dataset.n_items), ("users", own, dataset.n_users)):
-        if len(texts) != size:
-            raise DataError(
-                f"there are {len(texts)} texts of {kind}, the dataset has {size}: one for each row"
-            )
+    if user_vectors not in (None, *USER_VECTORS):
+        raise ConfigError(f"user_vectors {user_vectors!r}: expected one of {', '.join(USER_VECTORS)}")
+    if users is not None and user_vectors == "mean":
+        raise ConfigError("user_vectors 'mean' does not use users: leave one of them out")
+    if users is None and user_vectors is None and (unused := unused_user_texts(dataset)):
+        warnings.warn(f'{unused}; user_vectors="texts" uses them', stacklevel=2)
+    if users is None and user_vectors == "texts":
+        users = own_texts(dataset, "user")
+    items = texts_by_row(own_texts(dataset, "item") if items is None else items, dataset.items)
+    own = [None] * dataset.n_users if users is None else texts_by_row(users, dataset.users)
     every = [*items, *own]
     has = np.array([text is not None for text in every], bool)
     if not has.any():
@@ -264,7 +279,7 @@ def encode_dataset(
     vectors, truncated = encode_texts(encoder, present, cache, on_progress, engine)
     more = dict(manifest or {})
     if encoders is not None and more.get("made_by") is not None:
-        more["made_by"] = {**more["made_by"], **encoder.stored(encoders)}
+        more["made_by"] = {**more["made_by"], **encoder.stored(Path(encoders))}
 
     def spread(mask: BoolArray, found: Float32Array) -> Float32Array:
         rows = np.zeros((len(mask), vectors.shape[1]), np.float32)
@@ -276,20 +291,20 @@ def encode_dataset(
     has[has] = kept
     has_item, own_text = has[: dataset.n_items], has[dataset.n_items :]
     n_texts = int(has_item.sum())
-    item_vectors = spread(has_item, vectors[kept][:n_texts])
-    user_vectors = spread(own_text, vectors[kept][n_texts:])
+    of_items = spread(has_item, vectors[kept][:n_texts])
+    of_users = spread(own_text, vectors[kept][n_texts:])
     has_user = own_text.copy()
     if users is None or fill_users:
         averaged = ~own_text & (dataset.train.csr() @ has_item.astype(np.int64) > 0)
-        user_vectors[averaged] = mean_over_training(item_vectors, dataset.train, has_item)[averaged]
+        of_users[averaged] = mean_over_training(of_items, dataset.train, has_item)[averaged]
         has_user |= averaged
     digest = hashlib.sha256()
     for text in every:
         digest.update(b"\1" if text is None else text.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     text_embeddings = TextEmbeddings(
-        user_vectors,
-        item_vectors,
+        of_users,
+        of_items,
         {
             "encoder": encoder.name,
             "revision": encoder.revision,

@@ -12,7 +12,14 @@ from rlmrec.errors import ConfigError, WorkspaceError, did_you_mean
 from rlmrec.http_client import without_secrets
 from rlmrec.registry import construct, is_path
 from rlmrec.text import ENCODERS
-from rlmrec.text.encoder import CombinedEncoder, EncoderSettings, TextEncoder, as_text_encoder, missing_of
+from rlmrec.text.encoder import (
+    CombinedEncoder,
+    EncoderSettings,
+    TextEncoder,
+    as_text_encoder,
+    missing_of,
+    stored_file,
+)
 from rlmrec.text.sentence import split_instruction
 from rlmrec.trust import expect
 
@@ -161,7 +168,7 @@ def encoder_spec(
 def encoder_of(
     manifest: Mapping[str, Any],
     spec: str | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     base_url: str | None = None,
     key_env: str = "OPENAI_API_KEY",
 ) -> TextEncoder:
@@ -174,7 +181,8 @@ def encoder_of(
         manifest: manifest of ``TextEmbeddings`` or ``ColdStart``: "encoder" is the encoder's name, "made_by"
             what ``encoder_spec`` returned.
         spec: what ``--encoder`` says; None uses the encoder in "made_by".
-        folder: where encoders that were fitted to texts are stored (``Workspace.encoders_path``).
+        folder: where encoders that were fitted to texts are stored: ``encoders`` of ``encode_dataset``,
+            ``Workspace.encoders_path``.
         base_url: root of the endpoint; None is OpenAI's, if ``spec`` names a model of an endpoint.
         key_env: environment variable with the endpoint's key.
 
@@ -200,7 +208,7 @@ def encoder_of(
             _check_trusted(part, stored["encoder"], name, base_url)
         spec = stored["encoder"]
     learned = stored if stored is not None and stored["encoder"] == spec else {}
-    folder = folder or Path()
+    folder = Path(folder or "")
     try:
         encoder = make_encoder(spec, base_url, key_env, options=learned.get("options"), **PATIENCE)
         encoder = encoder.restored(learned, folder)
@@ -221,7 +229,7 @@ def encoder_of(
 def _whitened(encoder: TextEncoder, stored: Mapping[str, Any], folder: Path) -> TextEncoder:
     from rlmrec.text.whitening import WhitenedEncoder, Whitening
 
-    whitening = Whitening.load(folder / Path(str(stored.get("file"))).name)
+    whitening = Whitening.load(stored_file(stored, folder))
     if encoder.dim not in (None, len(whitening.mean)):
         raise WorkspaceError(
             f"the whitening is of vectors of {len(whitening.mean)} dimensions, {encoder.name} makes {encoder.dim}: "

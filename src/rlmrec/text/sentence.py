@@ -13,7 +13,7 @@ import numpy as np
 
 from rlmrec.errors import ConfigError
 from rlmrec.files import sha256
-from rlmrec.text.encoder import EncoderSettings, TextEncoder
+from rlmrec.text.encoder import EncoderSettings, TextEncoder, list_of_texts
 from rlmrec.types import BoolArray, Float32Array
 
 # What a model folder's vectors follow from; other formats of the same weights (ONNX, OpenVINO) do not count.
@@ -103,10 +103,11 @@ class SentenceEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """float32[n, d_s]; text beyond the model's longest input is ignored, see ``is_truncated``."""
-        if not len(texts):
+        texts = list_of_texts(texts)
+        if not texts:
             return np.empty((0, self.dim), np.float32)
         vectors: Float32Array = self._model.encode(
-            list(texts), prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
+            texts, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
         )
         return vectors.astype(np.float32, copy=False)
 

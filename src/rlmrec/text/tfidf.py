@@ -17,7 +17,7 @@ from rlmrec.config import Config
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.linalg import unit_rows
-from rlmrec.text.encoder import TextEncoder
+from rlmrec.text.encoder import TextEncoder, list_of_texts, stored_file
 from rlmrec.trust import check_finite, damaged, matrix, read_tensors, write_tensors
 from rlmrec.types import AnyArray, Float32Array
 
@@ -120,10 +120,10 @@ class TfidfEncoder(TextEncoder):
             seed: of the SVD.
 
         Raises:
-            DataError: no text holds a term.
+            DataError: no text holds a term, or these are no texts.
             ConfigError: scikit-learn is not installed.
         """
-        config = config or TfidfConfig()
+        config, texts = config or TfidfConfig(), list_of_texts(texts)
         count_vectorizer, truncated_svd = _sklearn()
         few = len(texts) < 10
         vectorizer = count_vectorizer(
@@ -151,7 +151,8 @@ class TfidfEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """float32[n, d_s], rows of unit length; zeros for a text without a known term."""
-        if not len(texts):
+        texts = list_of_texts(texts)
+        if not texts:
             return np.zeros((0, self.dim), np.float32)
         counts = sp.csr_array(self._vectorizer.transform(texts))
         vectors: Float32Array = _weighted(counts, self.idf) @ self.components
@@ -201,14 +202,15 @@ class Tfidf(TextEncoder):
 
     def fitted_to(self, texts: Sequence[str]) -> TfidfEncoder:
         """Return an encoder fitted to the distinct texts of a catalogue."""
-        return TfidfEncoder.fit(sorted(set(texts)), self.config)
+        return TfidfEncoder.fit(sorted(set(list_of_texts(texts))), self.config)
 
     def restored(self, stored: Mapping[str, Any], folder: Path) -> TfidfEncoder:
         """Read the fitted encoder; see ``TextEncoder.restored``."""
-        return TfidfEncoder.load(folder / Path(str(stored.get("file"))).name)
+        return TfidfEncoder.load(stored_file(stored, folder))
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Encode texts by an encoder that is fitted to these texts alone."""
+        texts = list_of_texts(texts)
         return self.fitted_to(texts).encode(texts)
 
 

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from rlmrec.errors import ConfigError
-from rlmrec.text.encoder import EncoderSettings, TextEncoder
+from rlmrec.text.encoder import EncoderSettings, TextEncoder, list_of_texts
 from rlmrec.types import Float32Array
 
 
@@ -53,6 +53,7 @@ class WordLlamaEncoder(TextEncoder):
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Return float32[n, 256]; zeros for a text without a token."""
+        texts = list_of_texts(texts)
         vectors = np.zeros((len(texts), self.dim), np.float32)
         rows = [row for row, text in enumerate(texts) if text.strip()]
         if rows:
