@@ -210,6 +210,13 @@ class Wild(Alignment):
         return {"wild": users.mean()}
 
 
+class Unnamed(Alignment):
+    """Returns a term without a name."""
+
+    def loss(self, users, items, batch, masked):
+        return users.square().mean()
+
+
 class Demanding(Alignment):
     """Needs texts."""
 
@@ -224,6 +231,7 @@ class Demanding(Alignment):
     [
         (Empty, ["Empty does not implement loss(", "Empty.Config is", "Empty.label is ''"]),
         (Wild, ["corrupt() differs for equal rng"]),
+        (Unnamed, ["Unnamed.loss returned a Tensor: expected a dict of terms by name"]),
         (Demanding, ["Demanding needs text vectors"]),
         (Registry, ["Registry is not a subclass of rlmrec.Alignment"]),
     ],

@@ -82,6 +82,13 @@ def test_check_backbone_leaves_what_it_found(toy):
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
 
 
+class WithDropout(Backbone):
+    """Wrong: PyTorch's own generator, which no seed of a run sets."""
+
+    def encode(self, x, graph):
+        return graph.split(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
 class WithoutEncode(Backbone):
     """Wrong: nothing but the tables."""
 
@@ -114,6 +121,7 @@ def test_training_says_what_a_subclass_owes(toy, kind, message):
         (Swapped, "expected \\(60, 4\\)"),
         (Idle, "no gradient reaches spare"),
         (CountingNoisily, "differs for equal rng"),
+        (WithDropout, "must come from rng, which nn.Dropout does not use"),
     ],
 )
 def test_check_backbone_catches(toy, kind, message):

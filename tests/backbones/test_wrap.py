@@ -164,6 +164,15 @@ def test_wrong_tables_are_named(tables, options, message):
         wrap(Bare(), tables, encode=lambda m, graph: m.propagate(graph), **options)
 
 
+def test_what_is_no_model_or_no_function_is_refused():
+    with pytest.raises(ConfigError, match=r"model is a str: expected a torch.nn.Module"):
+        wrap("x", encode=lambda m, graph: None)
+    with pytest.raises(ConfigError, match="encode is a str: expected a function"):
+        wrap(Bare(), ("P", "Q"), encode="encode")
+    with pytest.raises(ConfigError, match="objective is a str: expected a function"):
+        wrap(Bare(), ("P", "Q"), encode=lambda m, graph: None, objective="bpr")
+
+
 def test_tables_of_different_width_are_refused():
     model = nn.ModuleDict({"user": nn.Embedding(U, 4), "item": nn.Embedding(I, 5)})
     with pytest.raises(ConfigError, match=r"user.weight \(60, 4\) and item.weight \(45, 5\)"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
@@ -26,6 +27,10 @@ def test_two_encoders_are_refused():
 
 
 def test_flat_vectors_are_refused():
+    with pytest.raises(
+        DataError, match=r"items are a csr_array: expected an array .*; make it dense by .toarray"
+    ):
+        TextEmbeddings(vectors(3, 2), sp.csr_array(vectors(3, 2)))
     with pytest.raises(DataError, match=r"shape \(3,\), expected \(rows, d_s\)"):
         TextEmbeddings(np.ones(3, np.float32), vectors(2))
 

@@ -170,6 +170,20 @@ class Alignment(Labelled, nn.Module):
         del users, items, batch, masked
         return {}
 
+    def terms(self, users: Tensor, items: Tensor, batch: Batch, masked: Tensor | None) -> dict[str, Tensor]:
+        """Compute ``loss``, and check that it returns terms by name.
+
+        Raises:
+            ConfigError: it returns something else.
+        """
+        found: Any = self.loss(users, items, batch, masked)
+        if not isinstance(found, Mapping) or not all(isinstance(term, Tensor) for term in found.values()):
+            raise ConfigError(
+                f"{type(self).__name__}.loss returned a {type(found).__name__}: expected a dict of terms by name, such "
+                'as {"mine": loss} with a scalar tensor'
+            )
+        return dict(found)
+
     def extra_repr(self) -> str:
         """Return the number of users and items and the options, for ``repr``."""
         rows = [f"{self.n_users} users, {self.n_items} items"] * (self.n_users is not None)

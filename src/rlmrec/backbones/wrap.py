@@ -46,7 +46,7 @@ def wrap(
         uses_negatives: whether its loss reads the batch's negatives.
 
     Raises:
-        ConfigError: a name that is not one of the model's parameters, or tables of shapes that cannot be; and
+        ConfigError: no PyTorch model, a name that is not one of its parameters, or tables of shapes that cannot be; and
             when called, if ``encode`` or ``objective`` returns something else.
 
     Example:
@@ -71,6 +71,13 @@ class Wrapped(Backbone):
         self_loops: bool,
         uses_negatives: bool,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+        for name, function in (("encode", encode), ("objective", objective)):
+            if not callable(function) and (name == "encode" or function is not None):
+                raise ConfigError(
+                    f"{name} is a {type(function).__name__}: expected a function, see rlmrec.wrap"
+                )
         nn.Module.__init__(self)  # not Backbone's: the tables are the model's own
         self.model = model
         self.tables = (tables,) if isinstance(tables, str) else tuple(tables)

@@ -144,7 +144,8 @@ def check_backbone(
     for name, term in terms.items():
         _expect(
             name in again_terms and torch.equal(term, again_terms[name]),
-            f"term {name!r} differs for equal rng: all randomness must come from rng",
+            f"term {name!r} differs for equal rng: all randomness must come from rng, which nn.Dropout does not use "
+            "(docs/own-parts.md)",
         )
     _restore_buffers(backbone, buffers)
     backbone.train(mode)
@@ -199,7 +200,7 @@ def check_alignment(
             torch.equal(corrupted[kept], x[kept]), "corrupt() changes rows that it does not name as masked"
         )
     out = backbone.objective(corrupted, graph, batch, torch.Generator().manual_seed(1))
-    terms = alignment.loss(out.users, out.items, batch, masked)
+    terms = _made(lambda: alignment.terms(out.users, out.items, batch, masked))
     for name, term in terms.items():
         _expect(
             term.dim() == 0 and bool(torch.isfinite(term)),

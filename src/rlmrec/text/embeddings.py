@@ -56,8 +56,8 @@ class TextEmbeddings:
         unwhitened: the vectors before whitening, for what whitens by itself.
 
     Raises:
-        DataError: the dimensions differ, a vector holds NaN or infinity, or a row marked to have no vector
-            has one.
+        DataError: no arrays of numbers, the dimensions differ, a vector holds NaN or infinity, or a row marked to have
+            no vector has one.
     """
 
     users: Float32Array
@@ -70,7 +70,7 @@ class TextEmbeddings:
 
     def __post_init__(self) -> None:
         for kind in ("users", "items"):
-            vectors = np.ascontiguousarray(getattr(self, kind), np.float32)
+            vectors = _dense(getattr(self, kind), kind)
             if vectors.ndim != 2:
                 raise DataError(
                     f"the text vectors of {kind} have shape {vectors.shape}, expected (rows, d_s)"
@@ -366,6 +366,22 @@ def _unwhitened(manifest: dict[str, Any]) -> dict[str, Any]:
     if manifest.get("made_by") is not None:
         found["made_by"] = {name: value for name, value in manifest["made_by"].items() if name != "whitening"}
     return found
+
+
+def _dense(vectors: Any, kind: str) -> Float32Array:
+    """Return vectors as one array of float32."""
+    try:
+        return np.ascontiguousarray(vectors, np.float32)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # such as of lists of different lengths, of a tensor with gradient
+        remedy = "; make it dense by .toarray()" if hasattr(vectors, "toarray") else ""
+        raise DataError(
+            f"the text vectors of {kind} are a {type(vectors).__name__}: expected an array of numbers (rows, d_s)"
+            + remedy
+        ) from None
 
 
 def mean_over_training(

@@ -40,6 +40,6 @@ def step(
     norm = squared_norm(parameters) if backbone.columns is None else backbone.columns.squared_norm(parameters)
     return {
         **out.terms,
-        **alignment.loss(out.users, out.items, batch, masked),
+        **alignment.terms(out.users, out.items, batch, masked),
         "l2": l2 * norm,
     }
