@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -11,7 +12,7 @@ from rlmrec.data.append import append
 from rlmrec.data.dataset import SPLITS, Dataset
 from rlmrec.data.frames import read_frame
 from rlmrec.data.tables import Columns
-from rlmrec.errors import DataError
+from rlmrec.errors import ColumnError, DataError
 from rlmrec.testing.shop import shop
 
 COLUMNS = Columns("customer_id", "product_id", timestamp="ordered_at")
@@ -334,3 +335,20 @@ def test_new_users_and_items_below_the_k_core_are_told(market):
         assert "all interactions and --k-core 5" in finding.remedy
     assert not [f for f in next_day(market, made(market)).findings if f.kind == "below-k-core"]
     assert not [f for f in next_day(market, appended.dataset).findings if f.kind == "below-k-core"]
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame])
+def test_data_frames_are_appended_by_the_columns_of_before(market, make):
+    dataset = made(market)
+    expected = next_day(market, dataset)
+    found = append(
+        dataset,
+        make(market.next_day.to_dict(as_series=False)),
+        items=make(market.next_products.to_dict(as_series=False)),
+    )
+    assert found.counts == expected.counts
+    assert found.dataset.fingerprint == expected.dataset.fingerprint
+    with pytest.raises(ColumnError, match="orders has no column 'customer_id'"):
+        append(dataset, make({"user": ["x"], "item": ["y"]}))
+    with pytest.raises(DataError, match=r"orders: expected a pandas or Polars data frame .* got str"):
+        append(dataset, "orders.csv")

@@ -4,7 +4,8 @@ import re
 import subprocess
 import sys
 import warnings
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,8 @@ def test_a_ready_made_split_is_kept(make):
     assert Dataset.from_frame(**frames).fingerprint == whole.fingerprint
     with pytest.raises(ConfigError, match="k_core: not allowed with a ready-made split"):
         Dataset.from_frame(**frames, k_core=2)
+    with pytest.raises(ConfigError, match="or a split: train, valid and test: valid is missing"):
+        Dataset.from_frame(train=make(columns()), test=make(columns()))
     with pytest.raises(ConfigError, match="either one data frame of interactions, or a split"):
         Dataset.from_frame(train=frames["train"])
 
@@ -220,8 +223,77 @@ def test_reprs_help():
     assert repr(made.train) == "Interactions(240 of 30 users with 25 items; rating)"
 
 
-@pytest.mark.parametrize("option", [{"seed": -1}, {"k_core": 0}, {"item": "user_id"}])
-def test_options_out_of_range_are_refused(option):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"seed": -1}, "seed is -1: expected a whole number of at least 0"),
+        ({"k_core": 0}, "^k_core is 0: expected a whole number of at least 1"),
+        ({"k_core": "3"}, "k_core is '3': expected a whole number"),
+        ({"item": "user_id"}, "user_id"),
+        ({"user": None}, r"user is None \(NoneType\): expected the name of a column"),
+        ({"rating": 0}, r"rating is 0 \(int\): expected the name of a column, or None"),
+        ({"sample_users": "all"}, "sample_users is 'all': expected a number, or None, which keeps all"),
+        ({"min_rating": "high"}, "min_rating is 'high': expected a number"),
+        ({"split": 0.8}, r"got 0.8: in Python pass \(3, 1, 1\)"),
+        ({"split": None}, r"got None: in Python pass \(3, 1, 1\)"),
+        ({"period": 1.7e9}, r"period is 1700000000.0: expected \(start, end\)"),
+        ({"period": ("last week", None)}, "period: the start 'last week': expected a day such as 2012-01-31"),
+        ({"period": (None, pd.NaT)}, "period: the end NaT: expected a day"),
+        ({"period": ("2020-01-03", "2020-01-02")}, "the start 2020-01-03 is after the end 2020-01-02"),
+    ],
+)
+def test_options_of_other_types_or_out_of_range_are_refused(option, message):
     table = pd.DataFrame({"user_id": [1, 2, 2], "item_id": [1, 1, 2]})
-    with pytest.raises(ConfigError, match=str(next(iter(option.values())))):
+    with pytest.raises((ConfigError, DataError), match=message):
         Dataset.from_frame(table, **option)
+
+
+DAYS = pd.to_datetime(["2020-01-01 12:00", "2020-01-02 00:00", "2020-01-02 23:59", "2020-01-03 00:00"])
+
+
+@pytest.mark.parametrize(
+    ("period", "kept"),
+    [
+        (("2020-01-02", None), [1, 2, 3]),
+        ((None, "2020-01-02"), [0, 1, 2]),  # the whole day, as --until
+        (("2020-01-02", date(2020, 1, 2)), [1, 2]),
+        ((None, "2020-01-02T23:59"), [0, 1]),  # a moment, which is excluded
+        ((datetime(2020, 1, 2), pd.Timestamp("2020-01-03")), [1, 2]),
+        ((np.datetime64("2020-01-02T23:00"), NOW.timestamp() + 3 * 86400), [2, 3]),
+    ],
+)
+def test_periods_are_days_or_moments(period, kept):
+    table = pd.DataFrame({"user_id": 0, "item_id": [0, 1, 2, 3], "at": DAYS})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = pd.concat([table, table.assign(user_id=1)])
+        made = Dataset.from_frame(table, timestamp="at", period=period, split=(1, 0, 0))
+    assert made.items.ids == kept
+
+
+def test_who_is_left_out_is_warned_of():
+    orders = pd.DataFrame({"user_id": [*"aabbccd"], "item_id": [*"xyyxxyw"]})
+    jobs = pd.DataFrame({"item_id": [*"wxyz"], "title": [*"WXYZ"]})
+    with pytest.warns(UserWarning, match="no interaction") as caught:
+        made = Dataset.from_frame(
+            orders,
+            items=jobs,
+            users=pd.DataFrame({"user_id": [*"abcdef"], "cv": "Go"}),
+            k_core=2,
+            split=(1, 0, 0),
+        )
+    told = "\n".join(str(one.message) for one in caught)
+    assert "2 users of the table have no interaction and are not in the dataset: a cold start" in told
+    assert "1 item of the table has no interaction and is not in the dataset" in told
+    assert "left out: 1 of 4 users (not in the 2-core)" in told
+    assert "left out: 1 of 3 items (not in the 2-core)" in told
+    assert "left out: 1 of 4 users" in made._repr_html_()
+
+
+def test_ids_of_other_types_and_frames_without_columns():
+    with pytest.raises(
+        DataError, match=r"got UUID\(.*ids must be integers or text: convert them \(pandas: .astype"
+    ):
+        Dataset.from_frame(pd.DataFrame({"user_id": [UUID(int=1)], "item_id": [1]}))
+    with pytest.raises(ColumnError, match="df has no column 'user_id': it has no columns at all"):
+        Dataset.from_frame(pd.DataFrame())

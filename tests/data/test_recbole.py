@@ -1,7 +1,7 @@
 import pytest
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts
+from rlmrec.data.metadata import metadata_texts, text_columns
 from rlmrec.data.recbole import read_recbole
 from rlmrec.errors import DataError
 
@@ -30,7 +30,10 @@ def test_a_folder_gives_interactions_and_texts(tmp_path):
         {"title": "Two  Words", "price": None},
     ]
     assert source.user_texts.to_dicts() == [{"age": "20"}, {"age": "50"}]
-    assert Dataset.from_source(source).n_items == 2
+    dataset = Dataset.from_source(source)
+    assert dataset.n_items == 2
+    assert text_columns(dataset) == ["title"], "a column of floats is no text"
+    assert text_columns(dataset, "user") == ["age"]
 
 
 def test_item_user_and_optional_fields_may_be_absent(tmp_path):

@@ -1,7 +1,10 @@
 """One choice of the columns that go into prompts and vectors."""
 
 import json
+import warnings
+from datetime import date, datetime
 
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -95,16 +98,40 @@ def test_a_choice_in_python_and_of_a_renamed_title(files):
         pl.read_csv(files / "items.csv").rename({"title": "produkt"}),
     )
     with pytest.warns(
-        UserWarning, match="1 chosen column of texts holds numbers, prices, .* for example 'price'"
+        UserWarning, match="1 chosen column of texts holds numbers, dates, .* for example 'price'"
     ):
         dataset = Dataset.from_frame(
             orders, items=items, title="produkt", text_columns=["produkt", "price"], split=(2, 1, 1)
         )
     assert text_columns(dataset) == ["title", "price"]
+    dataset = Dataset.from_frame(orders, items=items, title="produkt", text_columns="brand", split=(2, 1, 1))
+    assert text_columns(dataset) == ["title", "brand"], "one text is one column"
+    with pytest.raises(ColumnError, match=r"no column of titles 'produckt' \(did you mean 'produkt'\?\)"):
+        Dataset.from_frame(orders, items=items, title="produckt", split=(2, 1, 1))
     with pytest.raises(ColumnError, match=r"no column 'categori': .* did you mean 'category'\?"):
         made(files, text_columns="categori")
     with pytest.raises(ConfigError, match="are in the table of items"):
         read_tables(files / "orders.csv", text_columns="brand")
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame])
+def test_typed_dates_and_truth_values_are_no_texts(make):
+    day = date(2026, 7, 4)
+    items = {
+        "item_id": ["x", "y", "z"],
+        "title": ["Go", "Rust", "Java"],
+        "closes_on": [datetime(2026, 7, 4)] * 3,
+        "day": [day, None, day],
+        "remote": [True, False, True],
+        "salary": [1.5, 2.5, 3.5],
+        "city": ["Kiel", "Bonn", "Jena"],
+    }
+    orders = make({"user_id": [*"aabbcc"], "item_id": [*"xyyzzx"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = Dataset.from_frame(orders, items=make(items), split=(1, 0, 0))
+    assert text_columns(dataset) == ["title", "city"]
+    assert dataset.item_texts["day"].to_list() == ["2026-07-04", None, "2026-07-04"]
 
 
 def test_items_without_a_column_of_texts(files):

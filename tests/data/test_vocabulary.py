@@ -1,3 +1,5 @@
+from uuid import UUID
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,11 +38,25 @@ def test_ids_that_differ_only_by_type_are_refused():
 def test_other_types_are_refused():
     with pytest.raises(DataError, match=r"item ids must be integers or text, got \['float'\]"):
         Vocabulary([1.5], "item")
+    with pytest.raises(DataError, match=r"got \['UUID'\]: convert them, for example by str"):
+        Vocabulary([UUID(int=1)], "item")
+    with pytest.raises(DataError, match="ids are the text 'abc': expected a list of them"):
+        Vocabulary("abc")
+
+
+def test_a_row_that_is_not_there_is_refused():
+    for row in (-1, 2):
+        with pytest.raises(DataError, match=f"no item in row {row}: rows are numbered from 0 to 1"):
+            Vocabulary(["a", "b"], "item").id(row)
 
 
 def test_a_repeated_id_is_refused():
     with pytest.raises(DataError, match="item id 'b' occurs twice"):
         Vocabulary(["a", "b", "b"], "item")
+    with pytest.raises(DataError, match=r"^id 'b' occurs twice"):
+        Vocabulary(["b", "b"])
+    with pytest.raises(DataError, match=r"^ids mix integers"):
+        Vocabulary(["b", 1])
 
 
 def test_an_unknown_id_says_what_would_be_known():

@@ -104,7 +104,7 @@ def films(tmp_path):
     train = Interactions(np.array([0, 0, 1]), np.array([0, 2, 3]), 2, 6)
     empty = Interactions(np.array([], int), np.array([], int), 2, 6)
     dataset = Dataset(
-        "films", train, empty, empty, Vocabulary([1, 2], "user"), Vocabulary("abcdef", "item"), texts
+        "films", train, empty, empty, Vocabulary([1, 2], "user"), Vocabulary([*"abcdef"], "item"), texts
     )
     users = np.array([[1, 0.5], [0, 1]], np.float32)
     items = np.array([[1, 0], [0.9, 0.1], [0.7, 0], [0, 1], [0.2, 0], [0.6, 0.2]], np.float32)

@@ -274,8 +274,8 @@ def test_wrong_rules(lists):
     with pytest.raises(ColumnError, match="no column 'colour'"):
         lists.of(["u1"], 3, Rules(at_most={"colour": 1}))
     bare = Recommender(
-        np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32), Vocabulary("ab", "user"), Vocabulary("xy", "item"),
-        sp.csr_array(np.eye(2)),
+        np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32),
+        Vocabulary([*"ab"], "user"), Vocabulary([*"xy"], "item"), sp.csr_array(np.eye(2)),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="diversity needs embeddings"):
         Lists(bare, lists.dataset).of(["a"], 1, Rules(diversity=0.5))

@@ -220,7 +220,7 @@ def test_of_a_dataset(tmp_path):
         part([(0, 1)]),
         part([]),
         Vocabulary([7, 8], "user"),
-        Vocabulary("abc", "item"),
+        Vocabulary([*"abc"], "item"),
     )
     rng = np.random.default_rng(0)
     users, items = (rng.standard_normal((n, 2), dtype=np.float32) for n in (2, 3))

@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,8 +58,6 @@ PANELS = {
     }.items()
     for option in options.split()
 }
-MUCH = 0.05  # share of the users or items that are left out, above which a command warns
-DAY = 86400.0  # seconds; the day after the last one of the calendar has no date
 # The options of every command whose source is filtered and split: name → type with help, default.
 FILTERS: dict[str, tuple[Any, Any]] = {
     "min_rating": (Annotated[float | None, typer.Option(help="Keep ratings of at least this.")], None),
@@ -217,6 +214,7 @@ def _filter_options(values: dict[str, Any]) -> dict[str, Any]:
     """Convert the options of a command to those of ``Dataset.from_source``."""
     if not values:
         return {}
+    from rlmrec.data.filters import bounds_of_period
     from rlmrec.data.split import SplitRule
 
     start, end = values.pop("start"), values.pop("end")
@@ -224,7 +222,8 @@ def _filter_options(values: dict[str, Any]) -> dict[str, Any]:
         SplitRule.parse(values["split"])  # before the file is read
     except ConfigError as error:
         raise ConfigError(f"--{error}") from None
-    return {**values, "period": _period(start, end)}
+    period = bounds_of_period(start, end, ("--from", "--until"))
+    return {**values, "period": None if period == (None, None) else period}
 
 
 def _refuse_filters(context: typer.Context, filters: dict[str, Any]) -> None:
@@ -236,30 +235,6 @@ def _refuse_filters(context: typer.Context, filters: dict[str, Any]) -> None:
     ]
     if given:
         raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split, which is kept as it is")
-
-
-def _period(start: str | None, end: str | None) -> tuple[float | None, float | None] | None:
-    """Return the bounds of the period in seconds, from the start of the one day to the end of the other."""
-    first, last = _day("--from", start), _day("--until", end)
-    if first is not None and last is not None and first > last:
-        raise ConfigError(f"--from {start} is after --until {end}")
-    if first is None and last is None:
-        return None
-    return (
-        None if first is None else _midnight(first),
-        None if last is None else _midnight(last) + DAY,
-    )
-
-
-def _day(option: str, text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option} {text!r}: expected a day such as 2012-01-31") from None
-
-
-def _midnight(day: date) -> float:
-    return datetime.combine(day, time(), UTC).timestamp()
 
 
 @contextmanager
@@ -392,23 +367,16 @@ def describe(dataset: Dataset, output: Output) -> None:
 
 def _say_left_out(dataset: Dataset, output: Output) -> None:
     """Print who was left out and why, in yellow where it is much."""
-    left_out: dict[str, int] = dataset.provenance.get("left out", {})
+    from rlmrec.data.dataset import MUCH, left_out_line
+
     for kind, size in (("users", dataset.n_users), ("items", dataset.n_items)):
-        reasons = {
-            label.partition(": ")[2]: count for label, count in left_out.items() if label.startswith(kind)
-        }
-        total = sum(reasons.values())
-        if not total:
-            continue
-        why = ", ".join(
-            f"{count:,} {reason}" if len(reasons) > 1 else reason for reason, count in reasons.items()
-        )
-        line = f"left out: {total:,} of {total + size:,} {kind} ({why})"
-        if total > MUCH * (total + size):
+        reasons = dataset.filtered_out()[kind]
+        line, share = left_out_line(reasons, size, kind)
+        if share > MUCH:
             core = any("core" in reason for reason in reasons)
             remedy = "; --k-core 1 keeps everybody" if core else ""
             output.say(f"[yellow]{escape(line)}{remedy}[/]")
-        else:
+        elif line:
             output.say(escape(line))
 
 
@@ -467,10 +435,10 @@ def append_command(
 
     `rlmrec data append --items stock.csv -w shop`   (prices and stock alone)
     """
-    from rlmrec.data.append import append
+    from rlmrec.data.append import append, columns_of
     from rlmrec.data.file_format import FileFormat
     from rlmrec.data.metadata import text_columns, title_origin
-    from rlmrec.data.tables import Columns, read_described, read_interactions, without_table
+    from rlmrec.data.tables import read_described, read_interactions, without_table
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -485,13 +453,14 @@ def append_command(
     with place.changing_dataset(), output.step("appending"):
         dataset = place.dataset()
         recorded = dataset.provenance.get("columns", {})
-        columns = Columns(
-            user_column or recorded.get("user") or "user_id",
-            item_column or recorded.get("item") or "item_id",
-            rating_column or recorded.get("rating"),
-            timestamp_column or recorded.get("timestamp"),
-            review_column or recorded.get("review"),
-        )
+        given = {
+            "user": user_column,
+            "item": item_column,
+            "rating": rating_column,
+            "timestamp": timestamp_column,
+            "review": review_column,
+        }
+        columns = columns_of(dataset)._replace(**{name: own for name, own in given.items() if own})
         items_id = items_id_column or recorded.get("items_id") or columns.item
         users_id = users_id_column or recorded.get("users_id") or columns.user
         written = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from rlmrec.data.checks import check_ids, check_texts, check_values, spelling
 from rlmrec.data.dataset import SPLITS, Dataset
+from rlmrec.data.file_format import FileFormat
 from rlmrec.data.interactions import Interactions, joined
 from rlmrec.data.markup import without_markup
 from rlmrec.data.metadata import TEXT_COLUMNS, text_columns, title_origin
@@ -33,6 +34,9 @@ from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import DataError
 from rlmrec.findings import Finding, by_number
 from rlmrec.types import BoolArray, IntArray
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
 
 LONGEST_LINEAGE = 1000  # appends; of a dataset that is older, vectors and runs are made again
 
@@ -59,10 +63,10 @@ class Appended:
 
 def append(
     dataset: Dataset,
-    orders: Table | None = None,
+    orders: Table | IntoDataFrame | None = None,
     columns: Columns | None = None,
-    items: Table | None = None,
-    users: Table | None = None,
+    items: Table | IntoDataFrame | None = None,
+    users: Table | IntoDataFrame | None = None,
     title: str | None = None,
     items_id: str | None = None,
     users_id: str | None = None,
@@ -77,19 +81,23 @@ def append(
 
     Args:
         dataset: the dataset.
-        orders: new interactions; None without any.
-        columns: their columns.
-        items: table of items, of which those that have interactions are taken; None without one.
+        orders: new interactions, a table or a data frame as for ``Dataset.from_frame``; None without any.
+        columns: their columns; by default those that the dataset was made of.
+        items: table or data frame of items, of which those that have interactions are taken; None without one.
         users: table of users, likewise.
         title: column of ``items`` with the titles; by default as when the dataset was made, if it is there.
-        items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
+        items_id, users_id: columns of the ids in ``items`` and ``users``; by default as when the dataset was made, or
+            those of ``columns``.
 
     Raises:
         ColumnError: there is no column ``title``.
         DataError: ids of another type, a column that the dataset has is missing, or a value cannot be used.
     """
-    columns = columns or Columns()
-    items_id, users_id = items_id or columns.item, users_id or columns.user
+    names = dataset.provenance.get("columns") or {}
+    columns = columns or columns_of(dataset)
+    items_id = items_id or names.get("items_id") or columns.item
+    users_id = users_id or names.get("users_id") or columns.user
+    orders, items, users = _tables(dataset, orders, columns, (items, items_id), (users, users_id), title)
     counts: dict[str, int] = {}
     with telling_all(
         [] if orders is None else [orders], columns, [("item", items, items_id), ("user", users, users_id)]
@@ -158,12 +166,12 @@ def append(
     if len(gone):
         trained_on = taken_back.take(np.isin(gone, replace(dataset.train, n_items=len(all_items)).keys()))
         provenance["taken back"] = [*dataset.taken_back, *np.asarray(trained_on.id).tolist()]
-    for kind, before, after in (
-        ("item", dataset.item_texts, item_texts),
-        ("user", dataset.user_texts, user_texts),
+    for kind, before, after, read in (
+        ("item", dataset.item_texts, item_texts, items),
+        ("user", dataset.user_texts, user_texts, users),
     ):
-        if before is None and after is not None:
-            provenance[TEXT_COLUMNS[kind]] = columns_of_text(after)
+        if before is None and after is not None and read is not None:
+            provenance[TEXT_COLUMNS[kind]] = columns_of_text(after, read.frame)
     grown = Dataset(
         dataset.name, parts["train"], parts["valid"], parts["test"], all_users, all_items,
         item_texts, user_texts, provenance, cold=cold or None, left_out=dataset.left_out, low_rated=low_rated,
@@ -171,6 +179,43 @@ def append(
     new_users, new_items = all_users.ids[dataset.n_users :], all_items.ids[dataset.n_items :]
     findings += _below_core(dataset, grown) + _left_out_before(dataset, new_users)
     return Appended(grown, counts, new_users, new_items, tuple(findings))
+
+
+def columns_of(dataset: Dataset) -> Columns:
+    """Return the columns of the interactions that a dataset was made of."""
+    names = dataset.provenance.get("columns") or {}
+    usual = Columns()
+    return Columns(
+        names.get("user") or usual.user,
+        names.get("item") or usual.item,
+        *(names.get(name) for name in ("rating", "timestamp", "review")),
+    )
+
+
+def _tables(
+    dataset: Dataset,
+    orders: Table | IntoDataFrame | None,
+    columns: Columns,
+    items: tuple[Table | IntoDataFrame | None, str],
+    users: tuple[Table | IntoDataFrame | None, str],
+    title: str | None,
+) -> tuple[Table | None, Table | None, Table | None]:
+    """Read what is a data frame; values are written as when the dataset was made."""
+    if all(given is None or isinstance(given, Table) for given in (orders, items[0], users[0])):
+        return orders, items[0], users[0]  # type: ignore[return-value]  # mypy does not follow all()
+    from rlmrec.data.frames import described, read_orders  # Narwhals is imported only here
+
+    form = FileFormat(**dataset.provenance.get("format", {}))
+    if orders is not None and not isinstance(orders, Table):
+        orders = read_orders(orders, "orders", columns, form)
+    named = [name for name in (title or title_origin(dataset), *text_columns(dataset)) if name]
+    of_items, of_users = (
+        given
+        if given is None or isinstance(given, Table)
+        else described(given, kind, id_column, form, named if kind == "item" else ())
+        for kind, (given, id_column) in (("item", items), ("user", users))
+    )
+    return orders, of_items, of_users
 
 
 def _findings(dataset: Dataset, new: Interactions, users: Vocabulary, items: Vocabulary) -> list[Finding]:

@@ -16,9 +16,9 @@ import polars as pl
 import scipy.sparse as sp
 
 from rlmrec.data.checks import check_ids, check_texts, check_values
+from rlmrec.data.filters import Filters, Moment
 from rlmrec.data.interactions import Interactions, joined, repeats
 from rlmrec.data.source import Source
-from rlmrec.data.split import SplitRule
 from rlmrec.data.vocabulary import RawId, Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_folder, complete_folder, read_json, read_unchanged, sha256, write_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
-COLD = ("keep", "drop")
+MUCH = 0.05  # share of the users or items that filters leave out, above which that is a warning
 MOST_LEFT_OUT = 1_000_000  # ids of users that were left out and are stored
 _NO_FILTERS = {
     "min_rating": None, "period": None, "sample_users": None, "k_core": 1, "split": [3, 1, 1], "seed": 0,
@@ -176,6 +176,7 @@ class Dataset:
             others = [] if table is None else [name for name in table.columns if name not in texts]
             rows += [(f"texts of {kind}s", ", ".join(texts))] if texts else []
             rows += [(f"other columns of {kind}s", ", ".join(others))] if others else []
+        rows += [("", told) for told in self.left_out_notes()]
         return html_table(f"Dataset {self.name}", (), rows, text_columns=2)
 
     @property
@@ -208,6 +209,33 @@ class Dataset:
     def everything(self) -> Interactions:
         """Return all interactions that are known: training, validation, test and cold ones."""
         return joined([part for _, part in self._parts()])
+
+    def filtered_out(self) -> dict[str, dict[str, int]]:
+        """Return "users" and "items" → reason → how many of them the filters left out."""
+        found: dict[str, dict[str, int]] = {"users": {}, "items": {}}
+        for label, count in self.provenance.get("left out", {}).items():
+            kind, _, reason = label.partition(": ")
+            found[kind][reason] = count
+        return found
+
+    def left_out_notes(self) -> list[str]:
+        """Say how many users and items of their tables have no interaction, and how many the filters left out.
+
+        Filters that leave out few users or items are not told of.
+        """
+        told = []
+        for kind, size in (("users", self.n_users), ("items", self.n_items)):
+            label = f"{kind} of the table without an interaction"
+            if count := self.provenance.get("texts", {}).get(label, 0):
+                told.append(
+                    f"{count:,} {by_number(count, kind[:-1], kind)} of the table {by_number(count, 'has', 'have')} no "
+                    f"interaction and {by_number(count, 'is', 'are')} not in the dataset: a cold start recommends by "
+                    "their text (docs/recommending.md)"
+                )
+            line, share = left_out_line(self.filtered_out()[kind], size, kind)
+            if share > MUCH:
+                told.append(line)
+        return told
 
     def known(self) -> sp.csr_array:
         """Return the U x I matrix of the pairs that are not recommended.
@@ -316,7 +344,7 @@ class Dataset:
         *,
         name: str | None = None,
         min_rating: float | None = None,
-        period: tuple[float | None, float | None] | None = None,
+        period: tuple[Moment, Moment] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
         split: tuple[float, float, float] | str = (3, 1, 1),
@@ -334,7 +362,8 @@ class Dataset:
             source: what a reader returned.
             name: the dataset's name; the source's by default.
             min_rating: keep ratings of at least this; None keeps all.
-            period: (start, end) in seconds since 1970, end excluded, None for no bound; None keeps all.
+            period: (start, end), None for no bound; None keeps all. Days such as "2026-01-31" count as a whole. Seconds
+                since 1970, a datetime or a Timestamp are moments, of which the end is excluded.
             sample_users: share of users to keep, in (0, 1], or their number, above 1; None keeps all.
             k_core: least number of interactions of each remaining user and item.
             split: ratio of training, validation and test, or the text of a ``SplitRule``.
@@ -343,36 +372,23 @@ class Dataset:
             seed: seed of the sampling and the split.
 
         Raises:
-            ConfigError: a filter or a split is given for a ready-made split.
+            ConfigError: an option has a wrong value, or one is given for a ready-made split.
             DataError: nothing is left, or the input is not usable; the message says which and why.
         """
-        if seed < 0 or k_core < 1:
-            raise ConfigError(
-                f"expected a seed of at least 0 and a k_core of at least 1, got {seed} and {k_core}"
-            )
-        if cold not in COLD:
-            raise ConfigError(f"cold {cold!r}: expected one of {', '.join(COLD)}")
-        rule = SplitRule.parse(split) if isinstance(split, str) else SplitRule("random", split)
-        filters = {
-            "min_rating": min_rating,
-            "period": list(period) if period is not None else None,
-            "sample_users": sample_users,
-            "k_core": k_core,
-            "split": list(rule.shares) if rule.kind == "random" else str(rule),
-            "seed": seed,
-        }
+        filters = Filters.checked(min_rating, period, sample_users, k_core, split, cold, seed)
+        options, rule = filters.plain(), filters.rule
         parts = list(source.interactions) if isinstance(source.interactions, tuple) else [source.interactions]
         findings = [
             *source.findings,
             *check_ids(source.users, [part.user_degrees() for part in parts]),
             *check_ids(source.items, [part.item_degrees() for part in parts]),
         ]
-        findings += check_values(parts, source.users, source.items, min_rating is not None)
+        findings += check_values(parts, source.users, source.items, filters.min_rating is not None)
         del parts
         sides = (source.users, source.items, source.item_texts, source.user_texts)
         provenance = dict(source.provenance)
         if isinstance(source.interactions, tuple):
-            given = [option for option, default in _NO_FILTERS.items() if filters[option] != default]
+            given = [option for option, default in _NO_FILTERS.items() if options[option] != default]
             if given:
                 raise ConfigError(f"{', '.join(given)}: not allowed with a ready-made split")
             train, valid, test = (_merged(part, source, findings) for part in source.interactions)
@@ -381,18 +397,16 @@ class Dataset:
                 kept = joined([train, valid, test])
                 low_rated = low_rated.take(~np.isin(low_rated.keys(), kept.keys())) or None
         else:
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng(filters.seed)
             kept = source.interactions
             nothing = kept.take(np.empty(0, np.int64))
             source = replace(source, interactions=nothing)  # so that what was read does not stay in memory
-            kept, low_rated, counts, left_out = _filtered(
-                kept, source, findings, min_rating, period, sample_users, k_core, rng
-            )
+            kept, low_rated, counts, left_out = _filtered(kept, source, findings, filters, rng)
             kept, low_rated, sides = _renumbered(kept, low_rated, *sides)
             rule = rule.settled(kept)
             train, valid, test = rule.parts(kept, sides[0], sides[1], rng)
             del kept
-            provenance |= {"options": filters, "interactions": counts, "left out": left_out.summary}
+            provenance |= {"options": options, "interactions": counts, "left out": left_out.summary}
             if rule.kind != "random":
                 provenance["split"] = str(rule)
         train, valid, test, later = _without_cold(train, valid, test, sides, cold, provenance, findings)
@@ -433,14 +447,14 @@ class Dataset:
         items: IntoDataFrame | None = None,
         items_id: str | None = None,
         title: str | None = None,
-        text_columns: Sequence[str] | None = None,
+        text_columns: Sequence[str] | str | None = None,
         users: IntoDataFrame | None = None,
         users_id: str | None = None,
         train: IntoDataFrame | None = None,
         valid: IntoDataFrame | None = None,
         test: IntoDataFrame | None = None,
         min_rating: float | None = None,
-        period: tuple[float | None, float | None] | None = None,
+        period: tuple[Moment, Moment] | None = None,
         sample_users: float | None = None,
         k_core: int = 1,
         split: tuple[float, float, float] | str = (3, 1, 1),
@@ -449,7 +463,8 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of data frames: pandas, Polars or Arrow.
 
-        What is unusual about the data (``findings``) is issued as warnings.
+        What is unusual about the data (``findings``) is issued as warnings, and so is who was left out
+        (``left_out_notes``).
 
         Args:
             df: interactions, one row each, to be filtered and split.
@@ -468,7 +483,7 @@ class Dataset:
             items_id: column of item ids in ``items``; by default ``item``.
             title: column of ``items`` with the titles; by default "title", "name" or similar.
             text_columns: columns of ``items`` that go into prompts and text vectors, the title always among them; by
-                default those of texts, not prices, stock and other numbers.
+                default those of texts, not dates, truth values, prices, stock and other numbers.
             users: user texts, one row per user.
             users_id: column of user ids in ``users``; by default ``user``.
             train, valid, test: interactions of a ready-made split, instead of ``df``.
@@ -501,8 +516,8 @@ class Dataset:
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,
             split=split, cold=cold, seed=seed,
         )  # fmt: skip
-        for finding in dataset.findings:
-            warnings.warn(str(finding), stacklevel=2)
+        for told in [*map(str, dataset.findings), *dataset.left_out_notes()]:
+            warnings.warn(told, stacklevel=2)
         return dataset
 
     def save(self, folder: Path | str) -> None:
@@ -642,6 +657,23 @@ def _tables(folder: Path, manifest: dict[str, Any], names: Sequence[str]) -> dic
     return tables
 
 
+def left_out_line(reasons: dict[str, int], size: int, kind: str) -> tuple[str, float]:
+    """Say how many users or items were left out and why; also return the share of them. ("", 0.0) for none.
+
+    Args:
+        reasons: reason → number.
+        size: number of those that are left.
+        kind: "users" or "items".
+    """
+    total = sum(reasons.values())
+    if not total:
+        return "", 0.0
+    why = ", ".join(
+        f"{count:,} {reason}" if len(reasons) > 1 else reason for reason, count in reasons.items()
+    )
+    return f"left out: {total:,} of {total + size:,} {kind} ({why})", total / (total + size)
+
+
 class _LeftOut(NamedTuple):
     """The users and items of a source of which the filters leave no interaction."""
 
@@ -749,10 +781,7 @@ def _filtered(
     kept: Interactions,
     source: Source,
     findings: list[Finding],
-    min_rating: float | None,
-    period: tuple[float | None, float | None] | None,
-    sample_users: float | None,
-    k_core: int,
+    filters: Filters,
     rng: np.random.Generator,
 ) -> tuple[Interactions, Interactions | None, dict[str, int], _LeftOut]:
     """Apply the filters.
@@ -761,6 +790,7 @@ def _filtered(
         what is left, the pairs that ``min_rating`` or their weight leaves out, the interactions after each filter,
         and who was left out.
     """
+    min_rating, period, sample_users, k_core, *_ = filters
     counts = {"read": len(kept) + source.n_light}
     if source.n_light:
         counts["of enough weight"] = len(kept)

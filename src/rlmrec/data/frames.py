@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
@@ -28,6 +29,8 @@ from rlmrec.data.tables import (
 )
 from rlmrec.errors import ConfigError, DataError
 
+SPLIT = ["train", "valid", "test"]
+
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
 
@@ -40,7 +43,7 @@ def read_frames(
     users: IntoDataFrame | None = None,
     title: str | None = None,
     form: FileFormat = PLAIN,
-    text_columns: Sequence[str] | None = None,
+    text_columns: Sequence[str] | str | None = None,
     items_id: str | None = None,
     users_id: str | None = None,
 ) -> Source:
@@ -55,7 +58,7 @@ def read_frames(
         users: user texts, one row per user.
         title: column of ``items`` with the titles.
         form: how texts in them write numbers and times.
-        text_columns: columns of ``items`` that go into prompts and vectors; None chooses those of texts.
+        text_columns: columns of ``items`` that go into prompts and vectors, or one; None chooses those of texts.
         items_id, users_id: columns of the ids in ``items`` and ``users``; by default those of ``columns``.
 
     Raises:
@@ -63,32 +66,53 @@ def read_frames(
         DataError: something is not a data frame, a column is missing, or a value cannot be used.
     """
     given = [(label, frame) for label, frame in frames if frame is not None]
-    if [label for label, _ in given] not in (["df"], ["train", "valid", "test"]):
-        raise ConfigError("give either one data frame of interactions, or a split: train, valid and test")
-    paths = [name for name in (title, *(text_columns or ())) if name is not None]
-    with told_to_name_columns("user, item"):
-        tables = [
-            single_rows(
-                replace(read_frame(frame, label, read_columns(columns, form), columns[:2]), form=form),
-                columns,
+    labels = [label for label, _ in given]
+    if labels not in (["df"], SPLIT):
+        missing = [label for label in SPLIT if label not in labels]
+        hint = f": {', '.join(missing)} is missing" if labels and "df" not in labels else ""
+        raise ConfigError(
+            f"give either one data frame of interactions, or a split: train, valid and test{hint}"
+        )
+    texts = [text_columns] if isinstance(text_columns, str) else text_columns
+    for option, column in [
+        *columns._asdict().items(),
+        *(("title", title), ("items_id", items_id), ("users_id", users_id), ("weight", form.weight_column)),
+        *(("text_columns", column) for column in texts or ()),
+    ]:
+        is_needed = option in ("user", "item", "text_columns")
+        if not isinstance(column, str) and (is_needed or column is not None):
+            raise ConfigError(
+                f"{option} is {column!r} ({type(column).__name__}): expected the name of a column"
+                + ("" if is_needed else ", or None")
             )
-            for label, frame in given
-        ]
+    paths = [name for name in (title, *(texts or ())) if name is not None]
+    tables = [read_orders(frame, label, columns, form) for label, frame in given]
     return to_source(
         name,
         tables,
         columns,
-        items=None if items is None else _described(items, "item", items_id or columns.item, form, paths),
-        users=None if users is None else _described(users, "user", users_id or columns.user, form),
+        items=None if items is None else described(items, "item", items_id or columns.item, form, paths),
+        users=None if users is None else described(users, "user", users_id or columns.user, form),
         items_id=items_id,
         users_id=users_id,
         title=title,
-        text_columns=text_columns,
-        provenance={"source": "data frame", **({"format": form.given()} if form != PLAIN else {})},
+        text_columns=texts,
+        provenance={
+            "source": "data frame",
+            "columns": {**columns._asdict(), "title": title, "items_id": items_id, "users_id": users_id},
+            **({"format": form.given()} if form != PLAIN else {}),
+        },
     )
 
 
-def _described(
+def read_orders(frame: IntoDataFrame, label: str, columns: Columns, form: FileFormat = PLAIN) -> Table:
+    """Read the columns of interactions of a data frame, one row each."""
+    with told_to_name_columns("user, item"):
+        table = read_frame(frame, label, read_columns(columns, form), columns[:2])
+        return single_rows(replace(table, form=form), columns)
+
+
+def described(
     frame: IntoDataFrame, kind: str, id_column: str, form: FileFormat, paths: Sequence[str] = ()
 ) -> Table:
     """Read the columns of items or users."""
@@ -156,4 +180,6 @@ def _series(series: nw.Series[Any], label: str, is_id: bool, may_be_list: bool =
         return list_of_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
     if is_id:
         return as_ids(Table(label, pl.DataFrame(), typed=True, first_row=0), series.name, values)
+    if {type(value) for value in values} - {type(None)} == {date}:  # pandas has no type for them
+        return pl.Series(series.name, values, dtype=pl.Date)
     return pl.Series(series.name, list(map(as_text, values)), dtype=pl.String)

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from rlmrec.data.delimited import read_delimited
+from rlmrec.data.metadata import TEXT_COLUMNS
 from rlmrec.data.source import Source
 from rlmrec.data.table import Table
 from rlmrec.data.tables import align, assemble, check_table
@@ -38,7 +39,7 @@ def read_recbole(
 
     A ready-made split (NAME.train.inter, NAME.valid.inter and NAME.test.inter) is kept. Columns of .item and .user
     that summarise behaviour (ending in stars, rating, count, sentiment, metascore, sales_rank or popularity) are
-    left out, since they contain the interactions that will be held out.
+    left out, since they contain the interactions that will be held out. Other columns of floats are no texts.
 
     Args:
         folder: Folder with one .inter file, or those of a split, and, if any, .item and .user.
@@ -59,7 +60,9 @@ def read_recbole(
     parts, users, items = assemble(tables, user_field, item_field, *optional)
     is_split = len(parts) > 1
     stem = paths[0].name.removesuffix(".inter").removesuffix(".train")
-    (item_texts, user_texts), left_out, findings = _texts(folder / stem, user_field, item_field, users, items)
+    (item_texts, user_texts), left_out, described, findings = _texts(
+        folder / stem, user_field, item_field, users, items
+    )
     summaries = Finding(
         "summary column",
         "columns are left out of the texts, since they summarise held-out behaviour",
@@ -79,6 +82,7 @@ def read_recbole(
             "source": "recbole",
             "files": [path.name for path in paths],
             "columns_left_out": list(left_out),
+            **described,
         },
     )
 
@@ -106,8 +110,14 @@ def _splits(folder: Path) -> list[Path] | None:
 
 def _texts(
     path: Path, user: str, item: str, users: Vocabulary, items: Vocabulary
-) -> tuple[list[pl.DataFrame | None], tuple[str, ...], list[Finding]]:
-    """Read the texts of PATH.item and PATH.user, where present; also return the columns left out."""
+) -> tuple[list[pl.DataFrame | None], tuple[str, ...], dict[str, list[str]], list[Finding]]:
+    """Read the texts of PATH.item and PATH.user, where present.
+
+    Returns:
+        the texts of items and of users, the columns that are left out, those that describe where there are others, for
+        the provenance, and findings.
+    """
+    described: dict[str, list[str]] = {}
     findings: list[Finding] = []
     texts: list[pl.DataFrame | None] = []
     left_out: list[str] = []
@@ -116,13 +126,17 @@ def _texts(
         if not file.exists():
             texts.append(None)
             continue
-        table = read_atomic(file, field)
+        table, types = _typed(file, field)
         names = [name for name in table.frame.columns if name != field and SUMMARIES.search(name)]
         left_out += names
         kept = replace(table, frame=table.frame.drop(names))
         texts.append(align(kept, vocabulary, field) if kept.frame.width > 1 else None)
+        names = [name for name in kept.frame.columns if name != field]
+        words = [name for name in names if name == "year" or not types[name].startswith("float")]
+        if words != names:
+            described[TEXT_COLUMNS[ending]] = words
         findings += check_table(kept, vocabulary, field)
-    return texts, tuple(dict.fromkeys(left_out)), findings
+    return texts, tuple(dict.fromkeys(left_out)), described, findings
 
 
 def read_atomic(path: Path, *required: str) -> Table:
@@ -131,18 +145,23 @@ def read_atomic(path: Path, *required: str) -> Table:
     Raises:
         DataError: as ``read_recbole``, or a ``required`` column is missing.
     """
+    return _typed(path, *required)[0]
+
+
+def _typed(path: Path, *required: str) -> tuple[Table, dict[str, str]]:
+    """Read one atomic file as ``read_atomic`` does; also return the type of each column."""
     table = read_delimited(path, "\t", quote=None)
-    names = {}
+    names, types = {}, {}
     for field in table.frame.columns:
         name, _, kind = field.rpartition(":")
         if not name or kind not in TYPES:
             raise DataError(
                 f"{path}, line 1: expected fields such as 'user_id:token' ({', '.join(TYPES)}), got {field!r}"
             )
-        names[field] = name
+        names[field], types[name] = name, kind
     for name in required:
         if name not in names.values():
             raise DataError(
                 f"{path} has no column {name!r}: its columns are {', '.join(map(repr, names.values()))}"
             )
-    return replace(table, frame=table.frame.rename(names))
+    return replace(table, frame=table.frame.rename(names)), types

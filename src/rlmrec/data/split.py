@@ -87,7 +87,7 @@ class SplitRule:
         """Return the rule with the moments that ``shares`` means for these interactions."""
         if self.kind != "temporal" or self.moments is not None:
             return self
-        times, shares = _times(interactions, self.kind), _checked(self.shares)
+        times, shares = _times(interactions, self.kind), check_shares(self.shares)
         ends = np.cumsum(shares / shares.sum())[:2]
         ordered = np.sort(times)
         places = np.minimum((ends * len(times)).round().astype(np.int64), len(times) - 1)
@@ -129,7 +129,7 @@ class SplitRule:
         if self.kind == "temporal":
             moments = self.settled(interactions).moments
             return np.searchsorted(np.asarray(moments), _times(interactions, self.kind), side="right")
-        shares = _checked(self.shares)
+        shares = check_shares(self.shares)
         ends = np.cumsum(shares / shares.sum())[:2]
         return np.searchsorted(ends, _pair_hash(interactions, users, items), side="right")
 
@@ -147,18 +147,21 @@ def _times(interactions: Interactions, kind: str) -> FloatArray:
     return interactions.timestamp
 
 
-def _checked(ratio: Sequence[float]) -> FloatArray:
-    """Return a ratio as float64[3].
+def check_shares(ratio: Sequence[float]) -> FloatArray:
+    """Return a ratio of training, validation and test as float64[3].
 
     Raises:
         DataError: it is not three non-negative numbers of which the first is positive.
     """
     try:
         parts = np.asarray(ratio, float)
-    except (TypeError, ValueError):  # such as the text "3:1:1"
-        raise DataError(f"a split needs three numbers such as (3, 1, 1), got {ratio!r}") from None
+    except (TypeError, ValueError):
+        parts = np.empty(0)
     if parts.shape != (3,) or not np.isfinite(parts).all() or (parts < 0).any() or parts[0] <= 0:
-        raise DataError(f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}")
+        raise DataError(
+            f"a split needs three non-negative numbers such as 3:1:1, got {ratio!r}: in Python pass (3, 1, 1), or a "
+            "text such as 'temporal 8:1:1'"
+        )
     return parts
 
 
@@ -231,7 +234,7 @@ def split_by_ratio(interactions: Interactions, ratio: Sequence[float], rng: np.r
     Raises:
         DataError: the ratio is invalid, there are no interactions, or there is only one user.
     """
-    parts = _checked(ratio)
+    parts = check_shares(ratio)
     n = len(interactions)
     n_active = int((interactions.user_degrees() > 0).sum())
     if n == 0:

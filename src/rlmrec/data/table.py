@@ -294,10 +294,14 @@ def as_ids(table: Table, column: str, values: list[Any]) -> pl.Series:
         (row for row, value in enumerate(values) if value is not None and type(value) not in (int, str)), None
     )
     if odd is not None:
-        lost = f": {_of_float(values[odd])}" if isinstance(values[odd], float) else ""
+        remedy = (
+            _of_float(values[odd])
+            if isinstance(values[odd], float)
+            else "convert them (pandas: .astype(str))"
+        )
         raise DataError(
             f"{table.path}, {table.place(odd)}, column {column!r}: got {repr(values[odd])[:80]}, "
-            f"ids must be integers or text{lost}"
+            f"ids must be integers or text: {remedy}"
         )
     if len(types) > 1:
         integers = {value: row for row, value in reversed(list(enumerate(values))) if isinstance(value, int)}
@@ -359,9 +363,10 @@ def check_columns(
             hint = next(
                 (f"; did you mean {other!r}?" for other in others if [plain_name(other)] == close), ""
             )
-            raise ColumnError(
-                f"{path} has no column {name!r}: its columns are {', '.join(map(repr, header))}{hint}"
+            listed = (
+                f"its columns are {', '.join(map(repr, header))}" if header else "it has no columns at all"
             )
+            raise ColumnError(f"{path} has no column {name!r}: {listed}{hint}")
         if list(header).count(name) > 1:
             raise DataError(f"{path} has {list(header).count(name)} columns {name!r}: rename all but one")
 

@@ -47,7 +47,7 @@ from rlmrec.data.table import (
 )
 from rlmrec.data.times import UNITS
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError, NoRowsError
+from rlmrec.errors import BrokenRowsError, ColumnError, ConfigError, DataError, NoRowsError, did_you_mean
 from rlmrec.files import bounded_lines
 from rlmrec.findings import Finding, by_number
 from rlmrec.types import IntArray
@@ -261,16 +261,16 @@ def to_source(
     }
     if unused:
         recorded["texts"] = unused
-    if item_texts is not None:
-        names = columns_of_text(item_texts)
+    if item_texts is not None and items is not None:
+        names = columns_of_text(item_texts, items.frame)
         if text_columns is not None:
-            names, odd = chosen_columns(item_texts, text_columns, title)
+            names, odd = chosen_columns(item_texts, text_columns, title, items.frame)
             findings += odd
         if title not in (None, "title"):
             recorded["title_column"] = title
         recorded |= {TEXT_COLUMNS["item"]: names, "prompt_attributes": True}
-    if user_texts is not None:
-        recorded[TEXT_COLUMNS["user"]] = columns_of_text(user_texts)
+    if user_texts is not None and users is not None:
+        recorded[TEXT_COLUMNS["user"]] = columns_of_text(user_texts, users.frame)
     return Source(
         name,
         parts[0] if len(parts) == 1 else (parts[0], parts[1], parts[2]),
@@ -310,17 +310,23 @@ _CURRENCIES = "EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|B
 _AMOUNT = rf"^(?:[€$£¥]|{_CURRENCIES})? ?[+-]?\d[\d.,' ]*(?:,-)? ?(?:[€$£¥%]|{_CURRENCIES})?$"
 
 
-def columns_of_text(table: pl.DataFrame) -> list[str]:
+def columns_of_text(table: pl.DataFrame, read: pl.DataFrame | None = None) -> list[str]:
     """Return the columns that describe an item or a user: not those of numbers or of true and false, except a year.
 
     A price, a stock, a row number or an address of a picture says nothing to an encoder or a language model.
+
+    Args:
+        table: all columns as text.
+        read: the table as it was read, if that has types: what is a date or a time in it is no text.
     """
+    schema = {} if read is None else read.schema
     switches = {"true", "false", "yes", "no", "ja", "nein"}
 
     def is_text(name: str) -> bool:
         values = table[name].drop_nulls().str.strip_chars()
         return bool(len(values)) and not (
             plain_name(name) in NO_TEXT
+            or (name in schema and schema[name].is_temporal())
             or values.cast(pl.Float64, strict=False).is_not_null().all()
             or values.str.contains(_AMOUNT).all()
             or values.str.to_lowercase().is_in(list(switches)).all()
@@ -331,7 +337,7 @@ def columns_of_text(table: pl.DataFrame) -> list[str]:
 
 
 def chosen_columns(
-    table: pl.DataFrame, chosen: Sequence[str], title: str | None
+    table: pl.DataFrame, chosen: Sequence[str], title: str | None, read: pl.DataFrame
 ) -> tuple[list[str], list[Finding]]:
     """Return the columns that describe an item by the user's choice, the title always among them.
 
@@ -339,6 +345,7 @@ def chosen_columns(
         table: the item texts; the column of titles is called "title" already.
         chosen: names as they are in the user's table.
         title: what the column of titles was called there; None if it was not renamed.
+        read: the table as it was read.
 
     Raises:
         ColumnError: one of them is not in the table.
@@ -347,14 +354,14 @@ def chosen_columns(
     check_columns("the table of items", table.columns, renamed)
     titles = [name for name in TITLE_COLUMNS if name in table.columns][:1]
     kept = list(dict.fromkeys([*titles, *renamed]))
-    odd = [name for name in renamed if name not in columns_of_text(table)]
+    odd = [name for name in renamed if name not in columns_of_text(table, read)]
     if not odd:
         return kept, []
     return kept, [
         Finding(
             "text column",
             by_number(len(odd), "chosen column of texts holds", "chosen columns of texts hold")
-            + " numbers, prices, stock or the like",
+            + " numbers, dates, prices, stock or the like",
             len(odd),
             repr(odd[0]),
             "they go into prompts and vectors as you chose; leave them out of text_columns (--text-columns)",
@@ -499,7 +506,10 @@ def similar_title(texts: pl.DataFrame) -> str | None:
 def titled(texts: pl.DataFrame, column: str) -> pl.DataFrame:
     """Rename ``column`` to ``title``, the name that later steps look for."""
     if column not in texts.columns:
-        raise ColumnError(f"no column of titles {column!r}: the item texts have {', '.join(texts.columns)}")
+        raise ColumnError(
+            f"no column of titles {column!r}{did_you_mean(column, texts.columns)}: the item texts have "
+            + ", ".join(texts.columns)
+        )
     if column != "title" and "title" in texts.columns:
         raise ColumnError(
             f"{column!r} cannot be the title: there is a column title already; rename one of them"

@@ -38,20 +38,26 @@ class Vocabulary:
 
     def __init__(self, ids: Iterable[AnyId], kind: str = "id") -> None:
         self.kind = kind
+        what = kind if kind == "id" else f"{kind} id"
+        if isinstance(ids, str):
+            raise DataError(f"{what}s are the text {ids!r}: expected a list of them")
         self.ids: list[RawId] = [int(i) if isinstance(i, np.integer) else i for i in ids]
         types = {type(i) for i in self.ids}
         if not types <= {int, str}:
-            raise DataError(f"{kind} ids must be integers or text, got {sorted(t.__name__ for t in types)}")
+            raise DataError(
+                f"{what}s must be integers or text, got {sorted(t.__name__ for t in types)}: convert them, for example "
+                "by str, or in pandas by .astype(str)"
+            )
         if len(types) > 1:
             texts = {i for i in self.ids if isinstance(i, str)}
             both = next((i for i in self.ids if isinstance(i, int) and str(i) in texts), None)
             hint = f"; {both} occurs as a number and as text" if both is not None else ""
-            raise DataError(f"{kind} ids mix integers and text{hint}: make them one type")
+            raise DataError(f"{what}s mix integers and text{hint}: make them one type")
         self.is_text = str in types
         if len(set(self.ids)) != len(self.ids):
             seen: set[RawId] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise DataError(f"{kind} id {twice!r} occurs twice in the vocabulary")
+            raise DataError(f"{what} {twice!r} occurs twice in the vocabulary")
 
     @cached_property
     def _rows(self) -> dict[RawId, int]:
@@ -115,7 +121,15 @@ class Vocabulary:
         return np.array([self.row(one) for one in raw], np.int64)
 
     def id(self, row: int) -> RawId:
-        """Return the raw id of one row."""
+        """Return the raw id of one row.
+
+        Raises:
+            DataError: there is no such row.
+        """
+        if not 0 <= row < len(self.ids):
+            raise DataError(
+                f"there is no {self.kind} in row {row}: rows are numbered from 0 to {len(self) - 1}"
+            )
         return self.ids[row]
 
     def given(self, raw: RawId) -> RawId:
