@@ -240,15 +240,30 @@ def test_wrong_vectors(made):
         ColdStart.fit(recommender, silent, dataset)
 
 
+def test_a_graph_filter_of_embeddings_alone_places_new_items_in_their_block(made):
+    dataset, text_embeddings, _, _ = made
+    graph_filter = GraphFilter.fit(dataset, None, {"neighbours": 0, "popularity_weight": 0})
+    recommender = Recommender.of_model(dataset, graph_filter)
+    cold = ColdStart.fit(recommender, text_embeddings, dataset)
+    blocks_of_items = text_embeddings.items.argmax(axis=1)
+    for block in np.unique(blocks_of_items):
+        scores = recommender.items @ cold.items(direction(block))[0]
+        best = np.argsort(-scores)[: (blocks_of_items == block).sum()]
+        assert set(blocks_of_items[best]) == {block}
+
+
 def test_what_needs_no_fit_or_is_something_else_is_refused(made):
     dataset, text_embeddings, recommender, _ = made
     texts = Texts.of(text_embeddings, dataset)
     for model, told in (
         (
             GraphFilter.fit(dataset, texts),
-            r"a graph filter needs no cold-start model: it places new users and items",
+            r"a graph filter with texts needs no cold-start model: it places new users and items",
         ),
-        (GraphFilter.fit(dataset), "needs no cold-start model: fit it with text embeddings"),
+        (
+            GraphFilter.fit(dataset, None, {"neighbours": 5}),
+            "are embeddings and item neighbours, .* fit it with text embeddings, .* or with neighbours=0",
+        ),
         (Popularity.fit(dataset), "popularity is the same for all users"),
     ):
         with pytest.raises(ConfigError, match=told):

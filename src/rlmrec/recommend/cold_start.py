@@ -496,13 +496,16 @@ class ColdStart:
 def why_no_fit(recommender: Recommender) -> str:
     """Say why a map from texts to embeddings would give a part of a closed form's scores alone; "" if it would not."""
     rule = None if recommender.parts is None else recommender.parts.rule
-    if isinstance(rule, GraphRule):
-        other = (
-            "it places new users and items by Recommender.new_user and ClosedFormModel.add_items"
-            if rule.reads_texts
-            else "fit it with text embeddings, and it reads new texts by itself"
+    if isinstance(rule, GraphRule) and rule.reads_texts:
+        return (
+            "a graph filter with texts needs no cold-start model: it places new users and items by "
+            "Recommender.new_user and ClosedFormModel.add_items"
         )
-        return f"a graph filter needs no cold-start model: {other}"
+    if isinstance(rule, GraphRule) and not recommender.is_inner_product:
+        return (
+            "the scores of this graph filter are embeddings and item neighbours, and texts can be mapped to embeddings "
+            "alone: fit it with text embeddings, and it reads new texts by itself, or with neighbours=0"
+        )
     if isinstance(rule, ConstantRule):
         return "popularity is the same for all users: no text can be mapped to it"
     return ""
