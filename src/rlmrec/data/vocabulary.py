@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -92,9 +92,10 @@ class Vocabulary:
         Raises:
             UnknownIdError: the id is not in the vocabulary; the message says if only its type differs.
         """
-        if not isinstance(raw, Hashable):
-            raise DataError(f"got {raw!r}, expected one {self.kind} id")
-        row = self._rows.get(int(raw) if isinstance(raw, np.integer) else raw)
+        try:
+            row = self._rows.get(int(raw) if isinstance(raw, np.integer) else raw)
+        except TypeError:  # a list, for example
+            raise DataError(f"got {raw!r}, expected one {self.kind} id") from None
         if row is not None:
             return row
         twin = self.parse(str(raw))
@@ -118,7 +119,7 @@ class Vocabulary:
         """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""
         if isinstance(raw, str) or not isinstance(raw, Iterable):  # a text would be taken letter by letter
             raise DataError(f"got {raw!r}, expected a list of {self.kind} ids such as {self.ids[:1]}")
-        return np.array([self.row(one) for one in raw], np.int64)
+        return np.fromiter(map(self.row, raw), np.int64)
 
     def id(self, row: int) -> RawId:
         """Return the raw id of one row.
