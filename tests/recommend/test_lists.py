@@ -268,6 +268,17 @@ def test_wrong_rules(lists):
     ):
         with pytest.raises(ConfigError, match=told):
             lists.matching(condition)
+    for column, is_id in (
+        *((name, True) for name in ("item_id", "ITEM_ID", "ItemID", "itemId")),
+        *((name, False) for name in ("paid", "grid", "valid", "GRID")),
+    ):
+        with pytest.raises(ConfigError, match=f'unable to find column "{column}"') as error:
+            lists.matching(f"{column} = 7")
+        assert ("ids are in the column id" in str(error.value)) == is_id
+    with pytest.raises(ConfigError, match=r"\(did you mean 'brand'\?\); expected"):
+        lists.matching("brandid = 7")
+    with pytest.raises(ConfigError, match=r"\(did you mean 'brand'\?\); ids are in the column id"):
+        lists.matching("brand_id = 7")
     assert repr(lists) == (
         f"Lists({lists.recommender!r}, columns for rules: id, title, brand, price, in_stock)"
     )

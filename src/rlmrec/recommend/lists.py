@@ -220,7 +220,7 @@ class Lists:
         ]
         told = f"; compare {' and '.join(dates)} with {EXPECTED}" if dates else ""
         if unknown is not None and self._is_id_column(unknown[1]):
-            meant = f"; ids are in the column id, as text: {self._compared('id')}"
+            meant += f"; ids are in the column id, as text: {self._compared('id')}"
         elif "cannot compare string" in why or "for String values" in why:
             texts = [
                 name
@@ -234,9 +234,8 @@ class Lists:
     def _is_id_column(self, name: str) -> bool:
         """Whether an unknown column is what one's own tables call the items' ids, as far as it can be told."""
         of_tables = {} if self.dataset is None else self.dataset.provenance.get("columns") or {}
-        return (
-            name == of_tables.get("item") or re.search(r"(?:^|_|[a-z])id$", name, re.IGNORECASE) is not None
-        )
+        is_called_id = re.search(r"(?:^|_)[Ii][Dd]$|[a-z]I[Dd]$", name)  # not paid, grid or valid
+        return name == of_tables.get("item") or is_called_id is not None
 
     def _compared(self, name: str) -> str:
         """Compare a column with one of its values, as an example."""
