@@ -296,7 +296,7 @@ def test_the_encoder_of_vectors_that_python_encoded(tmp_path):
         encoder_of(lost)
     kept = encode_dataset(dataset, "tfidf", texts, encoders=str(tmp_path / "enc")).manifest
     assert encoder_of(kept, folder=str(tmp_path / "enc")).name == kept["encoder"]
-    with pytest.raises(WorkspaceError, match="is absent: pass the folder in which it was stored"):
+    with pytest.raises(WorkspaceError, match=r"is absent: encode the texts again .'rlmrec encode'."):
         encoder_of(kept)
 
 

@@ -301,8 +301,8 @@ def stored_file(stored: Mapping[str, Any], folder: Path) -> Path:
         )
     if not (folder / name).is_file():
         raise WorkspaceError(
-            f"{folder / name} is absent: pass the folder in which it was stored (folder, which was encoders of "
-            "encode_dataset and is Workspace.encoders_path), or encode the texts again"
+            f"{folder / name} is absent: encode the texts again ('rlmrec encode'), or pass the folder that "
+            "encode_dataset stored it in (folder=)"
         )
     return folder / name
 
