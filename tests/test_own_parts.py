@@ -217,6 +217,20 @@ class Unnamed(Alignment):
         return users.square().mean()
 
 
+class Float(Alignment):
+    """Returns a term that is no tensor."""
+
+    def loss(self, users, items, batch, masked):
+        return {"mine": 0.0}
+
+
+class Long(Alignment):
+    """Returns a term for each dimension."""
+
+    def loss(self, users, items, batch, masked):
+        return {"mine": users.mean(0)}
+
+
 class Demanding(Alignment):
     """Needs texts."""
 
@@ -232,6 +246,8 @@ class Demanding(Alignment):
         (Empty, ["Empty does not implement loss(", "Empty.Config is", "Empty.label is ''"]),
         (Wild, ["corrupt() differs for equal rng"]),
         (Unnamed, ["Unnamed.loss returned a Tensor: expected a dict of terms by name"]),
+        (Float, ["the term 'mine' of Float.loss is a float: expected a scalar tensor"]),
+        (Long, ["the term 'mine' of Long.loss is a tensor of shape (32,): expected a scalar tensor"]),
         (Demanding, ["Demanding needs text vectors"]),
         (Registry, ["Registry is not a subclass of rlmrec.Alignment"]),
     ],

@@ -174,14 +174,23 @@ class Alignment(Labelled, nn.Module):
         """Compute ``loss``, and check that it returns terms by name.
 
         Raises:
-            ConfigError: it returns something else.
+            ConfigError: it returns something else, or a term is no scalar.
         """
         found: Any = self.loss(users, items, batch, masked)
-        if not isinstance(found, Mapping) or not all(isinstance(term, Tensor) for term in found.values()):
+        loss = f"{type(self).__name__}.loss"
+        if not isinstance(found, Mapping):
             raise ConfigError(
-                f"{type(self).__name__}.loss returned a {type(found).__name__}: expected a dict of terms by name, such "
-                'as {"mine": loss} with a scalar tensor'
+                f"{loss} returned a {type(found).__name__}: expected a dict of terms by name, such as "
+                '{"mine": loss} with a scalar tensor'
             )
+        for name, term in found.items():
+            if not isinstance(term, Tensor) or term.ndim:
+                got = (
+                    f"tensor of shape {tuple(term.shape)}"
+                    if isinstance(term, Tensor)
+                    else type(term).__name__
+                )
+                raise ConfigError(f"the term {name!r} of {loss} is a {got}: expected a scalar tensor")
         return dict(found)
 
     def extra_repr(self) -> str:
