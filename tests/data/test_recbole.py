@@ -1,9 +1,9 @@
 import pytest
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts, text_columns
+from rlmrec.data.metadata import metadata_texts, own_texts, text_columns
 from rlmrec.data.recbole import read_recbole
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 INTER = HEADER + "2\tx\t4.5\t100\n10\ty\t1\t200\n2\ty\t3\t300\n"
@@ -34,6 +34,13 @@ def test_a_folder_gives_interactions_and_texts(tmp_path):
     assert dataset.n_items == 2
     assert text_columns(dataset) == ["title"], "a column of floats is no text"
     assert text_columns(dataset, "user") == ["age"]
+
+
+def test_items_without_texts_are_told_what_helps(tmp_path):
+    item = "item_id:token\tprice:float\nx\t9.5\n"
+    dataset = Dataset.from_source(read_recbole(folder(tmp_path, item=item)))
+    with pytest.raises(ConfigError, match=r"no column of texts, only price: pass items=…, or --items FILE$"):
+        own_texts(dataset)
 
 
 def test_item_user_and_optional_fields_may_be_absent(tmp_path):

@@ -282,7 +282,9 @@ def test_texts_of_users_that_the_dataset_has():
         encode_dataset(data, Bytes(), user_vectors="profiles")
     with pytest.raises(ConfigError, match="user_vectors 'mean' does not use users"):
         encode_dataset(data, Bytes(), users=[*"abc"], user_vectors="mean")
-    with pytest.raises(ConfigError, match="blocks has no user texts: give them"):
+    with pytest.raises(
+        ConfigError, match="blocks has no user texts: pass users=…, or --users FILE, with a text"
+    ):
         encode_dataset(blocks()[0], Bytes(), user_vectors="texts")
 
 

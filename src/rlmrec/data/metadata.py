@@ -98,14 +98,17 @@ def own_texts(dataset: Dataset, kind: str = "item", columns: list[str] | None = 
     table = dataset.item_texts if kind == "item" else dataset.user_texts
     if table is None:
         raise ConfigError(
-            f"{dataset.name} has no {kind} texts: give them ({kind}s, --{kind}s FILE), one or none for each {kind}"
+            f"{dataset.name} has no {kind} texts: pass {kind}s=…, or --{kind}s FILE, with a text or None for each "
+            f"{kind}"
         )
     columns = columns or text_columns(dataset, kind)
     if not columns:
-        named = "name some when the dataset is made (text_columns, --text-columns), or " * (kind == "item")
+        # RecBole's folders are read without a choice of columns.
+        named = kind == "item" and dataset.provenance.get("source") != "recbole"
+        choose = "name some when the dataset is made (text_columns=…, --text-columns), or " * named
         raise ConfigError(
-            f"the {kind}s have no column of texts, only {', '.join(table.columns)}: {named}give texts "
-            f"({kind}s, --{kind}s FILE)"
+            f"the {kind}s have no column of texts, only {', '.join(table.columns)}: {choose}pass {kind}s=…, or "
+            f"--{kind}s FILE"
         )
     return metadata_texts(table, columns)
 
