@@ -348,7 +348,9 @@ def test_data_frames_are_appended_by_the_columns_of_before(market, make):
     )
     assert found.counts == expected.counts
     assert found.dataset.fingerprint == expected.dataset.fingerprint
-    with pytest.raises(ColumnError, match="orders has no column 'customer_id'"):
+    with pytest.raises(
+        ColumnError, match=r"no column 'customer_id'.*name the columns .columns=Columns.user=…"
+    ):
         append(dataset, make({"user": ["x"], "item": ["y"]}))
     with pytest.raises(DataError, match=r"orders: expected a pandas or Polars data frame .* got str"):
         append(dataset, "orders.csv")

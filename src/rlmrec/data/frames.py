@@ -86,7 +86,7 @@ def read_frames(
                 + ("" if is_needed else ", or None")
             )
     paths = [name for name in (title, *(texts or ())) if name is not None]
-    tables = [read_orders(frame, label, columns, form) for label, frame in given]
+    tables = [read_orders(frame, label, columns, form, "user, item and so on") for label, frame in given]
     return to_source(
         name,
         tables,
@@ -105,9 +105,15 @@ def read_frames(
     )
 
 
-def read_orders(frame: IntoDataFrame, label: str, columns: Columns, form: FileFormat = PLAIN) -> Table:
-    """Read the columns of interactions of a data frame, one row each."""
-    with told_to_name_columns("user, item"):
+def read_orders(
+    frame: IntoDataFrame,
+    label: str,
+    columns: Columns,
+    form: FileFormat = PLAIN,
+    options: str = "columns=Columns(user=…, item=…)",
+) -> Table:
+    """Read the columns of interactions of a data frame, one row each; ``options`` name them, for messages."""
+    with told_to_name_columns(options):
         table = read_frame(frame, label, read_columns(columns, form), columns[:2])
         return single_rows(replace(table, form=form), columns)
 

@@ -723,7 +723,7 @@ def read_interactions(
 ) -> Table:
     """Read the columns of interactions of a file or database, one row each, as ``read_table`` does."""
     names = read_columns(columns, form)
-    with told_to_name_columns("--user-column, --item-column"):
+    with told_to_name_columns("--user-column, --item-column and so on"):
         try:
             table = read_table(path, names, ids=columns[:2], form=form, query=query)
         except BrokenLinesError as error:
@@ -740,7 +740,7 @@ def told_to_name_columns(options: str) -> Iterator[None]:
     except ColumnError as error:
         if str(error).endswith("?"):
             raise
-        raise ColumnError(f"{error}; name the columns ({options} and so on)") from None
+        raise ColumnError(f"{error}; name the columns ({options})") from None
 
 
 def read_columns(columns: Columns, form: FileFormat) -> list[str]:
