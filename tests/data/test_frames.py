@@ -75,7 +75,7 @@ def test_a_ready_made_split_is_kept(make):
         })
         for split in SPLITS
     }  # fmt: skip
-    assert Dataset.from_frame(**frames).fingerprint == whole.fingerprint
+    assert Dataset.from_frame(**frames, period=(None, None)).fingerprint == whole.fingerprint
     with pytest.raises(ConfigError, match="k_core: not allowed with a ready-made split"):
         Dataset.from_frame(**frames, k_core=2)
     with pytest.raises(ConfigError, match="or a split: train, valid and test: valid is missing"):
@@ -239,7 +239,9 @@ def test_reprs_help():
         ({"period": 1.7e9}, r"period is 1700000000.0: expected \(start, end\)"),
         ({"period": ("last week", None)}, "period: the start 'last week': expected a day such as 2012-01-31"),
         ({"period": (None, pd.NaT)}, "period: the end NaT: expected a day"),
-        ({"period": ("2020-01-03", "2020-01-02")}, "the start 2020-01-03 is after the end 2020-01-02"),
+        ({"period": (np.datetime64("NaT", "D"), None)}, "period: the start .*NaT.*: expected a day"),
+        ({"period": ("2020-01-03", "2020-01-02")}, "the start 2020-01-03 is not before the end 2020-01-02"),
+        ({"period": (5, 5)}, "the start 5 is not before the end 5"),
     ],
 )
 def test_options_of_other_types_or_out_of_range_are_refused(option, message):
@@ -258,6 +260,7 @@ DAYS = pd.to_datetime(["2020-01-01 12:00", "2020-01-02 00:00", "2020-01-02 23:59
         ((None, "2020-01-02"), [0, 1, 2]),  # the whole day, as --until
         (("2020-01-02", date(2020, 1, 2)), [1, 2]),
         ((None, "2020-01-02T23:59"), [0, 1]),  # a moment, which is excluded
+        ((np.datetime64("2020-01-02"), np.datetime64("2020-01-02")), [1, 2]),
         ((datetime(2020, 1, 2), pd.Timestamp("2020-01-03")), [1, 2]),
         ((np.datetime64("2020-01-02T23:00"), NOW.timestamp() + 3 * 86400), [2, 3]),
     ],

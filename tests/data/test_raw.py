@@ -454,7 +454,7 @@ def test_what_the_commands_say(tmp_path, call):
     assert (told["users"], told["lines"]["reviews"]["bad"], told["texts"]["items found"]) == (3, 1, 1)
     for wrong, message in [
         (("--from", "yesterday"), "--from 'yesterday': expected a day"),
-        (("--from", "2018-01-02", "--until", "2018-01-01"), "is after"),
+        (("--from", "2018-01-02", "--until", "2018-01-01"), "--from 2018-01-02 is not before --until"),
         (("--domain", "toys"), "--domain 'toys': expected one of"),
     ]:
         code, _, err = call("data", "steam", *options, *wrong)

@@ -222,8 +222,7 @@ def _filter_options(values: dict[str, Any]) -> dict[str, Any]:
         SplitRule.parse(values["split"])  # before the file is read
     except ConfigError as error:
         raise ConfigError(f"--{error}") from None
-    period = bounds_of_period(start, end, ("--from", "--until"))
-    return {**values, "period": None if period == (None, None) else period}
+    return {**values, "period": bounds_of_period(start, end, ("--from", "--until"))}
 
 
 def _refuse_filters(context: typer.Context, filters: dict[str, Any]) -> None:

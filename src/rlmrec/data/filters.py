@@ -66,6 +66,8 @@ class Filters(NamedTuple):
                 "no bound"
             )
         bounds = None if period is None else bounds_of_period(*period)
+        if bounds == (None, None):
+            bounds = None
         return cls(_plain(min_rating), bounds, _plain(sample_users), int(k_core), rule, cold, int(seed))
 
     def plain(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def bounds_of_period(
         names: what messages call the two.
 
     Raises:
-        ConfigError: one is neither, or the start is after the end.
+        ConfigError: one is neither, or the start is not before the end.
 
     Example:
         >>> bounds_of_period("1970-01-02", "1970-01-02")
@@ -115,7 +117,7 @@ def bounds_of_period(
     """
     first, last = _bound(start, names[0], 0.0), _bound(end, names[1], DAY)
     if first is not None and last is not None and first >= last:
-        raise ConfigError(f"{names[0]} {start} is after {names[1].removeprefix('period: ')} {end}")
+        raise ConfigError(f"{names[0]} {start} is not before {names[1].removeprefix('period: ')} {end}")
     return first, last
 
 
@@ -125,7 +127,10 @@ def _bound(value: Any, name: str, after_day: float) -> float | None:
         return None
     if is_number(value):
         return float(value)
-    found = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+    found = value
+    if isinstance(value, np.datetime64):
+        is_day = np.datetime_data(value.dtype)[0] == "D"
+        found = (value if is_day else value.astype("datetime64[us]")).item()
     if isinstance(found, str):
         found = _parsed(found.strip())
     if isinstance(found, datetime) and found == found:  # not NaT of pandas
