@@ -239,6 +239,8 @@ def test_fit_takes_text_embeddings_as_texts_and_refuses_what_does_not_fit(kind):
         kind.fit(dataset, items)
     for wrong, told in (
         (Texts(items[:5]), r"items have shape \(5, 8\), expected \(45, d_s\)"),
+        (Texts(items.tolist()), "the text vectors of items are a list: expected an array of NumPy"),
+        (Texts(items, has_item=[True] * len(items)), "has_item is a list: expected an array of NumPy"),
         (Texts(items[0]), r"items have shape \(8,\), expected \(45, d_s\)"),
         (Texts(items, users[:10]), r"users have shape \(10, 8\), expected \(60, 8\)"),
         (Texts(items, users[:, :3]), r"users have shape \(60, 3\), expected \(60, 8\)"),

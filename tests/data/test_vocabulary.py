@@ -48,6 +48,9 @@ def test_a_row_that_is_not_there_is_refused():
     for row in (-1, 2):
         with pytest.raises(DataError, match=f"no item in row {row}: rows are numbered from 0 to 1"):
             Vocabulary(["a", "b"], "item").id(row)
+    for row in (None, 1.0, "a"):
+        with pytest.raises(DataError, match=f"got {row!r}, expected the row of one item, a whole number"):
+            Vocabulary(["a", "b"], "item").id(row)
 
 
 def test_a_repeated_id_is_refused():

@@ -182,7 +182,7 @@ def test_wrong_input():
         evaluate(DotProduct(scores.users, np.full_like(scores.items, np.nan)), dataset)
     with pytest.raises(DataError, match="nothing to evaluate"):
         evaluate(scores, make([(0, 0), (1, 1)], [], [], 70, 45))
-    for k in (2.5, "20", [5, "20"], True):
+    for k in (2.5, "20", [5, "20"], True, np.array(5)):
         with pytest.raises(ConfigError, match="k must be one or more whole numbers"):
             evaluate(scores, dataset, k=k)
     assert evaluate(scores, dataset, k=np.int64(7)).k == (7,)

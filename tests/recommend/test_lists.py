@@ -255,6 +255,7 @@ def test_wrong_rules(lists):
     for users, k, rules, told in (
         ("u1", 3, None, r"users is 'u1': expected a list of ids such as \['u0'\]"),
         (None, 3, None, "users is None"),
+        (np.array("u1"), 3, None, r"users is array\('u1'.*expected a list of ids"),
         (["u1"], 2.5, None, "k must be a whole number"),
         (["u1"], 3, "price < 5", r"rules has type str: expected Rules\(where='price < 5'\)"),
     ):

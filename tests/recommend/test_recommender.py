@@ -159,6 +159,10 @@ def test_unknown_ids_and_bad_options(recommender):
                 call("u1", k=k)
     for call, told in (
         (lambda: recommender.recommend(None, 5), "got None, expected a list of user ids such as"),
+        (
+            lambda: recommender.recommend("u1", exclude=np.array("i1")),
+            r"got array\('i1'.*, expected a list of item ids",
+        ),
         (lambda: recommender.recommend([["u1"]], 2), r"got \['u1'\], expected one user id"),
         (lambda: recommender.recommend("u1", candidates=1000), "got 1000, expected a list of item ids"),
         (lambda: recommender.recommend("u1", exclude="i1"), "got 'i1', expected a list of item ids"),

@@ -146,7 +146,8 @@ def check_texts(texts: TextVectors | None, dataset: Dataset) -> TextVectors | No
 
     Raises:
         ConfigError: it is no dataset, or these are no text vectors.
-        DataError: there is not one row for each user and item, or they were made for another dataset.
+        DataError: they are no arrays, there is not one row for each user and item, or they were made for another
+            dataset.
     """
     Dataset.check(dataset)
     if texts is None:
@@ -158,6 +159,14 @@ def check_texts(texts: TextVectors | None, dataset: Dataset) -> TextVectors | No
             f"texts has type {type(texts).__name__}: expected Texts.of(text_embeddings, dataset), or "
             "Texts(items, users) with a row for each item and user"
         )
+    for what, array in (
+        ("the text vectors of items are", texts.items),
+        ("the text vectors of users are", texts.users),
+        ("has_item is", texts.has_item),
+        ("has_user is", texts.has_user),
+    ):
+        if array is not None and not isinstance(array, np.ndarray):
+            raise DataError(f"{what} a {type(array).__name__}: expected an array of NumPy")
     size = np.shape(texts.items)[-1:]
     for kind, vectors, mask, n in (
         ("items", texts.items, texts.has_item, dataset.n_items),

@@ -117,7 +117,8 @@ class Vocabulary:
 
     def rows(self, raw: Iterable[AnyId] | AnyArray) -> IntArray:
         """Return the rows of several raw ids; the first unknown one raises ``UnknownIdError``."""
-        if isinstance(raw, str) or not isinstance(raw, Iterable):  # a text would be taken letter by letter
+        # A text would be taken letter by letter, and an array of no dimension is one id.
+        if isinstance(raw, str) or not isinstance(raw, Iterable) or getattr(raw, "ndim", 1) == 0:
             raise DataError(f"got {raw!r}, expected a list of {self.kind} ids such as {self.ids[:1]}")
         return np.fromiter(map(self.row, raw), np.int64)
 
@@ -125,13 +126,14 @@ class Vocabulary:
         """Return the raw id of one row.
 
         Raises:
-            DataError: there is no such row.
+            DataError: there is no such row, or it is no whole number.
         """
-        if not 0 <= row < len(self.ids):
-            raise DataError(
-                f"there is no {self.kind} in row {row}: rows are numbered from 0 to {len(self) - 1}"
-            )
-        return self.ids[row]
+        try:
+            if 0 <= row < len(self.ids):
+                return self.ids[row]
+        except TypeError:
+            raise DataError(f"got {row!r}, expected the row of one {self.kind}, a whole number") from None
+        raise DataError(f"there is no {self.kind} in row {row}: rows are numbered from 0 to {len(self) - 1}")
 
     def given(self, raw: RawId) -> RawId:
         """Return an id from JSON as the vocabulary writes it: a text that is exactly an integer id becomes one."""

@@ -341,7 +341,8 @@ def of_other_dataset(scores: object, dataset: Dataset) -> str:
 
 def _lengths(k: int | Sequence[int]) -> tuple[int, ...]:
     """Return the list lengths in ascending order."""
-    given = [k] if isinstance(k, str | float) or not isinstance(k, Iterable) else list(k)
+    is_one = isinstance(k, str | float) or not isinstance(k, Iterable) or getattr(k, "ndim", 1) == 0
+    given = [k] if is_one else list(k)  # type: ignore[arg-type]  # mypy does not follow is_one
     try:
         lengths = {check_whole(length) for length in given}
     except ConfigError:

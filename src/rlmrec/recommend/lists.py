@@ -332,9 +332,8 @@ class Lists:
             ConfigError: a rule names no column or is not an expression, k is below 1, or an argument is of another
                 kind.
         """
-        if isinstance(users, str) or not isinstance(
-            users, Iterable
-        ):  # a text would be taken letter by letter
+        # A text would be taken letter by letter, and an array of no dimension is one id.
+        if isinstance(users, str) or not isinstance(users, Iterable) or getattr(users, "ndim", 1) == 0:
             example = self.recommender.user_ids.ids[:1]
             raise ConfigError(f"users is {users!r}: expected a list of ids such as {example}")
         users, rules, k = list(users), as_rules(rules), self.length(k)
