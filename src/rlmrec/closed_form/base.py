@@ -16,7 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.config import Config, as_config
+from rlmrec.config import Config
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
@@ -538,15 +538,6 @@ def nested(name: str, state: Mapping[str, AnyArray]) -> State:
 def prefixed(name: str, state: Mapping[str, AnyArray]) -> State:
     """``state`` with ``name`` and a dot before every name: the inverse of ``nested``."""
     return {f"{name}.{key}": value for key, value in state.items()}
-
-
-def check_config(config: Any, kind: type[Any]) -> Any:
-    """``config``, or one of its options as a mapping; the defaults for None.
-
-    Raises:
-        ConfigError: an unknown option, or the configuration of something else.
-    """
-    return as_config(kind, config, {})
 
 
 def _one_text(text: Float32Array) -> Float32Array:

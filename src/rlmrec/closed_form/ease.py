@@ -15,12 +15,11 @@ from rlmrec.closed_form.base import (
     FoldIn,
     State,
     TextVectors,
-    check_config,
     check_texts,
 )
 from rlmrec.closed_form.linear import HistoryRule, item_item_model, scaled_interactions
 from rlmrec.closed_form.search import Validation
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.types import FloatArray
@@ -85,7 +84,7 @@ class EASE(ClosedForm):
             DataError: more items than an I x I matrix can be made for.
         """
         texts = check_texts(texts, dataset)
-        options: EASEConfig = check_config(config, EASEConfig)
+        options: EASEConfig = as_config(EASEConfig, config, {})
         if options.text_ridge and texts is None:
             raise ConfigError(
                 "text_ridge is above 0, but there are no text vectors: encode texts, or set it to 0"

@@ -19,7 +19,6 @@ from rlmrec.closed_form.base import (
     State,
     TextVectors,
     UserParts,
-    check_config,
     check_texts,
     notes_without_validation,
 )
@@ -39,7 +38,7 @@ from rlmrec.closed_form.graph_rule import (
 from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
 from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
 from rlmrec.closed_form.svd import SingularVectors, right_singular_vectors, rows_of
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.linalg import ROUNDING, unit_rows
 from rlmrec.shards import Shards
@@ -172,7 +171,7 @@ class GraphFilter(ClosedForm):
                 The first process gets the model; in the others it holds their own users alone.
         """
         texts = check_texts(texts, dataset)
-        options: GraphFilterConfig = check_config(config, GraphFilterConfig)
+        options: GraphFilterConfig = as_config(GraphFilterConfig, config, {})
         return _Fit(dataset, texts, options, seed, shards or Shards()).model()
 
     @classmethod

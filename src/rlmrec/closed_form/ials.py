@@ -18,11 +18,10 @@ from rlmrec.closed_form.base import (
     State,
     TextVectors,
     UserParts,
-    check_config,
     check_texts,
 )
 from rlmrec.closed_form.search import Validation
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError
 from rlmrec.linalg import gram_matrix
@@ -127,7 +126,7 @@ class IALS(ClosedForm):
             ConfigError: the ``benchmark`` extra is not installed.
         """
         check_texts(texts, dataset)  # unused here, but a mistake all the same
-        options: IALSConfig = check_config(config, IALSConfig)
+        options: IALSConfig = as_config(IALSConfig, config, {})
         validation = None
         tried: tuple[float, ...] = (DEFAULT_REGULARIZATION,)
         if options.regularization is not None:

@@ -16,14 +16,13 @@ from rlmrec.closed_form.base import (
     FoldIn,
     State,
     TextVectors,
-    check_config,
     check_texts,
     notes_without_validation,
 )
 from rlmrec.closed_form.linear import HistoryRule, climb, item_item_model, scaled_interactions
 from rlmrec.closed_form.neighbours import largest, largest_products, times_products
 from rlmrec.closed_form.search import Quality, Validation
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.types import Float32Array
 
@@ -56,7 +55,7 @@ class ItemKNN(ClosedForm):
     ) -> ClosedFormModel:
         """Fit to the training split; see ``ClosedForm.fit``."""
         check_texts(texts, dataset)  # unused here, but a mistake all the same
-        options: ItemKNNConfig = check_config(config, ItemKNNConfig)
+        options: ItemKNNConfig = as_config(ItemKNNConfig, config, {})
         validation = Validation(dataset, seed) if len(dataset.valid) else None
         notes = [] if validation else notes_without_validation(options)
         a, b = _exponents(dataset, options, validation)

@@ -15,11 +15,10 @@ from rlmrec.closed_form.base import (
     State,
     TextVectors,
     UserParts,
-    check_config,
     check_texts,
     constant_vectors,
 )
-from rlmrec.config import Config
+from rlmrec.config import Config, as_config
 from rlmrec.data.dataset import Dataset
 from rlmrec.types import Float32Array, IntArray
 
@@ -74,7 +73,7 @@ class Popularity(ClosedForm):
         """Count the training interactions; see ``ClosedForm.fit``."""
         del seed
         check_texts(texts, dataset)  # unused here, but a mistake all the same
-        check_config(config, PopularityConfig)
+        as_config(PopularityConfig, config, {})
         items = (dataset.train.item_degrees() / dataset.n_users).astype(np.float32)[:, None]
         rule = ConstantRule(np.ones(1, np.float32))
         users = constant_vectors(rule.vector, dataset.n_users)

@@ -377,7 +377,7 @@ class Experiment:
             mistyped |= given - known[number]
             stages.setdefault(number if self.has_tries else 0, []).append(method)
         for label, words in labels.items():
-            _refuse_unknown(label, words, seen[label], self.name)
+            _refuse_unknown_values(label, words, seen[label], self.name)
         if not stages and not lacking:
             raise ConfigError(f"{self.name} has no trial with all of --only")
         unknown = mistyped | (named - used)
@@ -708,12 +708,12 @@ def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: st
                 f"--only {axis}={','.join(words)}: expected one of {', '.join((*AXES, *LABELS))}, seed before ="
             )
         known = list(dict.fromkeys(point[axis] for point in points))
-        _refuse_unknown(axis, words, known, name)
+        _refuse_unknown_values(axis, words, known, name)
         kept = [point for point in kept if any(_is_same(word, point[axis]) for word in words)]
     return kept
 
 
-def _refuse_unknown(key: str, words: Sequence[str], known: Sequence[Any], name: str) -> None:
+def _refuse_unknown_values(key: str, words: Sequence[str], known: Sequence[Any], name: str) -> None:
     """Refuse values of ``--only`` that no trial has."""
     missing = [word for word in words if not any(_is_same(word, value) for value in known)]
     if missing:
