@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from fault_server import FaultServer, embedded, vector_of
 
@@ -240,12 +241,22 @@ def test_one_text_instead_of_a_list_is_refused(make):
 
 
 def test_texts_by_id_and_by_position():
-    """By id: a dict, and a Series with an index of its own. By position: lists, and a Series without one."""
+    """By id: a dict, and a Series with an index of its own. By position: lists. A column has no ids and any order."""
     dataset, _ = blocks(users=4, items=3)
     ids, texts = dataset.items.ids, [f"item {row}" for row in range(9)]
     by_id = dict(zip(ids, texts, strict=True))
-    for given in (texts, by_id, pd.Series(texts), pd.Series(by_id).sample(frac=1, random_state=0)):
+    for given in (texts, np.array(texts), by_id, pd.Series(by_id).sample(frac=1, random_state=0)):
         assert np.array_equal(encode_dataset(dataset, Bytes(), given).items, expected(texts))
+    for given, told in (
+        (
+            pd.Series(texts),
+            r"a Series without ids: .*\.set_index\(\"item_id\"\).*\.to_list\(\).* dataset\.items\.ids",
+        ),
+        (pl.Series(texts), r"a Series without ids: .*dict\(zip\(table\[\"item_id\"\]"),
+        (set(texts), "the texts of items are a set: expected a list"),
+    ):
+        with pytest.raises(DataError, match=told):
+            encode_dataset(dataset, Bytes(), given)
     users = {"u3": "x", "u1": "y", "stranger": "z"}
     with pytest.warns(UserWarning, match="1 of 3 texts is of no user of the dataset, for example 'stranger'"):
         found = encode_dataset(dataset, Bytes(), texts, users, fill_users=False)
@@ -256,7 +267,7 @@ def test_texts_by_id_and_by_position():
 def test_missing_and_blank_texts_are_no_texts():
     dataset, _ = blocks(users=4, items=3)
     blank = pd.Series(["a", None, np.nan, "", " \n", pd.NA, pd.NaT, "b", "c"], dtype=object)
-    found = encode_dataset(dataset, Bytes(), blank, [None, "", *["d"] * 10], fill_users=False)
+    found = encode_dataset(dataset, Bytes(), blank.to_list(), [None, "", *["d"] * 10], fill_users=False)
     assert found.has_item.tolist() == [True, *[False] * 6, True, True]
     assert (found.manifest["items_without_vector"], found.manifest["users_without_vector"]) == (6, 2)
 

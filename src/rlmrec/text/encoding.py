@@ -26,7 +26,7 @@ from rlmrec.text.encoder import (
     checked,
     list_of_texts,
 )
-from rlmrec.text.given import Texts, texts_by_row
+from rlmrec.text.given import GivenTexts, texts_by_row
 from rlmrec.text.registry import encoder_spec, make_encoder
 from rlmrec.types import AnyArray, BoolArray, Float32Array
 
@@ -207,8 +207,8 @@ def _vectors(encoder: TextEncoder, texts: list[str]) -> AnyArray:
 def encode_dataset(
     dataset: Dataset,
     encoder: TextEncoder | str = "local",
-    items: Texts | None = None,
-    users: Texts | None = None,
+    items: GivenTexts | None = None,
+    users: GivenTexts | None = None,
     *,
     user_vectors: str | None = None,
     fill_users: bool = True,
@@ -225,8 +225,9 @@ def encode_dataset(
         dataset: dataset with items, users and training interactions.
         encoder: any ``TextEncoder``, or the name of one as for ``make_encoder``: "local" is the embedded one.
         items: the items' texts: a mapping from id to text, a pandas Series that is indexed by id, or a list of one text
-            for each of ``dataset.items.ids``. An item without a text (None, NaN, blanks) has no vector. By default the
-            metadata of the dataset's items.
+            for each of ``dataset.items.ids``. A column of a table that is not indexed by id is refused: its order may
+            be another one. An item without a text (None, NaN, blanks) has no vector. By default the metadata of the
+            dataset's items.
         users: the users' texts, likewise.
         user_vectors: what a user's vector is. "texts": of ``users``, or of the texts that the dataset has of its users;
             "mean": the mean over their training items that have a vector. By default "texts" if ``users`` are given,

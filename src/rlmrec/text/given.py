@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -12,31 +12,31 @@ from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError, UnknownIdError
 from rlmrec.findings import by_number
 
-Texts = Mapping[Any, str | None] | Sequence[str | None]
+GivenTexts = Mapping[Any, str | None] | Sequence[str | None]
 
 
-def texts_by_row(texts: Texts, ids: Vocabulary) -> list[str | None]:
+def texts_by_row(texts: GivenTexts, ids: Vocabulary) -> list[str | None]:
     """Return one text for each id, in row order; None where there is none.
 
     None, NaN and texts of blanks alone mean that there is no text.
 
     Args:
         texts: by id: a mapping, or a pandas Series that is indexed by id, in which ids may be missing; or by position:
-            a list, or a Series with the default index, of one text for each id.
+            a list of one text for each id.
         ids: of the items or users.
 
     Warns:
         UserWarning: ids that are not in the dataset, whose texts are not used.
 
     Raises:
-        DataError: another number of texts, no known id, or something else than texts.
+        DataError: another number of texts, no known id, a column without ids, or something else than texts.
 
     Example:
         >>> texts_by_row({"b": "Emma", "a": " "}, Vocabulary(["a", "b", "c"], "item"))
         [None, 'Emma', None]
     """
     kind, every = ids.kind, f"dataset.{ids.kind}s.ids"
-    if isinstance(texts, str | bytes) or hasattr(texts, "columns"):
+    if isinstance(texts, str | bytes | Set) or hasattr(texts, "columns"):
         got = "one text" if isinstance(texts, str | bytes) else f"a {type(texts).__name__}"
         raise DataError(
             f"the texts of {kind}s are {got}: expected a list in the order of {every}, a dict from id to text, or one "
@@ -45,9 +45,20 @@ def texts_by_row(texts: Texts, ids: Vocabulary) -> list[str | None]:
     if isinstance(texts, Mapping):
         return _by_id(list(texts), list(texts.values()), ids, "")
     index: Any = getattr(texts, "index", None)
-    if hasattr(texts, "iloc") and not _is_default(index):  # a Series of pandas
+    is_pandas = hasattr(texts, "iloc")
+    if is_pandas and not _is_default(index):
         by_position = f"; to take the texts in the order of {every}, pass a list (to_list())"
         return _by_id(index.tolist(), list(texts), ids, by_position)
+    if is_pandas or hasattr(texts, "to_list"):  # a Series of pandas or polars: a column that has lost its ids
+        by_id = (
+            f'.set_index("{kind}_id")["text"]'
+            if is_pandas
+            else f'dict(zip(table["{kind}_id"], table["text"]))'
+        )
+        raise DataError(
+            f"the texts of {kind}s are a Series without ids: pass them by id, such as {by_id}, or as a list "
+            f"(.to_list()) if they are in the order of {every}"
+        )
     values = list(texts)
     if len(values) != len(ids):
         raise DataError(
