@@ -1,5 +1,7 @@
 """Hidden users and items: what is left for training, and what those who are known by a text alone get."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.linalg import unit_rows
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
 
 QUICK = {"epochs": 20, "learning_rate": 0.05, "batch_size": 256}
 
@@ -66,11 +68,14 @@ def test_means_over_items_leave_the_hidden_ones_out():
     dataset, texts = blocks()
     averaged = TextEmbeddings(mean_over_training(texts.items, dataset.train), texts.items)
     hidden = Hidden.draw(dataset, "items", 0.3)
-    rest = hidden.texts_of_rest(averaged)
+    rest = hidden.texts_of_rest(hidden.with_new_means(averaged))
     kept = np.setdiff1d(np.arange(dataset.n_items), hidden.rows)
     train = dataset.train.csr().toarray()[:, kept]
     expected = train @ texts.items[kept] / np.maximum(train.sum(axis=1, keepdims=True), 1)
     assert np.allclose(rest.users, expected, atol=1e-6)
+    no_mean = np.arange(dataset.n_users) > 2  # who has no vector gets none
+    masked = TextEmbeddings(averaged.users * no_mean[:, None], texts.items, {}, no_mean)
+    assert not hidden.with_new_means(masked).has_user[:3].any()
 
 
 def test_means_over_the_items_to_be_found_are_no_texts():
@@ -79,11 +84,28 @@ def test_means_over_the_items_to_be_found_are_no_texts():
     hidden = Hidden.draw(dataset, "users", 0.2)
     some = means.copy()
     some[hidden.rows[0]] = texts.users[hidden.rows[0]]
-    kept = hidden._own_texts(TextEmbeddings(some, texts.items, texts.manifest))
+    kept = hidden.with_new_means(TextEmbeddings(some, texts.items, texts.manifest)).users[hidden.rows]
     assert kept[0].any()
     assert not kept[1:].any()
     with pytest.raises(ConfigError, match=r"no user has a text of their own.*--user-vectors texts"):
-        hidden.texts_of_rest(TextEmbeddings(means, texts.items, texts.manifest))
+        hidden.with_new_means(TextEmbeddings(means, texts.items, texts.manifest))
+
+
+def test_means_are_shuffled_after_items_are_hidden(place):
+    dataset, texts = place.dataset(), place.text_embeddings(place.dataset())
+    manifest = {"users": MEANS, "dataset": dataset.fingerprint}
+    TextEmbeddings(mean_over_training(texts.items, dataset.train), texts.items, manifest).save(
+        place.text_embeddings_path()
+    )
+    inputs = TrialInputs(place)
+    plain = trial(place, "lightgcn", "contrastive", "items")
+    right = inputs.of(plain)[1]
+    for which in ("users", "items", "both"):
+        found = inputs.of(replace(plain, shuffle=which))[1]
+        order = np.random.default_rng(plain.seed).permutation(dataset.n_users)
+        expected = right.users if which == "items" else right.users[order]
+        assert np.allclose(found.users, expected, atol=1e-6), which
+        assert np.array_equal(found.items, right.items) == (which == "users")
 
 
 def trial(place, backbone, alignment="none", hidden="users"):

@@ -73,46 +73,65 @@ class Hidden:
         wanted.eliminate_zeros()
         return cls(kind, rows, rest, wanted, dataset)
 
-    def _own_texts(self, text_embeddings: TextEmbeddings) -> Float32Array:
-        """Return the hidden users' text vectors, float32[n, d_s]; zeros for who has no text of their own.
+    def with_new_means(self, text_embeddings: TextEmbeddings) -> TextEmbeddings:
+        """Return the text vectors of all, in which no user's mean over training items tells of what is hidden.
 
-        A mean over a user's training items is no text: it tells which items are to be found.
+        Hidden users have a vector only where they have a text of their own, since their mean tells which items are to
+        be found. Of hidden items the others get means over the items that are left. Shuffle afterwards: means of other
+        users are not recognised.
 
-        Raises:
-            ConfigError: no user has a text of their own.
-        """
-        own = own_user_texts(text_embeddings, self.whole)
-        if not own.any():
-            raise ConfigError(
-                "no user has a text of their own: their vectors are means over the items that are to be found. "
-                "Encode texts of users (rlmrec encode --user-vectors texts), or hide items alone (--only hidden=items)"
-            )
-        return np.where(own[self.rows, None], text_embeddings.users[self.rows], np.float32(0))
-
-    def texts_of_rest(self, text_embeddings: TextEmbeddings) -> TextEmbeddings:
-        """Return the text vectors without the hidden ones; users without a text of their own get new means.
+        Args:
+            text_embeddings: of the whole dataset, not shuffled.
 
         Raises:
             ConfigError: users are hidden, and none has a text of their own.
         """
-        stays = np.ones(self.whole.n_users if self.kind == "users" else self.whole.n_items, bool)
-        stays[self.rows] = False
+
+        def renewed(raw: TextEmbeddings) -> TextEmbeddings:
+            own = own_user_texts(raw, self.whole)
+            if self.kind == "users":
+                if not own.any():
+                    raise ConfigError(
+                        "no user has a text of their own: their vectors are means over the items that are to be found. "
+                        "Encode texts of users (rlmrec encode --user-vectors texts), or hide items alone "
+                        "(--only hidden=items)"
+                    )
+                has_user = raw.has_user & (own | self._stays())
+                return replace(
+                    raw, users=np.where(has_user[:, None], raw.users, np.float32(0)), has_user=has_user
+                )
+            items, has_item = raw.items[self._stays()], raw.has_item[self._stays()]
+            train = self.rest.train
+            averaged = ~own & raw.has_user & (train.csr() @ has_item.astype(np.int64) > 0)
+            means = np.where(averaged[:, None], mean_over_training(items, train, has_item), 0)
+            users = np.where(own[:, None], raw.users, means).astype(np.float32)
+            manifest = {**raw.manifest, "users_by_mean": int(averaged.sum())}
+            return replace(raw, users=users, has_user=own | averaged, manifest=manifest)
+
+        return text_embeddings.mapped(renewed)
+
+    def texts_of_rest(self, text_embeddings: TextEmbeddings) -> TextEmbeddings:
+        """Return the text vectors without the hidden ones.
+
+        Args:
+            text_embeddings: of the whole dataset, as ``with_new_means`` returns them; shuffled or not.
+        """
+        stays = self._stays()
 
         def reduced(raw: TextEmbeddings) -> TextEmbeddings:
             manifest = {**raw.manifest, "dataset": self.rest.fingerprint}
             if self.kind == "users":
-                self._own_texts(raw)
                 users = np.where(stays[:, None], raw.users, np.float32(0))
                 return TextEmbeddings(users, raw.items, manifest, raw.has_user & stays, raw.has_item)
-            items, has_item = raw.items[stays], raw.has_item[stays]
-            own = own_user_texts(raw, self.whole)
-            averaged = ~own & (self.rest.train.csr() @ has_item.astype(np.int64) > 0)
-            means = np.where(averaged[:, None], mean_over_training(items, self.rest.train, has_item), 0)
-            users = np.where(own[:, None], raw.users, means).astype(np.float32)
-            manifest["users_by_mean"] = int(averaged.sum())
-            return TextEmbeddings(users, items, manifest, own | averaged, has_item)
+            return TextEmbeddings(raw.users, raw.items[stays], manifest, raw.has_user, raw.has_item[stays])
 
         return text_embeddings.mapped(reduced)
+
+    def _stays(self) -> BoolArray:
+        """Return which users, or which items, are not hidden."""
+        stays = np.ones(self.whole.n_users if self.kind == "users" else self.whole.n_items, bool)
+        stays[self.rows] = False
+        return stays
 
     def evaluate(
         self,
@@ -125,7 +144,8 @@ class Hidden:
 
         Args:
             recommender: trained on ``rest``.
-            text_embeddings: of the whole dataset; None ranks by popularity, of which hidden items have none.
+            text_embeddings: of the whole dataset, as for ``texts_of_rest``; None ranks by popularity, of which hidden
+                items have none.
             k: the list lengths to report.
             text_alone: the recommender's vectors are text vectors, which are compared by their cosine.
         """
@@ -133,7 +153,7 @@ class Hidden:
         if text_embeddings is not None:
             model = _text_model(recommender, self.texts_of_rest(text_embeddings), self.rest, text_alone)
         if self.kind == "users":
-            vectors = None if text_embeddings is None else self._own_texts(text_embeddings)
+            vectors = None if text_embeddings is None else text_embeddings.users[self.rows]
             return self._rank(self.rows, _scores_of_users(recommender, model, vectors, self.rest), k)
         # Without a text nothing tells them apart: they stay in the order of the catalogue.
         placed = np.zeros((len(self.rows), recommender.items.shape[1]), np.float32)

@@ -216,9 +216,8 @@ class TrialInputs:
             DataError: the workspace holds another dataset or other text embeddings than the trial was made for,
                 or the history cannot be cut by time.
         """
-        dataset, text_embeddings = self._of_all(trial)
-        if trial.hidden:
-            hidden = Hidden.draw(dataset, trial.hidden)
+        dataset, text_embeddings, hidden = self._of_all(trial)
+        if hidden is not None:
             dataset = hidden.rest
             text_embeddings = None if text_embeddings is None else hidden.texts_of_rest(text_embeddings)
         if trial.period:
@@ -235,12 +234,18 @@ class TrialInputs:
         return dataset, text_embeddings
 
     def hidden(self, trial: Trial) -> tuple[Hidden, TextEmbeddings | None]:
-        """Return what a trial with hidden users or items is tested on, and the text embeddings of all."""
-        dataset, text_embeddings = self._of_all(trial)
-        return Hidden.draw(dataset, trial.hidden), text_embeddings
+        """Return what a trial with hidden users or items is tested on, and the text embeddings of all.
 
-    def _of_all(self, trial: Trial) -> tuple[Dataset, TextEmbeddings | None]:
-        """Return dataset and text embeddings, cut and shuffled, before anything is hidden or split anew."""
+        Raises:
+            ConfigError: the trial hides nothing.
+        """
+        _, text_embeddings, hidden = self._of_all(trial)
+        if hidden is None:
+            raise ConfigError(f"the trial {trial.label} hides no users or items: there is nothing to test on")
+        return hidden, text_embeddings
+
+    def _of_all(self, trial: Trial) -> tuple[Dataset, TextEmbeddings | None, Hidden | None]:
+        """Return dataset and text embeddings, cut and shuffled, and what is hidden of both, before it is taken away."""
         if self.dataset.fingerprint != trial.dataset:
             raise DataError("the workspace's dataset was replaced while its trials were running")
         text_embeddings = None
@@ -253,9 +258,16 @@ class TrialInputs:
         dataset = self.dataset
         if trial.history:
             dataset, text_embeddings = _with_short_history(trial, dataset, text_embeddings)
-        if text_embeddings is not None and trial.shuffle != "none":
-            text_embeddings = _shuffled(trial, dataset, text_embeddings)
-        return dataset, text_embeddings
+        hidden = Hidden.draw(dataset, trial.hidden) if trial.hidden else None
+        if text_embeddings is not None:
+            is_shuffled = trial.shuffle != "none"
+            if is_shuffled and _reads_own_texts(trial):
+                text_embeddings = _without_means(dataset, text_embeddings)
+            if hidden is not None:
+                text_embeddings = hidden.with_new_means(text_embeddings)
+            if is_shuffled:  # after all means are taken, which would undo it
+                text_embeddings = text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
+        return dataset, text_embeddings, hidden
 
 
 def _with_short_history(
@@ -278,24 +290,26 @@ def _with_short_history(
     return short, text_embeddings.mapped(shortened)
 
 
-def _shuffled(trial: Trial, dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
-    """Return text embeddings that are given to the wrong nodes.
-
-    A closed form, a teacher among them, reads users' texts only where they are their own. It recognises the others as
-    means over training items, which they no longer are after shuffling, so they are taken away before.
-    """
+def _reads_own_texts(trial: Trial) -> bool:
+    """Return whether a trial reads users' texts only where they are their own: a closed form, a teacher among them."""
     spec = trial.spec
-    if spec is not None and (spec.is_closed_form or ALIGNMENTS.resolve(spec.alignment).needs_dataset):
-        own = own_user_texts(text_embeddings, dataset)
-        text_embeddings = text_embeddings.mapped(
-            lambda raw: replace(
-                raw,
-                users=np.where(own[:, None], raw.users, np.float32(0)),
-                has_user=own,
-                manifest={**raw.manifest, "users_by_mean": 0},
-            )
+    return spec is not None and (spec.is_closed_form or ALIGNMENTS.resolve(spec.alignment).needs_dataset)
+
+
+def _without_means(dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
+    """Return text embeddings in which users without a text of their own have no vector.
+
+    Means over training items are recognised as such, which they no longer are after shuffling.
+    """
+    own = own_user_texts(text_embeddings, dataset)
+    return text_embeddings.mapped(
+        lambda raw: replace(
+            raw,
+            users=np.where(own[:, None], raw.users, np.float32(0)),
+            has_user=own,
+            manifest={**raw.manifest, "users_by_mean": 0},
         )
-    return text_embeddings.shuffled(np.random.default_rng(trial.seed), trial.shuffle)
+    )
 
 
 def _of_any_dataset(text_embeddings: TextEmbeddings) -> dict[str, Any]:
