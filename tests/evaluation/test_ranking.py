@@ -222,13 +222,25 @@ def test_scores_of_another_split_are_told_where_they_know_theirs():
             assert scores.fingerprint == dataset.fingerprint
             evaluate(scores, dataset)
         evaluate(random_scores(dataset), other)  # of an unknown dataset
-        evaluate(Popularity.fit(dataset.final()), dataset)
         TeacherLists.of(model, dataset.final())
     for scores in (model, scorer, with_neighbours):
         with pytest.warns(UserWarning, match=f"another dataset or split .fingerprint {dataset.fingerprint}"):
             evaluate(scores, other)
         with pytest.raises(DataError, match=r"another dataset or split .* fit the teacher to this dataset"):
             TeacherLists.of(scores, other)
+    final = dataset.final()
+    for fit in (Popularity.fit, ItemKNN.fit):
+        model_of_all = fit(final)
+        TeacherLists.of(model_of_all, final)
+        for scores in (
+            model_of_all,
+            Recommender.of_model(dataset, model_of_all).scorer(),
+            Recommender.of(final, model_of_all.users, model_of_all.items).scorer(),
+        ):
+            with pytest.warns(UserWarning, match="of a final dataset.* were in its training; fit the model"):
+                evaluate(scores, dataset)
+            with pytest.raises(DataError, match="is of a final dataset"):
+                TeacherLists.of(scores, dataset)
     with pytest.warns(UserWarning, match="fit the model to this dataset"):
         Recommender.of_model(other, model)
     for wrong in ({"spread": 3}, {"spread": 0}, {"spread": "wide"}, {"length": 0}, {"length": 2.5}):

@@ -22,7 +22,7 @@ from rlmrec.closed_form.base import Texts, chosen_options
 from rlmrec.config import Config, make
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
-from rlmrec.evaluation.ranking import Scorer, check_scorer, of_other_dataset
+from rlmrec.evaluation.ranking import Scorer, check_scorer, seen_before
 from rlmrec.files import atomic_file, locked
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, check_whole, map_blocks, top_k
@@ -183,12 +183,13 @@ class TeacherLists:
 
         Raises:
             ConfigError: a length or a spread that is none.
-            DataError: scores of another shape than (B, I), or of a model that was fitted to another dataset.
+            DataError: scores of another shape than (B, I), or of a model that was fitted to another dataset or to what
+                this one holds out.
         """
         check_scorer(scorer)
         Dataset.check(dataset)
-        if told := of_other_dataset(scorer, dataset):
-            raise DataError(f"{told}: fit the teacher to this dataset")
+        if told := seen_before(scorer, dataset):
+            raise DataError(f"{told}; fit the teacher to this dataset")
         check_whole(length, "length")
         if not isinstance(spread, int | float | np.number) or not 0 < spread <= 1:
             raise ConfigError(f"spread must be a number above 0 and at most 1, got {spread!r}")

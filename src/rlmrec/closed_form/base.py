@@ -307,6 +307,7 @@ class ClosedFormModel:
         direct: sparse U x I, scores that users of similar text hand over; None without one.
         record: the recommender's name, the options chosen, what validation said, notes; JSON.
         fingerprint: of the dataset that it was fitted to; None where it is unknown, as of a model read from a file.
+        is_final: whether that was a final dataset, which has everything in training.
 
     Raises:
         DataError: shapes that do not fit together.
@@ -320,6 +321,7 @@ class ClosedFormModel:
     direct: sp.csr_array | None = None
     record: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
+    is_final: bool = False
 
     def __post_init__(self) -> None:
         n_users, n_items = len(self.users), len(self.items)

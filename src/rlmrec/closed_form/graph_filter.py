@@ -230,7 +230,7 @@ class _Fit:
         }
         return ClosedFormModel(
             parts.vectors, rule.items, rule, parts.history, rule.neighbours, parts.direct, record,
-            self.dataset.fingerprint,
+            self.dataset.fingerprint, self.dataset.is_final,
         )  # fmt: skip
 
     def _parts(self, rule: GraphRule) -> UserParts:

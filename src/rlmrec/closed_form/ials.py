@@ -150,7 +150,9 @@ class IALS(ClosedForm):
         tries = validation.tried if validation else 0
         record = {"recommender": cls.NAME, "chosen": chosen, "notes": [], "tries": tries}
         users = rule.parts(dataset.train.csr()).vectors
-        return ClosedFormModel(users, rule.items, rule, record=record, fingerprint=dataset.fingerprint)
+        return ClosedFormModel(
+            users, rule.items, rule, record=record, fingerprint=dataset.fingerprint, is_final=dataset.is_final
+        )
 
     @classmethod
     def rule(cls, state: State) -> FoldIn:

@@ -58,7 +58,14 @@ def item_item_model(
     parts = rule.parts(dataset.train.csr())
     items = np.zeros((dataset.n_items, 0), np.float32)
     return ClosedFormModel(
-        parts.vectors, items, rule, parts.history, neighbours, record=record, fingerprint=dataset.fingerprint
+        parts.vectors,
+        items,
+        rule,
+        parts.history,
+        neighbours,
+        record=record,
+        fingerprint=dataset.fingerprint,
+        is_final=dataset.is_final,
     )
 
 

@@ -83,6 +83,7 @@ class Popularity(ClosedForm):
             rule,
             record={"recommender": cls.NAME, "chosen": {}, "notes": []},
             fingerprint=dataset.fingerprint,
+            is_final=dataset.is_final,
         )
 
     @classmethod

@@ -251,7 +251,7 @@ class Dataset:
         """Return this dataset with everything in training and nothing held out, for a model that goes into use.
 
         It has the same fingerprint, since ids and pairs are the same: vectors and recommenders of the one are also
-        those of the other.
+        those of the other. ``evaluate`` warns of a model of this one, which has seen what is held out.
         """
         everything = self.everything()
         nothing = everything.take(np.empty(0, np.int64))
@@ -262,6 +262,11 @@ class Dataset:
             self.split_of_means,
         )
         return final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is held out, as in what ``final()`` returns."""
+        return not (len(self.valid) or len(self.test))
 
     @cached_property
     def split_of_means(self) -> Interactions:

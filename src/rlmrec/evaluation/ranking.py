@@ -30,7 +30,8 @@ class Scorer(Protocol):
     """A model that scores every item for some users: higher is better, −∞ excludes an item.
 
     A scorer whose ``score`` may run in several threads at once has an attribute ``is_thread_safe`` that is True. One
-    that knows which dataset it was fitted to has its ``Dataset.fingerprint`` as an attribute ``fingerprint``.
+    that knows which dataset it was fitted to has its ``Dataset.fingerprint`` as an attribute ``fingerprint``, and its
+    ``Dataset.is_final`` as ``is_final``.
     """
 
     def score(self, users: IntArray, /) -> Float32Array:
@@ -46,6 +47,7 @@ class DotProduct:
         users: float32[U, d].
         items: float32[I, d].
         fingerprint: of the dataset that they were made for; None where it is unknown.
+        is_final: whether that is a final dataset, which has everything in training.
 
     Raises:
         DataError: these are not two float32 matrices with the same d.
@@ -55,6 +57,7 @@ class DotProduct:
     users: Float32Array
     items: Float32Array
     fingerprint: str | None = None
+    is_final: bool = False
 
     def __post_init__(self) -> None:
         for name, matrix in (("user", self.users), ("item", self.items)):
@@ -230,7 +233,8 @@ def evaluate(
 
     A model that was fitted to another dataset may have seen the held-out items in training. Where the scores know their
     dataset and it is another one, a warning says so; it is no error, since another dataset may have the same training
-    split and later test interactions. A dataset that was made by ``append`` counts as the same.
+    split and later test interactions. A dataset that was made by ``append`` counts as the same. A model of
+    ``dataset.final()`` has seen them, of which there is a warning as well.
 
     Args:
         scores: a ``DotProduct``, a ``ClosedFormModel``, ``Recommender.scorer()``, or anything with
@@ -251,8 +255,8 @@ def evaluate(
     """
     check_scorer(scores)
     Dataset.check(dataset)
-    if told := of_other_dataset(scores, dataset):
-        warnings.warn(f"{told}: the held-out items may have been in its training", stacklevel=2)
+    if told := seen_before(scores, dataset):
+        warnings.warn(f"{told}; fit the model to this dataset", stacklevel=2)
     lengths = _lengths(k)
     if split not in ("valid", "test"):
         never = "training items are never ranked: " if split == "train" else f"unknown split {split!r}: "
@@ -326,6 +330,18 @@ def check_scorer(scores: Scorer) -> None:
         raise DataError(
             f"scores is a {kind}: expected DotProduct(users, items), or an object with score(users)"
         )
+
+
+def seen_before(scores: object, dataset: Dataset) -> str:
+    """Say that scores may have been fitted to what a dataset holds out; "" if they were not, or if it is unknown."""
+    if told := of_other_dataset(scores, dataset):
+        return f"{told}: the held-out items may have been in its training"
+    if getattr(scores, "is_final", False) and not dataset.is_final:
+        return (
+            f"the {type(scores).__name__} is of a final dataset, such as dataset.final() makes: the held-out "
+            "items were in its training"
+        )
+    return ""
 
 
 def of_other_dataset(scores: object, dataset: Dataset) -> str:

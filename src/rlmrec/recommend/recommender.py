@@ -160,9 +160,12 @@ class Recommender:
     ) -> Recommender:
         """Make a recommender for a dataset: ``seen`` are its training interactions, ``known`` all of them.
 
-        Arguments as in the class. The dataset's name and fingerprint are added to the manifest.
+        Arguments as in the class. The dataset's name and fingerprint, and that it is a final one, are added to the
+        manifest.
         """
-        belongs = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
+        belongs: dict[str, Any] = {"dataset": dataset.name, "fingerprint": dataset.fingerprint}
+        if dataset.is_final:
+            belongs["is_final"] = True
         return cls(
             users, items, dataset.users, dataset.items, dataset.train.csr(), {**(manifest or {}), **belongs},
             item_messages=item_messages, self_loops=self_loops, known=dataset.known(),
@@ -195,6 +198,8 @@ class Recommender:
             )
         if told := of_other_dataset(model, dataset):
             warnings.warn(f"{told}: fit the model to this dataset", stacklevel=2)
+        if model.is_final:  # also beside the dataset that has held-out pairs
+            manifest = {**(manifest or {}), "is_final": True}
         recommender = cls.of(dataset, model.users, model.items, manifest)
         return recommender._replace(parts=SparseParts.of(model, user_texts))
 
@@ -370,7 +375,8 @@ class Recommender:
         """
         if not self.is_inner_product:
             return _Scores(self)
-        return DotProduct(self.users, self.items, self.manifest.get("fingerprint"))
+        made_for = self.manifest.get("fingerprint"), bool(self.manifest.get("is_final"))
+        return DotProduct(self.users, self.items, *made_for)
 
     def rank(
         self, user_id: RawId, item_ids: Sequence[RawId] | AnyArray, allowed: BoolArray | None = None
@@ -890,6 +896,11 @@ class _Scores:
     def fingerprint(self) -> str | None:
         """The fingerprint of the recommender's dataset, if it names one."""
         return self.recommender.manifest.get("fingerprint")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether that is a final dataset."""
+        return bool(self.recommender.manifest.get("is_final"))
 
     def score(self, users: IntArray) -> Float32Array:
         """Return the scores float32[B, I] of user rows int64[B]."""
