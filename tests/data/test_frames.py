@@ -288,9 +288,27 @@ def test_who_is_left_out_is_warned_of():
     told = "\n".join(str(one.message) for one in caught)
     assert "2 users of the table have no interaction and are not in the dataset: a cold start" in told
     assert "1 item of the table has no interaction and is not in the dataset" in told
-    assert "left out: 1 of 4 users (not in the 2-core)" in told
-    assert "left out: 1 of 3 items (not in the 2-core)" in told
+    assert "left out" not in told  # less than half, by a filter that the caller named
+    notes = made.left_out_notes()
+    assert "left out: 1 of 4 users (not in the 2-core)" in notes
+    assert "left out: 1 of 3 items (not in the 2-core)" in notes
     assert "left out: 1 of 4 users" in made._repr_html_()
+    alone = pd.DataFrame({"user_id": [*"efgh"], "item_id": [*"stuv"]})
+    with pytest.warns(
+        UserWarning, match=r"8 users \(not in the 2-core\): a smaller k_core keeps more$"
+    ) as caught:
+        Dataset.from_frame(pd.concat([orders, alone]), k_core=2, split=(1, 0, 0))
+    assert "left out: 5 of 7 items (not in the 2-core): a smaller k_core keeps more" in map(
+        str, [one.message for one in caught]
+    )
+    ten = pd.DataFrame({"user_id": np.repeat(np.arange(10), 3), "item_id": np.tile(np.arange(3), 10)})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="left out")
+        warnings.filterwarnings("ignore", message="the (valid|test) split is empty")
+        assert (
+            "6 of 10 users (not in the sample"
+            in Dataset.from_frame(ten, sample_users=0.4, split=(1, 0, 0))._repr_html_()
+        )
 
 
 def test_ids_of_other_types_and_frames_without_columns():

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
 MUCH = 0.05  # share of the users or items that filters leave out, above which that is a warning
+HALF = 0.5  # likewise, from which on from_frame warns, though the caller has named the filters
+_KEEP_MORE = {"core": "a smaller k_core", "rating": "a lower min_rating", "period": "a longer period"}
 MOST_LEFT_OUT = 1_000_000  # ids of users that were left out and are stored
 _NO_FILTERS = {
     "min_rating": None, "period": None, "sample_users": None, "k_core": 1, "split": [3, 1, 1], "seed": 0,
@@ -223,8 +225,16 @@ class Dataset:
 
         Filters that leave out few users or items are not told of.
         """
+        lines = [left_out_line(self.filtered_out()[kind], size, kind) for kind, size in self._sizes()]
+        return [*self._without_interaction(), *(line for line, share in lines if share > MUCH)]
+
+    def _sizes(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("users", self.n_users), ("items", self.n_items)
+
+    def _without_interaction(self) -> list[str]:
+        """Say how many users and items of their tables have no interaction."""
         told = []
-        for kind, size in (("users", self.n_users), ("items", self.n_items)):
+        for kind, _ in self._sizes():
             label = f"{kind} of the table without an interaction"
             if count := self.provenance.get("texts", {}).get(label, 0):
                 told.append(
@@ -232,9 +242,19 @@ class Dataset:
                     f"interaction and {by_number(count, 'is', 'are')} not in the dataset: a cold start recommends by "
                     "their text (docs/recommending.md)"
                 )
-            line, share = left_out_line(self.filtered_out()[kind], size, kind)
-            if share > MUCH:
-                told.append(line)
+        return told
+
+    def _filters_of_much(self) -> list[str]:
+        """Say which filters but a sample of users leave out half of the users or items, and what keeps more."""
+        told = []
+        for kind, size in self._sizes():
+            reasons = {why: n for why, n in self.filtered_out()[kind].items() if "sample" not in why}
+            line, share = left_out_line(reasons, size, kind)
+            if share >= HALF:
+                remedies = [
+                    remedy for word, remedy in _KEEP_MORE.items() if any(word in why for why in reasons)
+                ]
+                told.append(f"{line}: {' or '.join(remedies)} keeps more")
         return told
 
     def known(self) -> sp.csr_array:
@@ -468,8 +488,9 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of data frames: pandas, Polars or Arrow.
 
-        What is unusual about the data (``findings``) is issued as warnings, and so is who was left out
-        (``left_out_notes``).
+        What is unusual about the data (``findings``) is issued as warnings, and so are users and items of their tables
+        without an interaction, and filters that leave out half of the users or items. ``left_out_notes`` has those that
+        leave out fewer.
 
         Args:
             df: interactions, one row each, to be filtered and split.
@@ -521,7 +542,8 @@ class Dataset:
             source, min_rating=min_rating, period=period, sample_users=sample_users, k_core=k_core,
             split=split, cold=cold, seed=seed,
         )  # fmt: skip
-        for told in [*map(str, dataset.findings), *dataset.left_out_notes()]:
+        notes = [*dataset._without_interaction(), *dataset._filters_of_much()]
+        for told in [*map(str, dataset.findings), *notes]:
             warnings.warn(told, stacklevel=2)
         return dataset
 
