@@ -1,5 +1,6 @@
 """A shop's next day: rows, held-out pairs and profiles stay; what is new joins by the rule of the split."""
 
+import pickle
 import warnings
 from dataclasses import replace
 
@@ -255,6 +256,9 @@ def test_everything_is_in_a_final_dataset(market):
     assert not len(final.test)
     assert final.fingerprint == dataset.fingerprint
     assert len(dataset.valid)
+    for one in (final, final.final(), replace(final, name="renamed"), pickle.loads(pickle.dumps(final))):
+        assert np.array_equal(one.split_of_means.keys(), dataset.train.keys())
+    assert len(pickle.dumps(final)) < 1.1 * len(pickle.dumps(dataset))
 
 
 def test_what_is_unusual_about_a_new_day_is_found(market):

@@ -129,7 +129,7 @@ def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArr
         return np.zeros_like(has_own) if by_mean else has_own
     users = unit_rows(text_embeddings.users)
     splits = [dataset.train]
-    if dataset.split_of_means is not dataset.train:
+    if dataset.n_before_final is not None:
         splits.append(dataset.split_of_means)
     for train in splits:
         means = mean_over_training(text_embeddings.items, train, text_embeddings.has_item)

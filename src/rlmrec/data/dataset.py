@@ -66,6 +66,8 @@ class Dataset:
         left_out: one row for each user of the source that no interaction is left of: ``id`` as text and ``reason``.
         low_rated: pairs that ``min_rating`` or their weight left out. They are in no split and are candidates in
             evaluation, as in the paper, but they are known, so they are not recommended. None without any.
+        n_before_final: of a final dataset, how many training interactions the dataset before had, which come first; not
+            saved. None for others.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -86,6 +88,7 @@ class Dataset:
     cold: Interactions | None = None
     left_out: pl.DataFrame | None = None
     low_rated: Interactions | None = None
+    n_before_final: int | None = None
 
     def __post_init__(self) -> None:
         beside = [] if self.low_rated is None else [("low_rated", self.low_rated)]
@@ -275,12 +278,9 @@ class Dataset:
         """
         everything = self.everything()
         nothing = everything.take(np.empty(0, np.int64))
-        final = replace(self, train=everything, valid=nothing, test=nothing, cold=None)
-        # Where cached_property keeps them.
-        final.__dict__["fingerprint"], final.__dict__["split_of_means"] = (
-            self.fingerprint,
-            self.split_of_means,
-        )
+        before = len(self.split_of_means)
+        final = replace(self, train=everything, valid=nothing, test=nothing, cold=None, n_before_final=before)
+        final.__dict__["fingerprint"] = self.fingerprint  # where cached_property keeps it
         return final
 
     @property
@@ -288,10 +288,12 @@ class Dataset:
         """Whether nothing is held out, as in what ``final()`` returns."""
         return not (len(self.valid) or len(self.test))
 
-    @cached_property
+    @property
     def split_of_means(self) -> Interactions:
-        """The training split over which text embeddings take users' means; ``final()`` keeps that of before."""
-        return self.train
+        """The training split over which text embeddings take users' means; of a final dataset that of before."""
+        if self.n_before_final is None:
+            return self.train
+        return self.train.take(np.arange(len(self.train)) < self.n_before_final)
 
     @property
     def lineage(self) -> list[dict[str, Any]]:
