@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from rlmrec.closed_form import neighbours
-from rlmrec.closed_form.graph_rule import TextMap
+from rlmrec.closed_form.graph_rule import ItemTexts, TextMap
 from rlmrec.closed_form.neighbours import (
     largest,
     largest_products,
@@ -15,6 +15,7 @@ from rlmrec.closed_form.neighbours import (
 )
 from rlmrec.errors import DataError, WorkspaceError
 from rlmrec.linalg import unit_rows
+from rlmrec.text import whitening
 from rlmrec.text.tfidf import TfidfConfig, TfidfEncoder
 from rlmrec.text.whitening import Whitening
 
@@ -56,6 +57,17 @@ def test_whitening_of_masked_equal_and_new_vectors():
         whitening(np.zeros((1, 3), np.float32))
     with pytest.raises(DataError, match="row 1 holds NaN"):
         Whitening.fit(np.array([[0, 1], [np.nan, 0]], np.float32))
+
+
+def test_own_texts_are_checked_once(monkeypatch):
+    vectors = np.array([[1, 2], [3, 1], [2, 5]], np.float32)
+    item_texts = ItemTexts(Whitening.fit(vectors), vectors, vectors.mean(axis=0))
+    checked = []
+    monkeypatch.setattr(whitening, "_check", lambda given: checked.append(len(given)))
+    assert item_texts.own(vectors, 3).shape == (3, 2)
+    assert checked == [3]
+    with pytest.raises(DataError, match="have 3 dimensions, expected 2"):  # before they are centred
+        item_texts.own(np.ones((1, 3), np.float32), 1)
 
 
 def test_nearest_equals_sorting_all():

@@ -137,12 +137,14 @@ def own_user_texts(text_embeddings: TextEmbeddings, dataset: Dataset) -> BoolArr
     return has_own
 
 
-def check_texts(texts: TextVectors | None, dataset: Dataset) -> TextVectors | None:
+def check_texts(texts: TextVectors | None, dataset: Dataset, are_used: bool = True) -> TextVectors | None:
     """Check what ``fit`` was given: a dataset, and text vectors of all its users and items.
 
     Args:
         texts: text vectors, or ``TextEmbeddings``, whose vectors ``Texts.of`` takes; None without any.
         dataset: the dataset.
+        are_used: whether the recommender reads texts; if not, text embeddings are only compared with the dataset, which
+            computes no means.
 
     Raises:
         ConfigError: it is no dataset, or these are no text vectors.
@@ -153,7 +155,10 @@ def check_texts(texts: TextVectors | None, dataset: Dataset) -> TextVectors | No
     if texts is None:
         return None
     if isinstance(texts, TextEmbeddings):
-        return Texts.of(texts, dataset)
+        if are_used:
+            return Texts.of(texts, dataset)
+        texts.check(dataset)
+        return None
     if not all(hasattr(texts, name) for name in ("users", "items", "has_user", "has_item")):
         raise ConfigError(
             f"texts has type {type(texts).__name__}: expected Texts.of(text_embeddings, dataset), or "

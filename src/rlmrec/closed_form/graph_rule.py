@@ -104,7 +104,7 @@ class ItemTexts:
         """float32[B, d_t]: users' own texts in the space of the items, unit length; zeros for none."""
         if texts is None:
             return np.zeros((n, self.whitening.size), np.float32)
-        self.whitening.check(texts)
+        self.whitening.check_size(texts)
         return self.whitening(texts - self.user_mean + self.whitening.mean, mask=with_text(texts))
 
     def means(self, histories: sp.csr_array) -> tuple[Float32Array, Float32Array]:

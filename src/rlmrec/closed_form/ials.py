@@ -125,7 +125,7 @@ class IALS(ClosedForm):
         Raises:
             ConfigError: the ``benchmark`` extra is not installed.
         """
-        check_texts(texts, dataset)  # unused here, but a mistake all the same
+        check_texts(texts, dataset, are_used=False)  # unused here, but a mistake all the same
         options: IALSConfig = as_config(IALSConfig, config, {})
         validation = None
         tried: tuple[float, ...] = (DEFAULT_REGULARIZATION,)

@@ -54,7 +54,7 @@ class ItemKNN(ClosedForm):
         cls, dataset: Dataset, texts: TextVectors | None = None, config: Any = None, seed: int = 0
     ) -> ClosedFormModel:
         """Fit to the training split; see ``ClosedForm.fit``."""
-        check_texts(texts, dataset)  # unused here, but a mistake all the same
+        check_texts(texts, dataset, are_used=False)  # unused here, but a mistake all the same
         options: ItemKNNConfig = as_config(ItemKNNConfig, config, {})
         validation = Validation(dataset, seed) if len(dataset.valid) else None
         notes = [] if validation else notes_without_validation(options)

@@ -72,7 +72,7 @@ class Popularity(ClosedForm):
     ) -> ClosedFormModel:
         """Count the training interactions; see ``ClosedForm.fit``."""
         del seed
-        check_texts(texts, dataset)  # unused here, but a mistake all the same
+        check_texts(texts, dataset, are_used=False)  # unused here, but a mistake all the same
         as_config(PopularityConfig, config, {})
         items = (dataset.train.item_degrees() / dataset.n_users).astype(np.float32)[:, None]
         rule = ConstantRule(np.ones(1, np.float32))

@@ -85,22 +85,22 @@ class Whitening:
         Raises:
             DataError: not a matrix of d_s columns, or a vector with NaN or infinity.
         """
-        self.check(vectors)
+        _check(vectors)
+        self.check_size(vectors)
         mapped = np.asarray((vectors - self.mean) @ self.map, np.float32)
         if mask is not None:
             mapped[~mask] = 0
         return unit_rows(mapped, ROUNDING)
 
-    def check(self, vectors: Float32Array) -> None:
-        """Check that vectors can be whitened.
+    def check_size(self, vectors: Float32Array) -> None:
+        """Check that vectors have as many dimensions as those that this was fitted on.
 
         Raises:
-            DataError: not a matrix of d_s columns, or a vector with NaN or infinity.
+            DataError: they have not d_s columns.
         """
-        _check(vectors)
-        if vectors.shape[1] != len(self.mean):
+        if vectors.shape[-1] != len(self.mean):
             raise DataError(
-                f"the text vectors have {vectors.shape[1]} dimensions, expected {len(self.mean)}: "
+                f"the text vectors have {vectors.shape[-1]} dimensions, expected {len(self.mean)}: "
                 "use the encoder that the whitening was fitted with"
             )
 
