@@ -232,6 +232,11 @@ def test_what_does_not_fit_is_refused(market):
     numbers = Dataset.from_frame(
         pl.DataFrame({"user_id": [1, 1, 2, 2] * 2, "item_id": [1, 2, 3, 4, 5, 6, 7, 8]})
     )
+    with pytest.raises(
+        DataError,
+        match=r"item ids are text \('0'\), those of the dataset are integers: convert them, .*astype\(int\)",
+    ):
+        append(numbers, pd.DataFrame({"user_id": [9], "item_id": ["0"]}))
     with pytest.raises(DataError, match="user ids of the dataset are integers"):
         append(
             numbers, read_frame(orders.rename({"customer_id": "user_id", "product_id": "item_id"}), "orders")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlmrec.data.dataset import SPLITS
+from rlmrec.data.metadata import MEANS
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation import metrics
 from rlmrec.evaluation.ranking import read_table
@@ -16,7 +17,7 @@ from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.linalg import unit_rows
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
-from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 
 QUICK = {"epochs": 20, "learning_rate": 0.05, "batch_size": 256}
 

@@ -381,7 +381,12 @@ def _extended(old: Vocabulary, read: Vocabulary, used: IntArray, path: str) -> V
     if old.is_text and not read.is_text:
         ids = [str(raw) for raw in ids]  # a table without types whose ids all look like numbers
     elif read.is_text and not old.is_text:
-        odd = next(raw for raw in ids if old.parse(str(raw)) is None)
+        odd = next((raw for raw in ids if old.parse(str(raw)) is None), None)
+        if odd is None:
+            raise DataError(
+                f"{path}: {old.kind} ids are text ({ids[0]!r}), those of the dataset are integers: convert them, in "
+                "pandas by .astype(int)"
+            )
         raise DataError(f"{path}: got the {old.kind} id {odd!r}, {old.kind} ids of the dataset are integers")
     new = [ids[row] for row in used.tolist() if ids[row] not in old]
     return old if not new else Vocabulary([*old.ids, *new], old.kind)

@@ -14,6 +14,8 @@ TEXT_COLUMNS = {
     "item": "text_columns",
     "user": "user_text_columns",
 }  # where a dataset's provenance records them
+# What manifests of text vectors and of profiles call the vectors of users without a text of their own.
+MEANS = "mean over training items"
 
 
 def metadata_texts(table: pl.DataFrame, columns: list[str] | None = None) -> list[str | None]:

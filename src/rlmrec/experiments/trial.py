@@ -17,6 +17,7 @@ from rlmrec.alignment.teacher import teachers_kept_in
 from rlmrec.closed_form.base import own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.metadata import MEANS
 from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
@@ -38,7 +39,7 @@ from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import locked, read_json_lines, write_json
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
-from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
 

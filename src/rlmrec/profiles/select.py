@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import metadata_texts, own_texts, unused_user_texts
+from rlmrec.data.metadata import MEANS, metadata_texts, own_texts, unused_user_texts
 from rlmrec.data.tables import read_texts
 from rlmrec.data.vocabulary import RawId
 from rlmrec.errors import DataError, WorkspaceError
@@ -104,7 +104,7 @@ class TextSelection:
         """Return what the manifest of the vectors records about their texts."""
         return {
             "profiles": self.items,
-            "users": "mean over training items" if self.users == "mean" else self.users,
+            "users": MEANS if self.users == "mean" else self.users,
             "on_missing": on_missing,
             "models": dict(self.item_profiles.models) if self.items != "metadata" else {},
             "items_with_profile": items.profile,

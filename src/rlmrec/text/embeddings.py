@@ -16,6 +16,7 @@ import numpy as np
 from rlmrec import hub
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
+from rlmrec.data.metadata import MEANS
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.files import atomic_file
 from rlmrec.findings import Finding
@@ -33,8 +34,6 @@ LIMITS = (
     "A row is a user or an item in the order of the dataset, so the vectors serve that dataset alone. They hold what "
     "the encoder took from the texts; texts can partly be told from them."
 )
-# What manifests, also those of profiles, call the vectors of users without a text of their own.
-MEANS = "mean over training items"
 LARGE = 1e15  # numbers whose squares or products may leave the range of float32
 
 

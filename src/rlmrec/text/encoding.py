@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.metadata import own_texts, unused_user_texts
+from rlmrec.data.metadata import MEANS, own_texts, unused_user_texts
 from rlmrec.engine import Engine, bound
 from rlmrec.errors import ConfigError, DataError, RequestError, RlmrecError
 from rlmrec.text.cache import VectorCache, key
-from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.encoder import (
     CHUNK,
     DerivedEncoder,

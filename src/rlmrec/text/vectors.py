@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from rlmrec.data.dataset import Dataset
+from rlmrec.data.metadata import MEANS
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, DataError
 from rlmrec.files import sha256
 from rlmrec.findings import by_number
-from rlmrec.text.embeddings import MEANS, TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 from rlmrec.text.registry import MADE_ELSEWHERE
 from rlmrec.types import AnyArray, Float32Array
 
