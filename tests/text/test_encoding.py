@@ -230,7 +230,7 @@ def test_texts_that_do_not_fit_the_dataset():
         encode_dataset(dataset, Bytes, ["x"] * 9)
 
 
-@pytest.mark.parametrize("make", [lambda: make_encoder("tfidf"), fitted, lambda: make_encoder("wordllama")])
+@pytest.mark.parametrize("make", [lambda: make_encoder("tfidf"), fitted])
 def test_one_text_instead_of_a_list_is_refused(make):
     with pytest.raises(
         DataError, match=r"got the text 'Python Backend', expected a list of texts: pass \[text\]"
