@@ -824,7 +824,7 @@ def _filtered(
     if source.n_light:
         counts["of enough weight"] = len(kept)
     steps = [_Step.of("", kept)]
-    if period is not None and period != (None, None):
+    if period is not None:
         kept = kept.between(*period)
         counts["in the period"] = len(kept)
         steps.append(_Step.of("without an interaction in the period", kept))

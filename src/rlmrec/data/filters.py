@@ -44,12 +44,9 @@ class Filters(NamedTuple):
             ConfigError: one has a wrong type or is out of range.
             DataError: a split that is no three numbers.
         """
-        for name, value, none in (
-            ("min_rating", min_rating, "keeps all"),
-            ("sample_users", sample_users, "keeps all"),
-        ):
+        for name, value in (("min_rating", min_rating), ("sample_users", sample_users)):
             if value is not None and not is_number(value):
-                raise ConfigError(f"{name} is {value!r}: expected a number, or None, which {none}")
+                raise ConfigError(f"{name} is {value!r}: expected a number, or None, which keeps all")
         for name, value, least in (("k_core", k_core, 1), ("seed", seed, 0)):
             if not is_number(value) or value % 1 or value < least:
                 raise ConfigError(f"{name} is {value!r}: expected a whole number of at least {least}")

@@ -371,11 +371,7 @@ def _dense(vectors: Any, kind: str) -> Float32Array:
     """Return vectors as one array of float32."""
     try:
         return np.ascontiguousarray(vectors, np.float32)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # such as of lists of different lengths, of a tensor with gradient
+    except (TypeError, ValueError, RuntimeError):  # lists of different lengths, a tensor with a gradient
         remedy = "; make it dense by .toarray()" if hasattr(vectors, "toarray") else ""
         raise DataError(
             f"the text vectors of {kind} are a {type(vectors).__name__}: expected an array of numbers (rows, d_s)"
