@@ -118,6 +118,20 @@ def test_periods_share_users_and_items_and_do_not_overlap(cut):
     np.testing.assert_allclose(texts.users[3], texts.items[mine].mean(0), rtol=1e-5)
 
 
+def test_means_are_shuffled_after_a_period_is_taken(place):
+    inputs = TrialInputs(place)
+    inputs.text_embeddings("default")  # read with the dataset that they are of
+    inputs.dataset = with_times(inputs.dataset)
+    plain = replace(con(place, period="later", cut="per-user"), dataset=inputs.dataset.fingerprint)
+    right = inputs.of(plain)[1]
+    for which in ("users", "items", "both"):
+        found = inputs.of(replace(plain, shuffle=which))[1]
+        order = np.random.default_rng(plain.seed).permutation(len(right.users))
+        expected = right.users if which == "items" else right.users[order]
+        np.testing.assert_array_equal(found.users, expected, which)
+        assert np.array_equal(found.items, right.items) == (which == "users")
+
+
 def test_periods_need_timestamps(place):
     with pytest.raises(DataError, match="needs timestamps and this dataset has none"):
         TrialInputs(place).of(con(place, period="earlier"))

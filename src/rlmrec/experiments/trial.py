@@ -221,8 +221,6 @@ class TrialInputs:
         if hidden is not None:
             dataset = hidden.rest
             text_embeddings = None if text_embeddings is None else hidden.texts_of_rest(text_embeddings)
-        if trial.period:
-            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
         if trial.noise:
             # Noise does not change text embeddings: texts are written before training.
             rng = np.random.default_rng(trial.seed)
@@ -259,6 +257,8 @@ class TrialInputs:
         dataset = self.dataset
         if trial.history:
             dataset, text_embeddings = _with_short_history(trial, dataset, text_embeddings)
+        if trial.period:
+            dataset, text_embeddings = of_period(dataset, text_embeddings, trial.period, trial.cut)
         hidden = Hidden.draw(dataset, trial.hidden) if trial.hidden else None
         if text_embeddings is not None:
             is_shuffled = trial.shuffle != "none"
