@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rlmrec
-from rlmrec.alignment import Contrastive, Generative
+from rlmrec.alignment import Contrastive, Distilled, Generative
 from rlmrec.backbones.base import Objective, batch_bpr
 from rlmrec.backbones.lightgcn import LightGCN, LightGCNConfig
 from rlmrec.backbones.wrap import wrap
@@ -89,6 +89,7 @@ def test_a_foreign_model_owes_what_a_backbone_owes(toy, style):
     check_backbone(backbone, dataset)
     check_alignment(Contrastive(text_embeddings, backbone.output_size), backbone, dataset)
     check_alignment(Generative(text_embeddings, backbone), backbone, dataset)
+    check_alignment(Distilled, backbone, dataset, text_embeddings)
 
 
 @STYLES

@@ -52,8 +52,8 @@ class Contrastive(Alignment):
 
     w · [InfoNCE(e_u, σ↓(s_u), C_u) + InfoNCE(e_pos, σ↓(s_pos), C_pos) + InfoNCE(e_neg, σ↓(s_neg), C_neg)],
     Equation 16 with the InfoNCE of Equation 18. With ``negatives="all-users"`` C_u holds the texts of all
-    users and C_pos, C_neg those of the batch's items, repeats counted; with ``"batch"`` all three hold
-    the distinct texts of the batch.
+    users, C_pos those of the batch's positive items and C_neg of its negative ones, repeats counted; with
+    ``"batch"`` they hold the distinct texts of the batch's users, positive and negative items.
 
     With ``candidates=n`` the sums of "all-users" are estimated without bias: those over all users from n users drawn
     for the batch, those over the batch's items from n of its rows, and an anchor's own text counts exactly

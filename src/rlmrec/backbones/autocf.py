@@ -25,7 +25,9 @@ class AutoCFConfig(BackboneConfig):
     heads: int = Field(default=4, ge=1, description="heads of the graph transformer; must divide d")
     seeds: int = Field(default=100, ge=1, description="number of nodes around which the graph is masked")
     mask_depth: int = Field(
-        default=2, ge=1, description="1: the seeds' edges are masked; 2: their neighbours' too"
+        default=2,
+        ge=1,
+        description="1: the seeds' edges are masked; 2: their neighbours' too, which on dense data hides nearly all",
     )
     random_share: float = Field(
         default=0.2, ge=0, le=1, description="share of all nodes that may be in the decoder's random pairs"
@@ -40,10 +42,10 @@ class AutoCF(Backbone):
     """AutoCF: L propagations over a masked graph, then a graph transformer layer over a second one, summed.
 
     Every ``fix_steps`` batches the ``seeds`` nodes of highest log σ(cos(E_0, mean of its 1- and 2-hop
-    neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch a seed or
-    a neighbour of one, renormalised; the decoder graph has the kept edges, self-loops, and as many random
-    pairs (both directions) as A has edges, drawn among seeds, their neighbours and random nodes.
-    In evaluation both graphs are Â.
+    neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch a seed or,
+    with ``mask_depth`` = 2, a neighbour of one, renormalised; the decoder graph has the kept edges, self-loops,
+    and a random pair, in both directions, for each non-zero entry of A, drawn among seeds, their neighbours and
+    random nodes. In evaluation both graphs are Â.
 
     The transformer attends from each node i to its neighbours j with exp(clamp(q_i·k_j, −10, 10)),
     normalised per node; its output is Σ_j att_ij v_j.

@@ -41,7 +41,7 @@ class DCCF(Backbone):
     one for items; gaa = M(gnn) E_l and iaa = M(int) E_l the neighbours again, over adaptively masked edges:
     M(h)_ij ∝ (cos(h_i, h_j) + 1)/2 on the edges of A, each row summing to 1 (a row of zeros stays one).
 
-    Trained by BPR + cl_weight · Σ over layers and (gnn, int), (gnn, gaa), (gnn, iaa) of InfoNCE among the
+    Trained by the ranking loss + cl_weight · Σ over layers and (gnn, int), (gnn, gaa), (gnn, iaa) of InfoNCE among the
     batch's distinct users and among its distinct positive items, both *summed* over rows and divided by the
     number of distinct users.
 
@@ -77,7 +77,7 @@ class DCCF(Backbone):
         return graph.split(self._propagate(x, graph)[0])
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute BPR and the contrast of the views of each layer."""
+        """Compute the ranking loss and the contrast of the views of each layer."""
         total, layers = self._propagate(x, graph)
         users, items = graph.split(total)
         of_users, of_items = distinct(batch.users), distinct(batch.positives)

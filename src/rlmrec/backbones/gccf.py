@@ -22,7 +22,7 @@ class GCCFConfig(RankingConfig):
 class GCCF(Backbone):
     """GCCF: E_{l+1} = Â E_l with Â of A + I; the final embeddings are the concatenation [E_0, E_1, …, E_L].
 
-    It has no weights and no non-linearity. Trained by BPR.
+    It has no weights and no non-linearity. Trained by the loss that ``loss`` names.
 
     Args:
         n_users: U.

@@ -74,7 +74,8 @@ class LightGCNConfig(LayerSumConfig):
 class LightGCN(LayerSum):
     """LightGCN: E_{l+1} = Â E_l; the final embeddings are E_0 + E_1 + … + E_L.
 
-    Trained by BPR on one pass over a graph whose directed entries are each kept with ``keep_rate``.
+    Trained by the loss that ``loss`` names, on one pass over a graph whose directed entries are each kept with
+    ``keep_rate``.
 
     Args:
         n_users: U.
@@ -90,5 +91,5 @@ class LightGCN(LayerSum):
     separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute BPR on a pass with edge dropout."""
+        """Compute the ranking loss on a pass with edge dropout."""
         return super().objective(x, graph.drop_edges(self.config.keep_rate, rng), batch, rng)

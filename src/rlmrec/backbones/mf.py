@@ -9,11 +9,12 @@ from rlmrec.graph import Graph
 
 
 class MFConfig(RankingConfig):
-    """Options of MF: only the embedding size."""
+    """Options of MF: those that every backbone with a ranking loss has."""
 
 
 class MF(Backbone):
-    """Matrix factorisation: the final embeddings are the initial ones, E_0. Trained by BPR.
+    """Matrix factorisation: the final embeddings are the initial ones, E_0. Trained by the loss that
+    ``loss`` names.
 
     Nodes do not exchange messages, so a masked node cannot be rebuilt from its neighbours: the generative
     alignment trains nothing but its [MASK] row. The contrastive one works as for any backbone.

@@ -30,7 +30,8 @@ class NGCF(Backbone):
     """NGCF: E_{l+1} = LeakyReLU((Â + I) E_l W_1 + b_1 + (Â E_l ∘ E_l) W_2 + b_2), layers concatenated.
 
     The final embeddings are [E_0, E_1/||E_1||, …, E_L/||E_L||], every layer's rows scaled to unit length.
-    Trained by BPR; in training each number of E_{l+1} is kept with ``keep_rate`` and then divided by it.
+    Trained by the loss that ``loss`` names; in training each number of E_{l+1} is kept with ``keep_rate`` and then
+    divided by it.
 
     Args:
         n_users: U.
@@ -64,7 +65,7 @@ class NGCF(Backbone):
         return self._propagate(x, graph, None)
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute BPR on a pass with message dropout."""
+        """Compute the ranking loss on a pass with message dropout."""
         users, items = self._propagate(x, graph, rng)
         return Objective(users, items, self.ranking_loss(users, items, batch, rng))
 

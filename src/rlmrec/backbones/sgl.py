@@ -25,9 +25,9 @@ class SGLConfig(LayerSumConfig):
 class SGL(LayerSum):
     """SGL: the encoder of LightGCN, trained with a contrast between two randomly thinned graphs.
 
-    BPR on the full graph + cl_weight · [InfoNCE over users + over positive items + over negative items]. The
-    contrast is between two passes over graphs whose directed entries are each kept with ``keep_rate``, drawn
-    separately for each pass; all users (all items) of the second pass are candidates.
+    The ranking loss on the full graph + cl_weight · [InfoNCE over users + over positive items + over negative
+    items]. The contrast is between two passes over graphs whose directed entries are each kept with ``keep_rate``,
+    drawn separately for each pass; all users (all items) of the second pass are candidates.
 
     Args:
         n_users: U.
@@ -44,7 +44,7 @@ class SGL(LayerSum):
     separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute BPR and the contrast of two edge-dropped views."""
+        """Compute the ranking loss and the contrast of two edge-dropped views."""
         users, items = self.encode(x, graph)
         (users_1, items_1), (users_2, items_2) = (
             self.encode(x, graph.drop_edges(self.config.keep_rate, rng)) for _ in range(2)

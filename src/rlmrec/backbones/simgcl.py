@@ -24,8 +24,8 @@ class SimGCLConfig(LayerSumConfig):
 class SimGCL(LayerSum):
     """SimGCL: the encoder of LightGCN, trained with a contrast between two noisy passes.
 
-    BPR on the pass without noise + cl_weight · [InfoNCE over users + InfoNCE over positive items]. In a noisy
-    pass, after each layer e += ε · sign(e) ∘ r/||r|| with r uniform in [0, 1)^d; all users (all items) of the
+    The ranking loss on the pass without noise + cl_weight · [InfoNCE over users + InfoNCE over positive items]. In a
+    noisy pass, after each layer e += ε · sign(e) ∘ r/||r|| with r uniform in [0, 1)^d; all users (all items) of the
     second pass are candidates.
 
     Args:
@@ -42,7 +42,7 @@ class SimGCL(LayerSum):
     separate_columns = True
 
     def objective(self, x: Tensor, graph: Graph, batch: Batch, rng: torch.Generator) -> Objective:
-        """Compute BPR and the contrast of two noisy views."""
+        """Compute the ranking loss and the contrast of two noisy views."""
         users, items = self.encode(x, graph)
         (users_1, items_1), (users_2, items_2) = (
             self.split(self._view(x, graph, rng), graph) for _ in range(2)
