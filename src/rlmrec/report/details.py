@@ -86,8 +86,8 @@ def _cost(summary: Summary) -> ResultTable:
         [*_columns(summary), "tries", "seconds of the tries", "seconds of a run", "chosen"],
         body,
         "Cost: options tried on validation, and seconds",
-        "A closed form tries its options while it is fitted. Seconds of training or fitting and validation with the "
-        "threads named above, other programs on the machine included.",
+        "A closed form tries its options while it is fitted. Seconds of training or fitting and validation, with the "
+        "number of threads given above; other programs may have been running.",
         summary.dataset,
         len(summary.experiment.rows),
     )
@@ -169,10 +169,10 @@ def _stopping(summary: Summary) -> ResultTable | None:
         ],
         body,
         "The stopping rule: what is left of each gain when training goes on",
-        f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; an epoch for each seed."
-        " In brackets the change to the base under the same rule. Gain left: the gain over the base with"
-        f" {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive. Epochs after the"
-        " best: how long training went on without a new best, by seed.",
+        f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; one best epoch is"
+        " listed for each seed. In brackets the change to the base under the same rule. Gain left: the gain over the"
+        f" base with {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive. Epochs"
+        " after the best: how long training went on without a new best, by seed.",
         summary.dataset,
         len(summary.experiment.rows),
     )  # fmt: skip
