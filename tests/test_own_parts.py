@@ -159,15 +159,16 @@ def test_an_own_alignment_in_a_sweep_and_an_experiment(call, place):
     assert trained["config"]["alignment"]["layers"] == 2
 
     (place.path / "mine.toml").write_text(
-        'title = "Mine"\nmetrics = ["recall@20"]\nrows = ["backbone", "variant"]\nseeds = 1\n'
-        'against = {variant = "Base"}\n[options]\nepochs = 2\nbatch_size = 256\n'
+        'title = "Mine"\nmetrics = ["recall@20"]\nrows = ["variant", "text_embeddings", "dimension"]\nseeds = 1\n'
+        'against = {variant = "Base"}\ndetails = true\n[options]\nepochs = 2\nbatch_size = 256\n'
         '[[grid]]\nalignment = ["none", "pull.py:Pull"]\n'
     )
-    call("experiment", place.path / "mine.toml", "-w", place.path, "--json")
-    code, _, err = call("experiment", place.path / "mine.toml", "-w", place.path, "--json")
-    assert code == 0, err
+    ran = result(call("experiment", place.path / "mine.toml", "-w", place.path, "--json"))
+    pulled = {"variant": "Pulled", "text_embeddings": "default", "dimension": "32"}
+    assert ran["rows"][1].items() >= pulled.items()
     table = next((place.path).rglob("mine*.md")).read_text(encoding="utf-8")
-    assert "Pulled" in table
+    assert "| Pulled | default | 32 |" in table
+    assert "not measured" not in table, "every row that was asked for is"
 
 
 def test_an_own_encoder_in_encode_and_cold_start(call, place):

@@ -356,7 +356,6 @@ class Experiment:
         seen: dict[str, list[str]] = {name: [] for name in labels}
         for alike in _by_method(points):
             number = alike[0]["grid"]
-            grid = self.values["grid"][number]
             options_read: set[str] = set()
             method = self._method(alike, inputs, names, preset, chosen, timing, options_read)
             if labels:
@@ -366,12 +365,8 @@ class Experiment:
                 if any(found_labels[label] not in words for label, words in labels.items()):
                     continue
             used |= options_read
-            first, name = method.runs[0][0], alike[0]["text_embeddings"]
-            is_named = "text_embeddings" in grid and name != NO_TEXT
-            reads_text = first.spec is not None and first.spec.reads_text
-            needs_text = grid.get("needs_text", False) or first.needs_text or (reads_text and is_named)
-            if first.texts is None and needs_text:
-                lacking += [replace(trial, text_embeddings=name) for trial in method.runs[0]]
+            if without_text := self._lacking(alike[0], method):
+                lacking += without_text
                 continue
             given = {name for one in self._choices(number) for name in flat_options(one)}
             mistyped |= given - known[number]
@@ -409,10 +404,23 @@ class Experiment:
         found = []
         for alike in _by_method(list(self.points(names, seeds))):
             try:
-                found.append(self._method(alike, inputs, names, preset, chosen, timing, set()))
+                method = self._method(alike, inputs, names, preset, chosen, timing, set())
             except ConfigError:  # of one that is to run, ``methods`` tells it
                 continue
+            lacking = self._lacking(alike[0], method)
+            found.append(Method((), (tuple(lacking),)) if lacking else method)
         return found
+
+    def _lacking(self, point: Point, method: Method) -> list[Trial]:
+        """Return the trials of a method at a point whose text embeddings are not in the workspace; none if they are."""
+        grid, name = self.values["grid"][point["grid"]], point["text_embeddings"]
+        first = method.runs[0][0]
+        is_named = "text_embeddings" in grid and name != NO_TEXT
+        reads_text = first.spec is not None and first.spec.reads_text
+        needs_text = grid.get("needs_text", False) or first.needs_text or (reads_text and is_named)
+        if first.texts is not None or not needs_text:
+            return []
+        return [replace(trial, text_embeddings=name, shuffle=point["shuffle"]) for trial in method.runs[0]]
 
     def _choices(self, number: int) -> list[dict[str, Any]]:
         """Return the options of a grid, once for each of its tries."""
@@ -568,10 +576,10 @@ class Experiment:
     def _known_options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any], bool]:
         """Return the options of backbone and alignment at a point, and whether text is read.
 
-        A user's class is not imported.
+        A user's class is not imported for this; before it was, nothing is known of its options.
         """
         backbone, alignment = point["backbone"], point["alignment"]
-        if backbone not in MODELS.paths or alignment not in ALIGNMENTS.paths:
+        if MODELS.known(backbone) is None or ALIGNMENTS.known(alignment) is None:
             return {}, {}, True
         grid, known = self.values["grid"][point["grid"]], option_names(backbone, alignment)
         given = {**self.values.get("options", {}), **grid.get("options", {}), **grid.get("tries", [{}])[0]}

@@ -522,11 +522,14 @@ def _seeds_note(summary: Summary) -> str | None:
 
 
 def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[Value]]:
-    """Return the body of a table with a line for each row of the grids that was not run."""
+    """Return the body of a table with a line for each row that was asked for and not run.
+
+    Where that is not known, these are the rows of the grids, whose classes of the user's own are not imported.
+    """
     experiment = summary.experiment
     lines = {row.row: line for row, line in zip(summary.rows, body, strict=True)}
     numbers = [NOT_MEASURED] * len(experiment.metrics) + [None] * len(_reference_columns(experiment))
-    for row in experiment.known_rows:
+    for row in summary.asked or experiment.known_rows:
         lines.setdefault(row, [*row, "–", "–", *numbers])
     return [lines[row] for row in sorted(lines, key=experiment.sort_key)]
 
