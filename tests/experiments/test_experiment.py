@@ -593,6 +593,30 @@ def test_text_embeddings_that_are_not_there_are_named(place, tmp_path, capsys):
     )
 
 
+def test_trials_that_one_row_would_hide_are_refused(place):
+    def plan(*grids):
+        values = {"title": "x", "metrics": ["recall@20"], "rows": ["variant", "dimension"], "seeds": 2}
+        return Experiment("x", {**values, "grid": list(grids)})
+
+    two, three = ({"options": {"layers": layers}} for layers in (2, 3))
+    own = "put one of them into a file of its own"
+    for grids, message in (
+        ([two, three], rf"\[\[grid\]\] 1 and 2 both give the row Base 32, with layers 2 and 3; .*: {own}"),
+        (
+            [{"noise": [0.0, 0.1]}],
+            r"1 gives twice the row Base 32, with noise 0.0 and 0.1; .*: add noise to rows",
+        ),
+        ([{"backbone": ["mf", "sgl"]}], "with backbone mf and sgl, .*: add backbone to rows"),
+        ([{"tries": [{"l2": 1e-6}, {"l2": l2}]} for l2 in (1e-5, 1e-4)], "with l2 1e-05 and 0.0001;"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan(*grids).methods(TrialInputs(place), "general", {})
+        with pytest.raises(ConfigError, match=message):  # also if --only runs one of them
+            plan(*grids).asked(TrialInputs(place), "general", {})
+    same = plan({**two, "seeds": 1}, two, {"options": {"layers": 2, "embedding_size": 64}})
+    assert len(same.methods(TrialInputs(place), "general", {})[0][0]) == 3, "two of them give the same trials"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

@@ -15,7 +15,15 @@ from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import SEMANTIC_ONLY, K
 from rlmrec.experiments.spec import RunSpec, flat_options, option_names, own_labels, read_toml
-from rlmrec.experiments.trial import Trial, TrialInputs, of_period, split_period, tests_by_text
+from rlmrec.experiments.trial import (
+    Trial,
+    TrialInputs,
+    of_period,
+    option_label,
+    options_of,
+    split_period,
+    tests_by_text,
+)
 from rlmrec.models import MODELS, names_closed_form
 from rlmrec.registry import short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
@@ -353,6 +361,7 @@ class Experiment:
 
         stages: dict[int, list[Method]] = {}
         lacking: list[Trial] = []
+        planned_methods: list[tuple[int, Method]] = []  # with the number of the grid
         seen: dict[str, list[str]] = {name: [] for name in labels}
         for alike in _by_method(points):
             number = alike[0]["grid"]
@@ -371,6 +380,7 @@ class Experiment:
             given = {name for one in self._choices(number) for name in flat_options(one)}
             mistyped |= given - known[number]
             stages.setdefault(number if self.has_tries else 0, []).append(method)
+            planned_methods.append((number, method))
         for label, words in labels.items():
             _refuse_unknown_values(label, words, seen[label], self.name)
         if not stages and not lacking:
@@ -384,6 +394,7 @@ class Experiment:
         # With the options of the preset and of the command, which a row may show.
         found = (self.row(trial.as_dict()) for trial in planned)
         self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
+        self._refuse_hidden_differences(planned_methods)
         return list(stages.values()), lacking
 
     def asked(
@@ -398,6 +409,9 @@ class Experiment:
         """Return the methods of the whole grid with these options: what the table is to show, whatever ``--only`` runs.
 
         Those that cannot be made with these options are not among them: a preset may have no table for them.
+
+        Raises:
+            ConfigError: two of them give one row and differ in something that no column shows.
         """
         chosen = {**self.values.get("options", {}), **options}
         names = inputs.place.text_embeddings_names()
@@ -408,8 +422,31 @@ class Experiment:
             except ConfigError:  # of one that is to run, ``methods`` tells it
                 continue
             lacking = self._lacking(alike[0], method)
-            found.append(Method((), (tuple(lacking),)) if lacking else method)
-        return found
+            found.append((alike[0]["grid"], Method((), (tuple(lacking),)) if lacking else method))
+        self._refuse_hidden_differences(found)
+        return [method for _, method in found]
+
+    def _refuse_hidden_differences(self, methods: Iterable[tuple[int, Method]]) -> None:
+        """Refuse methods, each with the number of its grid, that give one row and differ: it would show one of them."""
+        seen: dict[Row, tuple[int, Method]] = {}
+        for number, method in methods:
+            row = self.row(method.runs[0][0].as_dict())
+            if row is None:
+                continue
+            other_number, other = seen.setdefault(row, (number, method))
+            for mine, theirs in zip(method.runs, other.runs, strict=False):
+                trials = theirs[0].as_dict(), mine[0].as_dict()
+                differing = _differing(*trials)
+                if not differing:
+                    continue
+                shown = [coordinates(trial) for trial in trials]
+                columns = " or ".join(name for name in COORDINATES if shown[0][name] != shown[1][name])
+                grids = f"{other_number + 1} and {number + 1} both give"
+                raise ConfigError(
+                    f"{self.name}: [[grid]] {grids if number != other_number else f'{number + 1} gives twice'} the row "
+                    f"{' '.join(row)}, with {', '.join(differing)}; the table would show one of them alone: "
+                    + (f"add {columns} to rows" if columns else "put one of them into a file of its own")
+                )
 
     def _lacking(self, point: Point, method: Method) -> list[Trial]:
         """Return the trials of a method at a point whose text embeddings are not in the workspace; none if they are."""
@@ -676,6 +713,27 @@ def _coordinates(
         "hidden": data.get("hidden") or ABSENT,
         "dimension": str(options.get("embedding_size", options.get("dim", ABSENT))),
     }
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the options in which two trials (``Trial.as_dict``) differ, with the values of both; not seed or texts."""
+    both = [
+        {
+            "run.backbone": trial["run"]["backbone"],
+            "run.alignment": trial["run"]["alignment"],
+            **options_of(trial),
+        }
+        for trial in (one, other)
+    ]
+    names = [name for name in {**both[0], **both[1]} if name != "data.texts"]  # the digest of named ones
+    values = {
+        name: ["the default" if part.get(name) is None else part[name] for part in both] for name in names
+    }
+    return [
+        f"{option_label(name)} {mine} and {theirs}"
+        for name, (mine, theirs) in values.items()
+        if mine != theirs
+    ]
 
 
 def _is_trained(backbone: str) -> bool:

@@ -176,6 +176,34 @@ def identity(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def options_of(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that a trial's numbers depend on, as "part.name" → value.
+
+    Backbone and alignment, the seed and the dataset are not among it.
+
+    Args:
+        trial: ``Trial.as_dict``.
+    """
+    options = {
+        f"{part}.{name}": value
+        for part in ("backbone", "alignment", "training", "data")
+        for name, value in trial.get(part, {}).items()
+        if (part, name) != ("data", "dataset")
+    }
+    start = None if trial["start"] is None else trial["start"]["alignment"]
+    return {**options, "run.start": start, "run.timing": trial.get("timing", "")}
+
+
+def option_label(name: str) -> str:
+    """Return the name by which people know a key of ``options_of``.
+
+    Example:
+        >>> option_label("data.semantics"), option_label("training.l2")
+        ('text_embeddings', 'l2')
+    """
+    return "text_embeddings" if name == "data.semantics" else name.partition(".")[2]
+
+
 def stored_period(period: str, cut: str) -> str:
     """Return a period and its cut as they are stored: "later", or "later, by user"."""
     return f"{period}, by user" if period and cut == "per-user" else period

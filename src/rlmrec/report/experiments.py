@@ -17,7 +17,7 @@ from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import ABSENT, Experiment, Method, Row
 from rlmrec.experiments.results import Results, TrialRecord, metric_value, read_trial_records, tries_path
-from rlmrec.experiments.trial import TrialInputs
+from rlmrec.experiments.trial import TrialInputs, option_label, options_of
 from rlmrec.files import read_json, write_json
 from rlmrec.findings import by_number
 from rlmrec.report.details import NOT_MEASURED, detail_tables
@@ -27,7 +27,6 @@ from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 POPULARITY = "popularity"  # the backbone that others are compared with
 Tests = Mapping[Row, Mapping[str, Mapping[str, Any]]]  # row → metric → the fields of ``SeededComparison``
 OTHER = "†"  # marks rows with options other than the command asked for
-OPTION_NAMES = {"data.semantics": "text_embeddings"}  # those that people know by another name
 # Option, as "part.name" → its value in a trial and the one that was asked for.
 Differences = Mapping[str, tuple[Any, Any]]
 
@@ -171,9 +170,9 @@ def current_records(
 
 def _differences(trial: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
     """Return the options in which a trial differs from the nearest one that was asked for; none if none was."""
-    mine = _options(trial)
+    mine = options_of(trial)
     found = []
-    for other in map(_options, asked):
+    for other in map(options_of, asked):
         names = {**other, **mine}
         if not other["run.timing"]:
             del names["run.timing"]  # --render asks for seconds of no machine in particular
@@ -181,18 +180,6 @@ def _differences(trial: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -
             {name: (mine.get(name), other.get(name)) for name in names if mine.get(name) != other.get(name)}
         )
     return min(found, key=len, default={})
-
-
-def _options(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that a trial's numbers depend on, apart from seed and dataset, as "part.name" → value."""
-    options = {
-        f"{part}.{name}": value
-        for part in ("backbone", "alignment", "training", "data")
-        for name, value in trial.get(part, {}).items()
-        if (part, name) != ("data", "dataset")
-    }
-    start = None if trial["start"] is None else trial["start"]["alignment"]
-    return {**options, "run.start": start, "run.timing": trial.get("timing", "")}
 
 
 def _is_alike(one: Differences, other: Differences) -> bool:
@@ -498,7 +485,7 @@ def _in_words(differences: Differences) -> str:
 
     parts = [
         "text vectors of before" if name == "data.texts" else
-        f"{OPTION_NAMES.get(name, name.partition('.')[2])} {value(mine)} instead of {value(asked)}"
+        f"{option_label(name)} {value(mine)} instead of {value(asked)}"
         for name, (mine, asked) in differences.items()
     ]  # fmt: skip
     return ", ".join(parts)
