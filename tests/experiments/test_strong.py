@@ -102,6 +102,13 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     stopping = detail_tables(summarize(Experiment.read(file), path))[-1]
     after = {line[0] + line[1]: line[-1] for line in stopping.texts}
     assert after["LightGCNBase"] == ", ".join(str(3 - record["best_epoch"]) for record in base[:2])
+    assert {line[-2] for line in stopping.texts} == {"–"}, (
+        "4 epochs end a training before a patience of 6 does"
+    )
+    assert (
+        "4 of 4 trained runs: the limit of epochs ended training before patience did, so they may not be trained out. "
+        "To train longer: --epochs 8." in tables
+    )
 
     # Pairs: the p-value of SciPy, Holm's correction by hand, and no test of trials that are not shown.
     pairs = pair_table(summarize(Experiment.read(file), path))

@@ -61,14 +61,8 @@ class FinishedRun:
     @property
     def ended_by_limit(self) -> bool:
         """Whether the limit of epochs ended its training before patience did, so that it may not be trained out."""
-        training, best = self.config.get("training") or {}, self.metrics.get("best_epoch")
         final = self.config["data"].get("final")
-        if best is None or final or not {"epochs", "evaluate_every", "patience"} <= training.keys():
-            return False
-        limit, epochs = training["epochs"], self.metrics["epochs"]
-        since = range(best + 1, epochs)
-        validations = sum(epoch % training["evaluate_every"] == 0 or epoch == limit - 1 for epoch in since)
-        return bool(epochs >= limit and validations < training["patience"])
+        return not final and ended_by_limit(self.config.get("training") or {}, self.metrics)
 
     def group(self) -> RunGroup:
         """Return the group of this run alone."""
@@ -245,6 +239,22 @@ def find_group(runs: Path, name: str) -> RunGroup | None:
     return group
 
 
+def ended_by_limit(training: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
+    """Return whether the limit of epochs ended a training before patience did, so that it may not be trained out.
+
+    Args:
+        training: its options; none of what is not trained.
+        metrics: with its "epochs" and "best_epoch".
+    """
+    best = metrics.get("best_epoch")
+    if best is None or not {"epochs", "evaluate_every", "patience"} <= training.keys():
+        return False
+    limit, epochs = training["epochs"], metrics["epochs"]
+    since = range(best + 1, epochs)
+    validations = sum(epoch % training["evaluate_every"] == 0 or epoch == limit - 1 for epoch in since)
+    return bool(epochs >= limit and validations < training["patience"])
+
+
 def limit_reached(groups: Sequence[RunGroup]) -> str:
     """Return a sentence about the runs that the limit of epochs ended before patience did; "" if there are none."""
     epochs = {
@@ -255,10 +265,15 @@ def limit_reached(groups: Sequence[RunGroup]) -> str:
     if not epochs:
         return ""
     names = ", ".join(f"{name} ({count:,} epoch{'s' * (count != 1)})" for name, count in epochs.items())
-    they = "it" if len(epochs) == 1 else "they"
+    return f"{limit_sentence(names, len(epochs), max(epochs.values()))}, with another --name or --overwrite"
+
+
+def limit_sentence(who: str, count: int, epochs: int) -> str:
+    """Return the sentence that says that the limit of epochs ended ``count`` runs after this many epochs at most."""
+    they = "it" if count == 1 else "they"
     return (
-        f"{names}: the limit of epochs ended training before patience did, so {they} may not be trained "
-        f"out. To train longer: --epochs {2 * max(epochs.values())}, with another --name or --overwrite"
+        f"{who}: the limit of epochs ended training before patience did, so {they} may not be trained out. To train "
+        f"longer: --epochs {2 * epochs}"
     )
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlmrec.evaluation.compare import ended_by_limit
 from rlmrec.evaluation.groups import ITEM_GROUPS, USER_GROUPS
 from rlmrec.experiments.results import TrialRecord
 from rlmrec.report.tables import ResultTable, Value
@@ -157,7 +158,9 @@ def _stopping(summary: Summary) -> ResultTable | None:
                 text += f" ({100 * change:+.1f} %)"
             epochs = ", ".join(f"{one[part][0] + 1:g}" for one in mine)
             values += [epochs, text]
-        body.append([*rows[row].marked, *values, _gain_left(mine, base), _after_best(rows[row].records)])
+        of_both = (*rows[row].records, *rows[rows[row].base or row].records)
+        left = "–" if any(map(is_ended_by_limit, of_both)) else _gain_left(mine, base)
+        body.append([*rows[row].marked, *values, left, _after_best(rows[row].records)])
     every = {_patience(record) for row in stops for record in rows[row].records}
     patience = f"patience {every.pop()}" if len(every) == 1 else "own patience"
     return ResultTable(
@@ -171,8 +174,9 @@ def _stopping(summary: Summary) -> ResultTable | None:
         "The stopping rule: what is left of each gain when training goes on",
         f"The rule with patience {SHORT_PATIENCE} is applied to the recorded validation curves; one best epoch is"
         " listed for each seed. In brackets the change to the base under the same rule. Gain left: the gain over the"
-        f" base with {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive. Epochs"
-        " after the best: how long training went on without a new best, by seed.",
+        f" base with {patience}, as a share of that with patience {SHORT_PATIENCE}, where that is positive and"
+        " patience, not the limit of epochs, ended all these runs. Epochs after the best: how long training went on"
+        " without a new best, by seed.",
         summary.dataset,
         len(summary.experiment.rows),
     )  # fmt: skip
@@ -180,6 +184,11 @@ def _stopping(summary: Summary) -> ResultTable | None:
 
 def _patience(record: TrialRecord) -> int:
     return int(record["cell"]["training"].get("patience", 0))
+
+
+def is_ended_by_limit(record: TrialRecord) -> bool:
+    """Return whether the limit of epochs ended a run before patience did."""
+    return ended_by_limit(record["cell"].get("training", {}), record)
 
 
 def _gain_left(mine: Sequence[_Stops], base: Sequence[_Stops]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rlmrec.errors import WorkspaceError
-from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict
+from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict, limit_sentence
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import ABSENT, Experiment, Method, Row
@@ -20,7 +20,7 @@ from rlmrec.experiments.results import Results, TrialRecord, metric_value, read_
 from rlmrec.experiments.trial import TrialInputs, option_label, options_of
 from rlmrec.files import read_json, write_json
 from rlmrec.findings import by_number
-from rlmrec.report.details import NOT_MEASURED, detail_tables
+from rlmrec.report.details import NOT_MEASURED, detail_tables, is_ended_by_limit
 from rlmrec.report.pairs import PairTests, load_pairs, pair_table, run_pair_tests
 from rlmrec.report.tables import ResultTable, Value, short_metric, write_tables
 
@@ -508,6 +508,16 @@ def _seeds_note(summary: Summary) -> str | None:
     return f"Compared over different seeds: {'; '.join(found)}." if found else None
 
 
+def _limit_note(summary: Summary) -> str | None:
+    """Say how many runs the limit of epochs ended before patience did; None if there are none, or where it is meant."""
+    trained = [one for row in summary.rows for one in row.records if one.get("best_epoch") is not None]
+    ended = [one["epochs"] for one in trained if is_ended_by_limit(one)]
+    if not ended or summary.experiment.is_timing:
+        return None
+    who = f"{len(ended)} of {len(trained)} trained {by_number(len(trained), 'run', 'runs')}"
+    return f"{limit_sentence(who, len(ended), max(ended))}."
+
+
 def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[Value]]:
     """Return the body of a table with a line for each row that was asked for and not run.
 
@@ -604,7 +614,8 @@ def _printed_table(summary: Summary) -> ResultTable:
             f"* better and ↓ worse than {base}, p < {LEVEL} in a paired t-test over test users, with Holm's correction "
             "over the table"
         )
-    notes += [note.rstrip(".") for note in (_other_options_note(summary), _seeds_note(summary)) if note]
+    more = (_limit_note(summary), _other_options_note(summary), _seeds_note(summary))
+    notes += [note.rstrip(".") for note in more if note]
     columns = [*_columns(experiment), "seeds", *map(short_metric, metrics), *_reference_columns(experiment)]
     return ResultTable(
         columns, body, experiment.title, ". ".join(notes), summary.dataset, len(experiment.rows)
@@ -650,7 +661,7 @@ def _note(summary: Summary) -> str:
             f"Load of the machine {min(loads):g} to {max(loads):g}; a load above the number of threads means that "
             "other programs ran."
         )
-    notes += filter(None, [_other_options_note(summary), _seeds_note(summary)])
+    notes += filter(None, [_limit_note(summary), _other_options_note(summary), _seeds_note(summary)])
     if summary.left_out:
         shown = "those shown" if summary.asked else "those of the row's last run"
         notes.append(
