@@ -207,6 +207,18 @@ def test_groups_and_what_is_not_measured_are_in_the_tables(file, place, capsys):
     counts = [line[5] for line in cost.texts]
     assert counts[0] == "–", "popularity has nothing to choose"
     assert all(int(count) > 10 for count in counts[1:])
+    # Seeds that choose differently: the value and the count of each, in the order of the seeds.
+    row = summary.rows[1]
+    fits = [
+        {"tries": tries, "chosen": {"rank": rank, "ridge": 1.0}}
+        for tries, rank in ((24, 8), (24, 96), (20, None))
+    ]
+    records = [
+        {**row.records[0], "fit": fit, "cell": {**row.records[0]["cell"], "run": {"seed": seed}}}
+        for seed, fit in zip((3, 1, 2), fits, strict=True)
+    ]
+    by_seed = detail_tables(replace(summary, rows=[replace(row, records=records)]))[-1].texts[0]
+    assert by_seed[5:7] + by_seed[8:] == ["24/20/24", "in the fit", "rank 96/–/8, ridge 1"]
 
 
 def test_a_workspace_without_text_leaves_out_what_needs_it(file, place, capsys):
