@@ -230,9 +230,9 @@ def test_a_workspace_without_text_leaves_out_what_needs_it(file, place, capsys):
 
 
 def test_the_plan_says_what_is_left_and_how_long_it_may_take(file, place, capsys):
-    def planned():
+    def planned(*more):
         capsys.readouterr()
-        assert command(file, place, "--dry-run", "--json") == 0
+        assert command(file, place, "--dry-run", "--json", *more) == 0
         return json.loads(capsys.readouterr().out)
 
     fresh = planned()
@@ -253,6 +253,11 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(file, place, capsys
         for records in (of_base, of_tries)
     )
     assert later["seconds"] == pytest.approx(expected)
+    longer = planned("--set", "epochs=400")
+    assert [row["left"] for row in longer["rows"]] == [0, 0, 0, 0, 2, 4]
+    assert [row["seconds"] for row in longer["rows"][4:]] == [None, None], (
+        "4 epochs do not tell how long 400 take"
+    )
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Out
     left = sum(one.left for one in planned)
     known = [one for one in planned if one.left and one.seconds is not None]
     counted, seconds = sum(one.left for one in known), sum(one.seconds or 0.0 for one in known)
-    unknown = "; ? marks rows of which nothing alike was trained yet" if counted < left else ""
+    unknown = "; ? marks rows of which nothing was trained yet for as many epochs" if counted < left else ""
     output.say(
         f"{left} of {sum(one.trainings for one in planned)} trainings {by_number(left, 'is', 'are')} left"
         + (f", about {format_duration(seconds)} for {counted} of them" if known else "")
