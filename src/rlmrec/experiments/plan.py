@@ -39,9 +39,9 @@ def planned_rows(
 ) -> list[PlannedRow]:
     """Return the rows in the order in which they are trained.
 
-    A training is expected to take as long as the mean of those that are done with the same backbone, limit of epochs and
-    patience, and with the same alignment if there are such. A run that follows tries is expected to take as many times
-    as long as a try as the runs that are done.
+    A training is expected to take as long as the mean of those that are done with the same backbone, limit of epochs
+    and patience, and with the same alignment if there are such. A run that follows tries is expected to take as many
+    times as long as a try as the runs that are done.
 
     Args:
         experiment: whose stages these are.
