@@ -322,6 +322,9 @@ def test_only_knows_the_columns_variant_and_dimension(place):
     assert {(row[0], row[4]) for row in two} == {("LightGCN", "32")}
     variants = sorted(row[1] for row in two)
     assert variants == ["Con", *3 * ["Distilled, softmax"]], "with text, without, with shuffled text"
+    plan = Experiment("x", {**grid("strong").values, "against": {"variant": "base"}})
+    with pytest.raises(ConfigError, match=r"but no row: expected one of Base; Con; .*; Distilled, softmax; "):
+        plan.methods(TrialInputs(place), "general", {}, only={"backbone": ["ease"]})
     for wrong, message in (
         (
             {"variant": ["Cox"]},

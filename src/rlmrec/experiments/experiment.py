@@ -607,7 +607,7 @@ class Experiment:
                     meant = did_you_mean(str(value), known)
                     raise ConfigError(
                         f"{self.name}: {key} has {name} = {value!r}{meant}, but no row: expected one of "
-                        f"{', '.join(known)}"
+                        f"{_listed(known)}"
                     )
 
     def _known_options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any], bool]:
@@ -783,11 +783,16 @@ def _refuse_unknown_values(key: str, words: Sequence[str], known: Sequence[Any],
     """Refuse values of ``--only`` that no trial has."""
     missing = [word for word in words if not any(_is_same(word, value) for value in known)]
     if missing:
-        expected = ("; " if key == "variant" else ", ").join(map(str, dict.fromkeys(known)))
         raise ConfigError(
             f"--only {key}: {name} has no {missing[0]!r} there; expected "
-            f"{expected or 'other text embeddings: run rlmrec encode'}"
+            f"{_listed(known) or 'other text embeddings: run rlmrec encode'}"
         )
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """List values for a message, with another separator where a value has a comma, as "Distilled, softmax" has."""
+    texts = list(dict.fromkeys(map(str, values)))
+    return ("; " if any("," in text for text in texts) else ", ").join(texts)
 
 
 def _is_same(word: str, value: Any) -> bool:
