@@ -311,8 +311,11 @@ def test_the_budget_of_strong_is_equal_and_no_option_is_mistyped(place):
 
 
 def test_only_knows_the_columns_variant_and_dimension(place):
+    told = []
+
     def rows(**only):
-        stages, _ = grid("strong").methods(TrialInputs(place), "general", {}, only=only)
+        told.clear()
+        stages, _ = grid("strong").methods(TrialInputs(place), "general", {}, only=only, tell=told.append)
         return {grid("strong").row(method.runs[0][0].as_dict()) for stage in stages for method in stage}
 
     every = rows()
@@ -320,8 +323,15 @@ def test_only_knows_the_columns_variant_and_dimension(place):
     two = rows(variant=["Distilled, softmax", "Con"], dimension=["32"], backbone=["lightgcn", "mf"])
     assert two <= every
     assert {(row[0], row[4]) for row in two} == {("LightGCN", "32")}
+    assert told == ["no trial with backbone=mf has all of --only: none of these is run"]
     variants = sorted(row[1] for row in two)
     assert variants == ["Con", *3 * ["Distilled, softmax"]], "with text, without, with shuffled text"
+    assert rows(backbone=["graph-filter", "lightgcn"], dimension=["32"]) < every
+    assert told == ["no trial with backbone=graph-filter has all of --only: none of these is run"]
+    rows(backbone=["ease", "mf"], seed=["1", "2"], variant=["softmax", "Distilled, softmax"])
+    assert told == [
+        "no trial with backbone=ease; variant=Distilled, softmax has all of --only: none of these is run"
+    ]
     plan = Experiment("x", {**grid("strong").values, "against": {"variant": "base"}})
     with pytest.raises(ConfigError, match=r"but no row: expected one of Base; Con; .*; Distilled, softmax; "):
         plan.methods(TrialInputs(place), "general", {}, only={"backbone": ["ease"]})

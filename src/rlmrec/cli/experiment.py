@@ -157,8 +157,9 @@ def experiment(
     if not render:
         inputs = TrialInputs(place)
         stages, lacking = plan.methods(
-            inputs, preset, options, seeds=seeds, only=_parse_only(only or []), timing=timing
-        )
+            inputs, preset, options, seeds=seeds, only=_parse_only(only or []), timing=timing,
+            tell=lambda text: output.say(f"[yellow]{escape(text)}[/]"),
+        )  # fmt: skip
         if lacking:
             report_lacking(
                 lacking, sum(len(method.runs[0]) for stage in stages for method in stage), place, output

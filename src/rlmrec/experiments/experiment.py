@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -320,6 +320,7 @@ class Experiment:
         seeds: int | None = None,
         only: Mapping[str, Sequence[str]] | None = None,
         timing: str = "",
+        tell: Callable[[str], object] = lambda _: None,
     ) -> tuple[list[list[Method]], list[Trial]]:
         """Return the methods to run in a workspace, stage by stage, and the trials that lack text embeddings.
 
@@ -332,6 +333,7 @@ class Experiment:
             seeds: how many, from 1 on.
             only: axis, variant or dimension → values to keep.
             timing: device and threads, for an experiment that measures seconds.
+            tell: called with a sentence where values of ``only`` are left without a trial by the others.
 
         Raises:
             ConfigError: an unknown axis, value or option, or no trial is left.
@@ -363,16 +365,19 @@ class Experiment:
         lacking: list[Trial] = []
         planned_methods: list[tuple[int, Method]] = []  # with the number of the grid
         seen: dict[str, list[str]] = {name: [] for name in labels}
+        kept: list[Point] = []  # of ``points``, with their labels
         for alike in _by_method(points):
             number = alike[0]["grid"]
             options_read: set[str] = set()
             method = self._method(alike, inputs, names, preset, chosen, timing, options_read)
+            found_labels: dict[str, str] = {}
             if labels:
                 found_labels = coordinates(method.runs[0][0].as_dict())
                 for label in labels:
                     seen[label].append(found_labels[label])
                 if any(found_labels[label] not in words for label, words in labels.items()):
                     continue
+            kept += [{**point, **{label: found_labels[label] for label in labels}} for point in alike]
             used |= options_read
             if without_text := self._lacking(alike[0], method):
                 lacking += without_text
@@ -385,6 +390,8 @@ class Experiment:
             _refuse_unknown_values(label, words, seen[label], self.name)
         if not stages and not lacking:
             raise ConfigError(f"{self.name} has no trial with all of --only")
+        if nothing := _left_out(only or {}, kept):
+            tell(f"no trial with {_listed(nothing)} has all of --only: none of these is run")
         unknown = mistyped | (named - used)
         if unknown:
             options_known = sorted(set().union(*known.values()))
@@ -777,6 +784,16 @@ def _select(points: Sequence[Point], only: Mapping[str, Sequence[str]], name: st
         _refuse_unknown_values(axis, words, known, name)
         kept = [point for point in kept if any(_is_same(word, point[axis]) for word in words)]
     return kept
+
+
+def _left_out(only: Mapping[str, Sequence[str]], kept: Sequence[Point]) -> list[str]:
+    """Return the values of ``--only``, as "axis=value", that none of the points has."""
+    return [
+        f"{axis}={word}"
+        for axis, words in only.items()
+        for word in words
+        if not any(_is_same(word, point[OLD_NAMES.get(axis, axis)]) for point in kept)
+    ]
 
 
 def _refuse_unknown_values(key: str, words: Sequence[str], known: Sequence[Any], name: str) -> None:
