@@ -18,7 +18,7 @@ from rlmrec.evaluation.significance import holm
 from rlmrec.experiments.experiment import Experiment
 from rlmrec.experiments.results import Results, read_trial_records, results_path, tries_path
 from rlmrec.experiments.spec import RunSpec
-from rlmrec.experiments.trial import Trial, TrialInputs, identity
+from rlmrec.experiments.trial import Trial, TrialInputs, identity, told_apart
 from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
@@ -96,7 +96,11 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     assert {options["learning_rate"] for options in chosen} == {0.05}
     assert {options["epochs"] for options in chosen} == {4}
     assert len(base) == 4
-    tables = capsys.readouterr().out
+    tables, lines = capsys.readouterr()
+    for rate in ("1e-05", "0.05"):
+        assert f"lightgcn, none, learning_rate {rate}, seed 1: valid R@20" in lines, (
+            "lines tell the tries apart"
+        )
     assert "| graph filter | Base | default | both |" in tables
     assert "best epochs, patience 5" in tables
     stopping = detail_tables(summarize(Experiment.read(file), path))[-1]
@@ -305,6 +309,15 @@ def test_the_budget_of_strong_is_equal_and_no_option_is_mistyped(place):
             assert {trial.spec.training.patience for trial in method.tries} == {5}
             assert {trial.spec.training.patience for run in method.runs for trial in run} == {25}
             assert [trial.seed for trial in method.runs[0]] == [1, 2, 3]
+    for trials in (
+        [trial for method in methods for trial in method.tries],
+        [trial for method in methods for run in method.runs for trial in run],
+    ):
+        labels = told_apart(trials)
+        assert len(set(labels.values())) == len(labels) == len({trial.id for trial in trials})
+    assert labels[methods[0].runs[0][0].id] == "popularity, none, seed 1", (
+        "nothing is added where nothing differs"
+    )
     rows = [grid("strong").row(method.runs[0][0].as_dict()) for method in methods]
     assert rows == list(dict.fromkeys(rows)), "no row twice"
     assert set(rows) == set(grid("strong").known_rows)
@@ -328,10 +341,9 @@ def test_only_knows_the_columns_variant_and_dimension(place):
     assert variants == ["Con", *3 * ["Distilled, softmax"]], "with text, without, with shuffled text"
     assert rows(backbone=["graph-filter", "lightgcn"], dimension=["32"]) < every
     assert told == ["no trial with backbone=graph-filter has all of --only: none of these is run"]
-    rows(backbone=["ease", "mf"], seed=["1", "2"], variant=["softmax", "Distilled, softmax"])
-    assert told == [
-        "no trial with backbone=ease; variant=Distilled, softmax has all of --only: none of these is run"
-    ]
+    rows(backbone=["ease", "lightgcn"], dimension=["128"], variant=["Con", "Distilled + Con, softmax"])
+    left = "backbone=ease; variant=Distilled + Con, softmax"
+    assert told == [f"no trial with {left} has all of --only: none of these is run"]
     plan = Experiment("x", {**grid("strong").values, "against": {"variant": "base"}})
     with pytest.raises(ConfigError, match=r"but no row: expected one of Base; Con; .*; Distilled, softmax; "):
         plan.methods(TrialInputs(place), "general", {}, only={"backbone": ["ease"]})

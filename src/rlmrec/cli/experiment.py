@@ -175,16 +175,21 @@ def experiment(
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
         asked = plan.asked(inputs, preset, options, seeds=seeds, timing=timing)
+        planned = [method for stage in stages for method in stage]
+        every_try = [trial for method in planned for trial in method.tries]
+        every_run = [trial for method in planned for run in method.runs for trial in run]
         with open_engine(engine, address, device, output.say) as opened:
             for number, stage in enumerate(stages, 1):
                 label = plan.name if len(stages) == 1 else f"{plan.name}, part {number} of {len(stages)}"
                 tries = [trial for method in stage for trial in method.tries]
                 if tries:
                     run_with_progress(
-                        tries, place, tried, output, f"{label}, tries", jobs, share, device, opened
+                        tries, place, tried, output, f"{label}, tries", jobs, share, device, opened, every_try
                     )
                 trials = [trial for method in stage for trial in method.chosen(tried)]
-                ran = run_with_progress(trials, place, records, output, label, jobs, share, device, opened)
+                ran = run_with_progress(
+                    trials, place, records, output, label, jobs, share, device, opened, every_run
+                )
                 failed += sum(not tried.is_done(trial.id) for trial in tries)
                 failed += sum(record["status"] == "failed" for record in ran)
                 save_asked(path, plan, asked, tried)

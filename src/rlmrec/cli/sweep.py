@@ -267,13 +267,17 @@ def run_with_progress(
     threads: int | None = None,
     device: str = "cpu",
     engine: Engine | None = None,
+    among: Sequence[Trial] = (),
 ) -> list[TrialRecord]:
-    """Run trials with a progress bar, the time left, and a line for each trial that ends."""
+    """Run trials with a progress bar, the time left, and a line for each trial that ends.
+
+    A line names the options in which a trial differs from the others, and from those of ``among``.
+    """
     from rlmrec.experiments.runner import run_trials, unique
 
     with output.progress(f"{label}, trials", len(unique(trials)), remaining=False) as update:
         shown = _ShownTrials(output, update)
-        shown.name(trials)
+        shown.name([*trials, *among])
         return run_trials(
             trials, place, results,
             jobs=jobs, threads=threads, device=device, on_progress=shown, engine=engine,
@@ -290,11 +294,15 @@ class _ShownTrials:
 
     def __init__(self, output: Output, update: Callable[..., None]) -> None:
         self._output, self._update = output, update
+        self._trials: list[Trial] = []
         self._labels: dict[str, str] = {}
 
     def name(self, trials: Sequence[Trial]) -> None:
         """Add trials whose labels are shown."""
-        self._labels |= {trial.id: trial.label for trial in trials}
+        from rlmrec.experiments.trial import told_apart
+
+        self._trials += trials
+        self._labels = told_apart(self._trials)
 
     def __call__(self, progress: TrialsProgress, record: TrialRecord | None) -> None:
         self._update(progress.completed, progress.note)

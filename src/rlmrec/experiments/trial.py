@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,11 @@ class Trial:
     @property
     def label(self) -> str:
         """``name`` and the seed."""
-        return self.name if self.spec is None else f"{self.name}, seed {self.seed}"
+        return self.label_with([])
+
+    def label_with(self, options: Sequence[str]) -> str:
+        """Return the label with further options, each in words, before the seed."""
+        return ", ".join([self.name, *options, *([] if self.spec is None else [f"seed {self.seed}"])])
 
     @property
     def name(self) -> str:
@@ -192,6 +196,35 @@ def options_of(trial: Mapping[str, Any]) -> dict[str, Any]:
     }
     start = None if trial["start"] is None else trial["start"]["alignment"]
     return {**options, "run.start": start, "run.timing": trial.get("timing", "")}
+
+
+def told_apart(trials: Iterable[Trial]) -> dict[str, str]:
+    """Return the label of each trial by its id, with the options that trials of the same label differ in.
+
+    Options that tell no more of them apart are left out, and so are defaults that are not recorded.
+    """
+    alike: dict[str, dict[str, Trial]] = {}
+    for trial in trials:
+        alike.setdefault(trial.label, {})[trial.id] = trial
+    labels = {}
+    for same in alike.values():
+        options = {key: options_of(trial.as_dict()) for key, trial in same.items()}
+        names: list[str] = []
+        groups = 1
+        for name in dict.fromkeys(name for one in options.values() for name in one if name != "data.texts"):
+            count = len({tuple(repr(one.get(own)) for own in (*names, name)) for one in options.values()})
+            if count > groups:
+                names, groups = [*names, name], count
+        for key, trial in same.items():
+            values = {name: options[key].get(name) for name in names}
+            labels[key] = trial.label_with(
+                [
+                    f"{option_label(name)} {f'{value:g}' if isinstance(value, float) else value}"
+                    for name, value in values.items()
+                    if value is not None
+                ]
+            )
+    return labels
 
 
 def option_label(name: str) -> str:
