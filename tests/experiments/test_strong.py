@@ -19,6 +19,7 @@ from rlmrec.experiments.experiment import Experiment
 from rlmrec.experiments.results import Results, read_trial_records, results_path, tries_path
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, identity, told_apart
+from rlmrec.models import MODELS
 from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
@@ -272,7 +273,7 @@ def test_what_is_left_of_a_gain(early, late, left):
     assert _gain_left(mine, base) == left
 
 
-def test_unequal_budgets_are_refused():
+def test_unequal_budgets_are_refused(place, tmp_path):
     values = {"title": "x", "metrics": ["recall@20"], "rows": ["backbone"], "seeds": 1}
     more = {"backbone": ["mf"], "tries": [{"l2": 1e-6}, {"l2": 1e-5}]}
     for other in ({}, {"tries": [{"l2": 1e-6}]}):
@@ -286,6 +287,12 @@ def test_unequal_budgets_are_refused():
             ):
                 Experiment("x", {**values, "grid": [more, {**part, **other}, more]})
     Experiment("x", {**values, "grid": [more, {"backbone": ["ease", "semantic-only"]}]})
+    # A file may come from somebody else: to read it runs no code, to run it does.
+    (tmp_path / "mine.py").write_text("from rlmrec.backbones import MF\nclass Mine(MF): ...\n")
+    own = Experiment("x", {**values, "grid": [more, {"backbone": [f"{tmp_path}/mine.py:Mine"]}]})
+    assert MODELS.known(f"{tmp_path}/mine.py:Mine") is None
+    with pytest.raises(ConfigError, match=r"numbers of tries.*; 0 for .*mine.py:Mine with none"):
+        own.methods(TrialInputs(place), "general", {})
     for pairs in ([{"rows": {}}], [{"rows": {"backbone": "MF"}, "with": "SGL"}], [{"row": {}, "with": {}}]):
         with pytest.raises(ConfigError, match="among pairs, expected a list of tables such as"):
             Experiment("x", {**values, "pairs": pairs, "grid": [more]})

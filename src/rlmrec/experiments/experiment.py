@@ -25,7 +25,7 @@ from rlmrec.experiments.trial import (
     tests_by_text,
 )
 from rlmrec.models import MODELS, names_closed_form
-from rlmrec.registry import short_name
+from rlmrec.registry import is_path, short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.training.trainer import MONITORED
 
@@ -211,7 +211,10 @@ class Experiment:
         self._refuse_unequal_budgets()
 
     def _refuse_unequal_budgets(self) -> None:
-        """Refuse grids whose trained backbones have different numbers of tries."""
+        """Refuse grids whose trained backbones have different numbers of tries.
+
+        A user's class is not imported to read a file, which may come from somebody else; ``methods`` asks again.
+        """
         budgets: dict[int, str] = {}  # number of tries → a grid that has it
         for grid in self.values["grid"]:
             trained = [one for one in grid.get("backbone", [AXES["backbone"]]) if _is_trained(one)]
@@ -357,6 +360,7 @@ class Experiment:
         used: set[str] = set()
         mistyped: set[str] = set()
         known = _known_options(every)
+        self._refuse_unequal_budgets()  # now that all classes are imported
         named = set(flat_options(options))  # options of the file may belong to trials that --only leaves out
         if not only:
             named |= {*flat_options(chosen), *(flat_options(try_options) if self.has_tries else ())}
@@ -744,6 +748,9 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _is_trained(backbone: str) -> bool:
+    """Return whether a backbone is known to be trained: not if it is a user's class that was not imported."""
+    if is_path(backbone) and MODELS.known(backbone) is None:
+        return False
     return backbone != SEMANTIC_ONLY and not names_closed_form(backbone)
 
 
