@@ -477,7 +477,7 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     assert call(folder / "mine.toml", "--render")[0] == 0, "by the copy beside the lines, too"
     other = tmp_path / "elsewhere" / "mine.toml"
     other.parent.mkdir()
-    other.write_text(OWN.replace('["backbone", "noise"]', '["noise"]'))
+    other.write_text(OWN.replace('["backbone", "noise"]', '["variant", "backbone", "noise"]'))
     code, _, err = call(other)
     assert code == 2
     assert "rename the file" in err
@@ -604,9 +604,9 @@ def test_trials_that_one_row_would_hide_are_refused(place):
         ([two, three], rf"\[\[grid\]\] 1 and 2 both give the row Base 32, with layers 2 and 3; .*: {own}"),
         (
             [{"noise": [0.0, 0.1]}],
-            r"1 gives twice the row Base 32, with noise 0.0 and 0.1; .*: add noise to rows",
+            r"1 gives twice the row Base 32, with noise 0 % and 10 %; .*: add noise to rows",
         ),
-        ([{"backbone": ["mf", "sgl"]}], "with backbone mf and sgl, .*: add backbone to rows"),
+        ([{"backbone": ["mf", "sgl"]}], "with backbone MF and SGL; .*: add backbone to rows"),
         ([{"tries": [{"l2": 1e-6}, {"l2": l2}]} for l2 in (1e-5, 1e-4)], "with l2 1e-05 and 0.0001;"),
     ):
         with pytest.raises(ConfigError, match=message):

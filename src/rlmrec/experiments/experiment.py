@@ -451,12 +451,17 @@ class Experiment:
                 if not differing:
                     continue
                 shown = [coordinates(trial) for trial in trials]
-                columns = " or ".join(name for name in COORDINATES if shown[0][name] != shown[1][name])
+                columns = [name for name in COORDINATES if shown[0][name] != shown[1][name]]
+                values = [f"{name} {shown[0][name]} and {shown[1][name]}" for name in columns] or differing
                 grids = f"{other_number + 1} and {number + 1} both give"
+                todo = (
+                    f"add {' or '.join(columns)} to rows"
+                    if columns
+                    else "put one of them into a file of its own"
+                )
                 raise ConfigError(
                     f"{self.name}: [[grid]] {grids if number != other_number else f'{number + 1} gives twice'} the row "
-                    f"{' '.join(row)}, with {', '.join(differing)}; the table would show one of them alone: "
-                    + (f"add {columns} to rows" if columns else "put one of them into a file of its own")
+                    f"{' '.join(row)}, with {', '.join(values)}; the table would show one of them alone: {todo}"
                 )
 
     def _lacking(self, point: Point, method: Method) -> list[Trial]:
