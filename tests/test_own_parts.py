@@ -1,16 +1,19 @@
-"""A user's own alignment and encoder, from a file, go through every command as the built-in ones do."""
+"""A user's own alignment, closed form and encoder, from a file, go through every command as the built-in ones do."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from rlmrec.alignment import ALIGNMENTS, Alignment
 from rlmrec.backbones import BACKBONES, LightGCN
 from rlmrec.backbones.kar import KARLightGCN
+from rlmrec.closed_form import ClosedForm, FoldIn, Popularity
 from rlmrec.errors import ConfigError
 from rlmrec.registry import Registry
-from rlmrec.testing import blocks, check_alignment, check_backbone, check_text_encoder
+from rlmrec.testing import blocks, check_alignment, check_backbone, check_closed_form, check_text_encoder
 from rlmrec.text.registry import ENCODERS
 from rlmrec.workspace import Workspace
 
@@ -82,6 +85,40 @@ class Letters:
 
 class Nameless:
     dim = 3
+'''
+
+
+CLOSED_FORM = '''
+"""Closed forms that lack something."""
+from dataclasses import replace
+
+from rlmrec.closed_form import ClosedForm, FoldIn, Popularity
+
+
+class Nothing(ClosedForm):
+    pass
+
+
+class HalfRule(FoldIn):
+    pass
+
+
+class HalfFolded(Popularity):
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        return replace(super().fit(dataset), rule=HalfRule())
+
+
+class Number(Popularity):
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        return 3
+
+
+class Short(Popularity):
+    @classmethod
+    def fit(cls, dataset):
+        return super().fit(dataset)
 '''
 
 
@@ -192,6 +229,96 @@ def test_an_own_encoder_in_encode_and_cold_start(call, place):
     assert len(result(call(*cold, "--encoder", "letters.py:Letters"))["users"]) == 10
     code, _, err = call(*cold, "--encoder", "wordllama")
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Nothing", "Nothing does not implement fit, rule: a subclass of rlmrec.closed_form.ClosedForm must"),
+        (
+            "HalfFolded",
+            "HalfRule does not implement from_state, parts, split, state: a subclass of rlmrec.closed_",
+        ),
+        ("Number", "Number.fit returned a int: expected a rlmrec.closed_form.ClosedFormModel"),
+        ("Short", "Short.fit takes other arguments than (dataset, texts, config, seed): too many positional"),
+    ],
+)
+def test_a_closed_form_that_lacks_something_is_one_line(call, place, name, message):
+    (place.path.parent / "forms.py").write_text(CLOSED_FORM)
+    code, _, err = call("train", "-w", place.path, "--backbone", f"forms.py:{name}")
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+class Hollow(ClosedForm):
+    """Implements nothing."""
+
+    label = ""
+    Config = dict
+
+
+class Random(Popularity):
+    """Differs from fit to fit."""
+
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        model = super().fit(dataset)
+        return replace(model, items=np.random.default_rng().random((dataset.n_items, 1), np.float32))
+
+
+class Anonymous(Popularity):
+    """Does not say which dataset it was fitted to."""
+
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        return replace(super().fit(dataset), fingerprint=None)
+
+
+class Unmeasured(Popularity):
+    """Divides by zero."""
+
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        return replace(super().fit(dataset), items=np.full((dataset.n_items, 1), np.nan, np.float32))
+
+
+class Doubled(Popularity):
+    """Gives known users twice what its rule gives new ones."""
+
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        return replace(super().fit(dataset), users=np.full((dataset.n_users, 1), 2, np.float32))
+
+
+class Forgetful(Popularity):
+    """Restores another rule than it had."""
+
+    @classmethod
+    def rule(cls, state):
+        return super().rule({"vector": 2 * state["vector"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "messages"),
+    [
+        (Hollow, ["Hollow does not implement fit(", "Hollow does not implement rule(",
+                  "Hollow.Config is", "Hollow.label is ''"]),
+        (Random, ["a second fit with the same seed, and with the defaults of Config, gives other scores"]),
+        (Anonymous, ["fingerprint of the model is None, expected dataset.fingerprint"]),
+        (Unmeasured, ["score() gives numbers that are not finite"]),
+        (Doubled, ["rule.parts() gives known users other scores than score()"]),
+        (Forgetful, ["rule() restores another rule"]),
+        (FoldIn, ["FoldIn is not a subclass of rlmrec.ClosedForm"]),
+    ],
+)  # fmt: skip
+def test_check_closed_form_names_what_is_missing(toy, kind, messages):
+    with pytest.raises(AssertionError) as error:
+        check_closed_form(kind, toy[0])
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages, strict=True):
+        assert message in line
 
 
 class Empty(Alignment):

@@ -13,7 +13,7 @@ from rlmrec.closed_form.itemknn import ItemKNNConfig
 from rlmrec.data.interactions import joined
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.linalg import unit_rows
-from rlmrec.testing import blocks
+from rlmrec.testing import blocks, check_closed_form
 from rlmrec.text import encode_dataset
 from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
 
@@ -44,6 +44,8 @@ def test_popularity(noisy):
     found = model.explain(3, [1, 2])
     assert not found.contributions.any()
     assert found.constant == pytest.approx(expected[3])
+    with pytest.raises(DataError, match="reads no item texts"):
+        model.add_items(np.zeros((1, 3), np.float32))
 
 
 def test_itemknn_is_the_two_hop_filter(noisy):
@@ -145,26 +147,13 @@ def test_ials_says_what_to_install(checkerboard, monkeypatch):
         IALS.fit(checkerboard)
 
 
-@pytest.mark.parametrize("name", ["popularity", "itemknn", "ease"])
-def test_fold_in_explanation_and_state(noisy, name):
-    dataset, _ = noisy
-    model = RECOMMENDERS[name].fit(dataset)
-    restored = load_state(model.state(), model.record)
-    np.testing.assert_array_equal(restored.score(users_of(dataset)), model.score(users_of(dataset)))
-    for user in (0, 3, 50):
-        items = dataset.train.csr()[[user]].indices
-        own = model.score(np.array([user]))[0]
-        np.testing.assert_allclose(restored.score_parts(restored.fold_in(items))[0], own, atol=1e-5)
-        found = restored.explain(7, items)
-        assert found.score == pytest.approx(float(own[7]), abs=1e-5)
-    with pytest.raises(DataError, match="reads no item texts"):
-        model.add_items(np.zeros((1, 3), np.float32))
-
-
-@pytest.mark.parametrize("name", ["popularity", "itemknn", "ease"])
-def test_without_validation(noisy, without_held_out, name):
-    model = RECOMMENDERS[name].fit(without_held_out(noisy[0]))
-    assert np.isfinite(model.score(np.arange(10))).all()
+@pytest.mark.parametrize("with_texts", [False, True])
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_a_closed_form_owes(toy, name, with_texts):
+    if name == "ials":
+        pytest.importorskip("implicit")
+    dataset, text_embeddings = toy
+    check_closed_form(RECOMMENDERS[name], dataset, text_embeddings if with_texts else None)
 
 
 def test_a_record_of_another_kind():

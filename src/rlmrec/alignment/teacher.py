@@ -18,7 +18,7 @@ import numpy as np
 
 from rlmrec import __version__, closed_form
 from rlmrec.closed_form import RECOMMENDERS
-from rlmrec.closed_form.base import Texts, chosen_options
+from rlmrec.closed_form.base import Texts, chosen_options, fitted
 from rlmrec.config import Config, make
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
@@ -266,7 +266,7 @@ def _fitted(
 
     def fit() -> BestItems:
         texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
-        model = kind.fit(dataset, texts, config)
+        model = fitted(kind, dataset, texts, config)
         best = BestItems.of(model, dataset, length, name)
         chosen = {**config.model_dump(exclude_none=True), **chosen_options(model.record, config)}
         return replace(best, options=chosen)

@@ -83,18 +83,26 @@ def __getattr__(name: str) -> Any:
     return RULES.exported(name) if name == "FoldIn" else RECOMMENDERS.exported(name)
 
 
-def load_state(arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any]) -> ClosedFormModel:
+def load_state(
+    arrays: Mapping[str, npt.NDArray[Any]], record: dict[str, Any], kind: type[ClosedForm] | None = None
+) -> ClosedFormModel:
     """Restore a model from what ``ClosedFormModel.state`` returned and its record.
+
+    Args:
+        arrays: what ``state`` returned.
+        record: of the model.
+        kind: your own class that it was fitted by; None for the built-in one that the record names.
 
     Raises:
         WorkspaceError: the record names no recommender of this version.
     """
     from rlmrec.closed_form.base import ClosedFormModel, nested, sparse_from_state
 
-    kind = RECOMMENDERS.get(record.get("recommender", ""))
+    kind = kind or RECOMMENDERS.get(record.get("recommender", ""))
     if kind is None:
         raise WorkspaceError(
-            f"the run was made by {record.get('recommender')!r}: expected one of {', '.join(RECOMMENDERS)}"
+            f"the run was made by {record.get('recommender')!r}: expected one of {', '.join(RECOMMENDERS)}; "
+            "of your own class, pass kind"
         )
     history, neighbours, direct = (
         sparse_from_state(name, arrays) for name in ("history", "neighbours", "direct")

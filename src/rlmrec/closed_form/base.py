@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from pydantic import Field
 
-from rlmrec.config import Config
+from rlmrec.config import Config, NoOptions
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import index_type
 from rlmrec.errors import ConfigError, DataError
@@ -231,7 +232,19 @@ class Explanation(NamedTuple):
 
 
 class FoldIn(ABC):
-    """How users' parts of a model follow from histories and texts. Known and new users go through the same code."""
+    """How users' parts of a model follow from histories and texts. Known and new users go through the same code.
+
+    A subclass implements ``parts``, ``split``, ``state`` and ``from_state``. One that reads texts overrides
+    ``reads_texts`` and ``new_items`` too. ``HistoryRule`` and ``ConstantRule`` serve many models.
+
+    Raises:
+        ConfigError: the subclass leaves one of these methods out.
+    """
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        del arguments, options
+        _expect_all_methods(cls)
+        return super().__new__(cls)
 
     @abstractmethod
     def parts(
@@ -473,16 +486,27 @@ class ExponentsConfig(Config):
 
 
 class ClosedForm(Labelled, ABC):
-    """A recommender that is computed instead of trained. ``NAME`` is its name in the registry."""
+    """A recommender that is computed instead of trained.
+
+    A subclass implements ``fit`` and ``rule``; one that reads texts overrides ``reads_text``, and ``uses_text`` if its
+    options decide. ``rlmrec.testing.check_closed_form`` checks it.
+
+    Attributes:
+        NAME: name in the registry, of a built-in class.
+        label: name for tables and figures; the name of the class by default.
+        Config: class of the options; a subclass that has options defines its own.
+        needs_text: whether ``fit`` needs text vectors.
+        reads_text: whether ``fit`` reads text vectors, if there are any.
+        has_shards: whether ``fit`` takes ``shards``: several processes that fit together.
+        enhancement: as in ``Backbone``: what tables add to the label.
+    """
 
     NAME: ClassVar[str]
     needs_text: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
-    has_shards: ClassVar[bool] = (
-        False  # whether ``fit`` takes ``shards``: several processes that fit together
-    )
-    enhancement: ClassVar[str] = ""  # as in Backbone: what tables add to the label
-    Config: ClassVar[type[Config]]
+    has_shards: ClassVar[bool] = False
+    enhancement: ClassVar[str] = ""
+    Config: ClassVar[type[Config]] = NoOptions
 
     @classmethod
     def uses_text(cls, config: Any) -> bool:
@@ -503,12 +527,53 @@ class ClosedForm(Labelled, ABC):
                 in the same way. ``check_texts`` checks them.
             config: an instance of the class's ``Config`` or a mapping of its options; None for its defaults.
             seed: of everything random.
+
+        Returns:
+            the model, with the dataset's ``fingerprint`` and ``is_final``, and a ``record`` that has at least
+            "recommender" (``NAME``, or the name of the class), "chosen" (the options it was fitted with, as a
+            mapping) and "notes" (a list of sentences).
         """
 
     @classmethod
     @abstractmethod
     def rule(cls, state: State) -> FoldIn:
-        """The fold-in rule of a fitted model, from its arrays."""
+        """The fold-in rule of a fitted model, from what its ``state`` returned, as in ``FoldIn.from_state``."""
+
+
+def fitted(
+    kind: type[ClosedForm],
+    dataset: Dataset,
+    texts: TextVectors | None = None,
+    config: Any = None,
+    seed: int = 0,
+    **more: Any,
+) -> ClosedFormModel:
+    """Fit a closed form that may be a user's own class; the arguments are those of ``ClosedForm.fit``.
+
+    Raises:
+        ConfigError: the class leaves a method out, or its ``fit`` takes other arguments or returns something else.
+    """
+    _expect_all_methods(kind)
+    try:
+        signature(kind.fit).bind(dataset, texts, config, seed, **more)
+    except TypeError as error:
+        raise ConfigError(
+            f"{kind.__name__}.fit takes other arguments than (dataset, texts, config, seed): {error}"
+        ) from None
+    model: object = kind.fit(dataset, texts, config, seed, **more)
+    if not isinstance(model, ClosedFormModel):
+        raise ConfigError(
+            f"{kind.__name__}.fit returned a {type(model).__name__}: expected a rlmrec.closed_form.ClosedFormModel"
+        )
+    return model
+
+
+def _expect_all_methods(kind: type) -> None:
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise ConfigError(
+            f"{kind.__name__} does not implement {', '.join(missing)}: a subclass of rlmrec.closed_form."
+            f"{'FoldIn' if issubclass(kind, FoldIn) else 'ClosedForm'} must"
+        )
 
 
 def constant_vectors(value: Float32Array, n: int) -> Float32Array:

@@ -53,7 +53,14 @@ class HistoryRule(FoldIn):
 def item_item_model(
     dataset: Dataset, item_weights: Float32Array, neighbours: sp.csr_array, record: dict[str, Any]
 ) -> ClosedFormModel:
-    """The model whose score is the weighted history times ``neighbours``."""
+    """The model whose score is the weighted history times ``neighbours``.
+
+    Args:
+        dataset: that it is fitted to.
+        item_weights: float32[I], what each item of a history counts.
+        neighbours: sparse I x I, what an item of the history (row) adds to the score of each item (column).
+        record: as ``ClosedForm.fit`` says.
+    """
     rule = HistoryRule(item_weights)
     parts = rule.parts(dataset.train.csr())
     items = np.zeros((dataset.n_items, 0), np.float32)

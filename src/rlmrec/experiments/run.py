@@ -22,7 +22,7 @@ import tomli_w
 from rlmrec import __version__
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
-from rlmrec.closed_form.base import Texts
+from rlmrec.closed_form.base import Texts, fitted
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, Scorer, evaluate
@@ -300,11 +300,11 @@ def _fit(
     start = time.perf_counter()
     shards = Shards.current()
     if shards.count > 1 and kind.has_shards:
-        model = kind.fit(dataset, texts, spec.backbone_config, spec.seed, shards=shards)  # type: ignore[call-arg]
+        model = fitted(kind, dataset, texts, spec.backbone_config, spec.seed, shards=shards)
         if not shards.is_first:
             return {}
     else:
-        model = kind.fit(dataset, texts, spec.backbone_config, spec.seed)
+        model = fitted(kind, dataset, texts, spec.backbone_config, spec.seed)
     seconds = time.perf_counter() - start
     manifest: dict[str, Any] = {}
     user_texts = None

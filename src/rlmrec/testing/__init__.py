@@ -1,12 +1,15 @@
-"""Checks for your own backbones, alignments and text encoders, and a dataset with a known answer.
+"""Checks for your own backbones, alignments, closed forms and text encoders, and a dataset with a known answer.
 
-``blocks`` makes a dataset whose right answer is known. ``check_backbone``, ``check_alignment`` and
-``check_text_encoder`` raise ``AssertionError`` with what is missing or wrong, one line for each.
+``blocks`` makes a dataset whose right answer is known. ``check_backbone``, ``check_alignment``, ``check_closed_form``
+and ``check_text_encoder`` raise ``AssertionError`` with what is missing or wrong, one line for each.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from inspect import getattr_static
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,13 +18,16 @@ import torch
 from rlmrec.alignment.base import Alignment
 from rlmrec.backbones.base import Backbone, BackboneConfig
 from rlmrec.batch import Batch
-from rlmrec.config import Config
+from rlmrec.closed_form import load_state
+from rlmrec.closed_form.base import ClosedForm, ClosedFormModel, Texts, fitted
+from rlmrec.config import Config, make
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.split import split_by_ratio
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
 from rlmrec.graph import Graph
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.text.encoder import TextEncoder, as_text_encoder, checked
 
@@ -218,6 +224,88 @@ def check_alignment(
     alignment.zero_grad()
 
 
+def check_closed_form(
+    kind: type[ClosedForm], dataset: Dataset, text_embeddings: TextEmbeddings | None = None
+) -> None:
+    """Check what every closed form must do: shapes, equal results of equal seeds, folding in, saving and loading.
+
+    It is fitted with the defaults of its options, twice, and once to the final dataset, which holds nothing out.
+
+    Args:
+        kind: the class.
+        dataset: for example ``blocks()[0]``.
+        text_embeddings: its text vectors, for a class that reads them.
+
+    Raises:
+        AssertionError: what is missing or wrong.
+    """
+    _expect_class(kind, ClosedForm, Config, "fit(dataset, texts, config, seed)", "rule(state)")
+    users = np.arange(dataset.n_users)
+    texts = None if text_embeddings is None else Texts.of(text_embeddings, dataset)
+
+    def scores_of(data: Dataset, texts: Texts | None, config: Any) -> tuple[ClosedFormModel, np.ndarray]:
+        model = _made(lambda: fitted(kind, data, texts, config))
+        expected = {"fingerprint": data.fingerprint, "is_final": data.is_final}
+        for name, value in expected.items():
+            found = getattr(model, name)
+            _expect(found == value, f"{name} of the model is {found!r}, expected dataset.{name}, {value!r}")
+        scores = model.score(users)
+        shape = (data.n_users, data.n_items)
+        _expect(scores.shape == shape, f"score() gives {scores.shape}, expected {shape}")
+        _expect(bool(np.isfinite(scores).all()), "score() gives numbers that are not finite")
+        return model, scores
+
+    model, scores = scores_of(dataset, texts, None)
+    close = 1e-3 * max(1e-12, float(np.abs(scores).max()))
+    _expect(
+        np.array_equal(scores_of(dataset, texts, make(kind.Config, {}))[1], scores),
+        "a second fit with the same seed, and with the defaults of Config, gives other scores",
+    )
+    final = dataset.final()
+    scores_of(final, None if text_embeddings is None else Texts.of(text_embeddings, final), None)
+    record = json.loads(json.dumps(model.record, default=float))
+    missing = [name for name in ("recommender", "chosen", "notes") if name not in record]
+    _expect(not missing, f"the record has no {', '.join(missing)}")
+
+    histories = dataset.train.csr()
+    own = None
+    if texts is not None and texts.users is not None and model.rule.reads_texts:
+        has_text = np.ones(len(users), bool) if texts.has_user is None else texts.has_user
+        own = np.where(has_text[:, None], texts.users, np.float32(0))
+    folded = model.score_parts(model.rule.parts(histories, own, users))
+    _expect(
+        folded.shape == scores.shape and bool((np.abs(folded - scores) <= close).all()),
+        "rule.parts() gives known users other scores than score(): a new user must get what training gives",
+    )
+    liked = histories[[0]].indices[::-1]
+    new = model.score_parts(model.fold_in(liked))
+    _expect(bool(np.isfinite(new).all()), "a new user with liked items gets scores that are not finite")
+    shares = model.rule.split(liked, np.ones(len(liked), np.float32), None)
+    expected = (len(liked) + 1, model.users.shape[1])
+    _expect(shares.shape == expected, f"rule.split() gives {shares.shape}, expected {expected}")
+    explained = np.array([model.explain(item, liked).score for item in range(dataset.n_items)])
+    _expect(bool((np.abs(explained - new[0]) <= close).all()), "explain() gives other scores than fold_in()")
+
+    restored = load_state(model.state(), record, kind)
+    _expect(np.array_equal(restored.score(users), scores), "a model restored from state() gives other scores")
+    again = restored.score_parts(restored.fold_in(liked))
+    _expect(
+        bool((np.abs(again - new) <= close).all()),
+        "rule() restores another rule: a new user gets other scores from it",
+    )
+    recommender = Recommender.of_model(dataset, model, user_texts=own)
+    with TemporaryDirectory() as folder:
+        recommender.save(folder)
+        loaded = Recommender.load(folder)
+    _expect(
+        bool((np.abs(loaded.score_rows(users) - scores) <= close).all()),
+        "a recommender that was saved and loaded gives other scores",
+    )
+    rows, _ = loaded.recommend_rows(users, 5)
+    seen = histories.toarray() > 0
+    _expect(not (seen[users[:, None], rows] & (rows >= 0)).any(), "a user is recommended items of training")
+
+
 def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     """Check what every text encoder must do: name and dim, shapes, order, no NaN, and no influence of other texts.
 
@@ -284,12 +372,14 @@ def check_text_encoder(encoder: TextEncoder, tolerance: float = 1e-4) -> None:
     )
 
 
-def _expect_class(kind: type, base: type, config: type, method: str) -> None:
+def _expect_class(kind: type, base: type, config: type, *methods: str) -> None:
     """Check the class itself, and list everything that is missing, one problem per line."""
     name, problems = kind.__name__, []
     _expect(issubclass(kind, base), f"{name} is not a subclass of rlmrec.{base.__name__}")
-    if getattr(kind, method.partition("(")[0]) is getattr(base, method.partition("(")[0]):
-        problems.append(f"{name} does not implement {method}")
+    for method in methods:
+        attribute = method.partition("(")[0]
+        if getattr_static(kind, attribute) is getattr_static(base, attribute):
+            problems.append(f"{name} does not implement {method}")
     found: Any = getattr(kind, "Config", None)
     if not (isinstance(found, type) and issubclass(found, config)):
         problems.append(
