@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from rlmrec.durations import format_duration
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.experiments.results import Results
-from rlmrec.experiments.runner import TrialsProgress, _Stage, devices, run_trials
+from rlmrec.experiments.runner import TrialsProgress, _interrupts_blocked, _Stage, devices, run_trials
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.testing import blocks
@@ -228,6 +229,17 @@ def test_wrong_numbers_of_processes(place, tmp_path):
     for wrong in ({"jobs": 0}, {"threads": 0}):
         with pytest.raises(ConfigError, match="at least 1 job and 1 thread"):
             run_trials([trial(place)], place, Results(tmp_path / "r"), **wrong)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal masks")
+def test_processes_start_with_interrupts_blocked(monkeypatch):
+    tracker = resource_tracker.ResourceTracker()  # one that has not started yet, as in a new process
+    monkeypatch.setattr(resource_tracker, "ensure_running", tracker.ensure_running)
+    with _interrupts_blocked():
+        tracker.ensure_running()  # as the start of a process does
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    tracker._stop()
 
 
 def test_an_interrupt_ends_the_processes_and_the_cell_goes_on_later(place, tmp_path):
