@@ -241,15 +241,16 @@ def evaluate(
             ``score(users) -> float32[B, I]``. A ``DotProduct`` is scored by one thread per core; others are called from
             this thread, with a block of users at a time.
         dataset: its ``excluded()`` pairs are left out of the lists, and the items of ``split`` count as relevant.
-        k: list lengths, or one.
+        k: list lengths, or one; at most the number of items, or 1,000 where there are fewer. The places behind the last
+            item stay empty.
         split: "test" or "valid".
         memory_budget: bytes that the blocks of scores may take; the result does not depend on it.
         users: only these rows, of those with held-out items; None ranks for all of them. ``dataset.users.rows(ids)``
             are the rows of ids.
 
     Raises:
-        ConfigError: ``k`` is empty, contains something else than a whole number of at least 1 or one far above the
-            number of items, ``users`` are no rows of the dataset, or ``split`` is "train".
+        ConfigError: ``k`` is empty, contains something else than a whole number of at least 1 or one above both 1,000
+            and the number of items, ``users`` are no rows of the dataset, or ``split`` is "train".
         DataError: the split is empty, none of ``users`` has held-out items, or the scores have the wrong shape or
             contain NaN.
     """
@@ -275,7 +276,8 @@ def evaluate(
     n_items = dataset.n_items
     if lengths[-1] > max(n_items, MOST_K):
         raise ConfigError(
-            f"k is {lengths[-1]:,}: expected at most {max(n_items, MOST_K):,} ({n_items:,} items)"
+            f"k is {lengths[-1]:,}: expected at most {max(n_items, MOST_K):,}, the larger of {MOST_K:,} and the "
+            f"number of items ({n_items:,})"
         )
     _check_shape(scores, dataset)
     excluded = dataset.excluded()[users]  # (n, I)
