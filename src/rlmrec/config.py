@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlmrec.errors import ConfigError, did_you_mean, expectation
+from rlmrec.findings import by_number
 
 
 class Config(BaseModel):
@@ -85,17 +86,19 @@ def make(kind: type[C], values: Mapping[str, Any]) -> C:
 
 def _refused(kind: type[Config], error: ValidationError) -> ConfigError:
     """Say in this package's words what pydantic refuses."""
-    problems = []
+    problems, unknown = [], []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or kind.__name__
         if problem["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            meant = did_you_mean(name, kind.model_fields)
-            problems.append(
-                f"unknown option {name!r}{meant}: expected {f'one of {known}' if known else 'none'}"
-            )
+            unknown.append(f"{name!r}{did_you_mean(name, kind.model_fields)}")
         else:
             problems.append(f"{name} = {problem['input']!r}: {expectation(problem['msg']).lower()}")
+    if unknown:
+        known = ", ".join(kind.model_fields)
+        options = by_number(len(unknown), "option", "options")
+        problems.append(
+            f"unknown {options} {', '.join(unknown)}: expected {f'one of {known}' if known else 'none'}"
+        )
     return ConfigError("; ".join(problems))
 
 

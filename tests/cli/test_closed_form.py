@@ -292,6 +292,9 @@ def test_a_closed_form_of_ones_own(place, call_json, tmp_path, monkeypatch):
         opened(place, "mine").recommend("u0", 3)[0].tolist()
         == opened(place, "my-popularity").recommend("u0", 3)[0].tolist()
     )
+    student = ("--backbone", "mf", "--alignment", "distilled", "--set", "teacher=mine.py:Mine", "--epochs", 1)
+    code, found, _ = call_json("train", "-w", place.path, *student)
+    assert (code, found["run"]) == (0, "mf-distilled-general-seed0-teacher=Mine-epochs=1")
 
 
 def test_a_run_that_another_process_trains_is_left_alone(place, call_json):

@@ -86,7 +86,7 @@ def test_metadata_and_the_mean_without_profiles(call, place):
     assert {"texts_sha256", "dataset", "revision", "on_missing"} <= result.keys()
     assert "items: their metadata; 1 of 9 have none" in err
     without = int((~text_embeddings.has_user).sum())  # who met the last item alone in training
-    assert f"1 items and {without} users have no vector: the alignment leaves them out" in err
+    assert f"1 item and {without} users have no vector: the alignment leaves them out" in err
 
 
 def test_the_same_again_asks_nothing_and_a_changed_text_alone(call, place):

@@ -67,6 +67,11 @@ def test_mistakes_are_named_by_the_constructor_of_a_config():
         TrainConfig(epoch=3)
     with pytest.raises(ConfigError, match="unknown option 'rnk'"):
         GraphFilter.Config(rnk=3)
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(epoch=3, rank=2)
+    assert str(error.value).startswith(
+        "unknown options 'epoch' (did you mean 'epochs'?), 'rank': expected one of "
+    )
     kept = TrainConfig(epochs=3)
     assert pickle.loads(pickle.dumps(kept)) == kept
 

@@ -24,6 +24,7 @@ from rlmrec.cli.arguments import (
 )
 from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
+from rlmrec.findings import by_number
 from rlmrec.profiles import SOURCES
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
 
@@ -271,11 +272,16 @@ def _report(
         f"{'kept' if kept else 'wrote'} {escape(str(path))}: {len(text_embeddings.items):,} items and "
         f"{len(text_embeddings.users):,} users in {text_embeddings.size} dimensions"
     )
-    without = [(~text_embeddings.has_item).sum(), (~text_embeddings.has_user).sum()]
+    without = (~text_embeddings.has_item).sum(), (~text_embeddings.has_user).sum()
     if not text_embeddings.complete:
+        counts = " and ".join(
+            f"{count:,} {by_number(count, kind, f'{kind}s')}"
+            for count, kind in zip(without, ("item", "user"), strict=True)
+            if count
+        )
         output.say(
-            f"[yellow]{without[0]:,} items and {without[1]:,} users have no vector: "
-            "the alignment leaves them out[/]"
+            f"[yellow]{counts} {by_number(sum(without), 'has', 'have')} no vector: the alignment leaves "
+            f"{by_number(sum(without), 'it', 'them')} out[/]"
         )
     if truncated := text_embeddings.manifest.get("texts_cut"):
         output.say(f"[yellow]{truncated:,} texts are longer than the model reads and were truncated[/]")

@@ -151,7 +151,8 @@ def train(
         if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
             parts.append(f"texts={text_embeddings_name}")
         parts += [f"from-{start_from}"] * (start_from is not None)
-        name = "-".join([*parts, *(f"{option}={value}" for option, value in chosen.items())])
+        values = {option: short_name(one) if isinstance(one, str) else one for option, one in chosen.items()}
+        name = "-".join([*parts, *(f"{option}={value}" for option, value in values.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
     if start_from is not None:
         before = read_config(place.finished_run(start_from))["run"]

@@ -20,7 +20,7 @@ from rlmrec.data.table import Table
 from rlmrec.data.tables import align, assemble, check_table
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import DataError
-from rlmrec.findings import Finding
+from rlmrec.findings import Finding, by_number
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 # Columns of .item and .user that summarise behaviour, held-out interactions included.
@@ -65,7 +65,12 @@ def read_recbole(
     )
     summaries = Finding(
         "summary column",
-        "columns are left out of the texts, since they summarise held-out behaviour",
+        by_number(
+            len(left_out),
+            "column is left out of the texts, since it summarises",
+            "columns are left out of the texts, since they summarise",
+        )
+        + " held-out behaviour",
         len(left_out),
         ", ".join(left_out),
         ordinary=True,
