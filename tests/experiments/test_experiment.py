@@ -355,7 +355,16 @@ def test_coordinates():
     start = Trial(RunSpec.resolve("lightgcn", "contrastive"), "f", period="earlier", **text)
     later = Trial(RunSpec.resolve(), "f", period="later", start=start)
     assert coordinates(later.as_dict())["start"] == "Con"
+    assert coordinates(shuffled.as_dict())["start"] == "random"
     assert grid("table3").row(start.as_dict()) is None
+
+
+def test_a_start_that_is_none_is_named():
+    values = {**grid("table3").values, "grid": [{"start": ["random", "conn"]}]}
+    with pytest.raises(
+        ConfigError, match=r"start = 'conn', expected random, or the alignment of .*: none, contr"
+    ):
+        Experiment("mine", values)
 
 
 def test_damaged_tests_are_named(tmp_path):
@@ -428,6 +437,10 @@ def test_the_command(place, tmp_path, capsys):
     (results / "table2" / "table2.md").unlink()
     assert call("experiment", "table2", "--results", results, "--render")[0] == 0
     assert "KAR" in (results / "table2" / "table2.md").read_text()
+    other = tmp_path / "other"
+    (other / "table2").mkdir(parents=True)
+    of_other = (results / "table2" / "blocks.jsonl").read_text().replace(place.dataset().fingerprint, "0" * 8)
+    (other / "table2" / "blocks.jsonl").write_text(of_other)
     for arguments, message in (
         (["table9"], "unknown experiment 'table9': expected one of figure4, figure5"),
         (["figure1", "--run", "base"], "figure1 is not a grid of trials: use rlmrec paper rerank"),
@@ -435,6 +448,7 @@ def test_the_command(place, tmp_path, capsys):
         (["table1", "--only", "seed"], "expected key=value"),
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
         (["table3"], "needs timestamps"),
+        (["table2", "--results", other], "blocks.jsonl has trials of another dataset called 'blocks'"),
     ):
         code, _, err = call("experiment", *arguments, "-w", place.path)
         assert code != 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlmrec.cli.output import Output
+    from rlmrec.data.dataset import Dataset
     from rlmrec.experiments.experiment import Experiment
     from rlmrec.experiments.plan import PlannedRow
     from rlmrec.experiments.trial import Trial
@@ -103,8 +104,8 @@ def experiment(
     and trials that failed are run again (exit code 3: some failed). Seeds are 1, 2, …: with more seeds, earlier trials
     are kept. The table shows the trials with this command's options, also of rows that --only leaves out; † marks rows
     of which only others were trained. The tables are written beside the records as Markdown, CSV and LaTeX; models and
-    values per user are in the workspace's trials/. Several datasets may share a results folder.
-    A finished `rlmrec train` run of the workspace with the same configuration (preset, options, seed, dataset, text
+    values per user are in the workspace's trials/. Several datasets of different names may share a results folder. A
+    finished `rlmrec train` run of the workspace with the same configuration (preset, options, seed, dataset, text
     embeddings) is copied instead of trained again.
 
     **Examples:**
@@ -171,6 +172,8 @@ def experiment(
         if name.endswith(".toml") and not dry_run:
             keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
         tried = Results[TrialRecord](tries_path(path))
+        if results is not None:
+            refuse_other_dataset(path, inputs.dataset)
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
@@ -217,6 +220,22 @@ def experiment(
     )  # fmt: skip
     if failed:
         raise typer.Exit(PARTLY_FAILED)
+
+
+def refuse_other_dataset(path: Path, dataset: Dataset) -> None:
+    """Refuse a file of records that has those of another dataset: its tables would show one of the two alone.
+
+    Raises:
+        ConfigError: a record is of another dataset, such as another split of the same file.
+    """
+    from rlmrec.experiments.results import read_trial_records, tries_path
+
+    for record in [*read_trial_records(path), *read_trial_records(tries_path(path))]:
+        if not dataset.descends_from(record["cell"]["data"]["dataset"]):
+            raise ConfigError(
+                f"{path} has trials of another dataset called {dataset.name!r}, such as another split of the same "
+                "file: pass another folder by --results"
+            )
 
 
 def report_lacking(lacking: Sequence[Trial], planned: int, place: Workspace, output: Output) -> None:

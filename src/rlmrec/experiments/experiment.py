@@ -202,6 +202,8 @@ class Experiment:
                 is_list = isinstance(values, list) and values
                 if not is_list and not (axis == "text_embeddings" and values == "*"):
                     raise ConfigError(f"{self.name}: {axis} = {values!r}, expected a list of values")
+                if axis == "start":
+                    self._check_starts(values)
         for count in (
             self.values["seeds"],
             *(grid["seeds"] for grid in self.values["grid"] if "seeds" in grid),
@@ -209,6 +211,14 @@ class Experiment:
             if isinstance(count, bool) or count < 1:
                 raise ConfigError(f"{self.name}: seeds = {count!r}, expected a number of seeds, 1 or more")
         self._refuse_unequal_budgets()
+
+    def _check_starts(self, values: Sequence[Any]) -> None:
+        for value in values:
+            if value != AXES["start"] and str(value) not in ALIGNMENTS and not is_path(str(value)):
+                raise ConfigError(
+                    f"{self.name}: start = {value!r}, expected {AXES['start']}, or the alignment of the trial on the "
+                    f"earlier period: {ALIGNMENTS.choices}"
+                )
 
     def _refuse_unequal_budgets(self) -> None:
         """Refuse grids whose trained backbones have different numbers of tries.
@@ -658,6 +668,8 @@ def _with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
         current = {OLD_NAMES.get(name, name): value for name, value in coordinates.items()}
         if current.get("text_embeddings") == NO_TEXT:
             current["text_embeddings"] = ABSENT
+        if current.get("start") == "None":
+            current["start"] = AXES["start"]
         return current
 
     found = dict(values)
@@ -724,7 +736,7 @@ def _coordinates(
         "shuffle": str(data["shuffle"]),
         "noise": f"{100 * data['noise']:g} %",
         "cut": CUTS[cut] if period else ABSENT,
-        "start": "None" if start is None else alignment_label(start["alignment"]),
+        "start": AXES["start"] if start is None else alignment_label(start["alignment"]),
         "history": f"{data['keep']} {history}" if history else "all",
         "hidden": data.get("hidden") or ABSENT,
         "dimension": str(options.get("embedding_size", options.get("dim", ABSENT))),

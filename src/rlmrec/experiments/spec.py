@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -268,10 +268,11 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
             tables.get(backbone, {}).get(alignment) if isinstance(tables.get(backbone, {}), dict) else None
         )
         if not isinstance(found, dict):
-            has = [f"[{one}.{of}]" for one, by in tables.items() if isinstance(by, dict) for of in by]
+            has = ", ".join(_headers(tables))
             raise ConfigError(
-                f"{preset} has no table [{backbone}.{alignment}] but {', '.join(has) or 'none at all'}: add it, or "
-                "run only these (rlmrec experiment … --only backbone=…,… --only alignment=…,…)"
+                f"{preset} has no table [{backbone}.{alignment}] but {f'the tables {has}' if has else 'no tables'}: "
+                "add it, with the options in it, or run only what the file has (rlmrec experiment … --only "
+                "backbone=…,… --only alignment=…,…)"
             )
         return found
     if preset not in PRESETS:
@@ -291,6 +292,14 @@ def preset_options(preset: str, backbone: str, alignment: str) -> dict[str, Any]
         f"{'backbone' if name in own else 'training'}.{name}" if name in shared else name: value
         for name, value in tables.get("none", {}).items()
     }
+
+
+def _headers(tables: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the headers of the tables of a preset file that hold options, such as "[lightgcn.none]"."""
+    for one, by in tables.items():
+        if isinstance(by, dict):
+            inner = [f"[{one}.{of}]" for of, options in by.items() if isinstance(options, dict)]
+            yield from inner if len(inner) == len(by) > 0 else [f"[{one}]", *inner]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
