@@ -277,7 +277,7 @@ def check_closed_form(
         folded.shape == scores.shape and bool((np.abs(folded - scores) <= close).all()),
         "rule.parts() gives known users other scores than score(): a new user must get what training gives",
     )
-    liked = histories[[0]].indices[::-1]
+    liked = histories[[0]].indices[::-1].astype(np.int64)
     new = model.score_parts(model.fold_in(liked))
     _expect(bool(np.isfinite(new).all()), "a new user with liked items gets scores that are not finite")
     shares = model.rule.split(liked, np.ones(len(liked), np.float32), None)
