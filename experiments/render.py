@@ -15,7 +15,10 @@ from rlmrec.report.history import NAME, gain_chart
 from rlmrec.report.tables import as_markdown
 
 HERE = Path(__file__).parent
-OWN = {"distilled": "experiments/distilled.toml", "profiles": "experiments/profiles.toml"}  # experiments of this folder
+OWN = {
+    "distilled": "experiments/distilled.toml",
+    "profiles": "experiments/profiles.toml",
+}  # experiments of this folder
 PLANS = [*grids(), *(Experiment.read(HERE.parent / path) for path in OWN.values())]
 INTRODUCTION = """\
 # Experiments

@@ -12,6 +12,7 @@ from rlmrec.backbones import BACKBONES, LightGCN
 from rlmrec.backbones.kar import KARLightGCN
 from rlmrec.closed_form import ClosedForm, FoldIn, Popularity
 from rlmrec.errors import ConfigError
+from rlmrec.evaluation.ranking import evaluate
 from rlmrec.registry import Registry
 from rlmrec.testing import blocks, check_alignment, check_backbone, check_closed_form, check_text_encoder
 from rlmrec.text.registry import ENCODERS
@@ -119,6 +120,18 @@ class Short(Popularity):
     @classmethod
     def fit(cls, dataset):
         return super().fit(dataset)
+
+
+class Forgot(Popularity):
+    def fit(self, dataset, texts=None, config=None, seed=0):
+        return 3
+
+
+class Arrays(Popularity):
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        model = super().fit(dataset)
+        return replace(model, record={**model.record, "chosen": {"weights": model.items}})
 '''
 
 
@@ -239,8 +252,10 @@ def test_an_own_encoder_in_encode_and_cold_start(call, place):
             "HalfFolded",
             "HalfRule does not implement from_state, parts, split, state: a subclass of rlmrec.closed_",
         ),
-        ("Number", "Number.fit returned a int: expected a rlmrec.closed_form.ClosedFormModel"),
-        ("Short", "Short.fit takes other arguments than (dataset, texts, config, seed): too many positional"),
+        ("Number", "Number.fit gave an object of type int: expected a rlmrec.closed_form.ClosedFormModel"),
+        ("Short", "Short.fit does not take (dataset, texts, config, seed): too many positional"),
+        ("Forgot", "Forgot.fit is no class method: put @classmethod before it"),
+        ("Arrays", "Arrays.fit: weights of the record is of type ndarray, expected what JSON can hold"),
     ],
 )
 def test_a_closed_form_that_lacks_something_is_one_line(call, place, name, message):
@@ -256,6 +271,16 @@ class Hollow(ClosedForm):
 
     label = ""
     Config = dict
+
+
+class Validating(Popularity):
+    """Needs a validation split."""
+
+    @classmethod
+    def fit(cls, dataset, texts=None, config=None, seed=0):
+        model = super().fit(dataset)
+        evaluate(model, dataset, split="valid")
+        return model
 
 
 class Random(Popularity):
@@ -305,6 +330,7 @@ class Forgetful(Popularity):
         (Hollow, ["Hollow does not implement fit(", "Hollow does not implement rule(",
                   "Hollow.Config is", "Hollow.label is ''"]),
         (Random, ["a second fit with the same seed, and with the defaults of Config, gives other scores"]),
+        (Validating, ["fit() fails on dataset.final(), which has no validation split: the valid split of blocks"]),
         (Anonymous, ["fingerprint of the model is None, expected dataset.fingerprint"]),
         (Unmeasured, ["score() gives numbers that are not finite"]),
         (Doubled, ["rule.parts() gives known users other scores than score()"]),

@@ -373,7 +373,7 @@ def test_damaged_tests_are_named(tmp_path):
         load_tests(tmp_path / "x.jsonl")
     (tmp_path / "x.asked.json").write_text('[{"row": ["x"], "seeds": [1], "trials": [{}]}]')
     with pytest.raises(WorkspaceError, match=r"x\.asked\.json is damaged"):
-        load_asked(tmp_path / "x.jsonl")
+        load_asked(tmp_path / "x.jsonl", grid("table1"))
 
 
 def test_the_readme_shows_the_stored_lines():
@@ -449,6 +449,7 @@ def test_the_command(place, tmp_path, capsys):
         (["table1", "--results", tmp_path / "none", "--render"], "nothing to render"),
         (["table3"], "needs timestamps"),
         (["table2", "--results", other], "blocks.jsonl has trials of another dataset called 'blocks'"),
+        (["table2", "--results", other, "--render"], "has trials of another dataset called 'blocks'"),
     ):
         code, _, err = call("experiment", *arguments, "-w", place.path)
         assert code != 0
@@ -491,10 +492,21 @@ def test_an_experiment_of_your_own(place, tmp_path, capsys):
     assert call(folder / "mine.toml", "--render")[0] == 0, "by the copy beside the lines, too"
     other = tmp_path / "elsewhere" / "mine.toml"
     other.parent.mkdir()
-    other.write_text(OWN.replace('["backbone", "noise"]', '["variant", "backbone", "noise"]'))
+    changed = OWN.replace('["backbone", "noise"]', '["backbone", "variant"]').replace("against", "# against")
+    other.write_text(changed.replace("Layers", "Shares"))
+    code, _, err = call(other, "--only", "backbone=gccf", "--only", "noise=0")
+    assert code == 2
+    assert "add noise to rows" in err
+    assert "Layers of noise" in (folder / "mine.toml").read_text(), (
+        "the copy is not replaced by what is refused"
+    )
+    other.write_text(changed.replace("[0.0, 0.5]", "[0.0]"))
     code, _, err = call(other)
     assert code == 2
     assert "rename the file" in err
+    other.write_text(OWN.replace('["backbone", "noise"]', '["variant", "backbone", "noise"]'))
+    assert call(other, "--render")[0] == 0
+    assert call(other)[0] == 0, "a column more: records hold every coordinate"
     (tmp_path / "table1.toml").write_text(OWN)
     code, _, err = call(tmp_path / "table1.toml")
     assert code == 2
@@ -625,8 +637,10 @@ def test_trials_that_one_row_would_hide_are_refused(place):
     ):
         with pytest.raises(ConfigError, match=message):
             plan(*grids).methods(TrialInputs(place), "general", {})
-        with pytest.raises(ConfigError, match=message):  # also if --only runs one of them
-            plan(*grids).asked(TrialInputs(place), "general", {})
+        plan(*grids).asked(TrialInputs(place), "general", {})  # what was run before can be shown, with a note
+    both = {"backbone": ["mf", "sgl"]}
+    with pytest.raises(ConfigError, match="with backbone MF and SGL"):
+        plan(both).methods(TrialInputs(place), "general", {}, only={"backbone": ["mf"]})
     same = plan({**two, "seeds": 1}, two, {"options": {"layers": 2, "embedding_size": 64}})
     assert len(same.methods(TrialInputs(place), "general", {})[0][0]) == 3, "two of them give the same trials"
 

@@ -42,10 +42,10 @@ class AutoCF(Backbone):
     """AutoCF: L propagations over a masked graph, then a graph transformer layer over a second one, summed.
 
     Every ``fix_steps`` batches the ``seeds`` nodes of highest log σ(cos(E_0, mean of its 1- and 2-hop
-    neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch a seed or,
-    with ``mask_depth`` = 2, a neighbour of one, renormalised; the decoder graph has the kept edges, self-loops,
-    and a random pair, in both directions, for each non-zero entry of A, drawn among seeds, their neighbours and
-    random nodes. In evaluation both graphs are Â.
+    neighbourhood)) + Gumbel noise are chosen. The encoder graph is A without the edges that touch one of these seeds or
+    a node at most ``mask_depth`` − 1 steps from one, renormalised; the decoder graph has the kept edges, self-loops,
+    and a random pair, in both directions, for each non-zero entry of A, drawn among the same nodes and random ones.
+    In evaluation both graphs are Â.
 
     The transformer attends from each node i to its neighbours j with exp(clamp(q_i·k_j, −10, 10)),
     normalised per node; its output is Σ_j att_ij v_j.

@@ -150,6 +150,8 @@ def experiment(
         inputs = TrialInputs(place)
         path = results_path(folder, plan.name, inputs.dataset.name)
         if path.exists():
+            if results is not None:
+                refuse_other_dataset(path, inputs.dataset)
             if options:
                 plan.methods(inputs, preset, options, seeds=seeds)  # names an option that no trial has
             asked = plan.asked(inputs, preset, options, seeds=seeds)
@@ -169,14 +171,14 @@ def experiment(
             output.say("[yellow]--jobs is ignored: seconds are measured one trial at a time[/]")
         path = results_path(folder, plan.name, inputs.dataset.name)
         records = Results[TrialRecord](path)
-        if name.endswith(".toml") and not dry_run:
-            keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
         tried = Results[TrialRecord](tries_path(path))
         if results is not None:
             refuse_other_dataset(path, inputs.dataset)
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
+        if name.endswith(".toml"):
+            keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
         asked = plan.asked(inputs, preset, options, seeds=seeds, timing=timing)
         planned = [method for stage in stages for method in stage]
         every_try = [trial for method in planned for trial in method.tries]
@@ -281,7 +283,11 @@ def show_plan(planned: Sequence[PlannedRow], columns: Sequence[str], output: Out
     left = sum(one.left for one in planned)
     known = [one for one in planned if one.left and one.seconds is not None]
     counted, seconds = sum(one.left for one in known), sum(one.seconds or 0.0 for one in known)
-    unknown = "; ? marks rows of which nothing was trained yet for as many epochs" if counted < left else ""
+    unknown = (
+        "; ? marks rows without a finished training like them (backbone, limit of epochs, patience)"
+        if counted < left
+        else ""
+    )
     output.say(
         f"{left} of {sum(one.trainings for one in planned)} trainings {by_number(left, 'is', 'are')} left"
         + (f", about {format_duration(seconds)} for {counted} of them" if known else "")
@@ -319,7 +325,7 @@ def keep_file(file: Path, copy: Path) -> None:
     """Copy an experiment's file beside its records, so that the report and ``--render`` find it.
 
     The grid may grow or shrink between calls. Another experiment of the same name is refused, as its rows would mix
-    with those of the first; the coordinates that make a row decide.
+    with those of the first: one whose rows lack a coordinate that made the rows of the first.
 
     Raises:
         ConfigError: the records there are of another experiment.
@@ -329,7 +335,7 @@ def keep_file(file: Path, copy: Path) -> None:
 
     if copy.exists() and not copy.samefile(file):
         there, here = Experiment.read(copy), Experiment.read(file)
-        if there.rows != here.rows:
+        if not set(there.rows) <= set(here.rows):  # records hold every coordinate
             raise ConfigError(
                 f"{copy.parent} holds an experiment with rows of {', '.join(there.rows)}, but the rows of {file} are "
                 f"of {', '.join(here.rows)}: rename the file"

@@ -6,10 +6,11 @@ and a ``FoldIn`` rule by which a user's share of these arrays follows from a his
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import getattr_static, isfunction, signature
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -551,20 +552,36 @@ def fitted(
     """Fit a closed form that may be a user's own class; the arguments are those of ``ClosedForm.fit``.
 
     Raises:
-        ConfigError: the class leaves a method out, or its ``fit`` takes other arguments or returns something else.
+        ConfigError: the class leaves a method out, its ``fit`` or ``rule`` is no class method, or ``fit`` takes other
+            arguments or returns something else.
     """
     _expect_all_methods(kind)
+    name = kind.__name__
+    for method in ("fit", "rule"):
+        if isfunction(getattr_static(kind, method)):
+            raise ConfigError(f"{name}.{method} is no class method: put @classmethod before it")
     try:
         signature(kind.fit).bind(dataset, texts, config, seed, **more)
     except TypeError as error:
-        raise ConfigError(
-            f"{kind.__name__}.fit takes other arguments than (dataset, texts, config, seed): {error}"
-        ) from None
+        arguments = ", ".join(["dataset", "texts", "config", "seed", *more])
+        shards = ": take shards, or set has_shards = False" if "shards" in more else ""
+        raise ConfigError(f"{name}.fit does not take ({arguments}): {error}{shards}") from None
     model: object = kind.fit(dataset, texts, config, seed, **more)
     if not isinstance(model, ClosedFormModel):
         raise ConfigError(
-            f"{kind.__name__}.fit returned a {type(model).__name__}: expected a rlmrec.closed_form.ClosedFormModel"
+            f"{name}.fit gave an object of type {type(model).__name__}: expected a "
+            "rlmrec.closed_form.ClosedFormModel"
         )
+    if missing := [key for key in ("recommender", "chosen", "notes") if key not in model.record]:
+        raise ConfigError(f"{name}.fit: the record has no {', '.join(missing)}")
+    for key, value in [*model.record["chosen"].items(), *model.record.items()]:
+        try:
+            json.dumps(value, default=float)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{name}.fit: {key} of the record is of type {type(value).__name__}, expected what JSON can hold: "
+                "numbers, texts, lists, mappings"
+            ) from None
     return model
 
 

@@ -265,15 +265,16 @@ def limit_reached(groups: Sequence[RunGroup]) -> str:
     if not epochs:
         return ""
     names = ", ".join(f"{name} ({count:,} epoch{'s' * (count != 1)})" for name, count in epochs.items())
-    return f"{limit_sentence(names, len(epochs), max(epochs.values()))}, with another --name or --overwrite"
+    how = f"--epochs {2 * max(epochs.values())}, with another --name or --overwrite"
+    return limit_sentence(names, len(epochs), how)
 
 
-def limit_sentence(who: str, count: int, epochs: int) -> str:
-    """Return the sentence that says that the limit of epochs ended ``count`` runs after this many epochs at most."""
+def limit_sentence(who: str, count: int, how: str) -> str:
+    """Return the sentence that says that the limit of epochs ended ``count`` runs, and how to train longer."""
     they = "it" if count == 1 else "they"
     return (
         f"{who}: the limit of epochs ended training before patience did, so {they} may not be trained out. To train "
-        f"longer: --epochs {2 * epochs}"
+        f"longer: {how}"
     )
 
 

@@ -377,7 +377,6 @@ class Experiment:
 
         stages: dict[int, list[Method]] = {}
         lacking: list[Trial] = []
-        planned_methods: list[tuple[int, Method]] = []  # with the number of the grid
         seen: dict[str, list[str]] = {name: [] for name in labels}
         kept: list[Point] = []  # of ``points``, with their labels
         for alike in _by_method(points):
@@ -399,7 +398,6 @@ class Experiment:
             given = {name for one in self._choices(number) for name in flat_options(one)}
             mistyped |= given - known[number]
             stages.setdefault(number if self.has_tries else 0, []).append(method)
-            planned_methods.append((number, method))
         for label, words in labels.items():
             _refuse_unknown_values(label, words, seen[label], self.name)
         if not stages and not lacking:
@@ -415,7 +413,7 @@ class Experiment:
         # With the options of the preset and of the command, which a row may show.
         found = (self.row(trial.as_dict()) for trial in planned)
         self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
-        self._refuse_hidden_differences(planned_methods)
+        self._refuse_hidden_differences(self._asked(inputs, preset, options, seeds, timing))
         return list(stages.values()), lacking
 
     def asked(
@@ -430,10 +428,13 @@ class Experiment:
         """Return the methods of the whole grid with these options: what the table is to show, whatever ``--only`` runs.
 
         Those that cannot be made with these options are not among them: a preset may have no table for them.
-
-        Raises:
-            ConfigError: two of them give one row and differ in something that no column shows.
         """
+        return [method for _, method in self._asked(inputs, preset, options, seeds, timing)]
+
+    def _asked(
+        self, inputs: TrialInputs, preset: str, options: Mapping[str, Any], seeds: int | None, timing: str
+    ) -> list[tuple[int, Method]]:
+        """Return the methods of ``asked``, each with the number of its grid."""
         chosen = {**self.values.get("options", {}), **options}
         names = inputs.place.text_embeddings_names()
         found = []
@@ -444,8 +445,7 @@ class Experiment:
                 continue
             lacking = self._lacking(alike[0], method)
             found.append((alike[0]["grid"], Method((), (tuple(lacking),)) if lacking else method))
-        self._refuse_hidden_differences(found)
-        return [method for _, method in found]
+        return found
 
     def _refuse_hidden_differences(self, methods: Iterable[tuple[int, Method]]) -> None:
         """Refuse methods, each with the number of its grid, that give one row and differ: it would show one of them."""

@@ -75,7 +75,7 @@ def _cost(summary: Summary) -> ResultTable:
         tried = summary.tries.get(row.row, [])
         records = sorted(row.records, key=lambda record: record["cell"]["run"]["seed"])
         fits: list[Mapping[str, Any]] = [record.get("fit", {}) for record in records]
-        counts = [len(tried)] if tried else [fit["tries"] for fit in fits if fit.get("tries")]
+        counts = [len(tried)] if tried else [fit.get("tries") for fit in fits]
         chosen = (
             [{name: _option(record, name) for name in varied} for record in records]
             if tried
@@ -84,7 +84,7 @@ def _cost(summary: Summary) -> ResultTable:
         body.append([
             *row.marked,
             _by_seed(counts),
-            _seconds(sum(record["seconds"] for record in tried)) if tried else "in the fit" if counts else "–",
+            _seconds(sum(record["seconds"] for record in tried)) if tried else "in the fit" if any(counts) else "–",
             _seconds(statistics.mean(record["seconds"] for record in row.records)),
             _in_words(chosen),
         ])  # fmt: skip

@@ -17,6 +17,7 @@ from rlmrec.evaluation.ranking import read_table
 from rlmrec.evaluation.significance import LEVEL
 from rlmrec.experiments.experiment import ABSENT, Experiment, Method, Row
 from rlmrec.experiments.results import Results, TrialRecord, metric_value, read_trial_records, tries_path
+from rlmrec.experiments.spec import flat_options
 from rlmrec.experiments.trial import TrialInputs, option_label, options_of
 from rlmrec.files import read_json, write_json
 from rlmrec.findings import by_number
@@ -209,7 +210,7 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     tested; stored tests of other rows are kept.
     """
     tables: dict[Row, dict[int, pl.DataFrame]] = {}
-    asked = load_asked(path)
+    asked = load_asked(path, experiment)
     shown, _ = current_records(experiment, read_trial_records(path), asked)
     other = _other_options(shown, asked)
     for row, records in shown.items():
@@ -264,8 +265,12 @@ def save_asked(
     )
 
 
-def load_asked(path: Path) -> Asked:
+def load_asked(path: Path, experiment: Experiment) -> Asked:
     """Read what ``save_asked`` wrote; nothing if there is no file.
+
+    Args:
+        path: of the file of records.
+        experiment: which makes the rows.
 
     Raises:
         WorkspaceError: it is damaged.
@@ -274,11 +279,15 @@ def load_asked(path: Path) -> Asked:
     if not file.exists():
         return {}
     try:
-        asked = {tuple(one["row"]): AskedRow(one["seeds"], one["trials"]) for one in read_json(file)}
-        for trial in (trial for one in asked.values() for trial in one.trials):
-            _ = _without_seed(trial), trial["data"]["dataset"]
+        asked: dict[Row, AskedRow] = {}
+        for one in read_json(file):
+            for trial in one["trials"]:
+                _ = _without_seed(trial), trial["data"]["dataset"]
+            row = experiment.row(one["trials"][0])  # a stored row may have names of an earlier version
+            if row is not None:
+                asked[row] = AskedRow(one["seeds"], one["trials"])
         return asked
-    except (AttributeError, TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError, IndexError):
         raise WorkspaceError(f"{file} is damaged: run the experiment again") from None
 
 
@@ -313,7 +322,7 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         WorkspaceError: the file or that of its tests is damaged.
     """
     records = read_trial_records(path)
-    asked = load_asked(path)
+    asked = load_asked(path, experiment)
     by_row, left_out = current_records(experiment, records, asked)
     other = _other_options(by_row, asked)
     tests = load_tests(path)
@@ -515,7 +524,11 @@ def _limit_note(summary: Summary) -> str | None:
     if not ended or summary.experiment.is_timing:
         return None
     who = f"{len(ended)} of {len(trained)} trained {by_number(len(trained), 'run', 'runs')}"
-    return f"{limit_sentence(who, len(ended), max(ended))}."
+    in_file = any(
+        "epochs" in flat_options(grid.get("options", {})) for grid in summary.experiment.values["grid"]
+    )
+    how = "raise epochs in the file" if in_file else f"--epochs {2 * max(ended)}"
+    return f"{limit_sentence(who, len(ended), how)}."
 
 
 def _with_missing_rows(summary: Summary, body: list[list[Value]]) -> list[list[Value]]:

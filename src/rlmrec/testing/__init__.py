@@ -258,14 +258,16 @@ def check_closed_form(
     model, scores = scores_of(dataset, texts, None)
     close = 1e-3 * max(1e-12, float(np.abs(scores).max()))
     _expect(
-        np.array_equal(scores_of(dataset, texts, make(kind.Config, {}))[1], scores),
+        np.array_equal(scores_of(dataset, texts, _made(lambda: make(kind.Config, {})))[1], scores),
         "a second fit with the same seed, and with the defaults of Config, gives other scores",
     )
     final = dataset.final()
-    scores_of(final, None if text_embeddings is None else Texts.of(text_embeddings, final), None)
+    try:
+        scores_of(final, None if text_embeddings is None else Texts.of(text_embeddings, final), None)
+    except DataError as error:
+        message = f"fit() fails on dataset.final(), which has no validation split: {error}"
+        raise AssertionError(message) from error
     record = json.loads(json.dumps(model.record, default=float))
-    missing = [name for name in ("recommender", "chosen", "notes") if name not in record]
-    _expect(not missing, f"the record has no {', '.join(missing)}")
 
     histories = dataset.train.csr()
     own = None
