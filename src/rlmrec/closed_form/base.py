@@ -558,7 +558,8 @@ def fitted(
     _expect_all_methods(kind)
     name = kind.__name__
     for method in ("fit", "rule"):
-        if isfunction(getattr_static(kind, method)):
+        plain = getattr_static(kind, method)
+        if isfunction(plain) and next(iter(signature(plain).parameters), "") in ("self", "cls"):
             raise ConfigError(f"{name}.{method} is no class method: put @classmethod before it")
     try:
         signature(kind.fit).bind(dataset, texts, config, seed, **more)
