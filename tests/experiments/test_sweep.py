@@ -107,7 +107,9 @@ def test_a_best_preset_is_a_preset(tmp_path):
     spec = RunSpec.resolve("lightgcn", "none", str(path))
     assert (spec.backbone_config.layers, spec.training.l2) == (1, 1e-4)
     for alignment in ("contrastive", "magic"):
-        with pytest.raises(ConfigError, match=rf"no table \[lightgcn.{alignment}\] but \[lightgcn.none\]: "):
+        with pytest.raises(
+            ConfigError, match=rf"no table \[lightgcn.{alignment}\] but the tables \[lightgcn.none\]: "
+        ):
             preset_options(str(path), "lightgcn", alignment)
     with pytest.raises(ConfigError, match="does not exist"):
         preset_options(str(tmp_path / "none.toml"), "lightgcn", "none")

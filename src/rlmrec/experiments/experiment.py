@@ -346,7 +346,8 @@ class Experiment:
             seeds: how many, from 1 on.
             only: axis, variant or dimension → values to keep.
             timing: device and threads, for an experiment that measures seconds.
-            tell: called with a sentence where values of ``only`` are left without a trial by the others.
+            tell: called with a sentence where values of ``only`` are left without a trial by the others, and where a
+                row stands for trials that differ.
 
         Raises:
             ConfigError: an unknown axis, value or option, or no trial is left.
@@ -413,7 +414,8 @@ class Experiment:
         # With the options of the preset and of the command, which a row may show.
         found = (self.row(trial.as_dict()) for trial in planned)
         self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
-        self._refuse_hidden_differences(self._asked(inputs, preset, options, seeds, timing))
+        if hidden := self._hidden_difference(self._asked(inputs, preset, options, seeds, timing)):
+            tell(hidden)
         return list(stages.values()), lacking
 
     def asked(
@@ -447,8 +449,12 @@ class Experiment:
             found.append((alike[0]["grid"], Method((), (tuple(lacking),)) if lacking else method))
         return found
 
-    def _refuse_hidden_differences(self, methods: Iterable[tuple[int, Method]]) -> None:
-        """Refuse methods, each with the number of its grid, that give one row and differ: it would show one of them."""
+    def _hidden_difference(self, methods: Iterable[tuple[int, Method]]) -> str | None:
+        """Return a sentence about methods that give one row and differ, as it shows one of them; None without any.
+
+        Args:
+            methods: each with the number of its grid.
+        """
         seen: dict[Row, tuple[int, Method]] = {}
         for number, method in methods:
             row = self.row(method.runs[0][0].as_dict())
@@ -469,10 +475,11 @@ class Experiment:
                     if columns
                     else "put one of them into a file of its own"
                 )
-                raise ConfigError(
+                return (
                     f"{self.name}: [[grid]] {grids if number != other_number else f'{number + 1} gives twice'} the row "
-                    f"{' '.join(row)}, with {', '.join(values)}; the table would show one of them alone: {todo}"
+                    f"{' '.join(row)}, with {', '.join(values)}; the table shows one of them alone: {todo}"
                 )
+        return None
 
     def _lacking(self, point: Point, method: Method) -> list[Trial]:
         """Return the trials of a method at a point whose text embeddings are not in the workspace; none if they are."""
