@@ -300,6 +300,12 @@ def test_checkerboard_ranks_the_own_colour_first(checkerboard):
     assert (np.where(mine, scores, np.inf).min(axis=1) > np.where(mine, -np.inf, scores).max(axis=1)).all()
 
 
+def test_same_on_every_run(noisy):
+    first, second = (GraphFilter.fit(*noisy, seed=3) for _ in range(2))
+    assert first.record == second.record
+    np.testing.assert_array_equal(first.users, second.users)
+
+
 def test_scores_that_are_computed_anew_choose_the_same(noisy, monkeypatch):
     kept = GraphFilter.fit(*noisy)
     monkeypatch.setattr(graph_filter, "KEPT_CELLS", 0)

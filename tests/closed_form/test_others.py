@@ -149,7 +149,7 @@ def test_ials_says_what_to_install(checkerboard, monkeypatch):
 
 @pytest.mark.parametrize("with_texts", [False, True])
 @pytest.mark.parametrize("name", RECOMMENDERS)
-def test_a_closed_form_owes(toy, name, with_texts):
+def test_every_closed_form_passes_its_check(toy, name, with_texts):
     if name == "ials":
         pytest.importorskip("implicit")
     dataset, text_embeddings = toy
@@ -241,3 +241,17 @@ def test_fit_takes_text_embeddings_as_texts_and_refuses_what_does_not_fit(kind, 
     ):
         with pytest.raises(DataError, match=told):
             kind.fit(dataset, wrong)
+
+
+@pytest.mark.parametrize("name", ["popularity", "itemknn", "ease"])
+def test_fold_in_explanation_and_state(noisy, name):
+    dataset, _ = noisy
+    model = RECOMMENDERS[name].fit(dataset)
+    restored = load_state(model.state(), model.record)
+    np.testing.assert_array_equal(restored.score(users_of(dataset)), model.score(users_of(dataset)))
+    for user in (0, 3, 50):
+        items = dataset.train.csr()[[user]].indices
+        own = model.score(np.array([user]))[0]
+        np.testing.assert_allclose(restored.score_parts(restored.fold_in(items))[0], own, atol=1e-5)
+        found = restored.explain(7, items)
+        assert found.score == pytest.approx(float(own[7]), abs=1e-5)

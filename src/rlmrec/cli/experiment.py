@@ -158,10 +158,14 @@ def experiment(
             save_asked(path, plan, asked, Results[TrialRecord](tries_path(path)))
             run_tests(plan, path, inputs)
     if not render:
+
+        def tell(text: str) -> None:
+            output.say(f"[yellow]{escape(text)}[/]")
+
         inputs = TrialInputs(place)
         stages, lacking = plan.methods(
             inputs, preset, options, seeds=seeds, only=_parse_only(only or []), timing=timing,
-            tell=lambda text: output.say(f"[yellow]{escape(text)}[/]"),
+            tell=tell,
         )  # fmt: skip
         if lacking:
             report_lacking(
@@ -174,12 +178,12 @@ def experiment(
         tried = Results[TrialRecord](tries_path(path))
         if results is not None:
             refuse_other_dataset(path, inputs.dataset)
+        asked = plan.asked(inputs, preset, options, seeds=seeds, timing=timing, tell=tell)
         if dry_run:
             show_plan(planned_rows(plan, stages, tried, records), plan.rows, output)
             return
         if name.endswith(".toml"):
             keep_file(Path(name), folder / plan.name / f"{plan.name}.toml")
-        asked = plan.asked(inputs, preset, options, seeds=seeds, timing=timing)
         planned = [method for stage in stages for method in stage]
         every_try = [trial for method in planned for trial in method.tries]
         every_run = [trial for method in planned for run in method.runs for trial in run]

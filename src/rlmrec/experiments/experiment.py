@@ -346,8 +346,7 @@ class Experiment:
             seeds: how many, from 1 on.
             only: axis, variant or dimension → values to keep.
             timing: device and threads, for an experiment that measures seconds.
-            tell: called with a sentence where values of ``only`` are left without a trial by the others, and where a
-                row stands for trials that differ.
+            tell: called with a sentence where values of ``only`` are left without a trial by the others.
 
         Raises:
             ConfigError: an unknown axis, value or option, or no trial is left.
@@ -414,8 +413,6 @@ class Experiment:
         # With the options of the preset and of the command, which a row may show.
         found = (self.row(trial.as_dict()) for trial in planned)
         self._refuse_values_of_no_row([*self._rows(names), *(row for row in found if row is not None)])
-        if hidden := self._hidden_difference(self._asked(inputs, preset, options, seeds, timing)):
-            tell(hidden)
         return list(stages.values()), lacking
 
     def asked(
@@ -426,17 +423,13 @@ class Experiment:
         *,
         seeds: int | None = None,
         timing: str = "",
+        tell: Callable[[str], object] = lambda _: None,
     ) -> list[Method]:
         """Return the methods of the whole grid with these options: what the table is to show, whatever ``--only`` runs.
 
-        Those that cannot be made with these options are not among them: a preset may have no table for them.
+        Those that cannot be made with these options are not among them: a preset may have no table for them. ``tell``
+        is called with a sentence where a row stands for methods that differ.
         """
-        return [method for _, method in self._asked(inputs, preset, options, seeds, timing)]
-
-    def _asked(
-        self, inputs: TrialInputs, preset: str, options: Mapping[str, Any], seeds: int | None, timing: str
-    ) -> list[tuple[int, Method]]:
-        """Return the methods of ``asked``, each with the number of its grid."""
         chosen = {**self.values.get("options", {}), **options}
         names = inputs.place.text_embeddings_names()
         found = []
@@ -447,7 +440,9 @@ class Experiment:
                 continue
             lacking = self._lacking(alike[0], method)
             found.append((alike[0]["grid"], Method((), (tuple(lacking),)) if lacking else method))
-        return found
+        if hidden := self._hidden_difference(found):
+            tell(hidden)
+        return [method for _, method in found]
 
     def _hidden_difference(self, methods: Iterable[tuple[int, Method]]) -> str | None:
         """Return a sentence about methods that give one row and differ, as it shows one of them; None without any.
