@@ -99,9 +99,11 @@ def test_periods_share_users_and_items_and_do_not_overlap(cut):
                 for s in ("train", "valid", "test")
             },
         )
-    (early, texts), (late, _) = (
-        of_period(timed, text_embeddings, when, cut) for when in ("earlier", "later")
-    )
+    # Every other user has a text of their own, which stays; the others' means are taken anew.
+    is_mean = np.arange(dataset.n_users) % 2 == 1
+    mixed = replace(text_embeddings, manifest={}).with_means_over(timed.train, is_mean)
+    assert mixed.manifest == {"users_by_mean": is_mean.sum()}
+    (early, texts), (late, _) = (of_period(timed, mixed, when, cut) for when in ("earlier", "later"))
     assert early.users.ids == late.users.ids
     assert early.items.ids == late.items.ids
     assert early.n_users > 50
@@ -114,8 +116,29 @@ def test_periods_share_users_and_items_and_do_not_overlap(cut):
         assert when[0].max() < when[1].min()
     rows = [dataset.items.row(raw) for raw in early.items.ids]
     np.testing.assert_array_equal(texts.items, text_embeddings.items[rows])
-    mine = early.train.items[early.train.users == 3]
-    np.testing.assert_allclose(texts.users[3], texts.items[mine].mean(0), rtol=1e-5)
+    means = 0
+    for row, raw in enumerate(early.users.ids):
+        expected = mixed.users[dataset.users.row(raw)]
+        if is_mean[dataset.users.row(raw)]:
+            expected = texts.items[early.train.items[early.train.users == row]].mean(0)
+            means += 1
+        np.testing.assert_allclose(texts.users[row], expected, rtol=1e-5, atol=1e-6)
+    assert texts.manifest["users_by_mean"] == means > 10
+    with_gaps = replace(mixed, items=mixed.items * (np.arange(len(mixed.items)) > 4)[:, None],
+                        has_item=np.arange(len(mixed.items)) > 4)  # fmt: skip
+    assert of_period(timed, with_gaps, "later", cut)[1].has_item.sum() == late.n_items - 5
+
+
+def test_a_final_run_takes_means_before_whitening(tmp_path):
+    """A closed form whitens by itself, so it ranks by whitened vectors as by those that they were made of."""
+    dataset, text_embeddings = blocks()
+    is_mean = np.arange(dataset.n_users) % 2 == 1
+    plain = replace(text_embeddings, manifest={}).with_means_over(dataset.train, is_mean)
+    scores = []
+    for name, texts in (("plain", plain), ("whitened", plain.whitened(0.5, ~is_mean))):
+        run(RunSpec.resolve("graph-filter", seed=1), dataset, texts, tmp_path / name, final=True)
+        scores.append(Recommender.load(tmp_path / name / "recommender").scorer().score(np.arange(8)))
+    np.testing.assert_array_equal(*scores)
 
 
 def test_means_are_shuffled_after_a_period_is_taken(place):

@@ -17,7 +17,7 @@ from rlmrec.evaluation.ranking import Ranking
 from rlmrec.linalg import unit_rows
 from rlmrec.recommend.cold_start import ColdStart, RuleColdStart, TextModel, has_rule_for_texts
 from rlmrec.recommend.recommender import Recommender
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import top_k
 from rlmrec.types import BoolArray, Float32Array, IntArray
 
@@ -100,13 +100,9 @@ class Hidden:
                 return replace(
                     raw, users=np.where(has_user[:, None], raw.users, np.float32(0)), has_user=has_user
                 )
-            items, has_item = raw.items[self._stays()], raw.has_item[self._stays()]
-            train = self.rest.train
-            averaged = ~own & raw.has_user & (train.csr() @ has_item.astype(np.int64) > 0)
-            means = np.where(averaged[:, None], mean_over_training(items, train, has_item), 0)
-            users = np.where(own[:, None], raw.users, means).astype(np.float32)
-            manifest = {**raw.manifest, "users_by_mean": int(averaged.sum())}
-            return replace(raw, users=users, has_user=own | averaged, manifest=manifest)
+            left = replace(raw, items=raw.items[self._stays()], has_item=raw.has_item[self._stays()])
+            left = left.with_means_over(self.rest.train, raw.has_user & ~own)
+            return replace(left, items=raw.items, has_item=raw.has_item)
 
         return text_embeddings.mapped(renewed)
 

@@ -22,7 +22,7 @@ import tomli_w
 from rlmrec import __version__
 from rlmrec.alignment import ALIGNMENTS
 from rlmrec.backbones import BACKBONES
-from rlmrec.closed_form.base import Texts, fitted
+from rlmrec.closed_form.base import Texts, fitted, own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import DotProduct, Ranking, Scorer, evaluate
@@ -32,7 +32,7 @@ from rlmrec.machine import available_cores, load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.shards import Shards
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import set_aside
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ def run(
     if final:
         whole = dataset.final()
         if text_embeddings is not None:
-            text_embeddings = with_means_over(text_embeddings, dataset, whole)
+            own = own_user_texts(text_embeddings.check(dataset), dataset)
+            text_embeddings = text_embeddings.mapped(lambda raw: raw.with_means_over(whole.train, ~own))
         dataset = whole
     if spec.is_closed_form:
         if start is not None:
@@ -319,18 +320,6 @@ def _fit(
     record = json.loads(json.dumps(model.record, default=float))
     recommender = Recommender.of_model(dataset, model, manifest, user_texts)
     return _write_untrained(folder, config, dataset, recommender, seconds=seconds, fit=record)
-
-
-def with_means_over(text_embeddings: TextEmbeddings, before: Dataset, after: Dataset) -> TextEmbeddings:
-    """Return text vectors whose means over the training items of ``before`` are those over the items of ``after``."""
-    has_own = Texts.of(text_embeddings, before).has_user
-    means = mean_over_training(text_embeddings.items, after.train, text_embeddings.has_item)
-    if has_own is None:
-        has_own = np.zeros(len(means), bool)
-    users = np.where(has_own[:, None], text_embeddings.users, means)
-    has_user = has_own | ((after.train.csr() @ text_embeddings.has_item.astype(np.int64)) > 0)
-    manifest = {**text_embeddings.manifest, "users_by_mean": int((has_user & ~has_own).sum())}
-    return TextEmbeddings(users, text_embeddings.items, manifest, has_user, text_embeddings.has_item)
 
 
 def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:

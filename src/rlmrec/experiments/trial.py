@@ -17,7 +17,6 @@ from rlmrec.alignment.teacher import teachers_kept_in
 from rlmrec.closed_form.base import own_user_texts
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
-from rlmrec.data.metadata import MEANS
 from rlmrec.data.split import split_by_ratio, split_by_time
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError
@@ -39,7 +38,7 @@ from rlmrec.experiments.spec import RunSpec
 from rlmrec.files import locked, read_json_lines, write_json
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
-from rlmrec.text.embeddings import TextEmbeddings, mean_over_training
+from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
 
@@ -342,12 +341,8 @@ def _with_short_history(
 
     def shortened(raw: TextEmbeddings) -> TextEmbeddings:
         own = own_user_texts(raw, dataset)
-        means = mean_over_training(raw.items, short.train, raw.has_item)
-        has_mean = short.train.csr() @ raw.has_item.astype(np.int64) > 0
-        averaged = ~own & raw.has_user & has_mean
-        users = np.where(own[:, None], raw.users, np.where(averaged[:, None], means, 0)).astype(np.float32)
-        manifest = {**_of_any_dataset(raw), "users_by_mean": int(averaged.sum())}
-        return replace(raw, users=users, has_user=own | averaged, manifest=manifest)
+        renewed = raw.with_means_over(short.train, raw.has_user & ~own)
+        return replace(renewed, manifest=_of_any_dataset(renewed))
 
     return short, text_embeddings.mapped(shortened)
 
@@ -384,8 +379,8 @@ def of_period(
 ) -> tuple[Dataset, TextEmbeddings | None]:
     """Return the earlier or the later half of a dataset's history, over the users and items that both halves have.
 
-    The earlier half is split 4:1 into training and validation, the later one 3:1:1. Users' text embeddings become
-    the mean over their training items of that half, so that the earlier half has no knowledge of the later one.
+    The earlier half is split 4:1 into training and validation, the later one 3:1:1. Users without a text of their own
+    get the mean over their training items of that half, so that the earlier half has no knowledge of the later one.
 
     Raises:
         DataError: there are no timestamps, or no user is in both halves.
@@ -420,9 +415,12 @@ def of_period(
         return reduced, None
 
     def of_half(raw: TextEmbeddings) -> TextEmbeddings:
-        vectors = raw.items[item_rows]
-        manifest = {**_of_any_dataset(raw), "users": MEANS}
-        return TextEmbeddings(mean_over_training(vectors, reduced.train), vectors, manifest)
+        own = own_user_texts(raw, dataset)[user_rows]
+        kept = TextEmbeddings(
+            raw.users[user_rows], raw.items[item_rows], _of_any_dataset(raw),
+            raw.has_user[user_rows], raw.has_item[item_rows],
+        )  # fmt: skip
+        return kept.with_means_over(reduced.train, kept.has_user & ~own)
 
     return reduced, text_embeddings.mapped(of_half)
 

@@ -242,6 +242,22 @@ class TextEmbeddings:
         )
         return TextEmbeddings(users, items, manifest, self.has_user, self.has_item, whitening, self)
 
+    def with_means_over(self, train: Interactions, users: BoolArray) -> TextEmbeddings:
+        """Give some users the mean over their items of a training split as their vector.
+
+        A user without such items that have a vector gets none. The manifest counts the users with a mean.
+
+        Args:
+            train: of these users and items.
+            users: bool[U], who gets a mean; the others keep what they have.
+        """
+        means = mean_over_training(self.items, train, self.has_item)
+        averaged = users & (train.csr() @ self.has_item.astype(np.int64) > 0)
+        vectors = np.where(averaged[:, None], means, np.where(users[:, None], 0, self.users))
+        manifest = {**self.manifest, "users_by_mean": int(averaged.sum())}
+        has_user = (self.has_user & ~users) | averaged
+        return replace(self, users=vectors.astype(np.float32), has_user=has_user, manifest=manifest)
+
     def mapped(self, change: Callable[[TextEmbeddings], TextEmbeddings]) -> TextEmbeddings:
         """Apply a change to the vectors before whitening, and whiten what it returns in the same way.
 
