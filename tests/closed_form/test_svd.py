@@ -29,6 +29,18 @@ def test_equals_the_dense_svd(matrix, rank):
     assert abs(found.vectors[:, 0] @ vectors[0]) == pytest.approx(1, abs=1e-4)
 
 
+def test_small_values_beside_a_large_first_one():
+    """As of dense ratings: a polynomial that raises the first vector too far above the others loses them."""
+    rng = np.random.default_rng(0)
+    often = 0.9 / (1 + np.arange(900) / 80)
+    matrix = sp.csr_array((rng.random((800, 900)) < often).astype(np.float32))
+    values = np.linalg.svd(matrix.toarray().astype(np.float64), compute_uv=False)
+    assert values[0] > 15 * values[199]
+    found = right_singular_vectors(matrix, 200, tolerance=0.02)
+    assert found.error <= 0.02
+    np.testing.assert_allclose(found.values, values[:200], rtol=0.001)
+
+
 def test_reported_error_is_the_residual(matrix):
     found = right_singular_vectors(matrix, 20, tolerance=0.2)
     wide = matrix.toarray().astype(np.float64)

@@ -463,6 +463,10 @@ class _Fit:
             found, rank, ridge = self._search_rank(scaled, wide, rank)
             self._keep_filter(scaled, _cut(found, rank), ridge)
         self.chosen |= {"rank": rank, "ridge": ridge, "svd_error": round(found.error, 4)}
+        if found.error > config.accuracy:
+            self.notes.append(
+                f"the singular vectors have a relative residual of {found.error:.2g}, above accuracy {config.accuracy:g}"
+            )
         return found, rank, ridge, graph
 
     def _search_rank(

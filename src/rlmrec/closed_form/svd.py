@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -22,6 +23,9 @@ EXACT_SIZE = 500
 # Degree of the polynomial between two orthonormalisations. Measured on amazon-book, rank 512: an error of 1 %
 # takes 4 rounds of degree 4 or 3 of degree 8.
 DEGREE = 8
+# A polynomial raises the first singular vector by at most so much above the last one that is wanted: float32 loses the
+# latter beside more. MovieLens-100K, rank 256: degree 8 stops at a relative residual of .72, and this reaches .03 in two rounds.
+GROWTH = 1e8
 MAX_ROUNDS = 12
 # Columns multiplied at once: 32 columns of 10,000 rows stay in the cache, which halves the time.
 TILE = 32
@@ -183,12 +187,13 @@ class _Tiles:
         """
         half = cut / 2
         first = half / (half - top)
+        degree = min(DEGREE, max(1, int(math.acosh(GROWTH) / math.acosh(top / half - 1))))
 
         def filtered(tile: slice) -> Float32Array:
             before = np.ascontiguousarray(block[:, tile])
             now = (image[:, tile] - half * before) * np.float32(first / half)
             scale = first
-            for _ in range(1, DEGREE):
+            for _ in range(1, degree):
                 following = 1 / (2 / first - scale)
                 after = self.product(now)
                 after -= np.float32(half) * now
