@@ -30,6 +30,7 @@ from rlmrec.testing import blocks
 OPTIONS = {
     "user_exponent": 0.3,
     "item_exponent": 0.4,
+    "smoothing": 0,
     "rank": 20,
     "ridge": 2,
     "neighbours": 30,
@@ -412,6 +413,27 @@ def test_smoothing_is_folded_in_exactly(noisy):
     items = dataset.train.csr()[[4]].indices
     parts = model.fold_in(items, text=texts.users[4], own=4)
     np.testing.assert_allclose(parts.vectors[0], model.users[4], atol=1e-5)
+
+
+def test_items_borrow_history_by_their_texts_where_validation_gains(noisy):
+    dataset, texts = noisy
+    short = cut_history(dataset, 2, "random", 1)
+    wrong = texts.items[np.random.default_rng(0).permutation(dataset.n_items)]
+    models = {
+        (name, *options.items()): GraphFilter.fit(short, Texts(items), options)
+        for name, items in (("right", texts.items), ("wrong", wrong))
+        for options in ({}, {"text_weight": 0}, {"text_weight": 0, "smoothing": 0.5})
+    }
+    chosen = {key: model.record["chosen"]["smoothing"] for key, model in models.items()}
+    assert [weight for (name, *_), weight in chosen.items() if name == "right"] == [0.5, 0, 0.5]
+    assert [weight for (name, *_), weight in chosen.items() if name == "wrong"] == [0, 0, 0.5]
+    recall = [models["right", ("text_weight", 0), *more].record["validation"]["recall@20"]
+              for more in ((), [("smoothing", 0.5)])]  # fmt: skip
+    assert recall[1] > 1.05 * recall[0]
+    assert any(
+        note.startswith("smoothing: used, validation changes by +")
+        for note in models["right",].record["notes"]
+    )
 
 
 def test_no_validation_split_takes_defaults(noisy, without_held_out):
