@@ -268,13 +268,12 @@ class _Fit:
 
         Where β is left open it is ``SMOOTHING`` if that gains more than chance in a coarse filter, beside popularity.
         """
-        given, n_items, item_texts = self.config.smoothing, self.dataset.n_items, self._whitened_items
+        given, n_items = self.config.smoothing, self.dataset.n_items
         if given is None and (self.validation is None or self.config.text_weight == 0):
             given = 0.0
+        item_texts = self._whitened_items if given != 0 else None
         if item_texts is None:
-            return None
-        if given == 0:
-            self.chosen["smoothing"] = given
+            self.chosen["smoothing"] = 0.0
             return None
         if given is None and n_items**2 > SMOOTHING_CELLS:
             self.notes.append(f"{n_items:,} items: smoothing by their texts not tried, for time")
