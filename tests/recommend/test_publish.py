@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from rlmrec.data.append import append
-from rlmrec.data.dataset import Dataset
+from rlmrec.data.dataset import Dataset, DatasetWithoutPairs
 from rlmrec.data.frames import read_frame
 from rlmrec.data.tables import Columns
 from rlmrec.errors import WorkspaceError
@@ -85,6 +85,27 @@ def test_a_run_of_yesterday_serves_today(market, place, backbone):
         expected = recommender.recommend_from_items(folded, k=5)
         assert recommender.recommend(new, k=5)[0].tolist() == expected[0].tolist()
         np.testing.assert_allclose(recommender.recommend(new, k=5)[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_of_yesterday_recommends_nothing_that_is_rated_low(tmp_path):
+    rng = np.random.default_rng(0)
+    rated = [(u, i, rng.choice([1.0, 5.0])) for u in range(30) for i in range(12) if rng.random() < 0.7]
+    table = pl.DataFrame(rated, schema=["user_id", "item_id", "stars"], orient="row")
+    made = Dataset.from_frame(table, rating="stars", min_rating=3)
+    place = Workspace(tmp_path)
+    made.save(place.dataset_path)
+    fit(place, "live")
+    bought = made.users.id(made.train.users[0]), made.items.id(made.train.items[0])
+    opinions = [(*bought, 1.0), (99, made.items.id(0), 5.0), (99, made.items.id(1), 1.0)]
+    day = pl.DataFrame(opinions, schema=table.schema, orient="row")
+    append(made, day).dataset.save(place.dataset_path)
+    for dataset in (place.dataset(), DatasetWithoutPairs.load(place.dataset_path)):
+        recommender = open_recommender(place, "live", dataset)
+        known = place.dataset().known().toarray() > 0
+        assert known.sum() == len(table) + 2
+        lists, scores = recommender.recommend_rows(np.arange(dataset.n_users), k=12)
+        assert not known[np.arange(len(lists))[:, None], lists][np.isfinite(scores)].any()
+        assert recommender.seen[[-1]].nnz == 1, "a new user is not placed by what they do not like"
 
 
 def test_a_release_outlives_dataset_and_run(market, place):

@@ -620,7 +620,7 @@ class Dataset:
 class DatasetWithoutPairs(Dataset):
     """A stored dataset for a server, whose recommender knows the interactions: its ids, texts and provenance.
 
-    The splits are empty. What needs interactions (``everything``, ``content``) reads the whole dataset for it.
+    The splits are empty. What needs interactions (``everything``, ``known``, ``content``) reads the whole dataset.
 
     Args:
         folder: that the dataset is stored in.
@@ -652,6 +652,10 @@ class DatasetWithoutPairs(Dataset):
     def everything(self) -> Interactions:
         """Read all interactions that are known."""
         return Dataset.load(self.folder).everything()
+
+    def known(self) -> sp.csr_array:
+        """Read the pairs that are not recommended."""
+        return Dataset.load(self.folder).known()
 
     @cached_property
     def content(self) -> str:

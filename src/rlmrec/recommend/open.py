@@ -5,7 +5,6 @@ from __future__ import annotations
 import scipy.sparse as sp
 
 from rlmrec.data.dataset import Dataset
-from rlmrec.data.interactions import Interactions
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.evaluation.ranking import Scorer, WithUnknownItems
 from rlmrec.files import read_json
@@ -48,7 +47,7 @@ def open_scorer(workspace: Workspace, run: str, dataset: Dataset) -> tuple[Score
             "evaluate the run whose options it took"
         )
     if recommender.manifest["fingerprint"] != dataset.fingerprint:
-        recommender = _up_to_date(recommender, dataset, dataset.train)
+        recommender = _up_to_date(recommender, dataset, held_out=False)
     unknown = dataset.n_items - len(recommender.items)
     scores = recommender.scorer()
     return (WithUnknownItems(scores, dataset.n_items) if unknown else scores), unknown
@@ -59,8 +58,8 @@ def open_recommender(
 ) -> Recommender:
     """Load the recommender of a finished run, with its index if it has one.
 
-    A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, and new users
-    are folded in from what they have. New items wait for the next training.
+    A run of before ``rlmrec data append`` knows what was appended: nothing that is known is recommended, low ratings
+    included, and new users are folded in from what they have. New items wait for the next training.
 
     Args:
         workspace: that holds the run.
@@ -74,7 +73,7 @@ def open_recommender(
     """
     recommender = _load(workspace, run, dataset, mmap)
     if recommender.manifest["fingerprint"] != dataset.fingerprint or recommender.known is recommender.seen:
-        recommender = _up_to_date(recommender, dataset, dataset.everything())
+        recommender = _up_to_date(recommender, dataset, held_out=True)
     folder = workspace.recommender_path(run)
     if with_index and has_index(folder):
         return recommender.with_index(Index.load(folder, recommender.items, mmap))
@@ -92,13 +91,20 @@ def _load(workspace: Workspace, run: str, dataset: Dataset, mmap: bool = False) 
     return recommender
 
 
-def _up_to_date(recommender: Recommender, dataset: Dataset, interactions: Interactions) -> Recommender:
-    """Return a recommender with the dataset's users, of whom these interactions are known."""
+def _up_to_date(recommender: Recommender, dataset: Dataset, held_out: bool) -> Recommender:
+    """Return a recommender of a dataset of before with the dataset's users and what is known of them.
+
+    Args:
+        recommender: the recommender.
+        dataset: the dataset.
+        held_out: whether held-out interactions and low ratings are known, too, or those of training alone.
+    """
     n_items, n_users = len(recommender.items), len(recommender.users)
-    known = sp.csr_array(interactions.csr()[:, :n_items])
-    recommender = recommender.with_known(sp.csr_array(known[:n_users]))
-    new = dataset.users.ids[n_users:]
-    return recommender.with_users(new, sp.csr_array(known[n_users:])) if new else recommender
+    if new := dataset.users.ids[n_users:]:
+        interactions = dataset.everything() if held_out else dataset.train
+        recommender = recommender.with_users(new, sp.csr_array(interactions.csr()[n_users:, :n_items]))
+    known = dataset.known() if held_out else dataset.train.csr()
+    return recommender.with_known(sp.csr_array(known[:, :n_items]))
 
 
 def find_cold_start(workspace: Workspace, run: str, recommender: Recommender) -> TextModel | None:
