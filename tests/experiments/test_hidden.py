@@ -12,6 +12,7 @@ from rlmrec.evaluation import metrics
 from rlmrec.evaluation.ranking import read_table
 from rlmrec.experiments.experiment import Experiment, coordinates
 from rlmrec.experiments.hidden import Hidden
+from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, run_trial
 from rlmrec.linalg import unit_rows
@@ -133,6 +134,19 @@ def test_texts_of_a_group_lead_to_its_items(place, hidden):
         assert "groups" not in record
         again = run_trial(one, inputs)  # kept, and evaluated to the same numbers
         assert again["test"] == record["test"]
+
+
+@pytest.mark.parametrize("kind", ["users", "items"])
+def test_a_closed_form_reads_whitened_texts_as_those_before(kind, tmp_path):
+    dataset, texts = blocks()
+    hidden = Hidden.draw(dataset, kind)
+    found = []
+    for name, given in (("plain", texts), ("whitened", texts.whitened(0.5, texts.has_user))):
+        given = hidden.with_new_means(given)
+        run(RunSpec.resolve("graph-filter"), hidden.rest, hidden.texts_of_rest(given), tmp_path / name)
+        recommender = Recommender.load(tmp_path / name / "recommender")
+        found.append(hidden.evaluate(recommender, given, (5,), text_alone=False).items)
+    np.testing.assert_array_equal(*found)
 
 
 def test_values_per_user_against_scores_by_hand(place):

@@ -147,6 +147,8 @@ class Hidden:
         """
         model = None
         if text_embeddings is not None:
+            if has_rule_for_texts(recommender):  # which whitens by itself
+                text_embeddings = text_embeddings.unwhitened or text_embeddings
             model = _text_model(recommender, self.texts_of_rest(text_embeddings), self.rest, text_alone)
         if self.kind == "users":
             vectors = None if text_embeddings is None else text_embeddings.users[self.rows]
