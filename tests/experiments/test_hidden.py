@@ -170,6 +170,8 @@ def test_values_per_user_against_scores_by_hand(place):
         assert stored["user"].to_list() == users[n_relevant > 0].tolist()
         assert np.allclose(stored["recall@5"], values)
         assert record["test"]["recall@5"] == pytest.approx(values.mean())
+        if kind == "items":  # nine items: a list of 20 has them all, and eleven empty places
+            assert record["test"]["precision@20"] == pytest.approx(n_relevant[n_relevant > 0].mean() / 20)
 
 
 def test_without_a_text_users_get_what_is_popular(place):

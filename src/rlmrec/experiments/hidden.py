@@ -179,7 +179,9 @@ class Hidden:
         for start in range(0, len(places), BLOCK):
             block = places[start : start + BLOCK]
             items, _ = top_k(scores(block), k[-1])
-            found.append((items, np.take_along_axis(self.wanted[block].toarray() > 0, items, axis=1)))
+            hits = np.take_along_axis(self.wanted[block].toarray() > 0, items, axis=1)
+            behind = ((0, 0), (0, k[-1] - items.shape[1]))  # the items may be fewer than K
+            found.append((np.pad(items, behind, constant_values=-1), np.pad(hits, behind)))
         n_relevant = np.diff(self.wanted.indptr)[places].astype(np.int64)
         degrees = self.rest.train.item_degrees()
         popularity = degrees if self.kind == "users" else np.zeros(len(self.rows), np.int64)
