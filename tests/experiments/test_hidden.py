@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlmrec.data.dataset import SPLITS
+from rlmrec.data.interactions import Interactions
 from rlmrec.data.metadata import MEANS
 from rlmrec.errors import ConfigError
 from rlmrec.evaluation import metrics
@@ -35,6 +36,8 @@ def pairs(dataset):
 @pytest.mark.parametrize("kind", ["users", "items"])
 def test_nothing_of_the_hidden_is_left_and_all_of_it_is_wanted(kind):
     dataset, texts = blocks()
+    low = Interactions(np.array([0]), np.array([dataset.n_items - 1]), dataset.n_users, dataset.n_items)
+    dataset = replace(dataset, low_rated=low)
     hidden = Hidden.draw(dataset, kind, 0.2)
     assert np.array_equal(hidden.rows, Hidden.draw(dataset, kind, 0.2).rows)
     vocabulary = getattr(dataset, kind)

@@ -264,5 +264,6 @@ def _without_items(dataset: Dataset, rows: IntArray) -> Dataset:
         item_texts=None if dataset.item_texts is None else dataset.item_texts[np.flatnonzero(stays)],
         cold=None,
         unranked=None,
+        low_rated=None,
         **parts,
     )
