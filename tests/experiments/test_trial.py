@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlmrec.closed_form.base import Texts
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
@@ -61,6 +62,13 @@ def test_noise_is_of_pairs_that_exist_nowhere_and_the_test_is_unchanged(place):
     assert np.isin(few.train.keys(), many.train.keys()).all(), "more noise is added noise"
     other = inputs.of(con(place, seed=2, noise=0.05))[0]
     assert other.fingerprint != few.fingerprint
+    # Users' means are over what stood before the noise, and are not taken for texts of their own.
+    is_mean = np.arange(clean.n_users) % 2 == 1
+    texts = inputs.text_embeddings("default").with_means_over(clean.train, is_mean)
+    texts.save(place.text_embeddings_path("mixed"))
+    mixed = replace(con(place, noise=0.25), texts=texts.digest, text_embeddings="mixed")
+    dataset, found = inputs.of(mixed)
+    np.testing.assert_array_equal(Texts.of(found, dataset).has_user, ~is_mean)
 
 
 def test_shuffled_vectors_follow_the_seed(place):

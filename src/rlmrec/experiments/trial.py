@@ -285,7 +285,8 @@ class TrialInputs:
             # Noise does not change text embeddings: texts are written before training.
             rng = np.random.default_rng(trial.seed)
             noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
-            dataset = replace(dataset, train=noisy)
+            # Noise comes last, so users' means are still known as those over what stood before it.
+            dataset = replace(dataset, train=noisy, n_before_final=len(dataset.train))
             if text_embeddings is not None:
                 text_embeddings = text_embeddings.mapped(
                     lambda raw: replace(raw, manifest=_of_any_dataset(raw))
