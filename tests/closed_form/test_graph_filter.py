@@ -490,6 +490,12 @@ def test_users_and_items_without_a_text(noisy):
     without = np.flatnonzero(~part.has_user)
     assert not model.direct[without].nnz
     assert np.isfinite(model.score(np.arange(dataset.n_users))).all()
+    zeros = Texts(*(np.where(has[:, None], rows, np.float32(0))
+                    for rows, has in ((part.items, part.has_item), (part.users, part.has_user))))  # fmt: skip
+    same = GraphFilter.fit(dataset, zeros, FIXED)
+    np.testing.assert_array_equal(same.score(np.arange(300)), model.score(np.arange(300)))
+    size = model.rule.item_texts.whitening.size
+    assert not model.add_items(np.zeros((1, texts.items.shape[1])))[:, -size - 1 : -1].any()
 
 
 @pytest.mark.parametrize(("n_users", "n_items"), [(2, 2), (2, 5), (6, 2), (30, 3)])

@@ -44,7 +44,7 @@ from rlmrec.linalg import ROUNDING, unit_rows
 from rlmrec.shards import Shards
 from rlmrec.text.whitening import Whitening
 from rlmrec.topk import map_blocks
-from rlmrec.types import Float32Array, FloatArray, IntArray
+from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 
 # What an option left open is where no validation split can choose it: the middle of what four datasets chose.
 EXPONENTS = 0.3, 0.3
@@ -620,14 +620,15 @@ class _Fit:
         texts = self.texts
         if texts is None:
             return None
-        mask = texts.has_item
+        mask = _with_text(texts.items, texts.has_item)
         whitening = Whitening.fit(texts.items, self.config.text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the item texts are all equal or absent: they are not used")
             return None
         user_mean = whitening.mean
         if texts.users is not None:
-            users = texts.users if texts.has_user is None else texts.users[texts.has_user]
+            known = _with_text(texts.users, texts.has_user)
+            users = texts.users if known is None else texts.users[known]
             user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else user_mean
         return ItemTexts(whitening, whitening(texts.items, mask=mask), user_mean)
 
@@ -636,11 +637,12 @@ class _Fit:
         texts, config = self.texts, self.config
         if texts is None or texts.users is None or config.user_text_weight == 0:
             return None
-        whitening = Whitening.fit(texts.users, config.user_text_power, mask=texts.has_user)
+        mask = _with_text(texts.users, texts.has_user)
+        whitening = Whitening.fit(texts.users, config.user_text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the user texts are all equal or absent: they are not used")
             return None
-        vectors = whitening(texts.users, mask=texts.has_user)
+        vectors = whitening(texts.users, mask=mask)
         return UserTexts(whitening, vectors, self.train, config.user_neighbours, config.user_power)
 
     def _known_texts(self) -> Float32Array | None:
@@ -968,6 +970,12 @@ class _Fit:
         texts = NEW_ITEM_TEXTS if hidden.by_items.size else (0.0,)
         pairs = [(text, users) for text in texts for users in NEW_USER_TEXTS]
         return chosen, (1.0, *pairs[best_of([chosen], pairs)])
+
+
+def _with_text(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
+    """bool[n]: which rows have a text, as one of zeros says nothing; None where all have."""
+    found: BoolArray = vectors.any(axis=1) if has is None else has & vectors.any(axis=1)
+    return None if found.all() else found
 
 
 class _Recomputed:

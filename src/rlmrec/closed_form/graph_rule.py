@@ -479,7 +479,7 @@ class GraphRule(FoldIn):
         """[Q̂ ; T ; 0] of items that are known by text alone: of average popularity; see ``FoldIn.new_items``."""
         if self.item_texts is None or self.of_new_items is None:
             return super().new_items(texts)
-        of_new, whitened = self.of_new_items, self.item_texts.whitening(texts)
+        of_new, whitened = self.of_new_items, self.item_texts.whitening(texts, mask=with_text(texts))
         rank = of_new.text_map.coefficients.shape[1]
         # Further columns of Q serve new users alone: a history gives them no weight.
         directions = of_new.directions(whitened, self.item_texts.vectors, self.vectors[:, :rank])
