@@ -489,6 +489,8 @@ def test_users_and_items_without_a_text(noisy):
     model = GraphFilter.fit(dataset, part, FIXED)
     without = np.flatnonzero(~part.has_user)
     assert not model.direct[without].nnz
+    alike = GraphFilter.fit(dataset, part, FIXED.model_copy(update={"user_power": 0}))
+    assert not alike.direct[without].nnz, "also where all similar users weigh the same"
     assert np.isfinite(model.score(np.arange(dataset.n_users))).all()
     zeros = Texts(*(np.where(has[:, None], rows, np.float32(0))
                     for rows, has in ((part.items, part.has_item), (part.users, part.has_user))))  # fmt: skip

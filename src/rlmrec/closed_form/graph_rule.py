@@ -62,7 +62,7 @@ class UserTexts:
             own: int64[B], the user's own row, which is left out; −1 for none.
         """
         ids, cosines = nearest(queries, self.vectors, self.count, own)
-        weights = np.maximum(cosines, 0) ** np.float32(self.power)
+        weights = np.where(cosines > 0, np.maximum(cosines, 0) ** np.float32(self.power), np.float32(0))
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-12))
         found = sp.csr_array(weighted_rows(ids, weights, len(self.vectors)) @ self.histories)
         return scale_rows(found, reciprocal(sparse_deviations(found)))
