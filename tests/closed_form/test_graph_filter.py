@@ -413,6 +413,13 @@ def test_smoothing_is_folded_in_exactly(noisy):
     items = dataset.train.csr()[[4]].indices
     parts = model.fold_in(items, text=texts.users[4], own=4)
     np.testing.assert_allclose(parts.vectors[0], model.users[4], atol=1e-5)
+    # Items borrow history by their texts also where the texts themselves have no weight.
+    smoothed, texts_too = (
+        GraphFilter.fit(dataset, Texts(texts.items), config.model_copy(update={"text_weight": weight}))
+        for weight in (0, 1e-9)
+    )
+    every = np.arange(dataset.n_users)
+    np.testing.assert_allclose(smoothed.score(every), texts_too.score(every), atol=1e-5)
 
 
 def test_items_borrow_history_by_their_texts_where_validation_gains(noisy):
