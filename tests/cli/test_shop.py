@@ -87,6 +87,10 @@ def test_similar_users_of_a_new_one(place, files, call):
     """Who has an item is counted in what the run was trained on; where they cannot be shown, it is said why."""
     texts = ("--set", "text_weight=0.5")
     assert call("train", "-w", place.path, *texts, "--name", "chosen")[0] == 0
+    tfidf = ("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")
+    assert call(*tfidf, "--whiten", 0.5, "--name", "white")[0] == 0
+    white = ("--text-embeddings", "white")
+    assert call("train", "-w", place.path, *texts, *white, "--name", "white")[0] == 0
     assert call("train", "-w", place.path, "--final", "--like", "chosen", "--name", "live")[0] == 0
     dataset = place.dataset()
     vectors = place.text_embeddings(dataset)
@@ -95,7 +99,10 @@ def test_similar_users_of_a_new_one(place, files, call):
     lengths = np.linalg.norm(vectors.users, axis=1) * np.linalg.norm(text)
     order = np.argsort(-(vectors.users @ text) / np.maximum(lengths, 1e-12), kind="stable")[:50]
     order = order[vectors.users[order] @ text > 0]
-    for name, interactions in (("chosen", dataset.train), ("live", dataset.everything())):
+    # A closed form reads texts as they were before whitening, and so are they compared.
+    for name, interactions in (
+        ("chosen", dataset.train), ("live", dataset.everything()), ("white", dataset.train)
+    ):  # fmt: skip
         code, out, err = call("cold", "user", "-w", place.path, "--run", name, "--text", "coffee", "--json")
         assert code == 0, err
         assert "similar users" in err
@@ -103,6 +110,12 @@ def test_similar_users_of_a_new_one(place, files, call):
         rows = [dataset.items.row(item["id"]) for item in items]
         expected = (interactions.csr()[order][:, rows] != 0).sum(axis=0)
         assert [item["similar_users"] for item in items] == expected.tolist()
+    con = ("--alignment", "contrastive", "--epochs", 1, "--name", "con")
+    assert call("train", "-w", place.path, *con)[0] == 0
+    assert call("cold", "fit", "-w", place.path, "--run", "con", *white)[0] == 0
+    code, out, _ = call("cold", "user", "-w", place.path, "--run", "con", "--text", "coffee")
+    assert code == 0
+    assert "similar users are not shown: the users' text vectors are by tfidf 16" in " ".join(out.split())
     assert call("data", "append", files / "next_day.csv", "-w", place.path)[0] == 0
     cold = ("cold", "user", "-w", place.path, "--run", "chosen", "--text", "coffee")
     code, out, err = call(*cold)
@@ -110,7 +123,7 @@ def test_similar_users_of_a_new_one(place, files, call):
     said = " ".join(out.split())
     assert "similar users are not shown: text embeddings 'default': there are text vectors for" in said
     assert f"encode them for this dataset (rlmrec encode -w {place.path}, with the other options" in said
-    assert call("encode", "-w", place.path, "--encoder", "tfidf", "--set", "dim=16")[0] == 0
+    assert call(*tfidf)[0] == 0
     said = " ".join(call(*cold)[1].split())
     assert "the text embeddings 'default' are not those that run 'chosen' was trained with" in said
 

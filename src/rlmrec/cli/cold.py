@@ -246,7 +246,13 @@ def show_new_user(
 ) -> list[dict[str, Any]]:
     """Print and return the items for a new user's text vector; with text embeddings, who similar has them."""
     [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k, candidates)
-    similar = None if text_embeddings is None else (vector, text_embeddings.users)
+    of_users = None if text_embeddings is None else text_embeddings.by_encoder(cold.encoder)
+    if of_users is None and text_embeddings is not None:
+        output.say(
+            "[yellow]similar users are not shown: the users' text vectors are by "
+            f"{escape(str(text_embeddings.manifest.get('encoder')))}, that of this text is by {escape(cold.encoder)}[/]"
+        )
+    similar = None if of_users is None else (vector, of_users.users)
     return _show_list(recommender, dataset, ids, scores, similar, output)
 
 

@@ -93,8 +93,10 @@ def _why(
 
 
 def _holders(catalogue: Catalogue, rows: IntArray, vector: Float32Array | None) -> Sequence[Holders | None]:
-    """Return for item rows who of the users with similar texts has them; None without text vectors of users."""
+    """Return for item rows who of the users with similar texts has them; None without such vectors of users."""
     texts = catalogue.text_embeddings
+    if vector is not None and texts is not None:
+        texts = texts.by_encoder(catalogue.cold_start().encoder)
     if vector is None or texts is None or len(texts.users) != len(catalogue.recommender.users):
         return [None] * len(rows)
     return similar_holders(vector, texts.users, catalogue.recommender, rows)

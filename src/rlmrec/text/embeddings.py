@@ -143,6 +143,17 @@ class TextEmbeddings:
             digest.update(self.has_user.tobytes() + self.has_item.tobytes())
         return digest.hexdigest()[:16]
 
+    def by_encoder(self, name: str) -> TextEmbeddings | None:
+        """Return those of these vectors and the ones before whitening that an encoder made; None if it made neither.
+
+        Args:
+            name: the encoder's, such as ``TextModel.encoder``: its vectors of new texts can be compared with them.
+        """
+        for found in (self, self.unwhitened):
+            if found is not None and found.manifest.get("encoder", "unknown") == name:
+                return found
+        return None
+
     def stacked(self) -> Float32Array:
         """Return float32[N, d_s], users first."""
         return np.concatenate([self.users, self.items])
