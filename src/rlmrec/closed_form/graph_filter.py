@@ -974,7 +974,8 @@ class _Fit:
 
 def _with_text(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
     """bool[n]: which rows have a text, as one of zeros says nothing; None where all have."""
-    found: BoolArray = vectors.any(axis=1) if has is None else has & vectors.any(axis=1)
+    found: BoolArray = np.asarray(vectors.any(axis=1))
+    found = found if has is None else found & has
     return None if found.all() else found
 
 
