@@ -9,7 +9,7 @@ import pytest
 
 from rlmrec.closed_form.base import Texts
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
-from rlmrec.experiments.run import run
+from rlmrec.experiments.run import build, run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.experiments.trial import Trial, TrialInputs, of_period, run_trial
 from rlmrec.recommend.recommender import Recommender
@@ -147,6 +147,22 @@ def test_a_final_run_takes_means_before_whitening(tmp_path):
         run(RunSpec.resolve("graph-filter", seed=1), dataset, texts, tmp_path / name, final=True)
         scores.append(Recommender.load(tmp_path / name / "recommender").scorer().score(np.arange(8)))
     np.testing.assert_array_equal(*scores)
+
+
+def test_a_final_run_gives_means_to_those_without_a_text_if_any_had_one(tmp_path, monkeypatch):
+    dataset, text_embeddings = blocks()
+    own = np.arange(dataset.n_users) % 3 > 0
+    dropped = replace(text_embeddings, users=text_embeddings.users * own[:, None], has_user=own)
+    filled = dropped.with_means_over(dataset.train, ~own)
+    read = []
+    monkeypatch.setattr(
+        "rlmrec.experiments.run.build", lambda *given: read.append(given[2].has_user) or build(*given)
+    )
+    spec = RunSpec.resolve("lightgcn", "contrastive", options={**QUICK, "epochs": 1})
+    for name, texts in (("dropped", dropped), ("filled", filled)):
+        run(spec, dataset, texts, tmp_path / name, final=True)
+    np.testing.assert_array_equal(read[0], own)
+    assert read[1].all()
 
 
 def test_means_are_shuffled_after_a_period_is_taken(place):

@@ -195,7 +195,8 @@ def run(
         whole = dataset.final()
         if text_embeddings is not None:
             own = own_user_texts(text_embeddings.check(dataset), dataset)
-            text_embeddings = text_embeddings.mapped(lambda raw: raw.with_means_over(whole.train, ~own))
+            if (text_embeddings.has_user & ~own).any():  # else users without a text were to have no vector
+                text_embeddings = text_embeddings.mapped(lambda raw: raw.with_means_over(whole.train, ~own))
         dataset = whole
     if spec.is_closed_form:
         if start is not None:
