@@ -267,6 +267,10 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     code, _, err = call("train", *options, *still, "--name", "new", "--start-from", "old")
     assert code == 0, err
     assert "only its initial embeddings are taken" not in err
+    final = ("train", "-w", place.path, "--final", "--like", "new", "--name", "live", "--overwrite")
+    told = "new started from the embeddings of another run, and this one does not"
+    assert told in " ".join("".join(call(*final)[1:]).split())
+    assert told not in " ".join("".join(call(*final, "--start-from", "old")[1:]).split())
     other = (
         "--backbone",
         "simgcl",

@@ -154,6 +154,11 @@ def train(
         values = {option: short_name(one) if isinstance(one, str) else one for option, one in chosen.items()}
         name = "-".join([*parts, *(f"{option}={value}" for option, value in values.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
+    if like is not None and start is None and "start" in read_config(place.finished_run(like))["data"]:
+        output.say(
+            f"[yellow]{escape(like)} started from the embeddings of another run, and this one does not: to start from "
+            "them as well, add --start-from RUN[/]"
+        )
     if start_from is not None:
         before = read_config(place.finished_run(start_from))["run"]
         if (before["backbone"], before["alignment"]) != (spec.backbone, spec.alignment):
