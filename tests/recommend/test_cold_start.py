@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from rlmrec.alignment.projector import Projector
 from rlmrec.closed_form import GraphFilter, Popularity, Texts
 from rlmrec.closed_form.base import mean_over_training
+from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.recommend import cold_start
 from rlmrec.recommend.cold_start import ColdStart, KernelMap, ProjectorMap
@@ -51,6 +52,19 @@ def test_a_new_item_goes_to_its_block(made):
         assert "new" not in more.recommend(others, k=10)[0]
     lengths = np.linalg.norm(recommender.items, axis=1)
     assert np.linalg.norm(vector) == pytest.approx(np.median(lengths), rel=1e-5)
+
+
+def test_a_recommender_of_before_is_fitted_on_the_items_that_it_knows(made):
+    dataset, text_embeddings, recommender, _ = made
+    before = Recommender(
+        recommender.users, recommender.items[:70], dataset.users, Vocabulary(dataset.items.ids[:70], "item"),
+        recommender.seen[:, :70],
+    )  # fmt: skip
+    assert dataset.train.item_degrees()[70:].all()
+    known = text_embeddings.items * (np.arange(dataset.n_items) < 70)[:, None]
+    expected = ColdStart.fit(recommender, replace(text_embeddings, items=known), dataset).map
+    for name, values in ColdStart.fit(before, text_embeddings, dataset).map.arrays.items():
+        np.testing.assert_array_equal(values, expected.arrays[name])
 
 
 def test_a_sentence_about_taste_gets_items_of_its_block(made):

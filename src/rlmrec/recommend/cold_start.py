@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse as sp
 from safetensors import safe_open
 
 from rlmrec.closed_form.base import UserParts, nested, own_user_texts, prefixed
@@ -367,7 +368,7 @@ class ColdStart:
         """Fit a kernel map on the items with text and training interactions, and on such users if they are enough.
 
         Args:
-            recommender: holds the embeddings.
+            recommender: holds the embeddings, of the dataset's first items where others were appended since.
             text_embeddings: text vectors of the same users and items.
             dataset: the dataset of both.
             projector: use this map instead of fitting one, for users as well.
@@ -391,6 +392,7 @@ class ColdStart:
         text_embeddings.check(dataset)
         has_text = np.square(text_embeddings.items).sum(axis=1) > 0
         warm = np.flatnonzero((dataset.train.item_degrees() > 0) & has_text)
+        warm = warm[warm < len(recommender.items)]  # those that were appended since have no embedding yet
         if len(warm) < MIN_ITEMS:
             raise DataError(
                 f"{len(warm)} items have both a text vector and training interactions: at least {MIN_ITEMS} are needed"
@@ -550,7 +552,8 @@ def _best_shift(
 ) -> float:
     """Return the c by which the text of one training item of a user finds their others best; ``mean`` is ū, [d]."""
     rng = np.random.default_rng(seed)
-    histories = dataset.train.csr()
+    n_items = len(recommender.items)
+    histories = sp.csr_array(dataset.train.csr()[:, :n_items])
     users = np.flatnonzero(np.diff(histories.indptr) > 1)
     users = rng.choice(users, min(SHIFT_USERS, len(users)), replace=False)
     asked = np.array([rng.choice(histories[[user]].indices) for user in users], np.int64)
@@ -560,14 +563,14 @@ def _best_shift(
         return 0.0
     directions = unit_rows(fitted.apply(text_embeddings.items[asked]))
     recalls = np.zeros(len(SHIFTS))
-    for start, stop in _blocks(len(users), dataset.n_items):
+    for start, stop in _blocks(len(users), n_items):
         block, rows = slice(start, stop), np.arange(stop - start)
         wanted = histories[users[block]].toarray() > 0
         wanted[rows, asked[block]] = False
         for place, shift in enumerate(SHIFTS):
             scores = unit_rows(directions[block] + np.float32(shift) * mean) @ recommender.items.T
             scores[rows, asked[block]] = -np.inf
-            listed, _ = top_k(scores, min(20, dataset.n_items))
+            listed, _ = top_k(scores, min(20, n_items))
             recalls[place] += (np.take_along_axis(wanted, listed, axis=1).sum(1) / wanted.sum(1)).sum()
     return SHIFTS[int(np.argmax(recalls))]
 
