@@ -82,6 +82,22 @@ def test_contrastive_equals_loops_over_what_has_a_text(negatives):
     assert not wanted[1][~HAS_ITEM].any()
 
 
+def test_vectors_of_zeros_count_as_none():
+    masked = masked_semantics()
+    zeros = TextEmbeddings(masked.users, masked.items)
+    users, items = embeddings()
+    for kind in (Contrastive, Generative):
+        values = []
+        for texts in (masked, zeros):
+            torch.manual_seed(0)
+            alignment = kind(texts, D, mask_ratio=0.9) if kind is Generative else kind(texts, D)
+            alignment = alignment.double()
+            _, drawn = alignment.corrupt(torch.cat([users, items]), torch.Generator().manual_seed(0))
+            [value] = alignment.loss(users, items, BATCH, drawn).values()
+            values.append(value.item())
+        assert values[0] == values[1] > 0
+
+
 @pytest.mark.parametrize("negatives", ["all-users", "batch"])
 def test_a_batch_without_any_text_adds_nothing(negatives):
     alignment = Contrastive(masked_semantics(), D, ContrastiveConfig(negatives=negatives)).double()

@@ -93,6 +93,7 @@ class Contrastive(Alignment):
         **options: Any,
     ) -> None:
         super().__init__(text_embeddings, backbone, config, **options)
+        text_embeddings = text_embeddings.with_zeros_marked()
         self.register_buffer("user_text", torch.from_numpy(text_embeddings.users), persistent=False)
         self.register_buffer("item_text", torch.from_numpy(text_embeddings.items), persistent=False)
         # None where every node has a vector: the usual case costs nothing.

@@ -70,6 +70,7 @@ class Generative(Alignment):
         **options: Any,
     ) -> None:
         super().__init__(text_embeddings, backbone, config, **options)
+        text_embeddings = text_embeddings.with_zeros_marked()
         self.register_buffer("text", torch.from_numpy(text_embeddings.stacked()), persistent=False)
         # None where every node has a vector: the usual case costs nothing.
         rows = None

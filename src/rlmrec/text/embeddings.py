@@ -143,6 +143,15 @@ class TextEmbeddings:
             digest.update(self.has_user.tobytes() + self.has_item.tobytes())
         return digest.hexdigest()[:16]
 
+    def with_zeros_marked(self) -> TextEmbeddings:
+        """Return these vectors with rows of zeros marked to have none; unchanged where there are only zeros."""
+        has_user, has_item = (
+            has & rows.any(axis=1) for rows, has in ((self.users, self.has_user), (self.items, self.has_item))
+        )
+        if not (has_user.any() or has_item.any()):
+            return self
+        return replace(self, has_user=has_user, has_item=has_item)
+
     def by_encoder(self, name: str) -> TextEmbeddings | None:
         """Return those of these vectors and the ones before whitening that an encoder made; None if it made neither.
 
