@@ -259,13 +259,16 @@ def test_a_column_of_titles_by_another_name(call, tmp_path):
     # Appended tables need the column only if they have titles, or if it is named again.
     (tmp_path / "stock.csv").write_text("artikel;lager\n3;7\n")
     append = ["data", "append", "--items", tmp_path / "stock.csv", "-w", place.path]
-    code, _, err = call(*append)
+    code, out, err = call(*append)
     assert code == 0, err
+    assert "next:" not in out, "a stock is no text"
     assert item_labels(place.dataset())[3].startswith("Käse Nr. 3")
     assert place.dataset().item_texts["lager"][3] == "7"
     assert "no column of titles 'titel'" in call(*append, "--title-column", "titel")[2]
     (tmp_path / "stock.csv").write_text("artikel;titel\n3;Quark\n")
-    assert call(*append)[0] == 0
+    code, out, _ = call(*append)
+    assert code == 0
+    assert "'rlmrec encode' for the texts that have changed" in " ".join(out.split())
     assert item_labels(place.dataset())[3] == "Quark"
     code, _, err = call(*command, *texts, "--title-column", "name")
     assert code == 2

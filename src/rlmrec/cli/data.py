@@ -507,6 +507,11 @@ def append_command(
         output.say("nothing new: the dataset stays as it is")
     elif grown.fingerprint != dataset.fingerprint:
         output.say("next: 'rlmrec encode' for vectors of what is new, then 'rlmrec train'")
+    elif appended.counts.get("known items with a changed text"):
+        output.say(
+            "next: 'rlmrec encode' for the texts that have changed, of which stored text embeddings have the former "
+            "ones, then 'rlmrec train'"
+        )
     output.result(
         {
             "dataset": str(place.dataset_path),
