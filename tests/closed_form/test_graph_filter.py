@@ -1,5 +1,7 @@
 """The graph filter against a dense reference, and all that must follow from its parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -260,6 +262,22 @@ def test_new_user_by_text_and_new_item_by_text(noisy):
     scores, own = model.users @ embeddings.T, model.users @ model.items.T
     agreement = [np.corrcoef(scores[:, item], own[:, item])[0, 1] for item in range(dataset.n_items)]
     assert np.median(agreement) > 0.5
+
+
+def test_similar_users_of_a_new_one_count_also_where_they_do_not_for_known_ones(noisy, fitted):
+    """As where validation gives the histories of similar users no weight, but those of new users some."""
+    dataset, texts = noisy
+    of_new = replace(fitted.rule.new_users, weights=(1.0, 0.4, 1.0))
+    rule = replace(fitted.rule, neighbours=None, new_users=of_new, weights=(0.0, 0.4, 0.0, 0.8))
+    model = replace(fitted, rule=rule, history=None, neighbours=None, direct=None)
+    recommender = Recommender.of_model(dataset, model, {}, texts.users)
+    assert recommender.is_inner_product
+    parts = recommender.new_user((), text=texts.users[3])
+    assert parts.direct.nnz > 0
+    scores = recommender.score_parts(parts)[0]
+    [rows], [found] = recommender.recommend_parts_rows(parts, 10)
+    np.testing.assert_allclose(found, -np.sort(-scores)[:10], rtol=1e-5)
+    np.testing.assert_allclose(found, scores[rows], rtol=1e-5)
 
 
 def test_cosines_do_not_compare_popularity(noisy, fitted):

@@ -332,7 +332,9 @@ class Recommender:
         queries = Queries(
             len(parts.vectors), parts.vectors.__getitem__, sparse=lambda block: _part(parts, block)
         )
-        return self._search(queries, k, allowed)
+        # Users of similar text may add to the scores of new users, although they add nothing to those of known ones.
+        has_sums = self.parts is not None and parts.direct is not None and parts.direct.nnz > 0
+        return self._search(queries, k, allowed, has_sums)
 
     def recommend_from_items(self, item_ids: Sequence[RawId] | AnyArray, k: int = 20) -> Answer:
         """Return the k best items for a new user who likes these items; the liked items are left out.
@@ -740,10 +742,10 @@ class Recommender:
 
         return Queries(len(users), lambda block: self.users[users[block]], seen, sparse)
 
-    def _search(self, queries: Queries, k: int, allowed: BoolArray | None) -> Found:
+    def _search(self, queries: Queries, k: int, allowed: BoolArray | None, has_sums: bool = False) -> Found:
         """Return the k best of the allowed items, through the index if all items are allowed."""
         self._check_length(k, queries.n_rows, len(self.items))
-        if not self.is_inner_product:
+        if has_sums or not self.is_inner_product:
             return self._search_sums(queries, k, allowed)
         if allowed is None or allowed.all():
             if self.index is not None and k >= 1:
