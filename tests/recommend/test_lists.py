@@ -1,5 +1,7 @@
 """Lists by rules, compared with a slow choice one user and one item at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ from rlmrec.data.dataset import Dataset
 from rlmrec.data.interactions import Interactions
 from rlmrec.data.vocabulary import Vocabulary
 from rlmrec.errors import ColumnError, ConfigError
+from rlmrec.recommend.explain import Explainer
 from rlmrec.recommend.lists import Lists, Rules
 from rlmrec.recommend.recommender import Recommender
 
@@ -219,6 +222,19 @@ def test_somebody_who_is_unknown_or_empty_gets_what_is_popular(lists):
     ]
     named = [brand for brand in brands if brand]
     assert len(named) == len(set(named))
+
+
+def test_who_rates_an_item_low_does_not_make_it_popular(lists):
+    users, items = np.arange(U - 1), np.full(U - 1, 149)
+    free = np.asarray(lists.recommender.known[users][:, [149]].toarray()).ravel() == 0
+    dataset = replace(lists.dataset, low_rated=Interactions(users[free], items[free], U, I))
+    recommender = Recommender.of(dataset, lists.recommender.users, lists.recommender.items)
+    assert recommender.known[:, [149]].nnz >= U - 1
+    there = Lists(recommender, dataset)
+    np.testing.assert_array_equal(there.popularity, lists.popularity)
+    assert there.of(["somebody"], 7)[0].items == lists.of(["somebody"], 7)[0].items
+    told = Explainer(recommender, dataset).explain("u5", "i149")
+    assert (told.is_popular, told.score) == (True, lists.popularity[149])
 
 
 def test_consumables_are_offered_again(lists):

@@ -270,6 +270,10 @@ class Dataset:
             known = known if more is None else sp.csr_array(known + more.csr())
         return known
 
+    def low_ratings(self) -> IntArray:
+        """Return int64[I], the number of ``low_rated`` pairs of each item."""
+        return np.zeros(self.n_items, np.int64) if self.low_rated is None else self.low_rated.item_degrees()
+
     def final(self) -> Dataset:
         """Return this dataset with everything in training and nothing held out, for a model that goes into use.
 
@@ -620,7 +624,7 @@ class Dataset:
 class DatasetWithoutPairs(Dataset):
     """A stored dataset for a server, whose recommender knows the interactions: its ids, texts and provenance.
 
-    The splits are empty. What needs interactions (``everything``, ``known``, ``content``) reads the whole dataset.
+    The splits are empty. What needs interactions (``everything``, ``known``, ``content`` and others) reads it whole.
 
     Args:
         folder: that the dataset is stored in.
@@ -656,6 +660,10 @@ class DatasetWithoutPairs(Dataset):
     def known(self) -> sp.csr_array:
         """Read the pairs that are not recommended."""
         return Dataset.load(self.folder).known()
+
+    def low_ratings(self) -> IntArray:
+        """Count the low ratings of each item."""
+        return Dataset.load(self.folder).low_ratings()
 
     @cached_property
     def content(self) -> str:

@@ -19,6 +19,7 @@ from rlmrec.data.metadata import item_labels, metadata_texts, text_columns
 from rlmrec.data.vocabulary import RawId
 from rlmrec.llm.base import LLM
 from rlmrec.llm.store import Store
+from rlmrec.recommend.lists import popularity
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.topk import check_whole
 
@@ -183,7 +184,7 @@ class Explainer:
         rows, parts, own = self.recommender.contributions(user_row, row)
         score, own_parts = float(self.recommender.score(user, item)), self._own_parts(user_row, own)
         if self.recommender.bases(np.array([user_row]))[1][0]:  # the list of this user is what is popular
-            score = own = float((self.recommender.known.indices == row).sum())
+            score = own = float(popularity(self.recommender, self.dataset)[row])
             own_parts = (POPULARITY,)
         order = np.argsort(-parts, kind="stable")
         order = order[(parts[order] > 0) & (rows[order] != row)][:k]

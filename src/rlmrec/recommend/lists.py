@@ -167,8 +167,7 @@ class Lists:
     @cached_property
     def popularity(self) -> IntArray:
         """The number of users, int64[I], who are known to have each item."""
-        counts: IntArray = np.bincount(self.recommender.known.indices, minlength=len(self.recommender.items))
-        return counts
+        return popularity(self.recommender, self.dataset)
 
     @cached_property
     def most_popular(self) -> IntArray:
@@ -466,6 +465,16 @@ class Lists:
         return (
             self._choose(rows, scores, k, Rules(at_most=rules.at_most)) if rules.at_most else (rows, scores)
         )
+
+
+def popularity(recommender: Recommender, dataset: Dataset | None) -> IntArray:
+    """Return the number of users, int64[I], who are known to have each item; who rates it low does not count."""
+    counts: IntArray = np.bincount(recommender.known.indices, minlength=len(recommender.items))
+    if dataset is None:
+        return counts
+    low = dataset.low_ratings()[: len(counts)]
+    counts[: len(low)] -= low
+    return np.maximum(counts, 0)  # items that were added by text may stand where the dataset has others
 
 
 def as_rules(rules: object) -> Rules:
