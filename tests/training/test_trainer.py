@@ -263,6 +263,21 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, kind, quick_processes):
         assert (first["loss"], first.get("valid")) == (second["loss"], second.get("valid"))
 
 
+def test_a_run_without_validation_goes_on_too(toy, tmp_path):
+    def stop(record):
+        if record["epoch"] == 4:
+            raise KeyboardInterrupt
+
+    def run(folder, on_epoch=None):
+        return train(*make(toy), toy[0], SHORT, folder=folder, early_stopping=False, on_epoch=on_epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", stop)
+    whole, stopped = run(tmp_path / "whole"), run(tmp_path / "stopped")
+    assert len(stopped.epochs) == SHORT.epochs
+    assert np.array_equal(whole.items, stopped.items)
+
+
 def test_a_checkpoint_of_other_options_is_refused(toy, tmp_path):
     train(*make(toy), toy[0], SHORT.model_copy(update={"epochs": 4}), folder=tmp_path)
     with pytest.raises(ConfigError, match=r"another config.*--overwrite"):

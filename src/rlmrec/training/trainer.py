@@ -570,7 +570,7 @@ class _Run:
         self.best_parameters = {k: v.to(device) for k, v in _under("best.", tensors).items()}
         shapes = {name: tensor.shape for name, tensor in self.best_parameters.items()}
         expected = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        if state["best_epoch"] != -1 and shapes != expected:
+        if self.early_stopping and state["best_epoch"] != -1 and shapes != expected:
             raise DataError("the best parameters are not those of the model")
         json.dumps(
             state, allow_nan=False
