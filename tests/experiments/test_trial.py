@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlmrec.closed_form.base import Texts
+from rlmrec.closed_form.base import own_user_texts
 from rlmrec.errors import ConfigError, DataError, WorkspaceError
 from rlmrec.experiments.run import build, run
 from rlmrec.experiments.spec import RunSpec
@@ -62,13 +62,21 @@ def test_noise_is_of_pairs_that_exist_nowhere_and_the_test_is_unchanged(place):
     assert np.isin(few.train.keys(), many.train.keys()).all(), "more noise is added noise"
     other = inputs.of(con(place, seed=2, noise=0.05))[0]
     assert other.fingerprint != few.fingerprint
-    # Users' means are over what stood before the noise, and are not taken for texts of their own.
-    is_mean = np.arange(clean.n_users) % 2 == 1
-    texts = inputs.text_embeddings("default").with_means_over(clean.train, is_mean)
-    texts.save(place.text_embeddings_path("mixed"))
-    mixed = replace(con(place, noise=0.25), texts=texts.digest, text_embeddings="mixed")
-    dataset, found = inputs.of(mixed)
-    np.testing.assert_array_equal(Texts.of(found, dataset).has_user, ~is_mean)
+
+
+def test_noise_makes_no_mean_a_text_and_brings_no_history_back(place):
+    inputs = TrialInputs(place)
+    dataset, texts = inputs.dataset, inputs.text_embeddings("default")
+    own = np.arange(dataset.n_users) % 2 == 0
+    mixed = texts.with_means_over(dataset.train, ~own)
+    inputs._text_embeddings["default"] = mixed
+    for more in ({}, {"history": 2}):
+        for backbone, alignment in (("graph-filter", "none"), ("lightgcn", "distilled")):
+            spec = RunSpec.resolve(backbone, alignment, seed=1)
+            trial = Trial(spec, dataset.fingerprint, mixed.digest, "default", noise=0.25, **more)
+            noisy, found = inputs.of(trial)
+            assert np.array_equal(own_user_texts(found, noisy), own)
+    assert not np.isin(noisy.train.keys(), noisy.unranked.keys()).any()
 
 
 def test_shuffled_vectors_follow_the_seed(place):

@@ -66,8 +66,8 @@ class Dataset:
         left_out: one row for each user of the source that no interaction is left of: ``id`` as text and ``reason``.
         low_rated: pairs that ``min_rating`` or their weight left out. They are in no split and are candidates in
             evaluation, as in the paper, but they are known, so they are not recommended. None without any.
-        n_before_final: of a final dataset, or one with noise, how many training interactions the dataset before had,
-            which come first; not saved. None for others.
+        n_before_final: of a final dataset, how many training interactions the dataset before had, which come first; not
+            saved. None for others.
 
     Raises:
         DataError: the splits, vocabularies and tables do not have the same U and I, splits overlap, or a
@@ -294,7 +294,7 @@ class Dataset:
 
     @property
     def split_of_means(self) -> Interactions:
-        """The training split over which text embeddings take users' means: without what a final set or noise adds."""
+        """The training split over which text embeddings take users' means; of a final dataset that of before."""
         if self.n_before_final is None:
             return self.train
         return self.train.take(np.arange(len(self.train)) < self.n_before_final)

@@ -283,10 +283,13 @@ class TrialInputs:
             text_embeddings = None if text_embeddings is None else hidden.texts_of_rest(text_embeddings)
         if trial.noise:
             # Noise does not change text embeddings: texts are written before training.
+            is_mixed = text_embeddings is not None and text_embeddings.users_are_means is None
+            if text_embeddings is not None and is_mixed and _reads_own_texts(trial):
+                text_embeddings = _without_means(dataset, text_embeddings)
             rng = np.random.default_rng(trial.seed)
-            noisy = dataset.train.with_noise(trial.noise, rng, avoid=(dataset.valid, dataset.test))
-            # Noise comes last, so users' means are still known as those over what stood before it.
-            dataset = replace(dataset, train=noisy, n_before_final=len(dataset.train))
+            real = [dataset.valid, dataset.test, *([] if dataset.unranked is None else [dataset.unranked])]
+            noisy = dataset.train.with_noise(trial.noise, rng, avoid=real)
+            dataset = replace(dataset, train=noisy)
             if text_embeddings is not None:
                 text_embeddings = text_embeddings.mapped(
                     lambda raw: replace(raw, manifest=_of_any_dataset(raw))
@@ -357,7 +360,7 @@ def _reads_own_texts(trial: Trial) -> bool:
 def _without_means(dataset: Dataset, text_embeddings: TextEmbeddings) -> TextEmbeddings:
     """Return text embeddings in which users without a text of their own have no vector.
 
-    Means over training items are recognised as such, which they no longer are after shuffling.
+    Means over training items are recognised as such, which they no longer are after shuffling or with noise.
     """
     own = own_user_texts(text_embeddings, dataset)
     return text_embeddings.mapped(
