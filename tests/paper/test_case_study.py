@@ -30,10 +30,13 @@ def test_breadth_first_search(hops):
     assert (found == expected).all()
 
 
-def test_partners_and_ranks_against_brute_force():
+@pytest.mark.parametrize("gaps", [False, True])
+def test_partners_and_ranks_against_brute_force(gaps):
     train = sparse_graph()
     rng = np.random.default_rng(1)
     texts = rng.standard_normal((40, 5)).astype(np.float32)
+    has_text = np.arange(40) % 3 > 0 if gaps else np.ones(40, bool)  # who has none is in no pair
+    texts[~has_text] = 0
     directions = np.array([[1, 0], [0, 1], [-1, 0], [0, 0]], np.float32)
     model = directions[rng.integers(4, size=40)]  # many equal cosines, and exactly equal
     pairs = distant_pairs(train, texts, {"m": model})
@@ -46,13 +49,14 @@ def test_partners_and_ranks_against_brute_force():
     found = pairs["agreeing"]
     for place, user in enumerate(found.users):
         distant = [other for other in range(40) if not near[user, other]]
-        partner = max(distant, key=lambda other: cosine(texts, user, other))
+        partner = max((other for other in distant if has_text[other]), key=lambda other: cosine(texts, user, other))
         assert found.partners[place] == partner
         assert found.n_distant[place] == len(distant)
         own = cosine(model, user, partner)
         values = np.array([cosine(model, user, other) for other in distant])
         better, equal = (values > own).sum(), (values == own).sum()
         assert found.rank["m"][place] == 1 + better + (equal - 1) / 2
+    assert set(found.users) == set(np.flatnonzero(has_text))
     control = pairs["random"]
     assert not near[control.users, control.partners].any()
     assert len(set(control.partners.tolist())) > 15

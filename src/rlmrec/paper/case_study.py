@@ -40,7 +40,7 @@ class Pairs:
     """One distant partner for each of n users.
 
     Args:
-        users: int64[n], rows of the users that have a distant user.
+        users: int64[n], rows of the users with a text who have a distant user with one.
         partners: int64[n], rows.
         agreement: float64[n], cosine of the two text embeddings.
         n_distant: int64[n], distant users of each user.
@@ -105,35 +105,38 @@ def distant_pairs(
 ) -> dict[str, Pairs]:
     """Pair each user with the distant user of the most similar text ("agreeing") and with a random one ("random").
 
+    Users without a text, or without a distant user who has one, are in no pair; a random partner may have none.
+
     Args:
         train: the training split.
-        texts: float32[U, d_s], text embeddings of the users.
+        texts: float32[U, d_s], text embeddings of the users; a row of zeros for none.
         models: by name, the final embeddings of the users, float32[U, d].
         hops: distant is farther than this.
         seed: of the random partners.
         memory_budget: bytes that blocks of users x users may take.
 
     Raises:
-        DataError: nobody has a distant user, or a matrix has another number of users.
+        DataError: nobody with a text has a distant user with one, or a matrix has another number of users.
     """
     for name, matrix in {"text": texts, **models}.items():
         if len(matrix) != train.n_users:
             raise DataError(f"{name} has vectors of {len(matrix)} users, the dataset {train.n_users}")
     directions = {name: unit_rows(matrix) for name, matrix in models.items()}
     text = unit_rows(texts)
+    has_text = text.any(1)
     # One number per user, drawn here: the size of the blocks must not change who is drawn.
     draws = np.random.default_rng(seed).random(train.n_users)
 
     def work(block: slice) -> dict[str, Pairs]:
         distant = ~within_hops(train, block, hops)
         n_distant = distant.sum(1)
-        rows = np.flatnonzero(n_distant)  # places within the block
+        rows = np.flatnonzero(has_text[block] & (distant & has_text).any(1))  # places within the block
         users = np.arange(train.n_users)[block][rows]
         distant, n_distant = distant[rows], n_distant[rows]
         agreement = text[users] @ text.T
         which = (draws[users] * n_distant).astype(np.int64)
         partners = {
-            "agreeing": np.where(distant, agreement, -np.inf).argmax(1),
+            "agreeing": np.where(distant & has_text, agreement, -np.inf).argmax(1),
             "random": (distant.cumsum(1) > which[:, None]).argmax(1),
         }
         place = np.arange(len(users))
@@ -155,7 +158,9 @@ def distant_pairs(
     blocks = list(map_blocks(work, train.n_users, 3 * train.n_users, memory_budget, threads=1))
     pairs = {kind: _joined([block[kind] for block in blocks]) for kind in KINDS}
     if not len(pairs["agreeing"]):
-        raise DataError(f"no two users are more than {hops} hops apart: this graph has no distant pairs")
+        raise DataError(
+            f"no two users with a text are more than {hops} hops apart: this graph has no distant pairs"
+        )
     return pairs
 
 
