@@ -187,6 +187,9 @@ def test_two_runners_of_one_grid_leave_one_line_a_cell(tmp_path):
     assert (tmp_path / "r.jsonl").read_text().count("\n") == 1
     second.append({**line, "value": 0.5})
     assert Results(tmp_path / "r.jsonl").records["a"]["value"] == 0.5
+    second.append({**line, "id": "b"})
+    second.append(line)  # as before: it is the last one that counts
+    assert Results(tmp_path / "r.jsonl").records["a"]["value"] == 0.25
 
 
 def test_progress_says_how_long_it_takes(monkeypatch):

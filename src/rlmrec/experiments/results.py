@@ -106,8 +106,8 @@ class Results(Generic[R]):
     def append(self, record: R) -> None:
         """Write a record and flush it to disk. Several processes may append to one file.
 
-        A record that is already in the file is not written again: two runners of the same trials both get the
-        result of each.
+        A record that is the last of its id in the file is not written again: two runners of the same trials both get
+        the result of each.
         """
         self._put(record)
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -116,7 +116,9 @@ class Results(Generic[R]):
             content = file.read()
             # With the lock held nobody else is writing, so an incomplete last line was cut short by a kill.
             file.truncate(content.rfind(b"\n") + 1)
-            if line in content.splitlines(keepends=True):
+            key = b'{"id": ' + json.dumps(record["id"], ensure_ascii=False).encode() + b","
+            own = (one for one in reversed(content.splitlines(keepends=True)) if one.startswith(key))
+            if next(own, None) == line:
                 return
             file.write(line)
             file.flush()
