@@ -27,6 +27,7 @@ from rlmrec.report.experiments import summarize
 from rlmrec.report.pairs import PairTests, _compared, load_pairs, pair_table, run_pair_tests
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
+from rlmrec.workspace import Workspace
 
 STORED = Path(__file__).parents[2] / "experiments" / "results"
 FILE = """
@@ -271,6 +272,19 @@ def test_the_plan_says_what_is_left_and_how_long_it_may_take(file, place, capsys
 def test_what_is_left_of_a_gain(early, late, left):
     base, mine = ([((0, early[who]), (9, late[who]))] for who in range(2))
     assert _gain_left(mine, base) == left
+
+
+def test_without_validation_nothing_is_chosen(file, place, call, tmp_path):
+    dataset = place.dataset()
+    dataset = replace(dataset, valid=dataset.valid.take(np.empty(0, np.int64)))
+    empty = Workspace(tmp_path / "empty")
+    dataset.save(empty.dataset_path)
+    sweep = tmp_path / "few.toml"
+    sweep.write_text('backbones = ["graph-filter"]\nalignments = ["none"]\n[grid]\nneighbours = [0, 10]\n')
+    for command in (("experiment", file, "--only", "backbone=lightgcn"), ("sweep", sweep)):
+        code, _, err = call(*command, "-w", empty.path)
+        assert code == 2
+        assert "the validation split of 'blocks' is empty" in " ".join(err.split())
 
 
 def test_unequal_budgets_are_refused(place, tmp_path):

@@ -94,6 +94,11 @@ def sweep(
     place, output = Workspace(workspace), Output(as_json)
     plan = Sweep.read(file)
     dataset = place.dataset()
+    if not len(dataset.valid):
+        raise ConfigError(
+            f"the validation split of {dataset.name!r} is empty, so that nothing can be chosen on it: split with e.g. "
+            "3:1:1"
+        )
     name = plan.text_embeddings
     # Where they are needed and not there, reading them tells it.
     has_texts = name in place.text_embeddings_names() or plan.needs_text

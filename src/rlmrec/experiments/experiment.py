@@ -512,6 +512,11 @@ class Experiment:
         choices, try_options = self._choices(number), self.values.get("try_options", {})
         first = {**alike[0], "seed": 1}
         has_tries = "tries" in self.values["grid"][number]
+        if has_tries and not alike[0]["period"] and not len(inputs.dataset.valid):  # a half is split anew
+            raise ConfigError(
+                f"{self.name} chooses among tries on validation, and the validation split of "
+                f"{inputs.dataset.name!r} is empty: split with e.g. 3:1:1"
+            )
         return Method(
             tuple(trial_of(first, {**choice, **try_options}) for choice in choices if has_tries),
             tuple(tuple(trial_of(point, choice) for point in alike) for choice in choices),
