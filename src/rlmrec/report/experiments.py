@@ -335,12 +335,10 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
     for row, found in rows.items():
         base, reference = (experiment.other_row(row, key, rows) for key in ("against", "reference"))
         found.other_options = other[row]
-        found.tests = tests.get(row, {})
         if base in rows and _is_alike(other[row], other[base]):
             found.base = base
+            found.tests = tests.get(row, {})  # stored tests against a base that is not shown are of earlier trials
             found.change = _changes(found.mean, rows[base].mean)
-        elif base in rows:
-            found.tests = {}
         if reference in rows and _is_alike(other[row], other[reference]):
             found.to_reference = _changes(found.mean, rows[reference].mean)
         found.published = numbers.get(_published_row(experiment, row), {})
