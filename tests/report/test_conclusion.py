@@ -26,6 +26,7 @@ from rlmrec.report.conclusion import (
 )
 from rlmrec.report.experiments import save_tests, summarize
 from rlmrec.report.hidden import KnownByText, known_by_text
+from rlmrec.testing import blocks
 from rlmrec.workspace import Workspace
 
 BASE = RunFacts("base", 0.20, seconds=10.0, coverage=0.38)
@@ -228,6 +229,10 @@ def test_the_experiment_hidden_is_read_from_its_records(tmp_path):
         KnownByText("items", "graph-filter", 0.2, "graph-filter with shuffled texts", 0.1),
     ]
     assert known_by_text(inputs, "recall@20") == pairs, "never the best of several on the test split"
+    dataset, _ = blocks()
+    assert known_by_text(replace(inputs, dataset=dataset), "recall@20") == [], "they are of another dataset"
+    dataset.__dict__["fingerprint"] = "d"
+    assert known_by_text(replace(inputs, dataset=dataset), "recall@20") == pairs
     # The stored tests are against another row, unless an experiment says so.
     tested = next(row for row in summarize(grid, results.path).rows if row.records[0]["id"] == "4")
     save_tests(results.path, {tested.row: {"recall@20": {"p_holm": 0.01}}})

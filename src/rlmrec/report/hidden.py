@@ -36,7 +36,7 @@ class KnownByText:
 
 
 def known_by_text(inputs: Inputs, metric: str) -> list[KnownByText]:
-    """Return the results of the workspace's experiment ``hidden``, for users and for items where both were run."""
+    """Return the results of the workspace's experiment ``hidden`` on its dataset, for users and items if both were run."""
     experiment = next((one for one in inputs.experiments if one.name == NAME), None)
     if experiment is None:
         return []
@@ -46,6 +46,10 @@ def known_by_text(inputs: Inputs, metric: str) -> list[KnownByText]:
             summary = summarize(experiment, path)
         except RlmrecError:
             continue  # the section of experiments says so
+        if inputs.dataset is not None and any(
+            _data(row)["dataset"] != inputs.dataset.fingerprint for row in summary.rows
+        ):
+            continue  # of another dataset of the workspace, whose numbers are in its own table
         found = [one for kind in ("users", "items") for one in _of_kind(summary, kind, metric)]
         if found:
             break
