@@ -181,6 +181,14 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     assert command(file, place) == 0
     assert path.read_text(encoding="utf-8") == written, "nothing was left to do"
 
+    # Tries of other options or of another split are no cost of the rows that are shown.
+    for number, (part, name, value) in enumerate((("backbone", "layers", 9), ("data", "dataset", "another"))):
+        for one in tried.values():
+            cell = {**one["cell"], part: {**one["cell"][part], name: value}}
+            Results(tries_path(path)).append({**one, "id": f"{number} {one['id']}", "cell": cell})
+    counts = [len(found) for found in summarize(Experiment.read(file), path).tries.values()]
+    assert counts == [2, 2]
+
 
 def test_groups_and_what_is_not_measured_are_in_the_tables(file, place, capsys):
     assert command(file, place, "--only", "backbone=popularity,graph-filter") == 0

@@ -354,18 +354,32 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         {record["cell"]["data"]["semantics"]: record["encoder"] for record in kept if "encoder" in record},
         left_out,
         sum(record["status"] == "failed" for record in records),
-        _tries(experiment, path),
+        _tries(experiment, path, by_row),
         asked,
         load_pairs(path),
     )
 
 
-def _tries(experiment: Experiment, path: Path) -> dict[Row, list[TrialRecord]]:
-    """Return the tries of each row."""
+def _tries(
+    experiment: Experiment, path: Path, shown: Mapping[Row, Sequence[TrialRecord]]
+) -> dict[Row, list[TrialRecord]]:
+    """Return the tries that the options of each row were chosen from.
+
+    The file also has those of earlier commands. The row's own differ from its runs in the options that are tried alone.
+    """
+    grids = experiment.values["grid"]
+    tables = [experiment.values.get("try_options", {}), *(one for grid in grids for one in grid.get("tries", ()))]
+    tried = {name.rpartition(".")[2] for table in tables for name in flat_options(table)}
+
+    def fixed(record: TrialRecord) -> dict[str, Any]:
+        trial = record["cell"]
+        options = {**options_of(trial), "dataset": trial["data"]["dataset"]}
+        return {name: value for name, value in options.items() if name.rpartition(".")[2] not in tried}
+
     tries: dict[Row, list[TrialRecord]] = {}
     for record in read_trial_records(tries_path(path)) if tries_path(path).exists() else []:
         row = experiment.row(record["cell"])
-        if record["status"] == "done" and row is not None:
+        if record["status"] == "done" and row in shown and fixed(record) == fixed(shown[row][0]):
             tries.setdefault(row, []).append(record)
     return tries
 
