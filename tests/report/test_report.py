@@ -330,6 +330,9 @@ def test_neighbours_against_scikit_learn():
     assert nearest.shape == own.shape  # without X a point is not its own neighbour
     expected = (classes[own[known]] == classes[known, None]).mean()
     assert neighbour_agreement(directions, classes, 3) == pytest.approx(expected)
+    zeros = np.zeros((40, 5), np.float32)  # of items without a text
+    with_gaps = neighbour_agreement(np.concatenate([zeros, directions]), np.concatenate([classes[:40], classes]), 3)
+    assert with_gaps == pytest.approx(expected)
 
 
 def of_cell(full, trial):

@@ -164,10 +164,13 @@ def neighbour_agreement(directions: Float32Array, classes: IntArray, n_classes: 
     """Return the share of nearest neighbours that have the item's class, over the items of the classes.
 
     Args:
-        directions: float32[I, d], unit length; the share is over a sample of 5,000 items, their neighbours are any.
+        directions: float32[I, d], unit length; rows of zeros, of items without a text, are left out. The share is over
+            a sample of 5,000 items, their neighbours are any.
         classes: int64[I].
         n_classes: items of higher classes are "other" and not in the share.
     """
+    known = directions.any(axis=1)
+    directions, classes = directions[known], classes[known]
     sample = np.random.default_rng(0).permutation(np.flatnonzero(classes < n_classes))[:5000]
     most = min(NEIGHBOURS, len(directions) - 1)
     same = 0
