@@ -294,6 +294,13 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
         assert len(before) < len(after) == size
         np.testing.assert_allclose(after[: len(before)], before, atol=1e-6)
         assert after[len(before) :].any(axis=1).all()
+    final = ("train", "-w", place.path, "--final", "--like", "new", "--name", "live")
+    code, _, err = call(*final)
+    assert code == 2
+    assert "new started from the embeddings of another run" in err, "its epochs are few from random ones"
+    assert call(*final, "--start-from", "old")[0] == 0
+    live = load_file(place.run("live") / "model.safetensors")["backbone.item_embedding"]
+    np.testing.assert_allclose(live, new["backbone.item_embedding"], atol=1e-6)
     code, _, err = call("train", *options, "--epochs", 1, "--set", "embedding_size=16", "--start-from", "old")
     assert code == 2
     assert "cannot start from" in err

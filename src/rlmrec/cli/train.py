@@ -277,6 +277,11 @@ def _final_spec(
         names = ", ".join("--set" if option == "settings" else f"--{option}" for option in given)
         raise ConfigError(f"{names}: a final run takes the options of --like {like}; leave it out")
     folder = place.finished_run(like)
+    if read_config(folder)["data"].get("start") and not is_given(context, "start_from"):
+        raise ConfigError(
+            f"{like} started from the embeddings of another run, and its number of epochs is right from there alone: "
+            "name one by --start-from RUN"
+        )
     spec = final_spec(folder, classes)
     if epochs is not None and not spec.is_closed_form:
         spec = replace(spec, training=spec.training.model_copy(update={"epochs": epochs}))
