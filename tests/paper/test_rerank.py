@@ -161,6 +161,19 @@ def test_a_refused_user_keeps_an_empty_list(place):
 def test_what_cannot_be_asked_is_said(place, toy):
     with pytest.raises(ConfigError, match="choose"):
         rerank.run(place, "base", Model(in_order), RerankConfig(candidates=10))
+    before = place.dataset()
+    lineage = {"lineage": [{"fingerprint": before.fingerprint, "content": before.content, "changed": []}]}
+    grown = dataclasses.replace(before, valid=before.valid.take(np.arange(3)), provenance=lineage)
+    grown.save(place.dataset_path)
+    with pytest.raises(ConfigError, match="'base' was trained before interactions were appended"):
+        rerank.run(place, "base", Model(in_order), CONFIG)
+    before.save(place.dataset_path)
+    users, items = (np.ones((n, 4), np.float32) for n in (before.n_users, before.n_items))
+    final = Recommender.of(before, users, items, {"config": {"data": {"final": True}}})
+    final.save(place.run("live") / "recommender")
+    (place.run("live") / "metrics.json").write_text("{}")
+    with pytest.raises(ConfigError, match="'live' was trained on everything"):
+        rerank.run(place, "live", Model(in_order), CONFIG)
     toy[0].save(place.dataset_path)
     with pytest.raises(DataError, match="titles"):
         rerank.run(place, "base", Model(in_order), CONFIG)

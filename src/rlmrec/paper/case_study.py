@@ -24,8 +24,8 @@ from rlmrec.evaluation.significance import compare
 from rlmrec.experiments.results import Results, results_path
 from rlmrec.experiments.trial import identity
 from rlmrec.linalg import unit_rows
+from rlmrec.paper.studies import open_studied
 from rlmrec.profiles.parse import cut_words
-from rlmrec.recommend.open import open_recommender
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.topk import MEMORY_BUDGET, map_blocks
 from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
@@ -261,7 +261,7 @@ def run(
     """
     dataset = workspace.dataset()
     text_embeddings = workspace.text_embeddings(dataset)
-    models = {name: open_recommender(workspace, name, dataset).users for name in (base, *runs)}
+    models = {name: open_studied(workspace, name, dataset).users for name in (base, *runs)}
     for name, users in models.items():
         if users.shape[1] < 2:
             raise ConfigError(

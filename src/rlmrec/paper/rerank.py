@@ -32,10 +32,10 @@ from rlmrec.experiments.trial import identity
 from rlmrec.http_client import run_in_a_loop
 from rlmrec.llm.base import LLM
 from rlmrec.llm.store import Store, request_hash
+from rlmrec.paper.studies import open_studied
 from rlmrec.profiles.budget import truncate_tokens
 from rlmrec.profiles.prompts import clean_text, node_rng
 from rlmrec.profiles.template import to_json
-from rlmrec.recommend.open import open_recommender
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.types import FloatArray, IntArray
 from rlmrec.workspace import Workspace
@@ -464,7 +464,7 @@ def run(
     place = workspace.experiments_path
     with Store(place / STORE) as store:
         result = rerank(
-            dataset, open_recommender(workspace, name, dataset).with_known(None), llm, store, config,
+            dataset, open_studied(workspace, name, dataset), llm, store, config,
             seconds_path=place / SECONDS, on_user=on_user,
         )  # fmt: skip
     asked = {part: result[part] for part in ("fingerprint", "recommender", "llm", "config")} | {"run": name}

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlmrec.errors import WorkspaceError
+from rlmrec.data.dataset import Dataset
+from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.experiments.results import Results
+from rlmrec.recommend.open import open_recommender
+from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.tables import ResultTable, Value, write_tables
+from rlmrec.workspace import Workspace
 
 Record = dict[str, Any]
 
@@ -64,6 +68,24 @@ class Study:
             ConfigError: there are no records.
         """
         return write_tables(results / self.folder, self.folder, self.tables(results))
+
+
+def open_studied(workspace: Workspace, run: str, dataset: Dataset) -> Recommender:
+    """Load the recommender of a finished run, which knows the training interactions of the dataset and no others.
+
+    Raises:
+        ConfigError: the run was trained on the held-out interactions too, or before interactions were appended.
+        WorkspaceError: as ``open_recommender``.
+    """
+    recommender = open_recommender(workspace, run, dataset)
+    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
+        raise ConfigError(
+            f"run {run!r} was trained on everything (--final), held-out interactions too: name the run whose options "
+            "it took"
+        )
+    if recommender.manifest["fingerprint"] != dataset.fingerprint:
+        raise ConfigError(f"run {run!r} was trained before interactions were appended: train it again")
+    return recommender.with_known(None)
 
 
 def reranked_lists(dataset: str, records: Sequence[Record]) -> ResultTable:
