@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -267,10 +268,6 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     code, _, err = call("train", *options, *still, "--name", "new", "--start-from", "old")
     assert code == 0, err
     assert "only its initial embeddings are taken" not in err
-    final = ("train", "-w", place.path, "--final", "--like", "new", "--name", "live", "--overwrite")
-    told = "new started from the embeddings of another run, and this one does not"
-    assert told in " ".join("".join(call(*final)[1:]).split())
-    assert told not in " ".join("".join(call(*final, "--start-from", "old")[1:]).split())
     other = (
         "--backbone",
         "simgcl",
@@ -301,9 +298,22 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     assert call(*final, "--start-from", "old")[0] == 0
     live = load_file(place.run("live") / "model.safetensors")["backbone.item_embedding"]
     np.testing.assert_allclose(live, new["backbone.item_embedding"], atol=1e-6)
+    code, _, err = call("train", *options, "--epochs", 1, "--name", "leak", "--start-from", "live")
+    assert code == 2
+    assert "it would be tested on what it was trained on" in " ".join(err.split())
     code, _, err = call("train", *options, "--epochs", 1, "--set", "embedding_size=16", "--start-from", "old")
     assert code == 2
     assert "cannot start from" in err
+
+
+def test_a_start_of_another_split_is_told(place, call):
+    options = ("--backbone", "mf", "--epochs", 1, "-w", place.path)
+    assert call("train", *options, "--name", "old")[0] == 0
+    dataset = place.dataset()
+    replace(dataset, valid=dataset.test, test=dataset.valid).save(place.dataset_path)
+    for name, warns in (("new", True), ("newer", False)):
+        _, out, err = call("train", *options, "--name", name, "--start-from", "old" if warns else "new")
+        assert ("it is of another dataset or split" in " ".join((out + err).split())) is warns
 
 
 def test_runs_of_before_the_next_day_are_evaluated_and_compared(place, files, call):

@@ -154,10 +154,10 @@ def train(
         values = {option: short_name(one) if isinstance(one, str) else one for option, one in chosen.items()}
         name = "-".join([*parts, *(f"{option}={value}" for option, value in values.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
-    if like is not None and start is None and "start" in read_config(place.finished_run(like))["data"]:
+    if start is not None and not dataset.descends_from(start.dataset):
         output.say(
-            f"[yellow]{escape(like)} started from the embeddings of another run, and this one does not: to start from "
-            "them as well, add --start-from RUN[/]"
+            f"[yellow]--start-from {escape(str(start_from))}: it is of another dataset or split, so that the held-out "
+            "items may have been in its training[/]"
         )
     if start_from is not None:
         before = read_config(place.finished_run(start_from))["run"]

@@ -54,11 +54,13 @@ class InitialEmbeddings:
         users: (U, d).
         items: (I, d).
         dataset: fingerprint of the dataset that they were learned on, if it is known.
+        is_final: whether they were learned on everything, held-out interactions too.
     """
 
     users: Tensor
     items: Tensor
     dataset: str | None = None
+    is_final: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> InitialEmbeddings:
@@ -75,8 +77,9 @@ class InitialEmbeddings:
             raise WorkspaceError(f"{folder} holds no finished training run to start from")
         state = load_file(path)
         try:
-            learned = read_config(folder).get("data", {}).get("dataset")
-            return cls(state["backbone.user_embedding"], state["backbone.item_embedding"], learned)
+            data = read_config(folder).get("data", {})
+            tables = state["backbone.user_embedding"], state["backbone.item_embedding"]
+            return cls(*tables, data.get("dataset"), bool(data.get("final")))
         except KeyError:
             raise ConfigError(
                 f"the backbone of {folder} has no parameters user_embedding and item_embedding"
@@ -183,6 +186,11 @@ def run(
     if start is not None and spec.training.initial_embeddings != "random":
         raise ConfigError(
             "this run starts from the embeddings of another run: leave out initial_embeddings=spectral"
+        )
+    if start is not None and start.is_final and not final:
+        raise ConfigError(
+            "this run starts from one that was trained on everything (--final), so it would be tested on what it was "
+            "trained on: start from the run whose options that one took"
         )
     config = run_config(spec, dataset, text_embeddings, start, final)
     if kept := _kept(folder, config, overwrite):
