@@ -49,7 +49,9 @@ def test_partners_and_ranks_against_brute_force(gaps):
     found = pairs["agreeing"]
     for place, user in enumerate(found.users):
         distant = [other for other in range(40) if not near[user, other]]
-        partner = max((other for other in distant if has_text[other]), key=lambda other: cosine(texts, user, other))
+        partner = max(
+            (other for other in distant if has_text[other]), key=lambda other: cosine(texts, user, other)
+        )
         assert found.partners[place] == partner
         assert found.n_distant[place] == len(distant)
         own = cosine(model, user, partner)

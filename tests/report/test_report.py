@@ -331,7 +331,9 @@ def test_neighbours_against_scikit_learn():
     expected = (classes[own[known]] == classes[known, None]).mean()
     assert neighbour_agreement(directions, classes, 3) == pytest.approx(expected)
     zeros = np.zeros((40, 5), np.float32)  # of items without a text
-    with_gaps = neighbour_agreement(np.concatenate([zeros, directions]), np.concatenate([classes[:40], classes]), 3)
+    with_gaps = neighbour_agreement(
+        np.concatenate([zeros, directions]), np.concatenate([classes[:40], classes]), 3
+    )
     assert with_gaps == pytest.approx(expected)
 
 

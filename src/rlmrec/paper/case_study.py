@@ -123,7 +123,7 @@ def distant_pairs(
             raise DataError(f"{name} has vectors of {len(matrix)} users, the dataset {train.n_users}")
     directions = {name: unit_rows(matrix) for name, matrix in models.items()}
     text = unit_rows(texts)
-    has_text = text.any(1)
+    has_text: BoolArray = np.asarray(text.any(1))
     # One number per user, drawn here: the size of the blocks must not change who is drawn.
     draws = np.random.default_rng(seed).random(train.n_users)
 

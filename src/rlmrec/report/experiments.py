@@ -337,7 +337,9 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         found.other_options = other[row]
         if base in rows and _is_alike(other[row], other[base]):
             found.base = base
-            found.tests = tests.get(row, {})  # stored tests against a base that is not shown are of earlier trials
+            found.tests = tests.get(
+                row, {}
+            )  # stored tests against a base that is not shown are of earlier trials
             found.change = _changes(found.mean, rows[base].mean)
         if reference in rows and _is_alike(other[row], other[reference]):
             found.to_reference = _changes(found.mean, rows[reference].mean)
@@ -368,7 +370,10 @@ def _tries(
     The file also has those of earlier commands. The row's own differ from its runs in the options that are tried alone.
     """
     grids = experiment.values["grid"]
-    tables = [experiment.values.get("try_options", {}), *(one for grid in grids for one in grid.get("tries", ()))]
+    tables = [
+        experiment.values.get("try_options", {}),
+        *(one for grid in grids for one in grid.get("tries", ())),
+    ]
     tried = {name.rpartition(".")[2] for table in tables for name in flat_options(table)}
 
     def fixed(record: TrialRecord) -> dict[str, Any]:
@@ -379,7 +384,9 @@ def _tries(
     tries: dict[Row, list[TrialRecord]] = {}
     for record in read_trial_records(tries_path(path)) if tries_path(path).exists() else []:
         row = experiment.row(record["cell"])
-        if record["status"] == "done" and row in shown and fixed(record) == fixed(shown[row][0]):
+        if record["status"] != "done" or row is None or row not in shown:
+            continue
+        if fixed(record) == fixed(shown[row][0]):
             tries.setdefault(row, []).append(record)
     return tries
 

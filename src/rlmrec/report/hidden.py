@@ -36,7 +36,7 @@ class KnownByText:
 
 
 def known_by_text(inputs: Inputs, metric: str) -> list[KnownByText]:
-    """Return the results of the workspace's experiment ``hidden`` on its dataset, for users and items if both were run."""
+    """Return the results of the experiment ``hidden`` on the workspace's dataset, for users and for items if run."""
     experiment = next((one for one in inputs.experiments if one.name == NAME), None)
     if experiment is None:
         return []
