@@ -110,6 +110,16 @@ def test_seeds_against_scipy():
     assert seeds.p_wilcoxon == pytest.approx(stats.wilcoxon(new.mean(1), base.mean(1)).pvalue)
 
 
+def test_rounding_breaks_no_ties_of_ranks():
+    """Recalls are fractions: in whole numbers their differences have ties that rounding must not part."""
+    rng = np.random.default_rng(0)
+    relevant = rng.integers(1, 8, 300)
+    new, base = (rng.binomial(relevant, share, (3, 300)) for share in (0.35, 0.3))
+    users, _ = compare_seeds(seeds_of(new / relevant), seeds_of(base / relevant), "recall@20")
+    exact = (new.sum(0) - base.sum(0)) * (420 // relevant)
+    assert users.p_wilcoxon == pytest.approx(stats.wilcoxon(exact).pvalue, rel=1e-9)
+
+
 def test_only_common_seeds_are_paired_and_two_are_too_few():
     rng = np.random.default_rng(0)
     base, new = rng.random((5, 20)), rng.random((3, 20))
