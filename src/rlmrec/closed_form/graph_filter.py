@@ -34,6 +34,7 @@ from rlmrec.closed_form.graph_rule import (
     deviations,
     reciprocal,
     scale_rows,
+    with_text,
 )
 from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
 from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
@@ -277,6 +278,7 @@ class _Fit:
             return None
         if given is None and n_items**2 > SMOOTHING_CELLS:
             self.notes.append(f"{n_items:,} items: smoothing by their texts not tried, for time")
+            self.chosen["smoothing"] = 0.0
             return None
         graph = similarity_graph(item_texts.vectors, self.config.smoothing_neighbours)
         weight = SMOOTHING if given is None else given
@@ -286,6 +288,8 @@ class _Fit:
             plain, start = self._trial(a, b, None, TRIAL_POPULARITY)
             self.smoothing = found
             gain, error = self._trial(a, b, start, TRIAL_POPULARITY)[0].gain_over(plain)
+            for trial, tried in zip(self.trials[-2:], (0.0, SMOOTHING), strict=True):
+                trial["smoothing"] = tried
             kept = gain > error
             changes = f"validation changes by {gain:+.4f} (standard error {error:.4f})"
             self.notes.append(f"smoothing: {'used' if kept else 'not used'}, {changes}")
@@ -358,7 +362,7 @@ class _Fit:
         if not close:
             return best
         assert self.validation is not None
-        rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
+        rank = self._first_rank()
         ridge = RIDGE if self.config.ridge is None else self.config.ridge
         rival = max(close, key=lambda point: tried[point].mean)
         means = []
@@ -406,12 +410,11 @@ class _Fit:
         filters = [(_filter_users(smoothed, cut, RIDGE), cut.vectors) for cut in cuts]
         of_items = self._item_weights(b)
         weighted = scale_rows(rows, np.ones(rows.shape[0]), of_items)
-
         popularity = self._popularity_by_length(self.validation.users) if any(popularities) else None
 
         def scores(block: slice) -> Iterator[Float32Array]:
             beside: list[Any] = [np.float32(0)]
-            if self.config.neighbours != 0:
+            if self.config.neighbours != 0 and self.config.neighbour_weight != 0:
                 alike = _unit(self._through_users(weighted[block], a) * of_items)
                 beside = [np.float32(weight) * alike for weight in TRIAL_WEIGHTS]
             if popularity is not None:
@@ -494,10 +497,15 @@ class _Fit:
             return _Recomputed(work)
         return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
 
+    def _first_rank(self) -> int:
+        """The rank that is given, or the one that higher ones are tried from."""
+        rank = min(RANK, self.config.max_rank) if self.config.rank is None else self.config.rank
+        return min(rank, *self.train.shape)
+
     def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, int, float, sp.csr_array | None]:
         """All singular vectors found, r, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
         config = self.config
-        rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
+        rank = self._first_rank()
         if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
         wide = self._svd(scaled, rank, None) if self.accurate is None else self.accurate
@@ -569,7 +577,7 @@ class _Fit:
             wide: its leading singular vectors, the oversampling ones after them.
             most: how many of them are accurate, the last of ``ranks``.
             ranks: what is tried, unless the rank is given.
-            lower: whether to go below the least of them, by halves.
+            lower: whether to try the least of them by halves, too, down to ``LEAST_RANK``.
 
         Returns:
             rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the
@@ -577,8 +585,9 @@ class _Fit:
         """
         assert self.validation is not None
         config, rows = self.config, self._smoothed(scaled[self.validation.users])
-        if lower:  # by halves
-            ranks = [*ranks, *(least for step in range(1, 9) if (least := min(ranks) >> step) >= LEAST_RANK)]
+        half = min(ranks) // 2
+        while lower and half >= LEAST_RANK:
+            ranks, half = [half, *ranks], half // 2
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, most) for rank in ranks})
         # Oversampling vectors say whether a higher rank may pay. They are less accurate, so they are no choice.
@@ -620,14 +629,14 @@ class _Fit:
         texts = self.texts
         if texts is None:
             return None
-        mask = _with_text(texts.items, texts.has_item)
+        mask = _text_mask(texts.items, texts.has_item)
         whitening = Whitening.fit(texts.items, self.config.text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the item texts are all equal or absent: they are not used")
             return None
         user_mean = whitening.mean
         if texts.users is not None:
-            known = _with_text(texts.users, texts.has_user)
+            known = _text_mask(texts.users, texts.has_user)
             users = texts.users if known is None else texts.users[known]
             user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else user_mean
         return ItemTexts(whitening, whitening(texts.items, mask=mask), user_mean)
@@ -637,7 +646,7 @@ class _Fit:
         texts, config = self.texts, self.config
         if texts is None or texts.users is None or config.user_text_weight == 0:
             return None
-        mask = _with_text(texts.users, texts.has_user)
+        mask = _text_mask(texts.users, texts.has_user)
         whitening = Whitening.fit(texts.users, config.user_text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the user texts are all equal or absent: they are not used")
@@ -972,9 +981,9 @@ class _Fit:
         return chosen, (1.0, *pairs[best_of([chosen], pairs)])
 
 
-def _with_text(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
-    """bool[n]: which rows have a text, as one of zeros says nothing; None where all have."""
-    found: BoolArray = np.asarray(vectors.any(axis=1))
+def _text_mask(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
+    """bool[n]: which rows have a text, as ``with_text``; None where all have."""
+    found = with_text(vectors)
     found = found if has is None else found & has
     return None if found.all() else found
 

@@ -24,8 +24,8 @@ EXACT_SIZE = 500
 # takes 4 rounds of degree 4 or 3 of degree 8.
 DEGREE = 8
 # A polynomial raises the first singular vector by at most so much above the last one that is wanted: float32 loses the
-# latter beside more. MovieLens-100K, rank 256: degree 8 stops at a relative residual of .72, and this reaches .03 in
-# two rounds.
+# latter beside more. MovieLens-100K, rank 256: degree 8 stops at a relative residual of .72, this bound reaches .03
+# in two rounds.
 GROWTH = 1e8
 MAX_ROUNDS = 12
 # Columns multiplied at once: 32 columns of 10,000 rows stay in the cache, which halves the time.
@@ -178,7 +178,9 @@ class _Tiles:
         return self.by_tiles(lambda tile: self.product(np.ascontiguousarray(block[:, tile])), block.shape[1])
 
     def chebyshev(self, block: Float32Array, image: Float32Array, cut: float, top: float) -> Float32Array:
-        """p(AᵀA) block for the polynomial of degree ``DEGREE`` that is at most 1 on [0, cut], scaled to p(top) = 1.
+        """p(AᵀA) block, p a Chebyshev polynomial that is small on [0, cut], scaled to |p(top)| = 1.
+
+        Its degree is ``DEGREE``, or less where |p| would grow by more than ``GROWTH``.
 
         Args:
             block: float32[I, w].
