@@ -295,6 +295,7 @@ def test_training_goes_on_from_the_run_of_before(place, files, call):
     code, _, err = call(*final)
     assert code == 2
     assert "new started from the embeddings of another run" in err, "its epochs are few from random ones"
+    assert call(*final[:-1], "fresh", "--epochs", 1)[0] == 0
     assert call(*final, "--start-from", "old")[0] == 0
     live = load_file(place.run("live") / "model.safetensors")["backbone.item_embedding"]
     np.testing.assert_allclose(live, new["backbone.item_embedding"], atol=1e-6)
@@ -314,6 +315,8 @@ def test_a_start_of_another_split_is_told(place, call):
     for name, warns in (("new", True), ("newer", False)):
         _, out, err = call("train", *options, "--name", name, "--start-from", "old" if warns else "new")
         assert ("it is of another dataset or split" in " ".join((out + err).split())) is warns
+    _, out, err = call("train", "-w", place.path, "--final", "--like", "newer", "--start-from", "old")
+    assert "another dataset or split" not in out + err, "nothing is held out"
 
 
 def test_runs_of_before_the_next_day_are_evaluated_and_compared(place, files, call):

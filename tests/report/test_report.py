@@ -335,6 +335,7 @@ def test_neighbours_against_scikit_learn():
         np.concatenate([zeros, directions]), np.concatenate([classes[:40], classes]), 3
     )
     assert with_gaps == pytest.approx(expected)
+    assert neighbour_agreement(zeros, classes[:40], 3) == 0
 
 
 def of_cell(full, trial):

@@ -248,9 +248,10 @@ def show_new_user(
     [ids], [scores] = recommender.recommend_parts(cold.new_user(vector), k, candidates)
     of_users = None if text_embeddings is None else text_embeddings.by_encoder(cold.encoder)
     if of_users is None and text_embeddings is not None:
+        made_by = escape(str(text_embeddings.manifest.get("encoder", "unknown")))
         output.say(
-            "[yellow]similar users are not shown: the users' text vectors are by "
-            f"{escape(str(text_embeddings.manifest.get('encoder')))}, that of this text is by {escape(cold.encoder)}[/]"
+            f"[yellow]similar users are not shown: the users' text vectors are by {made_by}, that of this text is by "
+            f"{escape(cold.encoder)}[/]"
         )
     similar = None if of_users is None else (vector, of_users.users)
     return _show_list(recommender, dataset, ids, scores, similar, output)

@@ -154,7 +154,7 @@ def train(
         values = {option: short_name(one) if isinstance(one, str) else one for option, one in chosen.items()}
         name = "-".join([*parts, *(f"{option}={value}" for option, value in values.items())])
     start = None if start_from is None else InitialEmbeddings.of(place.finished_run(start_from))
-    if start is not None and not dataset.descends_from(start.dataset):
+    if start is not None and not final and not dataset.descends_from(start.dataset):
         output.say(
             f"[yellow]--start-from {escape(str(start_from))}: it is of another dataset or split, so that the held-out "
             "items may have been in its training[/]"
@@ -277,10 +277,10 @@ def _final_spec(
         names = ", ".join("--set" if option == "settings" else f"--{option}" for option in given)
         raise ConfigError(f"{names}: a final run takes the options of --like {like}; leave it out")
     folder = place.finished_run(like)
-    if read_config(folder)["data"].get("start") and not is_given(context, "start_from"):
+    if read_config(folder)["data"].get("start") and epochs is None and not is_given(context, "start_from"):
         raise ConfigError(
-            f"{like} started from the embeddings of another run, and its number of epochs is right from there alone: "
-            "name one by --start-from RUN"
+            f"{like} started from the embeddings of another run, and its number of epochs is too small for a start "
+            "from random ones: name a run by --start-from RUN, or a number by --epochs"
         )
     spec = final_spec(folder, classes)
     if epochs is not None and not spec.is_closed_form:

@@ -108,6 +108,9 @@ class Results(Generic[R]):
 
         A record that is the last of its id in the file is not written again: two runners of the same trials both get
         the result of each.
+
+        Args:
+            record: whose first key is "id".
         """
         self._put(record)
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()

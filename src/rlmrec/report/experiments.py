@@ -337,9 +337,8 @@ def summarize(experiment: Experiment, path: Path) -> Summary:
         found.other_options = other[row]
         if base in rows and _is_alike(other[row], other[base]):
             found.base = base
-            found.tests = tests.get(
-                row, {}
-            )  # stored tests against a base that is not shown are of earlier trials
+            # Without this base they are of earlier trials.
+            found.tests = tests.get(row, {})
             found.change = _changes(found.mean, rows[base].mean)
         if reference in rows and _is_alike(other[row], other[reference]):
             found.to_reference = _changes(found.mean, rows[reference].mean)

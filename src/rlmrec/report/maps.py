@@ -171,6 +171,8 @@ def neighbour_agreement(directions: Float32Array, classes: IntArray, n_classes: 
     """
     known = directions.any(axis=1)
     directions, classes = directions[known], classes[known]
+    if len(directions) < 2:
+        return 0.0
     sample = np.random.default_rng(0).permutation(np.flatnonzero(classes < n_classes))[:5000]
     most = min(NEIGHBOURS, len(directions) - 1)
     same = 0

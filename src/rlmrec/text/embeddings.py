@@ -144,7 +144,7 @@ class TextEmbeddings:
         return digest.hexdigest()[:16]
 
     def with_zeros_marked(self) -> TextEmbeddings:
-        """Return these vectors with rows of zeros marked to have none; unchanged where there are only zeros."""
+        """Return these vectors with rows of zeros marked as no vector; unchanged where there are only zeros."""
         has_user, has_item = (
             has & rows.any(axis=1) for rows, has in ((self.users, self.has_user), (self.items, self.has_item))
         )
@@ -153,7 +153,7 @@ class TextEmbeddings:
         return replace(self, has_user=has_user, has_item=has_item)
 
     def by_encoder(self, name: str) -> TextEmbeddings | None:
-        """Return those of these vectors and the ones before whitening that an encoder made; None if it made neither.
+        """Return these vectors or those before whitening, whichever an encoder made; None if it made neither.
 
         Args:
             name: the encoder's, such as ``TextModel.encoder``: its vectors of new texts can be compared with them.
