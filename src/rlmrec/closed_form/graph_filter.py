@@ -34,7 +34,6 @@ from rlmrec.closed_form.graph_rule import (
     deviations,
     reciprocal,
     scale_rows,
-    with_text,
 )
 from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
 from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
@@ -55,13 +54,8 @@ NO_WEIGHT = "no weight above 0 ranks better on validation"
 DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
-TRIAL_RANKS, TRIAL_TOLERANCE = (16, 64), 0.1
+TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
-# Where histories are short, items that borrow from those of similar text rank better; yelp-profiles with two
-# interactions of each user, Recall@20 on validation: none .052, β = .3 .059, .5 .062, 1.5 .040.
-SMOOTHING = 0.5
-SMOOTHING_CELLS = 1 << 31  # cosines of pairs of items at most where it is tried
-TRIAL_POPULARITY = 0.0, 4.0
 # Interactions that the coarse filters are computed from: those of a sample of users where there are more.
 TRIAL_INTERACTIONS = 1 << 21
 NEIGHBOURS = 50, 200, 1000
@@ -112,12 +106,10 @@ class GraphFilterConfig(ExponentsConfig):
     text_power: float = Field(
         0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully"
     )
-    smoothing: float | None = Field(
-        None,
-        ge=0,
-        description="β of R̃ (I + β K), K the nearest items by text: items borrow history",
+    smoothing: float = Field(
+        0.0, ge=0, description="β of R̃ (I + β K), K the nearest items by text: items borrow history"
     )
-    smoothing_neighbours: int = Field(50, ge=1, description="nearest items by text of each row of K")
+    smoothing_neighbours: int = Field(10, ge=1, description="nearest items by text of each row of K")
     user_text_weight: float | None = Field(
         None,
         ge=0,
@@ -142,9 +134,6 @@ class GraphFilter(ClosedForm):
     the mean is left out, as it does not change the order. So all but the item neighbours and n_u are one inner
     product, and without these two it is all of the model.
 
-    Where items have texts, R̃ (I + β K) stands for R̃ in the filter if that gains more than its standard error in a
-    coarse filter beside popularity: K joins the nearest items by text, so that items borrow history.
-
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
     validation split; a text is used only if that gains more than its standard error, beyond what popularity gains.
     The smallest weight of popularity only breaks ties.
@@ -158,9 +147,8 @@ class GraphFilter(ClosedForm):
 
     @classmethod
     def uses_text(cls, config: Any) -> bool:
-        """Return whether a weight of texts is above 0 or left open, or items are smoothed by their texts."""
-        weights = config.text_weight, config.user_text_weight, config.smoothing or 0
-        return any(weight != 0 for weight in weights)
+        """Return whether any of the three weights of texts is above 0, or left open."""
+        return any(weight != 0 for weight in (config.text_weight, config.user_text_weight, config.smoothing))
 
     @classmethod
     def fit(
@@ -225,10 +213,10 @@ class _Fit:
     def model(self) -> ClosedFormModel:
         """All steps, in order."""
         exponents = self._exponents()
-        item_texts, user_texts = self._item_texts(), self._user_texts()
-        self.smoothing = self._smoothing(*exponents)
+        self.smoothing = self._smoothing()
         scaled = self._scaled(*exponents)
         spectrum, rank, ridge, graph = self._interactions(scaled)
+        item_texts, user_texts = self._item_texts(), self._user_texts()
         self._choose_weights(item_texts, user_texts)
         rule = self._rule(scaled, spectrum, rank, ridge, exponents, graph, item_texts, user_texts)
         parts = self._parts(rule)
@@ -264,41 +252,14 @@ class _Fit:
         """R̃ = D_u^−a R D_i^−b, float32."""
         return scale_rows(self.train, np.maximum(self.degrees[0], 1.0) ** -a, self._item_weights(b))
 
-    def _smoothing(self, a: float, b: float) -> sp.csr_array | None:
-        """I + β K, by which items borrow history from the items of similar text; None for β = 0.
-
-        Where β is left open it is ``SMOOTHING`` if that gains more than chance in a coarse filter, beside popularity.
-        """
-        given, n_items = self.config.smoothing, self.dataset.n_items
-        if given is None and (self.validation is None or self.config.text_weight == 0):
-            given = 0.0
-        item_texts = self._whitened_items if given != 0 else None
+    def _smoothing(self) -> sp.csr_array | None:
+        """I + β K, by which items borrow history from the items of similar text."""
+        item_texts = self._whitened_items if self.config.smoothing else None
         if item_texts is None:
-            self.chosen["smoothing"] = 0.0
-            return None
-        if given is None and n_items**2 > SMOOTHING_CELLS:
-            self.notes.append(f"{n_items:,} items: smoothing by their texts not tried, for time")
-            self.chosen["smoothing"] = 0.0
             return None
         graph = similarity_graph(item_texts.vectors, self.config.smoothing_neighbours)
-        weight = SMOOTHING if given is None else given
-        identity = sp.eye_array(n_items, dtype=np.float32)
-        found: sp.csr_array | None = sp.csr_array(identity + np.float32(weight) * graph)
-        if given is None:
-            plain, start = self._trial(a, b, None, TRIAL_POPULARITY)
-            self.smoothing = found
-            gain, error = self._trial(a, b, start, TRIAL_POPULARITY)[0].gain_over(plain)
-            for trial, tried in zip(self.trials[-2:], (0.0, SMOOTHING), strict=True):
-                trial["smoothing"] = tried
-            kept = gain > error
-            changes = f"validation changes by {gain:+.4f} (standard error {error:.4f})"
-            self.notes.append(f"smoothing: {'used' if kept else 'not used'}, {changes}")
-            if not kept:
-                weight, found = 0.0, None
-        self.chosen["smoothing"] = weight
-        if found is not None:
-            self.accurate = None  # they are of the matrix that is not smoothed
-        return found
+        identity = sp.eye_array(self.dataset.n_items, dtype=np.float32)
+        return sp.csr_array(identity + np.float32(self.config.smoothing) * graph)
 
     def _smoothed(self, rows: sp.csr_array) -> sp.csr_array:
         """Rows of R' = R̃ (I + β K), from those of R̃."""
@@ -362,7 +323,7 @@ class _Fit:
         if not close:
             return best
         assert self.validation is not None
-        rank = self._first_rank()
+        rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
         ridge = RIDGE if self.config.ridge is None else self.config.ridge
         rival = max(close, key=lambda point: tried[point].mean)
         means = []
@@ -380,22 +341,13 @@ class _Fit:
             start = found.vectors
         return rival if means[1] > means[0] else best
 
-    def _trial(
-        self, a: float, b: float, start: Float32Array | None, popularities: tuple[float, ...] = (0.0,)
-    ) -> tuple[Quality, Float32Array]:
-        """What validation says of a coarse filter with these exponents, and its singular vectors.
-
-        Args:
-            a: of the users.
-            b: of the items.
-            start: columns that the singular vectors are found from.
-            popularities: weights of the popularity beside it; the best counts.
-        """
+    def _trial(self, a: float, b: float, start: Float32Array | None) -> tuple[Quality, Float32Array]:
+        """What validation says of a coarse filter with these exponents, and its singular vectors."""
         assert self.validation is not None
         scaled = self._scaled(a, b)
         found = right_singular_vectors(
             scaled if self.trial_users is None else scaled[self.trial_users],
-            TRIAL_RANKS[-1],
+            TRIAL_RANK,
             smoothing=self.smoothing,
             tolerance=TRIAL_TOLERANCE,
             seed=self.seed,
@@ -403,27 +355,18 @@ class _Fit:
             shards=self.shards,
         )
         rows = scaled[self.validation.users]
-        smoothed = self._smoothed(rows)
-        # Short histories in a large catalogue tell of the coarsest groups alone, which more vectors hide.
-        ranks = sorted({min(rank, len(found.values)) for rank in TRIAL_RANKS})
-        cuts = [_cut(found, rank) for rank in ranks]
-        filters = [(_filter_users(smoothed, cut, RIDGE), cut.vectors) for cut in cuts]
+        filtered = _filter_users(self._smoothed(rows), found, RIDGE)
         of_items = self._item_weights(b)
         weighted = scale_rows(rows, np.ones(rows.shape[0]), of_items)
-        popularity = self._popularity_by_length(self.validation.users) if any(popularities) else None
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            beside: list[Any] = [np.float32(0)]
-            if self.config.neighbours != 0 and self.config.neighbour_weight != 0:
-                alike = _unit(self._through_users(weighted[block], a) * of_items)
-                beside = [np.float32(weight) * alike for weight in TRIAL_WEIGHTS]
-            if popularity is not None:
-                popular = popularity[block]
-                beside = [part + np.float32(weight) * popular for part in beside for weight in popularities]
-            for users, vectors in filters:
-                of_block = users[block] @ vectors.T
-                for part in beside:
-                    yield of_block + part
+            of_block: Float32Array = filtered[block] @ found.vectors.T
+            if self.config.neighbours == 0 or self.config.neighbour_weight == 0:
+                yield of_block
+                return
+            alike = _unit(self._through_users(weighted[block], a) * of_items)
+            for weight in TRIAL_WEIGHTS:
+                yield of_block + np.float32(weight) * alike
 
         best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
         self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
@@ -497,15 +440,10 @@ class _Fit:
             return _Recomputed(work)
         return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
 
-    def _first_rank(self) -> int:
-        """The rank that is given, or the one that higher ones are tried from."""
-        rank = min(RANK, self.config.max_rank) if self.config.rank is None else self.config.rank
-        return min(rank, *self.train.shape)
-
     def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, int, float, sp.csr_array | None]:
         """All singular vectors found, r, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
         config = self.config
-        rank = self._first_rank()
+        rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
         if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
         wide = self._svd(scaled, rank, None) if self.accurate is None else self.accurate
@@ -577,7 +515,7 @@ class _Fit:
             wide: its leading singular vectors, the oversampling ones after them.
             most: how many of them are accurate, the last of ``ranks``.
             ranks: what is tried, unless the rank is given.
-            lower: whether to try the least of them by halves, too, down to ``LEAST_RANK``.
+            lower: whether to go below the least of them, by halves, for as long as that ranks better.
 
         Returns:
             rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the
@@ -585,9 +523,6 @@ class _Fit:
         """
         assert self.validation is not None
         config, rows = self.config, self._smoothed(scaled[self.validation.users])
-        half = min(ranks) // 2
-        while lower and half >= LEAST_RANK:
-            ranks, half = [half, *ranks], half // 2
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, most) for rank in ranks})
         # Oversampling vectors say whether a higher rank may pay. They are less accurate, so they are no choice.
@@ -612,6 +547,12 @@ class _Fit:
 
         by_rank = [quality.mean for quality in qualities([(rank, middle) for rank in ranks + spare])]
         rank = ranks[int(np.argmax(by_rank[: len(ranks)]))]
+        value = max(by_rank[: len(ranks)])
+        while lower and config.rank is None and rank <= ranks[0] and rank // 2 >= LEAST_RANK:
+            half = qualities([(rank // 2, middle)])[0].mean
+            if half <= value:
+                break
+            rank, value = rank // 2, half
         more = config.rank is None and rank == most and max(by_rank[len(ranks) - 1 :]) == by_rank[-1]
         ridges = RIDGES if config.ridge is None else (config.ridge,)
         by_ridge = qualities([(rank, ridge) for ridge in ridges])
@@ -629,14 +570,14 @@ class _Fit:
         texts = self.texts
         if texts is None:
             return None
-        mask = _text_mask(texts.items, texts.has_item)
+        mask = _with_text(texts.items, texts.has_item)
         whitening = Whitening.fit(texts.items, self.config.text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the item texts are all equal or absent: they are not used")
             return None
         user_mean = whitening.mean
         if texts.users is not None:
-            known = _text_mask(texts.users, texts.has_user)
+            known = _with_text(texts.users, texts.has_user)
             users = texts.users if known is None else texts.users[known]
             user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else user_mean
         return ItemTexts(whitening, whitening(texts.items, mask=mask), user_mean)
@@ -646,7 +587,7 @@ class _Fit:
         texts, config = self.texts, self.config
         if texts is None or texts.users is None or config.user_text_weight == 0:
             return None
-        mask = _text_mask(texts.users, texts.has_user)
+        mask = _with_text(texts.users, texts.has_user)
         whitening = Whitening.fit(texts.users, config.user_text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the user texts are all equal or absent: they are not used")
@@ -784,20 +725,12 @@ class _Fit:
         found: Float32Array = _unit(np.asarray(roots - roots.mean(), np.float32))[0]
         return found
 
-    def _by_length(self, users: IntArray) -> Float32Array:
-        """float32[n]: 1 / (1 + √d_u)."""
-        found: Float32Array = (1 / (1 + np.sqrt(self.degrees[0][users]))).astype(np.float32)
-        return found
-
-    def _popularity_by_length(self, users: IntArray) -> _Scores:
-        """float32[n, I]: z(√d) / (1 + √d_u) of some users."""
-        by_length, popularity = self._by_length(users), self._popularity()
-        return _Recomputed(lambda block: by_length[block, None] * popularity)
-
     def _score_parts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
         assert self.validation is not None
         users = self.validation.users
-        self.parts["popularity"] = self._popularity_by_length(users)
+        by_length = (1 / (1 + np.sqrt(self.degrees[0][users]))).astype(np.float32)
+        popularity = self._popularity()
+        self.parts["popularity"] = _Recomputed(lambda block: by_length[block, None] * popularity)
         own = None if self.texts is None else self._known_texts()
         own = None if own is None else own[users]
         if item_texts is not None:
@@ -808,7 +741,7 @@ class _Fit:
             self.parts["item_text"] = self._stacked(lambda block: scaled[block] @ item_texts.vectors.T)
         if user_texts is not None:
             found = user_texts.rows(user_texts.vectors[users], users)
-            of_users = scale_rows(found, self._by_length(users))
+            of_users = scale_rows(found, by_length)
             self.parts["user_text"] = self._stacked(lambda block: sp.csr_array(of_users[block]).toarray())
 
     # The model.
@@ -981,9 +914,9 @@ class _Fit:
         return chosen, (1.0, *pairs[best_of([chosen], pairs)])
 
 
-def _text_mask(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
-    """bool[n]: which rows have a text, as ``with_text``; None where all have."""
-    found = with_text(vectors)
+def _with_text(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
+    """bool[n]: which rows have a text, as one of zeros says nothing; None where all have."""
+    found: BoolArray = np.asarray(vectors.any(axis=1))
     found = found if has is None else found & has
     return None if found.all() else found
 
