@@ -439,6 +439,13 @@ def test_smoothing_is_folded_in_exactly(noisy):
     np.testing.assert_allclose(smoothed.score(every), texts_too.score(every), atol=1e-5)
 
 
+def test_vectors_that_are_not_accurate_enough_are_told(noisy, monkeypatch):
+    monkeypatch.setattr(svd, "EXACT_SIZE", 10)
+    for accuracy, told in ((1e-9, True), (0.05, False)):
+        model = GraphFilter.fit(*noisy, GraphFilterConfig(**OPTIONS, accuracy=accuracy))
+        assert any("above the accuracy of" in note for note in model.record["notes"]) == told
+
+
 def test_no_validation_split_takes_defaults(noisy, without_held_out):
     dataset, texts = noisy
     model = GraphFilter.fit(without_held_out(dataset), texts)

@@ -34,6 +34,7 @@ from rlmrec.closed_form.graph_rule import (
     deviations,
     reciprocal,
     scale_rows,
+    with_text,
 )
 from rlmrec.closed_form.neighbours import largest, largest_products, similarity_graph, times_products
 from rlmrec.closed_form.search import CELLS, Quality, Validation, shards_for
@@ -570,14 +571,14 @@ class _Fit:
         texts = self.texts
         if texts is None:
             return None
-        mask = _with_text(texts.items, texts.has_item)
+        mask = _text_mask(texts.items, texts.has_item)
         whitening = Whitening.fit(texts.items, self.config.text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the item texts are all equal or absent: they are not used")
             return None
         user_mean = whitening.mean
         if texts.users is not None:
-            known = _with_text(texts.users, texts.has_user)
+            known = _text_mask(texts.users, texts.has_user)
             users = texts.users if known is None else texts.users[known]
             user_mean = users.mean(axis=0, dtype=np.float64).astype(np.float32) if len(users) else user_mean
         return ItemTexts(whitening, whitening(texts.items, mask=mask), user_mean)
@@ -587,7 +588,7 @@ class _Fit:
         texts, config = self.texts, self.config
         if texts is None or texts.users is None or config.user_text_weight == 0:
             return None
-        mask = _with_text(texts.users, texts.has_user)
+        mask = _text_mask(texts.users, texts.has_user)
         whitening = Whitening.fit(texts.users, config.user_text_power, mask=mask)
         if not whitening.size:
             self.notes.append("the user texts are all equal or absent: they are not used")
@@ -914,10 +915,9 @@ class _Fit:
         return chosen, (1.0, *pairs[best_of([chosen], pairs)])
 
 
-def _with_text(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
+def _text_mask(vectors: Float32Array, has: BoolArray | None) -> BoolArray | None:
     """bool[n]: which rows have a text, as one of zeros says nothing; None where all have."""
-    found: BoolArray = np.asarray(vectors.any(axis=1))
-    found = found if has is None else found & has
+    found = with_text(vectors) if has is None else with_text(vectors) & has
     return None if found.all() else found
 
 

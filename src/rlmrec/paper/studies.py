@@ -16,7 +16,7 @@ from typing import Any
 from rlmrec.data.dataset import Dataset
 from rlmrec.errors import ConfigError, WorkspaceError
 from rlmrec.experiments.results import Results
-from rlmrec.recommend.open import open_recommender
+from rlmrec.recommend.open import open_recommender, refuse_final
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.tables import ResultTable, Value, write_tables
 from rlmrec.workspace import Workspace
@@ -78,11 +78,7 @@ def open_studied(workspace: Workspace, run: str, dataset: Dataset) -> Recommende
         WorkspaceError: as ``open_recommender``.
     """
     recommender = open_recommender(workspace, run, dataset)
-    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
-        raise ConfigError(
-            f"run {run!r} was trained on everything (--final), held-out interactions too: name the run whose options "
-            "it took"
-        )
+    refuse_final(recommender, run)
     if recommender.manifest["fingerprint"] != dataset.fingerprint:
         raise ConfigError(f"run {run!r} was trained before interactions were appended: train it again")
     return recommender.with_known(None)

@@ -41,16 +41,25 @@ def open_scorer(workspace: Workspace, run: str, dataset: Dataset) -> tuple[Score
         WorkspaceError: as ``open_recommender``.
     """
     recommender = _load(workspace, run, dataset)
-    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
-        raise ConfigError(
-            f"run {run!r} was trained on everything (--final): no interaction is left to evaluate it on; "
-            "evaluate the run whose options it took"
-        )
+    refuse_final(recommender, run)
     if recommender.manifest["fingerprint"] != dataset.fingerprint:
         recommender = _up_to_date(recommender, dataset, held_out=False)
     unknown = dataset.n_items - len(recommender.items)
     scores = recommender.scorer()
     return (WithUnknownItems(scores, dataset.n_items) if unknown else scores), unknown
+
+
+def refuse_final(recommender: Recommender, run: str) -> None:
+    """Refuse a run that is to be evaluated and was trained on the held-out interactions too.
+
+    Raises:
+        ConfigError: it was trained with --final.
+    """
+    if recommender.manifest.get("config", {}).get("data", {}).get("final"):
+        raise ConfigError(
+            f"run {run!r} was trained on everything (--final): no interaction is left to evaluate it on; "
+            "evaluate the run whose options it took"
+        )
 
 
 def open_recommender(
