@@ -32,6 +32,7 @@ from rlmrec.testing import blocks
 OPTIONS = {
     "user_exponent": 0.3,
     "item_exponent": 0.4,
+    "smoothing": 0,
     "rank": 20,
     "ridge": 2,
     "neighbours": 30,
@@ -383,20 +384,77 @@ def test_a_higher_rank_is_tried_only_if_oversampling_vectors_rank_better(monkeyp
     names = (Vocabulary((f"{kind}{i}" for i in range(n)), kind) for kind, n in (("user", 700), ("item", 600)))
     dataset = Dataset("groups", *split_by_ratio(every, (3, 1, 1), rng), *names)
     monkeypatch.setattr(graph_filter, "RANK", 16)
+    one_fit = {"user_exponent": 0.3, "item_exponent": 0.3}
+
+    def highest():
+        record = GraphFilter.fit(dataset, config=one_fit).record
+        return max(trial["rank"] for trial in record["trials"] if "rank" in trial)
+
     # Twelve groups: more than 16 vectors hold noise alone.
-    ranks = {trial["rank"] for trial in GraphFilter.fit(dataset).record["trials"] if "rank" in trial}
-    assert max(ranks) == 32
+    assert highest() == 32
     monkeypatch.setattr(graph_filter, "RANK", 4)
-    ranks = {trial["rank"] for trial in GraphFilter.fit(dataset).record["trials"] if "rank" in trial}
-    assert max(ranks) >= 16
+    assert highest() >= 16
 
 
 def test_lower_ranks_are_tried_where_a_few_groups_are_all_there_is():
     dataset, _ = blocks(6, users=50, items=50, density=0.1)
-    record = GraphFilter.fit(dataset, config=GraphFilterConfig(neighbours=0)).record
-    assert record["chosen"]["rank"] < graph_filter.RANK // 4
-    tried = {trial["rank"] for trial in record["trials"] if "rank" in trial}
-    assert min(tried) == max(graph_filter.LEAST_RANK, record["chosen"]["rank"] // 2)
+    for most, ranks in ((128, {4, 8, 16, 32, 64, 96, 128}), (24, {6, 12, 18, 24})):
+        record = GraphFilter.fit(dataset, config=GraphFilterConfig(neighbours=0, max_rank=most)).record
+        assert record["chosen"]["rank"] < graph_filter.RANK // 4
+        assert {trial["rank"] for trial in record["trials"] if "rank" in trial} == ranks
+    # The exponents are chosen without item neighbours where these have no weight.
+    same = GraphFilter.fit(dataset, config=GraphFilterConfig(neighbour_weight=0, max_rank=24)).record
+    assert same["trials"] == record["trials"]
+
+
+def test_close_exponents_are_compared_by_whole_fits(noisy, monkeypatch):
+    dataset, _ = noisy
+    options = GraphFilterConfig(neighbours=0)
+
+    def mean(one):
+        return one["recall@20"] + one["ndcg@20"]
+
+    def exponents(one):
+        return one["user_exponent"], one["item_exponent"]
+
+    record = GraphFilter.fit(dataset, config=options).record
+    tried = [one for one in record["trials"] if "smoothed" in one]
+    coarse, whole = ([one for one in tried if ("coarse" in one) == wanted] for wanted in (True, False))
+    proposed = sorted(coarse, key=mean, reverse=True)[:2]
+    assert [exponents(one) for one in whole] == [exponents(one) for one in proposed]
+    assert exponents(record["chosen"]) == exponents(max(whole, key=mean)) == exponents(proposed[1])
+    monkeypatch.setattr(graph_filter, "CLOSE", -np.inf)
+    alone = GraphFilter.fit(dataset, config=options).record
+    assert exponents(alone["chosen"]) == exponents(proposed[0])
+    assert mean(alone["validation"]) < mean(record["validation"])
+
+
+def test_items_borrow_history_by_their_texts_where_validation_gains(noisy, monkeypatch):
+    dataset, texts = noisy
+    short = cut_history(dataset, 2, "random", 1)
+    wrong = texts.items[np.random.default_rng(0).permutation(dataset.n_items)]
+    models = {
+        (name, *options.items()): GraphFilter.fit(short, Texts(items), options)
+        for name, items in (("right", texts.items), ("wrong", wrong))
+        for options in ({"text_weight": 1e-3}, {"text_weight": 0}, {"text_weight": 0, "smoothing": 0.5})
+    }
+    chosen = {key: model.record["chosen"]["smoothing"] for key, model in models.items()}
+    assert [weight for (name, *_), weight in chosen.items() if name == "right"] == [0.5, 0, 0.5]
+    assert [weight for (name, *_), weight in chosen.items() if name == "wrong"] == [0, 0, 0.5]
+    records = {name: models[name, ("text_weight", 1e-3)].record for name in ("right", "wrong")}
+    without = models["right", ("text_weight", 0)].record["validation"]["recall@20"]
+    assert records["right"]["validation"]["recall@20"] > 1.04 * without
+    assert any(
+        note.startswith("smoothing: used, validation changes by +") for note in records["right"]["notes"]
+    )
+    assert any(note.startswith("smoothing: not used, ") for note in records["wrong"]["notes"])
+    # Not tried: in large data, and with long histories.
+    for name in ("SMOOTHING_CELLS", "SMOOTHING_HISTORY"):
+        with monkeypatch.context() as changed:
+            changed.setattr(graph_filter, name, 0)
+            record = GraphFilter.fit(short, Texts(texts.items), {"text_weight": 1e-3}).record
+            assert record["chosen"]["smoothing"] == 0
+            assert not any(note.startswith("smoothing") for note in record["notes"])
 
 
 def test_text_that_helps_is_used_and_shuffled_text_is_not(noisy):

@@ -23,7 +23,7 @@ CASES = {
     "with texts": (True, RANK),
     "without texts": (False, GraphFilterConfig(max_rank=48, neighbours=30)),
     # As in large data: coarse filters of a sample, exponents compared again, scores computed anew.
-    "of a sample": (True, GraphFilterConfig(max_rank=48, neighbours=30)),
+    "of a sample": (True, GraphFilterConfig(max_rank=48, neighbours=30, accuracy=1e-4)),
     "smoothed": (True, RANK.model_copy(update={"smoothing": 0.2, "neighbours": 0})),
 }
 

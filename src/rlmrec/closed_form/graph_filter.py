@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -55,8 +56,17 @@ NO_WEIGHT = "no weight above 0 ranks better on validation"
 DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
-TRIAL_RANK, TRIAL_TOLERANCE = 64, 0.25
+# Singular vectors of the coarse filters: short histories tell of few groups alone, which more vectors hide; long ones
+# tell of more than few vectors hold. In a sample of large data they are fewer.
+TRIAL_RANKS, SAMPLE_RANKS, TRIAL_TOLERANCE = (16, 64, 128), (64,), 0.25
+CLOSE = 2.0  # standard errors within which exponents are compared by whole fits
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
+# Where histories are short, items that borrow from those of similar text rank better; yelp-profiles with two
+# interactions of each user, Recall@20 on validation: none .052; with 10 neighbours β = .2 .059, 1 .040; with 50 and
+# β = .5 .062.
+SMOOTHING = 0.5
+# It is tried where users have at most so many interactions on average, and there are at most so many pairs of items.
+SMOOTHING_HISTORY, SMOOTHING_CELLS = 5.0, 1 << 31
 # Interactions that the coarse filters are computed from: those of a sample of users where there are more.
 TRIAL_INTERACTIONS = 1 << 21
 NEIGHBOURS = 50, 200, 1000
@@ -81,6 +91,7 @@ WEIGHT_NAMES = {
     "item_text": "text_weight",
     "user_text": "user_text_weight",
 }
+TEXTS = "item_text", "user_text"
 WEIGHTS = {
     "neighbours": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0),
     "popularity": (CARRIED, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0),
@@ -107,10 +118,12 @@ class GraphFilterConfig(ExponentsConfig):
     text_power: float = Field(
         0.5, ge=0, le=1, description="p of the whitening: 1 centres only, 0 whitens fully"
     )
-    smoothing: float = Field(
-        0.0, ge=0, description="β of R̃ (I + β K), K the nearest items by text: items borrow history"
+    smoothing: float | None = Field(
+        None,
+        ge=0,
+        description="β of R̃ (I + β K), K the nearest items by text: items borrow history",
     )
-    smoothing_neighbours: int = Field(10, ge=1, description="nearest items by text of each row of K")
+    smoothing_neighbours: int = Field(50, ge=1, description="nearest items by text of each row of K")
     user_text_weight: float | None = Field(
         None,
         ge=0,
@@ -135,9 +148,14 @@ class GraphFilter(ClosedForm):
     the mean is left out, as it does not change the order. So all but the item neighbours and n_u are one inner
     product, and without these two it is all of the model.
 
+    Where items have texts, R̃ (I + β K) can stand for R̃ in the filter: K joins the nearest items by text, so that
+    items borrow history.
+
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
-    validation split; a text is used only if that gains more than its standard error, beyond what popularity gains.
-    The smallest weight of popularity only breaks ties.
+    validation split. Coarse filters of few and of many singular vectors find exponents; where the best two are
+    close, both are fitted and the better one stays. A text is used only if that gains more than its standard error,
+    beyond what popularity gains; smoothing, which is tried where histories are short, likewise. The smallest weight
+    of popularity only breaks ties.
     """
 
     NAME: ClassVar[str] = "graph-filter"
@@ -148,8 +166,9 @@ class GraphFilter(ClosedForm):
 
     @classmethod
     def uses_text(cls, config: Any) -> bool:
-        """Return whether any of the three weights of texts is above 0, or left open."""
-        return any(weight != 0 for weight in (config.text_weight, config.user_text_weight, config.smoothing))
+        """Return whether a weight of texts is above 0 or left open, or items are smoothed by their texts."""
+        weights = config.text_weight, config.user_text_weight, config.smoothing or 0
+        return any(weight != 0 for weight in weights)
 
     @classmethod
     def fit(
@@ -195,6 +214,7 @@ class _Fit:
         self.dataset, self.texts, self.config, self.seed, self.shards = dataset, texts, config, seed, shards
         self.train = dataset.train.csr()
         self.degrees = dataset.train.user_degrees(), dataset.train.item_degrees()
+        self.exponents = EXPONENTS
         self.smoothing: sp.csr_array | None = None
         # Singular vectors of the chosen exponents, where these were compared by accurate ones.
         self.accurate: SingularVectors | None = None
@@ -208,23 +228,71 @@ class _Fit:
         self.parts: dict[str, _Scores] = {}
         self.pairs: tuple[float, sp.csr_array, sp.csr_array] | None = None
         self.weights = dict.fromkeys(WEIGHT_NAMES, 0.0)
-        self.figures: dict[str, float] = {}
+        self.quality: Quality | None = None
+        self.free: list[str] = []
         self.trials: list[dict[str, float]] = []
 
     def model(self) -> ClosedFormModel:
         """All steps, in order."""
-        exponents = self._exponents()
-        self.smoothing = self._smoothing()
-        scaled = self._scaled(*exponents)
-        spectrum, rank, ridge, graph = self._interactions(scaled)
-        item_texts, user_texts = self._item_texts(), self._user_texts()
-        self._choose_weights(item_texts, user_texts)
-        rule = self._rule(scaled, spectrum, rank, ridge, exponents, graph, item_texts, user_texts)
+        self.item_texts, self.user_texts = self._item_texts(), self._user_texts()
+        if self.validation is not None:
+            self._score_parts()
+        best = self._best_exponents()
+        best._choose_weights()
+        if self.config.smoothing is None and self._may_smooth():
+            best = self._smoothed_if_better(best)
+        best.chosen["smoothing"] = 0.0 if best.smoothing is None else self.config.smoothing or SMOOTHING
+        return best._finished()
+
+    def _with(self, exponents: tuple[float, float], smoothing: sp.csr_array | None) -> _Fit:
+        """A fit to the interactions alone with these exponents and I + β K: what depends on them is its own."""
+        fit = copy.copy(self)
+        fit.exponents, fit.smoothing = exponents, smoothing
+        fit.accurate, self.accurate = self.accurate if smoothing is None else None, None
+        fit.parts, fit.weights = dict(self.parts), dict.fromkeys(WEIGHT_NAMES, 0.0)
+        fit.notes = list(self.notes)
+        fit.chosen = {"user_exponent": exponents[0], "item_exponent": exponents[1]}
+        fit._interactions()
+        fit._begin_weights()
+        if fit.quality is not None:
+            self.trials.append({**fit._tried(*exponents), **fit.quality.figures()})
+        return fit
+
+    def _best_exponents(self) -> _Fit:
+        """The best fit to the interactions among the exponents that coarse filters left."""
+        graph = self._smoothing(self.config.smoothing or 0.0)
+        fits = (self._with(exponents, graph) for exponents in self._exponents())
+        return max(fits, key=lambda fit: 0.0 if fit.quality is None else fit.quality.mean)
+
+    def _may_smooth(self) -> bool:
+        """Whether smoothing is tried: there are item texts, histories are short, and the data are not too large."""
+        if self.validation is None or self.item_texts is None:
+            return False
+        lengths = self.degrees[0]
+        if lengths.sum() > SMOOTHING_HISTORY * np.count_nonzero(lengths):
+            return False
+        return self.dataset.n_items**2 <= SMOOTHING_CELLS and self.trial_users is None
+
+    def _smoothed_if_better(self, plain: _Fit) -> _Fit:
+        """``plain`` with smoothing if that gains more than its standard error, else as it is."""
+        smoothed = self._with(plain.exponents, self._smoothing(SMOOTHING))
+        smoothed._choose_weights()
+        assert smoothed.quality is not None
+        assert plain.quality is not None
+        gain, error = smoothed.quality.gain_over(plain.quality)
+        kept = smoothed if gain > error else plain
+        changes = f"validation changes by {gain:+.4f} (standard error {error:.4f})"
+        kept.notes.append(f"smoothing: {'used' if kept is smoothed else 'not used'}, {changes}")
+        return kept
+
+    def _finished(self) -> ClosedFormModel:
+        """The model, when all is chosen."""
+        rule = self._rule()
         parts = self._parts(rule)
         record = {
             "recommender": GraphFilter.NAME,
             "chosen": self.chosen,
-            "validation": self.figures,
+            "validation": {} if self.quality is None else self.quality.figures(),
             "trials": self.trials,
             "notes": self.notes,
             "tries": 0 if self.validation is None else self.validation.tried,
@@ -253,50 +321,58 @@ class _Fit:
         """R̃ = D_u^−a R D_i^−b, float32."""
         return scale_rows(self.train, np.maximum(self.degrees[0], 1.0) ** -a, self._item_weights(b))
 
-    def _smoothing(self) -> sp.csr_array | None:
-        """I + β K, by which items borrow history from the items of similar text."""
-        item_texts = self._whitened_items if self.config.smoothing else None
+    def _smoothing(self, weight: float) -> sp.csr_array | None:
+        """I + β K, by which items borrow history from the items of similar text; None for β = 0."""
+        item_texts = self._whitened_items if weight else None
         if item_texts is None:
             return None
         graph = similarity_graph(item_texts.vectors, self.config.smoothing_neighbours)
         identity = sp.eye_array(self.dataset.n_items, dtype=np.float32)
-        return sp.csr_array(identity + np.float32(self.config.smoothing) * graph)
+        return sp.csr_array(identity + np.float32(weight) * graph)
 
     def _smoothed(self, rows: sp.csr_array) -> sp.csr_array:
         """Rows of R' = R̃ (I + β K), from those of R̃."""
         return rows if self.smoothing is None else sp.csr_array(rows @ self.smoothing)
 
-    def _exponents(self) -> tuple[float, float]:
-        """a and b: from the default, by steps to whichever neighbour ranks best, until none is better."""
-        given = [self.config.user_exponent, self.config.item_exponent]
-        best = [default if value is None else value for value, default in zip(given, EXPONENTS, strict=True)]
+    def _exponents(self) -> list[tuple[float, float]]:
+        """a and b: from the default, by steps to whichever neighbour's coarse filters rank best, until none is better.
+
+        Coarse filters cannot tell the best ones apart, so a close second is returned too.
+        """
+        given = self.config.user_exponent, self.config.item_exponent
+        begin = [default if value is None else value for value, default in zip(given, EXPONENTS, strict=True)]
+        best = begin[0], begin[1]
         free = [axis for axis in (1, 0) if given[axis] is None]
-        if self.validation is not None and free:
-            tried: dict[tuple[float, ...], Quality] = {}
-            start: Float32Array | None = None
+        if self.validation is None or not free:
+            return [best]
+        tried: dict[tuple[float, float], Quality] = {}
+        start: Float32Array | None = None
 
-            def try_out(point: tuple[float, ...]) -> float:
-                nonlocal start
-                if point not in tried:
-                    tried[point], start = self._trial(point[0], point[1], start)
-                return tried[point].mean
+        def try_out(point: tuple[float, float]) -> float:
+            nonlocal start
+            if point not in tried:
+                tried[point], start = self._trial(*point, start)
+            return tried[point].mean
 
-            point, moved = tuple(best), True
-            while moved:
-                moved = False
-                for axis in free:
-                    for sign in (1, -1):
-                        value = round(point[axis] + sign * STEP, 2)
-                        other = (value, point[1]) if axis == 0 else (point[0], value)
-                        while 0 <= value <= 1 and try_out(other) > try_out(point):
-                            point, moved = other, True
-                            value = round(value + sign * STEP, 2)
-                            other = (value, point[1]) if axis == 0 else (point[0], value)
-            best = list(point)
-            if self.trial_users is not None and not self.config.smoothing:  # which comes after the exponents
-                best = list(self._compared_by_accurate_vectors(point, tried))
-        self.chosen |= {"user_exponent": best[0], "item_exponent": best[1]}
-        return best[0], best[1]
+        def beside(axis: int, step: float) -> tuple[float, float]:
+            a, b = (round(value + step * (place == axis), 2) for place, value in enumerate(best))
+            return a, b
+
+        moved = True
+        while moved:
+            moved = False
+            for axis in free:
+                for step in (STEP, -STEP):
+                    other = beside(axis, step)
+                    while 0 <= other[axis] <= 1 and try_out(other) > try_out(best):
+                        best, moved = other, True
+                        other = beside(axis, step)
+        if self.trial_users is not None and not self.config.smoothing:  # which comes after the exponents
+            return [self._compared_by_accurate_vectors(best, tried)]
+        gains = {point: tried[best].gain_over(quality) for point, quality in tried.items() if point != best}
+        # An error of 0: the same lists, as a user's exponent changes nothing where all have as many interactions.
+        close = [point for point, (gain, error) in gains.items() if gain <= CLOSE * error and error > 0]
+        return [best, *sorted(close, key=lambda point: -tried[point].mean)[:1]]
 
     @cached_property
     def trial_users(self) -> IntArray | None:
@@ -308,8 +384,8 @@ class _Fit:
         return np.sort(rng.choice(n_users, max(1, int(share * n_users)), replace=False))
 
     def _compared_by_accurate_vectors(
-        self, best: tuple[float, ...], tried: dict[tuple[float, ...], Quality]
-    ) -> tuple[float, ...]:
+        self, best: tuple[float, float], tried: dict[tuple[float, float], Quality]
+    ) -> tuple[float, float]:
         """The better of the two best exponents by accurate singular vectors, where coarse ones cannot tell them apart.
 
         In a large catalogue a coarse filter of few vectors hides what the exponents change. The filters are compared
@@ -324,7 +400,7 @@ class _Fit:
         if not close:
             return best
         assert self.validation is not None
-        rank = min(RANK if self.config.rank is None else self.config.rank, *self.train.shape)
+        rank = self._first_rank()
         ridge = RIDGE if self.config.ridge is None else self.config.ridge
         rival = max(close, key=lambda point: tried[point].mean)
         means = []
@@ -334,8 +410,7 @@ class _Fit:
             found = self._svd(scaled, rank, start)
             users = _filter_users(self._smoothed(scaled[self.validation.users]), _cut(found, rank), ridge)
             quality = self.validation.quality(_scores_of(users, found.vectors[:, :rank]))
-            exponents = {"user_exponent": point[0], "item_exponent": point[1]}
-            self.trials.append({**exponents, "accurate": True, **quality.figures()})
+            self.trials.append({**self._tried(*point), "accurate": True, **quality.figures()})
             means.append(quality.mean)
             if len(means) == 1 or means[1] > means[0]:
                 self.accurate = found
@@ -343,35 +418,45 @@ class _Fit:
         return rival if means[1] > means[0] else best
 
     def _trial(self, a: float, b: float, start: Float32Array | None) -> tuple[Quality, Float32Array]:
-        """What validation says of a coarse filter with these exponents, and its singular vectors."""
+        """What validation says of the best coarse filter with these exponents, and the singular vectors."""
         assert self.validation is not None
         scaled = self._scaled(a, b)
+        tried = TRIAL_RANKS if self.trial_users is None else SAMPLE_RANKS
         found = right_singular_vectors(
             scaled if self.trial_users is None else scaled[self.trial_users],
-            TRIAL_RANK,
-            smoothing=self.smoothing,
+            max(tried),
             tolerance=TRIAL_TOLERANCE,
             seed=self.seed,
             start=start,
             shards=self.shards,
         )
         rows = scaled[self.validation.users]
-        filtered = _filter_users(self._smoothed(rows), found, RIDGE)
+        ranks = sorted({min(rank, len(found.values)) for rank in tried})
+        cuts = [_cut(found, rank) for rank in ranks]
+        filters = [(_filter_users(rows, cut, RIDGE), cut.vectors) for cut in cuts]
         of_items = self._item_weights(b)
         weighted = scale_rows(rows, np.ones(rows.shape[0]), of_items)
+        alone = self.config.neighbours == 0 or self.config.neighbour_weight == 0
 
         def scores(block: slice) -> Iterator[Float32Array]:
-            of_block: Float32Array = filtered[block] @ found.vectors.T
-            if self.config.neighbours == 0 or self.config.neighbour_weight == 0:
-                yield of_block
-                return
-            alike = _unit(self._through_users(weighted[block], a) * of_items)
-            for weight in TRIAL_WEIGHTS:
-                yield of_block + np.float32(weight) * alike
+            beside: list[Any] = [np.float32(0)]
+            if not alone:
+                alike = _unit(self._through_users(weighted[block], a) * of_items)
+                beside = [np.float32(weight) * alike for weight in TRIAL_WEIGHTS]
+            for users, vectors in filters:
+                of_block = users[block] @ vectors.T
+                for part in beside:
+                    yield of_block + part
 
-        best = max(self.validation.qualities(scores), key=lambda quality: quality.mean)
-        self.trials.append({"user_exponent": a, "item_exponent": b, **best.figures()})
-        return best, found.vectors
+        results = self.validation.qualities(scores)
+        best = int(np.argmax([quality.mean for quality in results]))
+        rank = ranks[best * len(ranks) // len(results)]
+        self.trials.append({**self._tried(a, b), "coarse": rank, **results[best].figures()})
+        return results[best], found.vectors
+
+    def _tried(self, a: float, b: float) -> dict[str, float]:
+        """What a trial of the filter is recorded by."""
+        return {"user_exponent": a, "item_exponent": b, "smoothed": self.smoothing is not None}
 
     def _item_weights(self, b: float) -> Float32Array:
         """float32[I]: D_i^−b."""
@@ -399,7 +484,7 @@ class _Fit:
         return tried or NEIGHBOURS[:1]
 
     def _graph(self, scaled: sp.csr_array) -> sp.csr_array | None:
-        """G: the largest entries of each column of R̃ᵀR̃; how many, validation chooses by G alone."""
+        """G: the largest entries of each column of R̃ᵀR̃; how many, validation chooses beside the filter."""
         counts = self._neighbour_counts() if self.config.neighbours is None else (self.config.neighbours,)
         if counts == (0,) or self.config.neighbour_weight == 0:
             return None
@@ -409,7 +494,10 @@ class _Fit:
             return _columns(whole, counts[0])
         # The parts are compared together with the filter, as a graph that is best alone is not best beside it.
         rows = scaled[self.validation.users]
-        graphs = [_columns(whole, count) for count in counts]
+        graphs: list[sp.csr_array] = []
+        for count in sorted(counts, reverse=True):
+            whole = largest(whole, count)
+            graphs.insert(0, sp.csr_array(whole.T))
 
         def scores(block: slice) -> Iterator[Float32Array]:
             of_filter = self.parts["filter"][block]
@@ -439,12 +527,24 @@ class _Fit:
         assert self.validation is not None
         if len(self.validation) * self.dataset.n_items > KEPT_CELLS:
             return _Recomputed(work)
-        return np.concatenate(list(map_blocks(work, len(self.validation), self.dataset.n_items)))
+        found = np.empty((len(self.validation), self.dataset.n_items), np.float32)
 
-    def _interactions(self, scaled: sp.csr_array) -> tuple[SingularVectors, int, float, sp.csr_array | None]:
-        """All singular vectors found, r, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
-        config = self.config
-        rank = min(RANK if config.rank is None else config.rank, *scaled.shape)
+        def fill(block: slice) -> None:
+            found[block] = work(block)
+
+        for _ in map_blocks(fill, *found.shape):
+            pass
+        return found
+
+    def _first_rank(self) -> int:
+        """The rank that is given, or the one that higher ones are tried from."""
+        rank = min(RANK, self.config.max_rank) if self.config.rank is None else self.config.rank
+        return min(rank, *self.train.shape)
+
+    def _interactions(self) -> None:
+        """Find singular vectors, r, μ / σ_r and G; the rank doubles for as long as more of it ranks better."""
+        config, scaled = self.config, self._scaled(*self.exponents)
+        rank = self._first_rank()
         if config.rank is not None and config.rank > rank:
             self.notes.append(f"rank {config.rank} is above the matrix's: {rank} is all there is")
         wide = self._svd(scaled, rank, None) if self.accurate is None else self.accurate
@@ -469,30 +569,33 @@ class _Fit:
                 f"the singular vectors have a relative residual of {found.error:.2g}, above the accuracy of "
                 f"{config.accuracy:g}"
             )
-        return found, rank, ridge, graph
+        self.spectrum, self.rank, self.ridge, self.graph = found, rank, ridge, graph
 
     def _search_rank(
         self, scaled: sp.csr_array, wide: SingularVectors, rank: int
     ) -> tuple[SingularVectors, int, float]:
-        """All singular vectors found, r and μ / σ_r.
+        """All singular vectors found, r at a middling ridge, and the best μ / σ_r at that rank.
 
         Args:
             scaled: R̃.
             wide: its leading singular vectors, the oversampling ones after them.
             rank: how many of them are accurate.
         """
-        most = min(*scaled.shape, self.config.max_rank)
+        assert self.validation is not None
+        most, rows = min(*scaled.shape, self.config.max_rank), self._smoothed(scaled[self.validation.users])
         found = _cut(wide, rank)
-        chosen, ridge, best, more = self._choose_rank(scaled, wide, rank, _parts_of(rank), lower=True)
+        chosen, best, more = self._choose_rank(rows, wide, rank, _parts_of(rank), lower=True)
         while more and 2 * rank <= most:
             rank *= 2
             wide = self._svd(scaled, rank, found.vectors)
             found = _cut(wide, rank)
-            wider, wider_ridge, quality, more = self._choose_rank(scaled, wide, rank, [3 * rank // 4, rank])
-            if quality.mean <= best.mean:
+            wider, quality, more = self._choose_rank(rows, wide, rank, [3 * rank // 4, rank])
+            if quality <= best:
                 break
-            chosen, ridge, best = wider, wider_ridge, quality
-        return found, chosen, ridge
+            chosen, best = wider, quality
+        ridges = RIDGES if self.config.ridge is None else (self.config.ridge,)
+        by_ridge = self._filter_qualities(rows, found, [(chosen, ridge) for ridge in ridges])
+        return found, chosen, ridges[int(np.argmax(by_ridge))]
 
     def _svd(self, scaled: sp.csr_array, rank: int, start: Float32Array | None) -> SingularVectors:
         return right_singular_vectors(
@@ -507,58 +610,54 @@ class _Fit:
         )
 
     def _choose_rank(
-        self, scaled: sp.csr_array, wide: SingularVectors, most: int, ranks: list[int], lower: bool = False
-    ) -> tuple[int, float, Quality, bool]:
-        """The best of ``ranks`` at a middling ridge, then the best ridge at that rank.
+        self, rows: sp.csr_array, wide: SingularVectors, most: int, ranks: list[int], lower: bool = False
+    ) -> tuple[int, float, bool]:
+        """The best of ``ranks`` at a middling ridge.
 
         Args:
-            scaled: R̃.
-            wide: its leading singular vectors, the oversampling ones after them.
+            rows: R' of the validation users.
+            wide: the leading singular vectors, the oversampling ones after them.
             most: how many of them are accurate, the last of ``ranks``.
             ranks: what is tried, unless the rank is given.
-            lower: whether to go below the least of them, by halves, for as long as that ranks better.
+            lower: whether to try halves of the least of them, too, down to ``LEAST_RANK``.
 
         Returns:
-            rank, ridge, quality, and whether a higher rank may be better: the highest is the best, and the
-            oversampling vectors, where there are any, still add to it.
+            rank, its value, and whether a higher rank may be better: the highest is the best, and the oversampling
+            vectors, where there are any, still add to it.
         """
-        assert self.validation is not None
-        config, rows = self.config, self._smoothed(scaled[self.validation.users])
+        config = self.config
+        half = min(ranks) // 2
+        while lower and half >= LEAST_RANK:
+            ranks, half = [half, *ranks], half // 2
         ranks = [config.rank] if config.rank is not None else sorted({max(1, rank) for rank in ranks})
         ranks = sorted({min(rank, most) for rank in ranks})
         # Oversampling vectors say whether a higher rank may pay. They are less accurate, so they are no choice.
-        is_last = config.rank is not None or 2 * most > min(*scaled.shape, config.max_rank)
+        is_last = config.rank is not None or 2 * most > min(*self.train.shape, config.max_rank)
         spare = [] if is_last or len(wide.values) == most else [len(wide.values)]
         middle = 3.0 if config.ridge is None else config.ridge
+        by_rank = self._filter_qualities(rows, wide, [(rank, middle) for rank in ranks + spare])
+        best = int(np.argmax(by_rank[: len(ranks)]))
+        more = config.rank is None and ranks[best] == most and max(by_rank[len(ranks) - 1 :]) == by_rank[-1]
+        return ranks[best], by_rank[best], more
+
+    def _filter_qualities(
+        self, rows: sp.csr_array, wide: SingularVectors, pairs: list[tuple[int, float]]
+    ) -> list[float]:
+        """What validation says of the filters of some ranks and ridges beside the item neighbours."""
+        assert self.validation is not None
         beside = np.float32(self.weights["neighbours"])
+        cuts = [(_cut(wide, rank), ridge) for rank, ridge in pairs]
+        filters = [(_filter_users(rows, cut, ridge), cut.vectors) for cut, ridge in cuts]
 
-        def qualities(pairs: list[tuple[int, float]]) -> list[Quality]:
-            cuts = [(_cut(wide, rank), ridge) for rank, ridge in pairs]
-            filters = [(_filter_users(rows, cut, ridge), cut.vectors) for cut, ridge in cuts]
+        def scores(block: slice) -> Iterator[Float32Array]:
+            part = beside * self.parts["neighbours"][block] if beside else np.float32(0)
+            for users, vectors in filters:
+                yield users[block] @ vectors.T + part
 
-            def scores(block: slice) -> Iterator[Float32Array]:
-                part = beside * self.parts["neighbours"][block] if beside else np.float32(0)
-                for users, vectors in filters:
-                    yield users[block] @ vectors.T + part
-
-            results = self.validation.qualities(scores)  # type: ignore[union-attr]
-            for (rank, ridge), quality in zip(pairs, results, strict=True):
-                self.trials.append({"rank": rank, "ridge": ridge, **quality.figures()})
-            return results
-
-        by_rank = [quality.mean for quality in qualities([(rank, middle) for rank in ranks + spare])]
-        rank = ranks[int(np.argmax(by_rank[: len(ranks)]))]
-        value = max(by_rank[: len(ranks)])
-        while lower and config.rank is None and rank <= ranks[0] and rank // 2 >= LEAST_RANK:
-            half = qualities([(rank // 2, middle)])[0].mean
-            if half <= value:
-                break
-            rank, value = rank // 2, half
-        more = config.rank is None and rank == most and max(by_rank[len(ranks) - 1 :]) == by_rank[-1]
-        ridges = RIDGES if config.ridge is None else (config.ridge,)
-        by_ridge = qualities([(rank, ridge) for ridge in ridges])
-        best = int(np.argmax([quality.mean for quality in by_ridge]))
-        return rank, ridges[best], by_ridge[best], more
+        results = self.validation.qualities(scores)
+        for (rank, ridge), quality in zip(pairs, results, strict=True):
+            self.trials.append({"rank": rank, "ridge": ridge, **quality.figures()})
+        return [quality.mean for quality in results]
 
     # The texts.
 
@@ -605,32 +704,38 @@ class _Fit:
             return self.texts.users
         return np.where(self.texts.has_user[:, None], self.texts.users, 0).astype(np.float32)
 
-    def _choose_weights(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
-        """v, p, w and s, one after the other and once more; a text whose gain is not beyond chance is left out.
-
-        Popularity comes before the texts, so that nothing is put down to them that it does as well. Where it drowns
-        everything else, texts are chosen beside smaller weights of it.
-        """
+    def _begin_weights(self) -> None:
+        """All weights as given or by default, and what popularity and neighbours rank best by without free texts."""
         given = {name: getattr(self.config, option) for name, option in WEIGHT_NAMES.items()}
         present = {
             "neighbours": self.config.neighbours != 0,
             "popularity": True,
-            "item_text": item_texts is not None,
-            "user_text": user_texts is not None,
+            "item_text": self.item_texts is not None,
+            "user_text": self.user_texts is not None,
         }
         for name, there in present.items():
-            value = given[name]
-            if there and not (name == "neighbours" and value is None and self.trial_users is not None):
-                self.weights[name] = DEFAULT_WEIGHTS[name] if value is None else value
+            if there and name != "neighbours":
+                self.weights[name] = DEFAULT_WEIGHTS[name] if given[name] is None else given[name]
+        if self.validation is None:
+            return
+        self.free = [name for name, there in present.items() if there and given[name] is None]
+        self.weights |= {name: 0.0 for name in self.free if name in TEXTS}
+        if "popularity" in self.free:
+            self._pick("popularity")
+        if "neighbours" in self.free and (self.weights["neighbours"] or self.trial_users is None):
+            self._pick("neighbours")
+        self.quality = self._quality()
+
+    def _choose_weights(self) -> None:
+        """v, p, w and s, one after the other and once more; a text whose gain is not beyond chance is left out.
+
+        Popularity came before the texts, so that nothing is put down to them that it does as well. Where it drowns
+        everything else, texts are chosen beside smaller weights of it.
+        """
         if self.validation is None:
             self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
             return
-        self._score_parts(item_texts, user_texts)
-        free = [name for name, there in present.items() if there and given[name] is None]
-        texts = [name for name in free if name in ("item_text", "user_text")]
-        self.weights |= dict.fromkeys(texts, 0.0)
-        if "popularity" in free:
-            self._pick("popularity")
+        free, texts = self.free, [name for name in self.free if name in TEXTS]
         if "popularity" in free and texts and self.weights["popularity"] > DROWNS:
             self._add_texts_beside_popularity(texts)
         else:
@@ -638,8 +743,7 @@ class _Fit:
                 self._add_text(name)
         for name in [name for name in free if self.weights[name] > CARRIED]:
             self._pick(name)
-        quality = self._quality()
-        self.figures = quality.figures()
+        self.quality = self._quality()
         self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
 
     def _add_texts_beside_popularity(self, texts: list[str]) -> None:
@@ -726,8 +830,10 @@ class _Fit:
         found: Float32Array = _unit(np.asarray(roots - roots.mean(), np.float32))[0]
         return found
 
-    def _score_parts(self, item_texts: ItemTexts | None, user_texts: UserTexts | None) -> None:
+    def _score_parts(self) -> None:
+        """Score the validation users by popularity and by texts, which no exponent changes."""
         assert self.validation is not None
+        item_texts, user_texts = self.item_texts, self.user_texts
         users = self.validation.users
         by_length = (1 / (1 + np.sqrt(self.degrees[0][users]))).astype(np.float32)
         popularity = self._popularity()
@@ -747,22 +853,14 @@ class _Fit:
 
     # The model.
 
-    def _rule(
-        self,
-        scaled: sp.csr_array,
-        spectrum: SingularVectors,
-        rank: int,
-        ridge: float,
-        exponents: tuple[float, float],
-        graph: sp.csr_array | None,
-        item_texts: ItemTexts | None,
-        user_texts: UserTexts | None,
-    ) -> GraphRule:
-        of_items = self._item_weights(exponents[1])
+    def _rule(self) -> GraphRule:
+        scaled, of_items = self._scaled(*self.exponents), self._item_weights(self.exponents[1])
+        spectrum, rank, ridge = self.spectrum, self.rank, self.ridge
+        item_texts, user_texts = self.item_texts, self.user_texts
         gains = _gains(spectrum.values, ridge, rank)
         weights = dict(self.weights)
         spread = spectrum.vectors if self.smoothing is None else self.smoothing @ spectrum.vectors
-        new_users, width = self._new_users(scaled, spread, spectrum, (rank, ridge), item_texts, user_texts)
+        new_users, width = self._new_users(scaled, spread)
         factors = spread[:, :rank] * gains[:rank]
         average, moments = _moments(scaled, factors, item_texts is not None, self.shards)
         if item_texts is not None and not weights["item_text"]:
@@ -771,7 +869,7 @@ class _Fit:
             factors=of_items[:, None] * (spread * gains)[:, :width],
             vectors=np.ascontiguousarray(spectrum.vectors[:, :width]),
             item_weights=of_items,
-            neighbours=graph if weights["neighbours"] else None,
+            neighbours=self.graph if weights["neighbours"] else None,
             item_texts=item_texts,
             user_texts=user_texts if weights["user_text"] or new_users is not None else None,
             new_users=new_users,
@@ -813,30 +911,23 @@ class _Fit:
         length = np.sqrt(spreads[0] / spreads[1]) if min(spreads) > 0 else 1.0
         return NewItems(text_map, float(length), NEW_ITEM_WEIGHT / (self.weights["item_text"] or CARRIED))
 
-    def _new_users(
-        self,
-        scaled: sp.csr_array,
-        spread: Float32Array,
-        spectrum: SingularVectors,
-        filter_of_known: tuple[int, float],
-        item_texts: ItemTexts | None,
-        user_texts: UserTexts | None,
-    ) -> tuple[NewUsers | None, int]:
+    def _new_users(self, scaled: sp.csr_array, spread: Float32Array) -> tuple[NewUsers | None, int]:
         """What users get who have a text alone, and the rank that they and the others need.
 
         Their filter and weights are chosen on users whose history is hidden for the purpose: the ranks and ridges
         that suit a history are too small and too large for a text.
         """
-        rank = filter_of_known[0]
+        rank, spectrum = self.rank, self.spectrum
+        item_texts, user_texts = self.item_texts, self.user_texts
         if user_texts is None:
             return None if item_texts is None else NewUsers(None, (0.0, 1.0, 0.0)), rank
         known = np.flatnonzero(user_texts.vectors.any(axis=1) & (self.degrees[0] > 0))
         if not len(known):
             return None, rank
         projected, values = scaled[known] @ spread, spectrum.values
-        hidden = self._hidden_users(known, projected, spectrum, item_texts, user_texts)
+        hidden = self._hidden_users(known, projected)
         chosen, weights = (
-            filter_of_known,
+            (rank, self.ridge),
             (1.0, NEW_ITEM_TEXTS[0 if item_texts is None else 1], NEW_USER_TEXTS[1]),
         )
         if hidden is not None:
@@ -855,11 +946,10 @@ class _Fit:
         self,
         known: IntArray,
         projected: Float32Array,
-        spectrum: SingularVectors,
-        item_texts: ItemTexts | None,
-        user_texts: UserTexts,
     ) -> _HiddenUsers | None:
         """Some of the known users, taken for new; None where they are too few to choose by."""
+        item_texts, user_texts = self.item_texts, self.user_texts
+        assert user_texts is not None
         size = min(len(known) // 10, HIDDEN, max(1, CELLS // self.dataset.n_items))
         if size < 10:
             return None
@@ -878,7 +968,7 @@ class _Fit:
             queries=inputs[hidden],
             inputs=inputs[others],
             projected=projected[rest],
-            vectors=spectrum.vectors,
+            vectors=self.spectrum.vectors,
             by_items=of_items,
             by_users=remaining.rows(inputs[hidden], np.full(len(hidden), -1)),
             validation=Validation.of_hidden(self.dataset, hidden, shards),

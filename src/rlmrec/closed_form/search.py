@@ -17,7 +17,7 @@ from rlmrec.types import BoolArray, Float32Array, FloatArray, IntArray
 K = 20
 # Scores that are computed for each way to score. In a large catalogue that would be so few users that chance chooses:
 # there it is more, for this number of users.
-CELLS, USERS = 1 << 25, 2048
+CELLS, USERS = 1 << 26, 2048
 
 
 class Quality(NamedTuple):
