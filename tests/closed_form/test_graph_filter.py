@@ -429,6 +429,16 @@ def test_close_exponents_are_compared_by_whole_fits(noisy, monkeypatch):
     assert mean(alone["validation"]) < mean(record["validation"])
 
 
+@pytest.mark.parametrize(("given", "value"), [("user_exponent", 0.333), ("item_exponent", 0.125)])
+def test_a_given_exponent_is_taken_as_it_is(noisy, given, value):
+    dataset, _ = noisy
+    record = GraphFilter.fit(
+        dataset, config=GraphFilterConfig(**{given: value}, neighbours=0, max_rank=8)
+    ).record
+    assert record["chosen"][given] == value
+    assert {trial[given] for trial in record["trials"] if given in trial} == {value}
+
+
 def test_items_borrow_history_by_their_texts_where_validation_gains(noisy, monkeypatch):
     dataset, texts = noisy
     short = cut_history(dataset, 2, "random", 1)

@@ -56,14 +56,13 @@ NO_WEIGHT = "no weight above 0 ranks better on validation"
 DEFAULT_WEIGHTS = {"neighbours": 1.0, "popularity": 1.0, "item_text": 0.2, "user_text": 1.0}
 # What is tried where it can.
 STEP = 0.1
-# Singular vectors of the coarse filters: short histories tell of few groups alone, which more vectors hide; long ones
-# tell of more than few vectors hold. In a sample of large data they are fewer.
+# Numbers of singular vectors of the coarse filters. Short histories need few, and more add noise; long ones need many.
+# In a sample of large data only 64 are tried.
 TRIAL_RANKS, SAMPLE_RANKS, TRIAL_TOLERANCE = (16, 64, 128), (64,), 0.25
 CLOSE = 2.0  # standard errors within which exponents are compared by whole fits
 TRIAL_WEIGHTS = 0.5, 1.5, 4.0
-# Where histories are short, items that borrow from those of similar text rank better; yelp-profiles with two
-# interactions of each user, Recall@20 on validation: none .052; with 10 neighbours β = .2 .059, 1 .040; with 50 and
-# β = .5 .062.
+# β where it is tried. yelp-profiles with two interactions of each user, Recall@20 on validation: without smoothing
+# .052; 10 neighbours: .059 (β = .2), .040 (β = 1); 50 neighbours: .062 (β = .5).
 SMOOTHING = 0.5
 # It is tried where users have at most so many interactions on average, and there are at most so many pairs of items.
 SMOOTHING_HISTORY, SMOOTHING_CELLS = 5.0, 1 << 31
@@ -104,7 +103,12 @@ class GraphFilterConfig(ExponentsConfig):
     """Options of the graph filter; None lets validation choose."""
 
     rank: int | None = Field(None, ge=1, description="r, singular vectors kept")
-    max_rank: int = Field(512, ge=1, description="largest r that is tried where rank is left open")
+    max_rank: int = Field(
+        512,
+        ge=1,
+        description="largest r that is tried where rank is left open; coarse filters, which find the exponents, have "
+        "up to 128",
+    )
     ridge: float | None = Field(None, ge=0, description="μ / σ_r of the filter h = σ² / (σ² + μ²)")
     accuracy: float = Field(0.05, gt=0, description="relative residual that each singular pair must reach")
     neighbours: int | None = Field(
@@ -121,7 +125,8 @@ class GraphFilterConfig(ExponentsConfig):
     smoothing: float | None = Field(
         None,
         ge=0,
-        description="β of R̃ (I + β K), K the nearest items by text: items borrow history",
+        description="β of R̃ (I + β K), K the nearest items by text: items borrow history; left open, .5 is tried "
+        "where histories are short, unless text_weight is 0",
     )
     smoothing_neighbours: int = Field(50, ge=1, description="nearest items by text of each row of K")
     user_text_weight: float | None = Field(
@@ -154,7 +159,8 @@ class GraphFilter(ClosedForm):
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
     validation split. Coarse filters of few and of many singular vectors find exponents; where the best two are
     close, both are fitted and the better one stays. A text is used only if that gains more than its standard error,
-    beyond what popularity gains; smoothing, which is tried where histories are short, likewise. The smallest weight
+    beyond what popularity gains; smoothing, which is tried where users have at most five
+    interactions on average, likewise. The smallest weight
     of popularity only breaks ties.
     """
 
@@ -242,10 +248,14 @@ class _Fit:
         if self.config.smoothing is None and self._may_smooth():
             best = self._smoothed_if_better(best)
         best.chosen["smoothing"] = 0.0 if best.smoothing is None else self.config.smoothing or SMOOTHING
+        self.parts, best.parts = {}, {}  # nothing more is chosen by them
         return best._finished()
 
     def _with(self, exponents: tuple[float, float], smoothing: sp.csr_array | None) -> _Fit:
-        """A fit to the interactions alone with these exponents and I + β K: what depends on them is its own."""
+        """A copy with these exponents and I + β K, fitted up to the texts whose weight is free.
+
+        It takes over ``accurate``. Trials and validation users are shared.
+        """
         fit = copy.copy(self)
         fit.exponents, fit.smoothing = exponents, smoothing
         fit.accurate, self.accurate = self.accurate if smoothing is None else None, None
@@ -260,8 +270,9 @@ class _Fit:
 
     def _best_exponents(self) -> _Fit:
         """The best fit to the interactions among the exponents that coarse filters left."""
-        graph = self._smoothing(self.config.smoothing or 0.0)
-        fits = (self._with(exponents, graph) for exponents in self._exponents())
+        proposed, graph = self._exponents(), self._smoothing(self.config.smoothing or 0.0)
+        self.pairs = None  # of the coarse filters alone
+        fits = (self._with(exponents, graph) for exponents in proposed)
         return max(fits, key=lambda fit: 0.0 if fit.quality is None else fit.quality.mean)
 
     def _may_smooth(self) -> bool:
@@ -355,7 +366,7 @@ class _Fit:
             return tried[point].mean
 
         def beside(axis: int, step: float) -> tuple[float, float]:
-            a, b = (round(value + step * (place == axis), 2) for place, value in enumerate(best))
+            a, b = (round(value + step, 2) if place == axis else value for place, value in enumerate(best))
             return a, b
 
         moved = True
@@ -367,8 +378,8 @@ class _Fit:
                     while 0 <= other[axis] <= 1 and try_out(other) > try_out(best):
                         best, moved = other, True
                         other = beside(axis, step)
-        if self.trial_users is not None and not self.config.smoothing:  # which comes after the exponents
-            return [self._compared_by_accurate_vectors(best, tried)]
+        if self.trial_users is not None:  # one whole fit; smoothing comes after the exponents
+            return [best if self.config.smoothing else self._compared_by_accurate_vectors(best, tried)]
         gains = {point: tried[best].gain_over(quality) for point, quality in tried.items() if point != best}
         # An error of 0: the same lists, as a user's exponent changes nothing where all have as many interactions.
         close = [point for point, (gain, error) in gains.items() if gain <= CLOSE * error and error > 0]
@@ -727,10 +738,10 @@ class _Fit:
         self.quality = self._quality()
 
     def _choose_weights(self) -> None:
-        """v, p, w and s, one after the other and once more; a text whose gain is not beyond chance is left out.
+        """w and s, then every free weight once more; a text whose gain is not beyond chance is left out.
 
-        Popularity came before the texts, so that nothing is put down to them that it does as well. Where it drowns
-        everything else, texts are chosen beside smaller weights of it.
+        ``_begin_weights`` chose v and p: popularity comes before the texts, so that nothing is put down to them that
+        it does as well. Where it drowns everything else, texts are chosen beside smaller weights of it.
         """
         if self.validation is None:
             self.chosen |= {WEIGHT_NAMES[name]: weight for name, weight in self.weights.items()}
