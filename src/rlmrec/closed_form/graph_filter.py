@@ -159,9 +159,8 @@ class GraphFilter(ClosedForm):
     Every option that ``GraphFilterConfig`` leaves open is chosen by the mean of Recall@20 and NDCG@20 on the
     validation split. Coarse filters of few and of many singular vectors find exponents; where the best two are
     close, both are fitted and the better one stays. A text is used only if that gains more than its standard error,
-    beyond what popularity gains; smoothing, which is tried where users have at most five
-    interactions on average, likewise. The smallest weight
-    of popularity only breaks ties.
+    beyond what popularity gains. So is smoothing, which is tried where users have at most five interactions on
+    average. The smallest weight of popularity only breaks ties.
     """
 
     NAME: ClassVar[str] = "graph-filter"
