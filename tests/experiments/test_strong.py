@@ -87,6 +87,7 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     tried, records = Results(tries_path(path)).records, Results(path).records
     assert len(tried) == 4, "two for each trained method, with one seed"
     assert {record["cell"]["training"]["epochs"] for record in tried.values()} == {2}
+    assert not list(place.path.rglob("checkpoint*")), "no trial will go on from a try any more"
     valid = {
         record["cell"]["training"]["learning_rate"]: record["valid"]["recall@20"]
         for record in tried.values()

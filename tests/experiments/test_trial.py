@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from rlmrec.experiments.trial import Trial, TrialInputs, of_period, run_trial
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.testing import blocks
 from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.training import checkpoint
 from rlmrec.workspace import Workspace
 
 QUICK = {"epochs": 4, "learning_rate": 0.01, "batch_size": 256}
@@ -314,3 +316,36 @@ def test_a_finished_run_takes_the_place_of_a_cell_that_was_killed(place):
 
 def test_a_run_with_named_vectors_is_taken_up_again(place):
     assert plain_run(place, "con") == plain_run(place, "con")
+
+
+def test_a_trial_goes_on_where_the_same_one_with_less_patience_stopped(place, tmp_path):
+    inputs, epochs = TrialInputs(place), []
+
+    def patient(patience, **more):
+        options = {
+            **QUICK,
+            "epochs": 40,
+            "learning_rate": 0.05,
+            "evaluate_every": 1,
+            "patience": patience,
+            **more,
+        }
+        spec = RunSpec.resolve("lightgcn", "contrastive", seed=1, options=options)
+        return replace(con(place), spec=spec)
+
+    tried, trial = replace(patient(1), keeps_checkpoint=True), patient(9)
+    longer = trial.with_shorter(tried)
+    assert (longer.shorter, longer.id) == (tried, trial.id)
+    for other in (patient(9), patient(1, weight=0.5), patient(1, epochs=20), replace(tried, noise=0.1)):
+        assert trial.with_shorter(other) == trial, "more differs than the patience, or nothing"
+    short = run_trial(tried, inputs)
+    found = run_trial(longer, inputs, on_epoch=epochs.append)
+    assert 0 < short["epochs"] < found["epochs"] == short["epochs"] + len(epochs)
+    alone = Workspace(tmp_path / "alone")
+    shutil.copytree(place.dataset_path, alone.dataset_path)
+    shutil.copytree(place.text_embeddings_path().parent, alone.text_embeddings_path().parent)
+    expected = run_trial(trial, TrialInputs(alone))
+    for name in ("test", "valid", "best_epoch", "epochs", "validation_curve"):
+        assert found[name] == expected[name], name
+    assert checkpoint.exists(place.trial(tried.id))
+    assert not checkpoint.exists(place.trial(trial.id))

@@ -201,6 +201,8 @@ def experiment(
                 )
                 failed += sum(not tried.is_done(trial.id) for trial in tries)
                 failed += sum(record["status"] == "failed" for record in ran)
+                for method in stage:
+                    method.remove_checkpoints(place, tried, records)
                 save_asked(path, plan, asked, tried)
                 run_tests(plan, path, inputs)  # after each part, so that one that is killed has its tests too
         output.console.print(

@@ -27,7 +27,9 @@ from rlmrec.experiments.trial import (
 from rlmrec.models import MODELS, names_closed_form
 from rlmrec.registry import is_path, short_name
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.training import checkpoint
 from rlmrec.training.trainer import MONITORED
+from rlmrec.workspace import Workspace
 
 # The axes that a grid may list, each with the value for a grid that does not list it.
 AXES: dict[str, Any] = {
@@ -133,6 +135,21 @@ class Method:
         """Return the trials with the best options; none if no try is done."""
         best = self.best(results)
         return () if best is None else self.runs[best]
+
+    def remove_checkpoints(
+        self, place: Workspace, tried: Results[TrialRecord], ran: Results[TrialRecord]
+    ) -> None:
+        """Remove the checkpoints of the tries, where the trials that might go on from them are done.
+
+        Args:
+            place: the workspace.
+            tried: records of the tries.
+            ran: records of the trials.
+        """
+        chosen = self.chosen(tried)
+        if chosen and all(ran.is_done(trial.id) for trial in chosen):
+            for trial in self.tries:
+                checkpoint.remove(place.trial(trial.id))
 
 
 @dataclass(frozen=True)
@@ -517,9 +534,15 @@ class Experiment:
                 f"{self.name} chooses among tries on validation, and the validation split of "
                 f"{inputs.dataset.name!r} is empty: split with e.g. 3:1:1"
             )
+        runs = [tuple(trial_of(point, choice) for point in alike) for choice in choices]
+        if not has_tries:
+            return Method((), tuple(runs))
+        tries = [trial_of(first, {**choice, **try_options}) for choice in choices]
         return Method(
-            tuple(trial_of(first, {**choice, **try_options}) for choice in choices if has_tries),
-            tuple(tuple(trial_of(point, choice) for point in alike) for choice in choices),
+            tuple(replace(one, keeps_checkpoint=True) for one in tries),
+            tuple(
+                tuple(one.with_shorter(tried) for one in own) for tried, own in zip(tries, runs, strict=True)
+            ),
         )
 
     @property

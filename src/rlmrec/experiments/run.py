@@ -154,6 +154,7 @@ def run(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     final: bool = False,
     baseline: bool = False,
+    keep_checkpoint: bool = False,
 ) -> dict[str, Any]:
     """Train, restore the best epoch, evaluate on validation and test, and write the run's folder.
 
@@ -176,6 +177,7 @@ def run(
         final: train on everything, held-out interactions too, for exactly the epochs of ``spec``; then nothing is
             evaluated, and both metrics are None.
         baseline: nobody asked for this run by name; it is recorded, so that it may be fitted again on other data.
+        keep_checkpoint: leave the last checkpoint in the folder, so that a run with more patience can go on from it.
 
     Returns:
         the content of ``metrics.json``; empty in a process that is not the first.
@@ -269,7 +271,8 @@ def run(
             "config": config,
         }
         write_json(folder / "metrics.json", metrics)  # last: its presence says that the run has ended
-    checkpoint.remove(folder)
+    if not keep_checkpoint:
+        checkpoint.remove(folder)
     return metrics
 
 

@@ -39,6 +39,7 @@ from rlmrec.files import locked, read_json_lines, write_json
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
+from rlmrec.training import checkpoint
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
 
@@ -66,6 +67,9 @@ class Trial:
         keep: which ones, see ``cut_history``.
         hidden: "users" or "items" to leave some out of training and to test on them alone, by their text; "" tests
             on the test split.
+        shorter: the same trial with less patience. This one goes on where that one stopped, instead of training the
+            same epochs again. No number depends on it, so the id does not either.
+        keeps_checkpoint: whether the trial leaves its last checkpoint for one with more patience.
 
     The seed of ``spec`` is the seed of the shuffling, of the noise and of the cut history too.
 
@@ -86,6 +90,8 @@ class Trial:
     history: int = 0
     keep: str = "random"
     hidden: str = ""
+    shorter: Trial | None = None
+    keeps_checkpoint: bool = False
 
     def __post_init__(self) -> None:
         changes = [
@@ -104,6 +110,15 @@ class Trial:
     def seed(self) -> int:
         """The seed of initialisation, training, shuffling and noise."""
         return 0 if self.spec is None else self.spec.seed
+
+    def with_shorter(self, other: Trial) -> Trial:
+        """Return this trial, to go on where another one stopped if that has less patience and is the same otherwise."""
+        if self.spec is None or other.spec is None or self.spec.is_closed_form:
+            return self
+        patience = self.spec.training.patience
+        patient = other.spec.training.model_copy(update={"patience": patience})
+        is_same = replace(other, spec=replace(other.spec, training=patient)).id == self.id
+        return replace(self, shorter=other) if is_same and other.spec.training.patience < patience else self
 
     @property
     def needs_text(self) -> bool:
@@ -455,10 +470,15 @@ def run_trial(
             start = None if trial.start is None else InitialEmbeddings.of(inputs.place.trial(trial.start.id))
             if not trial.timing and not (folder / "metrics.json").exists():
                 config = run_config(trial.spec, dataset, text_embeddings, start)
-                reuse_finished_run(folder, inputs.place.path / "runs", config)
+                taken = reuse_finished_run(folder, inputs.place.path / "runs", config)
+                shorter = None if trial.shorter is None else inputs.place.trial(trial.shorter.id)
+                is_new = taken is None and not (folder / "config.toml").exists()
+                if is_new and shorter is not None and checkpoint.exists(shorter):
+                    checkpoint.go_on_with(trial.spec.training.patience, shorter, folder)
             metrics = run(
-                trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch
-            )
+                trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch,
+                keep_checkpoint=trial.keeps_checkpoint,
+            )  # fmt: skip
         if trial.hidden:
             metrics = {**metrics, "test": _test_on_hidden(trial, inputs, folder)}
             write_json(folder / "metrics.json", metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return load_file(path), state
     except (OSError, SafetensorError) as error:
         raise WorkspaceError(f"{path} cannot be read: {error}; restart the run with --overwrite") from None
+
+
+def go_on_with(patience: int, source: Path, folder: Path) -> None:
+    """Let a run go on where another one stopped, which had less patience and was the same otherwise.
+
+    Args:
+        patience: of the run that goes on.
+        source: folder of the run that stopped, with its checkpoint.
+        folder: of the run that goes on, without one.
+    """
+    state = read_json(source / "checkpoint.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / state["tensors"]) as temporary:
+        shutil.copyfile(source / state["tensors"], temporary)
+    state["identity"]["config"]["patience"] = patience
+    write_json(folder / "checkpoint.json", state)
 
 
 def remove(folder: Path) -> None:
