@@ -349,3 +349,26 @@ def test_a_trial_goes_on_where_the_same_one_with_less_patience_stopped(place, tm
         assert found[name] == expected[name], name
     assert checkpoint.exists(place.trial(tried.id))
     assert not checkpoint.exists(place.trial(trial.id))
+
+
+def test_a_killed_trial_starts_again_if_it_learned_from_another_teacher(place):
+    dataset, inputs, epochs = place.dataset(), TrialInputs(place), []
+    spec = RunSpec.resolve(
+        "lightgcn", "distilled", seed=1, options={**QUICK, "epochs": 3, "evaluate_every": 1}
+    )
+    trial = Trial(spec, dataset.fingerprint, place.text_embeddings(dataset).digest, "default")
+
+    def kill(record):
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, inputs, on_epoch=kill)
+    path = place.trial(trial.id) / "checkpoint.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    state["identity"]["teacher"] = "another"
+    path.write_text(json.dumps(state), encoding="utf-8")
+    record = run_trial(trial, inputs, on_epoch=epochs.append)
+    assert [one["epoch"] for one in epochs] == [0, 1, 2]
+    assert (record["status"], record["epochs"]) == ("done", 3)
+    assert json.loads((place.trial(trial.id) / "cell.json").read_text())["cell"] == trial.as_dict()

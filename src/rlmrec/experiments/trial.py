@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from rlmrec.recommend.recommender import Recommender
 from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.training import checkpoint
-from rlmrec.training.trainer import MONITORED
+from rlmrec.training.trainer import MONITORED, OtherRunError
 from rlmrec.workspace import Workspace
 
 PERIODS = ("", "earlier", "later")  # "" is the whole history
@@ -475,10 +475,14 @@ def run_trial(
                 is_new = taken is None and not (folder / "config.toml").exists()
                 if is_new and shorter is not None and checkpoint.exists(shorter):
                     checkpoint.go_on_with(trial.spec.training.patience, shorter, folder)
-            metrics = run(
-                trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch,
+            train = partial(
+                run, trial.spec, dataset, text_embeddings, folder, start=start, device=device, on_epoch=on_epoch,
                 keep_checkpoint=trial.keeps_checkpoint,
             )  # fmt: skip
+            try:
+                metrics = train()
+            except OtherRunError:  # it was killed, and its teacher or its class has changed since
+                metrics = train(overwrite=True)
         if trial.hidden:
             metrics = {**metrics, "test": _test_on_hidden(trial, inputs, folder)}
             write_json(folder / "metrics.json", metrics)

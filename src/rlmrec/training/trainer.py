@@ -44,6 +44,10 @@ from rlmrec.types import Float32Array, IntArray
 MONITORED = "recall@20"
 
 
+class OtherRunError(ConfigError):
+    """The checkpoint in a run's folder is of another run."""
+
+
 class TrainingError(RlmrecError):
     """Training cannot continue: the loss or an embedding is not finite."""
 
@@ -538,7 +542,7 @@ class _Run:
             there = state.get("identity", {})
             if there != self.identity:
                 changed = [key for key in self.identity if there.get(key) != self.identity[key]]
-                raise ConfigError(
+                raise OtherRunError(
                     f"{self.folder} holds a run with another {' and '.join(changed)}: "
                     "choose another --name, or start again with --overwrite"
                 )
