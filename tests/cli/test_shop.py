@@ -16,6 +16,7 @@ from rlmrec.cli.output import Output
 from rlmrec.data.dataset import Dataset
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.final import final_spec
+from rlmrec.experiments.run import read_config
 from rlmrec.files import write_json
 from rlmrec.recommend.open import open_recommender
 from rlmrec.report import record
@@ -82,6 +83,23 @@ def test_everybody_is_kept_and_what_was_bought_is_not_offered(place, files, call
     ids, _ = recommender.recommend(dataset.users.ids, k=10)
     for user, row in zip(dataset.users.ids, ids.tolist(), strict=True):
         assert not set(row) & bought(dataset, user)
+
+
+def test_a_closed_form_is_fitted_without_text_if_none_is_named(place, call):
+    none = ("--text-embeddings", "none")
+    code, out, _ = call("train", "-w", place.path, *none)
+    assert code == 0
+    assert "texts: none, as --text-embeddings says" in out
+    name = "graph-filter-texts=none"
+    assert call("train", "-w", place.path, "--final", "--like", name, "--name", "live")[0] == 0
+    for run in (name, "live"):
+        config = read_config(place.run(run))
+        assert "texts" not in config["data"]
+        assert config["names"] == {"semantics": "none"}
+    code, _, err = call("train", "-w", place.path, "--alignment", "contrastive", *none)
+    assert (code, "needs text embeddings, got 'none'" in " ".join(err.split())) == (2, True)
+    code, _, err = call("encode", "-w", place.path, "--encoder", "tfidf", "--name", "none")
+    assert (code, "'none' stands for no text embeddings" in " ".join(err.split())) == (2, True)
 
 
 def test_similar_users_of_a_new_one(place, files, call):

@@ -74,7 +74,7 @@ def fit(
     from rlmrec.files import read_json
     from rlmrec.recommend.cold_start import ColdStart, ProjectorMap, has_rule_for_texts
     from rlmrec.recommend.open import open_recommender
-    from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+    from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS
     from rlmrec.workspace import Workspace
 
     place, output = Workspace(workspace), Output(as_json)
@@ -89,7 +89,10 @@ def fit(
         output.say(f"{escape(run)} reads texts by its own rule: nothing has to be fitted")
         output.result({"run": run, **recommender.manifest["texts"]})
         return
-    name = text_embeddings_name or config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
+    trained_with = config.get("names", {}).get("semantics", DEFAULT_TEXT_EMBEDDINGS)
+    name = text_embeddings_name or (
+        DEFAULT_TEXT_EMBEDDINGS if trained_with == NO_TEXT_EMBEDDINGS else trained_with
+    )
     text_embeddings = place.text_embeddings(dataset, name)
     if config["data"].get("texts", text_embeddings.digest) != text_embeddings.digest:
         changed = f"the text embeddings {name!r} are not those that {run} was trained with"

@@ -26,7 +26,7 @@ from rlmrec.cli.output import Output
 from rlmrec.errors import ConfigError
 from rlmrec.findings import by_number
 from rlmrec.profiles import SOURCES
-from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, ENCODERS, NO_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.data.dataset import Dataset
@@ -170,6 +170,8 @@ def encode(
 
     place, output = Workspace(workspace), Output(as_json)
     path = place.text_embeddings_path(name)  # an invalid name is refused before any work
+    if name == NO_TEXT_EMBEDDINGS:
+        raise ConfigError(f"--name {name!r} stands for no text embeddings: choose another")
     command = command_line(context, without=NOT_REPEATED)
     if vectors is not None:
         unused = [option for option in context.params if is_given(context, option)]

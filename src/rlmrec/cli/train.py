@@ -29,7 +29,7 @@ from rlmrec.cli.arguments import (
 )
 from rlmrec.errors import ConfigError
 from rlmrec.experiments import DEFAULT_PRESET
-from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from rlmrec.cli.output import Output
@@ -102,6 +102,8 @@ def train(
 
     `rlmrec train -w movies --alignment contrastive --text-embeddings by-llm`
 
+    `rlmrec train -w movies --text-embeddings none`   (graph-filter without text)
+
     `rlmrec train -w amazon --backbone lightgcn --preset amazon --seed 1 --set layers=2 --set l2=1e-7`
 
     `rlmrec train -w shop --final --like con --name live`   (the model to use, on all data)
@@ -131,7 +133,7 @@ def train(
         backbone = backbone or default_backbone(alignment)
         spec = RunSpec.resolve(backbone, alignment, preset, seed, chosen)
     dataset = place.dataset()
-    if spec.reads_text and text_embeddings_name != DEFAULT_TEXT_EMBEDDINGS:
+    if spec.reads_text and text_embeddings_name not in (DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS):
         place.text_embeddings(dataset, text_embeddings_name)  # those that were named must be there
     text_embeddings, _ = default_texts(place, dataset, spec, text_embeddings_name)
     if text_embeddings is not None and os.environ.get("RANK", "0") == "0":
@@ -194,7 +196,8 @@ def train(
     else:
         show_metrics([finished.group()], output)
     if spec.is_closed_form:
-        texts = None if text_embeddings is None else text_embeddings_name
+        is_named = text_embeddings is not None or text_embeddings_name == NO_TEXT_EMBEDDINGS
+        texts = text_embeddings_name if is_named else None
         _describe_fit(metrics, spec, texts, finished.folder, output)
         output.result({"run": name, **metrics})
         return
@@ -297,7 +300,9 @@ def _describe_fit(
     from rlmrec.models import MODELS
 
     fit = metrics["fit"]
-    if texts is not None:
+    if texts == NO_TEXT_EMBEDDINGS:
+        output.say("texts: none, as --text-embeddings says")
+    elif texts is not None:
         output.say(escape(f"texts: the text embeddings {texts!r}"))
     elif not spec.reads_text and getattr(MODELS.resolve(spec.backbone), "reads_text", False):
         output.say("texts: none are used with these options")

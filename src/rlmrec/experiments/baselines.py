@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from rlmrec.closed_form import RECOMMENDERS
 from rlmrec.data.dataset import Dataset
-from rlmrec.errors import RlmrecError
+from rlmrec.errors import ConfigError, RlmrecError
 from rlmrec.evaluation.compare import FinishedRun
 from rlmrec.experiments.run import run
 from rlmrec.experiments.spec import RunSpec
 from rlmrec.models import BASELINES
-from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import Workspace
 
@@ -130,8 +130,16 @@ def default_texts(
     """Return the text embeddings that a run reads and their name; None and None if it reads none.
 
     Raises:
+        ConfigError: the run needs text embeddings and is to have none.
         WorkspaceError: the run needs text embeddings and there are none of this name.
     """
+    if name == NO_TEXT_EMBEDDINGS:
+        if spec.needs_text:
+            raise ConfigError(
+                f"{spec.backbone} with {spec.alignment} needs text embeddings, got {NO_TEXT_EMBEDDINGS!r}: name some "
+                "that 'rlmrec encode' has made"
+            )
+        return None, None
     if spec.needs_text or (spec.reads_text and name in place.text_embeddings_names()):
         return place.text_embeddings(dataset, name), name
     return None, None

@@ -26,7 +26,7 @@ from rlmrec.experiments.trial import (
 )
 from rlmrec.models import MODELS, names_closed_form
 from rlmrec.registry import is_path, short_name
-from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS
 from rlmrec.training import checkpoint
 from rlmrec.training.trainer import MONITORED
 from rlmrec.workspace import Workspace
@@ -61,7 +61,6 @@ COORDINATES = (
     "backbone", "variant", "text_embeddings", "shuffle", "noise", "cut", "start", "history", "hidden", "dimension",
 )  # fmt: skip
 WITHOUT_TEXT = {"text_embeddings": ABSENT, "shuffle": "none"}  # coordinates of a row that reads no text
-NO_TEXT = "none"  # in the place of a name of text embeddings: a closed form then reads none
 DEFAULT_LOSS = "bpr"  # not shown in the variant
 # Means over the users of the test split, and numbers of the record itself.
 METRICS = {f"{name}@{k}" for name in PER_USER for k in K} | {"seconds_per_epoch", "seconds", "epochs"}
@@ -497,7 +496,7 @@ class Experiment:
         """Return the trials of a method at a point whose text embeddings are not in the workspace; none if they are."""
         grid, name = self.values["grid"][point["grid"]], point["text_embeddings"]
         first = method.runs[0][0]
-        is_named = "text_embeddings" in grid and name != NO_TEXT
+        is_named = "text_embeddings" in grid and name != NO_TEXT_EMBEDDINGS
         reads_text = first.spec is not None and first.spec.reads_text
         needs_text = grid.get("needs_text", False) or first.needs_text or (reads_text and is_named)
         if first.texts is not None or not needs_text:
@@ -680,7 +679,11 @@ class Experiment:
         spec = RunSpec.resolve(backbone, alignment, options=own)
         found = spec.as_dict()
         reads_text = spec.reads_text or tests_by_text(spec, point["hidden"])
-        return found["backbone"], found["alignment"], reads_text and point["text_embeddings"] != NO_TEXT
+        return (
+            found["backbone"],
+            found["alignment"],
+            reads_text and point["text_embeddings"] != NO_TEXT_EMBEDDINGS,
+        )
 
     def sort_key(self, row: Row) -> tuple[tuple[int, str], ...]:
         """Return the sort key of a row: column by column, in the order in which the grids list the values."""
@@ -696,7 +699,7 @@ def _with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
     def named(coordinates: Mapping[str, str]) -> dict[str, str]:
         current = {OLD_NAMES.get(name, name): value for name, value in coordinates.items()}
-        if current.get("text_embeddings") == NO_TEXT:
+        if current.get("text_embeddings") == NO_TEXT_EMBEDDINGS:
             current["text_embeddings"] = ABSENT
         if current.get("start") == "None":
             current["start"] = AXES["start"]

@@ -32,6 +32,7 @@ from rlmrec.machine import available_cores, load_average
 from rlmrec.models import MODELS, is_closed_form
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.shards import Shards
+from rlmrec.text import NO_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 from rlmrec.workspace import set_aside
 
@@ -197,7 +198,8 @@ def run(
     config = run_config(spec, dataset, text_embeddings, start, final)
     if kept := _kept(folder, config, overwrite):
         return kept
-    if text_embeddings is not None and spec.reads_text and text_embeddings_name is not None:
+    is_named = text_embeddings is not None or text_embeddings_name == NO_TEXT_EMBEDDINGS
+    if is_named and spec.reads_text and text_embeddings_name is not None:
         config["names"] = {"semantics": text_embeddings_name}  # a part of its own: it identifies nothing
     if baseline:
         config.setdefault("names", {})["baseline"] = True

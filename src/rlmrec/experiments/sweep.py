@@ -17,7 +17,7 @@ from rlmrec.alignment import ALIGNMENTS
 from rlmrec.errors import ConfigError, did_you_mean
 from rlmrec.evaluation.ranking import PER_USER
 from rlmrec.experiments import DEFAULT_PRESET
-from rlmrec.experiments.experiment import NO_TEXT, OLD_NAMES
+from rlmrec.experiments.experiment import OLD_NAMES
 from rlmrec.experiments.results import Results, TrialRecord
 from rlmrec.experiments.run import K
 from rlmrec.experiments.spec import (
@@ -29,7 +29,7 @@ from rlmrec.experiments.spec import (
     read_toml,
 )
 from rlmrec.experiments.trial import Trial
-from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS
+from rlmrec.text import DEFAULT_TEXT_EMBEDDINGS, NO_TEXT_EMBEDDINGS
 from rlmrec.text.embeddings import TextEmbeddings
 
 KEYS = (
@@ -173,7 +173,7 @@ class Sweep:
     def needs_text(self) -> bool:
         """Whether a candidate cannot do without the text embeddings, or reads those that the file names."""
         specs = [self.spec(variant, self.base(variant), self.seeds[0]) for variant in self.variants]
-        is_named = self.values.get("text_embeddings", NO_TEXT) != NO_TEXT
+        is_named = self.values.get("text_embeddings", NO_TEXT_EMBEDDINGS) != NO_TEXT_EMBEDDINGS
         return any(spec.needs_text or (spec.reads_text and is_named) for spec in specs)
 
     @property

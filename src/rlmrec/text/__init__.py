@@ -32,10 +32,12 @@ ENCODERS: Registry[Any] = Registry(
 )
 
 DEFAULT_TEXT_EMBEDDINGS = "default"  # their name in a workspace
+NO_TEXT_EMBEDDINGS = "none"  # in the place of such a name: a closed form then reads none
 
 __all__ = [
     "DEFAULT_TEXT_EMBEDDINGS",
     "ENCODERS",
+    "NO_TEXT_EMBEDDINGS",
     "LocalEncoder",
     "OpenAIEmbeddings",
     "SentenceEncoder",
