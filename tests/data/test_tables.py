@@ -17,7 +17,7 @@ from rlmrec.cli.output import of_options
 from rlmrec.data.dataset import Dataset
 from rlmrec.data.tables import read_table, read_tables, read_texts
 from rlmrec.data.vocabulary import Vocabulary
-from rlmrec.errors import DataError
+from rlmrec.errors import ConfigError, DataError
 
 YELP = Path(__file__).parents[2].parent / "shared" / "data" / "yelp-profiles"
 
@@ -694,6 +694,9 @@ def test_folders_with_odd_names_and_at_any_depth(tmp_path):
     (tmp_path / "log[2026]").rename(tmp_path / "log")
     source = read_tables(f"{tmp_path}/log/**/*.csv")
     assert (source.name, len(source.interactions)) == ("log", 6)
+    assert read_tables(f"{tmp_path}/log/**/*.csv", name="2026").name == "2026"
+    with pytest.raises(ConfigError, match="--name is blank"):
+        read_tables(f"{tmp_path}/log/**/*.csv", name=" ")
     (tmp_path / "log" / "README.md").touch()
     with pytest.raises(DataError, match=r"has x.csv and README.md: .* '.*/log/\*\.csv'$"):
         read_table(tmp_path / "log")

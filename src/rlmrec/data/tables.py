@@ -100,6 +100,7 @@ def read_tables(
     item_separator: str | None = None,
     weight_column: str | None = None,
     min_weight: float | None = None,
+    name: str | None = None,
 ) -> Source:
     """Read your own tables: CSV, TSV, Parquet, JSON lines, Excel, DuckDB or Postgres. docs/tables.md describes them.
 
@@ -132,13 +133,14 @@ def read_tables(
         item_separator: What stands between the ids where a row holds a basket, such as a|b|c.
         weight_column: Column of quantities, added up for each user and item to decide which pairs count.
         min_weight: Smallest sum of quantities of a pair that counts; by default more than 0.
+        name: Name of the dataset, which tables and records call it by; by default that of the file or folder.
 
     Returns:
         the interactions in the order of the file (their ids are counted through a ready-made split), the users
         and the items (integers ascending, text sorted).
 
     Raises:
-        ConfigError: neither one file nor the three of a split are given.
+        ConfigError: neither one file nor the three of a split are given, or the name is blank.
         DataError: a file cannot be read, a column is missing, or a value cannot be used; the message names
             file, line and column.
     """
@@ -146,6 +148,8 @@ def read_tables(
     ready = [path for path in (train, valid, test) if path is not None]
     if (file is None) != (len(ready) == 3) or (file is not None and ready):
         raise ConfigError("give either one file of interactions, or a split: --train, --valid and --test")
+    if name is not None and not name.strip():
+        raise ConfigError("--name is blank: expected a name of the dataset")
     paths = ready if file is None else [file]
     form = FileFormat(
         delimiter, decimal, encoding, timestamp_format, item_separator, weight_column, min_weight
@@ -160,10 +164,10 @@ def read_tables(
     named = [name for name in (title_column, *(texts or ())) if name is not None]
     items_id, users_id = items_id_column or item_column, users_id_column or user_column
     first = Path(shown(paths[0]).partition("?")[0])
+    if name is None and file is not None and (first.exists() or not is_pattern(first)):
+        name = first.stem
     return to_source(
-        first.stem
-        if file is not None and (first.exists() or not is_pattern(first))
-        else next(folder.name for folder in first.resolve().parents if not is_pattern(folder)),
+        name or next(folder.name for folder in first.resolve().parents if not is_pattern(folder)),
         tables,
         columns,
         items=read_described(items, "item", items_id, form, items_query, named)
