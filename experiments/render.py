@@ -17,6 +17,7 @@ from rlmrec.report.tables import as_markdown
 HERE = Path(__file__).parent
 OWN = {
     "distilled": "experiments/distilled.toml",
+    "encoders": "experiments/encoders.toml",
     "profiles": "experiments/profiles.toml",
 }  # experiments of this folder
 PLANS = [*grids(), *(Experiment.read(HERE.parent / path) for path in OWN.values())]
