@@ -23,7 +23,7 @@ from rlmrec.models import MODELS
 from rlmrec.paper.grids import grid
 from rlmrec.recommend.recommender import Recommender
 from rlmrec.report.details import _gain_left, detail_tables, stop
-from rlmrec.report.experiments import summarize
+from rlmrec.report.experiments import load_tests, run_tests, save_tests, summarize
 from rlmrec.report.pairs import PairTests, _compared, load_pairs, pair_table, run_pair_tests
 from rlmrec.testing import blocks
 from rlmrec.training.trainer import train
@@ -181,6 +181,21 @@ def test_options_are_chosen_by_tries_and_a_killed_command_continues(file, place,
     written = path.read_text(encoding="utf-8")
     assert command(file, place) == 0
     assert path.read_text(encoding="utf-8") == written, "nothing was left to do"
+
+    # A test over two seeds is not replaced by one over the seed whose values are left; Holm's correction is over all.
+    before = load_tests(path)
+    for record in [one for one in records.values() if one["cell"]["run"]["alignment"] == "none"][-1:]:
+        assert record["cell"]["run"]["seed"] == 2
+        (place.trial(record["id"]) / "test.parquet").unlink()
+    first = next(iter(before))
+    save_tests(path, {row: metrics for row, metrics in before.items() if row != first})
+    run_tests(Experiment.read(file), path, TrialInputs(place))
+    tests = load_tests(path)
+    assert {row: tests[row]["recall@20"]["difference"] for row in tests} == {
+        row: before[row]["recall@20"]["difference"] for row in before
+    }
+    found = [metrics["recall@20"] for metrics in tests.values()]
+    assert [one["p_holm"] for one in found] == holm([one["p_t"] for one in found]).tolist()
 
     # Tries of other options or of another split are no cost of the rows that are shown.
     for number, (part, name, value) in enumerate((("backbone", "layers", 9), ("data", "dataset", "another"))):

@@ -14,7 +14,7 @@ import polars as pl
 from rlmrec.errors import WorkspaceError
 from rlmrec.evaluation.compare import compare_pairs, comparisons_as_dict, limit_sentence
 from rlmrec.evaluation.ranking import read_table
-from rlmrec.evaluation.significance import LEVEL
+from rlmrec.evaluation.significance import LEVEL, holm
 from rlmrec.experiments.experiment import ABSENT, Experiment, Method, Row
 from rlmrec.experiments.results import Results, TrialRecord, metric_value, read_trial_records, tries_path
 from rlmrec.experiments.spec import flat_options
@@ -207,7 +207,7 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
     """Test each row against its base row over users and seeds, and store the results beside the records.
 
     Holm's correction is over all tests of the table. Only trials whose values per user are in the workspace can be
-    tested; stored tests of other rows are kept.
+    tested. Stored tests of other rows are kept, and so is a stored one that a new one would take fewer seeds for.
     """
     tables: dict[Row, dict[int, pl.DataFrame]] = {}
     asked = load_asked(path, experiment)
@@ -218,17 +218,31 @@ def run_tests(experiment: Experiment, path: Path, inputs: TrialInputs) -> None:
             values = inputs.place.trial(record["id"]) / "test.parquet"
             if record["test"] is not None and values.exists():
                 tables.setdefault(row, {})[record["cell"]["run"]["seed"]] = read_table(values)
-    pairs = {}
+    pairs, stored = {}, {row: one for row, one in load_tests(path).items() if row in shown}
     for row, by_seed in tables.items():
         base = experiment.other_row(row, "against", tables)
-        if base is not None and base in tables and _is_alike(other[row], other[base]):
+        if base is None or base not in tables or not _is_alike(other[row], other[base]):
+            continue
+        if row not in stored or all(len(tables[one]) == len(shown[one]) for one in (row, base)):
             pairs["\n".join(row)] = by_seed, tables[base]
     compared = compare_pairs(pairs, [metric for metric in experiment.metrics if "@" in metric])
     found = comparisons_as_dict(compared)
-    save_tests(path, {**load_tests(path), **{tuple(key.split("\n")): value for key, value in found.items()}})
+    save_tests(
+        path, _corrected({**stored, **{tuple(key.split("\n")): value for key, value in found.items()}})
+    )
     ids = {row: {record["cell"]["run"]["seed"]: record["id"] for record in shown[row]} for row in tables}
     like = [(row, base) for row, base in experiment.pairs(tables) if _is_alike(other[row], other[base])]
     run_pair_tests(like, tables, ids, [metric for metric in experiment.metrics if "@" in metric], path)
+
+
+def _corrected(tests: Tests) -> Tests:
+    """Return tests with Holm's correction over all of them: those of earlier calls had that over fewer."""
+    new = {row: {metric: dict(one) for metric, one in metrics.items()} for row, metrics in tests.items()}
+    every = [one for metrics in new.values() for one in metrics.values()]
+    for name, corrected in (("p_t", "p_holm"), ("p_wilcoxon", "p_wilcoxon_holm")):
+        for one, p in zip(every, holm([one[name] for one in every]).tolist(), strict=True):
+            one[corrected] = p
+    return new
 
 
 def _other_options(shown: Mapping[Row, Sequence[TrialRecord]], asked: Asked) -> dict[Row, dict[str, Any]]:
